@@ -1,0 +1,58 @@
+"""Every error that a user can cause, each class with the exit code that the command line gives it.
+
+| exit code | class | meaning |
+|---|---|---|
+| 1 | any other exception | a bug in this project |
+| 2 | `InputError`, `InputTypeError` | a wrong argument, option, shape, dtype or value |
+| 3 | `DatasetError` | a data set or an image is missing, damaged or in a wrong layout |
+| 4 | `ModelFileError` | a model or checkpoint file is refused |
+| 5 | `NonFiniteError` | a loss, gradient or activation became NaN or infinite |
+| 6 | `EquivalenceError` | two computations that must agree exactly do not |
+| 7 | `OutputError` | a file could not be written (disk full, read-only, no permission) |
+"""
+
+
+class XnorRefError(Exception):
+    """Base of all errors raised on purpose; the message is meant for the user."""
+
+    exit_code = 1
+
+
+class InputError(XnorRefError, ValueError):
+    """An argument has a wrong shape, size or value."""
+
+    exit_code = 2
+
+
+class InputTypeError(InputError, TypeError):
+    """An argument has a wrong type or dtype."""
+
+
+class DatasetError(XnorRefError):
+    """A data set, archive or image is missing, damaged, hostile or in a wrong layout."""
+
+    exit_code = 3
+
+
+class ModelFileError(XnorRefError):
+    """A model or checkpoint file is missing, damaged, altered or of another version."""
+
+    exit_code = 4
+
+
+class NonFiniteError(XnorRefError, ArithmeticError):
+    """A NaN or infinity appeared where a finite number must be."""
+
+    exit_code = 5
+
+
+class EquivalenceError(XnorRefError):
+    """An equivalence that must hold exactly was found broken."""
+
+    exit_code = 6
+
+
+class OutputError(XnorRefError, OSError):
+    """A file could not be written; what was there before is untouched."""
+
+    exit_code = 7
