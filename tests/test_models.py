@@ -1,0 +1,143 @@
+"""Every network in every size: shapes, counts, gradients, and the agreement of float and packed logits."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.conftest import JIT_DISABLED
+from xnor_ref import models, nn
+from xnor_ref.autodiff import Tensor, no_grad
+from xnor_ref.errors import InputError
+
+SIZES = {"shapes-net": [64], "lenet5": [28, 32], "nin": [32, 64], "vgg-small": [32, 64], "resnet18": [32, 64]}
+SIZES["alexnet"] = [32, 64]
+SMALL = [(name, size) for name, sizes in SIZES.items() for size in sizes]
+LARGE = [(name, 224) for name in ("nin", "vgg-small", "alexnet", "resnet18")]
+
+
+def build(name, size, method="xnor", classes=10, **options):
+    channels = 1 if name == "lenet5" and size == 28 else 3
+    return models.build(
+        name, image_size=size, in_channels=channels, num_classes=classes, method=method, seed=1, **options
+    )
+
+
+def images(network, n, seed=0):
+    shape = (n, network.config["in_channels"], *(network.config["image_size"],) * 2)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def settle(network, n=4):
+    """One training-mode pass, so that BatchNorm has seen data, then inference mode."""
+    for _, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.momentum = 1.0
+    network(Tensor(images(network, n, seed=5)))
+    return network.eval()
+
+
+@pytest.mark.parametrize("method", ["xnor", "full"])
+@pytest.mark.parametrize(("name", "size"), [*SMALL, pytest.param("resnet18", 224, marks=pytest.mark.slow)])
+@pytest.mark.skipif(JIT_DISABLED, reason="too slow with NUMBA_DISABLE_JIT=1")
+def test_logits_and_gradients_are_finite(name, size, method):
+    network = build(name, size, method)
+    x = images(network, 2)
+    logits = network(Tensor(x))
+    assert logits.shape == (2, 10)
+    nn.cross_entropy(logits, np.array([0, 1])).backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and np.isfinite(parameter.grad).all(), key
+        assert parameter.grad.dtype == np.float32
+
+
+def packed_twin(network):
+    from xnor_ref.packed.freeze import freeze
+
+    config = network.config
+    return freeze(
+        network,
+        input_shape=(config["in_channels"], config["image_size"], config["image_size"]),
+        mean=[0.5] * config["in_channels"],
+        std=[0.25] * config["in_channels"],
+        classes=[f"class {i}" for i in range(config["num_classes"])],
+        training={},
+        data_sha256="0" * 64,
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"input_scale": "off"}, {"input_scale": "valid", "pad_value": -1}], ids=str)
+@pytest.mark.parametrize(("name", "size"), SMALL)
+@pytest.mark.skipif(JIT_DISABLED, reason="too slow with NUMBA_DISABLE_JIT=1")
+def test_packed_logits_are_those_of_the_float_network(name, size, options):
+    network = settle(build(name, size, **options))
+    x = images(network, 3)
+    with no_grad(), nn.binary_backend("float"):
+        expected = network(Tensor(x)).data
+    packed = packed_twin(network)
+    np.testing.assert_array_equal(packed.logits(x), expected)
+    np.testing.assert_array_equal(packed.logits(x[1:2]), expected[1:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), LARGE)
+def test_packed_logits_at_224_pixels(name, size):
+    network = settle(build(name, size, classes=1000), n=2)
+    x = images(network, 1)
+    with no_grad(), nn.binary_backend("float"):
+        expected = network(Tensor(x)).data
+    np.testing.assert_array_equal(packed_twin(network).logits(x), expected)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18"])
+@pytest.mark.skipif(JIT_DISABLED, reason="too slow with NUMBA_DISABLE_JIT=1")
+def test_full_precision_twins_freeze_too(name):
+    network = settle(build(name, 32, "full"))
+    x = images(network, 3)
+    with no_grad():
+        expected = network(Tensor(x)).data
+    np.testing.assert_array_equal(packed_twin(network).logits(x), expected)
+
+
+def count(network):
+    binary = sum(p.size for p in network.parameters() if p.latent)
+    return binary, sum(p.size for p in network.parameters())
+
+
+def test_known_sizes():
+    assert count(build("vgg-small", 32))[0] == 4_571_136  # 4.571 Mbit of binary weights
+    alexnet = models.build("alexnet", image_size=224, in_channels=3, num_classes=1000)
+    binary, total = count(alexnet)
+    first_and_last = 96 * 3 * 11 * 11 + 4096 * 1000
+    assert total - sum(p.size for n, p in alexnet.named_parameters() if ".bn." in n) == binary + first_and_last + 1000
+    assert round(total / 1e6, 1) == 62.4
+    resnet = models.build("resnet18", image_size=224, in_channels=3, num_classes=1000, downsample="real")
+    assert count(resnet)[0] == 10_985_472  # the 3x3 convolutions
+
+
+def test_same_seed_same_network():
+    first, again, other = (models.build(**{**build("lenet5", 28).config, "seed": s}) for s in (1, 1, 2))
+    for name, array in first.state_dict().items():
+        np.testing.assert_array_equal(array, again.state_dict()[name])
+    assert any((a != other.state_dict()[n]).any() for n, a in first.state_dict().items())
+    weight = first.state_dict()["conv2.conv.weight"]
+    assert abs(weight.std() - math.sqrt(2 / weight[0].size)) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"name": "lenet"}, "one of shapes-net, lenet5, .*got 'lenet'"),
+        ({"method": "xnor+"}, "one of xnor, full, got 'xnor\\+'"),
+        ({"image_size": 8}, "at least 16 pixels, got 8"),
+        ({"image_size": 10**6}, "refused: image_size=1000000"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"width": 3}, "has no option width; its options are weight_scale"),
+        ({"name": "resnet18", "downsample": "none"}, "'binary' or 'real', got 'none'"),
+        ({"input_scale": "K"}, "one of off, plain, valid, got 'K'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, text):
+    base = {"name": "lenet5", "image_size": 28, "in_channels": 1, "num_classes": 10}
+    with pytest.raises(InputError, match=text):
+        models.build(**{**base, **arguments})

@@ -1,0 +1,41 @@
+"""xnor_ref: a reference implementation of XNOR-Net that trains in NumPy and runs on packed bits with Numba.
+
+The names below are the stable public functions; everything else is reached through its subpackage. They are loaded at
+first use, so that importing the package is quick and compiles nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "pack_bits": "xnor_ref.kernels.layout",
+    "unpack_bits": "xnor_ref.kernels.layout",
+    "binary_conv2d": "xnor_ref.kernels.binary_ops",
+    "xnor_conv2d": "xnor_ref.kernels.binary_ops",
+    "binary_linear": "xnor_ref.kernels.binary_ops",
+    "load_packed": "xnor_ref.packed",
+    "set_threads": "xnor_ref.kernels.threads",
+    "get_threads": "xnor_ref.kernels.threads",
+}
+
+__all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from xnor_ref.kernels.binary_ops import binary_conv2d, binary_linear, xnor_conv2d
+    from xnor_ref.kernels.layout import pack_bits, unpack_bits
+    from xnor_ref.kernels.threads import get_threads, set_threads
+    from xnor_ref.packed import load_packed
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'xnor_ref' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,85 @@
+"""Networks by name. A new one is a file with a `layers` function and a line in `_NETWORKS`."""
+
+from importlib import import_module
+
+import numpy as np
+
+from xnor_ref.errors import InputError
+from xnor_ref.nn.blocks import BinaryOptions, Builder
+from xnor_ref.nn.layers import positive
+from xnor_ref.nn.module import Sequential
+
+_NETWORKS = {
+    "shapes-net": "xnor_ref.models.shapes_net",
+    "lenet5": "xnor_ref.models.lenet",
+    "nin": "xnor_ref.models.nin",
+    "vgg-small": "xnor_ref.models.vgg_small",
+    "alexnet": "xnor_ref.models.alexnet",
+    "resnet18": "xnor_ref.models.resnet",
+}
+
+
+class Network(Sequential):
+    """A network made by `build`; `config` holds the arguments that build it again."""
+
+    config: dict
+
+
+def names() -> tuple[str, ...]:
+    """Names of all networks."""
+    return tuple(_NETWORKS)
+
+
+def build(
+    name: str,
+    *,
+    image_size: int,
+    in_channels: int,
+    num_classes: int,
+    method: str = "xnor",
+    seed: int = 0,
+    **options,
+) -> Network:
+    """Make a network with weights drawn from `seed`.
+
+    Parameters
+    ----------
+    name : one of `names()`.
+    image_size, in_channels, num_classes : square images (N, in_channels, image_size, image_size) -> (N, num_classes).
+    method : "xnor" (binary but for the first and the last layer) or "full" (its full-precision twin).
+    options : settings of the binary layers (`BinaryOptions`) or of the network itself.
+
+    Raises
+    ------
+    InputError : unknown name, method or option; an image too small for the network.
+    """
+    if name not in _NETWORKS:
+        raise InputError(f"build: model must be one of {', '.join(_NETWORKS)}, got {name!r}")
+    size = positive(image_size, "image_size", "build")
+    positive(in_channels, "in_channels", "build")
+    positive(num_classes, "num_classes", "build")
+    if size > 4096 or num_classes > 100_000 or in_channels > 4096:
+        raise InputError(
+            f"build: refused: image_size={size}, in_channels={in_channels}, classes={num_classes}"
+        )
+    module = import_module(_NETWORKS[name])
+    if size < module.SMALLEST:
+        raise InputError(f"build: {name} needs images of at least {module.SMALLEST} pixels, got {size}")
+    binary = {key: value for key, value in options.items() if key in BinaryOptions.names()}
+    own = {key: value for key, value in options.items() if key not in binary}
+    unknown = sorted(own.keys() - set(module.OPTIONS))
+    if unknown:
+        allowed = ", ".join((*BinaryOptions.names(), *module.OPTIONS))
+        raise InputError(f"build: {name} has no option {', '.join(unknown)}; its options are {allowed}")
+    builder = Builder(method, BinaryOptions(**binary), np.random.default_rng([seed, 0x786E6F72]))
+    network = Network(**module.layers(builder, size, in_channels, num_classes, **own))
+    network.config = {
+        "name": name,
+        "image_size": size,
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+        "method": method,
+        "seed": seed,
+        **options,
+    }
+    return network

@@ -1,0 +1,32 @@
+"""Network in Network (Lin et al. 2014): 1x1 convolutions between the spatial ones, and the mean over the last maps.
+
+For images from 64 pixels the first convolution takes every second pixel, from 128 every fourth with an 11x11 kernel.
+"""
+
+from xnor_ref.nn.blocks import Builder
+from xnor_ref.nn.layers import AvgPool2d, Conv2d, GlobalAvgPool2d, MaxPool2d
+from xnor_ref.nn.module import Module
+
+SMALLEST = 16
+OPTIONS = ()
+
+
+def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
+    """Nine convolutions; all but the first and the last are binary."""
+    if size >= 128:
+        stem = build.stem(channels, 192, 11, 4, 5)
+    else:
+        stem = build.stem(channels, 192, 5, 2 if size >= 64 else 1, 2)
+    return {
+        "stem": stem,
+        "mlp1a": build.conv(192, 160, 1),
+        "mlp1b": build.conv(160, 96, 1, pool=MaxPool2d(3, 2, 1)),
+        "conv2": build.conv(96, 192, 5, 1, 2),
+        "mlp2a": build.conv(192, 192, 1),
+        "mlp2b": build.conv(192, 192, 1, pool=AvgPool2d(3, 2, 1)),
+        "conv3": build.conv(192, 192, 3, 1, 1),
+        "mlp3a": build.conv(192, 192, 1),
+        "last": build.before_classifier(192),
+        "classifier": Conv2d(192, classes, 1, bias=True, rng=build.rng),
+        "pool": GlobalAvgPool2d(),
+    }

@@ -1,0 +1,67 @@
+"""ResNet-18 (He et al. 2016): a stem, four stages of two residual blocks of two 3x3 convolutions, a linear classifier.
+
+Stem: 7x7 with stride 2 and pooling from 128 pixels; 3x3 with stride 2 from 64; 3x3 with stride 1 below. Where a stage
+halves the image and doubles the channels, the shortcut is a 1x1 convolution (type B of that paper). XNOR-Net says
+nothing of its bits: it is binary by default like every inner convolution, and real with `downsample="real"`.
+"""
+
+from xnor_ref.errors import InputError
+from xnor_ref.nn.blocks import Builder
+from xnor_ref.nn.layers import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, ReLU
+from xnor_ref.nn.module import Module, Residual, Sequential
+
+SMALLEST = 16
+OPTIONS = ("downsample",)
+
+
+def layers(
+    build: Builder, size: int, channels: int, classes: int, downsample: str = "binary"
+) -> dict[str, Module]:
+    """The first convolution and the classifier are real."""
+    if downsample not in ("binary", "real"):
+        raise InputError(f"resnet18: downsample must be 'binary' or 'real', got {downsample!r}")
+    if size >= 128:
+        stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(3, 2, 1))
+    else:
+        stem = build.stem(channels, 64, 3, 2 if size >= 64 else 1, 1)
+    network: dict[str, Module] = {"stem": stem}
+    inputs = 64
+    for stage, outputs in enumerate((64, 128, 256, 512), start=1):
+        for index in (1, 2):
+            stride = 2 if stage > 1 and index == 1 else 1
+            network[f"stage{stage}_{index}"] = _block(build, inputs, outputs, stride, downsample)
+            inputs = outputs
+    network["last"] = build.before_classifier(512)
+    network["pool"] = GlobalAvgPool2d()
+    network["classifier"] = Linear(512, classes, rng=build.rng)
+    return network
+
+
+def _block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
+    if build.method == "full":
+        return _full_block(build, inputs, outputs, stride)
+    body = Sequential(
+        conv1=build.conv(inputs, outputs, 3, stride, 1), conv2=build.conv(outputs, outputs, 3, 1, 1)
+    )
+    if inputs == outputs and stride == 1:
+        return Residual(body)
+    if downsample == "binary":
+        return Residual(body, build.conv(inputs, outputs, 1, stride))
+    return Residual(body, _projection(build, inputs, outputs, stride))
+
+
+def _projection(build: Builder, inputs: int, outputs: int, stride: int) -> Sequential:
+    return Sequential(conv=Conv2d(inputs, outputs, 1, stride, rng=build.rng), bn=BatchNorm2d(outputs))
+
+
+def _full_block(build: Builder, inputs: int, outputs: int, stride: int) -> Module:
+    """conv-BN-ReLU-conv-BN, plus the shortcut, then ReLU."""
+    body = Sequential(
+        conv1=build.conv(inputs, outputs, 3, stride, 1),
+        conv2=Conv2d(outputs, outputs, 3, 1, 1, rng=build.rng),
+        bn2=BatchNorm2d(outputs),
+    )
+    same = inputs == outputs and stride == 1
+    return Sequential(
+        sum=Residual(body, None if same else _projection(build, inputs, outputs, stride)), relu=ReLU()
+    )

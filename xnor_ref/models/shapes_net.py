@@ -1,0 +1,21 @@
+"""A small network for 64x64 images that trains in about a minute on two cores."""
+
+from xnor_ref.nn.blocks import Builder
+from xnor_ref.nn.layers import GlobalAvgPool2d, Linear, MaxPool2d
+from xnor_ref.nn.module import Module
+
+SMALLEST = 16
+OPTIONS = ("width",)
+
+
+def layers(build: Builder, size: int, channels: int, classes: int, width: int = 64) -> dict[str, Module]:
+    """Real 5x5 stem with stride 2, three binary 3x3 blocks, real classifier."""
+    return {
+        "stem": build.stem(channels, width, 5, 2, 2, MaxPool2d(2)),
+        "block1": build.conv(width, 2 * width, 3, 1, 1, MaxPool2d(2)),
+        "block2": build.conv(2 * width, 2 * width, 3, 1, 1),
+        "block3": build.conv(2 * width, 4 * width, 3, 1, 1),
+        "last": build.before_classifier(4 * width),
+        "pool": GlobalAvgPool2d(),
+        "classifier": Linear(4 * width, classes, rng=build.rng),
+    }

@@ -1,0 +1,45 @@
+"""VGG-small: the six-convolution network of the binary-network literature on CIFAR-10, and its wider-image versions.
+
+At 32 pixels: 128-128-MP-256-256-MP-512-512-MP and one linear layer, 4.57 M binary weights. From 64 pixels the first
+block has 64 maps and the halvings come earlier, so that the cost stays within reach of a CPU: 64-MP-128-MP-256-256-MP-
+512-512 and the mean over the last maps. From 128 pixels the stem is 7x7 with stride 2 and one more pooling.
+"""
+
+from xnor_ref.nn.blocks import Builder
+from xnor_ref.nn.layers import Flatten, GlobalAvgPool2d, Linear, MaxPool2d
+from xnor_ref.nn.module import Module
+
+SMALLEST = 16
+OPTIONS = ()
+
+
+def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
+    """The first convolution and the classifier are real."""
+    if size < 64:
+        side = size // 2 // 2 // 2
+        return {
+            "stem": build.stem(channels, 128, 3, 1, 1),
+            "conv2": build.conv(128, 128, 3, 1, 1, MaxPool2d(2)),
+            "conv3": build.conv(128, 256, 3, 1, 1),
+            "conv4": build.conv(256, 256, 3, 1, 1, MaxPool2d(2)),
+            "conv5": build.conv(256, 512, 3, 1, 1),
+            "conv6": build.conv(512, 512, 3, 1, 1, MaxPool2d(2)),
+            "last": build.before_classifier(512),
+            "flatten": Flatten(),
+            "classifier": Linear(512 * side * side, classes, rng=build.rng),
+        }
+    if size < 128:
+        stem = build.stem(channels, 64, 3, 1, 1, MaxPool2d(2))
+    else:
+        stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(3, 2, 1))
+    return {
+        "stem": stem,
+        "conv2": build.conv(64, 128, 3, 1, 1, MaxPool2d(2)),
+        "conv3": build.conv(128, 256, 3, 1, 1),
+        "conv4": build.conv(256, 256, 3, 1, 1, MaxPool2d(2)),
+        "conv5": build.conv(256, 512, 3, 1, 1),
+        "conv6": build.conv(512, 512, 3, 1, 1),
+        "last": build.before_classifier(512),
+        "pool": GlobalAvgPool2d(),
+        "classifier": Linear(512, classes, rng=build.rng),
+    }

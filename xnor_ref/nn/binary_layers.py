@@ -1,0 +1,295 @@
+"""Layers with binary weights and binary inputs: XNOR-Net's convolution and fully connected layer.
+
+Forward (Rastegari et al. 2016, eq. 11): Y = (sign(X) (*) sign(W)) alpha K, where the integer convolution Z runs on
+packed bits. Backward, with D = dC/dY: the gradient of the binarised weight is G = corr(sign(X), D K); `binary.weight_gradient`
+turns it into that of the latent weight; the input gets 1[|X| <= 1] convT(D K, alpha sign(W)), and, if `k_grad`, the
+path through K as well.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref import binary
+from xnor_ref.autodiff import Tensor, apply
+from xnor_ref.errors import InputError
+from xnor_ref.kernels import binary_ops, float_ops
+from xnor_ref.kernels.float_ops import Pair
+from xnor_ref.nn import functional
+from xnor_ref.nn.layers import he_normal, pair, positive
+from xnor_ref.nn.module import Module, Parameter
+
+_backend = "auto"
+
+
+@contextmanager
+def binary_backend(name: str) -> Iterator[None]:
+    """Compute the integer convolutions of all binary layers by another path while inside.
+
+    "auto" takes packed bits; "float" convolves matrices of +-1 with BLAS, which shares no code with the bits and is
+    exact as long as sums stay below 2**24; "reference" and "numba" are the rungs of the bit kernels.
+    """
+    global _backend
+    if name not in binary_ops.BACKENDS:
+        raise InputError(f"binary_backend: must be one of {', '.join(binary_ops.BACKENDS)}, got {name!r}")
+    previous, _backend = _backend, name
+    try:
+        yield
+    finally:
+        _backend = previous
+
+
+class _BinaryLayer(Module):
+    """What both binary layers share: the latent weight, its scale and its gradient rule.
+
+    Parameters
+    ----------
+    weight_scale : "alpha" for mean|W| a filter (eq. 6), or "off".
+    input_scale : "off"; "plain" for K of eq. 11; "valid" for K over the taps inside the image only.
+    grad_mode : one of `binary.GRAD_MODES`; by default "corrected" with alpha, "ste" without.
+    k_grad : whether the gradient flows through K too; off by default, as in the published codes.
+    centre, clamp : project the latent weights after each step (mean over input channels 0; into [-1, 1]).
+    """
+
+    input_scales: tuple[str, ...] = ("off", "plain")
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        weight_scale: str,
+        input_scale: str,
+        grad_mode: str | None,
+        k_grad: bool,
+        centre: bool,
+        clamp: bool,
+        rng: np.random.Generator | None,
+    ):
+        caller = type(self).__name__
+        if weight_scale not in ("alpha", "off"):
+            raise InputError(f"{caller}: weight_scale must be 'alpha' or 'off', got {weight_scale!r}")
+        if input_scale not in self.input_scales:
+            raise InputError(
+                f"{caller}: input_scale must be one of {', '.join(self.input_scales)}, got {input_scale!r}"
+            )
+        if grad_mode is None:
+            grad_mode = "corrected" if weight_scale == "alpha" else "ste"
+        if grad_mode not in binary.GRAD_MODES:
+            raise InputError(
+                f"{caller}: grad_mode must be one of {', '.join(binary.GRAD_MODES)}, got {grad_mode!r}"
+            )
+        if weight_scale == "off" and grad_mode != "ste":
+            raise InputError(
+                f"{caller}: grad_mode {grad_mode!r} needs weight_scale 'alpha'; without it use 'ste'"
+            )
+        if shape[1] == 1 and (centre or grad_mode == "official"):
+            raise InputError(f"{caller}: centring over one input channel would make every weight 0")
+        self.weight_scale = weight_scale
+        self.input_scale = input_scale
+        self.grad_mode = grad_mode
+        self.k_grad = k_grad
+        self.centre = centre
+        self.clamp = clamp
+        self.weight = Parameter(he_normal(shape, rng), latent=True)
+        self.after_step()
+
+    def after_step(self) -> None:
+        if self.centre:
+            binary.centre_weights(self.weight.data)
+        if self.clamp:
+            binary.clamp_weights(self.weight.data)
+
+    def alpha(self) -> NDArray[np.float32] | None:
+        """The weight scale (O,), or None."""
+        return binary_ops.weight_scale(self.weight.data) if self.weight_scale == "alpha" else None
+
+    def _latent_gradient(self, grad: NDArray[np.float32], alpha: NDArray[np.float32] | None):
+        return binary.weight_gradient(grad, self.weight.data, alpha, self.grad_mode)
+
+    def _scaled_signs(self, alpha: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        signs = binary.sign(self.weight.data)
+        if alpha is not None:
+            signs *= alpha.reshape(-1, *(1,) * (signs.ndim - 1))
+        return signs
+
+
+class BinaryConv2d(_BinaryLayer):
+    """sign(X) (*) sign(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
+
+    `pad_value` says what stands beyond the border of sign(X): 0 contributes nothing, +1 and -1 count as such.
+    The remaining parameters are those of every binary layer, see `_BinaryLayer`.
+    """
+
+    input_scales = ("off", "plain", "valid")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        pad_value: int = 0,
+        weight_scale: str = "alpha",
+        input_scale: str = "plain",
+        grad_mode: str | None = None,
+        k_grad: bool = False,
+        centre: bool = False,
+        clamp: bool = False,
+        rng: np.random.Generator | None = None,
+    ):
+        self.in_channels = positive(in_channels, "in_channels", "BinaryConv2d")
+        self.out_channels = positive(out_channels, "out_channels", "BinaryConv2d")
+        self.kernel_size = pair(kernel_size, "kernel_size", "BinaryConv2d")
+        self.stride = pair(stride, "stride", "BinaryConv2d")
+        self.padding = pair(padding, "padding", "BinaryConv2d", 0)
+        if isinstance(pad_value, bool) or pad_value not in (-1, 0, 1):
+            raise InputError(f"BinaryConv2d: pad_value must be 0, +1 or -1, got {pad_value!r}")
+        self.pad_value = int(pad_value)
+        shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        super().__init__(shape, weight_scale, input_scale, grad_mode, k_grad, centre, clamp, rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.require_images(x, self.in_channels, "BinaryConv2d")
+        functional.require_window(x, self.kernel_size, self.padding, "BinaryConv2d")
+        images = np.ascontiguousarray(x.data)
+        z = self._integer_convolution(images)
+        alpha = self.alpha()
+        scale_map = None
+        if self.input_scale != "off":
+            scale_map = binary_ops.input_scale_map(
+                images, self.kernel_size, self.stride, self.padding, self.input_scale
+            )
+        data = float_ops.scale_output(z, alpha, scale_map)
+
+        def backward(dy):
+            dz = np.ascontiguousarray(dy) if scale_map is None else dy * scale_map
+            grad = float_ops.conv2d_weight_gradient(
+                dz,
+                images,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                signs=True,
+                pad_value=self.pad_value,
+            )
+            dx = None
+            if x.requires_grad:
+                signs = self._scaled_signs(alpha)
+                dx = float_ops.conv2d_input_gradient(dz, signs, x.shape[2:], self.stride, self.padding)
+                float_ops.mask_ste(images, dx)
+                if self.k_grad and scale_map is not None:
+                    dx += self._gradient_through_k(dy, z, alpha, images)
+            return dx, self._latent_gradient(grad, alpha)
+
+        return apply("binary_conv2d", data, (x, self.weight), backward)
+
+    def _integer_convolution(self, images: NDArray[np.float32]) -> NDArray[np.int32]:
+        if _backend == "float":
+            binary_ops.require_exact_float(self.weight.data[0].size)
+            z = float_ops.conv2d(
+                images,
+                binary.sign(self.weight.data),
+                None,
+                self.stride,
+                self.padding,
+                signs=True,
+                pad_value=self.pad_value,
+            )
+            return z.astype(np.int32)
+        return binary_ops.conv2d_bits(
+            binary_ops.sign_pack(images, backend=_backend),
+            binary_ops.pack_weight(self.weight.data),
+            self.in_channels,
+            self.stride,
+            self.padding,
+            self.pad_value,
+            backend=_backend,
+        )
+
+    def _gradient_through_k(self, dy, z, alpha, images):
+        """dK = sum_o D alpha Z; K is a box mean of A = mean_c |X|, so dX = sign(X)/C times the box spread of dK."""
+        scaled = z if alpha is None else z * alpha[:, None, None]
+        dk = (dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
+        size = images.shape[2:]
+        box = np.ones((1, 1, *self.kernel_size), np.float32)
+        if self.input_scale == "valid":
+            ones = np.ones((1, 1, *size), np.float32)
+            dk /= float_ops.conv2d(ones, box, None, self.stride, self.padding)
+        else:
+            box /= box.size
+        da = float_ops.conv2d_input_gradient(dk, box, size, self.stride, self.padding)
+        return binary.sign(images) * (da / np.float32(self.in_channels))
+
+    def describe(self) -> str:
+        return (
+            f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}, stride {self.stride}, "
+            f"padding {self.padding} with {self.pad_value:+d}, weight scale {self.weight_scale}, "
+            f"input scale {self.input_scale}"
+        )
+
+
+class BinaryLinear(_BinaryLayer):
+    """sign(x) sign(W).T, scaled by alpha and K = mean|x| of each sample: (N, I) -> (N, O).
+
+    A fully connected layer is a convolution whose kernel covers its input (Rastegari et al. 2016, footnote 1).
+    The parameters are those of every binary layer, see `_BinaryLayer`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        weight_scale: str = "alpha",
+        input_scale: str = "plain",
+        grad_mode: str | None = None,
+        k_grad: bool = False,
+        centre: bool = False,
+        clamp: bool = False,
+        rng: np.random.Generator | None = None,
+    ):
+        self.in_features = positive(in_features, "in_features", "BinaryLinear")
+        self.out_features = positive(out_features, "out_features", "BinaryLinear")
+        shape = (self.out_features, self.in_features)
+        super().__init__(shape, weight_scale, input_scale, grad_mode, k_grad, centre, clamp, rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.require_rows(x, self.in_features, "BinaryLinear")
+        rows = np.ascontiguousarray(x.data)
+        z = self._integer_product(rows)
+        alpha = self.alpha()
+        scale = binary_ops.input_scale_rows(rows) if self.input_scale == "plain" else None
+        data = float_ops.scale_output(z, alpha, scale)
+
+        def backward(dy):
+            dz = np.ascontiguousarray(dy) if scale is None else dy * scale
+            grad = float_ops.linear_weight_gradient(dz, binary.sign(rows))
+            dx = None
+            if x.requires_grad:
+                dx = float_ops.linear_input_gradient(dz, self._scaled_signs(alpha))
+                float_ops.mask_ste(rows, dx)
+                if self.k_grad and scale is not None:
+                    scaled = z if alpha is None else z * alpha
+                    dk = (dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
+                    dx += binary.sign(rows) * (dk / np.float32(self.in_features))
+            return dx, self._latent_gradient(grad, alpha)
+
+        return apply("binary_linear", data, (x, self.weight), backward)
+
+    def _integer_product(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
+        if _backend == "float":
+            binary_ops.require_exact_float(self.in_features)
+            return float_ops.linear(binary.sign(rows), binary.sign(self.weight.data), None).astype(np.int32)
+        return binary_ops.gemm_bits(
+            binary_ops.sign_pack_rows(rows, backend=_backend),
+            binary_ops.pack_weight_rows(self.weight.data),
+            self.in_features,
+            backend=_backend,
+        )
+
+    def describe(self) -> str:
+        return (
+            f"{self.in_features} -> {self.out_features}, weight scale {self.weight_scale}, "
+            f"input scale {self.input_scale}"
+        )

@@ -1,0 +1,183 @@
+"""Differentiable functions behind the real-valued layers: each op beside its own backward.
+
+Images are (N, C, H, W) float32; strides, paddings and kernels are pairs. Arithmetic lives in `kernels.float_ops`.
+In training (gradients recorded) convolutions may share GEMMs between images; otherwise every image is computed alone,
+so that inference gives the same bits at any batch size.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
+from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels import float_ops
+from xnor_ref.kernels.float_ops import Pair
+
+
+def require_images(x: Tensor, channels: int | None, caller: str) -> None:
+    """Raise unless x is float32 (N, C, H, W) with the given number of channels."""
+    if x.dtype != np.float32:
+        raise InputTypeError(f"{caller}: input must be float32, got {x.dtype}")
+    if x.ndim != 4 or 0 in x.shape:
+        raise InputError(f"{caller}: input must be a non-empty (N, C, H, W), got shape {x.shape}")
+    if channels is not None and x.shape[1] != channels:
+        raise InputError(
+            f"{caller}: input has C={x.shape[1]}, the layer needs C={channels} (input {x.shape})"
+        )
+
+
+def require_rows(x: Tensor, features: int, caller: str) -> None:
+    """Raise unless x is float32 (N, features)."""
+    if x.dtype != np.float32:
+        raise InputTypeError(f"{caller}: input must be float32, got {x.dtype}")
+    if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] != features:
+        raise InputError(f"{caller}: input must be (N, {features}), got shape {x.shape}")
+
+
+def require_window(x: Tensor, kernel: Pair, padding: Pair, caller: str) -> None:
+    """Raise unless the kernel fits into the padded image."""
+    if x.shape[2] + 2 * padding[0] < kernel[0] or x.shape[3] + 2 * padding[1] < kernel[1]:
+        raise InputError(
+            f"{caller}: kernel {kernel} is larger than the image {x.shape[2:]} with padding {padding}"
+        )
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int
+) -> Tensor:
+    """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, KH, KW) -> (N, O, OH, OW)."""
+    require_images(x, weight.shape[1] * groups, "conv2d")
+    kernel = weight.shape[2:]
+    require_window(x, kernel, padding, "conv2d")
+    images = np.ascontiguousarray(x.data)
+    data = float_ops.conv2d(
+        images,
+        weight.data,
+        None if bias is None else bias.data,
+        stride,
+        padding,
+        groups,
+        training=is_grad_enabled(),
+    )
+
+    def backward(dy):
+        dy = np.ascontiguousarray(dy)
+        dx = None
+        if x.requires_grad:
+            dx = float_ops.conv2d_input_gradient(dy, weight.data, x.shape[2:], stride, padding, groups)
+        dw = float_ops.conv2d_weight_gradient(dy, images, kernel, stride, padding, groups)
+        return (dx, dw) if bias is None else (dx, dw, dy.sum(axis=(0, 2, 3)))
+
+    return apply("conv2d", data, (x, weight) if bias is None else (x, weight, bias), backward)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (N, I) times weight (O, I) transposed, plus bias (O,) -> (N, O)."""
+    require_rows(x, weight.shape[1], "linear")
+    rows = np.ascontiguousarray(x.data)
+    data = float_ops.linear(
+        rows, weight.data, None if bias is None else bias.data, training=is_grad_enabled()
+    )
+
+    def backward(dy):
+        dx = float_ops.linear_input_gradient(dy, weight.data) if x.requires_grad else None
+        dw = float_ops.linear_weight_gradient(dy, rows)
+        return (dx, dw) if bias is None else (dx, dw, dy.sum(axis=0))
+
+    return apply("linear", data, (x, weight) if bias is None else (x, weight, bias), backward)
+
+
+def batch_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64]]:
+    """Normalise each channel of x (N, C[, H, W]) by its batch statistics: (y, mean, biased variance).
+
+    y = gamma (x - mean) / sqrt(var + eps) + beta (Ioffe and Szegedy 2015, algorithm 1).
+    """
+    planes = np.ascontiguousarray(x.data)
+    data, mean, var = float_ops.batch_norm(planes, gamma.data, beta.data, eps)
+
+    def backward(dy):
+        return float_ops.batch_norm_gradient(np.ascontiguousarray(dy), planes, gamma.data, mean, var, eps)
+
+    return apply("batch_norm", data, (x, gamma, beta), backward), mean, var
+
+
+def affine(x: Tensor, scale: NDArray[np.float32], shift: NDArray[np.float32]) -> Tensor:
+    """x * scale + shift per channel, with constants: BatchNorm in inference."""
+    data = float_ops.affine(np.ascontiguousarray(x.data), scale, shift)
+    per_channel = scale.reshape(1, -1, *(1,) * (x.ndim - 2))
+    return apply("affine", data, (x,), lambda dy: (dy * per_channel,))
+
+
+def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """Maximum of each window; among equal taps the first takes the gradient."""
+    require_images(x, None, "max_pool2d")
+    require_window(x, kernel, padding, "max_pool2d")
+    data, winner = float_ops.max_pool2d(np.ascontiguousarray(x.data), kernel, stride, padding)
+
+    def backward(dy):
+        dy = np.ascontiguousarray(dy)
+        return (float_ops.max_pool2d_gradient(dy, winner, x.shape[2:], kernel, stride, padding),)
+
+    return apply("max_pool2d", data, (x,), backward)
+
+
+def avg_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """Mean of each window over all its taps, padded zeros included."""
+    require_images(x, None, "avg_pool2d")
+    require_window(x, kernel, padding, "avg_pool2d")
+    data = float_ops.avg_pool2d(x.data, kernel, stride, padding)
+    size = x.shape[2:]
+    return apply(
+        "avg_pool2d",
+        data,
+        (x,),
+        lambda dy: (float_ops.avg_pool2d_gradient(dy, size, kernel, stride, padding),),
+    )
+
+
+def global_avg_pool2d(x: Tensor) -> Tensor:
+    """Mean over all pixels: (N, C, H, W) -> (N, C)."""
+    require_images(x, None, "global_avg_pool2d")
+    _, _, h, w = x.shape
+
+    def backward(dy):
+        return (np.broadcast_to((dy / np.float32(h * w))[:, :, None, None], x.shape),)
+
+    return apply("global_avg_pool2d", float_ops.global_avg_pool2d(x.data), (x,), backward)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return apply("relu", float_ops.relu(x.data), (x,), lambda dy: (dy * (x.data > 0),))
+
+
+def hardtanh(x: Tensor) -> Tensor:
+    """x clipped to [-1, 1]; gradient 1[|x| <= 1]."""
+    return apply("hardtanh", float_ops.hardtanh(x.data), (x,), lambda dy: (dy * (np.abs(x.data) <= 1),))
+
+
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """x where x >= 0, else slope * x (He et al. 2015, eq. 1), with one slope for all channels or one each."""
+    per_channel = slope.data.reshape(1, -1, *(1,) * (x.ndim - 2))
+
+    def backward(dy):
+        negative = x.data < 0
+        dx = np.where(negative, dy * per_channel, dy)
+        terms = dy * x.data * negative
+        axes = (0, *range(2, x.ndim))
+        total = terms.sum(axis=axes, dtype=np.float64)
+        return dx, (total if slope.size > 1 else total.sum(keepdims=True)).astype(np.float32)
+
+    return apply("prelu", float_ops.prelu(x.data, slope.data), (x, slope), backward)
+
+
+def dropout(x: Tensor, probability: float, position: tuple[int, int, int]) -> Tensor:
+    """Zero each element with `probability` and scale the rest by 1/(1 - probability).
+
+    The mask is a function of `position` (seed, step, layer) alone, so that a resumed run repeats it.
+    """
+    keep = np.random.default_rng(position).random(x.shape, dtype=np.float32) >= probability
+    factor = keep.astype(x.dtype) / x.dtype.type(1 - probability)
+    return apply("dropout", x.data * factor, (x,), lambda dy: (dy * factor,))

@@ -1,0 +1,255 @@
+"""Real-valued layers. Sizes are checked at construction, inputs at the call; errors name the values that clash."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor, is_grad_enabled
+from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.float_ops import Pair
+from xnor_ref.nn import functional
+from xnor_ref.nn.module import Module, Parameter
+
+
+def positive(value: int, name: str, caller: str) -> int:
+    """Validate a size of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InputTypeError(f"{caller}: {name} must be an int, got {value!r}")
+    if not 1 <= value < 2**31:
+        raise InputError(f"{caller}: {name} must be at least 1, got {value}")
+    return int(value)
+
+
+def pair(value: int | Pair, name: str, caller: str, minimum: int = 1) -> Pair:
+    """An int or a pair of ints as a pair, each at least `minimum`."""
+    both = value if isinstance(value, tuple | list) else (value, value)
+    if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) for v in both):
+        raise InputTypeError(f"{caller}: {name} must be an int or a pair of ints, got {value!r}")
+    if min(both) < minimum or max(both) >= 2**31:
+        raise InputError(f"{caller}: {name} must be at least {minimum}, got {value}")
+    return int(both[0]), int(both[1])
+
+
+def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
+    """N(0, 2 / fan_in), the initialisation of the XNOR-Net authors' code (He et al. 2015, eq. 10)."""
+    rng = rng or np.random.default_rng()
+    fan_in = math.prod(shape[1:])
+    weight = rng.standard_normal(shape, dtype=np.float32)
+    weight *= np.float32(math.sqrt(2 / fan_in))
+    return weight
+
+
+class Conv2d(Module):
+    """Convolution (cross-correlation) with real weights (O, C/groups, KH, KW).
+
+    A bias has no effect before a BatchNorm and gets no true gradient there, so it is off unless asked for.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        groups: int = 1,
+        bias: bool = False,
+        rng: np.random.Generator | None = None,
+    ):
+        self.in_channels = positive(in_channels, "in_channels", "Conv2d")
+        self.out_channels = positive(out_channels, "out_channels", "Conv2d")
+        self.groups = positive(groups, "groups", "Conv2d")
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels % groups:
+                raise InputError(f"Conv2d: {name} (={channels}) must be divisible by groups (={groups})")
+        self.kernel_size = pair(kernel_size, "kernel_size", "Conv2d")
+        self.stride = pair(stride, "stride", "Conv2d")
+        self.padding = pair(padding, "padding", "Conv2d", 0)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self.weight = Parameter(he_normal(shape, rng), decay=True)
+        self.bias = Parameter(np.zeros(self.out_channels, np.float32)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups)
+
+    def describe(self) -> str:
+        return (
+            f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}, "
+            f"stride {self.stride}, padding {self.padding}, groups {self.groups}"
+        )
+
+
+class Linear(Module):
+    """x (N, I) -> x W.T + b (N, O) with real weights W (O, I)."""
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, rng: np.random.Generator | None = None
+    ):
+        self.in_features = positive(in_features, "in_features", "Linear")
+        self.out_features = positive(out_features, "out_features", "Linear")
+        weight = he_normal((self.out_features, self.in_features), rng)
+        self.weight = Parameter(
+            weight * np.float32(math.sqrt(0.5)), decay=True
+        )  # no ReLU follows: 1 / fan_in
+        self.bias = Parameter(np.zeros(self.out_features, np.float32)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def describe(self) -> str:
+        return f"{self.in_features} -> {self.out_features}"
+
+
+class BatchNorm(Module):
+    """Batch normalisation per channel (Ioffe and Szegedy 2015).
+
+    Training uses the batch's own statistics and moves the running ones by `momentum` (the running variance is the
+    unbiased one). Inference is y = x * scale + shift in float32, the form that a packed network stores.
+    """
+
+    buffer_names = ("running_mean", "running_var")
+    ndim = 0
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+        caller = type(self).__name__
+        self.channels = positive(channels, "channels", caller)
+        if not (0 < eps < 1 and 0 < momentum <= 1):
+            raise InputError(
+                f"{caller}: eps must be in (0, 1) and momentum in (0, 1], got eps={eps}, momentum={momentum}"
+            )
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = Parameter(np.ones(channels, np.float32))
+        self.bias = Parameter(np.zeros(channels, np.float32))
+        self.running_mean = np.zeros(channels, np.float32)
+        self.running_var = np.ones(channels, np.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        caller = type(self).__name__
+        if self.ndim == 4:
+            functional.require_images(x, self.channels, caller)
+        else:
+            functional.require_rows(x, self.channels, caller)
+        if not self.training:
+            return functional.affine(x, *self.inference_affine())
+        count = x.size // self.channels
+        if count < 2:
+            raise InputError(f"{caller}: training needs more than one value per channel, got input {x.shape}")
+        y, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
+        if is_grad_enabled():
+            keep = 1 - self.momentum
+            unbiased = var * (count / (count - 1))
+            self.running_mean[...] = keep * self.running_mean + self.momentum * mean
+            self.running_var[...] = keep * self.running_var + self.momentum * unbiased
+        return y
+
+    def inference_affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(scale, shift), float32 (C,): gamma / sqrt(var + eps) and beta - mean * scale, each rounded once."""
+        scale = self.weight.data / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+        shift = self.bias.data - self.running_mean * scale
+        return scale.astype(np.float32), shift.astype(np.float32)
+
+    def describe(self) -> str:
+        return f"{self.channels}"
+
+
+class BatchNorm1d(BatchNorm):
+    """BatchNorm of (N, C)."""
+
+    ndim = 2
+
+
+class BatchNorm2d(BatchNorm):
+    """BatchNorm of (N, C, H, W)."""
+
+    ndim = 4
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x)
+
+
+class PReLU(Module):
+    """x where x >= 0, else a learned slope times x; one slope, or one for each channel."""
+
+    def __init__(self, channels: int = 1, slope: float = 0.25):
+        self.channels = positive(channels, "channels", "PReLU")
+        self.weight = Parameter(np.full(self.channels, slope, np.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.channels not in (1, x.shape[1]):
+            raise InputError(f"PReLU: input has C={x.shape[1]}, the layer {self.channels} slopes")
+        return functional.prelu(x, self.weight)
+
+
+class Hardtanh(Module):
+    """x clipped to [-1, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.hardtanh(x)
+
+
+class _Pool(Module):
+    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0):
+        caller = type(self).__name__
+        self.kernel_size = pair(kernel_size, "kernel_size", caller)
+        self.stride = self.kernel_size if stride is None else pair(stride, "stride", caller)
+        self.padding = pair(padding, "padding", caller, 0)
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size)):
+            raise InputError(
+                f"{caller}: padding {self.padding} is more than half of the kernel {self.kernel_size}"
+            )
+        if self.kernel_size[0] * self.kernel_size[1] > 256:
+            raise InputError(f"{caller}: at most 256 taps, got kernel {self.kernel_size}")
+
+    def describe(self) -> str:
+        return f"kernel {self.kernel_size}, stride {self.stride}, padding {self.padding}"
+
+
+class MaxPool2d(_Pool):
+    """Maximum of each window; the border never wins."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+
+class AvgPool2d(_Pool):
+    """Mean of each window over all its taps, padded zeros included."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+
+class GlobalAvgPool2d(Module):
+    """Mean over all pixels: (N, C, H, W) -> (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.global_avg_pool2d(x)
+
+
+class Dropout(Module):
+    """In training, zeroes elements at random and scales the rest; nothing in inference."""
+
+    def __init__(self, probability: float = 0.5):
+        if not 0 <= probability < 1:
+            raise InputError(f"Dropout: probability must be in [0, 1), got {probability}")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        return functional.dropout(x, self.probability, self.position)
+
+    def describe(self) -> str:
+        return f"{self.probability}"
+
+
+class Flatten(Module):
+    """(N, C, H, W) -> (N, C*H*W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], -1)

@@ -1,0 +1,55 @@
+"""Losses over logits (N, classes) and integer labels (N,); each returns a scalar Tensor, the mean over the batch."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor, apply
+from xnor_ref.errors import InputError, InputTypeError
+
+
+def _check(logits: Tensor, labels: NDArray[np.integer], caller: str) -> None:
+    if logits.ndim != 2 or logits.shape[0] == 0:
+        raise InputError(f"{caller}: logits must be (N, classes), got shape {logits.shape}")
+    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputTypeError(
+            f"{caller}: labels must be an integer array, got {getattr(labels, 'dtype', labels)!r}"
+        )
+    if labels.shape != logits.shape[:1]:
+        raise InputError(f"{caller}: labels have shape {labels.shape}, logits {logits.shape}")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise InputError(
+            f"{caller}: labels reach from {labels.min()} to {labels.max()}, but there are {logits.shape[1]} classes"
+        )
+
+
+def cross_entropy(logits: Tensor, labels: NDArray[np.integer], label_smoothing: float = 0.0) -> Tensor:
+    """Negative log-likelihood of softmax, the XNOR-Net paper's loss.
+
+    With smoothing e the target is (1 - e) one-hot + e / classes. dC/dlogits = (softmax - target) / N.
+    """
+    _check(logits, labels, "cross_entropy")
+    if not 0 <= label_smoothing < 1:
+        raise InputError(f"cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing}")
+    n, classes = logits.shape
+    z = logits.data.astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    log_probability = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    target = np.full((n, classes), label_smoothing / classes)
+    target[np.arange(n), labels] += 1 - label_smoothing
+    loss = -(target * log_probability).sum() / n
+    grad = ((np.exp(log_probability) - target) / n).astype(logits.dtype)
+    return apply("cross_entropy", np.asarray(loss, logits.dtype), (logits,), lambda dy: (dy * grad,))
+
+
+def squared_hinge(logits: Tensor, labels: NDArray[np.integer]) -> Tensor:
+    """mean max(0, 1 - t y)^2 over batch and classes, t = +1 for the label and -1 else (BinaryNet's loss)."""
+    _check(logits, labels, "squared_hinge")
+    target = np.full(logits.shape, -1, logits.dtype)
+    target[np.arange(len(labels)), labels] = 1
+    margin = np.maximum(0, 1 - target * logits.data)
+    loss = np.square(margin, dtype=np.float64).mean()
+    grad = -2 * target * margin / logits.dtype.type(logits.size)
+    return apply("squared_hinge", np.asarray(loss, logits.dtype), (logits,), lambda dy: (dy * grad,))
+
+
+LOSSES = {"cross-entropy": cross_entropy, "squared-hinge": squared_hinge}

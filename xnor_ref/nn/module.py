@@ -1,0 +1,139 @@
+"""Parameter and Module: a tree of layers with names, a training flag and a state."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor
+from xnor_ref.errors import InputError
+
+
+class Parameter(Tensor):
+    """A float32 Tensor that an optimiser updates.
+
+    `decay` says whether weight decay applies: real weights of convolutions and linear layers only. `latent` marks
+    the real weights behind a binary layer; decaying them would only make their signs flip more easily.
+    """
+
+    def __init__(self, data: NDArray[np.float32], *, decay: bool = False, latent: bool = False):
+        super().__init__(data, requires_grad=True)
+        self.decay = decay
+        self.latent = latent
+
+
+class Module:
+    """Base of all layers. Subclasses set Parameters and Modules as attributes and define `forward`.
+
+    Arrays that belong to the state but are not trained are named in `buffer_names`.
+    """
+
+    buffer_names: tuple[str, ...] = ()
+    training = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        """(name, module) of the direct children, in order of definition."""
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """(dotted name, module) of this module ("") and all below it, parents first."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, Parameter) of all layers."""
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter):
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """Parameters and buffers by dotted name; the arrays themselves, not copies."""
+        state = {name: parameter.data for name, parameter in self.named_parameters()}
+        for prefix, module in self.named_modules():
+            for name in module.buffer_names:
+                state[f"{prefix}.{name}" if prefix else name] = getattr(module, name)
+        return state
+
+    def load_state_dict(self, state: dict[str, NDArray]) -> None:
+        """Copy `state` into parameters and buffers. Names, shapes and dtypes must match exactly (InputError)."""
+        own = self.state_dict()
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise InputError(f"load_state_dict: missing {missing[:5]}, unknown {unknown[:5]}")
+        for name, array in own.items():
+            new = state[name]
+            if new.shape != array.shape or new.dtype != array.dtype:
+                raise InputError(
+                    f"load_state_dict: {name} is {new.dtype} {new.shape}, needed {array.dtype} {array.shape}"
+                )
+        for name, array in own.items():
+            array[...] = state[name]
+
+    def train(self, mode: bool = True) -> "Module":
+        """Switch to training behaviour (batch statistics, dropout), or back with `mode=False`."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> "Module":
+        """Switch to inference behaviour."""
+        return self.train(False)
+
+    def after_step(self) -> None:
+        """Called on every module after each optimiser step; binary layers project their latent weights here."""
+
+    def set_position(self, seed: int, step: int) -> None:
+        """Tell layers that draw random numbers where training stands, so that a resumed run draws the same."""
+        for index, (_, module) in enumerate(self.named_modules()):
+            module.position = (seed, step, index)
+
+    position: tuple[int, int, int] = (0, 0, 0)
+
+    def __repr__(self) -> str:
+        inner = "".join(f"\n  ({name}): {child!r}".replace("\n", "\n  ") for name, child in self.children())
+        return f"{type(self).__name__}({self.describe()}{inner}{chr(10) if inner else ''})"
+
+    def describe(self) -> str:
+        """The layer's settings, for `repr` and tables."""
+        return ""
+
+
+class Sequential(Module):
+    """Layers one after the other, named by the keywords or numbered.
+
+    >>> Sequential(first=ReLU(), second=ReLU())  # doctest: +SKIP
+    """
+
+    def __init__(self, *layers: Module, **named: Module):
+        self._layers = {str(index): layer for index, layer in enumerate(layers)} | named
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        return iter(self._layers.items())
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self._layers.values():
+            x = layer(x)
+        return x
+
+
+class Residual(Module):
+    """body(x) + shortcut(x); the shortcut is the identity where it is None (He et al. 2016, eq. 1 and 2)."""
+
+    def __init__(self, body: Module, shortcut: Module | None = None):
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
