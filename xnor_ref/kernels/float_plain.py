@@ -1,7 +1,8 @@
 """Real-valued building blocks in Numba; `float_reference` says what each one computes.
 
 Inner loops run over contiguous memory and hold no branch, so that LLVM vectorises them. No fastmath: products and sums
-are rounded one by one, in the written order. Sums for BatchNorm are taken in float64, a lane per pixel position, and
+are rounded one by one, in the written order. Arrays are indexed flat and by unsigned numbers in inner loops, where a
+signed index would be checked for wrapping round and a row view would cost reference counts. Sums for BatchNorm are taken in float64, a lane per pixel position, and
 the lanes are added at the end. Compiled at import, one signature each; import this module only when it is needed.
 """
 
@@ -41,33 +42,39 @@ def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
     oh = (h + 2 * ph - kh) // sh + 1
     ow = (w + 2 * pw - kw) // sw + 1
     one = np.float32(1)
-    for n in range(stop - start):
-        for c in range(channels):
-            plane = x[start + n, c]
-            for i in range(kh):
-                for j in range(kw):
-                    row = cols[(c * kh + i) * kw + j]
-                    first, last = _valid_range(ow, w, sw, pw, j)
+    step = np.uint64(sw)
+    source = x.reshape(-1)
+    target = cols.reshape(-1)
+    row = 0
+    for c in range(channels):
+        for i in range(kh):
+            for j in range(kw):
+                first, last = _valid_range(ow, w, sw, pw, j)
+                inside = np.uint64(last - first)
+                for n in range(start, stop):
                     for y in range(oh):
-                        at = (n * oh + y) * ow
-                        line = row[at : at + ow]
                         iy = y * sh - ph + i
                         if iy < 0 or iy >= h:
-                            line[:] = pad_value
+                            for v in range(row, row + ow):
+                                target[np.uint64(v)] = pad_value
+                            row += ow
                             continue
-                        source = plane[iy]
-                        line[:first] = pad_value
-                        line[last:] = pad_value
-                        shift = j - pw
+                        for v in range(row, row + first):
+                            target[np.uint64(v)] = pad_value
+                        for v in range(row + last, row + ow):
+                            target[np.uint64(v)] = pad_value
+                        at = np.uint64(row + first)
+                        of = np.uint64(((n * channels + c) * h + iy) * w + first * sw + j - pw)
                         if take_sign:
-                            for v in range(first, last):
-                                line[v] = one if source[v * sw + shift] >= 0 else -one
+                            for v in range(inside):
+                                target[at + v] = one if source[of + v * step] >= 0 else -one
                         elif sw == 1:
-                            for v in range(first, last):
-                                line[v] = source[v + shift]
+                            for v in range(inside):
+                                target[at + v] = source[of + v]
                         else:
-                            for v in range(first, last):
-                                line[v] = source[v * sw + shift]
+                            for v in range(inside):
+                                target[at + v] = source[of + v * step]
+                        row += ow
 
 
 @njit(void(_in(float32, 2), intp, intp, _pair, _pair, _pair, _pair, _out(float32, 4)), nogil=True, cache=True)
@@ -77,27 +84,28 @@ def col2im(cols, start, stop, kernel, stride, padding, out_size, dx):
     ph, pw = padding
     oh, ow = out_size
     channels, h, w = dx.shape[1], dx.shape[2], dx.shape[3]
-    for n in range(stop - start):
-        for c in range(channels):
-            plane = dx[start + n, c]
-            for i in range(kh):
-                for j in range(kw):
-                    row = cols[(c * kh + i) * kw + j]
-                    first, last = _valid_range(ow, w, sw, pw, j)
-                    shift = j - pw
+    step = np.uint64(sw)
+    source = cols.reshape(-1)
+    target = dx.reshape(-1)
+    row = 0
+    for c in range(channels):
+        for i in range(kh):
+            for j in range(kw):
+                first, last = _valid_range(ow, w, sw, pw, j)
+                inside = np.uint64(last - first)
+                for n in range(start, stop):
                     for y in range(oh):
                         iy = y * sh - ph + i
-                        if iy < 0 or iy >= h:
-                            continue
-                        at = (n * oh + y) * ow
-                        line = row[at : at + ow]
-                        target = plane[iy]
-                        if sw == 1:
-                            for v in range(first, last):
-                                target[v + shift] += line[v]
-                        else:
-                            for v in range(first, last):
-                                target[v * sw + shift] += line[v]
+                        if 0 <= iy < h:
+                            of = np.uint64(row + first)
+                            at = np.uint64(((n * channels + c) * h + iy) * w + first * sw + j - pw)
+                            if sw == 1:
+                                for v in range(inside):
+                                    target[at + v] += source[of + v]
+                            else:
+                                for v in range(inside):
+                                    target[at + v * step] += source[of + v]
+                        row += ow
 
 
 @njit(
@@ -200,27 +208,31 @@ def max_pool_forward(x, start, stop, kernel, stride, padding, y, winner):
     ph, pw = padding
     channels, h, w = x.shape[1], x.shape[2], x.shape[3]
     oh, ow = y.shape[2], y.shape[3]
-    for n in range(start, stop):
-        for c in range(channels):
-            for v in range(oh):
-                best = y[n, c, v]
-                won = winner[n, c, v]
-                best[:] = -np.inf
-                won[:] = 0
-                for i in range(kh):
-                    iy = v * sh - ph + i
-                    if iy < 0 or iy >= h:
-                        continue
-                    source = x[n, c, iy]
-                    for j in range(kw):
-                        first, last = _valid_range(ow, w, sw, pw, j)
-                        shift = j - pw
-                        tap = np.uint8(i * kw + j)
-                        for u in range(first, last):
-                            value = source[u * sw + shift]
-                            better = value > best[u]
-                            best[u] = value if better else best[u]
-                            won[u] = tap if better else won[u]
+    step = np.uint64(sw)
+    source = x.reshape(-1)
+    best = y.reshape(-1)
+    won = winner.reshape(-1)
+    row = start * channels * oh * ow
+    for plane in range(start * channels, stop * channels):
+        for v in range(oh):
+            for u in range(row, row + ow):
+                best[np.uint64(u)] = -np.inf
+                won[np.uint64(u)] = np.uint8(0)
+            for i in range(kh):
+                iy = v * sh - ph + i
+                if iy < 0 or iy >= h:
+                    continue
+                for j in range(kw):
+                    first, last = _valid_range(ow, w, sw, pw, j)
+                    tap = np.uint8(i * kw + j)
+                    at = np.uint64(row + first)
+                    of = np.uint64((plane * h + iy) * w + first * sw + j - pw)
+                    for u in range(np.uint64(last - first)):
+                        value = source[of + u * step]
+                        better = value > best[at + u]
+                        best[at + u] = value if better else best[at + u]
+                        won[at + u] = tap if better else won[at + u]
+            row += ow
 
 
 @njit(
@@ -232,12 +244,19 @@ def max_pool_backward(dy, winner, start, stop, kernel, stride, padding, dx):
     kw = kernel[1]
     sh, sw = stride
     ph, pw = padding
-    for n in range(start, stop):
-        for c in range(dy.shape[1]):
-            for v in range(dy.shape[2]):
-                for u in range(dy.shape[3]):
-                    tap = intp(winner[n, c, v, u])
-                    dx[n, c, v * sh - ph + tap // kw, u * sw - pw + tap % kw] += dy[n, c, v, u]
+    h, w = dx.shape[2], dx.shape[3]
+    channels, oh, ow = dy.shape[1], dy.shape[2], dy.shape[3]
+    source = dy.reshape(-1)
+    won = winner.reshape(-1)
+    target = dx.reshape(-1)
+    at = np.uint64(start * channels * oh * ow)
+    for plane in range(start * channels, stop * channels):
+        for v in range(oh):
+            for u in range(ow):
+                tap = intp(won[at])
+                row = plane * h + v * sh - ph + tap // kw
+                target[np.uint64(row * w + u * sw - pw + tap % kw)] += source[at]
+                at += np.uint64(1)
 
 
 @njit(

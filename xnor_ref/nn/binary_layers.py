@@ -216,7 +216,7 @@ class BinaryConv2d(_BinaryLayer):
         box = np.ones((1, 1, *self.kernel_size), np.float32)
         if self.input_scale == "valid":
             ones = np.ones((1, 1, *size), np.float32)
-            dk /= float_ops.conv2d(ones, box, None, self.stride, self.padding)
+            dk /= np.maximum(float_ops.conv2d(ones, box, None, self.stride, self.padding), 1)
         else:
             box /= box.size
         da = float_ops.conv2d_input_gradient(dk, box, size, self.stride, self.padding)

@@ -1,0 +1,133 @@
+"""Small packed networks with random numbers in them, for the tests of the file and the runtime."""
+
+import numpy as np
+
+from xnor_ref.packed.ops import compact_bits
+from xnor_ref.packed.thresholds import fold_threshold
+
+
+class Sample:
+    """Collects nodes; each method appends one and gives its position."""
+
+    def __init__(self, shape=(3, 9, 8), classes=5, seed=0):
+        self.rng = np.random.default_rng(seed)
+        self.tensors = {}
+        self.metadata = {
+            "format": "xnor_ref packed network",
+            "version": 1,
+            "input": {
+                "channels": shape[0],
+                "height": shape[1],
+                "width": shape[2],
+                "mean": [0.4, 0.5, 0.6, 0.3][: shape[0]],
+                "std": [0.2, 0.25, 0.3, 0.22][: shape[0]],
+            },
+            "classes": [f"class {i}" for i in range(classes)],
+            "graph": [],
+            "producer": {"test": "1"},
+            "training": {"epochs": 3},
+            "data_sha256": "0" * 64,
+        }
+
+    def node(self, op, inputs=None, tensors=None, **attributes):
+        index = len(self.metadata["graph"])
+        name = f"n{index}.{op}"
+        inputs = [index - 1] if inputs is None else inputs
+        self.metadata["graph"].append({"op": op, "name": name, "inputs": inputs, **attributes})
+        self.tensors |= {f"{name}.{field}": array for field, array in (tensors or {}).items()}
+        return index
+
+    def normal(self, *shape):
+        return self.rng.normal(size=shape).astype(np.float32)
+
+    def conv2d(self, c, o, k=3, stride=1, padding=1, groups=1, bias=True, inputs=None):
+        tensors = {"weight": self.normal(o, c // groups, k, k)}
+        if bias:
+            tensors["bias"] = self.normal(o)
+        return self.node("conv2d", inputs, tensors, stride=[stride] * 2, padding=[padding] * 2, groups=groups)
+
+    def linear(self, i, o, bias=True, inputs=None):
+        tensors = {"weight": self.normal(o, i) / np.float32(np.sqrt(i))}
+        if bias:
+            tensors["bias"] = self.normal(o)
+        return self.node("linear", inputs, tensors)
+
+    def affine(self, c, inputs=None):
+        return self.node("affine", inputs, {"scale": self.normal(c), "shift": self.normal(c)})
+
+    def _binary_tensors(self, weight, features, alpha, threshold):
+        tensors = {"bits": compact_bits(weight)}
+        if alpha:
+            tensors["alpha"] = np.abs(self.normal(len(weight)))
+        if threshold:
+            found, flip = fold_threshold(self.normal(features), self.normal(features))
+            tensors |= {"threshold": found, "flip": flip.astype(np.uint8)}
+        return tensors
+
+    def binary_conv2d(
+        self, c, o, k=(3, 3), stride=(1, 1), padding=(1, 1), pad_value=0, scale="plain", alpha=True, threshold=False
+    ):
+        tensors = self._binary_tensors(self.normal(o, c, *k), c, alpha, threshold)
+        return self.node(
+            "binary_conv2d",
+            None,
+            tensors,
+            in_channels=c,
+            kernel_size=list(k),
+            stride=list(stride),
+            padding=list(padding),
+            pad_value=pad_value,
+            input_scale=scale,
+        )
+
+    def binary_linear(self, i, o, scale="plain", alpha=True, threshold=False):
+        tensors = self._binary_tensors(self.normal(o, i), i, alpha, threshold)
+        return self.node("binary_linear", None, tensors, in_features=i, input_scale=scale)
+
+    def network(self):
+        from xnor_ref.packed import PackedNetwork
+
+        return PackedNetwork(self.metadata, self.tensors)
+
+    def pixels(self, n=4):
+        shape = self.metadata["input"]
+        return self.rng.integers(0, 256, (n, shape["height"], shape["width"], shape["channels"]), dtype=np.uint8)
+
+
+def tiny():
+    """A few hundred bytes with every kind of tensor."""
+    sample = Sample(shape=(1, 3, 3), classes=2)
+    sample.binary_conv2d(1, 2, threshold=True, scale="off")
+    sample.node("flatten")
+    sample.linear(18, 2, bias=False)
+    return sample
+
+
+def every_op(pad_value=0, seed=0):
+    """Every operation, attribute and optional tensor."""
+    sample = Sample(seed=seed)
+    stem = sample.conv2d(3, 6, groups=3)
+    sample.affine(6)
+    sample.node("prelu", tensors={"slope": sample.normal(6)})
+    sample.binary_conv2d(6, 70, (3, 2), (1, 1), (1, 1), pad_value, "valid")
+    sample.node("prelu", tensors={"slope": np.float32([0.1])})
+    sample.node("max_pool", kernel=[2, 2], stride=[2, 2], padding=[1, 0])
+    sample.affine(70)
+    split = sample.binary_conv2d(70, 64, (1, 1), (1, 1), (0, 0), pad_value, "plain", alpha=False)
+    sample.binary_conv2d(64, 64, (3, 3), (1, 1), (1, 1), pad_value, "off", threshold=True)
+    sample.node("add", [split, split + 1])
+    sample.node("avg_pool", kernel=[3, 3], stride=[2, 1], padding=[1, 1])
+    sample.node("relu")
+    pooled = sample.node("global_avg_pool")
+    sample.affine(64)
+    sample.binary_linear(64, 65)
+    sample.binary_linear(65, 10, "off", threshold=True)
+    short = sample.linear(64, 10, inputs=[pooled])
+    sample.node("add", [short - 1, short])
+    sample.node("hardtanh", [short + 1])
+    stem = sample.conv2d(6, 2, k=2, stride=2, padding=0, bias=False, inputs=[stem])
+    sample.node("flatten")
+    last = sample.linear(32, 10, bias=False)
+    sample.node("add", [stem - 1, last])
+    sample.linear(10, 5)
+    return sample

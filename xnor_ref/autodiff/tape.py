@@ -1,0 +1,176 @@
+"""The tape: which op made an array from which others, and `backward`, which walks that record in reverse.
+
+Reverse-mode differentiation (Griewank and Walther 2008, ch. 3): every op records a function that turns the gradient of
+its output into one gradient per parent; walking from the result to the leaves, children before parents, and adding up
+what arrives at each array gives dC/d(leaf). This file knows no op and no arithmetic but that addition.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import InputError
+
+Backward = Callable[[NDArray], tuple[NDArray | None, ...]]
+
+_mode = threading.local()
+_order = itertools.count()
+
+
+def is_grad_enabled() -> bool:
+    """Whether ops of this thread are recorded."""
+    return getattr(_mode, "enabled", True)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing inside: `with no_grad():`, or `@no_grad()` above a function. Holds for this thread only."""
+    before = is_grad_enabled()
+    _mode.enabled = False
+    try:
+        yield
+    finally:
+        _mode.enabled = before
+
+
+class Record:
+    """How one array was computed. Parents are recorded before their children, so `order` sorts topologically."""
+
+    __slots__ = ("backward", "op", "order", "parents")
+
+    def __init__(self, op: str, parents: Sequence["Taped"], backward: Backward):
+        self.op = op
+        self.parents = tuple(parents)
+        self.backward: Backward | None = backward  # None once the record was freed
+        self.order = next(_order)
+
+    def gradients(self, dy: NDArray) -> Iterator[tuple["Taped", NDArray]]:
+        """(parent, its gradient), checked, for each parent that wants one."""
+        assert self.backward is not None
+        result = self.backward(dy)
+        if not isinstance(result, tuple) or len(result) != len(self.parents):
+            raise InputError(
+                f"{self.op}: backward must return a tuple of {len(self.parents)} gradients, got {result!r:.80}"
+            )
+        for index, (parent, gradient) in enumerate(zip(self.parents, result)):
+            if gradient is None or not parent.requires_grad:
+                continue
+            if np.shape(gradient) != parent.shape:
+                raise InputError(
+                    f"{self.op}: backward returned a gradient of shape {np.shape(gradient)} "
+                    f"for parent {index} of shape {parent.shape}"
+                )
+            yield parent, np.asarray(gradient, dtype=parent.dtype)
+
+    def free(self) -> None:
+        """Let go of the parents and of all arrays that the op kept for its gradient."""
+        self.backward, self.parents = None, ()
+
+
+class Taped:
+    """What the tape needs to know of a Tensor: its array, its gradient, its record."""
+
+    data: NDArray
+    grad: NDArray | None
+    requires_grad: bool
+    record: Record | None  # None for a leaf
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    def numpy(self) -> NDArray:
+        """The array itself, not a copy."""
+        return self.data
+
+    def item(self) -> float:
+        """The only element, as a Python number."""
+        if self.size != 1:
+            raise InputError(f"item: needs exactly one element, got shape {self.shape}")
+        return self.data.item()
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self.grad = None
+
+    def backward(self, grad: NDArray | None = None, *, keep_tape: bool = False) -> None:
+        """Add dC/d(leaf) to `grad` of every leaf that this was computed from.
+
+        Parameters
+        ----------
+        grad : ndarray, optional
+            dC/d(this), of this shape; 1 if left out, which only a Tensor of one element allows.
+        keep_tape : bool
+            Keep the record, so that backward can run again. By default each op is freed as soon as it is done.
+
+        Raises
+        ------
+        InputError
+            Nothing was recorded, the record was freed, or shapes clash. Then no leaf has changed.
+        """
+        if not self.requires_grad:
+            raise InputError("backward: nothing was recorded; no input requires a gradient, or no_grad was active")
+        if grad is None and self.size != 1:
+            raise InputError(f"backward: a Tensor of shape {self.shape} needs grad; only one element can do without")
+        seed = np.ones(self.shape, self.dtype) if grad is None else np.asarray(grad, dtype=self.dtype)
+        if seed.shape != self.shape:
+            raise InputError(f"backward: grad has shape {seed.shape}, the Tensor {self.shape}")
+
+        gradients: dict[Taped, NDArray] = {self: seed}
+        owned: set[Taped] = set()  # whose gradient is a sum made here; others may be shared, and are not written
+        todo = self._recorded()
+        while todo:
+            node, record = todo.pop()  # the list lets go of it too, so that memory shrinks on the way
+            dy = gradients.pop(node, None)
+            owned.discard(node)
+            for parent, gradient in record.gradients(dy) if dy is not None else ():
+                if parent not in gradients:
+                    gradients[parent] = gradient
+                elif parent in owned:
+                    np.add(gradients[parent], gradient, out=gradients[parent])
+                else:
+                    gradients[parent] = np.asarray(np.add(gradients[parent], gradient, order="C"))
+                    owned.add(parent)
+            if not keep_tape:
+                record.free()
+
+        for leaf, gradient in gradients.items():
+            if leaf.grad is not None:
+                np.add(leaf.grad, gradient, out=leaf.grad)
+            else:
+                leaf.grad = gradient if leaf in owned else np.array(gradient, order="C")
+
+    def _recorded(self) -> list[tuple["Taped", Record]]:
+        """All recorded nodes that this one depends on, parents before children. No recursion: graphs are deep."""
+        found, seen, stack = [], {self}, [self]
+        while stack:
+            node = stack.pop()
+            if node.record is None:
+                continue
+            if node.record.backward is None:
+                raise InputError(
+                    f"backward: the record of {node.record.op!r} was freed by an earlier backward; "
+                    "give that one keep_tape=True, or compute the value again"
+                )
+            found.append((node, node.record))
+            for parent in node.record.parents:
+                if parent.requires_grad and parent not in seen:
+                    seen.add(parent)
+                    stack.append(parent)
+        return sorted(found, key=lambda pair: pair[1].order)

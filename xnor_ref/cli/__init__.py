@@ -1,0 +1,100 @@
+"""The command line: parse, call, print, exit codes; nothing else. Each command is a file."""
+
+import errno
+import os
+import shlex
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from xnor_ref.errors import OutputError, XnorRefError
+
+_WRITE_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; every error that a user can cause becomes one line on stderr."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        previous = _handle_sigterm()
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+        except KeyboardInterrupt as interrupt:
+            return _interrupted(interrupt)
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+
+
+def _run(arguments: list[str]) -> int:
+    import click
+
+    from xnor_ref.cli.group import cli
+
+    try:
+        with cli.make_context(program(), arguments) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + getattr(signal, "SIGPIPE", 13)
+    except XnorRefError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except MemoryError:
+        say("error: out of memory; a smaller --batch-size or network needs less")
+        return 1
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
+            say(f"error: cannot write {error.filename or 'a file'}: {error.strerror}")
+            return OutputError.exit_code
+        traceback.print_exc()
+        say("error: this is a bug in xnor_ref; the lines above say where")
+        return 1
+
+
+def _handle_sigterm():
+    """Let SIGTERM raise as Ctrl-C does, so that everything is left in order; None where that is not possible."""
+    from xnor_ref.training.interrupt import Interrupted
+
+    def terminate(number, _frame):
+        raise Interrupted(number)
+
+    try:
+        return signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not in the main thread
+        return None
+
+
+def _interrupted(interrupt: KeyboardInterrupt) -> int:
+    run = getattr(interrupt, "run", None)
+    text = str(interrupt) or "stopped"
+    if run is not None:
+        text += f"; go on with: {program()} train --resume {shlex.quote(str(run))}"
+    say(text)
+    return 128 + getattr(interrupt, "signal_number", signal.SIGINT)
+
+
+def program() -> str:
+    """How this program was called, for messages that can be pasted."""
+    name = os.path.basename(sys.argv[0])
+    return "xnor-ref" if name.startswith("xnor-ref") else "python cli.py"
+
+
+def say(text: str) -> None:
+    """A line on stderr; quiet where stderr is closed, and with unprintable characters escaped."""
+    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    try:
+        sys.stderr.write(shown.encode(errors="backslashreplace").decode() + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,51 @@
+"""`export`: a checkpoint as a packed model file."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xnor_ref.cli import options
+from xnor_ref.cli.group import Command
+from xnor_ref.errors import InputError
+
+
+@click.command(
+    cls=Command,
+    examples=("export runs/shapes-shapes-net-xnor-0 -o model.safetensors --which best --force",),
+)
+@click.argument("run", metavar="RUN")
+@click.option("-o", "--output", required=True, metavar="FILE", help="The model file to write.")
+@click.option("--which", type=click.Choice(["best", "last"]), default="last", show_default=True, help="Checkpoint.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it is there.")
+@options.json_option
+def command(run: str, output: str, which: str, force: bool, as_json: bool) -> None:
+    """Freeze a run's checkpoint to a model file.
+
+    The file is read back and its logits compared with those of the float network before the command reports success.
+    """
+    from xnor_ref.training.export import export_run
+
+    target = Path(output)
+    if target.is_dir():
+        raise InputError(f"-o {output} is a folder; name a file in it")
+    if target.exists() and not force:
+        raise InputError(f"-o {output} is there already; add --force to overwrite it")
+    result = export_run(Path(run), target, which)
+    if as_json:
+        options.print_json(result)
+    else:
+        click.echo(_text(result))
+
+
+def _text(result: dict[str, Any]) -> str:
+    return "\n".join(
+        [
+            f"{result['file']}: {options.size_text(result['packed_bytes'])}, from {result['checkpoint']} "
+            f"(after {result['epochs']} epochs)",
+            f"{result['float_parameter_bytes'] / result['packed_bytes']:.1f} times smaller than its "
+            f"{options.size_text(result['float_parameter_bytes'])} of float32 parameters",
+            f"read back and compared on {result['images_compared']} images: largest difference of a logit "
+            f"{result['max_logit_difference']:g}",
+        ]
+    )

@@ -1,0 +1,66 @@
+"""The group of all commands. A command's module is imported when it is called, so `--help` stays quick."""
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+import click
+
+from xnor_ref import __version__
+from xnor_ref.cli import program
+
+COMMANDS = {
+    "train": "Train a network, freeze it to bits and prove that the bits agree.",
+    "evaluate": "Score a run's networks, or a model file, on the validation images.",
+    "predict": "Name what is on photos.",
+    "export": "Freeze a run's checkpoint to a model file.",
+    "verify": "Run the exactness checks on this machine.",
+    "info": "Versions and data sets; or what a model file or run holds.",
+}
+
+
+class LazyGroup(click.Group):
+    """Commands by name from `COMMANDS`; module `xnor_ref.cli.<name>` holds `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return import_module(f"xnor_ref.cli.{cmd_name}").command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(COMMANDS)}."
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+class Command(click.Command):
+    """A command whose help ends with examples that run as they stand."""
+
+    def __init__(self, *args: Any, examples: tuple[str, ...] = (), **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{program()} {example}\n")
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 done; 1 a bug; 2 wrong usage; 3 data set; 4 model or checkpoint refused; 5 numbers not "
+    "finite; 6 an equality does not hold; 7 cannot write; 130 or 143 stopped by Ctrl-C or SIGTERM.",
+)
+@click.version_option(__version__, prog_name="xnor_ref")
+def cli() -> None:
+    """XNOR-Net: train binary networks, run them on packed bits, and check that both agree."""

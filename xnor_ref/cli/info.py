@@ -1,0 +1,149 @@
+"""`info`: the installation, a model file, or a run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xnor_ref.cli import options
+from xnor_ref.cli.group import Command
+
+
+@click.command(
+    cls=Command,
+    examples=("info", "info runs/shapes-shapes-net-xnor-0", "info runs/shapes-shapes-net-xnor-0/model.safetensors"),
+)
+@click.argument("path", metavar="[MODEL|RUN]", required=False)
+@options.field_options("data_dir")
+@options.json_option
+def command(path: str | None, data_dir: str | None, as_json: bool) -> None:
+    """Versions and data sets; or what a model file or run holds.
+
+    A model file is examined completely before anything of it is shown: its digest, its layers and its limits.
+    """
+    if path is None:
+        result = _installation(Path(data_dir or "data"))
+        text = _installation_text
+    elif Path(path).is_dir():
+        result, text = _run(Path(path)), _run_text
+    else:
+        result, text = _model(Path(path)), _model_text
+    if as_json:
+        options.print_json(result)
+    else:
+        click.echo(text(result))
+
+
+def _installation(data_dir: Path) -> dict[str, Any]:
+    from xnor_ref import models
+    from xnor_ref.training import environment
+    from xnor_ref.training.config import DATASETS
+
+    return {
+        **environment.describe(),
+        "backends": ["reference", "numba", "float"],
+        "models": list(models.names()),
+        "data_sets": list(DATASETS),
+        "data_dir": str(data_dir),
+        "found_in_data_dir": sorted(p.name for p in data_dir.iterdir()) if data_dir.is_dir() else [],
+    }
+
+
+def _installation_text(result: dict[str, Any]) -> str:
+    rows = []
+    for key, value in result.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows.append((key.replace("_", " "), shown or "nothing"))
+    return options.table(rows)
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from xnor_ref.packed import load_packed
+
+    network = load_packed(path)
+    metadata = network.metadata
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "digest": "ok",
+        "input_shape": list(network.input_shape),
+        "mean": list(network.mean),
+        "std": list(network.std),
+        "classes": list(network.classes),
+        "layers": network.summary(),
+        "training": metadata["training"],
+        "producer": metadata["producer"],
+        "data_sha256": metadata["data_sha256"],
+    }
+
+
+def _model_text(result: dict[str, Any]) -> str:
+    rows = [("layer", "op", "output", "bits", "float32", "bytes")]
+    for layer in result["layers"]:
+        rows.append(
+            (
+                layer["name"],
+                layer["op"],
+                "x".join(map(str, layer["output_shape"])),
+                f"{layer['bits']:,}",
+                f"{layer['float_params']:,}",
+                f"{layer['bytes']:,}",
+            )
+        )
+    total = [sum(layer[key] for layer in result["layers"]) for key in ("bits", "float_params", "bytes")]
+    rows.append(("total", "", "", *(f"{count:,}" for count in total)))
+    classes = result["classes"]
+    shown = ", ".join(classes[:12]) + (f", ... ({len(classes)})" if len(classes) > 12 else f" ({len(classes)})")
+    c, h, w = result["input_shape"]
+    facts = [
+        ("file", f"{result['file']}, {options.size_text(result['bytes'])}, digest {result['digest']}"),
+        ("input", f"{c} channels, {h}x{w} pixels"),
+        ("classes", shown),
+        ("trained", _pairs(result["training"])),
+        ("made by", _pairs(result["producer"])),
+        ("data SHA-256", str(result["data_sha256"])),
+    ]
+    return options.table(facts) + "\n\n" + options.table(rows, right=(3, 4, 5))
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    text = ", ".join(f"{key} {value}" for key, value in values.items()) or "not said"
+    # The file may come from anywhere: what goes to a terminal must be printable.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _run(path: Path) -> dict[str, Any]:
+    from xnor_ref.training.checkpoint import CheckpointFolder
+    from xnor_ref.training.job import finished_report
+    from xnor_ref.training.runs import RunFolder
+
+    folder = RunFolder(path)
+    config = folder.config()
+    result = {
+        "run": str(path),
+        "config": {key: value for key, value in config.to_dict().items() if value is not None},
+        "epochs_done": len(folder.metrics()),
+        "checkpoints": [p.name for p in CheckpointFolder(folder.checkpoints_path, {}).candidates()],
+        "report": finished_report(folder),
+    }
+    if folder.packed_path.exists():
+        result["model"] = _model(folder.packed_path)
+    return result
+
+
+def _run_text(result: dict[str, Any]) -> str:
+    config, report = result["config"], result["report"]
+    facts = [
+        ("run", result["run"]),
+        ("config", _pairs(config)),
+        ("epochs", f"{result['epochs_done']} of {config['epochs']}"),
+        ("checkpoints", ", ".join(result["checkpoints"]) or "none"),
+    ]
+    if report is not None:
+        facts.append(("float network", f"top-1 {report['float']['top1']:.2%}"))
+        facts.append(("packed network", f"top-1 {report['packed']['top1']:.2%}"))
+        facts.append(("disagreements", f"{report['disagreements']} of {report['images']:,} images"))
+    else:
+        facts.append(("state", "not finished"))
+    text = options.table(facts)
+    return text + "\n\n" + _model_text(result["model"]) if "model" in result else text

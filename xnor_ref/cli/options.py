@@ -1,0 +1,93 @@
+"""Options that several commands share, and options made from the fields of `TrainConfig`."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xnor_ref.errors import InputError
+from xnor_ref.training.config import FIELDS, choices_of
+
+DATA_DIR_VARIABLE = "XNOR_REF_DATA"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+quiet_option = click.option("--quiet", is_flag=True, help="No progress, only the result.")
+
+
+def field_options(*names: str) -> Callable:
+    """Decorator: an option for each named field; an option that is not given is None."""
+
+    def decorate(function: Callable) -> Callable:
+        for name in reversed(names):
+            function = _option(FIELDS[name])(function)
+        return function
+
+    return decorate
+
+
+def _option(field: dataclasses.Field) -> Callable:
+    flag, kind, help = "--" + field.name.replace("_", "-"), field.metadata["kind"], field.metadata["help"]
+    if field.name == "data_dir":
+        return click.option(flag, metavar="FOLDER", envvar=DATA_DIR_VARIABLE, show_envvar=True, help=f"{help} [data]")
+    if kind == "bool":
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=help)
+    if kind == "table":
+        return click.option("--model-option", field.name, metavar="KEY=VALUE", multiple=True, help=help)
+    if kind in ("choice", "int-choice"):
+        choices = "|".join(map(str, choices_of(field)))
+        return click.option(flag, type=int if kind == "int-choice" else str, metavar=f"[{choices}]", help=help)
+    # Ranges are the config's to check: click's own let NaN and infinity through.
+    types: dict[str, tuple[Any, str]] = {"int": (int, "N"), "float": (float, "NUMBER"), "text": (str, "PATH")}
+    return click.option(flag, type=types[kind][0], metavar=types[kind][1], help=help)
+
+
+def said(values: dict[str, Any]) -> dict[str, Any]:
+    """The config fields that were given on the command line."""
+    given = {name: value for name, value in values.items() if value is not None and value != ()}
+    if "model_options" in given:
+        given["model_options"] = dict(map(_pair, given["model_options"]))
+    return given
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--model-option must be KEY=VALUE, got {text!r}")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return key.strip().replace("-", "_"), parsed
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def size_text(count: int) -> str:
+    """'1.2 MB'; decimal units."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+    """Rows of texts in columns of equal width; columns in `right` are set right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,83 @@
+"""What a job says while it runs: a bar on a terminal, plain lines elsewhere. All of it goes to stderr."""
+
+import shutil
+import sys
+import time
+from typing import Any
+
+from xnor_ref.cli import say
+from xnor_ref.training.observer import Observer
+
+_REDRAW_SECONDS = 0.1
+
+
+class Progress(Observer):
+    """Shows progress; nothing at all with `quiet`."""
+
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+        try:
+            self.terminal = not quiet and sys.stderr.isatty()
+        except (AttributeError, ValueError):
+            self.terminal = False
+        self._drawn = 0.0
+        self._shown = False
+        self._announced: set[str] = set()
+
+    def progress(self, what: str, done: int, total: int, **figures: Any) -> None:
+        if self.quiet:
+            return
+        if not self.terminal:
+            if "loss" not in figures and what not in self._announced:  # epochs report themselves when they end
+                self._announced.add(what)
+                say(f"{what} ...")
+            return
+        now = time.monotonic()
+        if done < total and now - self._drawn < _REDRAW_SECONDS:
+            return
+        self._drawn, self._shown = now, True
+        width = shutil.get_terminal_size().columns
+        sys.stderr.write("\r\x1b[K" + bar(what, done, total, figures, width - 1))
+        if done >= total and "loss" not in figures:
+            self.clear()
+        sys.stderr.flush()
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self.clear()
+            say(text)
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        self.note(
+            f"epoch {line['epoch']:3d}  train loss {line['train_loss']:.4f} accuracy {line['train_top1']:6.2%}  "
+            f"validation loss {line['val_loss']:.4f} top-1 {line['val_top1']:6.2%} top-5 {line['val_top5']:6.2%}  "
+            f"{line['seconds'] + line['val_seconds']:.1f} s{'  best' if line['best'] else ''}"
+        )
+
+    def clear(self) -> None:
+        """Remove the bar, so that other output starts on a clean line."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+
+def bar(what: str, done: int, total: int, figures: dict[str, Any], width: int) -> str:
+    """One line of at most `width` characters: what, a bar, and the figures that fit."""
+    share = min(1.0, done / total) if total else 1.0
+    parts = [f"{share:4.0%}"]
+    if "loss" in figures:
+        parts += [f"loss {figures['loss']:.3f}", f"accuracy {figures['accuracy']:.1%}"]
+        parts += [f"{figures['images_per_second']:.0f} images/s", f"{clock(figures['seconds_left'])} left"]
+    tail = "  ".join(parts)
+    cells = max(0, min(30, width - len(what) - len(tail) - 5))
+    full = round(cells * share)
+    drawn = f" [{'#' * full}{'.' * (cells - full)}] " if cells >= 5 else " "
+    return f"{what}{drawn}{tail}"[:width]
+
+
+def clock(seconds: float) -> str:
+    """1:05, or 2:01:05."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,0 +1,93 @@
+"""Data sets by name, one file each: `load("shapes", data_dir=Path("data"))`.
+
+To add one, write a module with a function `load(*, name, data_dir, progress, **options) -> Dataset` and an
+`AUGMENT` table, and give it a line in `_MODULES`.
+"""
+
+import importlib
+import inspect
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from xnor_ref.datasets.base import Dataset as Dataset
+from xnor_ref.datasets.base import DatasetWarning as DatasetWarning
+from xnor_ref.datasets.base import Progress as Progress
+from xnor_ref.datasets.base import Split as Split
+from xnor_ref.datasets.base import verify as verify
+from xnor_ref.datasets.batches import AugmentSpec as AugmentSpec
+from xnor_ref.errors import InputError
+
+_MODULES = {
+    "shapes": "shapes",
+    "tiny-imagenet": "tiny_imagenet",
+    "cifar10": "cifar",
+    "mnist": "mnist",
+    "fashion-mnist": "mnist",
+    "folder": "folder",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names that `load` takes."""
+    return tuple(_MODULES)
+
+
+def load(
+    name: str,
+    *,
+    data_dir: Path,
+    archive: Path | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Dataset:
+    """Find a data set, prepare it where needed, and open it.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()`.
+    data_dir : Path
+        Where data sets lie and where prepared copies are kept (under data_dir/packed).
+    archive : Path, optional
+        An official archive, for data sets that have one.
+    download : bool
+        Fetch the data set if it is not there, where that is possible.
+    progress : callable, optional
+        Called with (what is being done, done, total).
+    **options
+        Of the data set's own `load`: `seed`, `train_size`, `val_size` for shapes, `image_size` for folder.
+
+    Raises
+    ------
+    DatasetError
+        Missing, damaged, hostile or in a wrong layout; the message says what was looked for and what to do.
+    InputError
+        An unknown name or option.
+    OutputError
+        No room for the prepared copy.
+    """
+    module = _module(name)
+    wanted = dict(options)
+    if archive is not None:
+        wanted["archive"] = Path(archive)
+    if download:
+        wanted["download"] = True
+    known = set(inspect.signature(module.load).parameters) - {"name", "data_dir", "progress"}
+    unknown = sorted(set(wanted) - known)
+    if unknown:
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+        raise InputError(f"data set {name}: no option {', '.join(unknown)}; {takes}")
+    return module.load(name=name, data_dir=Path(data_dir), progress=progress, **wanted)
+
+
+def default_augment(name: str) -> AugmentSpec | None:
+    """The usual random crops and flips of a data set; None for none. Raises InputError for an unknown name."""
+    return _module(name).AUGMENT[name]
+
+
+def _module(name: str) -> ModuleType:
+    if name not in _MODULES:
+        raise InputError(f"no data set {name!r}; there are {', '.join(_MODULES)}")
+    return importlib.import_module(f"xnor_ref.datasets.{_MODULES[name]}")

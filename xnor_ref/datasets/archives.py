@@ -1,0 +1,303 @@
+"""Files of a data set by name, out of a folder or straight out of a zip that nobody vouches for.
+
+A zip is never unpacked to disk. Every entry is looked at when the archive is opened, before anything is read; what an
+entry really holds is counted while it is read, whatever its header says.
+"""
+
+import hashlib
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from xnor_ref.errors import DatasetError
+from xnor_ref.storage import canonical_json, sha256_bytes
+
+_END = b"PK\x05\x06"
+_END_BYTES = 22
+_END64_LOCATOR = b"PK\x06\x07"
+_END64 = b"PK\x06\x06"
+_ENCRYPTED = 0x1 | 0x40 | 0x2000  # flag bits: encrypted, strong encryption, masked headers
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold; the official Tiny ImageNet has 120,609 entries of 2 KB on average."""
+
+    entries: int = 400_000
+    directory_bytes: int = 128 * 2**20
+    file_bytes: int = 64 * 2**20
+    total_bytes: int = 4 * 2**30
+    ratio: int = 100  # unpacked to packed, of entries larger than `ratio_from` and of the whole archive
+    ratio_from: int = 2**20
+    name_length: int = 512
+
+
+class Files(Protocol):
+    """Read access to the files of a data set; names use forward slashes."""
+
+    def names(self) -> list[str]:
+        """All files, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """Content of one file; `DatasetError` where there is none or it is damaged."""
+
+    def describe(self, name: str) -> str:
+        """The file with the place it is in, for messages."""
+
+    def identity(self) -> dict[str, Any]:
+        """Cheap to find, and different for different content."""
+
+
+class ZipFiles:
+    """Files inside a zip archive.
+
+    Parameters
+    ----------
+    path : Path
+    limits : Limits
+
+    Raises
+    ------
+    DatasetError
+        Missing, not a zip, damaged, or with an entry that has no place in a data set: a name that leads out of the
+        archive or cannot be a file's, a name given twice, a symbolic link, encryption, more or larger entries than
+        `limits` allow. The message names archive and entry.
+    """
+
+    def __init__(self, path: Path, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+        self._path, self._limits, self._unpacked = path, limits, 0
+        self._file: BinaryIO
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise DatasetError(f"{path}: not a file")
+            self._file = open(path, "rb")
+        except FileNotFoundError:
+            raise DatasetError(f"{path}: no such archive") from None
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path}: cannot be read: {error}") from error
+        try:
+            self._size = os.fstat(self._file.fileno()).st_size
+            self._directory = _find_directory(self._file, self._size, path, limits)
+            self._zip = zipfile.ZipFile(self._file)
+            self._entries = self._checked_entries()
+        except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, EOFError) as error:
+            self._file.close()
+            raise DatasetError(f"{path}: damaged or not a zip archive: {error}") from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "ZipFiles":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+        self._file.close()
+
+    def names(self) -> list[str]:
+        """All files, sorted; folders are left out."""
+        return sorted(self._entries)
+
+    def describe(self, name: str) -> str:
+        """`archive.zip: member`."""
+        return f"{self._path}: {name}"
+
+    def identity(self) -> dict[str, Any]:
+        """Size and hash of the archive's directory, which holds name, size and checksum of every entry."""
+        start = self._directory
+        self._file.seek(start)
+        digest = hashlib.sha256(self._file.read(self._size - start)).hexdigest()
+        return {"kind": "zip", "bytes": self._size, "directory_sha256": digest}
+
+    def read(self, name: str) -> bytes:
+        """Content of an entry, counted against the limits while it comes and checked against its checksum."""
+        entry, limits = self._entries.get(name), self._limits
+        if entry is None:
+            raise DatasetError(f"{self._path}: no entry {name}")
+        allowed = min(limits.file_bytes, max(limits.ratio_from, entry.compress_size * limits.ratio))
+        allowed = min(allowed, self._total_allowed() - self._unpacked)
+        try:
+            with self._zip.open(entry) as stream:
+                data = stream.read(allowed + 1)
+                self._unpacked += len(data)
+                if len(data) > allowed:
+                    raise DatasetError(f"{self.describe(name)}: unpacks to more than is allowed ({allowed} bytes)")
+                if stream.read(1) or len(data) != entry.file_size:
+                    raise DatasetError(
+                        f"{self.describe(name)}: unpacks to {len(data)} bytes, {entry.file_size} announced"
+                    )
+        except (
+            *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError),
+            *(struct.error, NotImplementedError, RuntimeError),
+        ) as error:
+            raise DatasetError(f"{self.describe(name)}: damaged: {error or type(error).__name__}") from error
+        return data
+
+    def _total_allowed(self) -> int:
+        # The size of the archive is a fact, unlike its headers; entries that share packed bytes count each time.
+        return min(self._limits.total_bytes, max(self._limits.ratio_from, self._size * self._limits.ratio))
+
+    def _checked_entries(self) -> dict[str, zipfile.ZipInfo]:
+        limits, seen, total = self._limits, set(), 0
+        infos = self._zip.infolist()
+        if len(infos) > limits.entries:
+            raise DatasetError(f"{self._path}: {len(infos)} entries; up to {limits.entries} are read")
+        files = {}
+        for info in infos:
+            fault = _name_fault(info.orig_filename, limits) or _kind_fault(info, limits)
+            folded = info.orig_filename.rstrip("/").casefold()
+            if folded in seen:
+                fault = fault or "its name comes twice (upper and lower case are not told apart)"
+            if fault:
+                raise DatasetError(f"{self._path}: entry {info.orig_filename!r} is refused: {fault}")
+            seen.add(folded)
+            total += info.file_size
+            if not info.is_dir():
+                files[info.filename] = info
+        if total > self._total_allowed():
+            raise DatasetError(
+                f"{self._path}: unpacks to {total} bytes from {self._size}; up to {self._total_allowed()} are allowed"
+            )
+        return files
+
+
+def _name_fault(name: str, limits: Limits) -> str | None:
+    if len(name) > limits.name_length:
+        return f"its name has {len(name)} characters"
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        return "its name has a control character"
+    if "\\" in name:
+        return "its name has a backslash"
+    if name.startswith("/"):
+        return "its name is an absolute path"
+    if ":" in name:
+        return "its name has a drive letter or a colon"
+    parts = name.removesuffix("/").split("/")
+    if ".." in parts:
+        return "its name leads out of the archive"
+    if "." in parts or "" in parts:
+        return "its name has an empty part"
+    return None
+
+
+def _kind_fault(info: zipfile.ZipInfo, limits: Limits) -> str | None:
+    if info.flag_bits & _ENCRYPTED:
+        return "it is encrypted"
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind == stat.S_IFLNK:
+        return "it is a symbolic link"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR and not info.is_dir()):
+        return "it is neither a file nor a folder"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"its compression method {info.compress_type} is not used by this data set"
+    if info.file_size > limits.file_bytes or (info.is_dir() and info.file_size):
+        return f"it unpacks to {info.file_size} bytes"
+    if info.file_size > max(limits.ratio_from, info.compress_size * limits.ratio):
+        return f"it unpacks from {info.compress_size} to {info.file_size} bytes"
+    return None
+
+
+def _find_directory(file: BinaryIO, size: int, path: Path, limits: Limits) -> int:
+    """Offset where the central directory starts; refuses one too large to be taken into memory.
+
+    `zipfile` reads the whole directory before it can be asked how large it is, so this looks first, the way it does.
+    """
+    tail_bytes = min(size, _END_BYTES + 2**16 + 20 + 56)
+    file.seek(size - tail_bytes)
+    tail = file.read(tail_bytes)
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) - at < _END_BYTES:
+        raise DatasetError(f"{path}: not a zip archive, or one that was cut short (it has no directory)")
+    entries, length = struct.unpack_from("<H", tail, at + 10)[0], struct.unpack_from("<L", tail, at + 12)[0]
+    end = at
+    if at >= 76 and tail[at - 20 : at - 16] == _END64_LOCATOR and tail[at - 76 : at - 72] == _END64:
+        entries, length = struct.unpack_from("<QQ", tail, at - 76 + 32)
+        end = at - 76
+    if entries > limits.entries or length > limits.directory_bytes:
+        raise DatasetError(
+            f"{path}: {entries} entries in a directory of {length} bytes; "
+            f"up to {limits.entries} entries and {limits.directory_bytes} bytes are read"
+        )
+    start = size - tail_bytes + end - length
+    if start < 0:
+        raise DatasetError(f"{path}: a zip archive that was cut short")
+    return start
+
+
+class FolderFiles:
+    """Files under a folder; links that lead out of it are refused, hidden files are not seen.
+
+    Parameters
+    ----------
+    root : Path
+    parts : tuple of str, optional
+        Names directly under `root` that belong to the data set; by default all.
+
+    Raises
+    ------
+    DatasetError
+        It cannot be read, or a link leads out of it.
+    """
+
+    def __init__(self, root: Path, parts: tuple[str, ...] | None = None) -> None:
+        self._root, self._parts = root, parts
+        self._sizes: dict[str, tuple[int, int]] = {}  # name -> (bytes, modification time in ns)
+        try:
+            self._real_root = os.path.realpath(root, strict=True)
+            self._walk("")
+        except OSError as error:
+            raise DatasetError(f"{root}: cannot be read: {error}") from error
+
+    def names(self) -> list[str]:
+        """All files, sorted."""
+        return sorted(self._sizes)
+
+    def describe(self, name: str) -> str:
+        """The file's path."""
+        return os.fspath(self.path(name))
+
+    def path(self, name: str) -> Path:
+        """The file's path."""
+        return self._root / name
+
+    def identity(self) -> dict[str, Any]:
+        """Hash of every file's name, size and time of change."""
+        listing = [[name, *self._sizes[name]] for name in self.names()]
+        return {"kind": "folder", "files": len(listing), "listing_sha256": sha256_bytes(canonical_json(listing))}
+
+    def read(self, name: str) -> bytes:
+        """Content of a file."""
+        if name not in self._sizes:
+            raise DatasetError(f"{self.describe(name)}: no such file")
+        limit = Limits().file_bytes
+        try:
+            with open(self.path(name), "rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise DatasetError(f"{self.describe(name)}: cannot be read: {error.strerror}") from error
+        if len(data) > limit:
+            raise DatasetError(f"{self.describe(name)}: more than {limit} bytes")
+        return data
+
+    def _walk(self, folder: str, depth: int = 0) -> None:
+        if depth > 8:
+            raise DatasetError(f"{self.describe(folder)}: folders are nested too deep (do links go in circles?)")
+        with os.scandir(self._root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not (folder or self._parts is None or entry.name in self._parts):
+                    continue
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_symlink():
+                    real = os.path.realpath(entry.path)
+                    if os.path.commonpath([real, self._real_root]) != self._real_root:
+                        raise DatasetError(f"{entry.path}: a symbolic link that leads out of {self._root}")
+                if entry.is_dir():
+                    self._walk(name, depth + 1)
+                elif entry.is_file():
+                    status = entry.stat()
+                    self._sizes[name] = (status.st_size, status.st_mtime_ns)

@@ -1,0 +1,188 @@
+"""What a data set is: images, labels, class names, the pixel statistics to normalise with, and a fingerprint."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import DatasetError
+from xnor_ref.storage import canonical_json, sha256_bytes
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+Progress = Callable[[str, int, int], None]  # (what is being done, done, total)
+
+
+class DatasetWarning(UserWarning):
+    """Something about a data set that the user should know and that does not stop the work."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels.
+
+    Attributes
+    ----------
+    images : ndarray of uint8, (N, H, W, C)
+        Raw pixels, C-contiguous; may be a read-only memory map.
+    labels : ndarray of int64, (N,)
+    """
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a validation split over the same classes.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of str
+        Human names in label order, all different.
+    train, val : Split
+    mean, std : tuple of float
+        Per channel, of pixel/255 over the training images; what inputs are normalised with.
+    sha256 : str
+        Fingerprint of class names, pixels and labels; equal for equal content, wherever it was loaded from.
+
+    Raises
+    ------
+    DatasetError
+        An empty split, images that are not square uint8 NHWC, labels outside the classes.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise DatasetError(f"{self.name}: class names must be there and differ, got {self.classes[:10]}")
+        for what, split in (("train", self.train), ("val", self.val)):
+            images, labels = split.images, split.labels
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2]:
+                raise DatasetError(
+                    f"{self.name}: {what} images must be square uint8 (N, H, H, C), got {images.dtype} {images.shape}"
+                )
+            if labels.dtype != np.int64 or labels.shape != images.shape[:1] or not len(labels):
+                raise DatasetError(
+                    f"{self.name}: {what} needs one int64 label per image and at least one image, "
+                    f"got {labels.dtype} {labels.shape} for images {images.shape}"
+                )
+            if images.shape[1:] != self.train.images.shape[1:] or images.shape[3] != len(self.mean):
+                raise DatasetError(
+                    f"{self.name}: {what} images are {images.shape[1:]}, train images "
+                    f"{self.train.images.shape[1:]}, and the mean has {len(self.mean)} channels"
+                )
+            if labels.min() < 0 or labels.max() >= len(self.classes):
+                raise DatasetError(
+                    f"{self.name}: {what} labels run from {labels.min()} to {labels.max()}, "
+                    f"but there are {len(self.classes)} classes"
+                )
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.train.images.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """1 for greyscale, 3 for RGB."""
+        return self.train.images.shape[3]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+
+class PixelStatistics:
+    """Mean and standard deviation per channel, summed in integers, so that no order of adding changes them."""
+
+    def __init__(self, channels: int) -> None:
+        self._sum = np.zeros(channels, np.uint64)
+        self._squares = np.zeros(channels, np.uint64)
+        self._pixels = 0
+
+    def add(self, images: Images) -> None:
+        """Count a block of images (N, H, W, C)."""
+        for start in range(0, len(images), 256):
+            block = images[start : start + 256]
+            squares = block.astype(np.uint16)
+            squares *= squares  # 255**2 fits 16 bits
+            axes = (0, 1)
+            self._sum += block.sum(axis=0, dtype=np.uint32).sum(axis=axes, dtype=np.uint64)
+            self._squares += squares.sum(axis=0, dtype=np.uint32).sum(axis=axes, dtype=np.uint64)
+            self._pixels += block.shape[0] * block.shape[1] * block.shape[2]
+
+    def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std) of pixel/255; std is at least 1/255, so that a constant channel can be divided by it."""
+        means, stds = [], []
+        for total, squares in zip(self._sum.tolist(), self._squares.tolist()):
+            variance = (squares * self._pixels - total * total) / self._pixels**2  # integers up to the division
+            means.append(total / self._pixels / 255)
+            stds.append(max(variance**0.5, 1.0) / 255)
+        return tuple(means), tuple(stds)
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """SHA-256 of an array's bytes in C order, little-endian."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def fingerprint(classes: tuple[str, ...], shape: tuple[int, ...], hashes: dict[str, tuple[str, str]]) -> str:
+    """SHA-256 that stands for a whole data set.
+
+    Parameters
+    ----------
+    classes : tuple of str
+    shape : (H, W, C)
+    hashes : dict
+        Split name -> (SHA-256 of the images, SHA-256 of the labels), as `array_sha256` gives them.
+    """
+    content = {"classes": list(classes), "shape": list(shape), "splits": {k: list(v) for k, v in hashes.items()}}
+    return sha256_bytes(canonical_json(content))
+
+
+def make_dataset(name: str, classes: tuple[str, ...], train: Split, val: Split) -> Dataset:
+    """A data set of arrays in memory: measures the statistics and the fingerprint."""
+    statistics = PixelStatistics(train.images.shape[3])
+    statistics.add(train.images)
+    mean, std = statistics.result()
+    return Dataset(name, classes, train, val, mean, std, _measure(classes, train, val))
+
+
+def verify(dataset: Dataset) -> None:
+    """Hash every pixel and label again and compare with the fingerprint.
+
+    Raises
+    ------
+    DatasetError
+        They differ: the cached copy was altered or its disk is damaged.
+    """
+    measured = _measure(dataset.classes, dataset.train, dataset.val)
+    if measured != dataset.sha256:
+        raise DatasetError(
+            f"{dataset.name}: content has SHA-256 {measured}, but {dataset.sha256} was recorded when it was packed; "
+            "delete its folder under packed/ to have it packed again"
+        )
+
+
+def _measure(classes: tuple[str, ...], train: Split, val: Split) -> str:
+    hashes = {
+        what: (array_sha256(split.images), array_sha256(split.labels))
+        for what, split in (("train", train), ("val", val))
+    }
+    return fingerprint(classes, train.images.shape[1:], hashes)

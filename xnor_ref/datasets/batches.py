@@ -1,0 +1,233 @@
+"""From stored pixels to a training batch: shuffling, random crops and flips, normalisation.
+
+Nothing here keeps a running random stream: the order of an epoch follows from (seed, epoch), and the crop and flip
+of an image from (seed, epoch, its index). So a run that was stopped goes on with the same batches, and neither
+batch size nor threads change what happens to an image.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.float_ops import jit_disabled
+from xnor_ref.kernels.threads import parallel_chunks
+
+_ORDER_TAG = 0x6F72646572  # "order": keeps this use of (seed, epoch) apart from every other
+_AUGMENT_TAG = 0x63726F70  # "crop"
+_IMAGES_PER_CHUNK = 8
+_MASK64 = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """Random changes of a training image.
+
+    Attributes
+    ----------
+    crop_padding : int
+        The image is shifted by up to this many pixels in each direction, as if padded and cropped again. What
+        comes in from outside is the mean pixel, exactly 0 after normalisation, so it pulls no activation.
+    flip : bool
+        Mirrored left to right, every second time.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.crop_padding, bool) or not isinstance(self.crop_padding, int):
+            raise InputTypeError(f"AugmentSpec: crop_padding must be an int, got {self.crop_padding!r}")
+        if not 0 <= self.crop_padding <= 1024:
+            raise InputError(f"AugmentSpec: crop_padding must be from 0 to 1024, got {self.crop_padding}")
+        if not isinstance(self.flip, bool):
+            raise InputTypeError(f"AugmentSpec: flip must be True or False, got {self.flip!r}")
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order in which one epoch visits `n` images.
+
+    Parameters
+    ----------
+    n : int
+        Number of images, at least 1.
+    seed, epoch : int
+        Not negative; together they decide the order.
+
+    Returns
+    -------
+    ndarray of int64, (n,)
+        A permutation of range(n).
+
+    Raises
+    ------
+    InputError
+        A number out of its range.
+    """
+    _check_counter("epoch_order", n=n, seed=seed, epoch=epoch)
+    if n < 1:
+        raise InputError(f"epoch_order: n must be at least 1, got {n}")
+    sequence = np.random.SeedSequence([seed, epoch, _ORDER_TAG])
+    return np.random.Generator(np.random.PCG64(sequence)).permutation(n).astype(np.int64)
+
+
+def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """Normalised value of each pixel value: lut[v, c] = (v/255 - mean[c]) / std[c].
+
+    Computed in float64 and rounded to float32 once, so every user of the table sees the same bits.
+
+    Returns
+    -------
+    ndarray of float32, (256, C)
+
+    Raises
+    ------
+    InputError
+        mean and std differ in length, hold something not finite, or std is not positive.
+    """
+    mean64, std64 = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    if mean64.ndim != 1 or mean64.shape != std64.shape or not mean64.size:
+        raise InputError(
+            f"normalization_table: mean has shape {mean64.shape} and std {std64.shape}; need one per channel"
+        )
+    if not (np.isfinite(mean64).all() and np.isfinite(std64).all() and (std64 > 0).all()):
+        raise InputError(f"normalization_table: mean must be finite and std positive, got {mean} and {std}")
+    values = np.arange(256, dtype=np.float64)[:, None] / 255
+    return ((values - mean64) / std64).astype(np.float32)
+
+
+def make_batch(
+    images: NDArray[np.uint8],
+    indices: NDArray[np.int64],
+    lut: NDArray[np.float32],
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    augment: AugmentSpec | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Gather images, augment and normalise them.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, (N, H, W, C)
+        C-contiguous; a read-only memory map will do.
+    indices : ndarray of int64, (B,)
+        Which images, each from 0 to N-1.
+    lut : ndarray of float32, (256, C)
+        `normalization_table` of the data set.
+    seed, epoch : int
+        With an image's index they decide its shift and flip.
+    augment : AugmentSpec or None
+        None leaves the images as they are (validation).
+    backend : {"auto", "reference", "numba"}
+        Both give the same bits.
+
+    Returns
+    -------
+    ndarray of float32, (B, C, H, W)
+
+    Raises
+    ------
+    InputError, InputTypeError
+        A shape, dtype or index that does not fit.
+    """
+    images, indices = _check_batch(images, indices, lut)
+    _check_counter("make_batch", seed=seed, epoch=epoch)
+    augment = augment or AugmentSpec()
+    shift_y, shift_x, flip = _draw(indices, seed, epoch, augment)
+    function = _rung(backend)
+    _, height, width, channels = images.shape
+    out = np.empty((len(indices), channels, height, width), np.float32)
+    lut = np.ascontiguousarray(lut)
+
+    def work(start: int, stop: int) -> None:
+        function(images, indices, lut, shift_y, shift_x, flip, out, start, stop)
+
+    parallel_chunks(work, len(indices), _IMAGES_PER_CHUNK, threads)
+    return out
+
+
+def gather_reference(images, indices, lut, shift_y, shift_x, flip, out, start, stop) -> None:
+    """NumPy twin of `batch_kernel.gather`: out[b] = normalised image, shifted, then mirrored.
+
+    Pixel (y, x) of the shifted image is pixel (y + shift_y, x + shift_x) of the stored one, and 0 outside.
+    """
+    _, height, width, channels = images.shape
+    for b in range(start, stop):
+        normal = lut[images[indices[b]], np.arange(channels)]  # (H, W, C)
+        dy, dx = int(shift_y[b]), int(shift_x[b])
+        y0, y1 = max(0, -dy), min(height, height - dy)
+        x0, x1 = max(0, -dx), min(width, width - dx)
+        shifted = np.zeros_like(normal)
+        if y0 < y1 and x0 < x1:
+            shifted[y0:y1, x0:x1] = normal[y0 + dy : y1 + dy, x0 + dx : x1 + dx]
+        if flip[b]:
+            shifted = shifted[:, ::-1]
+        out[b] = shifted.transpose(2, 0, 1)
+
+
+def _rung(backend: str):
+    if backend not in ("auto", "reference", "numba"):
+        raise InputError(f'make_batch: backend must be "auto", "reference" or "numba", got {backend!r}')
+    if backend == "auto":
+        backend = "reference" if jit_disabled() else "numba"
+    if backend == "reference":
+        return gather_reference
+    from xnor_ref.datasets.batch_kernel import gather
+
+    return gather
+
+
+def _draw(indices, seed: int, epoch: int, augment: AugmentSpec):
+    """Shifts in [-p, p] (int64) and flips (uint8) of images, from (seed, epoch, index) alone."""
+    key = _mix_int(_mix_int(_mix_int(_AUGMENT_TAG) ^ (seed & _MASK64)) ^ (epoch & _MASK64))
+    bits = splitmix64(np.uint64(key) ^ indices.astype(np.uint64))
+    span = np.uint64(2 * augment.crop_padding + 1)
+    # 31 random bits times the span, the top taken: within 2**-20 of uniform for any span allowed here.
+    shift_y = ((bits & np.uint64(0x7FFFFFFF)) * span >> np.uint64(31)).astype(np.int64) - augment.crop_padding
+    shift_x = ((bits >> np.uint64(32) & np.uint64(0x7FFFFFFF)) * span >> np.uint64(31)).astype(np.int64)
+    flip = (bits >> np.uint64(63)).astype(np.uint8) if augment.flip else np.zeros(len(indices), np.uint8)
+    return shift_y, shift_x - augment.crop_padding, flip
+
+
+def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014) of each word: a hash whose every bit looks random."""
+    z = x + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _mix_int(value: int) -> int:
+    return int(splitmix64(np.array([value & _MASK64], np.uint64))[0])
+
+
+def _check_counter(caller: str, **numbers: int) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise InputTypeError(f"{caller}: {name} must be an int, got {value!r}")
+        if not 0 <= value < 2**63:
+            raise InputError(f"{caller}: {name} must be from 0 to 2**63 - 1, got {value}")
+
+
+def _check_batch(images, indices, lut):
+    for name, array, dtype, ndim in (
+        ("images", images, np.uint8, 4),
+        ("indices", indices, np.int64, 1),
+        ("lut", lut, np.float32, 2),
+    ):
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
+            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise InputTypeError(f"make_batch: {name} must be {np.dtype(dtype)} with {ndim} axes, got {got}")
+    if not images.flags.c_contiguous:
+        raise InputError("make_batch: images must be C-contiguous (a copy of a whole data set would be made)")
+    if lut.shape != (256, images.shape[3]):
+        raise InputError(f"make_batch: lut is {lut.shape}, images are {images.shape}; lut must be (256, C)")
+    if len(indices) and not 0 <= indices.min() <= indices.max() < len(images):
+        raise InputError(
+            f"make_batch: indices run from {indices.min()} to {indices.max()}, but there are {len(images)} images"
+        )
+    return images.view(np.ndarray), np.ascontiguousarray(indices)  # kernels take plain arrays, not memory maps

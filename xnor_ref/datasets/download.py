@@ -1,0 +1,248 @@
+"""Fetching one known file over HTTP: resumable, bounded in size and tries, checked before it gets its name.
+
+Bytes are appended to `<name>.part`. A later call, or a later try after the connection broke, asks the server for the
+rest only; a server that sends the whole file again is followed. The finished part is renamed once its size and MD5
+are right, and removed if they are not.
+"""
+
+import hashlib
+import http.client
+import os
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from xnor_ref.datasets.base import Progress
+from xnor_ref.errors import DatasetError, OutputError
+
+_CHUNK = 2**18
+_TRY_AGAIN_STATUS = {408, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on a server and what it must be.
+
+    Attributes
+    ----------
+    url : str
+        http or https.
+    size : int
+        In bytes.
+    md5 : str
+        32 hexadecimal digits.
+    """
+
+    url: str
+    size: int
+    md5: str
+
+
+class _Interrupted(Exception):
+    """This try ended early; what arrived is kept."""
+
+
+def download(
+    remote: RemoteFile,
+    target: Path,
+    progress: Progress | None = None,
+    *,
+    tries: int = 6,
+    timeout: float = 30.0,
+    pause: float = 1.0,
+) -> None:
+    """Fetch a file, or the rest of one.
+
+    Parameters
+    ----------
+    remote : RemoteFile
+    target : Path
+        Written whole and checked, or not at all; its folder is made if missing.
+    progress : callable, optional
+    tries : int
+        Connections in a row that may end without 1 % of the file.
+    timeout : float
+        Seconds without a byte after which a connection counts as broken.
+    pause : float
+        Seconds before the second try, doubled for each further one, at most 30.
+
+    Raises
+    ------
+    DatasetError
+        Unreachable, refused by the server, another size than expected (nothing is kept), wrong content (nothing is
+        kept), or cut short too often (what arrived is kept for the next time).
+    OutputError
+        The disk is full or cannot be written; what arrived is kept.
+    """
+    if urllib.parse.urlsplit(remote.url).scheme not in ("http", "https"):
+        raise DatasetError(f"cannot download {remote.url}: only http and https addresses are fetched")
+    part = target.with_name(target.name + ".part")
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = open(part, "a+b")
+    with file, _alone(file, part):
+        failures, validator = 0, None
+        while (have := _size(file)) != remote.size:
+            try:
+                validator = _fetch(remote, file, validator, timeout, progress, target)
+                reason = "the connection ended early"
+            except _Interrupted as error:
+                reason = str(error)
+            arrived = _size(file)
+            failures = 0 if arrived - have >= max(1, remote.size // 100) else failures + 1
+            if arrived != remote.size and failures >= tries:
+                raise DatasetError(
+                    f"downloading {remote.url} failed after {tries} tries without progress ({reason}); "
+                    f"{arrived} of {remote.size} bytes are kept in {part}, run the same command to go on"
+                )
+            if failures:
+                time.sleep(min(30.0, pause * 2 ** (failures - 1)))
+        _check(remote, file, part)
+        with _writing(target):
+            os.fsync(file.fileno())
+            os.replace(part, target)
+
+
+def _fetch(
+    remote: RemoteFile,
+    file: BinaryIO,
+    validator: str | None,
+    timeout: float,
+    progress: Progress | None,
+    target: Path,
+) -> str | None:
+    """One connection: append what comes. Returns the ETag, to be sent with the next request for the rest."""
+    have = _size(file)
+    if have > remote.size:
+        file.truncate(have := 0)
+    headers = {"Accept-Encoding": "identity", "User-Agent": "xnor_ref"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if validator:
+            headers["If-Range"] = validator
+    try:
+        with _opener().open(urllib.request.Request(remote.url, headers=headers), timeout=timeout) as response:
+            if response.status != 206 or not _continues(response, have, remote):
+                if response.status == 206:
+                    file.truncate(0)
+                    raise _Interrupted("the server sent another part than the one asked for")
+                file.truncate(have := 0)
+            length = response.headers.get("Content-Length", "")
+            if response.status == 200 and length.isdigit() and int(length) != remote.size:
+                _discard(file)
+                raise DatasetError(
+                    f"cannot download {remote.url}: the server offers {length} bytes, the file must have {remote.size}"
+                )
+            _check_room(target, remote.size - have)
+            while chunk := response.read(_CHUNK):
+                have += len(chunk)
+                if have > remote.size:
+                    _discard(file)
+                    raise DatasetError(
+                        f"cannot download {remote.url}: it goes on after the {remote.size} bytes that it must have"
+                    )
+                with _writing(target):
+                    file.write(chunk)
+                    file.flush()
+                if progress is not None:
+                    progress(f"downloading {target.name}", have, remote.size)
+            etag = response.headers.get("ETag")
+            return etag if etag and not etag.startswith("W/") else None
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # what we have does not belong to what the server has
+            file.truncate(0)
+        elif error.code not in _TRY_AGAIN_STATUS:
+            raise DatasetError(f"cannot download {remote.url}: {error.code} {error.reason}") from None
+        raise _Interrupted(f"{error.code} {error.reason}") from None
+    except (DatasetError, OutputError):
+        raise
+    except (OSError, http.client.HTTPException) as error:  # URLError, timeouts and resets are OSErrors
+        reason = getattr(error, "reason", None) or error
+        raise _Interrupted(str(reason) or type(error).__name__) from error
+
+
+def _continues(response: http.client.HTTPResponse, have: int, remote: RemoteFile) -> bool:
+    """Whether a 206 answer holds just the rest that is missing."""
+    return response.headers.get("Content-Range", "").strip() == f"bytes {have}-{remote.size - 1}/{remote.size}"
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """HTTP(S) and its redirects, and no other scheme: a redirect cannot lead to a local file or FTP."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+def _check(remote: RemoteFile, file: BinaryIO, part: Path) -> None:
+    file.seek(0)
+    digest = hashlib.md5(usedforsecurity=False)
+    while chunk := file.read(2**20):
+        digest.update(chunk)
+    if digest.hexdigest() != remote.md5.lower():
+        _discard(file)
+        part.unlink(missing_ok=True)
+        raise DatasetError(
+            f"{remote.url} has MD5 {digest.hexdigest()}, expected {remote.md5}: the file on the server, or what "
+            "came over the network, is not the data set; it was removed, nothing was kept"
+        )
+
+
+def _discard(file: BinaryIO) -> None:
+    file.truncate(0)
+    try:
+        os.unlink(file.name)
+    except OSError:
+        pass  # an empty part does no harm
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _check_room(target: Path, needed: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise OutputError(f"cannot write {target}: {needed / 1e6:.0f} MB are missing and {free / 1e6:.0f} MB are free")
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Errors of the disk, apart from those of the network."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _alone(file: BinaryIO, part: Path) -> Iterator[None]:
+    """Hold the part file's lock, so that two processes do not append to it in turns."""
+    try:
+        import fcntl
+    except ImportError:  # not on this operating system; the checksum still guards the result
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DatasetError(f"another process is downloading into {part}; wait for it and run again") from None
+    except OSError:
+        pass  # a file system without locks
+    yield

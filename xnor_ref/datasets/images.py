@@ -1,0 +1,164 @@
+"""Image files to pixels: Tiny ImageNet's JPEGs as they are, and photos of any kind brought to a network's size.
+
+Nothing in a file is trusted: the formats are listed, the size is checked before a pixel is decoded, and whatever
+Pillow's decoders do on damaged data ends as a `DatasetError` that names the file.
+"""
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from xnor_ref.datasets.base import Images
+from xnor_ref.errors import DatasetError, InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 2**30
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+def decode_jpeg(data: bytes, what: str, size: int) -> Images:
+    """Decode a JPEG of a known size.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    what : str
+        How errors name it.
+    size : int
+        Required width and height.
+
+    Returns
+    -------
+    ndarray of uint8, (size, size, 3)
+        Greyscale is repeated over the channels, CMYK converted.
+
+    Raises
+    ------
+    DatasetError
+        Not a JPEG, damaged, cut short or of another size.
+    """
+    with _decoding(io.BytesIO(data), what, ("JPEG",)) as image:
+        if image.size != (size, size):
+            raise DatasetError(f"{what} is {image.width}x{image.height} pixels, it must be {size}x{size}")
+        return np.asarray(image.convert("RGB"))
+
+
+def load_photo(path: Path, image_size: int, channels: int = 3, root: Path | None = None) -> Images:
+    """Read a photo of any size and mode for a network.
+
+    It is turned upright (EXIF), laid over white where it is transparent, scaled with antialiasing so that its short
+    side is `image_size`, and cropped to the square in its middle. Of an animation the first frame is taken.
+
+    Parameters
+    ----------
+    path : Path
+        A JPEG, PNG, BMP, GIF, WEBP, TIFF or PPM file of at most 100 megapixels.
+    image_size : int
+        Width and height of the result, from 1 to 4096.
+    channels : {1, 3}
+        Greyscale or RGB.
+    root : Path, optional
+        Errors name the file relative to it.
+
+    Returns
+    -------
+    ndarray of uint8, (image_size, image_size, channels)
+
+    Raises
+    ------
+    DatasetError
+        Missing, not an image, damaged, cut short or too large.
+    InputError
+        A size or channel count out of range.
+    """
+    if channels not in (1, 3):
+        raise InputError(f"load_photo: channels must be 1 or 3, got {channels!r}")
+    if not 1 <= image_size <= 4096:
+        raise InputError(f"load_photo: image_size must be from 1 to 4096, got {image_size}")
+    what = os.fspath(path if root is None else Path(path).relative_to(root))
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise DatasetError(f"{what}: not a file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise DatasetError(f"{what}: {status.st_size} bytes; images up to {MAX_FILE_BYTES} bytes are read")
+        file = open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DatasetError(f"{what}: cannot be read: {reason}") from error
+    with file, _decoding(file, what, PHOTO_FORMATS) as image:
+        image.load()
+        upright = _upright(image)
+        plain = _flatten(upright, what)
+        side = min(plain.size)
+        left, top = (plain.width - side) / 2, (plain.height - side) / 2
+        plain = plain.convert("RGB" if channels == 3 else "L")
+        square = plain.resize((image_size, image_size), _antialias(), box=(left, top, left + side, top + side))
+        return np.array(square).reshape(image_size, image_size, channels)
+
+
+@contextmanager
+def _decoding(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Image.Image"]:
+    """Open an image, its size checked and nothing decoded; errors of decoding inside become DatasetError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, which is not used
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=formats) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+                yield image
+    except (DatasetError, InputError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DatasetError(f"{what}: too large: {error}; up to {MAX_PIXELS} pixels are read") from None
+    except UnidentifiedImageError:
+        raise DatasetError(f"{what}: not an image in one of the formats {', '.join(formats)}") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        raise DatasetError(f"{what}: damaged image: {error or type(error).__name__}") from error
+
+
+def _antialias():
+    from PIL import Image
+
+    return Image.Resampling.BICUBIC  # in Pillow its support grows with the reduction, which is the antialiasing
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    from PIL import ImageOps
+
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # the pixels are fine; damaged metadata only leaves them as they lie
+        return image
+
+
+def _flatten(image: "Image.Image", what: str) -> "Image.Image":
+    """8-bit L or RGB, transparency laid over white."""
+    from PIL import Image
+
+    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        raise DatasetError(f"{what}: floating-point pixels have no known range; save it with 8 bits per channel")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")

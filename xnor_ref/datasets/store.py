@@ -1,0 +1,358 @@
+"""Prepared copies of data sets: one memory-mapped uint8 array per split, and a manifest that vouches for it.
+
+    data_dir/packed/<name>-<16 digits of the identity's SHA-256>/
+        manifest.json  train-images.npy  train-labels.npy  val-images.npy  val-labels.npy
+
+A copy is written into a temporary folder beside its place, flushed to the disk and renamed, so that what stands
+under the final name is complete; several processes may pack at once, and the first to finish wins. Opening a copy
+checks the manifest's own digest, its identity, the sizes of the files and the labels, and maps the pixels
+unread; `verify` hashes those. A copy that fails is packed again, never trusted.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnor_ref.datasets.base import (
+    Dataset,
+    DatasetWarning,
+    Images,
+    Labels,
+    PixelStatistics,
+    Progress,
+    Split,
+    fingerprint,
+    make_dataset,
+)
+from xnor_ref.errors import DatasetError, OutputError
+from xnor_ref.storage import canonical_json, sha256_bytes
+
+FORMAT = "xnor_ref packed data set"
+VERSION = 1
+SPLITS = ("train", "val")
+_MAX_MANIFEST_BYTES = 4 * 2**20
+_ABANDONED_SECONDS = 3600.0  # a temporary folder untouched for so long has no living writer
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of a data set come from, looked through and found in order, but not yet decoded.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    shape : (H, W, C)
+    counts : dict
+        Split name -> number of images.
+    blocks : callable
+        Split name -> iterator over (images (k, H, W, C) uint8, labels (k,) int64), in order.
+    """
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    counts: dict[str, int]
+    blocks: Callable[[str], Iterator[tuple[Images, Labels]]]
+
+
+def open_or_pack(
+    folder: Path,
+    name: str,
+    identity: dict[str, Any],
+    scan: Callable[[], Source],
+    progress: Progress | None = None,
+    activity: str = "packing",
+) -> Dataset:
+    """Open the prepared copy of a data set, or make it first.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds prepared copies; made if missing. Where it cannot be written (read-only, no permission) the data set
+        is built in memory, with a `DatasetWarning`.
+    name : str
+    identity : dict
+        JSON values that tell this source and this way of packing from every other.
+    scan : callable
+        Called only if there is no good copy.
+    progress : callable, optional
+    activity : str
+        First word of what `progress` is told.
+
+    Raises
+    ------
+    DatasetError
+        From the source.
+    OutputError
+        The disk is full or failed; nothing is left behind.
+    """
+    place = folder / f"{name}-{sha256_bytes(canonical_json(identity))[:16]}"
+    if os.path.lexists(place):
+        try:
+            return open_packed(place, identity)
+        except DatasetError as error:
+            warnings.warn(f"{error}; it is made again", DatasetWarning, stacklevel=2)
+    source = scan()
+    temporary = folder / f".{place.name}-{secrets.token_hex(4)}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder, place.name)
+        temporary.mkdir()
+    except OSError as error:
+        if error.errno in _NOT_WRITABLE:
+            warnings.warn(
+                f"{folder} cannot be written ({error.strerror}): {name} is kept in memory and prepared anew each time",
+                DatasetWarning,
+                stacklevel=2,
+            )
+            return _build_in_memory(name, source, progress, activity)
+        raise OutputError(f"cannot prepare {name} in {folder}: {error.strerror}") from error
+    try:
+        _check_room(folder, name, source)
+        _write(temporary, name, identity, source, progress, activity)
+        _put_in_place(temporary, place, identity)
+        return open_packed(place, identity)
+    except DatasetError:
+        raise
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot prepare {name} in {folder}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
+    """Open a prepared copy without reading its pixels.
+
+    Parameters
+    ----------
+    place : Path
+        Its folder.
+    identity : dict, optional
+        What it must have been made from.
+
+    Raises
+    ------
+    DatasetError
+        Missing, damaged, of another version or of another identity.
+    """
+    try:
+        manifest = _read_manifest(place)
+        if identity is not None and manifest["identity"] != identity:
+            raise ValueError("it was made from something else")
+        splits, hashes = {}, {}
+        shape = tuple(manifest["shape"])
+        for split in SPLITS:
+            entry = manifest["splits"][split]
+            images = _open_array(place, f"{split}-images", entry["images"], np.uint8, (entry["count"], *shape))
+            labels = _open_array(place, f"{split}-labels", entry["labels"], np.int64, (entry["count"],))
+            labels = np.array(labels)  # small: read now, and checked against its hash
+            if hashlib.sha256(labels.tobytes()).hexdigest() != entry["labels"]["sha256"]:
+                raise ValueError(f"{split}-labels.npy was altered")
+            splits[split] = Split(images, labels)
+            hashes[split] = (entry["images"]["sha256"], entry["labels"]["sha256"])
+        classes = tuple(manifest["classes"])
+        if manifest["sha256"] != fingerprint(classes, shape, hashes):
+            raise ValueError("its fingerprint does not belong to its content")
+        mean, std = tuple(manifest["mean"]), tuple(manifest["std"])
+        return Dataset(manifest["name"], classes, splits["train"], splits["val"], mean, std, manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DatasetError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DatasetError(f"the prepared copy {place} is not usable: {reason}") from error
+
+
+def _read_manifest(place: Path) -> dict[str, Any]:
+    with open(place / "manifest.json", "rb") as file:
+        text = file.read(_MAX_MANIFEST_BYTES + 1)
+    if len(text) > _MAX_MANIFEST_BYTES:
+        raise ValueError("manifest.json is too large")
+    manifest = json.loads(text)
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise ValueError(f"version {manifest.get('version')!r}, this program reads version {VERSION}")
+    digest = manifest.pop("digest")
+    if digest != sha256_bytes(canonical_json(manifest)):
+        raise ValueError("manifest.json was altered: its digest does not match")
+    return manifest
+
+
+def _open_array(place: Path, stem: str, entry: dict[str, Any], dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    path = place / f"{stem}.npy"
+    size = os.stat(path).st_size
+    if size != entry["bytes"]:
+        raise ValueError(f"{path.name} has {size} bytes instead of {entry['bytes']}")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(f"{path.name} holds {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}")
+    return array
+
+
+def _write(
+    temporary: Path, name: str, identity: dict[str, Any], source: Source, progress: Progress | None, activity: str
+) -> None:
+    statistics = PixelStatistics(source.shape[2])
+    entries: dict[str, Any] = {}
+    for split in SPLITS:
+        count = source.counts[split]
+        labels = np.empty(count, np.int64)
+        with _ArrayWriter(temporary / f"{split}-images.npy", np.dtype(np.uint8), (count, *source.shape)) as writer:
+            for _, block in _numbered_blocks(source, split, labels, f"{activity} {name} {split}", progress):
+                writer.append(block)
+                if split == "train":
+                    statistics.add(block)
+        with _ArrayWriter(temporary / f"{split}-labels.npy", labels.dtype, labels.shape) as label_writer:
+            label_writer.append(labels)
+        entries[split] = {"count": count, "images": writer.entry(), "labels": label_writer.entry()}
+    mean, std = statistics.result()
+    hashes = {split: (entries[split]["images"]["sha256"], entries[split]["labels"]["sha256"]) for split in SPLITS}
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "identity": identity,
+        "classes": list(source.classes),
+        "shape": list(source.shape),
+        "splits": entries,
+        "mean": list(mean),
+        "std": list(std),
+        "sha256": fingerprint(source.classes, source.shape, hashes),
+    }
+    manifest["digest"] = sha256_bytes(canonical_json(manifest))
+    with open(temporary / "manifest.json", "wb") as file:
+        file.write(json.dumps(manifest, indent=1).encode())
+        _flush(file)
+
+
+class _ArrayWriter:
+    """A .npy file written from front to back, hashed on the way.
+
+    Plain writes, no memory map: on a full disk a write fails with an error that can be reported, while a store
+    into a map would kill the process.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        self._file = open(path, "wb")
+        self._hash = hashlib.sha256()
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, block: np.ndarray) -> None:
+        data = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
+        self._file.write(data)
+        self._hash.update(data)
+
+    def entry(self) -> dict[str, Any]:
+        return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
+
+    def __enter__(self) -> "_ArrayWriter":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._file as file:
+            if kind is None:
+                _flush(file)
+                self._bytes = file.tell()
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _numbered_blocks(
+    source: Source, split: str, labels: Labels, what: str, progress: Progress | None
+) -> Iterator[tuple[int, Images]]:
+    """Blocks of a split with the number of their first image; fills `labels` on the way."""
+    count, start = source.counts[split], 0
+    for images, block_labels in source.blocks(split):
+        labels[start : start + len(images)] = block_labels
+        yield start, images
+        start += len(images)
+        if progress is not None:
+            progress(what, start, count)
+    if start != count:
+        raise DatasetError(f"{what}: {start} images came, {count} were announced")
+
+
+def _build_in_memory(name: str, source: Source, progress: Progress | None, activity: str) -> Dataset:
+    splits = {}
+    for split in SPLITS:
+        count = source.counts[split]
+        images, labels = np.empty((count, *source.shape), np.uint8), np.empty(count, np.int64)
+        for start, block in _numbered_blocks(source, split, labels, f"{activity} {name} {split}", progress):
+            images[start : start + len(block)] = block
+        splits[split] = Split(images, labels)
+    return make_dataset(name, source.classes, splits["train"], splits["val"])
+
+
+def _check_room(folder: Path, name: str, source: Source) -> None:
+    needed = sum(source.counts.values()) * (source.shape[0] * source.shape[1] * source.shape[2] + 8) + 2**20
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"cannot prepare {name} in {folder}: it needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
+        )
+
+
+def _put_in_place(temporary: Path, place: Path, identity: dict[str, Any]) -> None:
+    """Rename the finished folder; give way to a good one that someone else finished meanwhile."""
+    _sync_folder(temporary)
+    for _ in range(8):
+        try:
+            os.rename(temporary, place)
+            _sync_folder(place.parent)
+            return
+        except OSError:
+            if not os.path.lexists(place):
+                raise
+        try:
+            open_packed(place, identity)
+            return
+        except DatasetError:
+            # Aside first: a rename is one step, a removal is not, and a reader could see it half done.
+            aside = place.with_name(f".{place.name}-{secrets.token_hex(4)}.part")
+            try:
+                os.rename(place, aside)
+            except FileNotFoundError:
+                continue  # someone else was faster
+            if aside.is_dir() and not aside.is_symlink():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink()
+    raise OutputError(f"cannot put {place} in place: other processes keep replacing it")
+
+
+def _remove_abandoned(folder: Path, stem: str) -> None:
+    """Remove what a killed process left of this data set."""
+    for left in folder.glob(f".{stem}-*.part"):
+        try:
+            newest = max(path.stat().st_mtime for path in [left, *left.iterdir()])
+        except OSError:
+            continue  # its owner is just removing it
+        if time.time() - newest > _ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make names durable, where the operating system lets a folder be opened."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

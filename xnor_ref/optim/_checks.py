@@ -1,0 +1,28 @@
+"""Checks of the numbers that optimisers and schedules take."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from xnor_ref.errors import InputError, InputTypeError
+
+
+def number(caller: str, name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
+    """`value` as a float in [low, high), or in (low, high) with `above`; NaN and infinity are refused."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputTypeError(f"{caller}: {name} must be a number, got {value!r}")
+    value = float(value)
+    if not math.isfinite(value) or value < low or value >= high or (above and value == low):
+        upper = f" and below {high:g}" if math.isfinite(high) else " and finite"
+        raise InputError(f"{caller}: {name} must be {'above' if above else 'at least'} {low:g}{upper}, got {value!r}")
+    return value
+
+
+def integer(caller: str, name: str, value: Any, low: int) -> int:
+    """`value` as an int, `low` or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InputTypeError(f"{caller}: {name} must be an int, got {value!r}")
+    if value < low:
+        raise InputError(f"{caller}: {name} must be at least {low}, got {value}")
+    return int(value)

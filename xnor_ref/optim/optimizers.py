@@ -1,0 +1,281 @@
+"""SGD and Adam. They update `param.data` in place, the same bits at any number of threads."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError
+from xnor_ref.kernels.float_ops import jit_disabled
+from xnor_ref.kernels.threads import check_threads, parallel_chunks
+from xnor_ref.optim._checks import number
+
+CHUNK = 1 << 16  # elements updated at a time: fit into a core's cache, and make the work of threads
+BACKENDS = ("auto", "reference", "numba")
+
+
+class Optimizer:
+    """What all optimisers share: parameters, learning rate, weight decay, state.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or of (name, Parameter)
+        float32 Tensors that require gradients. Names (by default "0", "1", ...) are those of the state.
+    lr : float
+        Learning rate, above 0. The attribute `lr` may be set before each step, also to 0.
+    weight_decay : float
+        Strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing.
+    backend : {"auto", "reference", "numba"}
+        Two implementations with the same bits; "auto" is Numba, or NumPy where Numba's compiler is disabled.
+    threads : int, optional
+        By default the process-wide number.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        No parameters, one given twice, an array that cannot be updated in place, a number out of range.
+    """
+
+    slots: tuple[str, ...] = ()  # names of the state arrays of each parameter
+
+    def __init__(
+        self,
+        params: Iterable[Tensor | tuple[str, Tensor]],
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        backend: str = "auto",
+        threads: int | None = None,
+    ):
+        caller = type(self).__name__
+        self.params = _named_parameters(caller, params)
+        self.lr = number(caller, "lr", lr, 0, above=True)
+        self.weight_decay = number(caller, "weight_decay", weight_decay, 0)
+        if backend not in BACKENDS:
+            raise InputError(f"{caller}: backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+        self.backend = backend
+        self.threads = None if threads is None else check_threads(threads, caller)
+        self.steps = 0
+        self._state = {
+            name: [np.zeros(param.size, np.float32) for _ in self.slots] for name, param in self.params.items()
+        }
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = number(type(self).__name__, "lr", value, 0)
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient; the others and their state stay as they are.
+
+        Raises
+        ------
+        InputError
+            A gradient has another shape or dtype than its parameter. Then nothing was updated.
+        """
+        todo = []
+        for name, param in self.params.items():
+            if param.grad is None:
+                continue
+            if param.grad.shape != param.shape or param.grad.dtype != np.float32:
+                raise InputError(
+                    f"{type(self).__name__}.step: parameter {name!r} is float32 {param.shape}, "
+                    f"its gradient {param.grad.dtype} {param.grad.shape}"
+                )
+            _require_in_place(type(self).__name__, name, param)
+            todo.append((name, param, np.ascontiguousarray(param.grad).reshape(-1)))
+        rung = self._rung()
+        self.steps += 1
+        for name, param, grad in todo:
+            decay = self.weight_decay if getattr(param, "decay", True) else 0.0
+            self._update(rung, (param.data.reshape(-1), grad, *self._state[name]), decay)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for param in self.params.values():
+            param.grad = None
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """All that a bit-exact resume needs besides the parameters and `lr`: the arrays themselves, not copies.
+
+        "<name>.<slot>" in the parameter's shape, and "step", the number of steps taken (int64).
+        """
+        state = {
+            f"{name}.{slot}": array.reshape(self.params[name].shape)
+            for name, arrays in self._state.items()
+            for slot, array in zip(self.slots, arrays)
+        }
+        return state | {"step": np.array(self.steps, np.int64)}
+
+    def load_state_dict(self, state: dict[str, NDArray]) -> None:
+        """Take over a state of `state_dict`.
+
+        Raises
+        ------
+        ModelFileError
+            Names, shapes or dtypes differ from this optimiser's. Then nothing has changed.
+        """
+        own, caller = self.state_dict(), f"{type(self).__name__}.load_state_dict"
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise ModelFileError(f"{caller}: missing {missing[:5]}, unknown {unknown[:5]}")
+        for name, array in own.items():
+            new = state[name]
+            if new.shape != array.shape or new.dtype != array.dtype:
+                raise ModelFileError(f"{caller}: {name} is {new.dtype} {new.shape}, needed {array.dtype} {array.shape}")
+        if state["step"] < 0:
+            raise ModelFileError(f"{caller}: step is {state['step']}, needed 0 or more")
+        self.steps = int(state["step"])
+        for name, array in own.items():
+            array[...] = state[name]
+
+    def _rung(self) -> Any:
+        if self.backend == "reference" or (self.backend == "auto" and jit_disabled()):
+            from xnor_ref.optim import _reference
+
+            return _reference
+        from xnor_ref.optim import _kernels
+
+        return _kernels
+
+    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], decay: float) -> None:
+        """Update one parameter: flat data, gradient and slots."""
+        raise NotImplementedError
+
+    def _in_chunks(self, kernel: Any, arrays: tuple[NDArray[np.float32], ...], *numbers: Any) -> None:
+        """kernel(*arrays, *numbers), a chunk at a time."""
+
+        def chunk(start: int, stop: int) -> None:
+            kernel(*(array[start:stop] for array in arrays), *numbers)
+
+        size = arrays[0].size
+        if size <= CHUNK:
+            chunk(0, size)  # most parameters are small; spare them the thread pool
+        else:
+            parallel_chunks(chunk, size, CHUNK, self.threads)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013).
+
+    g = grad + weight_decay param;  v = momentum v + g;  param -= lr v,  or with nesterov  param -= lr (g + momentum v).
+
+    Parameters
+    ----------
+    params, lr, weight_decay, backend, threads
+        See Optimizer. Weight decay is L2: it is added to the gradient.
+    momentum : float
+        In [0, 1). With 0 there is no state.
+    nesterov : bool
+        Needs momentum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor | tuple[str, Tensor]],
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        nesterov: bool = False,
+        backend: str = "auto",
+        threads: int | None = None,
+    ):
+        self.momentum = number("SGD", "momentum", momentum, 0, 1)
+        self.nesterov = nesterov
+        if nesterov and momentum == 0:
+            raise InputError("SGD: nesterov needs a momentum above 0, got momentum 0")
+        self.slots = ("velocity",) if momentum else ()
+        super().__init__(params, lr, weight_decay=weight_decay, backend=backend, threads=threads)
+
+    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], decay: float) -> None:
+        lr, strength = np.float32(self.lr), np.float32(decay)
+        if self.momentum:
+            self._in_chunks(rung.momentum_sgd, arrays, lr, np.float32(self.momentum), strength, self.nesterov)
+        else:
+            self._in_chunks(rung.sgd, arrays, lr, strength)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015, algorithm 1), with L2 or decoupled weight decay (Loshchilov and Hutter 2019).
+
+    m = beta1 m + (1 - beta1) g;  s = beta2 s + (1 - beta2) g^2;
+    param -= lr m / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + eps), where t is the number of steps of the optimiser.
+
+    Parameters
+    ----------
+    params, lr, weight_decay, backend, threads
+        See Optimizer.
+    betas : pair of float
+        Each in [0, 1).
+    eps : float
+        At least 1.2e-38, the smallest normal float32.
+    decoupled : bool
+        False: g = grad + weight_decay param. True (AdamW): param *= 1 - lr weight_decay, and g = grad.
+    """
+
+    slots = ("mean", "square")
+
+    def __init__(
+        self,
+        params: Iterable[Tensor | tuple[str, Tensor]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decoupled: bool = False,
+        backend: str = "auto",
+        threads: int | None = None,
+    ):
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise InputTypeError(f"Adam: betas must be a pair of numbers, got {betas!r}")
+        self.betas = tuple(number("Adam", f"betas[{i}]", beta, 0, 1) for i, beta in enumerate(betas))
+        self.eps = number("Adam", "eps", eps, float(np.finfo(np.float32).tiny))  # less could round to 0
+        self.decoupled = decoupled
+        super().__init__(params, lr, weight_decay=weight_decay, backend=backend, threads=threads)
+
+    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], decay: float) -> None:
+        beta1, beta2 = self.betas
+        numbers = (
+            *(beta1, 1 - beta1, beta2, 1 - beta2),
+            self.lr / (1 - beta1**self.steps),
+            1 / (1 - beta2**self.steps) ** 0.5,
+            self.eps,
+            0.0 if self.decoupled else decay,
+            1 - self.lr * decay if self.decoupled else 1.0,
+        )
+        self._in_chunks(rung.adam, arrays, *(np.float32(value) for value in numbers))
+
+
+def _named_parameters(caller: str, params: Iterable[Tensor | tuple[str, Tensor]]) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for index, item in enumerate(params):
+        name, param = item if isinstance(item, tuple) and len(item) == 2 else (str(index), item)
+        if not isinstance(name, str) or not isinstance(param, Tensor):
+            raise InputTypeError(
+                f"{caller}: params must be Parameters or (name, Parameter) pairs, got {type(item).__name__} at {index}"
+            )
+        if name in named or any(param is other for other in named.values()):
+            raise InputError(f"{caller}: parameter {name!r} is given twice")
+        _require_in_place(caller, name, param)
+        named[name] = param
+    if not named:
+        raise InputError(f"{caller}: params holds no parameters")
+    return named
+
+
+def _require_in_place(caller: str, name: str, param: Tensor) -> None:
+    data = param.data
+    if data.dtype != np.float32:
+        raise InputTypeError(f"{caller}: parameter {name!r} must be float32, got {data.dtype}")
+    if not (data.flags.c_contiguous and data.flags.writeable and param.requires_grad and param.record is None):
+        raise InputError(
+            f"{caller}: parameter {name!r} must be a writeable, C-contiguous leaf that requires a gradient"
+        )

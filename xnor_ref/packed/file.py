@@ -1,0 +1,226 @@
+"""The packed model file: what its description must say, and the examination of every word of it.
+
+docs/model-format.md defines the format. A description is examined node by node, from the input's shape on, so
+that after `examine` every shape, channel count, cost and tensor is known to fit, and running the network can
+neither fail, nor take unbounded memory or time.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import ModelFileError
+from xnor_ref.packed.ops import OPS, Node, Shape, Step, shown
+from xnor_ref.storage import PathLike, load_tensors
+
+FORMAT = "xnor_ref packed network"
+VERSION = 1
+
+MAX_FILE_BYTES = 2 * 2**30
+MAX_NODES = 10_000
+MAX_CLASSES = 1_000_000
+MAX_CHANNELS = 4096  # of the input image
+MAX_IMAGE_SIDE = 16_384
+MAX_IMAGE_MEMORY = 2**30  # bytes of activations and workspace that one image may need
+MAX_IMAGE_WORK = 2**40  # multiply-adds that one image may need
+
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "format": str,
+    "version": int,
+    "input": dict,
+    "classes": list,
+    "graph": list,
+    "producer": dict,
+    "training": dict,
+    "data_sha256": (str, type(None)),
+}
+_NODE_KEYS = {"op", "name", "inputs"}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ExaminedNode:
+    """A node that was found sound."""
+
+    op: str
+    name: str
+    inputs: tuple[int, ...]
+    tensors: dict[str, NDArray]
+    step: Step
+
+
+@dataclass(frozen=True)
+class ExaminedNetwork:
+    """A description that was found sound."""
+
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    table: NDArray[np.float32]
+    classes: tuple[str, ...]
+    nodes: tuple[ExaminedNode, ...]
+    image_memory: int  # bytes of activations and workspace that one image needs
+
+
+def read(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """Description and tensors of a file, its digest verified, its content not yet examined.
+
+    Raises
+    ------
+    ModelFileError
+        Missing, unreadable, damaged, altered, of another kind or version.
+    """
+    tensors, metadata = load_tensors(path, expect_format=FORMAT, max_version=VERSION, max_bytes=MAX_FILE_BYTES)
+    return metadata, tensors
+
+
+def examine(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> ExaminedNetwork:
+    """Check a whole description and infer every shape.
+
+    Parameters
+    ----------
+    metadata : dict
+        As docs/model-format.md defines it ("digest" may be there; it is not looked at).
+    tensors : dict of ndarray
+        Named "<node>.<field>".
+
+    Raises
+    ------
+    ModelFileError
+        Names the node or key and what is wrong with it.
+    """
+    _check_keys(metadata)
+    input_shape, mean, std, table = _examine_input(metadata["input"])
+    classes = _examine_classes(metadata["classes"])
+    nodes = _examine_graph(metadata["graph"], tensors, input_shape)
+    logits = nodes[-1].step.shape
+    if logits != (len(classes),):
+        raise ModelFileError(f"the last node {nodes[-1].name!r} gives {logits}, for {len(classes)} classes")
+    return ExaminedNetwork(input_shape, mean, std, table, classes, nodes, _check_cost(nodes, input_shape))
+
+
+def _check_keys(metadata: dict[str, Any]) -> None:
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        what = shown(metadata.get("format")), shown(metadata.get("version"))
+        raise ModelFileError(f"format {what[0]} version {what[1]}; {FORMAT!r} version {VERSION} is needed")
+    for key, kind in _KEYS.items():
+        if key not in metadata or not isinstance(metadata[key], kind):
+            raise ModelFileError(f"metadata key {key!r} is missing or of the wrong type")
+    unknown = sorted(metadata.keys() - _KEYS.keys() - {"digest"})
+    if unknown:
+        raise ModelFileError(f"unknown metadata key {shown(unknown[0])}")
+    for key, value in metadata["producer"].items():
+        if not isinstance(value, str):
+            raise ModelFileError(f"producer {shown(key)} must be a string")
+    fingerprint = metadata["data_sha256"]
+    if fingerprint is not None and not re.fullmatch("[0-9a-f]{64}", fingerprint):
+        raise ModelFileError("data_sha256 must be 64 hexadecimal digits or null")
+
+
+def normalisation_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """float32 (256, C): ((v/255) - mean)/std of each pixel value v, computed in float64 and rounded once."""
+    values = np.arange(256, dtype=np.float64)[:, None] / 255
+    with np.errstate(all="ignore"):
+        return ((values - np.array(mean, np.float64)) / np.array(std, np.float64)).astype(np.float32)
+
+
+def _examine_input(given: dict[str, Any]):
+    if given.keys() != {"channels", "height", "width", "mean", "std"}:
+        raise ModelFileError(f"input must have channels, height, width, mean and std, has {shown(sorted(given))}")
+    sizes = []
+    for key, limit in (("channels", MAX_CHANNELS), ("height", MAX_IMAGE_SIDE), ("width", MAX_IMAGE_SIDE)):
+        value = given[key]
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+            raise ModelFileError(f"input {key} must be an integer from 1 to {limit}, got {shown(value)}")
+        sizes.append(value)
+    for key in ("mean", "std"):
+        values = given[key]
+        ok = isinstance(values, list) and len(values) == sizes[0]
+        ok = ok and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        if not ok or any(abs(v) > 1e30 or (key == "std" and v <= 0) for v in values):
+            raise ModelFileError(f"input {key} must be {sizes[0]} numbers (std > 0), got {shown(values)}")
+    mean, std = (tuple(float(v) for v in given[key]) for key in ("mean", "std"))
+    table = normalisation_table(mean, std)
+    if not np.isfinite(table).all():
+        raise ModelFileError("input mean and std make pixels that are not finite")
+    return (sizes[0], sizes[1], sizes[2]), mean, std, table
+
+
+def _examine_classes(classes: list) -> tuple[str, ...]:
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        raise ModelFileError(f"classes must name 1 to {MAX_CLASSES} classes, has {len(classes)}")
+    for label, name in enumerate(classes):
+        # Printable only: names go to terminals, where control characters are commands.
+        if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= 1000:
+            raise ModelFileError(f"class {label} must be a printable string, got {shown(name)}")
+    return tuple(classes)
+
+
+def _examine_graph(graph: list, tensors: dict[str, NDArray], input_shape: Shape) -> tuple[ExaminedNode, ...]:
+    if not 1 <= len(graph) <= MAX_NODES:
+        raise ModelFileError(f"graph must have 1 to {MAX_NODES} nodes, has {len(graph)}")
+    fields: dict[str, dict[str, NDArray]] = {}
+    for key, array in tensors.items():
+        owner, _, name = key.rpartition(".")
+        fields.setdefault(owner, {})[name] = array
+
+    nodes: list[ExaminedNode] = []
+    unused: set[int] = set()
+    names: set[str] = set()
+    for index, entry in enumerate(graph):
+        if not isinstance(entry, dict) or not entry.keys() >= _NODE_KEYS:
+            raise ModelFileError(f"node {index} must be an object with op, name and inputs")
+        op, name, inputs = entry["op"], entry["name"], entry["inputs"]
+        if not isinstance(op, str) or op not in OPS:
+            raise ModelFileError(f"node {index}: unknown op {shown(op)}; known are {', '.join(OPS)}")
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in names:
+            raise ModelFileError(f"node {index}: name {shown(name)} is not a plain name, or was used before")
+        node = Node(op, name, {k: v for k, v in entry.items() if k not in _NODE_KEYS}, fields.pop(name, {}))
+        wanted = OPS[op].inputs
+        ok = isinstance(inputs, list) and len(inputs) == wanted
+        ok = ok and all(isinstance(i, int) and not isinstance(i, bool) and -1 <= i < index for i in inputs)
+        node.need(ok, f"inputs must be {wanted} of the nodes before it (-1 is the image), got {shown(inputs)}")
+        shapes = [input_shape if i == -1 else nodes[i].step.shape for i in inputs]
+        step = OPS[op].examine(node, *shapes)
+        extra = sorted((node.attributes.keys() | node.tensors.keys()) - node.seen)
+        node.need(not extra, f"unknown attribute or tensor {shown(extra[0] if extra else None)}")
+        nodes.append(ExaminedNode(op, name, tuple(inputs), node.tensors, step))
+        names.add(name)
+        unused.add(index)
+        unused -= set(inputs)
+    if unused != {len(nodes) - 1}:
+        raise ModelFileError(f"the result of node {nodes[min(unused)].name!r} is never used")
+    if fields:
+        owner, left = next(iter(fields.items()))
+        raise ModelFileError(f"tensor {shown(f'{owner}.{next(iter(left))}')} belongs to no node")
+    return tuple(nodes)
+
+
+def last_uses(nodes: tuple[ExaminedNode, ...]) -> dict[int, int]:
+    """For every node (and -1, the image) the last node that reads it."""
+    return {source: index for index, node in enumerate(nodes) for source in node.inputs}
+
+
+def _check_cost(nodes: tuple[ExaminedNode, ...], input_shape: Shape) -> int:
+    """Bytes that one image needs at the worst moment; refuses what is out of all proportion."""
+    final = last_uses(nodes)
+    live = peak = 4 * math.prod(input_shape)
+    work = 0
+    for index, node in enumerate(nodes):
+        step, size = node.step, 4 * math.prod(node.step.shape)
+        live += size
+        peak = max(peak, live + step.workspace)
+        work += step.work + size
+        if peak > MAX_IMAGE_MEMORY or work > MAX_IMAGE_WORK:
+            raise ModelFileError(
+                f"node {node.name!r} ({node.op}) makes the network too large: one image would need {peak} "
+                f"bytes and {work} operations, the limits are {MAX_IMAGE_MEMORY} and {MAX_IMAGE_WORK}"
+            )
+        for source in set(node.inputs):
+            if final[source] == index:
+                live -= 4 * math.prod(input_shape if source == -1 else nodes[source].step.shape)
+    return peak

@@ -1,0 +1,362 @@
+"""The operations of a packed network: for each, one function that checks a node and returns how to run it.
+
+An operation is a function `op(node, *input_shapes) -> Step`. It asks `node` for every attribute and tensor
+that it knows, with the type and range that each must have; what is left over afterwards is refused by the
+caller. It is given and gives shapes of one image, without the batch axis. To add an operation, write its
+function and its line in `OPS`, and describe it in docs/model-format.md.
+
+Nodes come from files of unknown origin: nothing is computed from an attribute before its range is checked.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import ModelFileError
+from xnor_ref.kernels import binary_ops, float_ops
+from xnor_ref.kernels.layout import WORD_BITS, n_words, pack_mask, signs_of_words
+
+F32 = NDArray[np.float32]
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+
+MAX_SIDE = 1024  # of a kernel, a stride or a padding
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is carried out; none of it changes the result."""
+
+    threads: int | None = None
+    backend: str = "auto"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a checked node does to one image."""
+
+    shape: Shape
+    run: Callable[..., F32]  # run(settings, *inputs): inputs and result have a batch axis in front
+    work: int = 0  # multiplications and additions, beyond one for each output
+    workspace: int = 0  # bytes needed while it runs, beyond inputs and output
+    weight_bits: int = 0  # binary weights
+
+
+@dataclass
+class Node:
+    """One node of a description under examination."""
+
+    op: str
+    name: str
+    attributes: dict[str, Any]
+    tensors: dict[str, NDArray]
+    seen: set[str] = field(default_factory=set)
+
+    def need(self, condition: bool, message: str) -> None:
+        """Refuse the node unless the condition holds."""
+        if not condition:
+            raise ModelFileError(f"node {self.name!r} ({self.op}): {message}")
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        """The attribute `key`, an integer in [low, high]."""
+        value = self._attribute(key)
+        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        self.need(ok, f"{key} must be an integer from {low} to {high}, got {shown(value)}")
+        return value
+
+    def pair(self, key: str, low: int, high: int = MAX_SIDE) -> Pair:
+        """The attribute `key`, two integers in [low, high]: for rows, for columns."""
+        value = self._attribute(key)
+        ok = isinstance(value, list) and len(value) == 2
+        ok = ok and all(isinstance(v, int) and not isinstance(v, bool) and low <= v <= high for v in value)
+        self.need(ok, f"{key} must be two integers from {low} to {high}, got {shown(value)}")
+        return value[0], value[1]
+
+    def choice(self, key: str, options: tuple) -> Any:
+        """The attribute `key`, one of `options`."""
+        value = self._attribute(key)
+        ok = not isinstance(value, (bool, float, list, dict)) and value in options
+        self.need(ok, f"{key} must be one of {options}, got {shown(value)}")
+        return value
+
+    def _attribute(self, key: str) -> Any:
+        self.seen.add(key)
+        self.need(key in self.attributes, f"attribute {key!r} is missing")
+        return self.attributes[key]
+
+    def optional(self, key: str, dtype: type, shape: tuple[int | None, ...]) -> NDArray | None:
+        """The tensor `key`, or None if the node has none; None in `shape` stands for any size but 0."""
+        self.seen.add(key)
+        return self.tensor(key, dtype, shape) if key in self.tensors else None
+
+    def tensor(self, key: str, dtype: type, shape: tuple[int | None, ...]) -> NDArray:
+        """The tensor `key`, finite, of this dtype and shape."""
+        self.seen.add(key)
+        self.need(key in self.tensors, f"tensor {key!r} is missing")
+        array = self.tensors[key]
+        fits = array.ndim == len(shape) and all(
+            size == want if want is not None else size > 0 for size, want in zip(array.shape, shape)
+        )
+        wanted = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ")"
+        self.need(
+            array.dtype == dtype and fits,
+            f"tensor {key!r} is {array.dtype} {array.shape}, {np.dtype(dtype).name} {wanted} is needed",
+        )
+        if dtype is np.float32 and key != "threshold":
+            self.need(bool(np.isfinite(array).all()), f"tensor {key!r} holds NaN or infinity")
+        return array
+
+    def image(self, shape: Shape) -> tuple[int, int, int]:
+        """The input's shape, which must be (C, H, W)."""
+        self.need(len(shape) == 3, f"needs an input (C, H, W), gets {shape}")
+        return shape[0], shape[1], shape[2]
+
+    def row(self, shape: Shape) -> int:
+        """The size of the input, which must be (I,)."""
+        self.need(len(shape) == 1, f"needs a flat input (I,), gets {shape}")
+        return shape[0]
+
+    def window(self, x: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+        """Output height and width of a window that slides over the input."""
+        size = float_ops.conv_output_size((x[1], x[2]), kernel, stride, padding)
+        self.need(min(size) > 0, f"kernel {kernel} is larger than the input {x} with padding {padding}")
+        return size
+
+
+def shown(value: Any) -> str:
+    """An untrusted value, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# Real-valued operations
+
+
+def conv2d(node: Node, x: Shape) -> Step:
+    """Convolution with real weights."""
+    channels, _, _ = node.image(x)
+    stride, padding = node.pair("stride", 1), node.pair("padding", 0)
+    groups = node.integer("groups", 1, channels)
+    node.need(channels % groups == 0, f"{channels} input channels cannot be cut into {groups} groups")
+    weight = node.tensor("weight", np.float32, (None, channels // groups, None, None))
+    outputs, per_group, kh, kw = weight.shape
+    node.need(outputs % groups == 0, f"{outputs} output channels cannot be cut into {groups} groups")
+    bias = node.optional("bias", np.float32, (outputs,))
+    shape = (outputs, *node.window(x, (kh, kw), stride, padding))
+    taps, pixels = per_group * kh * kw, shape[1] * shape[2]
+
+    def run(settings: Settings, x: F32) -> F32:
+        return float_ops.conv2d(x, weight, bias, stride, padding, groups, settings.threads)
+
+    workspace = 4 * (taps * pixels + (math.prod(x) if groups > 1 else 0))
+    return Step(shape, run, work=taps * math.prod(shape), workspace=workspace)
+
+
+def linear(node: Node, x: Shape) -> Step:
+    """Matrix product with real weights."""
+    weight = node.tensor("weight", np.float32, (None, node.row(x)))
+    bias = node.optional("bias", np.float32, (weight.shape[0],))
+
+    def run(settings: Settings, x: F32) -> F32:
+        return float_ops.linear(x, weight, bias, settings.threads)
+
+    return Step((weight.shape[0],), run, work=weight.size, workspace=4 * sum(weight.shape))
+
+
+def affine(node: Node, x: Shape) -> Step:
+    """BatchNorm in evaluation mode: x*scale + shift per channel."""
+    scale = node.tensor("scale", np.float32, (x[0],))
+    shift = node.tensor("shift", np.float32, (x[0],))
+    return Step(x, lambda settings, x: float_ops.affine(x, scale, shift, settings.threads))
+
+
+def relu(node: Node, x: Shape) -> Step:
+    """max(x, 0)."""
+    return Step(x, lambda settings, x: float_ops.relu(x))
+
+
+def prelu(node: Node, x: Shape) -> Step:
+    """x, or slope*x where x < 0."""
+    slope = node.tensor("slope", np.float32, (None,))
+    node.need(len(slope) in (1, x[0]), f"slope has {len(slope)} values, 1 or {x[0]} are needed")
+    return Step(x, lambda settings, x: float_ops.prelu(x, slope), workspace=5 * math.prod(x))
+
+
+def hardtanh(node: Node, x: Shape) -> Step:
+    """x clipped to [-1, 1]."""
+    return Step(x, lambda settings, x: float_ops.hardtanh(x))
+
+
+def _pool(node: Node, x: Shape) -> tuple[Shape, Pair, Pair, Pair, int]:
+    channels, _, _ = node.image(x)
+    kernel, stride, padding = node.pair("kernel", 1), node.pair("stride", 1), node.pair("padding", 0)
+    fits = padding[0] < kernel[0] and padding[1] < kernel[1]
+    node.need(fits, f"padding {padding} must be smaller than the kernel {kernel}")
+    shape = (channels, *node.window(x, kernel, stride, padding))
+    return shape, kernel, stride, padding, math.prod(shape) * math.prod(kernel)
+
+
+def max_pool(node: Node, x: Shape) -> Step:
+    """Maximum of each window; padding never wins."""
+    shape, kernel, stride, padding, work = _pool(node, x)
+    node.need(math.prod(kernel) <= 256, f"kernel {kernel} has more than 256 taps")
+
+    def run(settings: Settings, x: F32) -> F32:
+        return float_ops.max_pool2d(x, kernel, stride, padding, settings.threads)[0]
+
+    return Step(shape, run, work=work, workspace=math.prod(shape))
+
+
+def avg_pool(node: Node, x: Shape) -> Step:
+    """Mean of each window, padded zeros counted."""
+    shape, kernel, stride, padding, work = _pool(node, x)
+    padded = x[0] * (x[1] + 2 * padding[0]) * (x[2] + 2 * padding[1])
+
+    def run(settings: Settings, x: F32) -> F32:
+        return float_ops.avg_pool2d(x, kernel, stride, padding, settings.threads)
+
+    return Step(shape, run, work=work, workspace=4 * padded)
+
+
+def global_avg_pool(node: Node, x: Shape) -> Step:
+    """Mean over all pixels."""
+    channels, height, width = node.image(x)
+    return Step((channels,), lambda settings, x: float_ops.global_avg_pool2d(x), work=channels * height * width)
+
+
+def flatten(node: Node, x: Shape) -> Step:
+    """(C, H, W) to (C*H*W,), columns fastest."""
+    return Step((math.prod(x),), lambda settings, x: x.reshape(len(x), -1))
+
+
+def add(node: Node, x: Shape, y: Shape) -> Step:
+    """Sum of two nodes."""
+    node.need(x == y, f"its inputs have shapes {x} and {y}; both must match")
+    return Step(x, lambda settings, x, y: x + y)
+
+
+# Binary operations
+
+
+def compact_bits(weight: F32) -> NDArray[np.uint64]:
+    """Signs of weight (O, C, KH, KW) or (O, I) as the file holds them: bit (kh*KW + kw)*C + c of each row."""
+    rows = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight
+    return pack_mask((rows >= 0).reshape(len(weight), -1), -1)
+
+
+def _expand_bits(bits: NDArray[np.uint64], channels: int, kernel: Pair) -> NDArray[np.uint64]:
+    """The file's rows (O, n_words(C*KH*KW)) as the kernels want them: (O, KH, KW, n_words(C))."""
+    shape = (len(bits), *kernel, n_words(channels))
+    if channels % WORD_BITS == 0:
+        return np.ascontiguousarray(bits).reshape(shape)
+    words = np.empty(shape, np.uint64)
+    for o, row in enumerate(bits):  # one filter at a time, because a bit takes four bytes on the way
+        signs = signs_of_words(row, channels * kernel[0] * kernel[1])
+        words[o] = pack_mask(signs.reshape(*kernel, channels) > 0, -1)
+    return words
+
+
+def _weight_bits(node: Node, n_bits: int) -> NDArray[np.uint64]:
+    bits = node.tensor("bits", np.uint64, (None, n_words(n_bits)))
+    if n_bits % WORD_BITS:
+        clean = not (bits[:, -1] >> np.uint64(n_bits % WORD_BITS)).any()
+        node.need(clean, f"bits beyond the {n_bits} weights of a filter must be zero")
+    return bits
+
+
+def _sign_rule(node: Node, features: int, input_scale: str) -> Callable[[Settings, F32], NDArray[np.uint64]]:
+    """How the input (N, C, H, W) becomes bits: its sign, or the comparison that BatchNorm was folded into."""
+    threshold = node.optional("threshold", np.float32, (features,))
+    flip = node.optional("flip", np.uint8, (features,))
+    node.need((threshold is None) == (flip is None), "threshold and flip must come together")
+    if threshold is None or flip is None:
+        return lambda settings, x: binary_ops.sign_pack(x, settings.backend, settings.threads)
+    node.need(input_scale == "off", f"thresholds need input_scale 'off', got {input_scale!r}")
+    node.need(not np.isnan(threshold).any(), "tensor 'threshold' holds NaN")
+    node.need(bool((flip <= 1).all()), "tensor 'flip' must hold zeros and ones")
+    flipped = flip.astype(np.bool_)
+    return lambda settings, x: binary_ops.threshold_pack(x, threshold, flipped, settings.backend, settings.threads)
+
+
+def binary_conv2d(node: Node, x: Shape) -> Step:
+    """Convolution of signs by xor and popcount, then alpha, then K."""
+    channels, height, width = node.image(x)
+    found = node.integer("in_channels", 1, 2**31)
+    node.need(found == channels, f"in_channels is {found}, its input has {channels}")
+    kernel = node.pair("kernel_size", 1)
+    stride, padding = node.pair("stride", 1), node.pair("padding", 0)
+    pad_value = node.choice("pad_value", (-1, 0, 1))
+    input_scale = node.choice("input_scale", ("off", "plain", "valid"))
+    n_bits = channels * kernel[0] * kernel[1]
+    node.need(n_bits < 2**31, f"{n_bits} weights in a filter are more than a 32-bit sum can count")
+    bits = _weight_bits(node, n_bits)
+    shape = (len(bits), *node.window(x, kernel, stride, padding))
+    alpha = node.optional("alpha", np.float32, (len(bits),))
+    to_bits = _sign_rule(node, channels, input_scale)
+    words = _expand_bits(bits, channels, kernel)
+
+    def run(settings: Settings, x: F32) -> F32:
+        how = settings.backend, settings.threads
+        z = binary_ops.conv2d_bits(to_bits(settings, x), words, channels, stride, padding, pad_value, *how)
+        k = None
+        if input_scale != "off":
+            k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
+        return float_ops.scale_output(z, alpha, k, settings.threads)
+
+    packed = 8 * height * width * n_words(channels)
+    workspace = 4 * (math.prod(shape) + 3 * (height + padding[0]) * (width + padding[1])) + 2 * packed
+    work = n_bits * math.prod(shape)
+    return Step(shape, run, work=work, workspace=workspace, weight_bits=n_bits * len(bits))
+
+
+def binary_linear(node: Node, x: Shape) -> Step:
+    """Matrix product of signs by xor and popcount, then alpha, then the mean of |x|."""
+    features = node.row(x)
+    found = node.integer("in_features", 1, 2**31 - 1)
+    node.need(found == features, f"in_features is {found}, its input has {features}")
+    input_scale = node.choice("input_scale", ("off", "plain"))
+    bits = _weight_bits(node, features)
+    alpha = node.optional("alpha", np.float32, (len(bits),))
+    to_bits = _sign_rule(node, features, input_scale)
+
+    def run(settings: Settings, x: F32) -> F32:
+        how = settings.backend, settings.threads
+        image = x.reshape(*x.shape, 1, 1)
+        words = to_bits(settings, image).reshape(len(x), -1)
+        z = binary_ops.gemm_bits(words, bits, features, *how)
+        k = None
+        if input_scale != "off":
+            k = binary_ops.input_scale_rows(x)
+        return float_ops.scale_output(z, alpha, k, settings.threads)
+
+    work = features * len(bits)
+    return Step((len(bits),), run, work=work, workspace=4 * (len(bits) + features), weight_bits=work)
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation and the number of its inputs."""
+
+    examine: Callable[..., Step]
+    inputs: int = 1
+
+
+OPS = {
+    "conv2d": Op(conv2d),
+    "linear": Op(linear),
+    "affine": Op(affine),
+    "relu": Op(relu),
+    "prelu": Op(prelu),
+    "hardtanh": Op(hardtanh),
+    "max_pool": Op(max_pool),
+    "avg_pool": Op(avg_pool),
+    "global_avg_pool": Op(global_avg_pool),
+    "flatten": Op(flatten),
+    "add": Op(add, inputs=2),
+    "binary_conv2d": Op(binary_conv2d),
+    "binary_linear": Op(binary_linear),
+}

@@ -1,0 +1,308 @@
+"""Files that are never half-written, and named arrays in one file that is checked from end to end.
+
+`write_atomically` replaces a file in one step or leaves it as it was. `save_tensors` and `load_tensors` keep
+arrays and a JSON description in a safetensors file; the description carries a SHA-256 digest of itself and
+of every array, so a file that was cut short or altered anywhere is refused when it is read. Models and
+checkpoints are both kept this way (docs/model-format.md has the byte layout and the digest rule).
+"""
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError
+
+PathLike = str | os.PathLike[str]
+
+METADATA_KEY = "xnor_ref"
+MAX_HEADER_BYTES = 16 * 2**20  # names, shapes and metadata; real files need a few kilobytes
+MAX_FILE_BYTES = 16 * 2**30
+_DTYPES = {
+    np.dtype(name)
+    for name in ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+} | {np.dtype(name) for name in ("float16", "float32", "float64")}
+_CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
+
+
+def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a whole file, or change nothing.
+
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the place of `path`
+    in one step, so a reader sees the old or the new one, also after a crash. A symbolic link is followed:
+    the file it names is replaced, the link stays.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The file to write; its folder must exist.
+    data : bytes, or a function that is given the open binary file and writes to it
+
+    Raises
+    ------
+    OutputError
+        Disk full, read-only, no permission, no such folder, or `path` is there and not a regular file. The
+        temporary file is removed and the old file untouched.
+    """
+    if "\0" in os.fspath(path):
+        raise OutputError(f"cannot write {os.fspath(path)!r}: a file name cannot hold a NUL character")
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    # The target's own name is not part of this one: with it, names near the limit of 255 bytes would fail.
+    temporary = os.path.join(folder, f".xnor_ref-{secrets.token_hex(8)}.part")
+    try:
+        if os.path.lexists(target) and not stat.S_ISREG(os.lstat(target).st_mode):
+            raise OutputError(f"cannot write {path}: it exists and is not a regular file")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            with open(descriptor, "wb") as file:
+                if callable(data):
+                    data(file)
+                else:
+                    file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            _remove_quietly(temporary)
+            raise
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {_reason(error, folder)}") from error
+    try:
+        _sync_folder(folder)
+    except OSError as error:
+        raise OutputError(
+            f"{path} is written, but its folder could not be flushed: {error.strerror}"
+        ) from error
+
+
+def _reason(error: OSError, folder: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"the folder {folder} does not exist"
+    if isinstance(error, NotADirectoryError):
+        return f"{folder} is not a folder"
+    return error.strerror or str(error)
+
+
+def _remove_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # the error that brought us here is the one to report
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the new name itself durable, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDERS:
+            raise
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value: keys sorted, no spaces, ASCII only, no NaN or infinity.
+
+    Raises
+    ------
+    InputError
+        The value holds something that JSON cannot say.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"canonical_json: {error}") from error
+    return text.encode("ascii")
+
+
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 of some bytes, as 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: PathLike) -> str:
+    """SHA-256 of a file's content, read in pieces. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_digest(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> str:
+    """SHA-256 over a description and arrays, the key "digest" of the description left out.
+
+    The hash runs over `canonical_json({"metadata": ..., "tensors": [[name, dtype, shape], ...]})` and then
+    each array's bytes (little-endian, last axis fastest), arrays sorted by name.
+    """
+    ordered = sorted(tensors.items())
+    head = {
+        "metadata": {key: value for key, value in metadata.items() if key != "digest"},
+        "tensors": [[name, array.dtype.name, list(array.shape)] for name, array in ordered],
+    }
+    digest = hashlib.sha256(canonical_json(head))
+    for _, array in ordered:
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        digest.update(little.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
+    """Write named arrays and their description to a safetensors file, atomically; equal content, equal bytes.
+
+    Parameters
+    ----------
+    path : str or PathLike
+    tensors : dict of ndarray
+        Booleans, integers or floats of any shape.
+    metadata : dict
+        JSON values only, with "format" (str) and "version" (int); "digest" is added, and replaced if there.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        A name, dtype or description that cannot be stored.
+    OutputError
+        The file could not be written; what was there is untouched.
+    """
+    _check_identity(metadata)
+    arrays = {}
+    for name in sorted(tensors):
+        array = tensors[name]
+        if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in _DTYPES:
+            what = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise InputTypeError(
+                f"save_tensors: tensor {name!r} is {what}; bool, int and float arrays can be stored"
+            )
+        if not isinstance(name, str) or not name or name == "__metadata__":
+            raise InputError(f"save_tensors: {name!r} cannot name a tensor")
+        arrays[name] = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    described = {**metadata, "digest": tensors_digest(arrays, metadata)}
+    text = canonical_json(described).decode("ascii")
+    write_atomically(path, save(arrays, metadata={METADATA_KEY: text}))
+
+
+def _check_identity(metadata: dict[str, Any]) -> None:
+    version = metadata.get("version")
+    if (
+        not isinstance(metadata.get("format"), str)
+        or isinstance(version, bool)
+        or not isinstance(version, int)
+    ):
+        raise InputError('save_tensors: metadata needs "format" (str) and "version" (int)')
+
+
+def load_tensors(
+    path: PathLike, *, expect_format: str, max_version: int, max_bytes: int = MAX_FILE_BYTES
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a file that `save_tensors` wrote, and trust nothing in it before it is checked.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A regular file, or a symbolic link to one.
+    expect_format : str
+        The "format" that the description must name.
+    max_version : int
+        Versions 1 to `max_version` are read.
+    max_bytes : int
+        Larger files are refused unread.
+
+    Returns
+    -------
+    tensors : dict of ndarray
+        Fresh, writable, C-contiguous arrays that share nothing with the file; sorted by name.
+    metadata : dict
+        The description, "digest" included. Floats among the arrays may be NaN: their meaning is the caller's.
+
+    Raises
+    ------
+    ModelFileError
+        Missing, unreadable, not a regular file, empty, cut short, altered, of another kind or version.
+    """
+    try:
+        _check_size(path, max_bytes)
+        with safe_open(os.fspath(path), framework="np") as file:
+            metadata = _parse_description(
+                (file.metadata() or {}).get(METADATA_KEY), expect_format, max_version
+            )
+            tensors = {
+                name: np.require(file.get_tensor(name), None, ["C", "W"]) for name in sorted(file.keys())
+            }
+        for name, array in tensors.items():
+            if array.dtype not in _DTYPES:
+                raise _Refused(f"tensor {name!r} has the unexpected type {array.dtype}")
+        if metadata.get("digest") != tensors_digest(tensors, metadata):
+            raise _Refused("it was altered: its content does not match its SHA-256 digest")
+        return tensors, metadata
+    except _Refused as refusal:
+        raise ModelFileError(f"{path}: {refusal}") from None
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise ModelFileError(f"{path}: damaged or not a safetensors file ({error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError) as error:
+        raise ModelFileError(f"{path}: damaged: {type(error).__name__}: {error}") from error
+
+
+class _Refused(Exception):
+    """Why a file is not read."""
+
+
+def _check_size(path: PathLike, max_bytes: int) -> None:
+    """Look at what lies at `path` and at its length fields before any parser or allocation sees them."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise _Refused(f"it is {kind}, a file is needed")
+    if status.st_size == 0:
+        raise _Refused("the file is empty")
+    if status.st_size > max_bytes:
+        raise _Refused(f"{status.st_size} bytes is more than the {max_bytes} that are read")
+    with open(path, "rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if status.st_size < 8 or header > status.st_size - 8:
+        raise _Refused("cut short, or not a safetensors file (its header is longer than the file)")
+    if header > MAX_HEADER_BYTES:
+        raise _Refused(f"not read: a header of {header} bytes is over the limit of {MAX_HEADER_BYTES}")
+
+
+def _parse_description(text: str | None, expect_format: str, max_version: int) -> dict[str, Any]:
+    if text is None:
+        raise _Refused(f'a safetensors file of another program (no metadata key "{METADATA_KEY}")')
+    try:
+        metadata = json.loads(text)
+        canonical = canonical_json(metadata) == text.encode("utf-8")
+    except (ValueError, RecursionError):
+        metadata, canonical = None, False
+    if not isinstance(metadata, dict):
+        raise _Refused(f'damaged: its metadata key "{METADATA_KEY}" does not hold a JSON object')
+    found, version = metadata.get("format"), metadata.get("version")
+    if found != expect_format:
+        raise _Refused(f"it holds a {_shown(found)}, a {expect_format!r} is needed")
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= max_version:
+        readable = "version 1" if max_version == 1 else f"versions 1 to {max_version}"
+        raise _Refused(f"{expect_format!r} of version {_shown(version)}; this program reads {readable}")
+    if not canonical:
+        raise _Refused("it was altered: its metadata is not in canonical form")
+    return metadata
+
+
+def _shown(value: Any) -> str:
+    """A value from an untrusted file, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,55 @@
+"""What a run was computed with: versions, processor, BLAS, threads."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_info
+
+from xnor_ref.kernels.threads import available_threads, get_threads
+
+PACKAGES = ("numpy", "numba", "safetensors", "pillow", "click", "hypothesis", "threadpoolctl")
+
+
+def describe() -> dict[str, Any]:
+    """Versions and hardware as JSON values; nothing that names the machine or its user."""
+    import numpy  # noqa: F401 - so that its BLAS is loaded when the libraries are listed
+
+    import xnor_ref
+
+    blas = [
+        f"{library.get('internal_api')} {library.get('version')} ({library.get('architecture', 'unknown')})"
+        for library in threadpool_info()
+        if library.get("user_api") == "blas"
+    ]
+    return {
+        "xnor_ref": xnor_ref.__version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "blas": ", ".join(sorted(set(blas))) or "unknown",
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "processors": available_threads(),
+        "threads": get_threads(),
+        "jit": os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's own name for itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"

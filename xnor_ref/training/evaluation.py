@@ -1,0 +1,91 @@
+"""Scores of a network on labelled images, and the comparison of two networks image by image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor, no_grad
+from xnor_ref.datasets.batches import make_batch
+from xnor_ref.errors import NonFiniteError
+
+Logits = NDArray[np.float32]
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Fractions of images whose label is the first, or among the first five, and the mean cross-entropy."""
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+
+def float_logits(model, lut: NDArray[np.float32]) -> Callable[[NDArray[np.uint8]], Logits]:
+    """Inference of a trained network as a function of raw images (N, H, W, C), uint8."""
+
+    def logits(images: NDArray[np.uint8]) -> Logits:
+        x = make_batch(images, np.arange(len(images)), lut)
+        was_training = model.training
+        model.eval()
+        try:
+            with no_grad():
+                return model(Tensor(x)).data
+        finally:
+            model.train(was_training)
+
+    return logits
+
+
+def all_logits(
+    logits_of: Callable[[NDArray[np.uint8]], Logits],
+    images: NDArray[np.uint8],
+    progress: Callable[[int, int], None] | None = None,
+    batch_size: int = BATCH,
+) -> Logits:
+    """`logits_of` over all images, in batches -> (N, classes)."""
+    parts = []
+    for start in range(0, len(images), batch_size):
+        parts.append(logits_of(images[start : start + batch_size]))
+        if progress is not None:
+            progress(min(start + batch_size, len(images)), len(images))
+    return np.concatenate(parts)
+
+
+def score(logits: Logits, labels: NDArray[np.int64], what: str = "evaluation") -> Scores:
+    """Top-1, top-5 and cross-entropy of logits (N, classes); among equal logits the lower class comes first.
+
+    Raises
+    ------
+    NonFiniteError
+        A logit is NaN or infinite.
+    """
+    bad = ~np.isfinite(logits).all(axis=1)
+    if bad.any():
+        raise NonFiniteError(f"{what}: logits of {int(bad.sum())} images hold NaN or infinity")
+    rows = np.arange(len(labels))
+    own = logits[rows, labels][:, None]
+    before = np.arange(logits.shape[1]) < labels[:, None]
+    rank = (logits > own).sum(axis=1) + ((logits == own) & before).sum(axis=1)
+    z = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    loss = np.log(np.exp(z).sum(axis=1)) - z[rows, labels]
+    return Scores(float((rank == 0).mean()), float((rank < 5).mean()), float(loss.mean()), len(labels))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two networks agree: images with another first class, and the largest difference of a logit."""
+
+    images: int
+    disagreements: int
+    max_logit_difference: float
+
+
+def compare(a: Logits, b: Logits) -> Agreement:
+    """Compare logits (N, classes) of two networks on the same images."""
+    difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    different = a.argmax(axis=1) != b.argmax(axis=1)
+    return Agreement(len(a), int(different.sum()), float(difference.max(initial=0.0)))

@@ -1,0 +1,78 @@
+"""A run's checkpoint frozen to a model file, and proof that the file answers as the network does."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnor_ref import models
+from xnor_ref.datasets.batches import normalization_table
+from xnor_ref.errors import EquivalenceError, InputError, ModelFileError
+from xnor_ref.nn import binary_backend
+from xnor_ref.packed import load_packed
+from xnor_ref.training.checkpoint import BEST, CheckpointFolder, Position, read, split_state
+from xnor_ref.training.evaluation import compare, float_logits
+from xnor_ref.training.job import freeze_model
+from xnor_ref.training.runs import RunFolder
+
+COMPARED = 16
+
+
+def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
+    """Freeze the best or the last checkpoint of `run` into the file `target`.
+
+    Raises
+    ------
+    ModelFileError
+        No run, no checkpoint, or a damaged one.
+    EquivalenceError
+        The file, read back, gives other logits than the network it was made from.
+    OutputError
+        The file could not be written.
+    """
+    folder = RunFolder(run)
+    config = folder.config()
+    if which == "best":
+        path = folder.checkpoints_path / BEST
+    else:
+        newest = CheckpointFolder(folder.checkpoints_path, {}).newest_first()
+        if not newest:
+            raise ModelFileError(f"the run in {run} has no checkpoint yet")
+        path = newest[0]
+    model, about, position = load_network(path)
+    if which == "best" and position.epoch < config.epochs:
+        about["training"] = {**about["training"], "stopped_after_epoch": position.epoch}
+    freeze_model(model, about).save(target)
+
+    packed = load_packed(target)
+    channels, height, width = packed.input_shape
+    pixels = np.random.default_rng(0).integers(0, 256, (COMPARED, height, width, channels), np.uint8)
+    with binary_backend("float"):
+        of_float = float_logits(model, normalization_table(packed.mean, packed.std))(pixels)
+    agreement = compare(of_float, packed.logits(pixels))
+    if agreement.disagreements or agreement.max_logit_difference:
+        raise EquivalenceError(
+            f"{target} does not answer as the network in {path}: {agreement.disagreements} of {COMPARED} random "
+            f"images get another class, logits differ by up to {agreement.max_logit_difference:g}"
+        )
+    return {
+        "file": str(target),
+        "checkpoint": str(path),
+        "epochs": position.epoch,
+        "packed_bytes": target.stat().st_size,
+        "float_parameter_bytes": sum(array.nbytes for array in model.state_dict().values()),
+        "images_compared": COMPARED,
+        "max_logit_difference": agreement.max_logit_difference,
+    }
+
+
+def load_network(path: Path) -> tuple[models.Network, dict[str, Any], Position]:
+    """(network, about, position) of a checkpoint. Raises ModelFileError."""
+    tensors, metadata = read(path)
+    try:
+        model = models.build(**metadata["model"])
+        model.load_state_dict(split_state(tensors)[0])
+        about = dict(metadata["about"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its network cannot be built: {error}") from None
+    return model, about, metadata["position"]

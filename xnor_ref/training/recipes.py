@@ -1,0 +1,25 @@
+"""Default settings for each data set: what `train --dataset X` does when nothing else is said.
+
+| data set | network | why |
+|---|---|---|
+| shapes | shapes-net | trains in about a minute on two cores |
+| mnist, fashion-mnist | lenet5 | 28 x 28 grey digits and clothes |
+| cifar10 | vgg-small | the network of the binary-network literature on CIFAR-10 |
+| tiny-imagenet, folder | resnet18 | the paper's residual network, in its form for small images |
+"""
+
+from typing import Any
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "shapes": {"model": "shapes-net", "epochs": 8, "batch_size": 50, "lr": 0.003},
+    "mnist": {"model": "lenet5", "epochs": 10, "batch_size": 100, "lr": 0.002, "augment": False},
+    "fashion-mnist": {"model": "lenet5", "epochs": 15, "batch_size": 100, "lr": 0.002, "augment": False},
+    "cifar10": {"model": "vgg-small", "epochs": 60, "batch_size": 100, "lr": 0.001},
+    "tiny-imagenet": {"model": "resnet18", "epochs": 60, "batch_size": 128, "lr": 0.001, "weight_decay": 1e-5},
+    "folder": {"model": "resnet18", "epochs": 30, "batch_size": 64, "lr": 0.001, "weight_decay": 1e-5},
+}
+
+
+def recipe(dataset: str, method: str = "xnor") -> dict[str, Any]:
+    """Settings for a data set: a fresh dict of config fields, `dataset` and `method` included."""
+    return {**RECIPES[dataset], "dataset": dataset, "method": method}
