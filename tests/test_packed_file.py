@@ -53,9 +53,9 @@ def test_truncated_at_every_length(tiny_file):
 
 def test_flipped_bits(tiny_file):
     content = bytearray(tiny_file.read_bytes())
-    positions = {*range(16), *range(len(content) - 200, len(content)), *range(16, len(content), 5)}
+    positions = {*range(16), *range(len(content) - 40, len(content)), *range(16, len(content), 3)}
     for index in sorted(positions):
-        for bit in range(8):
+        for bit in {5, index % 8}:
             content[index] ^= 1 << bit
             tiny_file.write_bytes(content)
             with pytest.raises(ModelFileError, match=r"model\.safetensors"):
@@ -289,6 +289,8 @@ def test_tensors_of_every_node(index):
         if key.endswith("flip"):
             changed += [array + np.uint8(2), array.astype(bool), array.astype(np.int8)]
         for new in changed:
+            if key.endswith("slope") and new.dtype == np.float32 and new.shape == (1,):
+                continue  # one slope for all channels is fine
             if new.shape == array.shape and new.dtype == array.dtype and np.array_equal(new, array):
                 continue
             sample = copy.deepcopy(good)

@@ -336,10 +336,11 @@ def test_appended_bytes_are_refused(saved):
     refused(saved, "damaged")
 
 
-def test_every_flipped_bit_is_refused(saved):
+def test_flipped_bits_are_refused(saved):
+    """Two bits of every byte; bit 5 among them, which changes a letter's case."""
     content = bytearray(saved.read_bytes())
     for index in range(len(content)):
-        for bit in range(8):
+        for bit in {5, index % 8}:
             content[index] ^= 1 << bit
             saved.write_bytes(content)
             refused(saved)
@@ -382,6 +383,19 @@ def test_other_versions_say_what_is_read(tmp_path, version):
     path = description_only(tmp_path / "file", text)
     refused(path, f"of version {version!r}; this program reads version 1")
     refused(path, "this program reads versions 1 to 3" if version != 2 else "digest", max_version=3)
+
+
+def test_deeply_nested_descriptions(tmp_path):
+    path = tmp_path / "file"
+    for depth, fine in ((99, True), (101, False), (300, False), (900, False)):
+        value = []
+        for _ in range(depth - 1):
+            value = [value]
+        save_tensors(path, {}, {**DESCRIPTION, "list": value})
+        if fine:
+            assert load(path)[1]["list"] == value
+        else:
+            refused(path, "nested more than 100 deep")
 
 
 def test_digest_must_be_there(tmp_path):

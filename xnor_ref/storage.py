@@ -25,10 +25,10 @@ PathLike = str | os.PathLike[str]
 
 METADATA_KEY = "xnor_ref"
 MAX_HEADER_BYTES = 16 * 2**20  # names, shapes and metadata; real files need a few kilobytes
+MAX_DEPTH = 100  # of JSON in JSON; what walks it may recurse
 MAX_FILE_BYTES = 16 * 2**30
 _DTYPES = {
-    np.dtype(name)
-    for name in ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+    np.dtype(name) for name in ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 } | {np.dtype(name) for name in ("float16", "float32", "float64")}
 _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 
@@ -82,9 +82,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None]) -
     try:
         _sync_folder(folder)
     except OSError as error:
-        raise OutputError(
-            f"{path} is written, but its folder could not be flushed: {error.strerror}"
-        ) from error
+        raise OutputError(f"{path} is written, but its folder could not be flushed: {error.strerror}") from error
 
 
 def _reason(error: OSError, folder: str) -> str:
@@ -183,9 +181,7 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
         array = tensors[name]
         if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in _DTYPES:
             what = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise InputTypeError(
-                f"save_tensors: tensor {name!r} is {what}; bool, int and float arrays can be stored"
-            )
+            raise InputTypeError(f"save_tensors: tensor {name!r} is {what}; bool, int and float arrays can be stored")
         if not isinstance(name, str) or not name or name == "__metadata__":
             raise InputError(f"save_tensors: {name!r} cannot name a tensor")
         arrays[name] = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
@@ -196,11 +192,7 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
 
 def _check_identity(metadata: dict[str, Any]) -> None:
     version = metadata.get("version")
-    if (
-        not isinstance(metadata.get("format"), str)
-        or isinstance(version, bool)
-        or not isinstance(version, int)
-    ):
+    if not isinstance(metadata.get("format"), str) or isinstance(version, bool) or not isinstance(version, int):
         raise InputError('save_tensors: metadata needs "format" (str) and "version" (int)')
 
 
@@ -235,12 +227,8 @@ def load_tensors(
     try:
         _check_size(path, max_bytes)
         with safe_open(os.fspath(path), framework="np") as file:
-            metadata = _parse_description(
-                (file.metadata() or {}).get(METADATA_KEY), expect_format, max_version
-            )
-            tensors = {
-                name: np.require(file.get_tensor(name), None, ["C", "W"]) for name in sorted(file.keys())
-            }
+            metadata = _parse_description((file.metadata() or {}).get(METADATA_KEY), expect_format, max_version)
+            tensors = {name: np.require(file.get_tensor(name), None, ["C", "W"]) for name in sorted(file.keys())}
         for name, array in tensors.items():
             if array.dtype not in _DTYPES:
                 raise _Refused(f"tensor {name!r} has the unexpected type {array.dtype}")
@@ -289,6 +277,8 @@ def _parse_description(text: str | None, expect_format: str, max_version: int) -
         canonical = canonical_json(metadata) == text.encode("utf-8")
     except (ValueError, RecursionError):
         metadata, canonical = None, False
+    if _nested_deeper(metadata, MAX_DEPTH):
+        raise _Refused(f"damaged: its metadata is nested more than {MAX_DEPTH} deep")
     if not isinstance(metadata, dict):
         raise _Refused(f'damaged: its metadata key "{METADATA_KEY}" does not hold a JSON object')
     found, version = metadata.get("format"), metadata.get("version")
@@ -300,6 +290,15 @@ def _parse_description(text: str | None, expect_format: str, max_version: int) -
     if not canonical:
         raise _Refused("it was altered: its metadata is not in canonical form")
     return metadata
+
+
+def _nested_deeper(value: Any, limit: int) -> bool:
+    """Whether lists and objects lie in one another more than `limit` deep; without recursion."""
+    level = [value]
+    for _ in range(limit + 1):
+        inside = [list(v.values()) if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level = [v for container in inside for v in container]
+    return bool(level)
 
 
 def _shown(value: Any) -> str:

@@ -56,6 +56,8 @@ def command(
         if said.get("dataset", "tiny-imagenet") != "tiny-imagenet":
             raise click.UsageError(f"--tiny-imagenet and dataset {said['dataset']!r} exclude each other")
         said["dataset"] = "tiny-imagenet"
+    if out == "":
+        raise click.UsageError("--out needs the name of a folder")
     config = resolve(said)  # checks everything that was said, also where a run goes on
 
     from xnor_ref.cli.progress import Progress

@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -64,12 +65,12 @@ class ZipFiles:
     Raises
     ------
     DatasetError
-        Missing, not a zip, damaged, or with an entry that has no place in a data set: a name that leads out of the
-        archive or cannot be a file's, a name given twice, a symbolic link, encryption, more or larger entries than
-        `limits` allow. The message names archive and entry.
+        When made or at the first use: missing, not a zip, damaged, or with an entry that has no place in a data set:
+        a name that leads out of the archive or cannot be a file's, a name given twice, a symbolic link, encryption,
+        more or larger entries than `limits` allow. The message names archive and entry.
     """
 
-    def __init__(self, path: Path, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, path: Path, limits: Limits = Limits()) -> None:
         self._path, self._limits, self._unpacked = path, limits, 0
         self._file: BinaryIO
         try:
@@ -83,11 +84,6 @@ class ZipFiles:
         try:
             self._size = os.fstat(self._file.fileno()).st_size
             self._directory = _find_directory(self._file, self._size, path, limits)
-            self._zip = zipfile.ZipFile(self._file)
-            self._entries = self._checked_entries()
-        except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError, EOFError) as error:
-            self._file.close()
-            raise DatasetError(f"{path}: damaged or not a zip archive: {error}") from error
         except BaseException:
             self._file.close()
             raise
@@ -96,7 +92,6 @@ class ZipFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._zip.close()
         self._file.close()
 
     def names(self) -> list[str]:
@@ -142,7 +137,16 @@ class ZipFiles:
         # The size of the archive is a fact, unlike its headers; entries that share packed bytes count each time.
         return min(self._limits.total_bytes, max(self._limits.ratio_from, self._size * self._limits.ratio))
 
-    def _checked_entries(self) -> dict[str, zipfile.ZipInfo]:
+    @cached_property
+    def _zip(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self._file)
+        except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
+            raise DatasetError(f"{self._path}: damaged or not a zip archive: {error}") from error
+
+    @cached_property
+    def _entries(self) -> dict[str, zipfile.ZipInfo]:
+        """Every file, all entries checked; only done when needed, for it takes a second on the official archive."""
         limits, seen, total = self._limits, set(), 0
         infos = self._zip.infolist()
         if len(infos) > limits.entries:
@@ -247,6 +251,7 @@ class FolderFiles:
     def __init__(self, root: Path, parts: tuple[str, ...] | None = None) -> None:
         self._root, self._parts = root, parts
         self._sizes: dict[str, tuple[int, int]] = {}  # name -> (bytes, modification time in ns)
+        self._folders: list[str] = []
         try:
             self._real_root = os.path.realpath(root, strict=True)
             self._walk("")
@@ -260,6 +265,11 @@ class FolderFiles:
     def describe(self, name: str) -> str:
         """The file's path."""
         return os.fspath(self.path(name))
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly under `prefix`, which is empty or ends with a slash; sorted."""
+        found = (name.removeprefix(prefix) for name in self._folders if name.startswith(prefix))
+        return sorted(name for name in found if "/" not in name)
 
     def path(self, name: str) -> Path:
         """The file's path."""
@@ -297,6 +307,7 @@ class FolderFiles:
                     if os.path.commonpath([real, self._real_root]) != self._real_root:
                         raise DatasetError(f"{entry.path}: a symbolic link that leads out of {self._root}")
                 if entry.is_dir():
+                    self._folders.append(name)
                     self._walk(name, depth + 1)
                 elif entry.is_file():
                     status = entry.stat()

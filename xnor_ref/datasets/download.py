@@ -16,8 +16,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from xnor_ref.datasets.base import Progress
 from xnor_ref.errors import DatasetError, OutputError
@@ -86,7 +86,7 @@ def download(
     part = target.with_name(target.name + ".part")
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(part, "a+b")
+        file = open(part, "a+b", buffering=0)  # so that closing has nothing left to write, which could fail
     with file, _alone(file, part):
         failures, validator = 0, None
         while (have := _size(file)) != remote.size:
@@ -112,7 +112,7 @@ def download(
 
 def _fetch(
     remote: RemoteFile,
-    file: BinaryIO,
+    file: FileIO,
     validator: str | None,
     timeout: float,
     progress: Progress | None,
@@ -149,8 +149,7 @@ def _fetch(
                         f"cannot download {remote.url}: it goes on after the {remote.size} bytes that it must have"
                     )
                 with _writing(target):
-                    file.write(chunk)
-                    file.flush()
+                    _write_all(file, chunk)
                 if progress is not None:
                     progress(f"downloading {target.name}", have, remote.size)
             etag = response.headers.get("ETag")
@@ -190,7 +189,7 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _check(remote: RemoteFile, file: BinaryIO, part: Path) -> None:
+def _check(remote: RemoteFile, file: FileIO, part: Path) -> None:
     file.seek(0)
     digest = hashlib.md5(usedforsecurity=False)
     while chunk := file.read(2**20):
@@ -204,7 +203,7 @@ def _check(remote: RemoteFile, file: BinaryIO, part: Path) -> None:
         )
 
 
-def _discard(file: BinaryIO) -> None:
+def _discard(file: FileIO) -> None:
     file.truncate(0)
     try:
         os.unlink(file.name)
@@ -212,7 +211,13 @@ def _discard(file: BinaryIO) -> None:
         pass  # an empty part does no harm
 
 
-def _size(file: BinaryIO) -> int:
+def _write_all(file: FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _size(file: FileIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
@@ -232,7 +237,7 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(file: BinaryIO, part: Path) -> Iterator[None]:
+def _alone(file: FileIO, part: Path) -> Iterator[None]:
     """Hold the part file's lock, so that two processes do not append to it in turns."""
     try:
         import fcntl

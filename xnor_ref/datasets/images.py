@@ -8,7 +8,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,6 +17,7 @@ import numpy as np
 
 from xnor_ref.datasets.base import Images
 from xnor_ref.errors import DatasetError, InputError
+from xnor_ref.kernels.threads import parallel_chunks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,67 +28,97 @@ MAX_FILE_BYTES = 2**30
 _ORIENTATION = 0x0112  # EXIF tag
 
 
-def decode_jpeg(data: bytes, what: str, size: int) -> Images:
-    """Decode a JPEG of a known size.
+def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
+    """Decode JPEGs of a known size, on several threads.
 
     Parameters
     ----------
-    data : bytes
-        The whole file.
-    what : str
-        How errors name it.
+    files : list of (bytes, str)
+        Content of each, and how errors name it.
     size : int
         Required width and height.
 
     Returns
     -------
-    ndarray of uint8, (size, size, 3)
+    ndarray of uint8, (len(files), size, size, 3)
         Greyscale is repeated over the channels, CMYK converted.
 
     Raises
     ------
     DatasetError
-        Not a JPEG, damaged, cut short or of another size.
+        One is not a JPEG, damaged, cut short or of another size.
     """
-    with _decoding(io.BytesIO(data), what, ("JPEG",)) as image:
-        if image.size != (size, size):
-            raise DatasetError(f"{what} is {image.width}x{image.height} pixels, it must be {size}x{size}")
-        return np.asarray(image.convert("RGB"))
+    out = np.empty((len(files), size, size, 3), np.uint8)
+
+    def work(start: int, stop: int) -> None:
+        for position in range(start, stop):
+            data, what = files[position]
+            with _opened(io.BytesIO(data), what, ("JPEG",)) as image:
+                if image.size != (size, size):
+                    raise DatasetError(f"{what}: {image.width}x{image.height} pixels instead of {size}x{size}")
+                pixels = image.convert("RGB").tobytes()
+            out[position] = np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
+
+    with _quiet():
+        parallel_chunks(work, len(files), 32)
+    return out
 
 
-def load_photo(path: Path, image_size: int, channels: int = 3, root: Path | None = None) -> Images:
-    """Read a photo of any size and mode for a network.
-
-    It is turned upright (EXIF), laid over white where it is transparent, scaled with antialiasing so that its short
-    side is `image_size`, and cropped to the square in its middle. Of an animation the first frame is taken.
-
-    Parameters
-    ----------
-    path : Path
-        A JPEG, PNG, BMP, GIF, WEBP, TIFF or PPM file of at most 100 megapixels.
-    image_size : int
-        Width and height of the result, from 1 to 4096.
-    channels : {1, 3}
-        Greyscale or RGB.
-    root : Path, optional
-        Errors name the file relative to it.
+def load_photo(path: Path, image_size: int, channels: int = 3) -> Images:
+    """Read one photo, as `load_photos` does.
 
     Returns
     -------
     ndarray of uint8, (image_size, image_size, channels)
+    """
+    return load_photos([path], image_size, channels)[0]
+
+
+def load_photos(paths: Sequence[Path], image_size: int, channels: int = 3) -> Images:
+    """Read photos of any size and mode for a network, on several threads.
+
+    A photo is turned upright (EXIF), laid over white where it is transparent, scaled with antialiasing so that its
+    short side is `image_size`, and cropped to the square in its middle. Of an animation the first frame is taken.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        JPEG, PNG, BMP, GIF, WEBP, TIFF or PPM files of at most 100 megapixels.
+    image_size : int
+        Width and height of the result, from 1 to 4096.
+    channels : {1, 3}
+        Greyscale or RGB.
+
+    Returns
+    -------
+    ndarray of uint8, (len(paths), image_size, image_size, channels)
 
     Raises
     ------
     DatasetError
-        Missing, not an image, damaged, cut short or too large.
+        One is missing, not an image, damaged, cut short or too large.
     InputError
         A size or channel count out of range.
     """
     if channels not in (1, 3):
-        raise InputError(f"load_photo: channels must be 1 or 3, got {channels!r}")
+        raise InputError(f"load_photos: channels must be 1 or 3, got {channels!r}")
     if not 1 <= image_size <= 4096:
-        raise InputError(f"load_photo: image_size must be from 1 to 4096, got {image_size}")
-    what = os.fspath(path if root is None else Path(path).relative_to(root))
+        raise InputError(f"load_photos: image_size must be from 1 to 4096, got {image_size}")
+    out = np.empty((len(paths), image_size, image_size, channels), np.uint8)
+
+    def work(start: int, stop: int) -> None:
+        for position in range(start, stop):
+            out[position] = _read_photo(paths[position], image_size, channels)
+
+    with _quiet():
+        parallel_chunks(work, len(paths), 1)
+    return out
+
+
+def _read_photo(path: Path, image_size: int, channels: int) -> Images:
+    from PIL import Image
+
+    what = os.fspath(path)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -98,30 +129,41 @@ def load_photo(path: Path, image_size: int, channels: int = 3, root: Path | None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DatasetError(f"{what}: cannot be read: {reason}") from error
-    with file, _decoding(file, what, PHOTO_FORMATS) as image:
+    with file, _opened(file, what, PHOTO_FORMATS) as image:
         image.load()
-        upright = _upright(image)
-        plain = _flatten(upright, what)
+        plain = _flatten(_upright(image), what).convert("RGB" if channels == 3 else "L")
         side = min(plain.size)
         left, top = (plain.width - side) / 2, (plain.height - side) / 2
-        plain = plain.convert("RGB" if channels == 3 else "L")
-        square = plain.resize((image_size, image_size), _antialias(), box=(left, top, left + side, top + side))
-        return np.array(square).reshape(image_size, image_size, channels)
+        # The support of Pillow's filters grows with the reduction, which is the antialiasing.
+        box = (left, top, left + side, top + side)
+        square = plain.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
+        return np.frombuffer(square.tobytes(), np.uint8).reshape(image_size, image_size, channels)
 
 
 @contextmanager
-def _decoding(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Image.Image"]:
-    """Open an image, its size checked and nothing decoded; errors of decoding inside become DatasetError."""
+def _quiet() -> Iterator[None]:
+    """Pillow's warnings: of images too large, an error; of odd metadata, nothing, for it is not used.
+
+    Python keeps warning filters per process, so this surrounds the threads and is not used inside them.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
+def _opened(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Image.Image"]:
+    """An image, its size checked and nothing decoded; errors of decoding inside become DatasetError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which is not used
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=formats) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-                yield image
+        with Image.open(file, formats=formats) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+            yield image
     except (DatasetError, InputError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -130,12 +172,6 @@ def _decoding(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["
         raise DatasetError(f"{what}: not an image in one of the formats {', '.join(formats)}") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
         raise DatasetError(f"{what}: damaged image: {error or type(error).__name__}") from error
-
-
-def _antialias():
-    from PIL import Image
-
-    return Image.Resampling.BICUBIC  # in Pillow its support grows with the reduction, which is the antialiasing
 
 
 def _upright(image: "Image.Image") -> "Image.Image":

@@ -168,7 +168,16 @@ def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
             raise ValueError("its fingerprint does not belong to its content")
         mean, std = tuple(manifest["mean"]), tuple(manifest["std"])
         return Dataset(manifest["name"], classes, splits["train"], splits["val"], mean, std, manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DatasetError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        DatasetError,
+    ) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DatasetError(f"the prepared copy {place} is not usable: {reason}") from error
 

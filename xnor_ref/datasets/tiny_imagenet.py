@@ -21,8 +21,9 @@ import numpy as np
 from xnor_ref.datasets.archives import Files, FolderFiles, ZipFiles
 from xnor_ref.datasets.base import Dataset, Images, Labels, Progress
 from xnor_ref.datasets.batches import AugmentSpec
-from xnor_ref.datasets.download import RemoteFile, download as fetch
-from xnor_ref.datasets.images import decode_jpeg
+from xnor_ref.datasets.download import RemoteFile
+from xnor_ref.datasets.download import download as fetch
+from xnor_ref.datasets.images import decode_jpegs
 from xnor_ref.datasets.store import Source, open_or_pack, open_packed
 from xnor_ref.errors import DatasetError, InputError
 
@@ -168,8 +169,8 @@ def scan(files: Files) -> Source:
     def blocks(split: str) -> Iterator[tuple[Images, Labels]]:
         for start in range(0, len(members[split]), _BLOCK):
             block = members[split][start : start + _BLOCK]
-            images = [decode_jpeg(files.read(name), files.describe(name), IMAGE_SIZE) for name, _ in block]
-            yield np.stack(images), np.array([label for _, label in block], np.int64)
+            content = [(files.read(name), files.describe(name)) for name, _ in block]
+            yield decode_jpegs(content, IMAGE_SIZE), np.array([label for _, label in block], np.int64)
 
     counts = {split: len(found) for split, found in members.items()}
     return Source(_class_names(files, root, ids, names), (IMAGE_SIZE, IMAGE_SIZE, 3), counts, blocks)

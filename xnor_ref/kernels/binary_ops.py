@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref.errors import InputError, NonFiniteError
+from xnor_ref.errors import NonFiniteError
 from xnor_ref.kernels import reference
+from xnor_ref.kernels.checks import BACKENDS as BACKENDS
 from xnor_ref.kernels.checks import Pair, check_conv, check_linear
+from xnor_ref.kernels.checks import require_exact_float as require_exact_float
 from xnor_ref.kernels.layout import mask_tail
 
-
-BACKENDS = ("auto", "reference", "numba", "float")
 
 def binary_conv2d(
     x: np.ndarray,
@@ -242,19 +242,13 @@ def input_scale_map(
 
 def weight_scale(weight: np.ndarray) -> np.ndarray:
     """alpha = mean |weight| per filter, weight (O, ...): float32 (O,). Summed in float64, rounded once."""
-    rows = np.abs(weight.reshape(len(weight), -1))
-    return rows.mean(axis=1, dtype=np.float64).astype(np.float32)
+    return input_scale_rows(weight.reshape(len(weight), -1))[:, 0]
 
 
 def input_scale_rows(x: np.ndarray) -> np.ndarray:
-    """K of a fully connected layer, mean |x| of each sample x (N, I): float32 (N, 1)."""
-    return weight_scale(x)[:, None]
-
-
-def require_exact_float(n_bits: int) -> None:
-    """Raise InputError unless float32 holds every sum of `n_bits` signs exactly."""
-    if n_bits >= 2**24:
-        raise InputError(f"backend 'float' is exact below 2**24 bits a dot product, got {n_bits}; use another backend")
+    """K of a fully connected layer, mean |x| of each sample, x (N, I): float32 (N, 1). Summed in float64."""
+    # Converted first: a reduction that converts on the fly works in pieces that depend on the number of rows.
+    return np.abs(x, dtype=np.float64).mean(axis=1, keepdims=True).astype(np.float32)
 
 
 def resolve_backend(backend: str) -> str:
@@ -263,7 +257,7 @@ def resolve_backend(backend: str) -> str:
         return backend
     from numba import config
 
-    return "reference" if config.DISABLE_JIT else "numba"
+    return "reference" if config.DISABLE_JIT else "numba"  # type: ignore[attr-defined]
 
 
 def _rung(backend: str) -> Any:

@@ -57,7 +57,7 @@ def check_conv(
     words, pixels = n_words(channels), size[0] * size[1]
     need = (
         (8 if caller == "xnor_conv2d" else 4) * n * out_channels * windows  # the result, as int32 and float32
-        + 6 * channels * (n * pixels + out_channels * taps)  # contiguous copies, masks of NaN, |weight|
+        + channels * (6 * n * pixels + 18 * out_channels * taps)  # contiguous copies, masks of NaN, |weight|
         + 8 * words * (n * pixels + 2 * out_channels * taps)  # packed, weights once more with channels innermost
         + 8 * (out[0] * kernel[0] + out[1] * kernel[1])
         + (24 * out_channels * windows if pad_value else 0)  # sums over the border
@@ -116,8 +116,14 @@ def check_n_bits(caller: str, n_bits: int, product: str, backend: str) -> None:
     """The dot length must fit the integers that hold the sums."""
     if n_bits >= 2**31:
         raise InputError(f"{caller}: {product} = {n_bits} signs per output; the int32 result holds up to 2**31 - 1")
-    if backend == "float" and n_bits >= 2**24:
-        raise InputError(f'{caller}: {product} = {n_bits} signs per output; backend "float" is exact below 2**24 only')
+    if backend == "float":
+        require_exact_float(n_bits, caller)
+
+
+def require_exact_float(n_bits: int, caller: str = "binary convolution") -> None:
+    """Raise InputError unless float32 holds every sum of `n_bits` signs exactly."""
+    if n_bits >= 2**24:
+        raise InputError(f'{caller}: {n_bits} signs per output, but backend "float" is exact below 2**24 only')
 
 
 def check_memory(caller: str, n_bytes: int, what: str) -> None:

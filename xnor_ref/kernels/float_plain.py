@@ -208,31 +208,29 @@ def max_pool_forward(x, start, stop, kernel, stride, padding, y, winner):
     ph, pw = padding
     channels, h, w = x.shape[1], x.shape[2], x.shape[3]
     oh, ow = y.shape[2], y.shape[3]
-    step = np.uint64(sw)
     source = x.reshape(-1)
     best = y.reshape(-1)
     won = winner.reshape(-1)
-    row = start * channels * oh * ow
+    at = np.uint64(start * channels * oh * ow)
     for plane in range(start * channels, stop * channels):
         for v in range(oh):
-            for u in range(row, row + ow):
-                best[np.uint64(u)] = -np.inf
-                won[np.uint64(u)] = np.uint8(0)
-            for i in range(kh):
-                iy = v * sh - ph + i
-                if iy < 0 or iy >= h:
-                    continue
-                for j in range(kw):
-                    first, last = _valid_range(ow, w, sw, pw, j)
-                    tap = np.uint8(i * kw + j)
-                    at = np.uint64(row + first)
-                    of = np.uint64((plane * h + iy) * w + first * sw + j - pw)
-                    for u in range(np.uint64(last - first)):
-                        value = source[of + u * step]
-                        better = value > best[at + u]
-                        best[at + u] = value if better else best[at + u]
-                        won[at + u] = tap if better else won[at + u]
-            row += ow
+            top = v * sh - ph
+            first_i, last_i = max(0, -top), min(kh, h - top)
+            for u in range(ow):
+                left = u * sw - pw
+                first_j, last_j = max(0, -left), min(kw, w - left)
+                tap = first_i * kw + first_j
+                value = source[np.uint64((plane * h + top + first_i) * w + left + first_j)]
+                for i in range(first_i, last_i):
+                    row = (plane * h + top + i) * w + left
+                    for j in range(first_j, last_j):
+                        other = source[np.uint64(row + j)]
+                        better = other > value
+                        value = other if better else value
+                        tap = i * kw + j if better else tap
+                best[at] = value
+                won[at] = tap
+                at += np.uint64(1)
 
 
 @njit(

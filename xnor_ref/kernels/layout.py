@@ -120,7 +120,7 @@ def unpack_bits(words: np.ndarray, n_bits: int, axis: int = -1) -> np.ndarray:
 
 def pack_mask(positive: np.ndarray, axis: int) -> np.ndarray:
     """Pack a boolean array, True for +1, along `axis`; unchecked."""
-    rows = np.moveaxis(positive, axis, -1)
+    rows = np.ascontiguousarray(np.moveaxis(positive, axis, -1))  # packbits is slow on strides
     n_bits = rows.shape[-1]
     octets = np.zeros((*rows.shape[:-1], n_words(n_bits) * 8), np.uint8)
     octets[..., : -(-n_bits // 8)] = np.packbits(rows, axis=-1, bitorder="little")

@@ -13,6 +13,8 @@ All word arithmetic is unsigned on purpose: with one signed operand Numba would 
 Compiled when imported; import this module only when it is needed.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import config, float32, float64, intp, njit, types, uint32, uint64, void
 from numba import int32 as i32
@@ -50,17 +52,18 @@ _BYTES = np.uint64(0x0F0F0F0F0F0F0F0F)
 _ONES = np.uint64(0x0101010101010101)
 
 
-@njit(uint64(uint64), nogil=True, cache=True, forceinline=True)
-def popcount(word):
-    """Number of ones: counts of 2, then 4, then 8 bits side by side, whose sum the product leaves in the top byte."""
+def _popcount(word):
+    """Number of ones: counts of 2, then 4, then 8 bits side by side, which the product adds up in the top byte."""
     word = word - ((word >> _1) & _PAIRS)
     word = (word & _NIBBLES) + ((word >> _2) & _NIBBLES)
     word = (word + (word >> _4)) & _BYTES
     return (word * _ONES) >> _56
 
 
-if config.DISABLE_JIT:
-    popcount = np.bitwise_count  # NumPy scalars warn of the overflow that the product relies on
+# Without the compiler NumPy scalars would warn of the overflow that the product relies on.
+popcount: Any = np.bitwise_count
+if not config.DISABLE_JIT:  # type: ignore[attr-defined]
+    popcount = njit(uint64(uint64), nogil=True, cache=True, forceinline=True)(_popcount)
 
 
 @njit(
@@ -142,11 +145,24 @@ def _chunk(n_items, work_per_item):
 
 
 @njit(
-    void(_in(uint64, 1), _triple, _in(uint64, 3), _pair, intp, _pair, _pair, intp, intp, _out(uint64, 2), _out(i32, 4)),
+    void(
+        _in(uint64, 1),
+        _triple,
+        _in(uint64, 3),
+        _pair,
+        intp,
+        _pair,
+        _pair,
+        intp,
+        intp,
+        _out(uint64, 2),
+        _out(i32, 2),
+        _out(i32, 4),
+    ),
     nogil=True,
     cache=True,
 )
-def _conv_rows(x, size, weight, kernel, channels, stride, padding, start, stop, counts, out):
+def _conv_rows(x, size, weight, kernel, channels, stride, padding, start, stop, counts, dots, out):
     """Output rows start..stop of all (block of output channels, image, row) into out, padding with 0."""
     height, width, words = size
     out_channels, out_h, out_w = out.shape[1], out.shape[2], out.shape[3]
@@ -177,13 +193,16 @@ def _conv_rows(x, size, weight, kernel, channels, stride, padding, start, stop, 
                 else:
                     _count_one(x, at, weight, block, tap, length, counts)
             n_bits = channels * (ky_stop - ky_start) * (kx_stop - kx_start)
-            for o in range(used):
-                out[image, first + o, oy, ox] = n_bits - 2 * np.int64(counts[0, o])
+            for o in range(weight.shape[2]):
+                dots[ox, o] = n_bits - 2 * np.int64(counts[0, o])
             if two:
-                for o in range(used):
-                    out[image, first + o, oy, ox + 1] = n_bits - 2 * np.int64(counts[1, o])
+                for o in range(weight.shape[2]):
+                    dots[ox + 1, o] = n_bits - 2 * np.int64(counts[1, o])
                 ox += 1
             ox += 1
+        for o in range(used):
+            for column in range(out_w):
+                out[image, first + o, oy, column] = dots[column, o]
 
 
 def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads=None):
@@ -196,9 +215,9 @@ def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, thr
 
     def one_chunk(start, stop):
         counts = np.empty((2, weight.shape[2]), np.uint64)
-        _conv_rows(
-            x, (height, width, words), weight, tuple(kernel), channels, stride, padding, start, stop, counts, out
-        )
+        dots = np.empty((out_w, weight.shape[2]), np.int32)
+        size = height, width, words
+        _conv_rows(x, size, weight, tuple(kernel), channels, stride, padding, start, stop, counts, dots, out)
 
     n_items = len(weight) * n * out_h
     parallel_chunks(one_chunk, n_items, _chunk(n_items, out_w * weight[0].size), threads)
@@ -253,24 +272,32 @@ def gemm_bits(x_words, weight_words, n_bits, threads=None):
     nogil=True,
     cache=True,
 )
-def _pack_pixels(x, direction, limit, start, stop, half, out):
-    """Bits direction[c]*x >= limit[c] of x (N, C, P), packed along C, for words start..stop of all (image, word)."""
+def _pack_pixels(x, direction, limit, start, stop, halves, out):
+    """Bits direction[c]*x >= limit[c] of x (N, C, P), packed along C: words start..stop of all (image, word)."""
     channels, pixels = x.shape[1], x.shape[2]
     for item in range(start, stop):
         image, word = item // out.shape[2], item % out.shape[2]
         first = word * 64
-        for tile in range(0, pixels, _TILE):
+        if pixels < 64:  # too few for vectors over pixels to pay
+            for p in range(pixels):
+                bits = _0
+                for c in range(first, min(first + 64, channels)):
+                    bits |= np.uint64(direction[c] * x[image, c, p] >= limit[c]) << np.uint64(c - first)
+                out[image, p, word] = bits
+            continue
+        for tile in range(0, pixels, _TILE):  # a tile of pixels, 32 channels at a time
             n = min(_TILE, pixels - tile)
-            for p in range(n):
-                half[0, p] = np.uint32(0)
-                half[1, p] = np.uint32(0)
-            for c in range(first, min(first + 64, channels)):
-                bit = np.uint32(1) << np.uint32(c % 32)
-                side = (c - first) // 32
+            for side in range(2):
+                begin = first + 32 * side
                 for p in range(n):
-                    half[side, p] |= bit if direction[c] * x[image, c, tile + p] >= limit[c] else np.uint32(0)
+                    halves[side, p] = np.uint32(0)
+                for c in range(begin, min(begin + 32, channels)):
+                    bit = np.uint32(1) << np.uint32(c % 32)
+                    d, t = direction[c], limit[c]
+                    for p in range(n):
+                        halves[side, p] |= bit if d * x[image, c, tile + p] >= t else np.uint32(0)
             for p in range(n):
-                out[image, tile + p, word] = np.uint64(half[0, p]) | (np.uint64(half[1, p]) << _32)
+                out[image, tile + p, word] = np.uint64(halves[0, p]) | (np.uint64(halves[1, p]) << _32)
 
 
 def _packed(x, direction, limit, threads):
@@ -279,11 +306,11 @@ def _packed(x, direction, limit, threads):
     x = x.reshape(n, channels, height * width)
 
     def one_chunk(start, stop):
-        half = np.empty((2, min(_TILE, height * width)), np.uint32)
-        _pack_pixels(x, direction, limit, start, stop, half, out)
+        halves = np.empty((2, min(_TILE, height * width)), np.uint32)
+        _pack_pixels(x, direction, limit, start, stop, halves, out)
 
     n_items = n * out.shape[2]
-    parallel_chunks(one_chunk, n_items, _chunk(n_items, 8 * height * width), threads)
+    parallel_chunks(one_chunk, n_items, _chunk(n_items, 64 * height * width), threads)
     return out.reshape(n, height, width, -1)
 
 
@@ -300,25 +327,35 @@ def threshold_pack(x, threshold, flip, threads=None):
 
 
 @njit(
-    void(_in(float32, 4), _pair, _pair, _pair, intp, intp, intp, _out(float64, 2), _out(float64, 1), _out(float32, 4)),
+    void(
+        _in(float32, 3),
+        _pair,
+        _pair,
+        _pair,
+        _pair,
+        intp,
+        intp,
+        intp,
+        _out(float64, 1),
+        _out(float64, 1),
+        _out(float32, 4),
+    ),
     nogil=True,
     cache=True,
 )
-def _scale_maps(x, kernel, stride, padding, valid, start, stop, mean, total, out):
-    """K of images start..stop; the order of the sums is that of the NumPy twin."""
-    channels, height, width = x.shape[1], x.shape[2], x.shape[3]
+def _scale_maps(x, size, kernel, stride, padding, valid, start, stop, mean, total, out):
+    """K of images start..stop of x (N, C, H*W); the order of the sums is that of the NumPy twin."""
+    height, width = size
     out_h, out_w = out.shape[2], out.shape[3]
+    channels = np.float64(x.shape[1])
     for image in range(start, stop):
-        for y in range(height):
-            for column in range(width):
-                mean[y, column] = 0.0
-        for c in range(channels):
-            for y in range(height):
-                for column in range(width):
-                    mean[y, column] += np.float64(abs(x[image, c, y, column]))
-        for y in range(height):
-            for column in range(width):
-                mean[y, column] /= channels
+        for p in range(height * width):
+            mean[p] = 0.0
+        for c in range(x.shape[1]):
+            for p in range(height * width):
+                mean[p] += np.float64(abs(x[image, c, p]))
+        for p in range(height * width):
+            mean[p] /= channels
         for oy in range(out_h):
             top = oy * stride[0] - padding[0]
             ky_start, ky_stop = max(0, -top), min(kernel[0], height - top)
@@ -330,7 +367,7 @@ def _scale_maps(x, kernel, stride, padding, valid, start, stop, mean, total, out
                     ox_start = max(0, -(shift // stride[1]))  # ceil(-shift / stride)
                     ox_stop = min(out_w, (width - 1 - shift) // stride[1] + 1)
                     for ox in range(ox_start, ox_stop):
-                        total[ox] += mean[top + ky, ox * stride[1] + shift]
+                        total[ox] += mean[(top + ky) * width + ox * stride[1] + shift]
             for ox in range(out_w):
                 n_taps = kernel[0] * kernel[1]
                 if valid:
@@ -347,9 +384,12 @@ def input_scale_map(x, kernel_size, stride, padding, mode, threads=None):
     )
     out = np.empty((n, 1, out_h, out_w), np.float32)
 
+    x = x.reshape(n, -1, height * width)
+
     def one_chunk(start, stop):
-        mean, total = np.empty((height, width)), np.empty(out_w)
-        _scale_maps(x, kernel_size, stride, padding, int(mode == "valid"), start, stop, mean, total, out)
+        mean, total = np.empty(height * width), np.empty(out_w)
+        valid = int(mode == "valid")
+        _scale_maps(x, (height, width), kernel_size, stride, padding, valid, start, stop, mean, total, out)
 
     parallel_chunks(one_chunk, n, _chunk(n, x[0].size), threads)
     return out

@@ -14,14 +14,14 @@ _WORK = 1 << 18  # elements of the largest temporary array of one chunk
 
 def sign_pack(x: np.ndarray, threads: int | None = None) -> np.ndarray:
     """Signs of x (N, C, H, W), packed along C: uint64 (N, H, W, words)."""
-    return np.ascontiguousarray(np.moveaxis(pack_mask(x >= 0, axis=1), 1, -1))
+    return pack_mask(np.moveaxis(x >= 0, 1, -1), axis=-1)
 
 
 def threshold_pack(x: np.ndarray, threshold: np.ndarray, flip: np.ndarray, threads: int | None = None) -> np.ndarray:
     """Bits x >= threshold[c], or x <= threshold[c] where flip[c]: uint64 (N, H, W, words)."""
     limit = threshold[:, None, None]
     bits = np.where(flip[:, None, None], x <= limit, x >= limit)
-    return np.ascontiguousarray(np.moveaxis(pack_mask(bits, axis=1), 1, -1))
+    return pack_mask(np.moveaxis(bits, 1, -1), axis=-1)
 
 
 def sign_pack_rows(x: np.ndarray, threads: int | None = None) -> np.ndarray:

@@ -7,14 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
+silent = np.errstate(all="ignore")  # compiled code does not warn either; the training loop looks for overflow itself
 
 
+@silent
 def sgd(param: F32, grad: F32, lr: np.float32, decay: np.float32) -> None:
     """param -= lr (grad + decay param)"""
     step = grad if decay == 0 else grad + decay * param
     param -= lr * step
 
 
+@silent
 def momentum_sgd(
     param: F32,
     grad: F32,
@@ -38,6 +41,7 @@ def momentum_sgd(
     param -= lr * step
 
 
+@silent
 def adam(
     param: F32,
     grad: F32,

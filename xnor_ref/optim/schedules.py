@@ -1,8 +1,8 @@
 """Learning rate as a pure function of the step, so that a resumed run needs no state to go on."""
 
 import math
-from itertools import pairwise
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from xnor_ref.errors import InputError
 from xnor_ref.optim._checks import integer, number

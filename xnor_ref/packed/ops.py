@@ -101,7 +101,7 @@ class Node:
         fits = array.ndim == len(shape) and all(
             size == want if want is not None else size > 0 for size, want in zip(array.shape, shape)
         )
-        wanted = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ")"
+        wanted = str(shape).replace("None", "any")
         self.need(
             array.dtype == dtype and fits,
             f"tensor {key!r} is {array.dtype} {array.shape}, {np.dtype(dtype).name} {wanted} is needed",
@@ -307,8 +307,9 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
             k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
-    packed = 8 * height * width * n_words(channels)
-    workspace = 4 * (math.prod(shape) + 3 * (height + padding[0]) * (width + padding[1])) + 2 * packed
+    # Z with the border's sums, bits on their way to words, A and K in float64; generous rather than exact.
+    border = (height + 2 * padding[0]) * (width + 2 * padding[1])
+    workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border)
     work = n_bits * math.prod(shape)
     return Step(shape, run, work=work, workspace=workspace, weight_bits=n_bits * len(bits))
 

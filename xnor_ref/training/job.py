@@ -17,6 +17,7 @@ from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFin
 from xnor_ref.kernels.threads import set_threads
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import PackedNetwork, load_packed
+from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import sha256_file, write_atomically
 from xnor_ref.training import environment
 from xnor_ref.training.checkpoint import CheckpointFolder, MismatchError, Position, read, split_state
@@ -298,9 +299,8 @@ def about_training(config: TrainConfig, data: Dataset) -> dict[str, Any]:
 
 def freeze_model(model: models.Network, about: dict[str, Any]) -> PackedNetwork:
     """The network on bits."""
-    from xnor_ref.packed.freeze import freeze
-
-    return freeze(model, **about)
+    config = model.config
+    return freeze(model, input_shape=(config["in_channels"], config["image_size"], config["image_size"]), **about)
 
 
 def save_sample(path: Path, data: Dataset) -> None:

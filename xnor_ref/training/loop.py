@@ -156,9 +156,9 @@ def check_gradients(model, step: int) -> None:
 
 def first_non_finite(model, x: np.ndarray) -> str:
     """Say where the first NaN or infinity of a forward pass comes from, by running it again and looking."""
-    for name, array in model.state_dict().items():
-        if not np.isfinite(array).all():
-            return f"the first NaN or infinity is in {name} {array.shape}"
+    for name, parameter in model.named_parameters():
+        if not np.isfinite(parameter.data).all():
+            return f"the first NaN or infinity is in {name} {parameter.shape}"
     found: list[str] = []
 
     def watch(name: str, module) -> None:
