@@ -215,7 +215,7 @@ def test_server_trouble_is_tried_again(server, tmp_path):
 
 def test_lasting_server_trouble_ends(server, tmp_path):
     server.behaviour = 503
-    with pytest.raises(DatasetError, match="after 4 tries without progress.*503"):
+    with pytest.raises(DatasetError, match=r"after 4 tries without progress.*503"):
         fetch(server, tmp_path, tries=4)
     assert len(server.requests) == 4
 
@@ -230,7 +230,7 @@ def test_a_stalled_connection_times_out_and_goes_on(server, tmp_path):
 def test_nobody_there(tmp_path):
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as closed:
         port = closed.server_port
-    with pytest.raises(DatasetError, match="failed after 2 tries without progress .*0 of 5 bytes"):
+    with pytest.raises(DatasetError, match=r"failed after 2 tries without progress .*0 of 5 bytes"):
         download(RemoteFile(f"http://127.0.0.1:{port}/x", 5, MD5), tmp_path / "set.zip", tries=2, pause=0)
 
 
@@ -243,7 +243,7 @@ def test_only_http(tmp_path, url):
 
 def test_a_redirect_cannot_leave_http(server, tmp_path):
     server.behaviour = "redirect to a file"
-    with pytest.raises(DatasetError, match="set.zip"):
+    with pytest.raises(DatasetError, match=r"set\.zip"):
         fetch(server, tmp_path, tries=2)
     assert not (tmp_path / "set.zip").exists()
 

@@ -362,6 +362,15 @@ def test_bad_gradients_change_nothing():
     assert first.data == 1 and optimizer.state_dict()["step"] == 0
 
 
+def test_exchanged_data_that_cannot_be_updated_in_place_is_refused():
+    p = parameter(np.ones((2, 3)))
+    optimizer = SGD([p], 0.1)
+    p.data = np.ones((3, 2), np.float32).T
+    p.grad = np.ones((2, 3), np.float32)
+    with pytest.raises(InputError, match="SGD: parameter '0' must be a writeable, C-contiguous leaf"):
+        optimizer.step()
+
+
 def test_the_base_class_updates_nothing():
     p = parameter([1.0])
     p.grad = np.ones(1, np.float32)

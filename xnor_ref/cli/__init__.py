@@ -91,10 +91,15 @@ def program() -> str:
 
 
 def say(text: str) -> None:
-    """A line on stderr; quiet where stderr is closed, and with unprintable characters escaped."""
-    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """A line on stderr; quiet where stderr is closed."""
     try:
-        sys.stderr.write(shown.encode(errors="backslashreplace").decode() + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
+
+
+def printable(text: str) -> str:
+    """`text` with what is not printable escaped: names come from files and folders that anyone may have made."""
+    escaped = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return escaped.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from xnor_ref.cli import options
+from xnor_ref.cli import options, printable
 from xnor_ref.cli.group import Command
 
 
@@ -107,9 +107,7 @@ def _model_text(result: dict[str, Any]) -> str:
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    text = ", ".join(f"{key} {value}" for key, value in values.items()) or "not said"
-    # The file may come from anywhere: what goes to a terminal must be printable.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(", ".join(f"{key} {value}" for key, value in values.items())) or "not said"
 
 
 def _run(path: Path) -> dict[str, Any]:

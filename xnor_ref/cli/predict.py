@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from xnor_ref.cli import options, say
+from xnor_ref.cli import options, printable, say
 from xnor_ref.cli.group import Command
 from xnor_ref.errors import DatasetError, XnorRefError
 
@@ -68,5 +68,4 @@ def ranked(logits, classes: tuple[str, ...], top: int) -> list[dict[str, Any]]:
 
 def _text(image: str, classes: list[dict[str, Any]]) -> str:
     rows = [(f"{c['probability']:7.2%}", c["class"]) for c in classes]
-    shown = image.encode(errors="backslashreplace").decode()
-    return f"{shown}\n" + "\n".join("  " + line for line in options.table(rows).splitlines())
+    return f"{printable(image)}\n" + "\n".join("  " + line for line in options.table(rows).splitlines())

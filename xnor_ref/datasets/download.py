@@ -141,7 +141,7 @@ def _fetch(
                     f"cannot download {remote.url}: the server offers {length} bytes, the file must have {remote.size}"
                 )
             _check_room(target, remote.size - have)
-            while chunk := response.read(_CHUNK):
+            while chunk := _some(response):
                 have += len(chunk)
                 if have > remote.size:
                     _discard(file)
@@ -166,6 +166,14 @@ def _fetch(
     except (OSError, http.client.HTTPException) as error:  # URLError, timeouts and resets are OSErrors
         reason = getattr(error, "reason", None) or error
         raise _Interrupted(str(reason) or type(error).__name__) from error
+
+
+def _some(response: http.client.HTTPResponse) -> bytes:
+    """What arrived, as soon as something did; nothing at the end and when the connection broke."""
+    try:
+        return response.read1(_CHUNK)
+    except (OSError, http.client.HTTPException):
+        return b""  # the caller sees what is missing and asks for it
 
 
 def _continues(response: http.client.HTTPResponse, have: int, remote: RemoteFile) -> bool:

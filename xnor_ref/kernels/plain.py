@@ -288,14 +288,15 @@ def _pack_pixels(x, direction, limit, start, stop, halves, out):
         for tile in range(0, pixels, _TILE):  # a tile of pixels, 32 channels at a time
             n = min(_TILE, pixels - tile)
             for side in range(2):
-                begin = first + 32 * side
+                begin, half = first + 32 * side, halves[side]
                 for p in range(n):
-                    halves[side, p] = np.uint32(0)
+                    half[p] = np.uint32(0)
                 for c in range(begin, min(begin + 32, channels)):
                     bit = np.uint32(1) << np.uint32(c % 32)
                     d, t = direction[c], limit[c]
+                    row = x[image, c, tile : tile + n]  # plain indices, which LLVM knows not to be negative
                     for p in range(n):
-                        halves[side, p] |= bit if d * x[image, c, tile + p] >= t else np.uint32(0)
+                        half[p] |= bit if d * row[p] >= t else np.uint32(0)
             for p in range(n):
                 out[image, tile + p, word] = np.uint64(halves[0, p]) | (np.uint64(halves[1, p]) << _32)
 

@@ -1,0 +1,239 @@
+"""What users get wrong: an exit code, a message that names the thing, no traceback, nothing half-written."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.training_samples import TINY_OPTIONS
+from xnor_ref.cli import main, say
+from xnor_ref.training import job
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with the tiny data set drawn and one finished run in it."""
+    folder = tmp_path_factory.mktemp("work")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        assert main(["train", *TINY_OPTIONS, "--quiet", "--out", "runs/done"]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def at_work(workplace, tmp_path, monkeypatch, capfd):
+    """A copy of the work place as the current folder; a function that runs a command there."""
+    shutil.copytree(workplace, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    monkeypatch.delenv("XNOR_REF_DATA", raising=False)
+    capfd.readouterr()
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err + out
+        return code, out, err
+
+    return command
+
+
+def tree() -> dict[str, int]:
+    """Size of every file below the current folder."""
+    return {str(path): path.stat().st_size for path in Path(".").rglob("*") if path.is_file()}
+
+
+def damage(path: str, how: str) -> None:
+    """Cut a file short, flip one bit in it, or fill it with something else."""
+    whole = Path(path).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    Path(path).write_bytes({"cut": whole[:-7], "flip": bytes(flipped), "other": b"GIF89a" * 50, "empty": b""}[how])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["zzz"], "There are train, evaluate, predict, export, verify, info."),
+        (["train", "--epoch", "3"], "--epochs"),
+        (["train", "--epochs", "many"], "'many' is not a valid integer"),
+        (["train", "--epochs", "0"], "epochs must be at least 1"),
+        (["train", "--epochs", "99999999999999999999999"], "epochs must be at least 1 and at most 100,000"),
+        (["train", "--lr", "nan"], "lr must be more than 0 and finite, got nan"),
+        (["train", "--lr", "inf"], "lr must be more than 0 and finite, got inf"),
+        (["train", "--weight-decay", "-1"], "weight_decay must be at least 0"),
+        (["train", "--checkpoint-every", "nan"], "checkpoint_every must be"),
+        (["train", "--model", "resnet"], "did you mean 'resnet18'?"),
+        (["train", "--dataset", "cifar"], "did you mean 'cifar10'?"),
+        (["train", "--method", "bnn"], "method must be one of xnor, full; got 'bnn'"),
+        (["train", "--pad-value", "2"], "pad_value must be one of -1, 0, 1; got 2"),
+        (["train", "--threads", "0"], "threads must be at least 1"),
+        (["train", "--seed", "-1"], "seed must be at least 0"),
+        (["train", "--model-option", "width"], "--model-option must be KEY=VALUE"),
+        (["train", *TINY_OPTIONS, "--model-option", "with=4"], "shapes-net has no option with"),
+        (["train", *TINY_OPTIONS, "--model-option", "width=0"], "at least 1"),
+        (["train", "--config", "missing.toml"], "missing.toml: No such file"),
+        (["train", "--config", "bad.toml"], "unknown key 'epoch'; did you mean 'epochs'?"),
+        (["train", "--tiny-imagenet", "--dataset", "mnist"], "exclude each other"),
+        (["train", "--out", ""], "--out needs the name of a folder"),
+        (["train", "--out", "runs/done"], "--out runs/done is not empty; add --resume auto"),
+        (["train", "--resume", "runs/done", "--out", "x"], "--out names the folder of a new run"),
+        (["train", "--download"], "no option download"),
+        (["train", "--train-size", "5"], "train_size must be from 12"),
+        (["train", *TINY_OPTIONS, "--limit-train", "1"], "at least 2 images"),
+        (["train", "extra"], "unexpected extra argument"),
+        (["evaluate"], "Missing argument 'RUN|MODEL'"),
+        (["evaluate", "runs/done", "--limit-val", "0"], "limit_val must be at least 1"),
+        (["evaluate", "runs/done/model.safetensors", "--dataset", "shape"], "did you mean 'shapes'?"),
+        (["predict", "runs/done"], "Missing argument 'IMAGE...'"),
+        (["predict", "runs/done", "runs/done/sample.png", "--top", "0"], "--top"),
+        (["export", "runs/done"], "Missing option '-o'"),
+        (["export", "runs/done", "-o", "runs"], "is a folder"),
+        (["export", "runs/done", "-o", "bad.toml"], "is there already; add --force"),
+        (["export", "runs/done", "-o", "x", "--which", "first"], "'first' is not one of 'best', 'last'"),
+        (["verify", "--examples", "0"], "--examples"),
+    ],
+)
+def test_wrong_usage_exits_2_and_changes_nothing(at_work, arguments, words):
+    Path("bad.toml").write_text("epoch = 3\n")
+    before = tree()
+    code, _, err = at_work(*arguments)
+    assert code == 2
+    assert words in err.replace("\n", " ")
+    assert tree() == before
+
+
+@pytest.mark.parametrize("name", ["tiny-imagenet", "mnist", "fashion-mnist", "cifar10"])
+def test_a_missing_data_set_exits_3(at_work, name):
+    before = tree()
+    code, _, err = at_work("train", "--dataset", name, "--data-dir", "empty")
+    assert code == 3 and "empty" in err and tree() == before
+    if name == "tiny-imagenet":
+        assert "--download" in err and "--archive" in err
+
+
+def test_images_that_cannot_be_read_exit_3_after_the_others(at_work):
+    Path("text.jpg").write_text("no image")
+    whole = Path("runs/done/sample.png").read_bytes()
+    Path("cut.png").write_bytes(whole[: len(whole) // 2])
+    arguments = ["text.jpg", "runs/done/sample.png", "missing.png", "cut.png", "runs"]
+    code, out, err = at_work("predict", "runs/done", *arguments)
+    assert code == 3
+    assert "sample.png" in out and "%" in out
+    assert all(name in err for name in ("text.jpg", "missing.png", "cut.png"))
+    assert "4 of 5 images could not be read" in err
+    code, out, _ = at_work("predict", "runs/done", "--json", *arguments)
+    results = json.loads(out)["results"]
+    assert code == 3 and ["error" in result for result in results] == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize("how", ["cut", "flip", "other", "empty"])
+@pytest.mark.parametrize(
+    "file, arguments",
+    [
+        ("model.safetensors", ["predict", "runs/done", "runs/done/sample.png"]),
+        ("model.safetensors", ["evaluate", "runs/done"]),
+        ("model.safetensors", ["evaluate", "runs/done/model.safetensors"]),
+        ("model.safetensors", ["info", "runs/done/model.safetensors"]),
+        ("float.safetensors", ["evaluate", "runs/done"]),
+        ("checkpoints/step-000000012.safetensors", ["export", "runs/done", "-o", "new"]),
+        ("checkpoints/best.safetensors", ["export", "runs/done", "-o", "new", "--which", "best"]),
+        ("config.json", ["evaluate", "runs/done"]),
+        ("config.json", ["train", "--resume", "runs/done"]),
+    ],
+)
+def test_damaged_files_exit_4(at_work, file, arguments, how):
+    path = f"runs/done/{file}"
+    if how == "flip" and file == "config.json":
+        pytest.skip("one changed bit may leave a sound config")
+    damage(path, how)
+    before = tree()
+    code, out, err = at_work(*arguments)
+    assert code == 4 and file.rpartition("/")[2] in err and out == ""
+    assert tree() == before
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["evaluate", "nothing"], "no such file"),
+        (["evaluate", "data"], "not a run folder"),
+        (["predict", "data", "runs/done/sample.png"], "no such file"),
+        (["info", "data"], "not a run folder"),
+        (["export", "nothing", "-o", "x"], "not a run folder"),
+        (["train", "--resume", "nothing"], "no such run folder"),
+        (["train", "--resume", "data"], "not a run folder"),
+        (["train", "--resume", "runs/done", "--lr", "0.5"], "lr: 0.01 there, 0.5 asked for"),
+        (["train", "--resume", "auto", "--epochs", "4"], "epochs: 3 there, 4 asked for"),
+        (["evaluate", "/dev/null"], "not a regular file"),
+    ],
+)
+def test_what_is_no_model_or_another_one_exits_4(at_work, arguments, words):
+    before = tree()
+    code, _, err = at_work(*arguments)
+    assert code == 4 and words in err and tree() == before
+
+
+def test_a_model_for_other_images_or_classes_is_refused(at_work):
+    code, _, err = at_work("evaluate", "runs/done/model.safetensors", "--dataset", "folder", "--data-dir", "photos")
+    assert code in (2, 3) and "photos" in err
+
+
+def test_numbers_that_overflow_exit_5(at_work):
+    code, _, err = at_work("train", *TINY_OPTIONS, "--lr", "1e30", "--optimizer", "sgd", "--out", "o")
+    assert code == 5 and "step" in err and "--lr" in err
+    assert not Path("o/model.safetensors").exists() and not Path("o/report.json").exists()
+
+
+def test_a_disagreement_exits_6(at_work, monkeypatch):
+    real = job.packed_logits
+    monkeypatch.setattr(job, "packed_logits", lambda *arguments: -real(*arguments))
+    code, out, err = at_work("evaluate", "runs/done")
+    assert code == 6 and "disagree on" in err and "top-1" in out
+
+
+def test_what_cannot_be_written_exits_7(at_work):
+    Path("file").write_text("")
+    for arguments in (
+        ["train", *TINY_OPTIONS, "--out", "file/run"],
+        ["train", *TINY_OPTIONS, "--out", "file"],
+        ["export", "runs/done", "-o", "file/model"],
+        ["export", "runs/done", "-o", "no/such/folder/model"],
+    ):
+        before = tree()
+        code, _, err = at_work(*arguments)
+        assert code == 7 and arguments[-1].split("/")[0] in err and tree() == before
+
+
+def test_a_bug_shows_its_traceback(workplace, monkeypatch, capfd):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(job, "load_data", lambda *a, **k: 1 / 0)
+    assert main(["evaluate", "runs/done"]) == 1
+    err = capfd.readouterr().err
+    assert "ZeroDivisionError" in err and "this is a bug in xnor_ref" in err
+
+
+def test_out_of_memory_is_said_plainly(at_work, monkeypatch):
+    def exhausted(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(job, "load_data", exhausted)
+    code, _, err = at_work("evaluate", "runs/done")
+    assert code == 1 and "out of memory" in err
+
+
+def test_messages_cannot_steer_the_terminal(capfd):
+    say("a\x1b[31mb\x07\udcff")
+    assert capfd.readouterr().err == "a\\x1b[31mb\\x07\\udcff\n"
+
+
+def test_names_of_files_cannot_steer_the_terminal(at_work):
+    shutil.copy("runs/done/sample.png", "a\x1b[31mb.png")
+    code, out, err = at_work("predict", "runs/done", "a\x1b[31mb.png", "\x1b[32m.png")
+    assert code == 3 and "\x1b" not in out + err
+
