@@ -236,4 +236,3 @@ def test_names_of_files_cannot_steer_the_terminal(at_work):
     shutil.copy("runs/done/sample.png", "a\x1b[31mb.png")
     code, out, err = at_work("predict", "runs/done", "a\x1b[31mb.png", "\x1b[32m.png")
     assert code == 3 and "\x1b" not in out + err
-

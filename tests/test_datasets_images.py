@@ -118,7 +118,8 @@ def test_the_middle_is_kept_and_the_short_side_fits(tmp_path):
 def test_reduction_is_antialiased(tmp_path):
     lines = np.zeros((256, 256), np.uint8)
     lines[:, ::2] = 255
-    close(load_photo(saved(tmp_path, Image.fromarray(lines), "a.png"), 32), np.full((32, 32, 3), 127), 4)
+    got = load_photo(saved(tmp_path, Image.fromarray(lines), "a.png"), 32)
+    close(got[2:-2, 2:-2], 127, 2)  # without it, all black or all white
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2)])
@@ -134,7 +135,7 @@ def test_one_channel(tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA", "I;16", "I"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_modes(tmp_path, mode, channels):
+def test_modes(tmp_path, mode, channels):
     grey = picture(32, 32, "L")
     if mode in ("I;16", "I"):
         values = np.asarray(grey).astype(np.uint16) * 257
@@ -143,7 +144,8 @@ def test_png_modes(tmp_path, mode, channels):
         image = grey.convert(mode, dither=Image.Dither.NONE)
     else:
         image = grey.convert(mode)
-    got = load_photo(saved(tmp_path, image, "a.png"), 32, channels)
+    name = "a.tif" if mode == "I" else "a.png"  # 32-bit grey is not in PNG
+    got = load_photo(saved(tmp_path, image, name), 32, channels)
     assert got.shape == (32, 32, channels)
     wanted = np.asarray(image.convert("L")) if mode == "1" else np.asarray(grey)
     close(got, np.repeat(wanted[..., None], channels, axis=2), 1)

@@ -104,9 +104,9 @@ def test_fields_that_clash_are_refused():
         resolve({"epochs": 3, "warmup_epochs": 9})
     with pytest.raises(InputError, match="label_smoothing"):
         resolve({"loss": "squared-hinge", "label_smoothing": 0.1})
-    with pytest.raises(InputError, match="train_size .* belongs to the data set shapes"):
+    with pytest.raises(InputError, match=r"train_size .* belongs to the data set shapes"):
         resolve({"dataset": "mnist", "train_size": 5})
-    with pytest.raises(InputError, match="image_size .* belongs to the data set folder"):
+    with pytest.raises(InputError, match=r"image_size .* belongs to the data set folder"):
         resolve({"image_size": 32})
 
 

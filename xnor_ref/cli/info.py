@@ -78,7 +78,7 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 def _model_text(result: dict[str, Any]) -> str:
-    rows = [("layer", "op", "output", "bits", "float32", "bytes")]
+    rows: list[tuple[str, ...]] = [("layer", "op", "output", "bits", "float32", "bytes")]
     for layer in result["layers"]:
         rows.append(
             (

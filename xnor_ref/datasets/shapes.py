@@ -1,8 +1,8 @@
 """The embedded data set: drawn here with Pillow from a seed, no download.
 
-Twelve kinds of figure, 64x64 RGB as in Tiny ImageNet. The figure is the largest thing in the picture; it is turned,
-stretched, moved, partly covered, and drawn in a random colour on a blotchy ground among clutter, and the picture is
-then blurred, faded and made noisy by varying amounts. Some kinds are meant to be confused: circle and pentagon, ring
+Twelve kinds of figure, 64x64 RGB as in Tiny ImageNet. The figure is the largest thing in the picture; it is turned a
+little, stretched, moved, partly covered, and drawn in a random light colour on a dark, blotchy ground among clutter of
+any colour, and the picture is then blurred, faded and made noisy by varying amounts. Some kinds are meant to be confused: circle and pentagon, ring
 and horseshoe, triangle and arrow, star and cross.
 
 Every image has its own random stream, derived from (seed, split, index); so image 17 is the same whatever the sizes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 AUGMENT = {"shapes": AugmentSpec(crop_padding=4, flip=True)}
 IMAGE_SIZE = 64
-DRAWING_VERSION = 1  # raise it when the pixels change, so that old prepared copies are not taken for new ones
+DRAWING_VERSION = 2  # raise it when the pixels change, so that old prepared copies are not taken for new ones
 _SCALE = 2  # drawn at twice the size, then averaged down, for smooth edges
 _CANVAS = IMAGE_SIZE * _SCALE
 _BLOCK = 256
@@ -110,17 +110,17 @@ def draw(seed: int, split: str, index: int) -> Images:
     from PIL import ImageDraw, ImageFilter
 
     rng = Random(f"{seed} {split} {index}")  # its streams are the same in every version of Python
-    ground = _colour(rng)
+    ground = _colour(rng, 127)
     image = _blotches(rng, ground)
     pen = ImageDraw.Draw(image)
     _draw_clutter(pen, rng)
 
-    # The figure: large, nearly always wholly inside, in a colour that stands off from the ground.
-    radius = _between(rng, 20, 42)
+    # The figure: large, nearly always wholly inside, in a colour that is lighter than the ground.
+    radius = _between(rng, 40, 56)
     margin = 0.85 * radius
     centre = (_between(rng, margin, _CANVAS - margin), _between(rng, margin, _CANVAS - margin))
     colour = _colour(rng)
-    while sum(abs(a - b) for a, b in zip(colour, ground)) < 150:
+    while sum(colour) - sum(ground) < 180:
         colour = _colour(rng)
     pen.polygon(_place(rng, label_of(index), centre, radius), fill=colour)
     _draw_cover(pen, rng, centre, radius)
@@ -140,8 +140,8 @@ def _count(rng: Random, low: int, high: int) -> int:
     return low + int((high - low + 1) * rng.random())
 
 
-def _colour(rng: Random) -> tuple[int, int, int]:
-    return _count(rng, 0, 255), _count(rng, 0, 255), _count(rng, 0, 255)
+def _colour(rng: Random, brightest: int = 255) -> tuple[int, int, int]:
+    return _count(rng, 0, brightest), _count(rng, 0, brightest), _count(rng, 0, brightest)
 
 
 def _blotches(rng: Random, ground: tuple[int, int, int]) -> "Image.Image":
@@ -156,7 +156,7 @@ def _blotches(rng: Random, ground: tuple[int, int, int]) -> "Image.Image":
 
 def _draw_clutter(pen: "ImageDraw.ImageDraw", rng: Random) -> None:
     """Lines, dots and small figures of any kind, before the figure itself."""
-    for _ in range(_count(rng, 3, 8)):
+    for _ in range(_count(rng, 2, 4)):
         x, y = _between(rng, 0, _CANVAS), _between(rng, 0, _CANVAS)
         colour = _colour(rng)
         what = rng.random()
@@ -190,7 +190,7 @@ def _draw_cover(pen: "ImageDraw.ImageDraw", rng: Random, centre: tuple[float, fl
 def _place(rng: Random, kind: int, centre: tuple[float, float], radius: float) -> Points:
     """Outline of a figure, stretched along a random direction, turned, scaled and moved to its place."""
     outline = _outlines()[kind][_count(rng, 0, _VARIANTS - 1)]
-    turn, tilt = _between(rng, 0, 2 * math.pi), _between(rng, 0, 2 * math.pi)
+    turn, tilt = _between(rng, -0.3, 0.3), _between(rng, 0, 2 * math.pi)
     long, short = radius, radius * _between(rng, 0.7, 1.0)
     # The matrix rotation(turn) @ diag(long, short) @ rotation(tilt).
     c, s, c2, s2 = math.cos(turn), math.sin(turn), math.cos(tilt), math.sin(tilt)
@@ -204,7 +204,7 @@ def _place(rng: Random, kind: int, centre: tuple[float, float], radius: float) -
 def _fade_and_noise(rng: Random, image: "Image.Image") -> Images:
     """Pull towards grey and add noise, the difference of two random bytes per value; integers only."""
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    grey, contrast, strength = _count(rng, 60, 195), _count(rng, 55, 128), _count(rng, 0, 25)  # the last two of 128
+    grey, contrast, strength = _count(rng, 60, 195), _count(rng, 85, 128), _count(rng, 0, 16)  # the last two of 128
     noise = np.frombuffer(rng.randbytes(2 * math.prod(shape)), np.uint8).reshape(2, *shape).astype(np.int16)
     pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(shape).astype(np.int16)
     pixels -= grey

@@ -8,7 +8,7 @@ SMALLEST = 16
 OPTIONS = ("width",)
 
 
-def layers(build: Builder, size: int, channels: int, classes: int, width: int = 64) -> dict[str, Module]:
+def layers(build: Builder, size: int, channels: int, classes: int, width: int = 32) -> dict[str, Module]:
     """Real 5x5 stem with stride 2, three binary 3x3 blocks, real classifier."""
     return {
         "stem": build.stem(channels, width, 5, 2, 2, MaxPool2d(2)),

@@ -1,0 +1,39 @@
+"""Exactness checks that run anywhere: on a user's machine, and in the project's tests.
+
+A property is a function over an implementation and a case that Hypothesis draws. To add properties, write a module with
+a `PROPERTIES` tuple (see `kernels.py`) and add it to `PROPERTIES` below. Hypothesis is imported in this room only.
+"""
+
+from collections.abc import Callable
+
+from xnor_ref.verify import kernels
+from xnor_ref.verify.runner import DEFAULT_EXAMPLES as DEFAULT_EXAMPLES
+from xnor_ref.verify.runner import Property as Property
+from xnor_ref.verify.runner import Result as Result
+from xnor_ref.verify.runner import run_all
+
+PROPERTIES: tuple[Property, ...] = (*kernels.PROPERTIES,)
+
+
+def run(
+    examples: int = DEFAULT_EXAMPLES,
+    seed: int | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Result]:
+    """Try every property of this installation.
+
+    Parameters
+    ----------
+    examples : int
+        Cases for each property; expensive properties get a tenth, every property at least 5.
+    seed : int, optional
+        The same seed tries the same cases. Default: new cases each time.
+    report : callable
+        Gets lines of text, one for each property as it ends, two more for one that failed.
+
+    Returns
+    -------
+    list of Result
+        `name`, `examples` (tried), `passed`, `failure` and `example` (the smallest that fails, or None).
+    """
+    return run_all(PROPERTIES, kernels.Implementation(), examples, seed, report)

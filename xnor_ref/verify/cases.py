@@ -1,0 +1,202 @@
+"""What the properties are tried on: arrays and convolutions that Hypothesis draws, shrinks and prints.
+
+Uniformly drawn sizes and normal data miss the faults that matter. Here channel counts lie at the boundaries of words,
+and data is often saturated: all +1, all -1, opposite, zeros of both signs, subnormal. An array is drawn as a short
+recipe, so that a failing example prints in a line and can be made again.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numba import config
+
+JIT = not config.DISABLE_JIT  # type: ignore[attr-defined]
+CHANNELS = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)
+OUT_CHANNELS = (1, 2, 3, 8, 9, 64, 65)
+KINDS = ("random", "plus", "minus", "edges", "negative zero", "subnormal", "saturated")
+LAYOUTS = ("plain", "read-only", "reversed", "strided", "channels last", "byte-swapped", "misaligned", "broadcast")
+BACKENDS = ("numba", "numba", "reference", "float")  # the compiled rung twice as often
+if not JIT:  # the same kernels as plain Python: small shapes only
+    CHANNELS, OUT_CHANNELS = (1, 2, 31, 33, 63, 64, 65), (1, 2, 9)
+
+EDGES = np.array([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 3e38, -3e38], np.float32)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Recipe of a float32 array."""
+
+    shape: tuple[int, ...]
+    kind: str
+    layout: str
+    seed: int
+
+    def array(self) -> np.ndarray:
+        rng = np.random.default_rng(self.seed)
+        if self.kind == "random":
+            x = rng.standard_normal(self.shape, np.float32)
+        elif self.kind == "edges":
+            x = rng.choice(EDGES, self.shape)
+        elif self.kind == "subnormal":
+            x = rng.choice(np.array([1e-45, -1e-45], np.float32), self.shape)
+        elif self.kind == "saturated":
+            x = rng.choice(np.array([1, -1], np.float32), self.shape)
+        else:
+            x = np.full(self.shape, {"plus": 1, "minus": -1, "negative zero": -0.0}[self.kind], np.float32)
+        return lay_out(x, self.layout)
+
+
+def lay_out(x: np.ndarray, layout: str) -> np.ndarray:
+    """The same values in another memory layout (but "broadcast" repeats the first entry of the first axis)."""
+    if layout == "read-only":
+        x = x.copy()
+        x.flags.writeable = False
+    elif layout == "reversed":
+        x = np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    elif layout == "strided":
+        wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+        wide[..., ::2] = x
+        x = wide[..., ::2]
+    elif layout == "channels last":
+        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    elif layout == "byte-swapped":
+        x = x.astype(x.dtype.newbyteorder())
+    elif layout == "misaligned":
+        octets = np.zeros(x.nbytes + 1, np.uint8)
+        target = octets[1:].view(x.dtype).reshape(x.shape)
+        target[...] = x
+        x = target
+    elif layout == "broadcast":
+        x = np.broadcast_to(x[:1], x.shape)
+    return x
+
+
+def data(shape: tuple[int, ...], kinds: tuple[str, ...] = KINDS) -> st.SearchStrategy[Data]:
+    return st.builds(
+        Data,
+        st.just(shape),
+        st.sampled_from(kinds),
+        st.sampled_from(LAYOUTS),
+        st.integers(0, 2**32 - 1),
+    )
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution to try: operands and options."""
+
+    x: Data
+    weight: Data
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    pad_value: int
+    backend: str
+    threads: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("stride", "padding", "pad_value", "backend", "threads")}
+
+
+@st.composite
+def convs(draw, kinds: tuple[str, ...] = KINDS) -> Conv:
+    """Small images, any channel count, kernels up to 4x4, strides up to 3, padding that may exceed the kernel."""
+    channels = draw(st.sampled_from(CHANNELS))
+    n = draw(st.integers(1, 3 if JIT else 2))
+    kernel, size, stride, padding = [], [], [], []
+    for _ in range(2):
+        kernel.append(draw(st.integers(1, 4 if JIT else 3)))
+        padding.append(draw(st.integers(0, 5 if JIT else 3)))
+        size.append(draw(st.integers(max(1, kernel[-1] - 2 * padding[-1]), 6 if JIT else 3)))
+        stride.append(draw(st.integers(1, 3)))
+    return Conv(
+        draw(data((n, channels, *size), kinds)),
+        draw(data((draw(st.sampled_from(OUT_CHANNELS)), channels, *kernel), kinds)),
+        (stride[0], stride[1]),
+        (padding[0], padding[1]),
+        draw(st.sampled_from((0, 1, -1))),
+        draw(st.sampled_from(BACKENDS)),
+        draw(st.sampled_from((1, 2, 3))),
+    )
+
+
+@st.composite
+def chunked_convs(draw) -> Conv:
+    """Enough work for several chunks, so that threads really share it."""
+    channels = draw(st.sampled_from((65, 192)))
+    size = draw(st.integers(12, 15))
+    return Conv(
+        draw(data((3, channels, size, size))),
+        draw(data((70, channels, 3, 3))),
+        (1, 1),
+        draw(st.sampled_from(((0, 0), (1, 1), (1, 2)))),
+        draw(st.sampled_from((0, 1, -1))),
+        "numba" if JIT else "reference",
+        draw(st.sampled_from((2, 3))),
+    )
+
+
+@st.composite
+def longest_dots(draw) -> Conv:
+    """n_bits = 3072 * 5 * 5 = 76,800: more than 16 bits hold."""
+    pad_value = draw(st.sampled_from((0, 1, -1)))
+    return Conv(
+        Data((1, 3072, 5, 5), draw(st.sampled_from(("plus", "minus", "random"))), "plain", 1),
+        Data((2, 3072, 5, 5), draw(st.sampled_from(("plus", "minus", "random"))), "plain", 2),
+        (1, 1),
+        draw(st.sampled_from(((0, 0), (1, 1)))),
+        pad_value,
+        draw(st.sampled_from(BACKENDS)) if JIT else draw(st.sampled_from(("reference", "float"))),
+        1,
+    )
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix product to try."""
+
+    x: Data
+    weight: Data
+    backend: str
+    threads: int
+
+
+@st.composite
+def linears(draw) -> Linear:
+    features = draw(st.sampled_from(CHANNELS))
+    return Linear(
+        draw(data((draw(st.integers(1, 5)), features))),
+        draw(data((draw(st.sampled_from(OUT_CHANNELS)), features))),
+        draw(st.sampled_from(BACKENDS)),
+        draw(st.sampled_from((1, 2, 3))),
+    )
+
+
+@dataclass(frozen=True)
+class Packing:
+    """An array to pack and unpack: any dtype, any axis."""
+
+    data: Data
+    dtype: str
+    axis: int
+
+    def array(self) -> np.ndarray:
+        x = self.data.array()
+        if np.dtype(self.dtype).kind == "f":
+            with np.errstate(over="ignore"):  # an infinity has a sign too
+                return x.astype(self.dtype)
+        return np.clip(np.nan_to_num(x), -100, 100).astype(np.int8).astype(self.dtype)
+
+
+@st.composite
+def packings(draw) -> Packing:
+    n_bits = draw(st.sampled_from(CHANNELS))
+    others = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    axis = draw(st.integers(0, len(others)))
+    shape = (*others[:axis], n_bits, *others[axis:])
+    dtype = draw(
+        st.sampled_from(("float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "uint64"))
+    )
+    return Packing(draw(data(shape)), dtype, axis - draw(st.sampled_from((0, len(shape)))))

@@ -1,0 +1,166 @@
+"""Properties of the binary kernels: exact equality with the float64 oracle, for any implementation of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from xnor_ref.kernels import binary_ops, layout
+from xnor_ref.verify import cases, oracle
+from xnor_ref.verify.runner import Property
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """The functions under test; a test replaces some of them by faulty ones."""
+
+    pack_bits: Callable = layout.pack_bits
+    unpack_bits: Callable = layout.unpack_bits
+    binary_conv2d: Callable = binary_ops.binary_conv2d
+    xnor_conv2d: Callable = binary_ops.xnor_conv2d
+    binary_linear: Callable = binary_ops.binary_linear
+    sign_pack: Callable = binary_ops.sign_pack
+    threshold_pack: Callable = binary_ops.threshold_pack
+    conv2d_bits: Callable = binary_ops.conv2d_bits
+    gemm_bits: Callable = binary_ops.gemm_bits
+    input_scale_map: Callable = binary_ops.input_scale_map
+
+
+def check_equal(got: np.ndarray, want: np.ndarray, what: str, dtype: type = np.int32) -> None:
+    assert got.dtype == dtype, f"{what}: dtype {got.dtype}, should be {np.dtype(dtype)}"
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, should be {want.shape}"
+    wrong = got != want
+    if wrong.any():
+        index = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+        raise AssertionError(
+            f"{what}: {int(wrong.sum())} of {wrong.size} differ, first at {index}: {got[index]}, should be {want[index]}"
+        )
+
+
+def dirty(words: np.ndarray, n_bits: int) -> np.ndarray:
+    """The same signs with every tail bit set."""
+    words = words.copy()
+    if n_bits % 64:
+        words[..., -1] |= np.uint64(2**64 - 2 ** (n_bits % 64))
+    return words
+
+
+def conv_is_exact(implementation: Implementation, case: cases.Conv) -> None:
+    x, weight = case.x.array(), case.weight.array()
+    got = implementation.binary_conv2d(x, weight, **case.options)
+    want = oracle.sign_convolution(x, weight, case.stride, case.padding, case.pad_value)
+    check_equal(got, want, "binary_conv2d")
+
+
+def conv_ignores_tails(implementation: Implementation, case: cases.Conv) -> None:
+    x, weight = case.x.array(), case.weight.array()
+    channels = x.shape[1]
+    x_words = np.ascontiguousarray(np.moveaxis(implementation.pack_bits(x, axis=1), 1, -1))
+    weight_words = np.ascontiguousarray(np.moveaxis(implementation.pack_bits(weight, axis=1), 1, -1))
+    got = implementation.conv2d_bits(dirty(x_words, channels), weight_words, channels, **case.options)
+    want = oracle.sign_convolution(x, weight, case.stride, case.padding, case.pad_value)
+    check_equal(got, want, "conv2d_bits with dirty tail bits")
+
+
+def linear_is_exact(implementation: Implementation, case: cases.Linear) -> None:
+    x, weight = case.x.array(), case.weight.array()
+    want = (oracle.signs(x) @ oracle.signs(weight).T).astype(np.int64)
+    got = implementation.binary_linear(x, weight, case.backend, case.threads)
+    check_equal(got, want, "binary_linear")
+    words = [implementation.pack_bits(a) for a in (x, weight)]
+    words[1] = dirty(words[1], x.shape[1])
+    got = implementation.gemm_bits(*words, x.shape[1], case.backend, case.threads)
+    check_equal(got, want, "gemm_bits with dirty tail bits")
+
+
+def packing_round_trip(implementation: Implementation, case: cases.Packing) -> None:
+    x = case.array()
+    n_bits = x.shape[case.axis]
+    words = implementation.pack_bits(x, axis=case.axis)
+    rows = np.moveaxis(x, case.axis, -1).reshape(-1, n_bits)
+    want = np.array([oracle.words(row >= 0) for row in rows], np.uint64)
+    got = np.moveaxis(words, case.axis, -1)
+    check_equal(got.reshape(want.shape), want, "pack_bits", np.uint64)
+    for tail in (words, np.moveaxis(dirty(got, n_bits), -1, case.axis)):
+        got = implementation.unpack_bits(tail, n_bits, axis=case.axis)
+        check_equal(got, oracle.signs(x), "unpack_bits", np.float32)
+
+
+def thresholds_are_exact(implementation: Implementation, case: tuple[cases.Data, str, int, int]) -> None:
+    recipe, backend, threads, seed = case
+    x = np.require(recipe.array(), np.float32, ["C", "A"])
+    rng = np.random.default_rng(seed)
+    flip = rng.random(x.shape[1]) < 0.5
+    threshold = x[0, :, 0, 0] + rng.choice(np.array([0, 0, 0.5, -0.5], np.float32), x.shape[1])  # ties are the edge
+    limit = threshold[:, None, None]
+    bits = np.where(flip[:, None, None], x <= limit, x >= limit)
+    words = implementation.threshold_pack(x, threshold, flip, backend, threads)
+    want = np.moveaxis(implementation.pack_bits(np.where(bits, 1, -1), axis=1), 1, -1)
+    check_equal(words, want, "threshold_pack", np.uint64)
+    want = np.moveaxis(implementation.pack_bits(x, axis=1), 1, -1)
+    check_equal(implementation.sign_pack(x, backend, threads), want, "sign_pack", np.uint64)
+
+
+def xnor_is_close(implementation: Implementation, case: tuple[cases.Conv, str]) -> None:
+    """Y within five float32 roundings of Z*alpha*K in float64: alpha, K, Z and two products."""
+    conv, mode = case
+    x, weight = conv.x.array(), conv.weight.array()
+    got = implementation.xnor_conv2d(x, weight, input_scale=mode, **conv.options)
+    z = oracle.sign_convolution(x, weight, conv.stride, conv.padding, conv.pad_value)
+    alpha = np.abs(weight.astype(np.float64)).mean(axis=(1, 2, 3))[:, None, None]
+    k = np.ones((len(x), 1, *z.shape[2:]))
+    if mode != "off":
+        k = oracle.input_scale(x, weight.shape[2:], conv.stride, conv.padding, mode)
+    want = z * alpha * k
+    smallest = 2.0**-149  # below the normal range a rounding moves a value by up to half of this
+    allowed = 5 * 2.0**-24 * np.abs(want) + smallest * (2 + k + np.abs(z) * (alpha + k))
+    wrong = ~(np.abs(got - want) <= allowed)
+    assert got.dtype == np.float32 and got.shape == want.shape
+    assert not wrong.any(), f"xnor_conv2d: {got[wrong][0]}, should be {want[wrong][0]} +- {allowed[wrong][0]:.3g}"
+
+
+def scale_map_bits_agree(implementation: Implementation, case: tuple[cases.Conv, str]) -> None:
+    conv, mode = case
+    x, kernel = np.require(conv.x.array(), np.float32, ["C", "A"]), conv.weight.shape[2:]
+    got = [
+        implementation.input_scale_map(x, kernel, conv.stride, conv.padding, mode, backend, threads)
+        for backend, threads in (("reference", 1), ("numba", conv.threads))
+    ]
+    check_equal(got[1], got[0], "input_scale_map of both rungs", np.float32)
+    want = oracle.input_scale(x, kernel, conv.stride, conv.padding, mode)
+    close = np.abs(got[0] - want) <= 2.0**-24 * (1 + 1e-6) * want + 2.0**-149
+    assert close.all(), "input_scale_map: K is off by more than one rounding"
+
+
+MODERATE = tuple(kind for kind in cases.KINDS if kind != "edges")  # products of 3e38 overflow
+PROPERTIES = (
+    Property(
+        "pack_bits and unpack_bits are inverse, any dtype, axis and tail bits", cases.packings(), packing_round_trip
+    ),
+    Property("binary_conv2d equals a float64 convolution of signs", cases.convs(), conv_is_exact),
+    Property("conv2d_bits ignores tail bits", cases.convs(), conv_ignores_tails),
+    Property("chunks shared by threads give the same integers", cases.chunked_convs(), conv_is_exact, share=0.1),
+    Property("dot products of 76,800 bits are exact", cases.longest_dots(), conv_is_exact, share=0.1),
+    Property("binary_linear and gemm_bits equal a float64 product of signs", cases.linears(), linear_is_exact),
+    Property(
+        "threshold_pack and sign_pack follow their definition at ties",
+        st.tuples(
+            st.sampled_from(cases.CHANNELS).flatmap(lambda channels: cases.data((2, channels, 3, 2))),
+            st.sampled_from(("numba", "reference")),
+            st.sampled_from((1, 2, 3)),
+            st.integers(0, 2**32 - 1),
+        ),
+        thresholds_are_exact,
+    ),
+    Property(
+        "xnor_conv2d equals sign convolution * alpha * K within five roundings",
+        st.tuples(cases.convs(MODERATE), st.sampled_from(("plain", "valid", "off"))),
+        xnor_is_close,
+    ),
+    Property(
+        "both rungs compute the same bits of K",
+        st.tuples(cases.convs(), st.sampled_from(("plain", "valid"))),
+        scale_map_bits_agree,
+    ),
+)

@@ -1,0 +1,38 @@
+"""What the kernels must compute, in float64 and in the fewest words; shares no code with them."""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+
+def signs(x: np.ndarray) -> np.ndarray:
+    """+1.0 and -1.0; both zeros are +1."""
+    return np.where(x < 0, -1.0, 1.0)
+
+
+def convolve(x: np.ndarray, weight: np.ndarray, stride, padding, border: float) -> np.ndarray:
+    """Cross-correlation of x (N, C, H, W), surrounded by `border`, with weight (O, C, KH, KW), in float64."""
+    pads = [(0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2]
+    x = np.pad(x.astype(np.float64), pads, constant_values=border)
+    windows = sliding_window_view(x, weight.shape[2:], axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
+    out = np.tensordot(windows, weight.astype(np.float64), axes=((1, 4, 5), (1, 2, 3)))  # (N, OH, OW, O)
+    return out.transpose(0, 3, 1, 2)
+
+
+def sign_convolution(x: np.ndarray, weight: np.ndarray, stride, padding, pad_value: int) -> np.ndarray:
+    """Z, the convolution of signs. Every sum is an integer below 2**53, so float64 is exact."""
+    return convolve(signs(x), signs(weight), stride, padding, float(pad_value)).astype(np.int64)
+
+
+def input_scale(x: np.ndarray, kernel, stride, padding, mode: str) -> np.ndarray:
+    """K in float64, (N, 1, OH, OW)."""
+    mean = np.abs(x.astype(np.float64)).mean(axis=1, keepdims=True)
+    box = np.ones((1, 1, *kernel))
+    total = convolve(mean, box, stride, padding, 0.0)
+    taps = convolve(np.ones_like(mean), box, stride, padding, 0.0)
+    return total / (box.size if mode == "plain" else np.maximum(taps, 1.0))
+
+
+def words(positive: np.ndarray) -> list[int]:
+    """Words of a vector of booleans, as Python integers."""
+    value = sum(1 << i for i, bit in enumerate(positive) if bit)
+    return [(value >> start) & (2**64 - 1) for start in range(0, len(positive), 64)]
