@@ -297,6 +297,9 @@ def test_the_data_folder_comes_from_the_environment(tmp_path, monkeypatch, capfd
     assert "elsewhere" in capfd.readouterr().err
     assert main(["train", "--dataset", "mnist", "--data-dir", "here"]) == 3
     assert "elsewhere" not in capfd.readouterr().err
+    Path("run.toml").write_text('dataset = "mnist"\ndata_dir = "filed"')
+    assert main(["train", "--config", "run.toml"]) == 3
+    assert "filed" in capfd.readouterr().err
 
 
 @pytest.mark.realdata

@@ -57,7 +57,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
             server.stalled.wait(10)
             return
-        self.wfile.write(body)
+        try:
+            self.wfile.write(body)
+        except ConnectionError:
+            pass  # the other side had enough
 
     def log_message(self, *_):
         pass

@@ -33,7 +33,8 @@ def neighbours(x, count=3):
     for direction in (-np.inf, np.inf):
         value = x
         for _ in range(count):
-            value = np.nextafter(value, np.float32(direction))
+            with np.errstate(all="ignore"):  # past the largest it is infinite
+                value = np.nextafter(value, np.float32(direction))
             found.append(value)
     return [value for value in found if np.isfinite(value)]
 

@@ -136,6 +136,20 @@ def test_resuming_falls_back_past_damaged_checkpoints(finished, data_dir, tmp_pa
         train_run(config, resume=RunFolder(tmp_path))
 
 
+def test_other_versions_are_pointed_out(finished, tmp_path):
+    config, _, _ = finished
+    train_run(config, out=tmp_path)
+    (tmp_path / "report.json").unlink()
+    observer = StopAfter(0)
+    train_run(config, resume=RunFolder(tmp_path), observer=observer)
+    assert not any("other conditions" in note for note in observer.notes)
+    (tmp_path / "report.json").unlink()
+    env = json.loads((tmp_path / "env.json").read_text())
+    (tmp_path / "env.json").write_text(json.dumps({**env, "numpy": "1.0"}))
+    train_run(config, resume=RunFolder(tmp_path), observer=observer)
+    assert any(f"numpy 1.0, now {np.__version__}" in note for note in observer.notes)
+
+
 def test_a_run_without_a_checkpoint_starts_at_the_beginning(finished, tmp_path):
     config, whole, _ = finished
     run = RunFolder(tmp_path)

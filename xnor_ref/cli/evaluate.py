@@ -86,7 +86,7 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
         if "dataset" not in trained:
             raise InputError(f"{path} does not say what it was trained on; name a data set with --dataset")
         said = {"dataset": trained["dataset"], **known, **said}
-    config = resolve(said)
+    config = resolve({"data_dir": options.default_data_dir(), **said})
     set_threads(config.threads)
     data = job.load_data(config, observer=progress)
     _require_fit(packed, data, path)

@@ -22,7 +22,7 @@ def command(path: str | None, data_dir: str | None, as_json: bool) -> None:
     A model file is examined completely before anything of it is shown: its digest, its layers and its limits.
     """
     if path is None:
-        result = _installation(Path(data_dir or "data"))
+        result = _installation(Path(data_dir or options.default_data_dir()))
         text = _installation_text
     elif Path(path).is_dir():
         result, text = _run(Path(path)), _run_text

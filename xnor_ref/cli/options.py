@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def field_options(*names: str) -> Callable:
 def _option(field: dataclasses.Field) -> Callable:
     flag, kind, help = "--" + field.name.replace("_", "-"), field.metadata["kind"], field.metadata["help"]
     if field.name == "data_dir":
-        return click.option(flag, metavar="FOLDER", envvar=DATA_DIR_VARIABLE, show_envvar=True, help=f"{help} [data]")
+        return click.option(flag, metavar="FOLDER", help=f"{help} [{DATA_DIR_VARIABLE} in the environment, or data]")
     if kind == "bool":
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=help)
     if kind == "table":
@@ -50,6 +51,11 @@ def said(values: dict[str, Any]) -> dict[str, Any]:
     if "model_options" in given:
         given["model_options"] = dict(map(_pair, given["model_options"]))
     return given
+
+
+def default_data_dir() -> str:
+    """Where data sets lie unless the command line, a config file or a run's own config says otherwise."""
+    return os.environ.get(DATA_DIR_VARIABLE) or "data"
 
 
 def _pair(text: str) -> tuple[str, Any]:

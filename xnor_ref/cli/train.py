@@ -58,7 +58,9 @@ def command(
         said["dataset"] = "tiny-imagenet"
     if out == "":
         raise click.UsageError("--out needs the name of a folder")
-    config = resolve(said)  # checks everything that was said, also where a run goes on
+    config = resolve(
+        {"data_dir": options.default_data_dir(), **said}
+    )  # checks everything that was said, also where a run goes on
 
     from xnor_ref.cli.progress import Progress
     from xnor_ref.training import runs

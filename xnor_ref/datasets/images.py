@@ -131,13 +131,14 @@ def _read_photo(path: Path, image_size: int, channels: int) -> Images:
         raise DatasetError(f"{what}: cannot be read: {reason}") from error
     with file, _opened(file, what, PHOTO_FORMATS) as image:
         image.load()
-        plain = _flatten(_upright(image), what).convert("RGB" if channels == 3 else "L")
+        plain = _flatten(_upright(image), what)
         side = min(plain.size)
         left, top = (plain.width - side) / 2, (plain.height - side) / 2
         # The support of Pillow's filters grows with the reduction, which is the antialiasing.
         box = (left, top, left + side, top + side)
         square = plain.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-        return np.frombuffer(square.tobytes(), np.uint8).reshape(image_size, image_size, channels)
+        pixels = square.convert("RGB" if channels == 3 else "L").tobytes()
+        return np.frombuffer(pixels, np.uint8).reshape(image_size, image_size, channels)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """The embedded data set: drawn here with Pillow from a seed, no download.
 
-Twelve kinds of figure, 64x64 RGB as in Tiny ImageNet. The figure is the largest thing in the picture; it is turned a
-little, stretched, moved, partly covered, and drawn in a random light colour on a dark, blotchy ground among clutter of
-any colour, and the picture is then blurred, faded and made noisy by varying amounts. Some kinds are meant to be confused: circle and pentagon, ring
-and horseshoe, triangle and arrow, star and cross.
+Twelve kinds of figure, 64x64 RGB as in Tiny ImageNet. The figure is the largest thing in the picture; it is turned,
+stretched, moved, often partly covered, and drawn in a random light colour on a darker, blotchy ground among clutter of
+any colour; the picture is then blurred, faded and made noisy by varying amounts. Some kinds are meant to be confused:
+circle and pentagon, ring and horseshoe, triangle and arrow, star and cross.
 
 Every image has its own random stream, derived from (seed, split, index); so image 17 is the same whatever the sizes
 of the splits, and the same pixels come out wherever the same version of Pillow draws.
@@ -190,7 +190,7 @@ def _draw_cover(pen: "ImageDraw.ImageDraw", rng: Random, centre: tuple[float, fl
 def _place(rng: Random, kind: int, centre: tuple[float, float], radius: float) -> Points:
     """Outline of a figure, stretched along a random direction, turned, scaled and moved to its place."""
     outline = _outlines()[kind][_count(rng, 0, _VARIANTS - 1)]
-    turn, tilt = _between(rng, -0.3, 0.3), _between(rng, 0, 2 * math.pi)
+    turn, tilt = _between(rng, 0, 2 * math.pi), _between(rng, 0, 2 * math.pi)
     long, short = radius, radius * _between(rng, 0.7, 1.0)
     # The matrix rotation(turn) @ diag(long, short) @ rotation(tilt).
     c, s, c2, s2 = math.cos(turn), math.sin(turn), math.cos(tilt), math.sin(tilt)

@@ -1,5 +1,6 @@
 """What a run was computed with: versions, processor, BLAS, threads."""
 
+import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,19 @@ def describe() -> dict[str, Any]:
         "threads": get_threads(),
         "jit": os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"),
     }
+
+
+def changes(path: Path, here: dict[str, Any]) -> str:
+    """What of `here` that can change rounding differs from the description in the JSON file `path`."""
+    try:
+        before = json.loads(path.read_bytes())
+        return ", ".join(
+            f"{key} {before[key]}, now {here[key]}"
+            for key in ("xnor_ref", "numpy", "numba", "blas", "cpu", "jit")
+            if before[key] != here[key]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # no description: nothing to compare with
 
 
 def _version(package: str) -> str | None:

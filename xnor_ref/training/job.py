@@ -20,6 +20,7 @@ from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import sha256_file, write_atomically
 from xnor_ref.training import environment
+from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.checkpoint import CheckpointFolder, MismatchError, Position, read, split_state
 from xnor_ref.training.config import TrainConfig
 from xnor_ref.training.evaluation import Logits, all_logits, compare, float_logits, score
@@ -66,6 +67,7 @@ def train_run(
     """
     observer = observer or Observer()
     set_threads(config.threads)
+    keep_freed_memory()
     if resume is not None and start is None:
         report = finished_report(resume)
         if report is not None:
@@ -165,7 +167,10 @@ def _train(
     checkpoints = CheckpointFolder(folder.checkpoints_path, identity, about, config.keep)
     position = _resume(checkpoints, start, model, optimizer, steps, observer) if resume else Position()
     folder.write_json(folder.config_path, {"config": config.to_dict(), "data": identity["data"]})
-    folder.write_json(folder.env_path, environment.describe())
+    here = environment.describe()
+    if resume and (changed := environment.changes(folder.env_path, here)):
+        observer.note(f"the run began under other conditions, its last bits may come out otherwise: {changed}")
+    folder.write_json(folder.env_path, here)
     folder.truncate_metrics(position.epoch)
     folder.report_path.unlink(missing_ok=True)
     try:

@@ -5,7 +5,7 @@
 | shapes | shapes-net | trains in about a minute on two cores |
 | mnist, fashion-mnist | lenet5 | 28 x 28 grey digits and clothes |
 | cifar10 | vgg-small | the network of the binary-network literature on CIFAR-10 |
-| tiny-imagenet, folder | resnet18 | the paper's residual network, in its form for small images |
+| tiny-imagenet, folder | vgg-small | the most accurate for its time here on 64 x 64 images |
 """
 
 from typing import Any
@@ -15,8 +15,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {"model": "lenet5", "epochs": 10, "batch_size": 100, "lr": 0.002, "augment": False},
     "fashion-mnist": {"model": "lenet5", "epochs": 15, "batch_size": 100, "lr": 0.002, "augment": False},
     "cifar10": {"model": "vgg-small", "epochs": 60, "batch_size": 100, "lr": 0.001},
-    "tiny-imagenet": {"model": "resnet18", "epochs": 60, "batch_size": 128, "lr": 0.001, "weight_decay": 1e-5},
-    "folder": {"model": "resnet18", "epochs": 30, "batch_size": 64, "lr": 0.001, "weight_decay": 1e-5},
+    "tiny-imagenet": {"model": "vgg-small", "epochs": 6, "batch_size": 128, "lr": 0.002},
+    "folder": {"model": "vgg-small", "epochs": 10, "batch_size": 64, "lr": 0.002},
 }
 
 

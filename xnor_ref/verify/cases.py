@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numba import config
 
 JIT = not config.DISABLE_JIT  # type: ignore[attr-defined]
-CHANNELS = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)
-OUT_CHANNELS = (1, 2, 3, 8, 9, 64, 65)
+CHANNELS: tuple[int, ...] = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)
+OUT_CHANNELS: tuple[int, ...] = (1, 2, 3, 8, 9, 64, 65)
 KINDS = ("random", "plus", "minus", "edges", "negative zero", "subnormal", "saturated")
 LAYOUTS = ("plain", "read-only", "reversed", "strided", "channels last", "byte-swapped", "misaligned", "broadcast")
 BACKENDS = ("numba", "numba", "reference", "float")  # the compiled rung twice as often

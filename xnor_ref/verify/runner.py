@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import HealthCheck, Verbosity, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
@@ -43,6 +43,7 @@ def run_property(prop: Property, implementation: Any, examples: int, seed: int |
     @settings(
         max_examples=max(5, round(examples * prop.share)),
         deadline=None,
+        phases=(Phase.generate, Phase.shrink),
         database=None,
         derandomize=False,
         report_multiple_bugs=False,
