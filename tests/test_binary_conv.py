@@ -103,16 +103,15 @@ GRID_PADDINGS = ((0, 0), (1, 1), (0, 2), (3, 1), (5, 6))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", GRID_CHANNELS)
-@pytest.mark.parametrize("out_channels", [1, 9, 65])
-def test_grid(channels, out_channels):
+def test_grid(channels):
     points = 0
     for size, kernel, stride, padding, pad_value in itertools.product(
         ((5, 4), (6, 9)), GRID_KERNELS, GRID_STRIDES, GRID_PADDINGS, (0, 1, -1)
     ):
+        out_channels = (1, 9, 65)[points // 3 % 3]
         x, w = normal(points, 2, channels, *size), normal(points + 1, out_channels, channels, *kernel)
         z = binary_conv2d(x, w, stride, padding, pad_value, "numba", threads=1)
-        want = oracle.sign_convolution(x, w, stride, padding, pad_value)
-        np.testing.assert_array_equal(z, want, strict=False)
+        np.testing.assert_array_equal(z, oracle.sign_convolution(x, w, stride, padding, pad_value))
         points += 1
     assert points == 480
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -111,7 +112,8 @@ def parallel_chunks(
             _inside.chunk = False
 
     with single_threaded_blas():
-        helpers = [_executor(workers - 1).submit(work) for _ in range(workers - 1)]
+        # Each helper works in a copy of the caller's context, so that np.errstate holds there too.
+        helpers = [_executor(workers - 1).submit(copy_context().run, work) for _ in range(workers - 1)]
         try:
             work()
         finally:

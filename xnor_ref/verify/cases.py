@@ -16,7 +16,8 @@ JIT = not config.DISABLE_JIT  # type: ignore[attr-defined]
 CHANNELS: tuple[int, ...] = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)
 OUT_CHANNELS: tuple[int, ...] = (1, 2, 3, 8, 9, 64, 65)
 KINDS = ("random", "plus", "minus", "edges", "negative zero", "subnormal", "saturated")
-LAYOUTS = ("plain", "read-only", "reversed", "strided", "channels last", "byte-swapped", "misaligned", "broadcast")
+EXTREMES = (("plus", "minus"), ("minus", "plus"), ("plus", "plus"), ("minus", "minus"))  # the largest counts and sums
+LAYOUTS = ("plain", "read-only", "reversed", "strided", "column-major", "byte-swapped", "misaligned", "broadcast")
 BACKENDS = ("numba", "numba", "reference", "float")  # the compiled rung twice as often
 if not JIT:  # the same kernels as plain Python: small shapes only
     CHANNELS, OUT_CHANNELS = (1, 2, 31, 33, 63, 64, 65), (1, 2, 9)
@@ -59,8 +60,8 @@ def lay_out(x: np.ndarray, layout: str) -> np.ndarray:
         wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
         wide[..., ::2] = x
         x = wide[..., ::2]
-    elif layout == "channels last":
-        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    elif layout == "column-major":
+        x = np.asfortranarray(x)
     elif layout == "byte-swapped":
         x = x.astype(x.dtype.newbyteorder())
     elif layout == "misaligned":
@@ -73,14 +74,15 @@ def lay_out(x: np.ndarray, layout: str) -> np.ndarray:
     return x
 
 
-def data(shape: tuple[int, ...], kinds: tuple[str, ...] = KINDS) -> st.SearchStrategy[Data]:
-    return st.builds(
-        Data,
-        st.just(shape),
-        st.sampled_from(kinds),
-        st.sampled_from(LAYOUTS),
-        st.integers(0, 2**32 - 1),
-    )
+def data(shape: tuple[int, ...], kind: str | None = None) -> st.SearchStrategy[Data]:
+    """Any array of this shape, or only of one kind."""
+    kinds = st.sampled_from(KINDS) if kind is None else st.just(kind)
+    return st.builds(Data, st.just(shape), kinds, st.sampled_from(LAYOUTS), st.integers(0, 2**32 - 1))
+
+
+def pairs_of_kinds(kinds: tuple[str, ...] = KINDS) -> st.SearchStrategy[tuple[str, str]]:
+    """Kinds of two operands, every other time such that the sums become extreme."""
+    return st.one_of(st.tuples(st.sampled_from(kinds), st.sampled_from(kinds)), st.sampled_from(EXTREMES))
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Conv:
 def convs(draw, kinds: tuple[str, ...] = KINDS) -> Conv:
     """Small images, any channel count, kernels up to 4x4, strides up to 3, padding that may exceed the kernel."""
     channels = draw(st.sampled_from(CHANNELS))
+    of_x, of_weight = draw(pairs_of_kinds(kinds))
     n = draw(st.integers(1, 3 if JIT else 2))
     kernel, size, stride, padding = [], [], [], []
     for _ in range(2):
@@ -112,8 +115,8 @@ def convs(draw, kinds: tuple[str, ...] = KINDS) -> Conv:
         size.append(draw(st.integers(max(1, kernel[-1] - 2 * padding[-1]), 6 if JIT else 3)))
         stride.append(draw(st.integers(1, 3)))
     return Conv(
-        draw(data((n, channels, *size), kinds)),
-        draw(data((draw(st.sampled_from(OUT_CHANNELS)), channels, *kernel), kinds)),
+        draw(data((n, channels, *size), of_x)),
+        draw(data((draw(st.sampled_from(OUT_CHANNELS)), channels, *kernel), of_weight)),
         (stride[0], stride[1]),
         (padding[0], padding[1]),
         draw(st.sampled_from((0, 1, -1))),
@@ -141,13 +144,13 @@ def chunked_convs(draw) -> Conv:
 @st.composite
 def longest_dots(draw) -> Conv:
     """n_bits = 3072 * 5 * 5 = 76,800: more than 16 bits hold."""
-    pad_value = draw(st.sampled_from((0, 1, -1)))
+    of_x, of_weight = draw(st.sampled_from((*EXTREMES, ("random", "random"))))
     return Conv(
-        Data((1, 3072, 5, 5), draw(st.sampled_from(("plus", "minus", "random"))), "plain", 1),
-        Data((2, 3072, 5, 5), draw(st.sampled_from(("plus", "minus", "random"))), "plain", 2),
+        Data((1, 3072, 5, 5), of_x, "plain", 1),
+        Data((2, 3072, 5, 5), of_weight, "plain", 2),
         (1, 1),
         draw(st.sampled_from(((0, 0), (1, 1)))),
-        pad_value,
+        draw(st.sampled_from((0, 1, -1))),
         draw(st.sampled_from(BACKENDS)) if JIT else draw(st.sampled_from(("reference", "float"))),
         1,
     )
@@ -166,9 +169,10 @@ class Linear:
 @st.composite
 def linears(draw) -> Linear:
     features = draw(st.sampled_from(CHANNELS))
+    of_x, of_weight = draw(pairs_of_kinds())
     return Linear(
-        draw(data((draw(st.integers(1, 5)), features))),
-        draw(data((draw(st.sampled_from(OUT_CHANNELS)), features))),
+        draw(data((draw(st.integers(1, 5)), features), of_x)),
+        draw(data((draw(st.sampled_from(OUT_CHANNELS)), features), of_weight)),
         draw(st.sampled_from(BACKENDS)),
         draw(st.sampled_from((1, 2, 3))),
     )

@@ -123,7 +123,9 @@ def xnor_is_close(implementation: Implementation, case: tuple[cases.Conv, str]) 
     allowed = 5 * 2.0**-24 * np.abs(want) + smallest * (2 + k + np.abs(z) * (alpha + k))
     wrong = np.asarray(np.abs(got - want) > allowed) | np.isnan(got)
     assert got.dtype == np.float32 and got.shape == want.shape
-    assert not wrong.any(), f"xnor_conv2d: {got[wrong][0]}, should be {want[wrong][0]} +- {allowed[wrong][0]:.3g}"
+    if wrong.any():
+        index = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        raise AssertionError(f"xnor_conv2d: {got[index]}, not {want[index]} +- {allowed[index]:.3g}")
 
 
 def scale_map_bits_agree(implementation: Implementation, case: tuple[cases.Conv, str]) -> None:

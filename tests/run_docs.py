@@ -1,0 +1,82 @@
+"""Run the commands of README.md in a scratch folder, shortened, as CI does: `python tests/run_docs.py`.
+
+Every line of a `sh` block that starts with `python cli.py` is run, in order. Training is cut down by appended options. A
+command on real images runs where XNOR_REF_TEST_DATA names a folder of them, and otherwise must fail with exit code 3.
+`--download` is not run: its option is checked by the parser only, and the download itself by the tests.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHORT = {
+    "shapes": ["--epochs", "1", "--train-size", "200", "--val-size", "60"],
+    "other": ["--epochs", "1", "--limit-train", "128", "--limit-val", "64", "--batch-size", "32"],
+}
+
+
+def documented_commands(text: str) -> list[list[str]]:
+    """The arguments of each `python cli.py` line in the `sh` blocks of a Markdown text."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("python cli.py ")]
+    return [shlex.split(line, comments=True)[2:] for line in lines]
+
+
+def prepared(arguments: list[str], scratch: Path, data: Path | None) -> tuple[list[str], int]:
+    """The arguments to run in `scratch`, and the exit code to expect."""
+    if arguments[0] != "train" or "--resume" in arguments:
+        return arguments, 0
+    if "--dataset" not in arguments and "--tiny-imagenet" not in arguments:
+        return arguments + SHORT["shapes"], 0
+    arguments = [*arguments, *SHORT["other"]]
+    if data is None:
+        return arguments, 3
+    if "--archive" in arguments:
+        arguments[arguments.index("--archive") + 1] = str(data / "tiny-imagenet-5.zip")
+    elif "folder" not in arguments:
+        arguments[arguments.index("--data-dir") + 1] = str(data)
+    return arguments, 0
+
+
+def make_folder_of_photos(folder: Path) -> None:
+    """Two classes of coloured images, for `--dataset folder` and `predict`."""
+    from PIL import Image
+
+    for split, count in (("train", 70), ("val", 4)):
+        for name, colour in (("red", (200, 30, 20)), ("blue", (10, 40, 210))):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                shade = tuple(value + index for value in colour)
+                Image.new("RGB", (80, 64), shade).save(folder / split / name / f"{index}.png")
+
+
+def main() -> int:
+    root = os.environ.get("XNOR_REF_TEST_DATA")
+    data = Path(root) if root else None
+    failed = 0
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        make_folder_of_photos(scratch / "photos")
+        (scratch / "photo.jpg").write_bytes((REPOSITORY / "docs" / "shapes.png").read_bytes())
+        for arguments in documented_commands((REPOSITORY / "README.md").read_text()):
+            if "--download" in arguments:
+                continue
+            command, expected = prepared(arguments, scratch, data)
+            run = subprocess.run(
+                [sys.executable, str(REPOSITORY / "cli.py"), *command], cwd=scratch, capture_output=True, text=True
+            )
+            good = run.returncode == expected
+            failed += not good
+            print("ok  " if good else "FAIL", run.returncode, shlex.join(command), flush=True)
+            if not good:
+                print(run.stdout, run.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
