@@ -1,4 +1,4 @@
-"""Binary layers: integer results, scales, each gradient rule against its closed form, and the paths between backends."""
+"""Binary layers: integer results, scales, each gradient rule against its closed form, and equality of the backends."""
 
 import numpy as np
 import pytest

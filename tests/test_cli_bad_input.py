@@ -82,6 +82,7 @@ def damage(path: str, how: str) -> None:
         (["train", "--tiny-imagenet", "--dataset", "mnist"], "exclude each other"),
         (["train", "--out", ""], "--out needs the name of a folder"),
         (["train", "--out", "runs/done"], "--out runs/done is not empty; add --resume auto"),
+        (["train", "--resume", "runs/done", "--lr", "nan"], "lr must be more than 0 and finite, got nan"),
         (["train", "--resume", "runs/done", "--out", "x"], "--out names the folder of a new run"),
         (["train", "--download"], "no option download"),
         (["train", "--train-size", "5"], "train_size must be from 12"),
@@ -208,6 +209,20 @@ def test_what_cannot_be_written_exits_7(at_work):
         before = tree()
         code, _, err = at_work(*arguments)
         assert code == 7 and arguments[-1].split("/")[0] in err and tree() == before
+
+
+def test_class_names_that_no_file_may_hold_are_refused_before_training(at_work):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for name in ("a\x1b[31m", "b"):
+            Path("pictures", split, name).mkdir(parents=True)
+            for k in range(2):
+                Image.new("RGB", (32, 32), (k, 9, 9)).save(f"pictures/{split}/{name}/{k}.jpg")
+    before = {path for path in tree() if not path.startswith("pictures")}
+    code, _, err = at_work("train", "--dataset", "folder", "--data-dir", "pictures", "--model", "shapes-net")
+    assert code in (3, 4) and "\x1b" not in err and "\\x1b" in err
+    assert {path for path in tree() if not path.startswith("pictures")} == before
 
 
 def test_a_bug_shows_its_traceback(workplace, monkeypatch, capfd):

@@ -302,6 +302,20 @@ def test_the_data_folder_comes_from_the_environment(tmp_path, monkeypatch, capfd
     assert "filed" in capfd.readouterr().err
 
 
+def test_the_command_line_overrides_the_config_file(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text(
+        'train-size = 48\nval_size = 24\nbatch_size = 12\nepochs = 2\nmodel_options = {width = 4}\nmethod = "full"\n'
+    )
+    assert main(["train", "--config", "run.toml", "--epochs", "1", "--no-augment", "--out", "run", "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert (report["epochs"], report["method"]) == (1, "full")
+    config = json.loads(Path("run/config.json").read_text())["config"]
+    assert (config["epochs"], config["augment"], config["model_options"]) == (1, False, {"width": 4})
+    assert main(["train", "--resume", "run", "--config", "run.toml"]) == 4
+    assert "epochs: 1 there, 2 asked for" in capfd.readouterr().err
+
+
 @pytest.mark.realdata
 @pytest.mark.slow
 @pytest.mark.parametrize(

@@ -185,6 +185,10 @@ def test_average_pool_is_a_convolution_with_a_box(case):
     np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
 
 
+def zeros(*shape):
+    return Tensor(np.zeros(shape, np.float32))
+
+
 def _numeric(function, x, direction, step=1e-2):
     return (function(x + step * direction) - function(x - step * direction)) / (2 * step)
 
@@ -312,14 +316,14 @@ def test_state_dict_round_trip_and_refusals():
         (lambda: nn.MaxPool2d(2, padding=2), InputError, "more than half of the kernel"),
         (lambda: nn.Dropout(1.0), InputError, r"must be in \[0, 1\), got 1.0"),
         (lambda: nn.BatchNorm2d(3, eps=0), InputError, "eps=0"),
-        (lambda: nn.Conv2d(3, 4, 3)(Tensor(np.zeros((1, 2, 5, 5), np.float32))), InputError, "C=2, the layer needs C=3"),
-        (lambda: nn.Conv2d(1, 4, 9)(Tensor(np.zeros((1, 1, 5, 5), np.float32))), InputError, "larger than the image"),
-        (lambda: nn.Linear(3, 4)(Tensor(np.zeros((1, 2), np.float32))), InputError, r"must be \(N, 3\), got shape"),
+        (lambda: nn.Conv2d(3, 4, 3)(zeros(1, 2, 5, 5)), InputError, "C=2, the layer needs C=3"),
+        (lambda: nn.Conv2d(1, 4, 9)(zeros(1, 1, 5, 5)), InputError, "larger than the image"),
+        (lambda: nn.Linear(3, 4)(zeros(1, 2)), InputError, r"must be \(N, 3\), got shape"),
         (lambda: nn.Linear(3, 4)(Tensor(np.zeros((1, 3)))), InputTypeError, "must be float32, got float64"),
-        (lambda: nn.BatchNorm1d(3)(Tensor(np.zeros((1, 3), np.float32))), InputError, "more than one value per channel"),
-        (lambda: functional.max_pool2d(Tensor(np.zeros((1, 3), np.float32)), (2, 2), (2, 2), (0, 0)), InputError, "N, C"),
-        (lambda: nn.cross_entropy(Tensor(np.zeros((2, 3))), np.array([0, 3])), InputError, "from 0 to 3, but there are 3"),
-        (lambda: nn.cross_entropy(Tensor(np.zeros((2, 3))), np.array([0.0, 1.0])), InputTypeError, "integer array"),
+        (lambda: nn.BatchNorm1d(3)(zeros(1, 3)), InputError, "more than one value per channel"),
+        (lambda: functional.max_pool2d(zeros(1, 3), (2, 2), (2, 2), (0, 0)), InputError, "N, C"),
+        (lambda: nn.cross_entropy(zeros(2, 3), np.array([0, 3])), InputError, "from 0 to 3, but there are 3"),
+        (lambda: nn.cross_entropy(zeros(2, 3), np.array([0.0, 1.0])), InputTypeError, "integer array"),
     ],
 )  # fmt: skip
 def test_wrong_layers_and_inputs_are_refused(make, error, text):

@@ -23,10 +23,14 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from xnor_ref.kernels.binary_ops import binary_conv2d, binary_linear, xnor_conv2d
-    from xnor_ref.kernels.layout import pack_bits, unpack_bits
-    from xnor_ref.kernels.threads import get_threads, set_threads
-    from xnor_ref.packed import load_packed
+    from xnor_ref.kernels.binary_ops import binary_conv2d as binary_conv2d
+    from xnor_ref.kernels.binary_ops import binary_linear as binary_linear
+    from xnor_ref.kernels.binary_ops import xnor_conv2d as xnor_conv2d
+    from xnor_ref.kernels.layout import pack_bits as pack_bits
+    from xnor_ref.kernels.layout import unpack_bits as unpack_bits
+    from xnor_ref.kernels.threads import get_threads as get_threads
+    from xnor_ref.kernels.threads import set_threads as set_threads
+    from xnor_ref.packed import load_packed as load_packed
 
 
 def __getattr__(name: str):

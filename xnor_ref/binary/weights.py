@@ -46,9 +46,7 @@ def weight_gradient(
         raise InputError(f"weight_gradient: mode must be one of {', '.join(GRAD_MODES)}, got {mode!r}")
     if alpha is None:
         if mode != "ste":
-            raise InputError(
-                f"weight_gradient: mode {mode!r} differentiates alpha, but there is none; use 'ste'"
-            )
+            raise InputError(f"weight_gradient: mode {mode!r} differentiates alpha, but there is none; use 'ste'")
         return grad * ste_mask(weight)
     dtype = weight.dtype.type
     n = dtype(weight[0].size)

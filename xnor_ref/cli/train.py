@@ -10,7 +10,7 @@ import click
 from xnor_ref.cli import options, program
 from xnor_ref.cli.group import Command
 from xnor_ref.errors import ModelFileError
-from xnor_ref.training.config import FIELDS, TrainConfig, load_toml, resolve
+from xnor_ref.training.config import FIELDS, TrainConfig, check_values, load_toml, resolve
 
 
 @click.command(
@@ -58,9 +58,7 @@ def command(
         said["dataset"] = "tiny-imagenet"
     if out == "":
         raise click.UsageError("--out needs the name of a folder")
-    config = resolve(
-        {"data_dir": options.default_data_dir(), **said}
-    )  # checks everything that was said, also where a run goes on
+    check_values(said)
 
     from xnor_ref.cli.progress import Progress
     from xnor_ref.training import runs
@@ -71,8 +69,10 @@ def command(
     if folder is not None:
         progress.note(f"going on with the run in {folder.path}")
         config = _going_on(folder.config(), said)
-    elif out:
-        runs.check_free(Path(out))
+    else:
+        config = resolve({"data_dir": options.default_data_dir(), **said})
+        if out:
+            runs.check_free(Path(out))
     if resume and folder is None:
         progress.note("there is no run to go on with: starting a new one")
     try:

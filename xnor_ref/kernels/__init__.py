@@ -1,1 +1,1 @@
-"""Bit layout, kernels and their checked entry points. Import the submodules; nothing is compiled before its first use."""
+"""Bit layout, kernels and their checked entry points. Import the submodules; nothing is compiled before it is used."""

@@ -4,9 +4,9 @@ Unchecked building blocks: arrays are float32 and C-contiguous, images (N, C, H,
 (O, I); strides, paddings and kernels are pairs. The layers (`nn`) and the packed runtime validate before they call.
 
 Forward functions that inference uses give every image the same bits whatever else is in its batch and however many
-threads run: each image is its own GEMM of a fixed shape and each row of `linear` its own product (in a larger GEMM, BLAS
-adds up in another order at its edges). That is what lets a packed network repeat the float network's answers to the
-bit. With `training=True` images share GEMMs, which is faster.
+threads run: each image is its own GEMM of a fixed shape and each row of `linear` its own product (in a larger GEMM,
+BLAS adds up in another order at its edges). That is what lets a packed network repeat the float network's answers to
+the bit. With `training=True` images share GEMMs, which is faster.
 """
 
 from types import ModuleType
@@ -27,7 +27,7 @@ def jit_disabled() -> bool:
     """Whether Numba's compiler is off (NUMBA_DISABLE_JIT), so that its kernels would run as slow Python."""
     from numba import config
 
-    return bool(config.DISABLE_JIT)
+    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
 
 
 def _rung() -> ModuleType:
@@ -38,6 +38,11 @@ def _rung() -> ModuleType:
     from xnor_ref.kernels import float_plain
 
     return float_plain
+
+
+def spatial(array: NDArray) -> Pair:
+    """(H, W) of images (N, C, H, W), or (KH, KW) of weights (O, C, KH, KW)."""
+    return array.shape[2], array.shape[3]
 
 
 def conv_output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
@@ -91,8 +96,8 @@ def conv2d(
 ) -> F32:
     """Cross-correlation -> (N, O, OH, OW), of the signs of `x` if `signs`; the border holds `pad_value`."""
     rung = _rung()
-    kernel = weight.shape[2:]
-    oh, ow = conv_output_size(x.shape[2:], kernel, stride, padding)
+    kernel = spatial(weight)
+    oh, ow = conv_output_size(spatial(x), kernel, stride, padding)
     pixels = oh * ow
     y = np.empty((x.shape[0], weight.shape[0], oh, ow), np.float32)
     for part, filters, outputs in _split_groups(x, weight, groups):
@@ -125,7 +130,7 @@ def conv2d_input_gradient(
     rung = _rung()
     n, _, oh, ow = dy.shape
     o, c = weight.shape[0] // groups, weight.shape[1]
-    kernel = weight.shape[2:]
+    kernel = spatial(weight)
     dx = np.empty((n, c * groups, *size), np.float32)
     for g in range(groups):
         matrix = weight[g * o : (g + 1) * o].reshape(o, -1).T
@@ -265,9 +270,7 @@ def batch_norm_gradient(
     dgamma, dbeta = np.empty(channels), np.empty(channels)
 
     def differentiate(start, stop):
-        rung.batch_norm_backward(
-            grads, planes, start, stop, gamma, mean, var, eps, _planes(dx), dgamma, dbeta
-        )
+        rung.batch_norm_backward(grads, planes, start, stop, gamma, mean, var, eps, _planes(dx), dgamma, dbeta)
 
     parallel_chunks(differentiate, channels, 8, threads)
     return dx, dgamma.astype(np.float32), dbeta.astype(np.float32)
@@ -288,7 +291,7 @@ def max_pool2d(
 ) -> tuple[F32, NDArray[np.uint8]]:
     """(maximum of each window, which tap reached it first); padding never wins. At most 256 taps."""
     rung = _rung()
-    size = conv_output_size(x.shape[2:], kernel, stride, padding)
+    size = conv_output_size(spatial(x), kernel, stride, padding)
     y = np.empty((*x.shape[:2], *size), np.float32)
     winner = np.empty(y.shape, np.uint8)
     parallel_chunks(
@@ -393,7 +396,5 @@ def mask_ste(x: F32, dx: F32, threads: int | None = None) -> F32:
     """dx * 1[|x| <= 1], in place: the straight-through estimator of sign (XNOR-Net, section 3.1; BinaryNet, eq. 4)."""
     rung = _rung()
     flat_x, flat_dx = x.reshape(-1), dx.reshape(-1)
-    parallel_chunks(
-        lambda start, stop: rung.mask_ste(flat_x, flat_dx, start, stop), flat_x.size, 1 << 16, threads
-    )
+    parallel_chunks(lambda start, stop: rung.mask_ste(flat_x, flat_dx, start, stop), flat_x.size, 1 << 16, threads)
     return dx

@@ -2,8 +2,9 @@
 
 Inner loops run over contiguous memory and hold no branch, so that LLVM vectorises them. No fastmath: products and sums
 are rounded one by one, in the written order. Arrays are indexed flat and by unsigned numbers in inner loops, where a
-signed index would be checked for wrapping round and a row view would cost reference counts. Sums for BatchNorm are taken in float64, a lane per pixel position, and
-the lanes are added at the end. Compiled at import, one signature each; import this module only when it is needed.
+signed index would be checked for wrapping round and a row view would cost reference counts. Sums for BatchNorm are
+taken in float64, a lane per pixel position, and the lanes are added at the end. Compiled at import, one signature each;
+import this module only when it is needed.
 """
 
 import numpy as np

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -22,7 +23,7 @@ _inside = threading.local()
 _threads: int | None = None
 _pool: tuple[int, int, ThreadPoolExecutor] | None = None  # (process id, workers, pool)
 _blas_users = 0
-_blas_limit = None
+_blas_limit: Any = None
 _controller: ThreadpoolController | None = None
 
 

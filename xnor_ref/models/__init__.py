@@ -59,9 +59,7 @@ def build(
     positive(in_channels, "in_channels", "build")
     positive(num_classes, "num_classes", "build")
     if size > 4096 or num_classes > 100_000 or in_channels > 4096:
-        raise InputError(
-            f"build: refused: image_size={size}, in_channels={in_channels}, classes={num_classes}"
-        )
+        raise InputError(f"build: refused: image_size={size}, in_channels={in_channels}, classes={num_classes}")
     module = import_module(_NETWORKS[name])
     if size < module.SMALLEST:
         raise InputError(f"build: {name} needs images of at least {module.SMALLEST} pixels, got {size}")

@@ -14,9 +14,7 @@ SMALLEST = 16
 OPTIONS = ("downsample",)
 
 
-def layers(
-    build: Builder, size: int, channels: int, classes: int, downsample: str = "binary"
-) -> dict[str, Module]:
+def layers(build: Builder, size: int, channels: int, classes: int, downsample: str = "binary") -> dict[str, Module]:
     """The first convolution and the classifier are real."""
     if downsample not in ("binary", "real"):
         raise InputError(f"resnet18: downsample must be 'binary' or 'real', got {downsample!r}")
@@ -40,9 +38,7 @@ def layers(
 def _block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
     if build.method == "full":
         return _full_block(build, inputs, outputs, stride)
-    body = Sequential(
-        conv1=build.conv(inputs, outputs, 3, stride, 1), conv2=build.conv(outputs, outputs, 3, 1, 1)
-    )
+    body = Sequential(conv1=build.conv(inputs, outputs, 3, stride, 1), conv2=build.conv(outputs, outputs, 3, 1, 1))
     if inputs == outputs and stride == 1:
         return Residual(body)
     if downsample == "binary":
@@ -62,6 +58,4 @@ def _full_block(build: Builder, inputs: int, outputs: int, stride: int) -> Modul
         bn2=BatchNorm2d(outputs),
     )
     same = inputs == outputs and stride == 1
-    return Sequential(
-        sum=Residual(body, None if same else _projection(build, inputs, outputs, stride)), relu=ReLU()
-    )
+    return Sequential(sum=Residual(body, None if same else _projection(build, inputs, outputs, stride)), relu=ReLU())

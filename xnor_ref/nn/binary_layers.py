@@ -1,9 +1,9 @@
 """Layers with binary weights and binary inputs: XNOR-Net's convolution and fully connected layer.
 
 Forward (Rastegari et al. 2016, eq. 11): Y = (sign(X) (*) sign(W)) alpha K, where the integer convolution Z runs on
-packed bits. Backward, with D = dC/dY: the gradient of the binarised weight is G = corr(sign(X), D K); `binary.weight_gradient`
-turns it into that of the latent weight; the input gets 1[|X| <= 1] convT(D K, alpha sign(W)), and, if `k_grad`, the
-path through K as well.
+packed bits. Backward, with D = dC/dY: the gradient of the binarised weight is G = corr(sign(X), D K), and
+`binary.weight_gradient` turns it into that of the latent weight; the input gets 1[|X| <= 1] convT(D K, alpha sign(W))
+and, if `k_grad`, the path through K as well.
 """
 
 from collections.abc import Iterator
@@ -76,13 +76,9 @@ class _BinaryLayer(Module):
         if grad_mode is None:
             grad_mode = "corrected" if weight_scale == "alpha" else "ste"
         if grad_mode not in binary.GRAD_MODES:
-            raise InputError(
-                f"{caller}: grad_mode must be one of {', '.join(binary.GRAD_MODES)}, got {grad_mode!r}"
-            )
+            raise InputError(f"{caller}: grad_mode must be one of {', '.join(binary.GRAD_MODES)}, got {grad_mode!r}")
         if weight_scale == "off" and grad_mode != "ste":
-            raise InputError(
-                f"{caller}: grad_mode {grad_mode!r} needs weight_scale 'alpha'; without it use 'ste'"
-            )
+            raise InputError(f"{caller}: grad_mode {grad_mode!r} needs weight_scale 'alpha'; without it use 'ste'")
         if shape[1] == 1 and (centre or grad_mode == "official"):
             raise InputError(f"{caller}: centring over one input channel would make every weight 0")
         self.weight_scale = weight_scale
@@ -177,7 +173,7 @@ class BinaryConv2d(_BinaryLayer):
             dx = None
             if x.requires_grad:
                 signs = self._scaled_signs(alpha)
-                dx = float_ops.conv2d_input_gradient(dz, signs, x.shape[2:], self.stride, self.padding)
+                dx = float_ops.conv2d_input_gradient(dz, signs, float_ops.spatial(images), self.stride, self.padding)
                 float_ops.mask_ste(images, dx)
                 if self.k_grad and scale_map is not None:
                     dx += self._gradient_through_k(dy, z, alpha, images)
@@ -212,7 +208,7 @@ class BinaryConv2d(_BinaryLayer):
         """dK = sum_o D alpha Z; K is a box mean of A = mean_c |X|, so dX = sign(X)/C times the box spread of dK."""
         scaled = z if alpha is None else z * alpha[:, None, None]
         dk = (dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
-        size = images.shape[2:]
+        size = float_ops.spatial(images)
         box = np.ones((1, 1, *self.kernel_size), np.float32)
         if self.input_scale == "valid":
             ones = np.ones((1, 1, *size), np.float32)

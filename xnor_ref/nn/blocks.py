@@ -58,16 +58,12 @@ class Builder:
         if self.method not in METHODS:
             raise InputError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
 
-    def conv(
-        self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: Module | None = None
-    ) -> Sequential:
+    def conv(self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: Module | None = None) -> Sequential:
         """A hidden convolution block: B-A-C-P when binary, C-B-A-P when real."""
         if self.method == "xnor":
             layers: dict[str, Module] = {
                 "bn": BatchNorm2d(inputs),
-                "conv": BinaryConv2d(
-                    inputs, outputs, kernel, stride, padding, **self.options.for_conv(), rng=self.rng
-                ),
+                "conv": BinaryConv2d(inputs, outputs, kernel, stride, padding, **self.options.for_conv(), rng=self.rng),
             }
         else:
             layers = {
@@ -90,9 +86,7 @@ class Builder:
             linear=Linear(inputs, outputs, bias=False, rng=self.rng), bn=BatchNorm1d(outputs), relu=ReLU()
         )
 
-    def stem(
-        self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: Module | None = None
-    ) -> Sequential:
+    def stem(self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: Module | None = None) -> Sequential:
         """The first convolution, real in every method: three channels leave nothing to gain (section 3.2)."""
         layers: dict[str, Module] = {
             "conv": Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng),

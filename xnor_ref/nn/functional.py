@@ -21,9 +21,7 @@ def require_images(x: Tensor, channels: int | None, caller: str) -> None:
     if x.ndim != 4 or 0 in x.shape:
         raise InputError(f"{caller}: input must be a non-empty (N, C, H, W), got shape {x.shape}")
     if channels is not None and x.shape[1] != channels:
-        raise InputError(
-            f"{caller}: input has C={x.shape[1]}, the layer needs C={channels} (input {x.shape})"
-        )
+        raise InputError(f"{caller}: input has C={x.shape[1]}, the layer needs C={channels} (input {x.shape})")
 
 
 def require_rows(x: Tensor, features: int, caller: str) -> None:
@@ -37,17 +35,13 @@ def require_rows(x: Tensor, features: int, caller: str) -> None:
 def require_window(x: Tensor, kernel: Pair, padding: Pair, caller: str) -> None:
     """Raise unless the kernel fits into the padded image."""
     if x.shape[2] + 2 * padding[0] < kernel[0] or x.shape[3] + 2 * padding[1] < kernel[1]:
-        raise InputError(
-            f"{caller}: kernel {kernel} is larger than the image {x.shape[2:]} with padding {padding}"
-        )
+        raise InputError(f"{caller}: kernel {kernel} is larger than the image {x.shape[2:]} with padding {padding}")
 
 
-def conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int
-) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Tensor:
     """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, KH, KW) -> (N, O, OH, OW)."""
     require_images(x, weight.shape[1] * groups, "conv2d")
-    kernel = weight.shape[2:]
+    kernel = float_ops.spatial(weight.data)
     require_window(x, kernel, padding, "conv2d")
     images = np.ascontiguousarray(x.data)
     data = float_ops.conv2d(
@@ -64,7 +58,7 @@ def conv2d(
         dy = np.ascontiguousarray(dy)
         dx = None
         if x.requires_grad:
-            dx = float_ops.conv2d_input_gradient(dy, weight.data, x.shape[2:], stride, padding, groups)
+            dx = float_ops.conv2d_input_gradient(dy, weight.data, float_ops.spatial(x.data), stride, padding, groups)
         dw = float_ops.conv2d_weight_gradient(dy, images, kernel, stride, padding, groups)
         return (dx, dw) if bias is None else (dx, dw, dy.sum(axis=(0, 2, 3)))
 
@@ -75,9 +69,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (N, I) times weight (O, I) transposed, plus bias (O,) -> (N, O)."""
     require_rows(x, weight.shape[1], "linear")
     rows = np.ascontiguousarray(x.data)
-    data = float_ops.linear(
-        rows, weight.data, None if bias is None else bias.data, training=is_grad_enabled()
-    )
+    data = float_ops.linear(rows, weight.data, None if bias is None else bias.data, training=is_grad_enabled())
 
     def backward(dy):
         dx = float_ops.linear_input_gradient(dy, weight.data) if x.requires_grad else None
@@ -118,7 +110,7 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
 
     def backward(dy):
         dy = np.ascontiguousarray(dy)
-        return (float_ops.max_pool2d_gradient(dy, winner, x.shape[2:], kernel, stride, padding),)
+        return (float_ops.max_pool2d_gradient(dy, winner, float_ops.spatial(x.data), kernel, stride, padding),)
 
     return apply("max_pool2d", data, (x,), backward)
 
@@ -128,7 +120,7 @@ def avg_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     require_images(x, None, "avg_pool2d")
     require_window(x, kernel, padding, "avg_pool2d")
     data = float_ops.avg_pool2d(x.data, kernel, stride, padding)
-    size = x.shape[2:]
+    size = float_ops.spatial(x.data)
     return apply(
         "avg_pool2d",
         data,

@@ -83,15 +83,11 @@ class Conv2d(Module):
 class Linear(Module):
     """x (N, I) -> x W.T + b (N, O) with real weights W (O, I)."""
 
-    def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, rng: np.random.Generator | None = None
-    ):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, rng: np.random.Generator | None = None):
         self.in_features = positive(in_features, "in_features", "Linear")
         self.out_features = positive(out_features, "out_features", "Linear")
         weight = he_normal((self.out_features, self.in_features), rng)
-        self.weight = Parameter(
-            weight * np.float32(math.sqrt(0.5)), decay=True
-        )  # no ReLU follows: 1 / fan_in
+        self.weight = Parameter(weight * np.float32(math.sqrt(0.5)), decay=True)  # no ReLU follows: 1 / fan_in
         self.bias = Parameter(np.zeros(self.out_features, np.float32)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,9 +196,7 @@ class _Pool(Module):
         self.stride = self.kernel_size if stride is None else pair(stride, "stride", caller)
         self.padding = pair(padding, "padding", caller, 0)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel_size)):
-            raise InputError(
-                f"{caller}: padding {self.padding} is more than half of the kernel {self.kernel_size}"
-            )
+            raise InputError(f"{caller}: padding {self.padding} is more than half of the kernel {self.kernel_size}")
         if self.kernel_size[0] * self.kernel_size[1] > 256:
             raise InputError(f"{caller}: at most 256 taps, got kernel {self.kernel_size}")
 

@@ -11,9 +11,7 @@ def _check(logits: Tensor, labels: NDArray[np.integer], caller: str) -> None:
     if logits.ndim != 2 or logits.shape[0] == 0:
         raise InputError(f"{caller}: logits must be (N, classes), got shape {logits.shape}")
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputTypeError(
-            f"{caller}: labels must be an integer array, got {getattr(labels, 'dtype', labels)!r}"
-        )
+        raise InputTypeError(f"{caller}: labels must be an integer array, got {getattr(labels, 'dtype', labels)!r}")
     if labels.shape != logits.shape[:1]:
         raise InputError(f"{caller}: labels have shape {labels.shape}, logits {logits.shape}")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:

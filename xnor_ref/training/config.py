@@ -199,11 +199,12 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def check_keys(values: Mapping[str, Any], where: str) -> None:
-    """Raise InputError for the first key that is no field."""
-    for key in values:
+def check_values(values: Mapping[str, Any], where: str = "config") -> None:
+    """Raise InputError for the first key that is no field, or whose value its field does not take."""
+    for key, value in values.items():
         if key not in FIELDS:
             raise InputError(f"{where}: unknown key {key!r}{did_you_mean(key, FIELDS)} (known: {', '.join(FIELDS)})")
+        _checked(FIELDS[key], value)
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"config file {path}: {reason}") from None
     values = {key.replace("-", "_"): value for key, value in raw.items()}
-    check_keys(values, f"config file {path}")
+    check_values(values, f"config file {path}")
     return values
 
 
@@ -235,9 +236,9 @@ def resolve(said: Mapping[str, Any]) -> TrainConfig:
     """
     from xnor_ref.training.recipes import recipe
 
-    check_keys(said, "config")
-    dataset = _checked(FIELDS["dataset"], said.get("dataset", FIELDS["dataset"].default))
-    method = _checked(FIELDS["method"], said.get("method", FIELDS["method"].default))
+    check_values(said)
+    dataset = said.get("dataset", FIELDS["dataset"].default)
+    method = said.get("method", FIELDS["method"].default)
     return TrainConfig(**{**recipe(dataset, method), **said})
 
 

@@ -84,6 +84,7 @@ def train_run(
         seed=config.seed,
         **config.build_options(),
     )
+    freeze_model(model, about_training(config, data))  # what cannot be frozen is refused now, not after training
     observer.note(describe_model(model, data))
     folder = resume or new_run(config, out)
     with folder.lock():

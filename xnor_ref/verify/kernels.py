@@ -146,7 +146,7 @@ PROPERTIES = (
     Property(
         "pack_bits and unpack_bits are inverse, any dtype, axis and tail bits", cases.packings(), packing_round_trip
     ),
-    Property("binary_conv2d equals a float64 convolution of signs", cases.convs(), conv_is_exact),
+    Property("binary_conv2d equals a float64 convolution of signs", cases.convs(), conv_is_exact, share=2),
     Property("conv2d_bits ignores tail bits", cases.convs(), conv_ignores_tails),
     Property("chunks shared by threads give the same integers", cases.chunked_convs(), conv_is_exact, share=0.1),
     Property("dot products of 76,800 bits are exact", cases.longest_dots(), conv_is_exact, share=0.1),
