@@ -97,7 +97,7 @@ def thresholds_are_exact(implementation: Implementation, case: tuple[cases.Data,
     recipe, backend, threads, seed = case
     x = np.require(recipe.array(), np.float32, ["C", "A"])
     rng = np.random.default_rng(seed)
-    flip = rng.random(x.shape[1]) < 0.5
+    flip = np.asarray(rng.random(x.shape[1]) < 0.5)
     threshold = x[0, :, 0, 0] + rng.choice(np.array([0, 0, 0.5, -0.5], np.float32), x.shape[1])  # ties are the edge
     limit = threshold[:, None, None]
     bits = np.where(flip[:, None, None], x <= limit, x >= limit)
