@@ -86,8 +86,10 @@ def _interrupted(interrupt: KeyboardInterrupt) -> int:
 
 def program() -> str:
     """How this program was called, for messages that can be pasted."""
-    name = os.path.basename(sys.argv[0])
-    return "xnor-ref" if name.startswith("xnor-ref") else "python cli.py"
+    path = sys.argv[0]
+    if os.path.basename(path).startswith("xnor-ref"):
+        return "xnor-ref"
+    return f"python {shlex.quote(path)}" if os.path.basename(path) == "cli.py" else "python cli.py"
 
 
 def say(text: str) -> None:
