@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import xnor_ref
+from tests.conftest import JIT_DISABLED
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels import checks
 
@@ -207,6 +208,8 @@ def test_the_estimate_follows_the_memory_of_the_machine(monkeypatch):
 @pytest.mark.parametrize("backend", ["reference", "numba", "float"])
 @pytest.mark.parametrize("pad_value", [0, 1])
 def test_the_estimate_covers_what_is_really_allocated(monkeypatch, backend, pad_value):
+    if JIT_DISABLED and backend == "numba":
+        pytest.skip("too slow with NUMBA_DISABLE_JIT=1")
     asked = []
     check = checks.check_memory
     monkeypatch.setattr(

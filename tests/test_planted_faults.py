@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.conftest import JIT_DISABLED
 from xnor_ref.kernels import binary_ops
 from xnor_ref.verify import DEFAULT_EXAMPLES, kernels
 from xnor_ref.verify.runner import run_property
@@ -213,13 +214,15 @@ CAUGHT_BY = {
 
 @pytest.mark.parametrize(("check", "fault"), [(check, fault) for check in CAUGHT_BY for fault in CAUGHT_BY[check]])
 def test_fault_is_caught(check, fault):
-    result = run_property(PROPERTIES[check], Planted(fault).implementation(), DEFAULT_EXAMPLES, SEED)
+    if JIT_DISABLED and "second block" in fault:
+        pytest.skip("as many output channels are drawn only for compiled kernels")
+    result = run_property(PROPERTIES[check], Planted(fault).implementation(), DEFAULT_EXAMPLES, SEED, shrink=False)
     assert not result.passed, f"{fault}: passed {result.examples} examples"
 
 
 @pytest.mark.parametrize("fault", ["16-bit sums", "sums of 8 bits"])
 def test_overflow_is_caught_by_the_longest_dot_product(fault):
-    assert not run_property(LONGEST, Planted(fault).implementation(), DEFAULT_EXAMPLES, SEED).passed
+    assert not run_property(LONGEST, Planted(fault).implementation(), DEFAULT_EXAMPLES, SEED, shrink=False).passed
 
 
 def test_16_bit_sums_are_caught_by_nothing_shorter():

@@ -25,7 +25,7 @@ def run(
     Parameters
     ----------
     examples : int
-        Cases for each property; expensive properties get a tenth, every property at least 5.
+        Cases for each property; the main one gets twice as many, expensive ones a tenth, each at least 5.
     seed : int, optional
         The same seed tries the same cases. Default: new cases each time.
     report : callable

@@ -35,15 +35,20 @@ class Result:
         return self.failure is None
 
 
-def run_property(prop: Property, implementation: Any, examples: int, seed: int | None = None) -> Result:
-    """Try one property on up to `examples` cases; with a seed the same cases each time."""
+def run_property(
+    prop: Property, implementation: Any, examples: int, seed: int | None = None, shrink: bool = True
+) -> Result:
+    """Try one property on up to `examples` cases; with a seed the same cases each time.
+
+    With `shrink`, a failing case is replaced by the smallest one that Hypothesis can find.
+    """
     tried = 0
     last: Any = None
 
     @settings(
         max_examples=max(5, round(examples * prop.share)),
         deadline=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
         database=None,
         derandomize=False,
         report_multiple_bugs=False,
