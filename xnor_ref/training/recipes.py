@@ -11,7 +11,7 @@
 from typing import Any
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "shapes": {"model": "shapes-net", "epochs": 8, "batch_size": 50, "lr": 0.003},
+    "shapes": {"model": "shapes-net", "epochs": 6, "batch_size": 50, "lr": 0.005},
     "mnist": {"model": "lenet5", "epochs": 10, "batch_size": 100, "lr": 0.002, "augment": False},
     "fashion-mnist": {"model": "lenet5", "epochs": 15, "batch_size": 100, "lr": 0.002, "augment": False},
     "cifar10": {"model": "vgg-small", "epochs": 60, "batch_size": 100, "lr": 0.001},
