@@ -1,7 +1,7 @@
 """Run the commands of README.md in a scratch folder, shortened, as CI does: `python tests/run_docs.py`.
 
-Every line of a `sh` block that starts with `python cli.py` is run, in order. Training is cut down by appended options. A
-command on real images runs where XNOR_REF_TEST_DATA names them; elsewhere it must fail with exit code 3.
+Every line of a `sh` block that starts with `python cli.py` is run, in order. Training is cut down by more options.
+A command on real images runs where XNOR_REF_TEST_DATA names them; elsewhere it must fail with exit code 3.
 `--download` is not run: its option is checked by the parser only, and the download itself by the tests.
 """
 

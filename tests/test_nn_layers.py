@@ -1,14 +1,18 @@
 """Real layers against float64 definitions written out of autodiff's own ops, and their Numba rung against NumPy's."""
 
+import os
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from xnor_ref import nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels import float_ops, float_plain, float_reference
+from xnor_ref.kernels import float_ops, float_plain, float_reference, threads
 from xnor_ref.nn import functional
 
 
@@ -329,3 +333,36 @@ def test_state_dict_round_trip_and_refusals():
 def test_wrong_layers_and_inputs_are_refused(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+def test_work_is_shared_raises_nests_and_survives_a_fork():
+    done = np.zeros(100, int)
+
+    def count(start, stop):
+        threads.parallel_chunks(lambda a, b: done.__setitem__(slice(start + a, start + b), 1), stop - start, 2)
+
+    threads.parallel_chunks(count, 100, 7, threads=3)
+    assert done.all()
+    with pytest.raises(ZeroDivisionError):
+        threads.parallel_chunks(lambda start, stop: 1 // (start - 3), 10, threads=3)
+    with pytest.raises(InputError, match="threads must be from 1 to 1024, got 0"):
+        threads.parallel_chunks(count, 100, 7, threads=0)
+    if hasattr(os, "fork"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forking beside threads
+            child = os.fork()
+        if child == 0:
+            done[:] = 0
+            threads.parallel_chunks(count, 100, 7, threads=3)
+            os._exit(0 if done.all() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_blas_is_held_to_one_thread_only_while_it_is_used():
+    def now():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before, inside = now(), []
+    threads.parallel_chunks(lambda start, stop: inside.extend(now()), 4, threads=2, blas=True)
+    assert set(inside) <= {1}
+    assert now() == before

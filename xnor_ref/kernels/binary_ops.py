@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from xnor_ref.errors import NonFiniteError
-from xnor_ref.kernels import reference
+from xnor_ref.kernels import float_ops, reference
 from xnor_ref.kernels.checks import BACKENDS as BACKENDS
 from xnor_ref.kernels.checks import Pair, check_conv, check_linear
 from xnor_ref.kernels.checks import require_exact_float as require_exact_float
-from xnor_ref.kernels.layout import mask_tail
+from xnor_ref.kernels.layout import mask_tail, signs_of_words
 
 
 def binary_conv2d(
@@ -73,7 +73,7 @@ def binary_conv2d(
     x, weight, stride, padding = check_conv(
         "binary_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads
     )
-    return _sign_conv(x, weight, stride, padding, pad_value, backend, threads)
+    return sign_conv2d(x, weight, stride, padding, pad_value, backend, threads)
 
 
 def xnor_conv2d(
@@ -119,7 +119,7 @@ def xnor_conv2d(
     x, weight, stride, padding = check_conv(
         "xnor_conv2d", x, weight, stride, padding, pad_value, input_scale, backend, threads
     )
-    y = _sign_conv(x, weight, stride, padding, pad_value, backend, threads).astype(np.float32)
+    y = sign_conv2d(x, weight, stride, padding, pad_value, backend, threads).astype(np.float32)
     try:
         with np.errstate(over="raise", under="ignore"):
             y *= weight_scale(weight)[:, None, None]
@@ -159,11 +159,40 @@ def binary_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", thre
     array([[0]], dtype=int32)
     """
     x, weight = check_linear("binary_linear", x, weight, backend, threads)
-    x_words = sign_pack_rows(x, backend, threads)
-    return gemm_bits(x_words, pack_weight_rows(weight, backend, threads), x.shape[1], backend, threads)
+    return sign_linear(x, weight, backend, threads)
 
 
 # --- unchecked blocks ------------------------------------------------------------------------------------------
+
+
+def sign_conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Pair,
+    padding: Pair,
+    pad_value: int,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> np.ndarray:
+    """Convolution of the signs of x (N, C, H, W) and weight (O, C, KH, KW), both float32: int32 (N, O, OH, OW)."""
+    if backend == "float":
+        border = float(pad_value)
+        z = float_ops.conv2d(x, _signs(weight), None, stride, padding, threads=threads, signs=True, pad_value=border)
+        return z.astype(np.int32)
+    x_words, weight_words = sign_pack(x, backend, threads), pack_weight(weight, backend, threads)
+    return conv2d_bits(x_words, weight_words, x.shape[1], stride, padding, pad_value, backend, threads)
+
+
+def sign_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
+    """Matrix product of the signs of x (N, I) and weight (O, I), both float32: int32 (N, O)."""
+    if backend == "float":
+        return float_ops.linear(_signs(x), _signs(weight), None, threads).astype(np.int32)
+    x_words, weight_words = sign_pack_rows(x, backend, threads), pack_weight_rows(weight, backend, threads)
+    return gemm_bits(x_words, weight_words, x.shape[1], backend, threads)
+
+
+def _signs(x: np.ndarray) -> np.ndarray:
+    return np.where(x >= 0, np.float32(1), np.float32(-1))
 
 
 def sign_pack(x: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
@@ -205,9 +234,11 @@ def conv2d_bits(
 
     Tail bits beyond `channels` are ignored.
     """
+    if backend == "float":
+        x, weight = (np.moveaxis(signs_of_words(w, channels), 3, 1).copy() for w in (x_words, weight_words))
+        return sign_conv2d(x, weight, stride, padding, pad_value, backend, threads)
     x_words, weight_words = mask_tail(x_words, channels), mask_tail(weight_words, channels)
-    convolve = reference.conv2d_floats if backend == "float" else _rung(backend).conv2d_bits
-    return convolve(x_words, weight_words, channels, stride, padding, pad_value, threads)
+    return _rung(backend).conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads)
 
 
 def gemm_bits(
@@ -218,9 +249,10 @@ def gemm_bits(
     threads: int | None = None,
 ) -> np.ndarray:
     """Dot products of packed signs, x (N, words), weight (O, words): int32 (N, O). Tail bits are ignored."""
+    if backend == "float":
+        return sign_linear(signs_of_words(x_words, n_bits), signs_of_words(weight_words, n_bits), backend, threads)
     x_words, weight_words = mask_tail(x_words, n_bits), mask_tail(weight_words, n_bits)
-    multiply = reference.gemm_floats if backend == "float" else _rung(backend).gemm_bits
-    return multiply(x_words, weight_words, n_bits, threads)
+    return _rung(backend).gemm_bits(x_words, weight_words, n_bits, threads)
 
 
 def input_scale_map(
@@ -251,31 +283,9 @@ def input_scale_rows(x: np.ndarray) -> np.ndarray:
     return np.abs(x, dtype=np.float64).mean(axis=1, keepdims=True).astype(np.float32)
 
 
-def resolve_backend(backend: str) -> str:
-    """What "auto" stands for in this process; other names come back as they are."""
-    if backend != "auto":
-        return backend
-    from numba import config
-
-    return "reference" if config.DISABLE_JIT else "numba"  # type: ignore[attr-defined]
-
-
 def _rung(backend: str) -> Any:
-    if resolve_backend(backend) != "numba":
+    if backend == "reference" or (backend == "auto" and float_ops.jit_disabled()):
         return reference
     from xnor_ref.kernels import plain
 
     return plain
-
-
-def _sign_conv(
-    x: np.ndarray,
-    weight: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    pad_value: int,
-    backend: str,
-    threads: int | None,
-) -> np.ndarray:
-    x_words, weight_words = sign_pack(x, backend, threads), pack_weight(weight, backend, threads)
-    return conv2d_bits(x_words, weight_words, x.shape[1], stride, padding, pad_value, backend, threads)

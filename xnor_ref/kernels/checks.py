@@ -66,8 +66,9 @@ def check_conv(
     if backend == "reference":
         need += workers * 16 * windows * words
     if backend == "float":
-        need += 9 * n * channels * (size[0] + 2 * padding[0]) * (size[1] + 2 * padding[1])
-        need += 9 * out_channels * channels * taps + workers * 4 * windows * (channels * taps + out_channels)
+        padded = (size[0] + 2 * padding[0]) * (size[1] + 2 * padding[1])
+        need += 4 * n * out_channels * windows + 9 * out_channels * channels * taps
+        need += workers * channels * (9 * padded + 8 * windows * taps)
     check_memory(caller, need, f"{shapes[:-1]}, stride {stride}, padding {padding})")
     return finite(caller, "x", x), finite(caller, "weight", weight), stride, padding
 

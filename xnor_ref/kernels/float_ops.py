@@ -111,7 +111,7 @@ def conv2d(
                 product = (matrix @ cols).reshape(-1, stop - start, oh, ow)
                 y[start:stop, outputs] = product.transpose(1, 0, 2, 3)
 
-        parallel_chunks(convolve, x.shape[0], _images_per_gemm(pixels, training), threads)
+        parallel_chunks(convolve, x.shape[0], _images_per_gemm(pixels, training), threads, blas=True)
     if bias is not None:
         y += bias[:, None, None]
     return y
@@ -142,7 +142,7 @@ def conv2d_input_gradient(
             cols = np.ascontiguousarray(matrix @ _gather(part, start, stop))
             rung.col2im(cols, start, stop, kernel, stride, padding, (oh, ow), target)
 
-        parallel_chunks(spread, n, _images_per_gemm(oh * ow, True), threads)
+        parallel_chunks(spread, n, _images_per_gemm(oh * ow, True), threads, blas=True)
         if groups > 1:
             dx[:, g * c : (g + 1) * c] = target
     return dx
@@ -186,7 +186,7 @@ def conv2d_weight_gradient(
                 else:
                     total += _gather(grad, first, last) @ cols.T
 
-        parallel_chunks(accumulate, n, block, threads)
+        parallel_chunks(accumulate, n, block, threads, blas=True)
         dw[g * o : (g + 1) * o] = partial.sum(axis=0).reshape(o, c, *kernel)
     return dw
 
@@ -203,9 +203,9 @@ def linear(x: F32, weight: F32, bias: F32 | None, threads: int | None = None, *,
             np.matmul(weight, x[row], out=y[row])
 
     if training:
-        parallel_chunks(multiply_features, weight.shape[0], FEATURES, threads)
+        parallel_chunks(multiply_features, weight.shape[0], FEATURES, threads, blas=True)
     else:
-        parallel_chunks(multiply_rows, x.shape[0], 4, threads)
+        parallel_chunks(multiply_rows, x.shape[0], 4, threads, blas=True)
     if bias is not None:
         y += bias
     return y
@@ -218,7 +218,7 @@ def linear_input_gradient(dy: F32, weight: F32, threads: int | None = None) -> F
     def multiply(start, stop):
         dx[:, start:stop] = dy @ weight[:, start:stop]
 
-    parallel_chunks(multiply, weight.shape[1], FEATURES, threads)
+    parallel_chunks(multiply, weight.shape[1], FEATURES, threads, blas=True)
     return dx
 
 
@@ -229,7 +229,7 @@ def linear_weight_gradient(dy: F32, x: F32, threads: int | None = None) -> F32:
     def multiply(start, stop):
         np.matmul(dy[:, start:stop].T, x, out=dw[start:stop])
 
-    parallel_chunks(multiply, dy.shape[1], FEATURES, threads)
+    parallel_chunks(multiply, dy.shape[1], FEATURES, threads, blas=True)
     return dw
 
 

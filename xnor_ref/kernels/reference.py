@@ -6,7 +6,7 @@ that. Arrays are C-contiguous; words are uint64 with zero tail bits.
 
 import numpy as np
 
-from xnor_ref.kernels.layout import pack_mask, signs_of_words
+from xnor_ref.kernels.layout import pack_mask
 from xnor_ref.kernels.threads import parallel_chunks
 
 _WORK = 1 << 18  # elements of the largest temporary array of one chunk
@@ -105,51 +105,6 @@ def gemm_bits(x_words: np.ndarray, weight_words: np.ndarray, n_bits: int, thread
             out[row] = n_bits - 2 * differ.sum(axis=-1, dtype=np.int32)
 
     parallel_chunks(one_chunk, len(out), 16, threads)
-    return out
-
-
-def conv2d_floats(
-    x_words: np.ndarray,
-    weight_words: np.ndarray,
-    channels: int,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    pad_value: int,
-    threads: int | None = None,
-) -> np.ndarray:
-    """`conv2d_bits` by another road: signs as float32 in a border of `pad_value`, im2col, matrix product.
-
-    Exact while channels*KH*KW < 2**24: then every partial sum is an integer that float32 represents.
-    """
-    kernel = weight_words.shape[1:3]
-    x = signs_of_words(x_words, channels)  # (N, H, W, C)
-    border = (0, 0), (padding[0], padding[0]), (padding[1], padding[1]), (0, 0)
-    x = np.pad(x, border, constant_values=pad_value)
-    weight = signs_of_words(weight_words, channels)  # (O, KH, KW, C)
-    weight = weight.transpose(0, 3, 1, 2).reshape(len(weight), -1)  # (O, C*KH*KW)
-    windows = np.lib.stride_tricks.sliding_window_view(x, kernel, axis=(1, 2))
-    windows = windows[:, :: stride[0], :: stride[1]]  # (N, OH, OW, C, KH, KW)
-    n, out_h, out_w = windows.shape[:3]
-    out = np.empty((n, len(weight), out_h, out_w), np.int32)
-
-    def one_chunk(start: int, stop: int) -> None:
-        for image in range(start, stop):
-            columns = windows[image].reshape(out_h * out_w, -1)
-            out[image] = (weight @ columns.T).reshape(-1, out_h, out_w)
-
-    parallel_chunks(one_chunk, n, 1, threads)
-    return out
-
-
-def gemm_floats(x_words: np.ndarray, weight_words: np.ndarray, n_bits: int, threads: int | None = None) -> np.ndarray:
-    """`gemm_bits` by a float32 matrix product; exact while n_bits < 2**24."""
-    x, weight = signs_of_words(x_words, n_bits), signs_of_words(weight_words, n_bits)
-    out = np.empty((len(x), len(weight)), np.int32)
-
-    def one_chunk(start: int, stop: int) -> None:
-        out[start:stop] = x[start:stop] @ weight.T
-
-    parallel_chunks(one_chunk, len(x), 64, threads)
     return out
 
 

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
@@ -21,7 +21,7 @@ from xnor_ref.errors import InputError, InputTypeError
 _lock = threading.Lock()
 _inside = threading.local()
 _threads: int | None = None
-_pool: tuple[int, int, ThreadPoolExecutor] | None = None  # (process id, workers, pool)
+_pool: tuple[int, ThreadPoolExecutor] | None = None  # (workers, pool)
 _blas_users = 0
 _blas_limit: Any = None
 _controller: ThreadpoolController | None = None
@@ -82,17 +82,24 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 def parallel_chunks(
-    function: Callable[[int, int], None], n_items: int, chunk: int = 1, threads: int | None = None
+    function: Callable[[int, int], None],
+    n_items: int,
+    chunk: int = 1,
+    threads: int | None = None,
+    *,
+    blas: bool = False,
 ) -> None:
     """Call `function(start, stop)` for consecutive chunks of `range(n_items)`, on up to `threads` threads.
 
     `function` writes its results to arrays that the caller allocated; chunks must not overlap in what they write.
     Called from inside a chunk it runs serially, so nesting is safe. The first exception of a chunk is raised.
+    `blas` says that `function` calls BLAS, which is then held to one thread.
     """
+    guard = single_threaded_blas if blas else nullcontext
     workers = min(check_threads(threads, "parallel_chunks"), -(-n_items // chunk))
     starts = range(0, n_items, chunk)
     if workers <= 1 or getattr(_inside, "chunk", False):
-        with single_threaded_blas():
+        with guard():
             for start in starts:
                 function(start, min(start + chunk, n_items))
         return
@@ -112,7 +119,7 @@ def parallel_chunks(
         finally:
             _inside.chunk = False
 
-    with single_threaded_blas():
+    with guard():
         # Each helper works in a copy of the caller's context, so that np.errstate holds there too.
         helpers = [_executor(workers - 1).submit(copy_context().run, work) for _ in range(workers - 1)]
         try:
@@ -125,9 +132,19 @@ def parallel_chunks(
 
 
 def _executor(workers: int) -> ThreadPoolExecutor:
-    """The shared pool with at least `workers` threads; made anew after a fork."""
+    """The shared pool with at least `workers` threads."""
     global _pool
     with _lock:
-        if _pool is None or _pool[0] != os.getpid() or _pool[1] < workers:
-            _pool = (os.getpid(), workers, ThreadPoolExecutor(workers, thread_name_prefix="xnor_ref"))
-        return _pool[2]
+        if _pool is None or _pool[0] < workers:
+            _pool = (workers, ThreadPoolExecutor(workers, thread_name_prefix="xnor_ref"))
+        return _pool[1]
+
+
+def _forget() -> None:
+    """A forked child has none of its parent's threads, and must not wait for a lock that one of them held."""
+    global _lock, _pool, _blas_users
+    _lock, _pool, _blas_users = threading.Lock(), None, 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -150,7 +150,11 @@ class BinaryConv2d(_BinaryLayer):
         functional.require_images(x, self.in_channels, "BinaryConv2d")
         functional.require_window(x, self.kernel_size, self.padding, "BinaryConv2d")
         images = np.ascontiguousarray(x.data)
-        z = self._integer_convolution(images)
+        if _backend == "float":
+            binary_ops.require_exact_float(self.weight.data[0].size, "BinaryConv2d")
+        z = binary_ops.sign_conv2d(
+            images, self.weight.data, self.stride, self.padding, self.pad_value, backend=_backend
+        )
         alpha = self.alpha()
         scale_map = None
         if self.input_scale != "off":
@@ -180,29 +184,6 @@ class BinaryConv2d(_BinaryLayer):
             return dx, self._latent_gradient(grad, alpha)
 
         return apply("binary_conv2d", data, (x, self.weight), backward)
-
-    def _integer_convolution(self, images: NDArray[np.float32]) -> NDArray[np.int32]:
-        if _backend == "float":
-            binary_ops.require_exact_float(self.weight.data[0].size)
-            z = float_ops.conv2d(
-                images,
-                binary.sign(self.weight.data),
-                None,
-                self.stride,
-                self.padding,
-                signs=True,
-                pad_value=self.pad_value,
-            )
-            return z.astype(np.int32)
-        return binary_ops.conv2d_bits(
-            binary_ops.sign_pack(images, backend=_backend),
-            binary_ops.pack_weight(self.weight.data),
-            self.in_channels,
-            self.stride,
-            self.padding,
-            self.pad_value,
-            backend=_backend,
-        )
 
     def _gradient_through_k(self, dy, z, alpha, images):
         """dK = sum_o D alpha Z; K is a box mean of A = mean_c |X|, so dX = sign(X)/C times the box spread of dK."""
@@ -253,7 +234,9 @@ class BinaryLinear(_BinaryLayer):
     def forward(self, x: Tensor) -> Tensor:
         functional.require_rows(x, self.in_features, "BinaryLinear")
         rows = np.ascontiguousarray(x.data)
-        z = self._integer_product(rows)
+        if _backend == "float":
+            binary_ops.require_exact_float(self.in_features, "BinaryLinear")
+        z = binary_ops.sign_linear(rows, self.weight.data, backend=_backend)
         alpha = self.alpha()
         scale = binary_ops.input_scale_rows(rows) if self.input_scale == "plain" else None
         data = float_ops.scale_output(z, alpha, scale)
@@ -272,17 +255,6 @@ class BinaryLinear(_BinaryLayer):
             return dx, self._latent_gradient(grad, alpha)
 
         return apply("binary_linear", data, (x, self.weight), backward)
-
-    def _integer_product(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
-        if _backend == "float":
-            binary_ops.require_exact_float(self.in_features)
-            return float_ops.linear(binary.sign(rows), binary.sign(self.weight.data), None).astype(np.int32)
-        return binary_ops.gemm_bits(
-            binary_ops.sign_pack_rows(rows, backend=_backend),
-            binary_ops.pack_weight_rows(self.weight.data),
-            self.in_features,
-            backend=_backend,
-        )
 
     def describe(self) -> str:
         return (
