@@ -155,7 +155,8 @@ def pool_cases(draw):
 @given(pool_cases())
 def test_max_pool_takes_the_first_of_equal_taps(case):
     x, kernel, stride, padding = case
-    y, winner = float_ops.max_pool2d(x, kernel, stride, padding)
+    y, winner = float_ops.max_pool2d_winners(x, kernel, stride, padding)
+    np.testing.assert_array_equal(float_ops.max_pool2d(x, kernel, stride, padding), y)
     dy = np.arange(1, y.size + 1, dtype=np.float32).reshape(y.shape)
     dx = float_ops.max_pool2d_gradient(dy, winner, x.shape[2:], kernel, stride, padding)
     expected = np.zeros_like(dx)
@@ -168,9 +169,12 @@ def test_max_pool_takes_the_first_of_equal_taps(case):
         expected[n, c, top + a - padding[0], left + b - padding[1]] += dy[n, c, i, j]
     np.testing.assert_array_equal(dx, expected)
     reference = np.empty_like(y), np.empty_like(winner)
-    float_reference.max_pool_forward(x, 0, len(x), kernel, stride, padding, *reference)
+    float_reference.max_pool_winners(x, 0, len(x), kernel, stride, padding, *reference)
     np.testing.assert_array_equal(reference[0], y)
     np.testing.assert_array_equal(reference[1], winner)
+    values = np.empty_like(y)
+    float_reference.max_pool(x, 0, len(x), kernel, stride, padding, np.empty(x.shape[3], np.float32), values)
+    np.testing.assert_array_equal(values, y)
     other = np.zeros_like(dx)
     float_reference.max_pool_backward(dy, winner, 0, len(x), kernel, stride, padding, other)
     np.testing.assert_array_equal(other, dx)

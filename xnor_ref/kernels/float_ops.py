@@ -286,16 +286,27 @@ def affine(x: F32, scale: F32, shift: F32, threads: int | None = None) -> F32:
     return y
 
 
-def max_pool2d(
+def max_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None) -> F32:
+    """Maximum of each window (N, C, OH, OW); padding never wins."""
+    rung = _rung()
+    y = np.empty((*x.shape[:2], *conv_output_size(spatial(x), kernel, stride, padding)), np.float32)
+
+    def pool(start, stop):
+        rung.max_pool(x, start, stop, kernel, stride, padding, np.empty(x.shape[3], np.float32), y)
+
+    parallel_chunks(pool, len(x), 1, threads)
+    return y
+
+
+def max_pool2d_winners(
     x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None
 ) -> tuple[F32, NDArray[np.uint8]]:
-    """(maximum of each window, which tap reached it first); padding never wins. At most 256 taps."""
+    """`max_pool2d`, and which tap reached the maximum first, for the gradient. At most 256 taps."""
     rung = _rung()
-    size = conv_output_size(spatial(x), kernel, stride, padding)
-    y = np.empty((*x.shape[:2], *size), np.float32)
+    y = np.empty((*x.shape[:2], *conv_output_size(spatial(x), kernel, stride, padding)), np.float32)
     winner = np.empty(y.shape, np.uint8)
     parallel_chunks(
-        lambda start, stop: rung.max_pool_forward(x, start, stop, kernel, stride, padding, y, winner),
+        lambda start, stop: rung.max_pool_winners(x, start, stop, kernel, stride, padding, y, winner),
         len(x),
         1,
         threads,
@@ -312,7 +323,7 @@ def max_pool2d_gradient(
     padding: Pair,
     threads: int | None = None,
 ) -> F32:
-    """Gradient of `max_pool2d` with respect to its input of spatial `size`: all of it goes to the winner."""
+    """Gradient of `max_pool2d_winners` with respect to its input of spatial `size`: all of it goes to the winner."""
     rung = _rung()
     dx = np.zeros((*dy.shape[:2], *size), np.float32)
     parallel_chunks(

@@ -199,11 +199,49 @@ def affine(x, start, stop, scale, shift, y):
 
 
 @njit(
+    void(_in(float32, 4), intp, intp, _pair, _pair, _pair, _out(float32, 1), _out(float32, 4)),
+    nogil=True,
+    cache=True,
+)
+def max_pool(x, start, stop, kernel, stride, padding, line, y):
+    kh, kw = kernel
+    sh, sw = stride
+    ph, pw = padding
+    channels, h, w = x.shape[1], x.shape[2], x.shape[3]
+    oh, ow = y.shape[2], y.shape[3]
+    step = np.uint64(sw)
+    width = np.uint64(w)
+    source = x.reshape(-1)
+    best = y.reshape(-1)
+    out = start * channels * oh * ow
+    for plane in range(start * channels, stop * channels):
+        for v in range(oh):
+            top = v * sh - ph
+            first_i, last_i = max(0, -top), min(kh, h - top)
+            of = np.uint64((plane * h + top + first_i) * w)
+            for u in range(width):  # down the columns first: line = maximum over the rows of the window
+                line[u] = source[of + u]
+            for _ in range(first_i + 1, last_i):
+                of += width
+                for u in range(width):
+                    line[u] = max(line[u], source[of + u])
+            for u in range(out, out + ow):
+                best[np.uint64(u)] = -np.inf
+            for j in range(kw):
+                first, last = _valid_range(ow, w, sw, pw, j)
+                at = np.uint64(out + first)
+                tap = np.uint64(first * sw + j - pw)
+                for u in range(np.uint64(last - first)):
+                    best[at + u] = max(best[at + u], line[tap + u * step])
+            out += ow
+
+
+@njit(
     void(_in(float32, 4), intp, intp, _pair, _pair, _pair, _out(float32, 4), _out(uint8, 4)),
     nogil=True,
     cache=True,
 )
-def max_pool_forward(x, start, stop, kernel, stride, padding, y, winner):
+def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
     kh, kw = kernel
     sh, sw = stride
     ph, pw = padding

@@ -69,8 +69,15 @@ def affine(x, start, stop, scale, shift, y):
     y[start:stop] = x[start:stop] * scale[:, None] + shift[:, None]
 
 
-def max_pool_forward(x, start, stop, kernel, stride, padding, y, winner):
-    """y (N, C, OH, OW) is the maximum of each window; winner holds kh*KW+kw of the first tap that reaches it."""
+def max_pool(x, start, stop, kernel, stride, padding, line, y):
+    """y (N, C, OH, OW) is the maximum of each window; the border never wins. `line` (W,) is room to work in."""
+    (ph, pw) = padding
+    padded = np.pad(x[start:stop], ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=-np.inf)
+    y[start:stop] = _windows(padded, kernel, stride, y.shape[2:]).max(axis=(4, 5))
+
+
+def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
+    """`max_pool`, and winner holds kh*KW+kw of the first tap that reaches the maximum."""
     (kh, kw), (ph, pw) = kernel, padding
     images = x[start:stop]
     padded = np.pad(images, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=-np.inf)

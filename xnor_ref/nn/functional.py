@@ -106,7 +106,10 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     """Maximum of each window; among equal taps the first takes the gradient."""
     require_images(x, None, "max_pool2d")
     require_window(x, kernel, padding, "max_pool2d")
-    data, winner = float_ops.max_pool2d(np.ascontiguousarray(x.data), kernel, stride, padding)
+    images = np.ascontiguousarray(x.data)
+    if not is_grad_enabled():
+        return Tensor(float_ops.max_pool2d(images, kernel, stride, padding))
+    data, winner = float_ops.max_pool2d_winners(images, kernel, stride, padding)
 
     def backward(dy):
         dy = np.ascontiguousarray(dy)

@@ -206,7 +206,7 @@ def max_pool(node: Node, x: Shape) -> Step:
     node.need(math.prod(kernel) <= 256, f"kernel {kernel} has more than 256 taps")
 
     def run(settings: Settings, x: F32) -> F32:
-        return float_ops.max_pool2d(x, kernel, stride, padding, settings.threads)[0]
+        return float_ops.max_pool2d(x, kernel, stride, padding, settings.threads)
 
     return Step(shape, run, work=work, workspace=math.prod(shape))
 
