@@ -60,20 +60,11 @@ class Builder:
 
     def conv(self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: Module | None = None) -> Sequential:
         """A hidden convolution block: B-A-C-P when binary, C-B-A-P when real."""
-        if self.method == "xnor":
-            layers: dict[str, Module] = {
-                "bn": BatchNorm2d(inputs),
-                "conv": BinaryConv2d(inputs, outputs, kernel, stride, padding, **self.options.for_conv(), rng=self.rng),
-            }
-        else:
-            layers = {
-                "conv": Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng),
-                "bn": BatchNorm2d(outputs),
-                "relu": ReLU(),
-            }
-        if pool is not None:
-            layers["pool"] = pool
-        return Sequential(**layers)
+        if self.method == "full":
+            return self.stem(inputs, outputs, kernel, stride, padding, pool)
+        options = self.options.for_conv()
+        conv = BinaryConv2d(inputs, outputs, kernel, stride, padding, **options, rng=self.rng)
+        return _sequence(bn=BatchNorm2d(inputs), conv=conv, pool=pool)
 
     def linear(self, inputs: int, outputs: int) -> Sequential:
         """A hidden fully connected block."""
@@ -88,17 +79,16 @@ class Builder:
 
     def stem(self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: Module | None = None) -> Sequential:
         """The first convolution, real in every method: three channels leave nothing to gain (section 3.2)."""
-        layers: dict[str, Module] = {
-            "conv": Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng),
-            "bn": BatchNorm2d(outputs),
-            "relu": ReLU(),
-        }
-        if pool is not None:
-            layers["pool"] = pool
-        return Sequential(**layers)
+        conv = Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng)
+        return _sequence(conv=conv, bn=BatchNorm2d(outputs), relu=ReLU(), pool=pool)
 
     def before_classifier(self, channels: int, batch_norm=BatchNorm2d) -> Sequential:
         """BatchNorm and ReLU after the last binary block; a real block ends with both already."""
         if self.method == "xnor":
             return Sequential(bn=batch_norm(channels), relu=ReLU())
         return Sequential()
+
+
+def _sequence(**layers: Module | None) -> Sequential:
+    """The layers that are there."""
+    return Sequential(**{name: layer for name, layer in layers.items() if layer is not None})
