@@ -381,3 +381,12 @@ def test_a_stop_outside_the_main_thread_changes_nothing(finished, tmp_path):
     thread.start()
     thread.join(120)
     assert time.monotonic() - started < 120 and result_bytes(tmp_path) == result_bytes(whole)
+
+
+def test_what_a_killed_write_left_is_removed_when_the_run_goes_on(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for name in (".xnor_ref-0123.part", "checkpoints/.xnor_ref-4567.part", "checkpoints/kept.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+    with folder.lock():
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".lock", "kept.safetensors"}

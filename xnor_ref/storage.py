@@ -24,6 +24,7 @@ from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputEr
 PathLike = str | os.PathLike[str]
 
 METADATA_KEY = "xnor_ref"
+TEMPORARY = ".xnor_ref-"  # how the names of files begin that are still being written
 MAX_HEADER_BYTES = 16 * 2**20  # names, shapes and metadata; real files need a few kilobytes
 MAX_DEPTH = 100  # of JSON in JSON; what walks it may recurse
 MAX_FILE_BYTES = 16 * 2**30
@@ -57,7 +58,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None]) -
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     # The target's own name is not part of this one: with it, names near the limit of 255 bytes would fail.
-    temporary = os.path.join(folder, f".xnor_ref-{secrets.token_hex(8)}.part")
+    temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(8)}.part")
     try:
         if os.path.lexists(target) and not stat.S_ISREG(os.lstat(target).st_mode):
             raise OutputError(f"cannot write {path}: it exists and is not a regular file")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from xnor_ref.errors import InputError, ModelFileError, OutputError
-from xnor_ref.storage import write_atomically
+from xnor_ref.storage import TEMPORARY, write_atomically
 from xnor_ref.training.config import FIELDS, TrainConfig, differences
 
 try:
@@ -73,6 +73,8 @@ class RunFolder:
                     raise InputError(f"another process is training in {self.path}") from None
                 except OSError:
                     pass  # a file system without locks
+            for leftover in self.path.rglob(f"{TEMPORARY}*"):  # of a write that a kill interrupted
+                leftover.unlink(missing_ok=True)
             yield
 
     def append_metrics(self, line: dict[str, Any]) -> None:
