@@ -1,6 +1,10 @@
 """Real layers against float64 definitions written out of autodiff's own ops, and their Numba rung against NumPy's."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
@@ -9,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
+from tests.conftest import REPOSITORY
 from xnor_ref import nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError, InputTypeError
@@ -370,3 +375,55 @@ def test_blas_is_held_to_one_thread_only_while_it_is_used():
     threads.parallel_chunks(lambda start, stop: inside.extend(now()), 4, threads=2, blas=True)
     assert set(inside) <= {1}
     assert now() == before
+
+
+def test_an_error_stops_the_remaining_chunks_and_waits_for_those_under_way():
+    began, ended = [], []
+
+    def chunk(start, stop):
+        began.append(start)
+        if start == 2:
+            raise KeyboardInterrupt
+        time.sleep(0.02)
+        ended.append(start)
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.parallel_chunks(chunk, 1000, threads=2)
+    assert len(began) < 20
+    assert sorted(began) == sorted([*ended, 2])
+
+
+INTERRUPTS = """
+import signal
+import numpy as np
+from xnor_ref.kernels import threads
+
+class Interrupt(BaseException):
+    pass
+
+def interrupt(*_):
+    raise Interrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+out, interrupted = np.zeros(64), 0
+for delay in np.linspace(1e-5, 4e-4, 300):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        threads.parallel_chunks(lambda start, stop: out[start:stop].fill(1), 64, threads=3)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for _ in range(9):
+            pass  # an interrupt that has come but was not yet raised is raised here
+    except Interrupt:
+        interrupted += 1
+out[:] = 0
+threads.parallel_chunks(lambda start, stop: out[start:stop].fill(1), 64, threads=3)
+print(interrupted, out.all())
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer here")
+def test_interrupts_at_any_moment_leave_the_pool_working():
+    command = [sys.executable, "-c", INTERRUPTS]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    interrupted, complete = run.stdout.split()
+    assert int(interrupted) > 0 and complete == "True", run.stderr

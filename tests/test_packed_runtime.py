@@ -13,8 +13,8 @@ from tests import packed_samples
 from tests.packed_samples import Sample
 from xnor_ref.errors import InputError, InputTypeError, NonFiniteError
 from xnor_ref.kernels import binary_ops, float_ops
+from xnor_ref.kernels.float_ops import pixel_table
 from xnor_ref.packed import load_packed, runtime
-from xnor_ref.packed.file import normalisation_table
 from xnor_ref.packed.ops import OPS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -44,8 +44,8 @@ def test_raw_and_normalised_images_agree(sample, network):
     assert np.array_equal(network.logits(pixels[1]), expected[1:2])
 
 
-def test_normalisation_table():
-    table = normalisation_table((0.5, 0.25), (0.2, 2.0))
+def test_pixel_table():
+    table = pixel_table((0.5, 0.25), (0.2, 2.0))
     assert table.shape == (256, 2) and table.dtype == np.float32
     assert table[255, 0] == np.float32((1 - 0.5) / 0.2) and table[51, 1] == np.float32((51 / 255 - 0.25) / 2)
 

@@ -81,7 +81,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None]) -
     except OSError as error:
         raise OutputError(f"cannot write {path}: {_reason(error, folder)}") from error
     try:
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise OutputError(f"{path} is written, but its folder could not be flushed: {error.strerror}") from error
 
@@ -101,8 +101,8 @@ def _remove_quietly(path: str) -> None:
         pass  # the error that brought us here is the one to report
 
 
-def _sync_folder(folder: str) -> None:
-    """Make the new name itself durable, where the file system can."""
+def sync_folder(folder: PathLike) -> None:
+    """Make the names in a folder durable, where the file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:

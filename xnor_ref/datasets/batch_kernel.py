@@ -1,17 +1,25 @@
 """Numba twin of `batches.gather_reference`; compiled when imported."""
 
-from numba import njit, types
+from numba import float32, int64, uint8, void
 
-_PIXELS = types.Array(types.uint8, 4, "C", readonly=True)
-_INDICES = types.Array(types.int64, 1, "C", readonly=True)
-_TABLE = types.Array(types.float32, 2, "C", readonly=True)
-_FLAGS = types.Array(types.uint8, 1, "C", readonly=True)
-_SIGNATURE = types.void(
-    _PIXELS, _INDICES, _TABLE, _INDICES, _INDICES, _FLAGS, types.float32[:, :, :, ::1], types.int64, types.int64
+from xnor_ref.kernels.jit import compiled, readonly, writable
+
+_INDICES = readonly(int64, 1)
+
+
+@compiled(
+    void(
+        readonly(uint8, 4),
+        _INDICES,
+        readonly(float32, 2),
+        _INDICES,
+        _INDICES,
+        readonly(uint8, 1),
+        writable(float32, 4),
+        int64,
+        int64,
+    )
 )
-
-
-@njit([_SIGNATURE], nogil=True, cache=True)
 def gather(images, indices, lut, shift_y, shift_x, flip, out, start, stop):
     """out[b, c, y, x] = lut[pixel, c] of image indices[b], shifted and mirrored; 0 outside the image."""
     height, width, channels = images.shape[1], images.shape[2], images.shape[3]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels.float_ops import jit_disabled
+from xnor_ref.kernels.float_ops import jit_disabled, pixel_table
 from xnor_ref.kernels.threads import parallel_chunks
 
 _ORDER_TAG = 0x6F72646572  # "order": keeps this use of (seed, epoch) apart from every other
@@ -93,8 +93,7 @@ def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDAr
         )
     if not (np.isfinite(mean64).all() and np.isfinite(std64).all() and (std64 > 0).all()):
         raise InputError(f"normalization_table: mean must be finite and std positive, got {mean} and {std}")
-    values = np.arange(256, dtype=np.float64)[:, None] / 255
-    return ((values - mean64) / std64).astype(np.float32)
+    return pixel_table(mean, std)
 
 
 def make_batch(

@@ -36,7 +36,7 @@ from xnor_ref.datasets.base import (
     make_dataset,
 )
 from xnor_ref.errors import DatasetError, OutputError
-from xnor_ref.storage import canonical_json, sha256_bytes
+from xnor_ref.storage import canonical_json, sha256_bytes, sync_folder
 
 FORMAT = "xnor_ref packed data set"
 VERSION = 1
@@ -100,7 +100,9 @@ def open_or_pack(
     place = folder / f"{name}-{sha256_bytes(canonical_json(identity))[:16]}"
     if os.path.lexists(place):
         try:
-            return open_packed(place, identity)
+            packed = open_packed(place, identity)
+            _remove_abandoned(folder, place.name)
+            return packed
         except DatasetError as error:
             warnings.warn(f"{error}; it is made again", DatasetWarning, stacklevel=2)
     source = scan()
@@ -316,11 +318,11 @@ def _check_room(folder: Path, name: str, source: Source) -> None:
 
 def _put_in_place(temporary: Path, place: Path, identity: dict[str, Any]) -> None:
     """Rename the finished folder; give way to a good one that someone else finished meanwhile."""
-    _sync_folder(temporary)
+    sync_folder(temporary)
     for _ in range(8):
         try:
             os.rename(temporary, place)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
             return
         except OSError:
             if not os.path.lexists(place):
@@ -351,17 +353,3 @@ def _remove_abandoned(folder: Path, stem: str) -> None:
             continue  # its owner is just removing it
         if time.time() - newest > _ABANDONED_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make names durable, where the operating system lets a folder be opened."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ BLAS adds up in another order at its edges). That is what lets a packed network 
 the bit. With `training=True` images share GEMMs, which is faster.
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
@@ -28,6 +29,13 @@ def jit_disabled() -> bool:
     from numba import config
 
     return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
+
+
+def pixel_table(mean: Sequence[float], std: Sequence[float]) -> F32:
+    """float32 (256, C): (v/255 - mean)/std of each pixel value v, computed in float64 and rounded once."""
+    values = np.arange(256, dtype=np.float64)[:, None] / 255
+    with np.errstate(all="ignore"):
+        return ((values - np.array(mean, np.float64)) / np.array(std, np.float64)).astype(np.float32)
 
 
 def _rung() -> ModuleType:

@@ -8,21 +8,17 @@ import this module only when it is needed.
 """
 
 import numpy as np
-from numba import boolean, float32, float64, intp, njit, types, uint8, void
+from numba import boolean, float32, float64, intp, types, uint8, void
 from numba import int32 as i32
+
+from xnor_ref.kernels.jit import compiled
+from xnor_ref.kernels.jit import readonly as _in
+from xnor_ref.kernels.jit import writable as _out
 
 _pair = types.UniTuple(intp, 2)
 
 
-def _in(dtype, ndim):
-    return types.Array(dtype, ndim, "C", readonly=True)
-
-
-def _out(dtype, ndim):
-    return types.Array(dtype, ndim, "C")
-
-
-@njit(_pair(intp, intp, intp, intp, intp), nogil=True, cache=True)
+@compiled(_pair(intp, intp, intp, intp, intp))
 def _valid_range(out_size, size, stride, padding, tap):
     """Output positions [first, last) whose tap falls inside the image."""
     first = max(0, -((tap - padding) // stride))  # ceil((padding - tap) / stride)
@@ -30,10 +26,8 @@ def _valid_range(out_size, size, stride, padding, tap):
     return first, max(first, last)
 
 
-@njit(
+@compiled(
     void(_in(float32, 4), intp, intp, _pair, _pair, _pair, float32, boolean, _out(float32, 2)),
-    nogil=True,
-    cache=True,
 )
 def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
     kh, kw = kernel
@@ -78,7 +72,7 @@ def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
                         row += ow
 
 
-@njit(void(_in(float32, 2), intp, intp, _pair, _pair, _pair, _pair, _out(float32, 4)), nogil=True, cache=True)
+@compiled(void(_in(float32, 2), intp, intp, _pair, _pair, _pair, _pair, _out(float32, 4)))
 def col2im(cols, start, stop, kernel, stride, padding, out_size, dx):
     kh, kw = kernel
     sh, sw = stride
@@ -109,13 +103,11 @@ def col2im(cols, start, stop, kernel, stride, padding, out_size, dx):
                         row += ow
 
 
-@njit(
+@compiled(
     void(
         _in(float32, 3), intp, intp, _in(float32, 1), _in(float32, 1), float64,
         _out(float32, 3), _out(float64, 1), _out(float64, 1),
     ),
-    nogil=True,
-    cache=True,
 )  # fmt: skip
 def batch_norm_forward(x, start, stop, gamma, beta, eps, y, mean, var):
     count, pixels = x.shape[0], x.shape[2]
@@ -146,13 +138,11 @@ def batch_norm_forward(x, start, stop, gamma, beta, eps, y, mean, var):
                 target[p] = plane[p] * scale + shift
 
 
-@njit(
+@compiled(
     void(
         _in(float32, 3), _in(float32, 3), intp, intp, _in(float32, 1), _in(float64, 1), _in(float64, 1), float64,
         _out(float32, 3), _out(float64, 1), _out(float64, 1),
     ),
-    nogil=True,
-    cache=True,
 )  # fmt: skip
 def batch_norm_backward(dy, x, start, stop, gamma, mean, var, eps, dx, dgamma, dbeta):
     count, pixels = x.shape[0], x.shape[2]
@@ -182,10 +172,8 @@ def batch_norm_backward(dy, x, start, stop, gamma, mean, var, eps, dx, dgamma, d
                 target[p] = (grad[p] - mean_dy - (plane[p] - centre) * inv_std * mean_dn) * factor
 
 
-@njit(
+@compiled(
     void(_in(float32, 3), intp, intp, _in(float32, 1), _in(float32, 1), _out(float32, 3)),
-    nogil=True,
-    cache=True,
 )
 def affine(x, start, stop, scale, shift, y):
     for n in range(start, stop):
@@ -198,10 +186,8 @@ def affine(x, start, stop, scale, shift, y):
                 target[p] = plane[p] * a + b
 
 
-@njit(
+@compiled(
     void(_in(float32, 4), intp, intp, _pair, _pair, _pair, _out(float32, 1), _out(float32, 4)),
-    nogil=True,
-    cache=True,
 )
 def max_pool(x, start, stop, kernel, stride, padding, line, y):
     kh, kw = kernel
@@ -236,10 +222,8 @@ def max_pool(x, start, stop, kernel, stride, padding, line, y):
             out += ow
 
 
-@njit(
+@compiled(
     void(_in(float32, 4), intp, intp, _pair, _pair, _pair, _out(float32, 4), _out(uint8, 4)),
-    nogil=True,
-    cache=True,
 )
 def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
     kh, kw = kernel
@@ -272,10 +256,8 @@ def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
                 at += np.uint64(1)
 
 
-@njit(
+@compiled(
     void(_in(float32, 4), _in(uint8, 4), intp, intp, _pair, _pair, _pair, _out(float32, 4)),
-    nogil=True,
-    cache=True,
 )
 def max_pool_backward(dy, winner, start, stop, kernel, stride, padding, dx):
     kw = kernel[1]
@@ -296,10 +278,8 @@ def max_pool_backward(dy, winner, start, stop, kernel, stride, padding, dx):
                 at += np.uint64(1)
 
 
-@njit(
+@compiled(
     void(_in(i32, 3), intp, intp, _in(float32, 1), boolean, _in(float32, 2), boolean, _out(float32, 3)),
-    nogil=True,
-    cache=True,
 )
 def scale_output(z, start, stop, alpha, has_alpha, k, has_k, y):
     one = np.float32(1)
@@ -317,7 +297,7 @@ def scale_output(z, start, stop, alpha, has_alpha, k, has_k, y):
                     target[p] = np.float32(source[p]) * a
 
 
-@njit(void(_in(float32, 1), _out(float32, 1), intp, intp), nogil=True, cache=True)
+@compiled(void(_in(float32, 1), _out(float32, 1), intp, intp))
 def mask_ste(x, dx, start, stop):
     for i in range(start, stop):
         dx[i] = dx[i] if abs(x[i]) <= np.float32(1) else np.float32(0)

@@ -16,10 +16,13 @@ Compiled when imported; import this module only when it is needed.
 from typing import Any
 
 import numpy as np
-from numba import config, float32, float64, intp, njit, types, uint32, uint64, void
+from numba import config, float32, float64, intp, types, uint32, uint64, void
 from numba import int32 as i32
 
 from xnor_ref.kernels import reference
+from xnor_ref.kernels.jit import compiled
+from xnor_ref.kernels.jit import readonly as _in
+from xnor_ref.kernels.jit import writable as _out
 from xnor_ref.kernels.layout import n_words
 from xnor_ref.kernels.threads import parallel_chunks
 
@@ -29,14 +32,6 @@ _BLOCK = 64  # most output channels side by side
 _WORK = 1 << 18  # word operations that are worth a chunk of their own
 _CHUNKS = 64  # most chunks of one call
 _TILE = 512  # pixels that are packed together
-
-
-def _in(dtype, ndim):
-    return types.Array(dtype, ndim, "C", readonly=True)
-
-
-def _out(dtype, ndim):
-    return types.Array(dtype, ndim, "C")
 
 
 _pair = types.UniTuple(intp, 2)
@@ -63,13 +58,11 @@ def _popcount(word):
 # Without the compiler NumPy scalars would warn of the overflow that the product relies on.
 popcount: Any = np.bitwise_count
 if not config.DISABLE_JIT:  # type: ignore[attr-defined]
-    popcount = njit(uint64(uint64), nogil=True, cache=True, forceinline=True)(_popcount)
+    popcount = compiled(uint64(uint64), forceinline=True)(_popcount)
 
 
-@njit(
+@compiled(
     void(_in(uint64, 1), intp, _in(uint64, 3), intp, intp, intp, _out(uint64, 2)),
-    nogil=True,
-    cache=True,
     forceinline=True,
 )
 def _count_one(x, at, weight, block, tap, length, counts):
@@ -89,10 +82,8 @@ def _count_one(x, at, weight, block, tap, length, counts):
             counts[0, o] += popcount(a ^ weight[block, tap + k, o])
 
 
-@njit(
+@compiled(
     void(_in(uint64, 1), intp, intp, _in(uint64, 3), intp, intp, intp, _out(uint64, 2)),
-    nogil=True,
-    cache=True,
     forceinline=True,
 )
 def _count_two(x, at, next_at, weight, block, tap, length, counts):
@@ -113,7 +104,7 @@ def _count_two(x, at, next_at, weight, block, tap, length, counts):
             counts[1, o] += popcount(d ^ u)
 
 
-@njit(void(_in(uint64, 2), _out(uint64, 3)), nogil=True, cache=True)
+@compiled(void(_in(uint64, 2), _out(uint64, 3)))
 def _relay(weight, blocks):
     """(O, length) -> (ceil(O / block), length, block), zeros where there is no output channel."""
     block = blocks.shape[2]
@@ -144,7 +135,7 @@ def _chunk(n_items, work_per_item):
 # --- convolution -----------------------------------------------------------------------------------------------
 
 
-@njit(
+@compiled(
     void(
         _in(uint64, 1),
         _triple,
@@ -159,8 +150,6 @@ def _chunk(n_items, work_per_item):
         _out(i32, 2),
         _out(i32, 4),
     ),
-    nogil=True,
-    cache=True,
 )
 def _conv_rows(x, size, weight, kernel, channels, stride, padding, start, stop, counts, dots, out):
     """Output rows start..stop of all (block of output channels, image, row) into out, padding with 0."""
@@ -229,7 +218,7 @@ def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, thr
 # --- matrix product --------------------------------------------------------------------------------------------
 
 
-@njit(void(_in(uint64, 1), _in(uint64, 3), intp, intp, intp, _out(uint64, 2), _out(i32, 2)), nogil=True, cache=True)
+@compiled(void(_in(uint64, 1), _in(uint64, 3), intp, intp, intp, _out(uint64, 2), _out(i32, 2)))
 def _gemm_pairs(x, weight, n_bits, start, stop, counts, out):
     """Pairs of rows start..stop of all (block of output channels, pair of rows) into out."""
     n_pairs = (out.shape[0] + 1) // 2
@@ -267,10 +256,8 @@ def gemm_bits(x_words, weight_words, n_bits, threads=None):
 # --- packing ---------------------------------------------------------------------------------------------------
 
 
-@njit(
+@compiled(
     void(_in(float32, 3), _in(float32, 1), _in(float32, 1), intp, intp, _out(uint32, 2), _out(uint64, 3)),
-    nogil=True,
-    cache=True,
 )
 def _pack_pixels(x, direction, limit, start, stop, halves, out):
     """Bits direction[c]*x >= limit[c] of x (N, C, P), packed along C: words start..stop of all (image, word)."""
@@ -327,7 +314,7 @@ def threshold_pack(x, threshold, flip, threads=None):
 # --- scale of the input ----------------------------------------------------------------------------------------
 
 
-@njit(
+@compiled(
     void(
         _in(float32, 3),
         _pair,
@@ -341,8 +328,6 @@ def threshold_pack(x, threshold, flip, threads=None):
         _out(float64, 1),
         _out(float32, 4),
     ),
-    nogil=True,
-    cache=True,
 )
 def _scale_maps(x, size, kernel, stride, padding, valid, start, stop, mean, total, out):
     """K of images start..stop of x (N, C, H*W); the order of the sums is that of the NumPy twin."""

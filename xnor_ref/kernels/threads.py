@@ -8,9 +8,10 @@ problem alone, never on the number of threads; so every result has the same bits
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from xnor_ref.errors import InputError, InputTypeError
 _lock = threading.Lock()
 _inside = threading.local()
 _threads: int | None = None
-_pool: tuple[int, ThreadPoolExecutor] | None = None  # (workers, pool)
+_tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what the threads of the pool wait for
+_pool_size = 0
 _blas_users = 0
 _blas_limit: Any = None
 _controller: ThreadpoolController | None = None
@@ -92,58 +94,90 @@ def parallel_chunks(
     """Call `function(start, stop)` for consecutive chunks of `range(n_items)`, on up to `threads` threads.
 
     `function` writes its results to arrays that the caller allocated; chunks must not overlap in what they write.
-    Called from inside a chunk it runs serially, so nesting is safe. The first exception of a chunk is raised.
-    `blas` says that `function` calls BLAS, which is then held to one thread.
+    Called from inside a chunk it runs serially, so nesting is safe. After an exception of a chunk, or an interrupt, no
+    further chunk begins; those under way are waited for, and then it is raised. `blas` says that `function` calls
+    BLAS, which is then held to one thread.
     """
-    guard = single_threaded_blas if blas else nullcontext
     workers = min(check_threads(threads, "parallel_chunks"), -(-n_items // chunk))
-    starts = range(0, n_items, chunk)
-    if workers <= 1 or getattr(_inside, "chunk", False):
-        with guard():
-            for start in starts:
-                function(start, min(start + chunk, n_items))
-        return
-
-    pending = iter(starts)
-    pending_lock = threading.Lock()
+    starts = iter(range(0, n_items, chunk))  # shared: taking the next one is atomic
+    errors: list[BaseException] = []
 
     def work() -> None:
-        _inside.chunk = True
-        try:
-            while True:
-                with pending_lock:
-                    start = next(pending, None)
-                if start is None:
-                    return
-                function(start, min(start + chunk, n_items))
-        finally:
-            _inside.chunk = False
+        for start in starts:
+            if errors:
+                return
+            function(start, min(start + chunk, n_items))
 
-    with guard():
-        # Each helper works in a copy of the caller's context, so that np.errstate holds there too.
-        helpers = [_executor(workers - 1).submit(copy_context().run, work) for _ in range(workers - 1)]
-        try:
+    with single_threaded_blas() if blas else nullcontext():
+        if workers <= 1 or getattr(_inside, "chunk", False):
             work()
+        else:
+            _share(work, workers - 1, errors)
+
+
+def _share(work: Callable[[], None], helpers: int, errors: list[BaseException]) -> None:
+    """Run `work` here and on up to `helpers` threads of the pool; they see `errors` fill and stop.
+
+    Only helpers that have begun are waited for: a later one finds nothing left to do. Nothing here holds a lock that
+    an interrupt could leave locked.
+    """
+    began: list[None] = []
+    ended: list[None] = []
+    wake: SimpleQueue[None] = SimpleQueue()
+
+    def help_out(context: Context) -> None:
+        began.append(None)
+        try:
+            context.run(_inside_chunk, work)  # a copy of the caller's context, so that np.errstate holds here too
+        except BaseException as error:
+            errors.append(error)
         finally:
-            errors = [helper.exception() for helper in helpers]  # waits for each
-        for error in errors:
-            if error is not None:
-                raise error
+            ended.append(None)
+            wake.put(None)
+
+    try:
+        _grow_pool(helpers)
+        for _ in range(helpers):
+            _tasks.put(partial(help_out, copy_context()))
+        _inside_chunk(work)
+    except BaseException as error:
+        errors.append(error)
+    while len(ended) < len(began):
+        try:
+            wake.get(timeout=0.05)
+        except Empty:
+            pass
+        except BaseException as error:  # an interrupt must not leave while others still write
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
-def _executor(workers: int) -> ThreadPoolExecutor:
-    """The shared pool with at least `workers` threads."""
-    global _pool
-    with _lock:
-        if _pool is None or _pool[0] < workers:
-            _pool = (workers, ThreadPoolExecutor(workers, thread_name_prefix="xnor_ref"))
-        return _pool[1]
+def _inside_chunk(work: Callable[[], None]) -> None:
+    _inside.chunk = True
+    try:
+        work()
+    finally:
+        _inside.chunk = False
+
+
+def _grow_pool(size: int) -> None:
+    """Have at least `size` threads waiting for tasks; they end with the process."""
+    global _pool_size
+    while _pool_size < size:
+        threading.Thread(target=_serve, args=(_tasks,), name="xnor_ref", daemon=True).start()
+        _pool_size += 1
+
+
+def _serve(tasks: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        tasks.get()()
 
 
 def _forget() -> None:
     """A forked child has none of its parent's threads, and must not wait for a lock that one of them held."""
-    global _lock, _pool, _blas_users
-    _lock, _pool, _blas_users = threading.Lock(), None, 0
+    global _lock, _tasks, _pool_size, _blas_users
+    _lock, _tasks, _pool_size, _blas_users = threading.Lock(), SimpleQueue(), 0, 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -4,13 +4,14 @@ No fastmath, so LLVM neither reorders nor contracts: the bits are those of `_ref
 """
 
 import numpy as np
-from numba import boolean, float32, njit, types, void
+from numba import boolean, float32, void
 
-_in = types.Array(float32, 1, "C", readonly=True)
-_out = types.Array(float32, 1, "C")
+from xnor_ref.kernels.jit import compiled, readonly, writable
+
+_in, _out = readonly(float32, 1), writable(float32, 1)
 
 
-@njit(void(_out, _in, float32, float32), nogil=True, cache=True)
+@compiled(void(_out, _in, float32, float32))
 def sgd(param, grad, lr, decay):
     for i in range(param.size):
         step = grad[i]
@@ -19,7 +20,7 @@ def sgd(param, grad, lr, decay):
         param[i] -= lr * step
 
 
-@njit(void(_out, _in, _out, float32, float32, float32, boolean), nogil=True, cache=True)
+@compiled(void(_out, _in, _out, float32, float32, float32, boolean))
 def momentum_sgd(param, grad, velocity, lr, momentum, decay, nesterov):
     for i in range(param.size):
         step = grad[i]
@@ -32,7 +33,7 @@ def momentum_sgd(param, grad, velocity, lr, momentum, decay, nesterov):
         param[i] -= lr * v
 
 
-@njit(void(_out, _in, _out, _out, *(float32,) * 9), nogil=True, cache=True)
+@compiled(void(_out, _in, _out, _out, *(float32,) * 9))
 def adam(param, grad, mean, square, beta1, rest1, beta2, rest2, lr, root, eps, decay, shrink):
     for i in range(param.size):
         step = grad[i]

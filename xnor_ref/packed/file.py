@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import ModelFileError
+from xnor_ref.kernels import float_ops
 from xnor_ref.packed.ops import OPS, Node, Shape, Step, shown
 from xnor_ref.storage import PathLike, load_tensors
 
@@ -121,13 +122,6 @@ def _check_keys(metadata: dict[str, Any]) -> None:
         raise ModelFileError("data_sha256 must be 64 hexadecimal digits or null")
 
 
-def normalisation_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """float32 (256, C): ((v/255) - mean)/std of each pixel value v, computed in float64 and rounded once."""
-    values = np.arange(256, dtype=np.float64)[:, None] / 255
-    with np.errstate(all="ignore"):
-        return ((values - np.array(mean, np.float64)) / np.array(std, np.float64)).astype(np.float32)
-
-
 def _examine_input(given: dict[str, Any]):
     if given.keys() != {"channels", "height", "width", "mean", "std"}:
         raise ModelFileError(f"input must have channels, height, width, mean and std, has {shown(sorted(given))}")
@@ -144,7 +138,7 @@ def _examine_input(given: dict[str, Any]):
         if not ok or any(abs(v) > 1e30 or (key == "std" and v <= 0) for v in values):
             raise ModelFileError(f"input {key} must be {sizes[0]} numbers (std > 0), got {shown(values)}")
     mean, std = (tuple(float(v) for v in given[key]) for key in ("mean", "std"))
-    table = normalisation_table(mean, std)
+    table = float_ops.pixel_table(mean, std)
     if not np.isfinite(table).all():
         raise ModelFileError("input mean and std make pixels that are not finite")
     return (sizes[0], sizes[1], sizes[2]), mean, std, table
