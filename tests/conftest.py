@@ -4,9 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from tests.run_docs import find_real_data
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 JIT_DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items):
@@ -20,7 +26,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real images, from XNOR_REF_TEST_DATA or beside the repository; skips where there is none."""
-    folder = Path(os.environ.get("XNOR_REF_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real images: {folder} is not a folder; set XNOR_REF_TEST_DATA to one that holds them")
+    folder = find_real_data()
+    if folder is None:
+        pytest.skip("no real images: XNOR_REF_TEST_DATA does not name a folder that holds them")
     return folder

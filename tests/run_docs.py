@@ -20,6 +20,12 @@ SHORT = {
 }
 
 
+def find_real_data() -> Path | None:
+    """The folder of real images that XNOR_REF_TEST_DATA names, or one that lies beside the repository, if any."""
+    folder = Path(os.environ.get("XNOR_REF_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    return folder if folder.is_dir() else None
+
+
 def documented_commands(text: str) -> list[list[str]]:
     """The arguments of each `python cli.py` line in the `sh` blocks of a Markdown text."""
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -34,11 +40,13 @@ def prepared(arguments: list[str], scratch: Path, data: Path | None) -> tuple[li
     if "--dataset" not in arguments and "--tiny-imagenet" not in arguments:
         return arguments + SHORT["shapes"], 0
     arguments = [*arguments, *SHORT["other"]]
+    if "folder" in arguments:
+        return arguments, 0
     if data is None:
         return arguments, 3
     if "--archive" in arguments:
         arguments[arguments.index("--archive") + 1] = str(data / "tiny-imagenet-5.zip")
-    elif "folder" not in arguments:
+    else:
         arguments[arguments.index("--data-dir") + 1] = str(data)
     return arguments, 0
 
@@ -56,8 +64,7 @@ def make_folder_of_photos(folder: Path) -> None:
 
 
 def main() -> int:
-    root = os.environ.get("XNOR_REF_TEST_DATA")
-    data = Path(root) if root else None
+    data = find_real_data()
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

@@ -163,12 +163,12 @@ def ones(*shape):
     ("x", "weight", "options"),
     [
         (ones(1, 1, 2**20, 2**20), ones(1, 1, 1, 1), {}),  # the input itself
-        (ones(2**15, 1, 2**10, 2**10), ones(1, 1, 1024, 1024), {}),
+        (ones(2**20, 1, 2**10, 2**10), ones(1, 1, 1024, 1024), {}),
         (ones(1, 1, 1, 1), ones(2**45, 1, 1, 1), {}),  # many filters
         (ones(1, 1, 1, 1), ones(1, 1, 1, 1), {"padding": 2**31 - 1}),  # a vast border
         (ones(1, 1, 1, 1), ones(1, 1, 1, 1), {"padding": (2**30, 2**30), "pad_value": -1}),
-        (ones(1, 1, 1, 1), ones(1, 1, 1, 1), {"padding": 2**20, "stride": 2**21, "backend": "float"}),
-        (ones(2**22, 1, 64, 64), ones(1000, 1, 1, 1), {}),
+        (ones(1, 1, 1, 1), ones(1, 1, 1, 1), {"padding": 2**24, "stride": 2**25, "backend": "float"}),
+        (ones(2**26, 1, 64, 64), ones(1000, 1, 1, 1), {}),
     ],
 )
 @pytest.mark.parametrize("function", CONVS)

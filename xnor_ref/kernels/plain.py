@@ -16,10 +16,11 @@ Compiled when imported; import this module only when it is needed.
 from typing import Any
 
 import numpy as np
-from numba import config, float32, float64, intp, types, uint32, uint64, void
+from numba import float32, float64, intp, types, uint32, uint64, void
 from numba import int32 as i32
 
 from xnor_ref.kernels import reference
+from xnor_ref.kernels.float_ops import conv_output_size, jit_disabled
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
@@ -57,7 +58,7 @@ def _popcount(word):
 
 # Without the compiler NumPy scalars would warn of the overflow that the product relies on.
 popcount: Any = np.bitwise_count
-if not config.DISABLE_JIT:  # type: ignore[attr-defined]
+if not jit_disabled():
     popcount = compiled(uint64(uint64), forceinline=True)(_popcount)
 
 
@@ -197,7 +198,7 @@ def _conv_rows(x, size, weight, kernel, channels, stride, padding, start, stop, 
 def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads=None):
     n, height, width, words = x_words.shape
     out_channels, *kernel = weight_words.shape[:3]
-    out_h, out_w = (reference.output_size(*axis) for axis in zip((height, width), kernel, stride, padding, strict=True))
+    out_h, out_w = conv_output_size((height, width), kernel, stride, padding)
     out = np.empty((n, out_channels, out_h, out_w), np.int32)
     x = x_words.reshape(-1)
     weight = _relaid(weight_words.reshape(out_channels, -1))
@@ -365,9 +366,7 @@ def _scale_maps(x, size, kernel, stride, padding, valid, start, stop, mean, tota
 
 def input_scale_map(x, kernel_size, stride, padding, mode, threads=None):
     n, _, height, width = x.shape
-    out_h, out_w = (
-        reference.output_size(*axis) for axis in zip((height, width), kernel_size, stride, padding, strict=True)
-    )
+    out_h, out_w = conv_output_size((height, width), kernel_size, stride, padding)
     out = np.empty((n, 1, out_h, out_w), np.float32)
 
     x = x.reshape(n, -1, height * width)

@@ -29,14 +29,9 @@ def sign_pack_rows(x: np.ndarray, threads: int | None = None) -> np.ndarray:
     return pack_mask(x >= 0, axis=1)
 
 
-def output_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Number of windows along one axis."""
-    return (size + 2 * padding - kernel) // stride + 1
-
-
 def inside(size: int, kernel: int, stride: int, padding: int) -> np.ndarray:
     """Which taps of which window lie in the image, along one axis: bool (windows, kernel)."""
-    windows = np.arange(output_size(size, kernel, stride, padding))
+    windows = np.arange((size + 2 * padding - kernel) // stride + 1)
     position = windows[:, None] * stride - padding + np.arange(kernel)
     return (position >= 0) & (position < size)
 

@@ -111,10 +111,7 @@ class Module:
 
 
 class Sequential(Module):
-    """Layers one after the other, named by the keywords or numbered.
-
-    >>> Sequential(first=ReLU(), second=ReLU())  # doctest: +SKIP
-    """
+    """Layers one after the other, named by the keywords or numbered."""
 
     def __init__(self, *layers: Module, **named: Module):
         self._layers = {str(index): layer for index, layer in enumerate(layers)} | named

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from numba import config
 
-JIT = not config.DISABLE_JIT  # type: ignore[attr-defined]
+from xnor_ref.kernels.float_ops import jit_disabled
+
+JIT = not jit_disabled()
 CHANNELS: tuple[int, ...] = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)
 OUT_CHANNELS: tuple[int, ...] = (1, 2, 3, 8, 9, 64, 65)
 KINDS = ("random", "plus", "minus", "edges", "negative zero", "subnormal", "saturated")
