@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -367,14 +368,33 @@ def test_work_is_shared_raises_nests_and_survives_a_fork():
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_blas_is_held_to_one_thread_only_while_it_is_used():
+def test_blas_is_held_to_one_thread_only_while_it_is_used_from_any_thread():
     def now():
         return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
-    before, inside = now(), []
-    threads.parallel_chunks(lambda start, stop: inside.extend(now()), 4, threads=2, blas=True)
+    inside, before = [], now()
+
+    def use_blas():
+        threads.parallel_chunks(lambda start, stop: inside.extend(now()), 4, threads=2, blas=True)
+
+    for call in (lambda work: work(), run_in_a_thread):  # the main thread first, then another
+        call(use_blas)
+        assert now() == before
     assert set(inside) <= {1}
-    assert now() == before
+
+
+def run_in_a_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def test_another_thread_computes_the_same_bits():
+    rng = np.random.default_rng(10)
+    x, w = rng.standard_normal((8, 3, 64, 64), dtype=np.float32), rng.standard_normal((32, 3, 5, 5), dtype=np.float32)
+    here, there = float_ops.conv2d(x, w, None, (2, 2), (2, 2)), []
+    run_in_a_thread(lambda: there.append(float_ops.conv2d(x, w, None, (2, 2), (2, 2))))
+    np.testing.assert_array_equal(there[0], here)
 
 
 def test_an_error_stops_the_remaining_chunks_and_waits_for_those_under_way():

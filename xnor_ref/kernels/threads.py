@@ -12,10 +12,9 @@ from contextlib import contextmanager, nullcontext
 from contextvars import Context, copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, OpenBLASController, ThreadpoolController
 
 from xnor_ref.errors import InputError, InputTypeError
 
@@ -25,8 +24,8 @@ _threads: int | None = None
 _tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what the threads of the pool wait for
 _pool_size = 0
 _blas_users = 0
-_blas_limit: Any = None
-_controller: ThreadpoolController | None = None
+_blas_before: list[int] = []
+_libraries: tuple[list[LibController], list[LibController]] | None = None
 
 
 def available_threads() -> int:
@@ -66,21 +65,47 @@ def single_threaded_blas() -> Iterator[None]:
     Our own threads split the work, so BLAS must not split it again; and a single-threaded GEMM of a given shape
     gives the same bits whatever the number of threads.
     """
-    global _blas_users, _blas_limit, _controller
+    global _blas_users, _blas_before
     with _lock:
+        for_process, for_thread = _blas_libraries()
         if _blas_users == 0:
-            if _controller is None:
-                _controller = ThreadpoolController()
-            _blas_limit = _controller.limit(limits=1, user_api="blas")
+            _blas_before = _exchange(for_process, [1] * len(for_process))
         _blas_users += 1
+    before = _exchange(for_thread, [1] * len(for_thread))
     try:
         yield
     finally:
+        _exchange(for_thread, before)
         with _lock:
             _blas_users -= 1
             if _blas_users == 0:
-                limit, _blas_limit = _blas_limit, None
-                limit.restore_original_limits()
+                _exchange(for_process, _blas_before)
+
+
+def _blas_libraries() -> tuple[list[LibController], list[LibController]]:
+    """The BLAS libraries that have one number of threads for the process, and those with one for each thread."""
+    global _libraries
+    if _libraries is None:
+        found = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
+        with_openmp = [getattr(library, "threading_layer", "") == "openmp" for library in found]
+        _libraries = (
+            [library for library, openmp in zip(found, with_openmp, strict=True) if not openmp],
+            [library for library, openmp in zip(found, with_openmp, strict=True) if openmp],
+        )
+    return _libraries
+
+
+def _exchange(libraries: list[LibController], numbers: list[int]) -> list[int]:
+    """Set each library's number of threads and return what it was."""
+    before = [library.get_num_threads() for library in libraries]
+    for library, number in zip(libraries, numbers, strict=True):
+        _disown(force=True)  # since threadpoolctl 3.8 one thread owns OpenBLAS's number, and others are ignored
+        library.set_num_threads(number)
+        _disown(force=True)
+    return before
+
+
+_disown = getattr(OpenBLASController, "clear_controlling_thread", lambda force: None)
 
 
 def parallel_chunks(
@@ -108,11 +133,14 @@ def parallel_chunks(
                 return
             function(start, min(start + chunk, n_items))
 
-    with single_threaded_blas() if blas else nullcontext():
-        if workers <= 1 or getattr(_inside, "chunk", False):
+    def guarded() -> None:
+        with single_threaded_blas() if blas else nullcontext():
             work()
-        else:
-            _share(work, workers - 1, errors)
+
+    if workers <= 1 or getattr(_inside, "chunk", False):
+        guarded()
+    else:
+        _share(guarded, workers - 1, errors)
 
 
 def _share(work: Callable[[], None], helpers: int, errors: list[BaseException]) -> None:
