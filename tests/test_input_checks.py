@@ -227,3 +227,12 @@ def test_the_estimate_covers_what_is_really_allocated(monkeypatch, backend, pad_
     finally:
         tracemalloc.stop()
     assert peak < asked[-1] + 2**20
+
+
+def test_packing_beyond_the_machine_is_refused():
+    for function, arguments in (
+        (xnor_ref.pack_bits, (np.broadcast_to(np.float32(1), (10**14,)),)),
+        (xnor_ref.unpack_bits, (np.broadcast_to(np.uint64(1), (10**12,)), 64 * 10**12)),
+    ):
+        with pytest.raises(InputError, match="GiB of memory, the machine has"):
+            function(*arguments)

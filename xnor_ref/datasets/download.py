@@ -20,7 +20,7 @@ from io import FileIO
 from pathlib import Path
 
 from xnor_ref.datasets.base import Progress
-from xnor_ref.errors import DatasetError, OutputError
+from xnor_ref.errors import DatasetError, InputError, OutputError
 
 _CHUNK = 2**18
 _TRY_AGAIN_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -54,8 +54,8 @@ def download(
     target: Path,
     progress: Progress | None = None,
     *,
-    tries: int = 6,
-    timeout: float = 30.0,
+    tries: int = 4,
+    timeout: float = 20.0,
     pause: float = 1.0,
 ) -> None:
     """Fetch a file, or the rest of one.
@@ -75,14 +75,20 @@ def download(
 
     Raises
     ------
+    InputError
+        The address is not one of http or https.
     DatasetError
         Unreachable, refused by the server, another size than expected (nothing is kept), wrong content (nothing is
         kept), or cut short too often (what arrived is kept for the next time).
     OutputError
         The disk is full or cannot be written; what arrived is kept.
     """
-    if urllib.parse.urlsplit(remote.url).scheme not in ("http", "https"):
-        raise DatasetError(f"cannot download {remote.url}: only http and https addresses are fetched")
+    try:
+        scheme = urllib.parse.urlsplit(remote.url).scheme
+    except ValueError as error:
+        raise InputError(f"{remote.url!r} is no address: {error}") from None
+    if scheme not in ("http", "https"):
+        raise InputError(f"cannot download {remote.url!r}: only http and https addresses are fetched")
     part = target.with_name(target.name + ".part")
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,11 +104,15 @@ def download(
             arrived = _size(file)
             failures = 0 if arrived - have >= max(1, remote.size // 100) else failures + 1
             if arrived != remote.size and failures >= tries:
+                if arrived == 0:
+                    part.unlink(missing_ok=True)
                 raise DatasetError(
-                    f"downloading {remote.url} failed after {tries} tries without progress ({reason}); "
+                    f"downloading {remote.url} failed after {tries} tries that brought next to nothing ({reason}); "
                     f"{arrived} of {remote.size} bytes are kept in {part}, run the same command to go on"
                 )
             if failures:
+                if progress is not None:
+                    progress(f"downloading {target.name}: {reason}; trying again", arrived, remote.size)
                 time.sleep(min(30.0, pause * 2 ** (failures - 1)))
         _check(remote, file, part)
         with _writing(target):
@@ -159,6 +169,8 @@ def _fetch(
         if error.code == 416:  # what we have does not belong to what the server has
             file.truncate(0)
         elif error.code not in _TRY_AGAIN_STATUS:
+            if have == 0:
+                _discard(file)
             raise DatasetError(f"cannot download {remote.url}: {error.code} {error.reason}") from None
         raise _Interrupted(f"{error.code} {error.reason}") from None
     except (DatasetError, OutputError):
@@ -207,7 +219,8 @@ def _check(remote: RemoteFile, file: FileIO, part: Path) -> None:
         part.unlink(missing_ok=True)
         raise DatasetError(
             f"{remote.url} has MD5 {digest.hexdigest()}, expected {remote.md5}: the file on the server, or what "
-            "came over the network, is not the data set; it was removed, nothing was kept"
+            "came over the network, is not the data set, or the part of an earlier download was damaged; it was "
+            "removed, and the same command starts anew"
         )
 
 

@@ -109,7 +109,10 @@ def _by_class(files: FolderFiles, prefix: str) -> dict[str, list[str]]:
             case [_, _]:
                 others.append(name)
             case [_, _, *_]:
-                raise DatasetError(f"{files.describe(name)}: images must lie directly in their class's folder")
+                raise DatasetError(
+                    f"{files.describe(name)}: images must lie directly in their class's folder; "
+                    "is this the folder of your images? --data-dir names it"
+                )
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         warnings.warn(

@@ -66,6 +66,9 @@ def pack_bits(x: np.ndarray, axis: int = -1) -> np.ndarray:
         raise InputTypeError(
             f"pack_bits: x must be float16, float32, float64 or an integer array, got dtype {x.dtype}{hint}"
         )
+    from xnor_ref.kernels.checks import check_memory  # which needs this module
+
+    check_memory("pack_bits", 3 * x.size, f"(x {x.shape})")
     if x.dtype.kind == "f":
         nan = np.isnan(x)
         if nan.any():
@@ -115,6 +118,9 @@ def unpack_bits(words: np.ndarray, n_bits: int, axis: int = -1) -> np.ndarray:
             f"unpack_bits: n_bits={n_bits} does not fit {words.shape[axis]} words along axis {axis}, "
             f"which hold from {high - WORD_BITS + 1} to {high} signs (words {words.shape})"
         )
+    from xnor_ref.kernels.checks import check_memory  # which needs this module
+
+    check_memory("unpack_bits", 9 * words.size // words.shape[axis] * n_bits, f"(words {words.shape}, {n_bits} bits)")
     return signs_of_words(words, n_bits, axis)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFiniteError
-from xnor_ref.kernels.checks import check_options
+from xnor_ref.kernels.checks import check_memory, check_options
 from xnor_ref.packed import file
 from xnor_ref.packed.ops import Settings
 from xnor_ref.storage import PathLike, save_tensors
@@ -99,6 +99,7 @@ class PackedNetwork:
         """
         images = self._check_images(images)
         settings = Settings(check_options("PackedNetwork.logits", backend, threads), backend)
+        check_memory("PackedNetwork.logits", 5 * len(images) * len(self.classes), f"(images {images.shape})")
         size = max(1, min(MAX_BATCH, BATCH_MEMORY // self._network.image_memory))
         logits = np.empty((len(images), len(self.classes)), np.float32)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
