@@ -9,6 +9,7 @@ from tests.conftest import JIT_DISABLED
 from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError
+from xnor_ref.kernels import checks
 
 SIZES = {"shapes-net": [64], "lenet5": [28, 32], "nin": [32, 64], "vgg-small": [32, 64], "resnet18": [32, 64]}
 SIZES["alexnet"] = [32, 64]
@@ -135,9 +136,23 @@ def test_same_seed_same_network():
         ({"width": 3}, "has no option width; its options are weight_scale"),
         ({"name": "resnet18", "downsample": "none"}, "'binary' or 'real', got 'none'"),
         ({"input_scale": "K"}, "one of off, plain, valid, got 'K'"),
+        ({"name": "shapes-net", "width": 20_000}, "width must be at most 1024, got 20000"),
+        ({"name": "shapes-net", "width": 0}, "width must be at least 1, got 0"),
+        ({"name": "shapes-net", "width": "4"}, "width must be an int, got '4'"),
+        ({"method": "full", "pad_value": 1, "clamp": True}, "no binary layers, so pad_value, clamp would have no"),
+        ({"name": "resnet18", "method": "full", "downsample": "real"}, r"downsample \(=real\) has no effect"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, text):
     base = {"name": "lenet5", "image_size": 28, "in_channels": 1, "num_classes": 10}
     with pytest.raises(InputError, match=text):
         models.build(**{**base, **arguments})
+
+
+@pytest.mark.parametrize("method", ["xnor", "full"])
+def test_weights_beyond_the_memory_are_refused_before_they_are_drawn(monkeypatch, method):
+    monkeypatch.setattr(checks, "physical_memory", lambda: 2**30)
+    with pytest.raises(InputError, match=r"GiB of memory.*\(4096, 256, 63, 63\)"):
+        models.build("alexnet", image_size=2048, in_channels=1, num_classes=2, method=method)
+    with pytest.raises(InputError, match=r"\(65536, 65536\)"):
+        nn.Linear(2**16, 2**16)

@@ -6,28 +6,46 @@ import math
 import pytest
 
 from xnor_ref import datasets, models
+from xnor_ref.binary import GRAD_MODES
 from xnor_ref.errors import InputError
-from xnor_ref.nn.blocks import METHODS as NETWORK_METHODS
-from xnor_ref.nn.losses import LOSSES
-from xnor_ref.optim import KINDS
-from xnor_ref.training import config as module
+from xnor_ref.nn import LOSSES, BinaryConv2d
+from xnor_ref.nn.blocks import METHODS, BinaryOptions
+from xnor_ref.optim import KINDS, OPTIMIZERS
 from xnor_ref.training.config import FIELDS, TrainConfig, choices_of, differences, load_toml, resolve
 from xnor_ref.training.recipes import RECIPES
 
 
-def test_choices_are_those_of_the_parts_that_they_name():
-    assert choices_of(FIELDS["dataset"]) == datasets.names()
-    assert choices_of(FIELDS["model"]) == models.names()
-    assert set(choices_of(FIELDS["method"])) == set(NETWORK_METHODS)
-    assert set(choices_of(FIELDS["loss"])) == set(LOSSES)
-    assert set(choices_of(FIELDS["schedule"])) == set(KINDS)
+@pytest.mark.parametrize(
+    "name, registry",
+    [
+        ("dataset", datasets.names()),
+        ("model", models.names()),
+        ("method", METHODS),
+        ("loss", LOSSES),
+        ("schedule", KINDS),
+        ("optimizer", OPTIMIZERS),
+        ("grad_mode", GRAD_MODES),
+        ("input_scale", BinaryConv2d.input_scales),
+    ],
+)
+def test_choices_are_those_of_the_parts_that_they_name(name, registry):
+    assert choices_of(FIELDS[name]) == tuple(registry)
+    for choice in registry:
+        assert getattr(resolve({name: choice}), name) == choice
+
+
+def test_every_field_that_needs_another_names_a_value_that_it_may_have():
+    needs = {name: field.metadata["needs"] for name, field in FIELDS.items() if "needs" in field.metadata}
+    for other, values in needs.values():
+        assert set(values) <= set(choices_of(FIELDS[other]))
+    assert {name for name, (other, _) in needs.items() if other == "method"} == set(BinaryOptions.names())
 
 
 @pytest.mark.parametrize("dataset", RECIPES)
 def test_every_data_set_has_a_recipe_that_is_sound(dataset):
     config = resolve({"dataset": dataset})
     assert config.dataset == dataset and config.model == RECIPES[dataset]["model"]
-    assert set(RECIPES) == set(module.DATASETS)
+    assert set(RECIPES) == set(datasets.names())
 
 
 def test_json_gives_the_config_back():
@@ -73,6 +91,15 @@ def test_identity_leaves_out_what_cannot_change_results():
         ("method", "bnn"),
         ("optimizer", "Adam"),
         ("schedule", "exponential"),
+        ("milestones", 3),
+        ("milestones", []),
+        ("milestones", [0, 3]),
+        ("milestones", [3, 3]),
+        ("milestones", [1.5]),
+        ("milestones", [True]),
+        ("power", 0),
+        ("power", math.inf),
+        ("final_lr", -1),
         ("loss", "mse"),
         ("input_scale", "on"),
         ("pad_value", 2),
@@ -104,10 +131,43 @@ def test_fields_that_clash_are_refused():
         resolve({"epochs": 3, "warmup_epochs": 9})
     with pytest.raises(InputError, match="label_smoothing"):
         resolve({"loss": "squared-hinge", "label_smoothing": 0.1})
-    with pytest.raises(InputError, match=r"train_size .* belongs to the data set shapes"):
-        resolve({"dataset": "mnist", "train_size": 5})
-    with pytest.raises(InputError, match=r"image_size .* belongs to the data set folder"):
-        resolve({"image_size": 32})
+    with pytest.raises(InputError, match=r"milestones \(=\[1, 3\]\) must be less than epochs \(=3\)"):
+        resolve({"epochs": 3, "schedule": "step", "milestones": [1, 3]})
+    with pytest.raises(InputError, match=r"final_lr \(=1\) must not be more than lr \(=0.1\)"):
+        resolve({"lr": 0.1, "final_lr": 1})
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ({"dataset": "mnist", "train_size": 5}, r"train_size \(=5\) needs dataset shapes, got dataset 'mnist'"),
+        ({"image_size": 32}, "image_size .* needs dataset folder, got dataset 'shapes'"),
+        ({"momentum": 0.5}, r"momentum \(=0.5\) needs optimizer sgd, got optimizer 'adam'"),
+        ({"momentum": FIELDS["momentum"].default}, "needs optimizer sgd"),
+        ({"milestones": [2]}, "milestones .* needs schedule step, got schedule 'cosine'"),
+        ({"schedule": "linear", "power": 2}, "power .* needs schedule polynomial, got schedule 'linear'"),
+        ({"schedule": "step", "final_lr": 1e-6}, "final_lr .* needs schedule cosine or linear or polynomial"),
+        *(
+            ({"method": "full", name: value}, f"{name} .* needs method xnor, got method 'full'")
+            for name, value in (
+                *(("grad_mode", "ste"), ("pad_value", 0), ("input_scale", "off"), ("weight_scale", "off")),
+                *(("k_grad", False), ("centre", True), ("clamp", True)),
+            )
+        ),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(said, words):
+    with pytest.raises(InputError, match=words):
+        resolve(said)
+
+
+def test_only_options_with_an_effect_are_handed_on():
+    config = resolve({"grad_mode": "ste", "train_size": 50})
+    assert config.options_of("method") == {"grad_mode": "ste"} and config.options_of("dataset") == {"train_size": 50}
+    assert config.options_of("optimizer") == {} and config.options_of("loss") == {"label_smoothing": 0.0}
+    config = resolve({"optimizer": "sgd", "loss": "squared-hinge", "schedule": "step", "milestones": (2, 4)})
+    assert config.options_of("optimizer") == {"momentum": 0.9} and config.options_of("loss") == {}
+    assert config.options_of("schedule") == {"milestones": [2, 4]}
 
 
 def test_a_typing_error_gets_a_suggestion():
@@ -141,6 +201,7 @@ def test_toml(tmp_path):
         ("epoch = 3", "unknown key 'epoch'; did you mean 'epochs'?"),
         ("[train]\nepochs = 3", "unknown key 'train'"),
         ("\xff\xfe", "config file"),
+        ("lr = " + "[" * 100_000, "recursion"),
     ],
 )
 def test_a_bad_toml_file_is_refused(tmp_path, text, words):

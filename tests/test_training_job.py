@@ -11,14 +11,14 @@ import pytest
 from tests.training_samples import result_bytes, tiny_config
 from xnor_ref import models
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError, OutputError
-from xnor_ref.training import job, loop
+from xnor_ref.training import environment, job, loop
 from xnor_ref.training.checkpoint import BEST
 from xnor_ref.training.evaluation import compare, score
 from xnor_ref.training.export import export_run
 from xnor_ref.training.interrupt import Interrupted
 from xnor_ref.training.job import train_run
 from xnor_ref.training.observer import Observer
-from xnor_ref.training.runs import RunFolder
+from xnor_ref.training.runs import RunFolder, check_free, find_run, is_empty
 
 
 @pytest.fixture(scope="module")
@@ -388,5 +388,48 @@ def test_what_a_killed_write_left_is_removed_when_the_run_goes_on(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     for name in (".xnor_ref-0123.part", "checkpoints/.xnor_ref-4567.part", "checkpoints/kept.safetensors"):
         (tmp_path / name).write_bytes(b"x")
+    others = {".xnor_ref-packed", ".xnor_ref-folder.part", "deeper"}
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / "deeper/.xnor_ref-0123.part").write_bytes(b"x")
     with folder.lock():
-        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".lock", "kept.safetensors"}
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoints"} | others
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["kept.safetensors"]
+        assert list((tmp_path / "deeper").iterdir())
+
+
+def test_a_folder_with_nothing_but_what_a_kill_left_is_free(tmp_path):
+    for name in (".lock", ".xnor_ref-0123.part"):
+        (tmp_path / name).write_bytes(b"{")
+    assert is_empty(tmp_path) and find_run({}, tmp_path) is None
+    check_free(tmp_path)
+    (tmp_path / ".xnor_ref-packed").mkdir()
+    assert not is_empty(tmp_path)
+    with pytest.raises(InputError, match="is not empty"):
+        check_free(tmp_path)
+    with pytest.raises(ModelFileError, match=r"no config\.json"):
+        find_run({}, tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"config": ' + b'{"a":' * 100_000])
+def test_json_that_is_nested_too_deep_is_damaged(tmp_path, text):
+    folder = RunFolder(tmp_path)
+    for path in (folder.config_path, folder.report_path, folder.metrics_path, folder.env_path):
+        path.write_bytes(text)
+    with pytest.raises(ModelFileError, match=r"config\.json is damaged"):
+        folder.config()
+    assert job.finished_report(folder) is None and folder.metrics() == []
+    assert environment.changes(folder.env_path, {}) == ""
+
+
+@pytest.mark.parametrize(
+    "options, rates",
+    [
+        ({"schedule": "step", "milestones": [1]}, [0.01, 0.001, 0.001]),
+        ({"schedule": "linear", "final_lr": 0.001}, [0.01 - 0.009 * step / 12 for step in (3, 7, 11)]),
+        ({"schedule": "polynomial", "power": 1}, [0.01 - 0.01 * step / 12 for step in (3, 7, 11)]),
+    ],
+)
+def test_the_schedule_takes_its_options(data_dir, tmp_path, options, rates):
+    train_run(tiny_config(data_dir, **options), out=tmp_path)
+    assert [line["lr"] for line in RunFolder(tmp_path).metrics()] == pytest.approx(rates)

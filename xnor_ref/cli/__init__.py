@@ -18,8 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every error that a user can cause becomes one line on stderr."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
-        previous = _handle_sigterm()
+        previous = None
         try:
+            previous = _handle_sigterm()
             return _run(sys.argv[1:] if arguments is None else list(arguments))
         except KeyboardInterrupt as interrupt:
             return _interrupted(interrupt)
@@ -36,7 +37,8 @@ def _run(arguments: list[str]) -> int:
     try:
         with cli.make_context(program(), arguments) as context:
             cli.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where the caller closed it
+            sys.stdout.flush()
         return 0
     except click.exceptions.Exit as exit:
         return exit.exit_code
@@ -94,6 +96,8 @@ def program() -> str:
 
 def say(text: str) -> None:
     """A line on stderr; quiet where stderr is closed."""
+    if sys.stderr is None:
+        return
     try:
         sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
@@ -104,4 +108,5 @@ def say(text: str) -> None:
 def printable(text: str) -> str:
     """`text` with what is not printable escaped: names come from files and folders that anyone may have made."""
     escaped = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    return escaped.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return escaped.encode(encoding, "backslashreplace").decode(encoding)

@@ -123,9 +123,5 @@ def _text(result: dict[str, Any]) -> str:
         options.table(rows, right=(1, 2, 3)),
     ]
     if "disagreements" in result:
-        lines += [
-            "",
-            f"images on which the two disagree: {result['disagreements']} of {result['images']:,}; largest "
-            f"difference of a logit: {result['max_logit_difference']:g}",
-        ]
+        lines += ["", *options.agreement_lines(result)]
     return "\n".join(lines)

@@ -35,15 +35,14 @@ def command(path: str | None, data_dir: str | None, as_json: bool) -> None:
 
 
 def _installation(data_dir: Path) -> dict[str, Any]:
-    from xnor_ref import models
+    from xnor_ref import datasets, models
     from xnor_ref.training import environment
-    from xnor_ref.training.config import DATASETS
 
     return {
         **environment.describe(),
         "backends": ["reference", "numba", "float"],
         "models": list(models.names()),
-        "data_sets": list(DATASETS),
+        "data_sets": list(datasets.names()),
         "data_dir": str(data_dir),
         "found_in_data_dir": sorted(p.name for p in data_dir.iterdir()) if data_dir.is_dir() else [],
     }

@@ -40,7 +40,12 @@ def _option(field: dataclasses.Field) -> Callable:
         choices = "|".join(map(str, choices_of(field)))
         return click.option(flag, type=int if kind == "int-choice" else str, metavar=f"[{choices}]", help=help)
     # Ranges are the config's to check: click's own let NaN and infinity through.
-    types: dict[str, tuple[Any, str]] = {"int": (int, "N"), "float": (float, "NUMBER"), "text": (str, "PATH")}
+    types: dict[str, tuple[Any, str]] = {
+        "int": (int, "N"),
+        "float": (float, "NUMBER"),
+        "text": (str, "PATH"),
+        "integers": (str, "N,N,..."),
+    }
     return click.option(flag, type=types[kind][0], metavar=types[kind][1], help=help)
 
 
@@ -49,6 +54,9 @@ def said(values: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in values.items() if value is not None and value != ()}
     if "model_options" in given:
         given["model_options"] = dict(map(_pair, given["model_options"]))
+    for name, value in given.items():
+        if FIELDS[name].metadata["kind"] == "integers":
+            given[name] = _integers(name, value)
     return given
 
 
@@ -63,14 +71,32 @@ def _pair(text: str) -> tuple[str, Any]:
         raise InputError(f"--model-option must be KEY=VALUE, got {text!r}")
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = value
-    return key.strip().replace("-", "_"), parsed
+    return key.strip().replace("-", "_"), value if isinstance(parsed, (list, dict)) else parsed
+
+
+def _integers(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--{name} must be integers with commas between them, such as 30,60; got {text!r}") from None
 
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
     click.echo(json.dumps(value, indent=2))
+
+
+def agreement_lines(result: dict[str, Any]) -> list[str]:
+    """How far a float and a packed network agree; a difference that changes no answer is pointed out."""
+    lines = [
+        f"images on which the two disagree: {result['disagreements']} of {result['images']:,}; largest difference of "
+        f"a logit: {result['max_logit_difference']:g}"
+    ]
+    if result["max_logit_difference"] and not result["disagreements"]:
+        lines.append(f"note: the logits differ by up to {result['max_logit_difference']:g}, though no answer does")
+    return lines
 
 
 def size_text(count: int) -> str:

@@ -141,8 +141,7 @@ def report_text(report: dict[str, Any], config: TrainConfig) -> str:
         "",
         options.table(rows, right=(1, 2, 3, 4)),
         "",
-        f"images on which the two disagree: {report['disagreements']} of {report['images']:,}; largest difference "
-        f"of a logit: {report['max_logit_difference']:g}",
+        *options.agreement_lines(report),
         f"the packed file is {ratio:.1f} times smaller",
         f"time per epoch: {per_epoch:.1f} s" if per_epoch else "time per epoch: not measured in one piece",
         f"run folder: {report['run']}",

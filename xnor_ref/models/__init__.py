@@ -51,7 +51,8 @@ def build(
 
     Raises
     ------
-    InputError : unknown name, method or option; an image too small for the network.
+    InputError : unknown name, method or option, or one without effect; an image too small for the network; weights
+        that the machine's memory cannot hold.
     """
     if name not in _NETWORKS:
         raise InputError(f"build: model must be one of {', '.join(_NETWORKS)}, got {name!r}")
@@ -69,6 +70,8 @@ def build(
     if unknown:
         allowed = ", ".join((*BinaryOptions.names(), *module.OPTIONS))
         raise InputError(f"build: {name} has no option {', '.join(unknown)}; its options are {allowed}")
+    if method == "full" and binary:
+        raise InputError(f"build: method 'full' has no binary layers, so {', '.join(binary)} would have no effect")
     builder = Builder(method, BinaryOptions(**binary), np.random.default_rng([seed, 0x786E6F72]))
     network = Network(**module.layers(builder, size, in_channels, num_classes, **own))
     network.config = {

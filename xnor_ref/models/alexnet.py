@@ -2,7 +2,8 @@
 
 No local response normalisation, no groups, BatchNorm everywhere; the fully connected layers are convolutions, the first
 of which covers its whole input. At 224 pixels the stem is 11x11 with stride 4; below 128 it is 7x7 with stride 2, below
-64 5x5 with stride 1, and the poolings keep every second pixel to the border.
+64 5x5 with stride 1, and the poolings keep every second pixel to the border. The released code's BatchNorm has eps
+1e-4, and 1e-3 before the last layer; here it is 1e-5 everywhere.
 """
 
 from xnor_ref.nn.blocks import Builder

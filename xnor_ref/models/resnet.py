@@ -14,10 +14,12 @@ SMALLEST = 16
 OPTIONS = ("downsample",)
 
 
-def layers(build: Builder, size: int, channels: int, classes: int, downsample: str = "binary") -> dict[str, Module]:
+def layers(build: Builder, size: int, channels: int, classes: int, downsample: str | None = None) -> dict[str, Module]:
     """The first convolution and the classifier are real."""
-    if downsample not in ("binary", "real"):
+    if downsample not in (None, "binary", "real"):
         raise InputError(f"resnet18: downsample must be 'binary' or 'real', got {downsample!r}")
+    if build.method == "full" and downsample is not None:
+        raise InputError(f"resnet18: method 'full' has no binary layers, so downsample (={downsample}) has no effect")
     if size >= 128:
         stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(3, 2, 1))
     else:
@@ -35,15 +37,15 @@ def layers(build: Builder, size: int, channels: int, classes: int, downsample: s
     return network
 
 
-def _block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
+def _block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str | None) -> Module:
     if build.method == "full":
         return _full_block(build, inputs, outputs, stride)
     body = Sequential(conv1=build.conv(inputs, outputs, 3, stride, 1), conv2=build.conv(outputs, outputs, 3, 1, 1))
     if inputs == outputs and stride == 1:
         return Residual(body)
-    if downsample == "binary":
-        return Residual(body, build.conv(inputs, outputs, 1, stride))
-    return Residual(body, _projection(build, inputs, outputs, stride))
+    if downsample == "real":
+        return Residual(body, _projection(build, inputs, outputs, stride))
+    return Residual(body, build.conv(inputs, outputs, 1, stride))
 
 
 def _projection(build: Builder, inputs: int, outputs: int, stride: int) -> Sequential:

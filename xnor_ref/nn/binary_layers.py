@@ -30,6 +30,7 @@ def binary_backend(name: str) -> Iterator[None]:
 
     "auto" takes packed bits; "float" convolves matrices of +-1 with BLAS, which shares no code with the bits and is
     exact as long as sums stay below 2**24; "reference" and "numba" are the rungs of the bit kernels.
+    The choice holds for the whole process, so also for layers that other threads run meanwhile.
     """
     global _backend
     if name not in binary_ops.BACKENDS:

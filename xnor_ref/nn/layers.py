@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor, is_grad_enabled
 from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.checks import check_memory
 from xnor_ref.kernels.float_ops import Pair
 from xnor_ref.nn import functional
 from xnor_ref.nn.module import Module, Parameter
@@ -32,9 +33,13 @@ def pair(value: int | Pair, name: str, caller: str, minimum: int = 1) -> Pair:
 
 
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
-    """N(0, 2 / fan_in), the initialisation of the XNOR-Net authors' code (He et al. 2015, eq. 10)."""
+    """N(0, 2 / fan_in), the initialisation of the XNOR-Net authors' code (He et al. 2015, eq. 10).
+
+    Raises InputError, before anything is drawn, where the machine's memory cannot hold it.
+    """
     rng = rng or np.random.default_rng()
     fan_in = math.prod(shape[1:])
+    check_memory("he_normal", 2 * 4 * math.prod(shape), f"(a weight {shape} and its gradient)")
     weight = rng.standard_normal(shape, dtype=np.float32)
     weight *= np.float32(math.sqrt(2 / fan_in))
     return weight

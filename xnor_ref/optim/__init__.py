@@ -5,3 +5,5 @@ from xnor_ref.optim.optimizers import Adam as Adam
 from xnor_ref.optim.optimizers import Optimizer as Optimizer
 from xnor_ref.optim.schedules import KINDS as KINDS
 from xnor_ref.optim.schedules import make_schedule as make_schedule
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": SGD}

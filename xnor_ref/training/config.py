@@ -1,37 +1,38 @@
 """Everything that decides what a training run computes, in one checked, frozen record.
 
-A field is defined once, here: its default, what it may be, and its help text. The command line's options, the keys
-of a TOML file and `config.json` in the run folder all come from this list.
+A field is defined once, here: its default, what it may be, what it needs to have an effect, and its help text. The
+command line's options, the keys of a TOML file and `config.json` in the run folder all come from this list. Choices
+that a registry holds are looked up there.
 """
 
 import dataclasses
 import difflib
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from xnor_ref.errors import InputError, InputTypeError
 
-DATASETS = ("shapes", "tiny-imagenet", "cifar10", "mnist", "fashion-mnist", "folder")
-METHODS = ("xnor", "full")
-_DATASET_OPTIONS = {"train_size": "shapes", "val_size": "shapes", "image_size": "folder"}
+_BINARY = ("method", ("xnor",))
+_SHAPES = ("dataset", ("shapes",))
 
 
 def _field(default: Any, kind: str, help: str, *, identity: bool = True, **rule: Any) -> Any:
-    """A field with its rule; `identity` is False where the value cannot change a run's results."""
+    """A field with its rule; `identity` is False where the value cannot change a run's results.
+
+    `choices` is a tuple, or "module:name" of the registry that holds them. `needs` is (other field, its values with
+    which this one has an effect).
+    """
     metadata = {"kind": kind, "help": help, "identity": identity, **rule}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def _model_names() -> tuple[str, ...]:
-    from xnor_ref import models
-
-    return tuple(models.names())
 
 
 @dataclass(frozen=True)
@@ -41,64 +42,97 @@ class TrainConfig:
     Raises
     ------
     InputError, InputTypeError
-        A field has a wrong type, is not finite, out of its range or not among its choices; the message names
-        the key, the value and what is allowed.
+        A field has a wrong type, is not finite, out of its range, not among its choices or without effect; the
+        message names the key, the value and what is allowed.
     """
 
-    dataset: str = _field("shapes", "choice", "Data set to train on.", choices=DATASETS)
-    model: str = _field("shapes-net", "choice", "Network.", choices=_model_names)
+    dataset: str = _field("shapes", "choice", "Data set to train on.", choices="xnor_ref.datasets:names")
+    model: str = _field("shapes-net", "choice", "Network.", choices="xnor_ref.models:names")
     method: str = _field(
-        "xnor", "choice", "xnor: binary weights and inputs; full: the full-precision twin.", choices=METHODS
+        "xnor",
+        "choice",
+        "xnor: binary weights and inputs; full: the full-precision twin.",
+        choices="xnor_ref.nn.blocks:METHODS",
     )
     epochs: int = _field(10, "int", "Passes over the training images.", low=1, high=100_000)
     batch_size: int = _field(64, "int", "Images per optimiser step.", low=2, high=65_536)
-    optimizer: str = _field("adam", "choice", "Optimiser.", choices=("adam", "sgd"))
+    optimizer: str = _field("adam", "choice", "Optimiser.", choices="xnor_ref.optim:OPTIMIZERS")
     lr: float = _field(0.001, "float", "Learning rate at its highest.", low=0, open=True)
-    momentum: float = _field(0.9, "float", "Momentum of sgd.", low=0, high=0.9999)
+    momentum: float = _field(0.9, "float", "Momentum of sgd.", low=0, high=0.9999, needs=("optimizer", ("sgd",)))
     weight_decay: float = _field(0.0, "float", "Weight decay of real weights.", low=0, high=1)
-    schedule: str = _field(
-        "cosine",
-        "choice",
-        "How the learning rate falls.",
-        choices=("constant", "step", "cosine", "linear", "polynomial"),
+    schedule: str = _field("cosine", "choice", "How the learning rate falls.", choices="xnor_ref.optim:KINDS")
+    milestones: list[int] | None = _field(  # noqa: RUF009 - the default is None
+        None,
+        "integers",
+        "Epochs after which schedule step divides the learning rate by 10 (default: 1/2 and 3/4 of all).",
+        needs=("schedule", ("step",)),
+    )
+    power: float | None = _field(
+        None,
+        "float",
+        "Power of schedule polynomial (default: 4).",
+        low=0,
+        high=100,
+        open=True,
+        needs=("schedule", ("polynomial",)),
+    )
+    final_lr: float | None = _field(
+        None,
+        "float",
+        "Learning rate at the end (default: 0).",
+        low=0,
+        needs=("schedule", ("cosine", "linear", "polynomial")),
     )
     warmup_epochs: float = _field(0.0, "float", "Epochs of linear warm-up.", low=0, high=100_000)
-    loss: str = _field("cross-entropy", "choice", "Loss.", choices=("cross-entropy", "squared-hinge"))
-    label_smoothing: float = _field(0.0, "float", "Label smoothing of cross-entropy.", low=0, high=0.9)
+    loss: str = _field("cross-entropy", "choice", "Loss.", choices="xnor_ref.nn:LOSSES")
+    label_smoothing: float = _field(
+        0.0, "float", "Label smoothing of cross-entropy.", low=0, high=0.9, needs=("loss", ("cross-entropy",))
+    )
     augment: bool = _field(True, "bool", "Random crops and flips of training images.")
     seed: int = _field(0, "int", "Everything random is derived from it.", low=0, high=2**63 - 1)
     input_scale: str | None = _field(
         None,
         "choice",
         "Activation scale K of binary layers (default: the model's).",
-        choices=("off", "plain", "valid"),
+        choices="xnor_ref.nn:BinaryConv2d.input_scales",
+        needs=_BINARY,
     )
     pad_value: int | None = _field(
-        None, "int-choice", "Padding of binary convolutions (default: the model's).", choices=(-1, 0, 1)
+        None, "int-choice", "Padding of binary convolutions (default: the model's).", choices=(-1, 0, 1), needs=_BINARY
     )
     grad_mode: str | None = _field(
         None,
         "choice",
         "Gradient of binary weights (default: the model's).",
-        choices=("paper", "corrected", "ste", "official"),
+        choices="xnor_ref.binary:GRAD_MODES",
+        needs=_BINARY,
     )
     weight_scale: str | None = _field(
-        None, "choice", "Weight scale alpha of binary layers (default: the model's).", choices=("alpha", "off")
+        None,
+        "choice",
+        "Weight scale alpha of binary layers (default: the model's).",
+        choices=("alpha", "off"),
+        needs=_BINARY,
     )
-    k_grad: bool | None = _field(None, "bool", "Let the gradient flow through K too.")
-    centre: bool | None = _field(None, "bool", "Mean-centre latent weights after each step.")
-    clamp: bool | None = _field(None, "bool", "Clamp latent weights to [-1, 1] after each step.")
+    k_grad: bool | None = _field(None, "bool", "Let the gradient flow through K too.", needs=_BINARY)
+    centre: bool | None = _field(None, "bool", "Mean-centre latent weights after each step.", needs=_BINARY)
+    clamp: bool | None = _field(None, "bool", "Clamp latent weights to [-1, 1] after each step.", needs=_BINARY)
     model_options: dict[str, Any] = _field(  # noqa: RUF009 - `_field` makes a default_factory of it
         {}, "table", "Option of this network alone, such as width=32."
     )
     train_size: int | None = _field(
-        None, "int", "Images that the data set shapes draws for training.", low=1, high=1_000_000
+        None, "int", "Images that the data set shapes draws for training.", low=1, high=1_000_000, needs=_SHAPES
     )
     val_size: int | None = _field(
-        None, "int", "Images that the data set shapes draws for validation.", low=1, high=1_000_000
+        None, "int", "Images that the data set shapes draws for validation.", low=1, high=1_000_000, needs=_SHAPES
     )
     image_size: int | None = _field(
-        None, "int", "Pixels a side that images of the data set folder are brought to.", low=8, high=1024
+        None,
+        "int",
+        "Pixels a side that images of the data set folder are brought to.",
+        low=8,
+        high=1024,
+        needs=("dataset", ("folder",)),
     )
     limit_train: int | None = _field(None, "int", "Train on a fixed choice of N images only.", low=1, high=2**40)
     limit_val: int | None = _field(None, "int", "Validate on a fixed choice of N images only.", low=1, high=2**40)
@@ -116,17 +150,30 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             value = _checked(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) != field.default:
+                self.require_effect(field)
         if self.warmup_epochs > self.epochs:
             raise InputError(f"warmup_epochs (={self.warmup_epochs:g}) must not be more than epochs (={self.epochs})")
-        if self.loss != "cross-entropy" and self.label_smoothing:
+        if self.milestones and self.milestones[-1] >= self.epochs:
+            raise InputError(f"milestones (={self.milestones}) must be less than epochs (={self.epochs})")
+        if self.final_lr is not None and self.final_lr > self.lr:
+            raise InputError(f"final_lr (={self.final_lr:g}) must not be more than lr (={self.lr:g})")
+
+    def require_effect(self, field: dataclasses.Field) -> None:
+        """Raise InputError if another field's value leaves `field` without effect."""
+        if not self._has_effect(field):
+            other, values = field.metadata["needs"]
             raise InputError(
-                f"label_smoothing (={self.label_smoothing:g}) needs loss cross-entropy, got loss {self.loss!r}"
+                f"{field.name} (={getattr(self, field.name)}) needs {other} {' or '.join(values)}, "
+                f"got {other} {getattr(self, other)!r}"
             )
-        for name, owner in _DATASET_OPTIONS.items():
-            if getattr(self, name) is not None and self.dataset != owner:
-                raise InputError(
-                    f"{name} (={getattr(self, name)}) belongs to the data set {owner}, got dataset {self.dataset!r}"
-                )
+
+    def _has_effect(self, field: dataclasses.Field) -> bool:
+        if "needs" not in field.metadata:
+            return True
+        other, values = field.metadata["needs"]
+        return getattr(self, other) in values
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -136,15 +183,15 @@ class TrainConfig:
         """The fields that decide the results: two runs that agree here compute the same bytes."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["identity"]}
 
-    def dataset_options(self) -> dict[str, Any]:
-        """What was said about the data set itself, for `datasets.load`."""
-        return {name: getattr(self, name) for name in _DATASET_OPTIONS if getattr(self, name) is not None}
-
-    def build_options(self) -> dict[str, Any]:
-        """What was said about layers, for `models.build`; unsaid options are the model's own."""
-        names = ("weight_scale", "input_scale", "pad_value", "grad_mode", "k_grad", "centre", "clamp")
-        said = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return {**said, **self.model_options}
+    def options_of(self, choice: str) -> dict[str, Any]:
+        """The fields that belong to what is chosen in the field `choice`; None leaves the default to what is chosen."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata.get("needs", ("",))[0] == choice
+            and getattr(self, field.name) is not None
+            and self._has_effect(field)
+        }
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -152,8 +199,11 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 def choices_of(field: dataclasses.Field) -> tuple:
     """The values that a choice field takes."""
-    choices: tuple | Callable[[], tuple] = field.metadata["choices"]
-    return choices() if callable(choices) else choices
+    choices = field.metadata["choices"]
+    if isinstance(choices, str):
+        module, _, name = choices.partition(":")
+        choices = attrgetter(name)(import_module(module))  # only now: `--help` of other commands does without it
+    return tuple(choices() if callable(choices) else choices)
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:
@@ -171,6 +221,12 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         ):
             raise InputTypeError(f"{name} must be a table of whole numbers, texts and booleans, got {value!r}")
         return dict(value)
+    if kind == "integers":
+        if not isinstance(value, (list, tuple)) or not all(type(item) is int for item in value):
+            raise InputTypeError(f"{name} must be a list of integers, got {value!r}")
+        if not value or value[0] < 1 or any(b <= a for a, b in pairwise(value)):
+            raise InputError(f"{name} must be at least one number, ascending from 1 or more, got {value!r}")
+        return list(value)
     if kind == "text":
         if not isinstance(value, str) or not value or "\0" in value:
             raise InputTypeError(f"{name} must be a non-empty text, got {value!r}")
@@ -207,6 +263,9 @@ def check_values(values: Mapping[str, Any], where: str = "config") -> None:
         _checked(FIELDS[key], value)
 
 
+MAX_TOML_BYTES = 2**20
+
+
 def load_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file of config fields; '-' in keys is read as '_'.
 
@@ -216,9 +275,14 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         No such file, not TOML, or a key that is no field.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise InputError(f"config file {path}: not a regular file")
         with open(path, "rb") as file:
-            raw = tomllib.load(file)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            text = file.read(MAX_TOML_BYTES + 1)
+        if len(text) > MAX_TOML_BYTES:
+            raise InputError(f"config file {path}: more than {MAX_TOML_BYTES} bytes")
+        raw = tomllib.loads(text.decode())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"config file {path}: {reason}") from None
     values = {key.replace("-", "_"): value for key, value in raw.items()}
@@ -233,13 +297,22 @@ def resolve(said: Mapping[str, Any]) -> TrainConfig:
     ----------
     said : mapping
         Field names to values, of the config file and the command line together.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        As `TrainConfig`; and something was said that has no effect, even if it is the default.
     """
     from xnor_ref.training.recipes import recipe
 
     check_values(said)
     dataset = said.get("dataset", FIELDS["dataset"].default)
     method = said.get("method", FIELDS["method"].default)
-    return TrainConfig(**{**recipe(dataset, method), **said})
+    config = TrainConfig(**{**recipe(dataset, method), **said})
+    for key, value in said.items():
+        if value is not None:
+            config.require_effect(FIELDS[key])
+    return config
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

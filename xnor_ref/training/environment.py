@@ -47,7 +47,7 @@ def changes(path: Path, here: dict[str, Any]) -> str:
             for key in ("xnor_ref", "numpy", "numba", "blas", "cpu", "jit")
             if before[key] != here[key]
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""  # no description: nothing to compare with
 
 

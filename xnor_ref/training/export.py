@@ -7,11 +7,12 @@ import numpy as np
 
 from xnor_ref import models
 from xnor_ref.datasets.batches import normalization_table
-from xnor_ref.errors import EquivalenceError, InputError, ModelFileError
+from xnor_ref.errors import EquivalenceError, ModelFileError
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import load_packed
 from xnor_ref.training.checkpoint import BEST, CheckpointFolder, Position, read, split_state
 from xnor_ref.training.evaluation import compare, float_logits
+from xnor_ref.training.float_file import rebuild
 from xnor_ref.training.job import freeze_model
 from xnor_ref.training.runs import RunFolder
 
@@ -69,10 +70,9 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
 def load_network(path: Path) -> tuple[models.Network, dict[str, Any], Position]:
     """(network, about, position) of a checkpoint. Raises ModelFileError."""
     tensors, metadata = read(path)
+    model = rebuild(path, metadata, split_state(tensors)[0])
     try:
-        model = models.build(**metadata["model"])
-        model.load_state_dict(split_state(tensors)[0])
         about = dict(metadata["about"])
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: its network cannot be built: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its description is damaged: {error!r}") from None
     return model, about, metadata["position"]

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from xnor_ref import models
-from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.errors import ModelFileError
 from xnor_ref.storage import load_tensors, save_tensors
 
 FORMAT = "xnor_ref float network"
@@ -20,10 +22,19 @@ def save_float(path: Path, model, about: dict[str, Any]) -> None:
 def load_float(path: Path) -> tuple[models.Network, dict[str, Any]]:
     """Read (model, about). Raises ModelFileError."""
     tensors, metadata = load_tensors(path, expect_format=FORMAT, max_version=VERSION)
+    model = rebuild(path, metadata, tensors)
+    try:
+        about = {key: metadata[key] for key in ("classes", "mean", "std", "data_sha256", "training")}
+    except KeyError as error:
+        raise ModelFileError(f"{path}: its metadata lacks {error}") from None
+    return model, about
+
+
+def rebuild(path: Path, metadata: dict[str, Any], state: dict[str, NDArray]) -> models.Network:
+    """The network that `metadata["model"]` describes, with the given state. Raises ModelFileError."""
     try:
         model = models.build(**metadata["model"])
-        model.load_state_dict(tensors)
-        about = {key: metadata[key] for key in ("classes", "mean", "std", "data_sha256", "training")}
-    except (InputError, KeyError, TypeError, MemoryError) as error:
+        model.load_state_dict(state)
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:  # anything may stand in a file
         raise ModelFileError(f"{path}: its network cannot be built: {error}") from None
-    return model, about
+    return model

@@ -82,7 +82,8 @@ def train_run(
         num_classes=data.num_classes,
         method=config.method,
         seed=config.seed,
-        **config.build_options(),
+        **config.options_of("method"),
+        **config.model_options,
     )
     freeze_model(model, about_training(config, data))  # what cannot be frozen is refused now, not after training
     observer.note(describe_model(model, data))
@@ -104,7 +105,7 @@ def load_data(config: TrainConfig, download: bool = False, observer: Observer | 
         archive=Path(config.archive) if config.archive else None,
         download=download,
         progress=observer.progress if observer else None,
-        **config.dataset_options(),
+        **config.options_of("dataset"),
     )
     return dataclasses.replace(
         data, train=_limited(data.train, config.limit_train), val=_limited(data.val, config.limit_val)
@@ -162,6 +163,7 @@ def _train(
         config.lr,
         total_steps=config.epochs * steps,
         warmup_steps=round(config.warmup_epochs * steps),
+        **_schedule_options(config, steps),
     )
     identity = {"config": config.identity(), "data": data_identity(data)}
     about = {"model": model.config, "about": about_training(config, data)}
@@ -199,9 +201,15 @@ def _train(
 def make_optimizer(config: TrainConfig, model: models.Network):
     """The optimiser of a config over all parameters."""
     parameters = list(model.named_parameters())
-    if config.optimizer == "sgd":
-        return optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
+    options = {"weight_decay": config.weight_decay, **config.options_of("optimizer")}
+    return optim.OPTIMIZERS[config.optimizer](parameters, config.lr, **options)
+
+
+def _schedule_options(config: TrainConfig, steps: int) -> dict[str, Any]:
+    options = config.options_of("schedule")
+    if "milestones" in options:
+        options["milestones"] = [epoch * steps for epoch in options["milestones"]]
+    return options
 
 
 def _resume(checkpoints, start, model, optimizer, steps: int, observer: Observer) -> Position:
@@ -286,7 +294,7 @@ def finished_report(folder: RunFolder) -> dict[str, Any] | None:
             return None
         if report["packed_sha256"] != sha256_file(folder.packed_path):
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     report["run"] = str(folder.path)
     return report

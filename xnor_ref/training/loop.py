@@ -63,7 +63,7 @@ def train(
     steps = steps_per_epoch(len(labels), config.batch_size)
     batch_size = min(config.batch_size, len(labels))
     loss_of = LOSSES[config.loss]
-    loss_options = {"label_smoothing": config.label_smoothing} if config.loss == "cross-entropy" else {}
+    loss_options = config.options_of("loss")
     saved = time.monotonic()
 
     def save(best: bool = False) -> None:

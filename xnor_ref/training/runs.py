@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ except ImportError:  # Windows: two processes in one run folder are not noticed 
     fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
+_LOCK = ".lock"
+_UNFINISHED = f"{TEMPORARY}*.part"  # what a write leaves behind that a kill interrupted
 
 
 class RunFolder:
@@ -62,7 +65,7 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep a second process out of the folder while inside; the lock ends with the process."""
         try:
-            file = open(self.path / ".lock", "wb")
+            file = open(self.path / _LOCK, "wb")
         except OSError as error:
             raise OutputError(f"cannot write into the run folder {self.path}: {error.strerror}") from error
         with file:
@@ -73,8 +76,10 @@ class RunFolder:
                     raise InputError(f"another process is training in {self.path}") from None
                 except OSError:
                     pass  # a file system without locks
-            for leftover in self.path.rglob(f"{TEMPORARY}*"):  # of a write that a kill interrupted
-                leftover.unlink(missing_ok=True)
+            for folder in (self.path, self.checkpoints_path):
+                for leftover in folder.glob(_UNFINISHED):
+                    if leftover.is_file():
+                        leftover.unlink(missing_ok=True)
             yield
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -95,7 +100,7 @@ class RunFolder:
         for row in text.splitlines():
             try:
                 line = json.loads(row)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
             if not isinstance(line, dict):
                 break
@@ -118,13 +123,18 @@ def config_of(folder: Path) -> TrainConfig:
         raise ModelFileError(f"{folder} is not a run folder: it has no config.json") from None
     except NotADirectoryError:
         raise ModelFileError(f"{folder} is not a folder") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from None
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a run in `folder`, if ever one began, was killed before it wrote its config."""
+    return all(name == _LOCK or fnmatch(name, _UNFINISHED) for name in os.listdir(folder))
 
 
 def check_free(out: Path) -> None:
     """Raise InputError if a new run cannot have the folder `out` because there is something in it."""
-    if out.is_dir() and any(name != ".lock" for name in os.listdir(out)):
+    if out.is_dir() and not is_empty(out):
         raise InputError(
             f"--out {out} is not empty; add --resume auto to go on with the run in it, or name another folder"
         )
@@ -171,7 +181,7 @@ def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
     """
     said = {key: value for key, value in said.items() if FIELDS[key].metadata["identity"]}
     if out is not None:
-        if not out.exists() or (out.is_dir() and not any(name != ".lock" for name in os.listdir(out))):
+        if not out.exists() or (out.is_dir() and is_empty(out)):
             return None
         check_said(out, config_of(out), said)
         return RunFolder(out)
