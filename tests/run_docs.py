@@ -69,7 +69,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_folder_of_photos(scratch / "photos")
-        (scratch / "photo.jpg").write_bytes((REPOSITORY / "docs" / "shapes.png").read_bytes())
         for arguments in documented_commands((REPOSITORY / "README.md").read_text()):
             if "--download" in arguments:
                 continue

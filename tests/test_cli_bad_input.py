@@ -97,7 +97,7 @@ def damage(path: str, how: str) -> None:
         (["train", "--config", "bad.toml"], "unknown key 'epoch'; did you mean 'epochs'?"),
         (["train", "--tiny-imagenet", "--dataset", "mnist"], "exclude each other"),
         (["train", "--out", ""], "--out needs the name of a folder"),
-        (["train", "--out", "runs/done"], "--out runs/done is not empty; add --resume auto"),
+        (["train", "--out", "runs/done"], "--out runs/done is not empty: add --resume auto"),
         (["train", "--resume", "runs/done", "--lr", "nan"], "lr must be more than 0 and finite, got nan"),
         (["train", "--resume", "runs/done", "--out", "x"], "--out names the folder of a new run"),
         (["train", "--download"], "no option download"),

@@ -118,7 +118,7 @@ def test_new_runs_get_names_of_their_own(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     assert new_run(config, tmp_path / "mine").path == tmp_path / "mine"
     (tmp_path / "mine" / "x").write_text("")
-    with pytest.raises(InputError, match=r"--out .* is not empty; add --resume auto"):
+    with pytest.raises(InputError, match=r"--out .* is not empty: it holds no run"):
         new_run(config, tmp_path / "mine")
 
 

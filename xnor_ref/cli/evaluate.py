@@ -58,10 +58,11 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
 
     folder = RunFolder(path)
     config = dataclasses.replace(folder.config(), **said)
-    if not folder.float_path.exists() or not folder.packed_path.exists():
+    missing = [file.name for file in (folder.float_path, folder.packed_path) if not file.exists()]
+    if missing:
         raise ModelFileError(
-            f"the run in {path} is not finished: it has no {folder.float_path.name} and {folder.packed_path.name} "
-            f"yet; go on with it by train --resume {path}"
+            f"the run in {path} is not finished: it has no {' and no '.join(missing)} yet; "
+            f"go on with it by train --resume {path}"
         )
     model, about = load_float(folder.float_path)
     packed = load_packed(folder.packed_path)

@@ -1,6 +1,7 @@
 """`train`: the main job."""
 
 import dataclasses
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def command(
         progress.note(f"going on with the run in {folder.path}")
         config = _going_on(folder.config(), said)
     else:
-        config = resolve({"data_dir": options.default_data_dir(), **said})
+        config = _anchored(resolve({"data_dir": options.default_data_dir(), **said}))
         if out:
             runs.check_free(Path(out))
     if resume and folder is None:
@@ -104,12 +105,22 @@ def _resumed(resume: str | None, said: dict[str, Any], out: Path | None):
         raise click.UsageError("--out names the folder of a new run; --resume PATH already says where to go on")
     path, start = Path(resume), None
     if path.is_file():
-        start, path = path, path.parent.parent
+        if path.absolute().parent.name != "checkpoints":
+            raise ModelFileError(
+                f"--resume {resume}: not a checkpoint; name the run folder, or a file in its checkpoints/"
+            )
+        start, path = path, path.absolute().parent.parent
     elif not path.exists():
         raise ModelFileError(f"--resume {resume}: there is no such run folder or checkpoint")
     config = runs.config_of(path)
     runs.check_said(path, config, said)
     return runs.RunFolder(path), start
+
+
+def _anchored(config: TrainConfig) -> TrainConfig:
+    """The config with absolute paths, so that a run can be gone on with from any folder."""
+    archive = os.path.abspath(config.archive) if config.archive else config.archive
+    return dataclasses.replace(config, data_dir=os.path.abspath(config.data_dir), archive=archive)
 
 
 def _going_on(config: TrainConfig, said: dict[str, Any]) -> TrainConfig:

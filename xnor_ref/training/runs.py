@@ -123,7 +123,9 @@ def config_of(folder: Path) -> TrainConfig:
         raise ModelFileError(f"{folder} is not a run folder: it has no config.json") from None
     except NotADirectoryError:
         raise ModelFileError(f"{folder} is not a folder") from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except KeyError as error:
+        raise ModelFileError(f"{path} is damaged: it has no {error}") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from None
 
 
@@ -135,9 +137,9 @@ def is_empty(folder: Path) -> bool:
 def check_free(out: Path) -> None:
     """Raise InputError if a new run cannot have the folder `out` because there is something in it."""
     if out.is_dir() and not is_empty(out):
-        raise InputError(
-            f"--out {out} is not empty; add --resume auto to go on with the run in it, or name another folder"
-        )
+        is_run = (out / "config.json").is_file()
+        advice = "add --resume auto to go on with the run in it, or name" if is_run else "it holds no run; name"
+        raise InputError(f"--out {out} is not empty: {advice} another folder")
 
 
 def new_run(config: TrainConfig, out: Path | None) -> RunFolder:
