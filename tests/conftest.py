@@ -15,14 +15,6 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
-def pytest_collection_modifyitems(items):
-    if JIT_DISABLED:
-        skip = pytest.mark.skip(reason="too slow with NUMBA_DISABLE_JIT=1")
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(skip)
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real images, from XNOR_REF_TEST_DATA or beside the repository; skips where there is none."""

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from tests.conftest import JIT_DISABLED
 from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError
@@ -40,7 +39,6 @@ def settle(network, n=4):
 
 @pytest.mark.parametrize("method", ["xnor", "full"])
 @pytest.mark.parametrize(("name", "size"), [*SMALL, pytest.param("resnet18", 224, marks=pytest.mark.slow)])
-@pytest.mark.skipif(JIT_DISABLED, reason="too slow with NUMBA_DISABLE_JIT=1")
 def test_logits_and_gradients_are_finite(name, size, method):
     network = build(name, size, method)
     x = images(network, 2)
@@ -69,7 +67,6 @@ def packed_twin(network):
 
 @pytest.mark.parametrize("options", [{}, {"input_scale": "off"}, {"input_scale": "valid", "pad_value": -1}], ids=str)
 @pytest.mark.parametrize(("name", "size"), SMALL)
-@pytest.mark.skipif(JIT_DISABLED, reason="too slow with NUMBA_DISABLE_JIT=1")
 def test_packed_logits_are_those_of_the_float_network(name, size, options):
     network = settle(build(name, size, **options))
     x = images(network, 3)
@@ -91,7 +88,6 @@ def test_packed_logits_at_224_pixels(name, size):
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet18"])
-@pytest.mark.skipif(JIT_DISABLED, reason="too slow with NUMBA_DISABLE_JIT=1")
 def test_full_precision_twins_freeze_too(name):
     network = settle(build(name, 32, "full"))
     x = images(network, 3)

@@ -103,7 +103,7 @@ def test_every_layer(pad_value, input_scale, weight_scale, tmp_path):
 @pytest.mark.slow
 def test_models(name, method):
     for input_scale in ("plain", "off") if method == "xnor" else ("plain",):
-        options = {"input_scale": input_scale}
+        options = {"input_scale": input_scale} if method == "xnor" else {}
         model = models.build(name, image_size=32, in_channels=3, num_classes=5, method=method, **options)
         assert_agree(lived_in(model), (3, 32, 32), n=3)
 

@@ -212,7 +212,7 @@ def test_a_bad_toml_file_is_refused(tmp_path, text, words):
     assert words in str(caught.value)
     with pytest.raises(InputError, match="No such file"):
         load_toml(tmp_path / "missing.toml")
-    with pytest.raises(InputError, match="directory"):
+    with pytest.raises(InputError, match="not a regular file"):
         load_toml(tmp_path)
 
 
