@@ -9,9 +9,10 @@ from tests.conftest import JIT_DISABLED
 from xnor_ref import binary_conv2d, binary_linear, pack_bits, xnor_conv2d
 from xnor_ref.errors import NonFiniteError
 from xnor_ref.kernels import binary_ops
+from xnor_ref.kernels.checks import has_vectors
 from xnor_ref.verify import oracle
 
-BACKENDS = ["reference", "numba", "float"]
+BACKENDS = ["reference", "numba", "float"] + ["simd"] * has_vectors()
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 

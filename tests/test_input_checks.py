@@ -205,7 +205,7 @@ def test_the_estimate_follows_the_memory_of_the_machine(monkeypatch):
     assert "this would take 0.0 GiB" in refused(InputError, "binary_conv2d", X, W)
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba", "float"])
+@pytest.mark.parametrize("backend", ["reference", "numba", "float"] + ["simd"] * checks.has_vectors())
 @pytest.mark.parametrize("pad_value", [0, 1])
 def test_the_estimate_covers_what_is_really_allocated(monkeypatch, backend, pad_value):
     if JIT_DISABLED and backend == "numba":

@@ -36,11 +36,12 @@ def command(path: str | None, data_dir: str | None, as_json: bool) -> None:
 
 def _installation(data_dir: Path) -> dict[str, Any]:
     from xnor_ref import datasets, models
+    from xnor_ref.kernels import checks
     from xnor_ref.training import environment
 
     return {
         **environment.describe(),
-        "backends": ["reference", "numba", "float"],
+        "backends": [name for name in checks.BACKENDS if name != "auto" and (name != "simd" or checks.has_vectors())],
         "models": list(models.names()),
         "data_sets": list(datasets.names()),
         "data_dir": str(data_dir),

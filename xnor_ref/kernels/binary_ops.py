@@ -7,8 +7,9 @@ C-contiguous, float32 or uint64, without NaN.
 A backend is one of
 - "reference": NumPy, obvious and slow;
 - "numba": the same in compiled loops;
+- "simd": micro-kernels written out in vector code, where the processor has vectors that fit;
 - "float": signs as float32, convolved by BLAS; an independent road to the same integers, for tests;
-- "auto": "numba", or "reference" where Numba's compiler is off (NUMBA_DISABLE_JIT=1).
+- "auto": "simd", or "numba" without such vectors, or "reference" without Numba's compiler (NUMBA_DISABLE_JIT=1).
 All give the same integers, at any number of threads.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 from xnor_ref.errors import NonFiniteError
 from xnor_ref.kernels import float_ops, reference
 from xnor_ref.kernels.checks import BACKENDS as BACKENDS
-from xnor_ref.kernels.checks import Pair, check_conv, check_linear
+from xnor_ref.kernels.checks import Pair, check_conv, check_linear, has_vectors
 from xnor_ref.kernels.checks import require_exact_float as require_exact_float
 from xnor_ref.kernels.layout import mask_tail, signs_of_words
 
@@ -48,7 +49,7 @@ def binary_conv2d(
         Strides from 1, padding from 0 (on both sides of an axis; it may exceed the kernel).
     pad_value : {0, 1, -1}
         What a tap outside the image meets: 0 contributes nothing, +1 and -1 count as signs.
-    backend : {"auto", "reference", "numba", "float"}
+    backend : {"auto", "reference", "numba", "simd", "float"}
     threads : int, optional
         Default: the process-wide setting. The result does not depend on it.
 
@@ -267,25 +268,29 @@ def input_scale_map(
     """K of x (N, C, H, W) float32: the box mean of A = mean over channels of |x|, float32 (N, 1, OH, OW).
 
     `mode` "plain" divides by KH*KW (A is padded with zeros), "valid" by the number of taps inside the image;
-    a window that lies wholly outside gets 0. Both rungs give the same bits.
+    a window that lies wholly outside gets 0. All rungs give the same bits.
     """
     return _rung(backend).input_scale_map(x, kernel_size, stride, padding, mode, threads)
 
 
 def weight_scale(weight: np.ndarray) -> np.ndarray:
     """alpha = mean |weight| per filter, weight (O, ...): float32 (O,). Summed in float64, rounded once."""
-    return input_scale_rows(weight.reshape(len(weight), -1))[:, 0]
-
-
-def input_scale_rows(x: np.ndarray) -> np.ndarray:
-    """K of a fully connected layer, mean |x| of each sample, x (N, I): float32 (N, 1). Summed in float64."""
     # Converted first: a reduction that converts on the fly works in pieces that depend on the number of rows.
-    return np.abs(x, dtype=np.float64).mean(axis=1, keepdims=True).astype(np.float32)
+    return np.abs(weight.reshape(len(weight), -1), dtype=np.float64).mean(axis=1).astype(np.float32)
+
+
+def input_scale_rows(x: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
+    """K of a fully connected layer, mean |x| of each sample, x (N, I): float32 (N, 1). All rungs give the same bits."""
+    return _rung(backend).input_scale_rows(x, threads)
 
 
 def _rung(backend: str) -> Any:
     if backend == "reference" or (backend == "auto" and float_ops.jit_disabled()):
         return reference
+    if backend in ("auto", "simd") and has_vectors():
+        from xnor_ref.kernels import simd
+
+        return simd
     from xnor_ref.kernels import plain
 
     return plain

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.float_ops import jit_disabled
 from xnor_ref.kernels.layout import n_words
 from xnor_ref.kernels.threads import check_threads
 
-BACKENDS = ("auto", "reference", "numba", "float")
+BACKENDS = ("auto", "reference", "numba", "simd", "float")
 INPUT_SCALES = ("off", "plain", "valid")
 Pair = tuple[int, int]
 
@@ -33,8 +34,8 @@ def check_conv(
     shapes = f"(weight {weight.shape}, input {x.shape})"
     if channels != weight_channels:
         raise InputError(f"{caller}: weight has C={weight_channels}, input has C={channels}; both must match {shapes}")
-    stride = _pair(caller, "stride", stride, 1)
-    padding = _pair(caller, "padding", padding, 0)
+    stride = check_pair(caller, "stride", stride, 1)
+    padding = check_pair(caller, "padding", padding, 0)
     if isinstance(pad_value, (bool, np.bool_)) or not isinstance(pad_value, (int, np.integer)):
         raise InputTypeError(f"{caller}: pad_value must be the int 0, 1 or -1, got {pad_value!r}")
     if pad_value not in (0, 1, -1):
@@ -94,7 +95,18 @@ def check_options(caller: str, backend: Any, threads: Any) -> int:
     """Validate backend and threads; returns the number of threads."""
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise InputError(f"{caller}: backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+    if backend == "simd" and not has_vectors():
+        raise InputError(f'{caller}: backend "simd" needs Numba\'s compiler and a processor with AVX2, AVX-512 or NEON')
     return check_threads(threads, caller)
+
+
+def has_vectors() -> bool:
+    """Whether the "simd" backend can run: Numba compiles, and the processor has vectors that it pays on."""
+    if jit_disabled():
+        return False
+    from xnor_ref.kernels.target import target
+
+    return target() is not None
 
 
 def check_array(caller: str, name: str, x: Any, layout: str) -> None:
@@ -155,7 +167,8 @@ def finite(caller: str, name: str, x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _pair(caller: str, name: str, value: Any, least: int) -> Pair:
+def check_pair(caller: str, name: str, value: Any, least: int) -> Pair:
+    """Validate an int or a pair of ints, from `least` on; returns a pair."""
     values = value if isinstance(value, (tuple, list)) else (value, value)
     for v in values:
         if isinstance(v, (bool, np.bool_)) or not isinstance(v, (int, np.integer)):

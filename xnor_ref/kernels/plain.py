@@ -10,7 +10,7 @@ What makes them fast, and nothing more:
 - two pixels share each load of a weight, three words each load of a counter.
 
 All word arithmetic is unsigned on purpose: with one signed operand Numba would compute a sum in float64.
-Compiled when imported; import this module only when it is needed.
+Imports Numba; import this module only when it is needed.
 """
 
 from typing import Any
@@ -33,6 +33,7 @@ _BLOCK = 64  # most output channels side by side
 _WORK = 1 << 18  # word operations that are worth a chunk of their own
 _CHUNKS = 64  # most chunks of one call
 _TILE = 512  # pixels that are packed together
+_MEAN_TILE = 128  # pixels whose channels are added up together
 
 
 _pair = types.UniTuple(intp, 2)
@@ -315,66 +316,101 @@ def threshold_pack(x, threshold, flip, threads=None):
 # --- scale of the input ----------------------------------------------------------------------------------------
 
 
-@compiled(
-    void(
-        _in(float32, 3),
-        _pair,
-        _pair,
-        _pair,
-        _pair,
-        intp,
-        intp,
-        intp,
-        _out(float64, 1),
-        _out(float64, 1),
-        _out(float32, 4),
-    ),
-)
-def _scale_maps(x, size, kernel, stride, padding, valid, start, stop, mean, total, out):
-    """K of images start..stop of x (N, C, H*W); the order of the sums is that of the NumPy twin."""
-    height, width = size
-    out_h, out_w = out.shape[2], out.shape[3]
-    channels = np.float64(x.shape[1])
+@compiled(void(intp, intp, _in(float32, 3), _out(float64, 2)))
+def channel_means(start, stop, x, mean):
+    """A, mean |x| over the channels, of images start..stop of x (N, C, P); the order of the sums is the NumPy twin's."""
+    channels, pixels = x.shape[1], x.shape[2]
+    width = min(_MEAN_TILE, pixels)
+    sums = np.empty((reference.SUMS, width))
     for image in range(start, stop):
-        for p in range(height * width):
-            mean[p] = 0.0
-        for c in range(x.shape[1]):
-            for p in range(height * width):
-                mean[p] += np.float64(abs(x[image, c, p]))
-        for p in range(height * width):
-            mean[p] /= channels
+        for tile in range(0, pixels, width):
+            n = min(width, pixels - tile)
+            for s in range(sums.shape[0]):
+                for p in range(n):
+                    sums[s, p] = 0.0
+            for c in range(channels):
+                total, row = sums[c % sums.shape[0]], x[image, c, tile : tile + n]
+                for p in range(n):
+                    total[p] += np.float64(abs(row[p]))
+            half = sums.shape[0]
+            while half > 1:
+                half //= 2
+                for s in range(half):
+                    for p in range(n):
+                        sums[s, p] += sums[half + s, p]
+            for p in range(n):
+                mean[image, tile + p] = sums[0, p] / np.float64(channels)
+
+
+@compiled(
+    void(intp, intp, _in(float64, 2), _pair, _pair, _pair, _pair, intp, _pair, _out(float32, 2)),
+)
+def box_means(start, stop, mean, size, kernel, stride, padding, valid, out_size, out):
+    """K, the mean of A (N, H*W) over each window, of images start..stop; in the order of the NumPy twin."""
+    width = size[1]
+    out_h, out_w = out_size
+    line = np.zeros(width + 2 * padding[1])  # the window's rows added up, and zeros on both sides
+    inner = line[padding[1] : padding[1] + width]
+    total = np.empty(out_w)
+    for image in range(start, stop):
         for oy in range(out_h):
             top = oy * stride[0] - padding[0]
-            ky_start, ky_stop = max(0, -top), min(kernel[0], height - top)
-            for ox in range(out_w):
-                total[ox] = 0.0
+            ky_start, ky_stop = max(0, -top), min(kernel[0], size[0] - top)
+            inner[:] = 0.0
             for ky in range(ky_start, ky_stop):
-                for kx in range(kernel[1]):
-                    shift = kx - padding[1]
-                    ox_start = max(0, -(shift // stride[1]))  # ceil(-shift / stride)
-                    ox_stop = min(out_w, (width - 1 - shift) // stride[1] + 1)
-                    for ox in range(ox_start, ox_stop):
-                        total[ox] += mean[(top + ky) * width + ox * stride[1] + shift]
-            for ox in range(out_w):
-                n_taps = kernel[0] * kernel[1]
-                if valid:
+                row = mean[image, (top + ky) * width : (top + ky + 1) * width]
+                for x in range(width):
+                    inner[x] += row[x]
+            total[:] = 0.0
+            for kx in range(kernel[1]):
+                taps = line[kx:]
+                if stride[1] == 1:
+                    for ox in range(out_w):
+                        total[ox] += taps[ox]
+                else:
+                    for ox in range(out_w):
+                        total[ox] += taps[ox * stride[1]]
+            scales = out[image, oy * out_w : (oy + 1) * out_w]
+            if valid:
+                for ox in range(out_w):
                     left = ox * stride[1] - padding[1]
                     columns = max(0, min(kernel[1], width - left) - max(0, -left))
-                    n_taps = max(1, max(0, ky_stop - ky_start) * columns)  # no tap inside: K = 0
-                out[image, 0, oy, ox] = total[ox] / n_taps
+                    scales[ox] = total[ox] / max(1, max(0, ky_stop - ky_start) * columns)  # no tap inside: K = 0
+            else:
+                taps_of_all = np.float64(kernel[0] * kernel[1])
+                for ox in range(out_w):
+                    scales[ox] = total[ox] / taps_of_all
+
+
+def _channel_means(x, threads):
+    """A of x (N, C, P): float64 (N, P)."""
+    n, _, pixels = x.shape
+    mean = np.empty((n, pixels))
+
+    parallel_chunks(lambda start, stop: channel_means(start, stop, x, mean), n, _chunk(n, x[0].size), threads)
+    return mean
 
 
 def input_scale_map(x, kernel_size, stride, padding, mode, threads=None):
-    n, _, height, width = x.shape
-    out_h, out_w = conv_output_size((height, width), kernel_size, stride, padding)
-    out = np.empty((n, 1, out_h, out_w), np.float32)
-
-    x = x.reshape(n, -1, height * width)
+    n, channels, height, width = x.shape
+    out_size = conv_output_size((height, width), kernel_size, stride, padding)
+    mean = _channel_means(x.reshape(n, channels, height * width), threads)
+    out = np.empty((n, out_size[0] * out_size[1]), np.float32)
 
     def one_chunk(start, stop):
-        mean, total = np.empty(height * width), np.empty(out_w)
         valid = int(mode == "valid")
-        _scale_maps(x, (height, width), kernel_size, stride, padding, valid, start, stop, mean, total, out)
+        box_means(start, stop, mean, (height, width), kernel_size, stride, padding, valid, out_size, out)
 
-    parallel_chunks(one_chunk, n, _chunk(n, x[0].size), threads)
-    return out
+    parallel_chunks(one_chunk, n, _chunk(n, out.shape[1] * kernel_size[0] * kernel_size[1]), threads)
+    return out.reshape(n, 1, *out_size)
+
+
+def input_scale_rows(x, threads=None):
+    return _channel_means(x.reshape(*x.shape, 1), threads).astype(np.float32)
+
+
+def known_answers():
+    """What the kernels must compute before anything else; see `selftest`."""
+    from xnor_ref.kernels import plain_answers
+
+    return plain_answers.cases()

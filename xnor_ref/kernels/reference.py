@@ -9,6 +9,7 @@ import numpy as np
 from xnor_ref.kernels.layout import pack_mask
 from xnor_ref.kernels.threads import parallel_chunks
 
+SUMS = 16  # partial sums of a mean over channels
 _WORK = 1 << 18  # elements of the largest temporary array of one chunk
 
 
@@ -113,25 +114,40 @@ def input_scale_map(
 ) -> np.ndarray:
     """K of x (N, C, H, W): float32 (N, 1, OH, OW).
 
-    Sums run in float64 in a fixed order (over channels, then over taps row by row), and K is rounded to float32
-    once; so both rungs give the same bits, and K is right to within one rounding.
+    Sums run in float64 in a fixed order (over channels as in `_channel_means`, then over the rows of a window, then over its columns), and K is
+    rounded to float32 once; so all rungs give the same bits, and K is right to within one rounding.
     """
-    n, channels, height, width = x.shape
-    mean = np.zeros((n, height, width))
-    for c in range(channels):
-        mean += np.abs(x[:, c])
-    mean /= channels
+    n, _, height, width = x.shape
+    mean = _channel_means(x)
     taps_y = inside(height, kernel_size[0], stride[0], padding[0])
     taps_x = inside(width, kernel_size[1], stride[1], padding[1])
-    total = np.zeros((n, len(taps_y), len(taps_x)))
+    lines = np.zeros((n, len(taps_y), width))
     for ky in range(kernel_size[0]):
         oy = np.flatnonzero(taps_y[:, ky])
-        for kx in range(kernel_size[1]):
-            ox = np.flatnonzero(taps_x[:, kx])
-            iy, ix = oy * stride[0] - padding[0] + ky, ox * stride[1] - padding[1] + kx
-            total[:, oy[:, None], ox] += mean[:, iy[:, None], ix]
+        lines[:, oy] += mean[:, oy * stride[0] - padding[0] + ky]
+    total = np.zeros((n, len(taps_y), len(taps_x)))
+    for kx in range(kernel_size[1]):
+        ox = np.flatnonzero(taps_x[:, kx])
+        total[:, :, ox] += lines[:, :, ox * stride[1] - padding[1] + kx]
     if mode == "plain":
         total /= kernel_size[0] * kernel_size[1]
     else:
         total /= np.maximum(np.outer(taps_y.sum(1), taps_x.sum(1)), 1)  # no tap inside: K = 0
     return total.astype(np.float32)[:, None]
+
+
+def input_scale_rows(x: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """Mean |x| of each row of x (N, I): float32 (N, 1), summed as in `_channel_means`."""
+    return _channel_means(x[:, :, None]).astype(np.float32)
+
+
+def _channel_means(x: np.ndarray) -> np.ndarray:
+    """Mean |x| over the channels of x (N, C, ...) in float64: channel c goes to sum c % SUMS, then halves are added."""
+    n, channels, *size = x.shape
+    sums = np.zeros((SUMS, n, *size))
+    for c in range(channels):
+        sums[c % SUMS] += np.abs(x[:, c])
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = sums[:half] + sums[half:]
+    return sums[0] / channels

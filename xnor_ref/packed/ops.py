@@ -331,7 +331,7 @@ def binary_linear(node: Node, x: Shape) -> Step:
         z = binary_ops.gemm_bits(words, bits, features, *how)
         k = None
         if input_scale != "off":
-            k = binary_ops.input_scale_rows(x)
+            k = binary_ops.input_scale_rows(x, *how)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     work = features * len(bits)

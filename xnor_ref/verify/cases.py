@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from xnor_ref.kernels.checks import has_vectors
 from xnor_ref.kernels.float_ops import jit_disabled
 
 JIT = not jit_disabled()
+VECTORS = has_vectors()
 CHANNELS: tuple[int, ...] = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)
-OUT_CHANNELS: tuple[int, ...] = (1, 2, 3, 8, 9, 64, 65)
+OUT_CHANNELS: tuple[int, ...] = (1, 2, 8, 9, 33, 64, 65, 130)
 KINDS = ("random", "plus", "minus", "edges", "negative zero", "subnormal", "saturated")
 EXTREMES = (("plus", "minus"), ("minus", "plus"), ("plus", "plus"), ("minus", "minus"))  # the largest counts and sums
 LAYOUTS = (
@@ -29,10 +31,11 @@ LAYOUTS = (
     "misaligned",
     "broadcast",
 )
-BACKENDS = ("numba", "numba", "reference", "float")  # the compiled rung twice as often
+BACKENDS = ("simd", "simd", "numba", "numba", "reference", "float") if VECTORS else ("numba", "reference", "float")
 if not JIT:  # the same kernels as plain Python: small shapes only
     CHANNELS, OUT_CHANNELS = (1, 2, 31, 33, 63, 64, 65), (1, 2, 9)
 
+CANARIES = 64  # elements around a result that must keep their value
 EDGES = np.array([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 3e38, -3e38], np.float32)
 
 
@@ -148,7 +151,7 @@ def chunked_convs(draw) -> Conv:
         (1, 1),
         draw(st.sampled_from(((0, 0), (1, 1), (1, 2)))),
         draw(st.sampled_from((0, 1, -1))),
-        "numba" if JIT else "reference",
+        draw(st.sampled_from(BACKENDS)) if JIT else "reference",
         draw(st.sampled_from((2, 3))),
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from xnor_ref.kernels import binary_ops, layout
+from xnor_ref.kernels.planned import PlannedConv2d
 from xnor_ref.verify import cases, oracle
 from xnor_ref.verify.runner import Property
 
@@ -25,6 +26,7 @@ class Implementation:
     conv2d_bits: Callable = binary_ops.conv2d_bits
     gemm_bits: Callable = binary_ops.gemm_bits
     input_scale_map: Callable = binary_ops.input_scale_map
+    planned_conv2d: Callable = PlannedConv2d
 
 
 def check_equal(got: np.ndarray, want: np.ndarray, what: str, dtype: type = np.int32) -> None:
@@ -128,6 +130,24 @@ def xnor_is_close(implementation: Implementation, case: tuple[cases.Conv, str]) 
         raise AssertionError(f"xnor_conv2d: {got[index]}, not {want[index]} +- {allowed[index]:.3g}")
 
 
+def planned_is_exact(implementation: Implementation, case: tuple[cases.Conv, str, str, int]) -> None:
+    """The planned layer gives the bits of the reference rung, and writes nothing outside its result."""
+    conv, mode, layout, spare = case
+    x, weight = (np.require(recipe.array(), np.float32, ["C", "A"]) for recipe in (conv.x, conv.weight))
+    geometry = {"stride": conv.stride, "padding": conv.padding, "pad_value": conv.pad_value, "input_scale": mode}
+    want = implementation.xnor_conv2d(x, weight, **geometry, backend="reference")
+    planned = implementation.planned_conv2d(weight, x.shape[2:], **geometry, layout=layout, batch=len(x) + spare)
+    if layout == "NHWC":
+        x, want = (np.ascontiguousarray(array.transpose(0, 2, 3, 1)) for array in (x, want))
+    canary = np.float32(-12345.678)
+    around = np.full(want.size + 2 * cases.CANARIES, canary)
+    out = around[cases.CANARIES : -cases.CANARIES].reshape(want.shape)
+    for _ in range(2):  # what the first call leaves behind must not show in the second
+        check_equal(planned.run(x, out, conv.threads), want, f"PlannedConv2d, {layout}", np.float32)
+    edges = np.concatenate([around[: cases.CANARIES], around[-cases.CANARIES :]])
+    assert np.all(edges == canary), f"PlannedConv2d, {layout}: wrote outside its result"
+
+
 def scale_map_bits_agree(implementation: Implementation, case: tuple[cases.Conv, str]) -> None:
     conv, mode = case
     x, kernel = np.require(conv.x.array(), np.float32, ["C", "A"]), conv.weight.shape[2:]
@@ -135,7 +155,7 @@ def scale_map_bits_agree(implementation: Implementation, case: tuple[cases.Conv,
         implementation.input_scale_map(x, kernel, conv.stride, conv.padding, mode, backend, threads)
         for backend, threads in (("reference", 1), ("numba", conv.threads))
     ]
-    check_equal(got[1], got[0], "input_scale_map of both rungs", np.float32)
+    check_equal(got[1], got[0], "input_scale_map of two rungs", np.float32)
     want = oracle.input_scale(x, kernel, conv.stride, conv.padding, mode)
     close = np.abs(got[0] - want) <= 2.0**-24 * (1 + 1e-6) * want + 2.0**-149
     assert close.all(), "input_scale_map: K is off by more than one rounding"
@@ -167,8 +187,21 @@ PROPERTIES = (
         xnor_is_close,
     ),
     Property(
-        "both rungs compute the same bits of K",
+        "all rungs compute the same bits of K",
         st.tuples(cases.convs(), st.sampled_from(("plain", "valid"))),
         scale_map_bits_agree,
     ),
 )
+if cases.VECTORS:
+    PROPERTIES += (
+        Property(
+            "planned layers give the reference's bits in both layouts and write nothing else",
+            st.tuples(
+                cases.convs(MODERATE),
+                st.sampled_from(("plain", "valid", "off")),
+                st.sampled_from(("NHWC", "NCHW")),
+                st.integers(0, 2),
+            ),
+            planned_is_exact,
+        ),
+    )

@@ -1,0 +1,108 @@
+"""From float32 to bits, and from rows of pixels to planes of channels, in explicit vector code: see `tile.py`."""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from xnor_ref.kernels.vector_ir import F32, F64, I32, I64, LANES
+from xnor_ref.kernels.vector_ir import const, instruction, load, masked_load, repeat, store, vector
+
+WORD = 32  # signs that are packed together
+SUMS = 16  # partial sums of |x|: channel c goes to sum c % 16
+
+
+def _pack_pixel(affine: bool, mean: bool):
+    """An intrinsic that packs the channels of one pixel.
+
+    Takes the address of x, the number of channels, the addresses of scale, shift and limit (float32 each), and that of
+    the words. The bit of a channel is y >= limit with y = x*scale + shift, or x >= 0 without `affine`. Gives the sum
+    of |y| in float64, added up in `SUMS` partial sums and these by halves, or 0.0 without `mean`.
+    """
+
+    @intrinsic
+    def pack(context, x, channels, scale, shift, limit, out):
+        def generate(context, b, signature, arguments):
+            x, channels, scale, shift, limit, out = arguments
+            whole = vector(F32, WORD)
+            zero = ir.Constant(whole, None)
+
+            def word(addresses, total, read):
+                x, scale, shift, limit, out = addresses
+                y, low = read(x), zero
+                if affine:
+                    y, low = b.fadd(b.fmul(y, read(scale)), read(shift)), read(limit)
+                if mean:
+                    for first in range(0, WORD, SUMS):
+                        part = b.fpext(b.shuffle_vector(y, zero, _indices(first, SUMS)), vector(F64, SUMS))
+                        total = b.fadd(total, instruction(b, "fabs", vector(F64, SUMS), part))
+                return b.fcmp_ordered(">=", y, low), total
+
+            def full(values):
+                *addresses, total = values
+                ones, total = word(addresses, total, lambda at: load(b, at, whole))
+                store(b, b.bitcast(ones, I32), addresses[-1])
+                *reals, out = addresses
+                return [*(b.add(at, const(4 * WORD)) for at in reals), b.add(out, const(4)), total]
+
+            def last(values):
+                *addresses, total = values
+                n = b.trunc(left, I32)
+                nothing = ir.Constant(vector(I32, WORD), ir.Undefined)
+                every = b.shuffle_vector(
+                    b.insert_element(nothing, n, ir.Constant(I32, 0)), nothing, _indices(0, WORD, step=0)
+                )
+                used = b.icmp_unsigned("<", _indices(0, WORD), every)
+                ones, total = word(addresses, total, lambda at: masked_load(b, at, whole, used))
+                store(b, b.bitcast(b.and_(ones, used), I32), addresses[-1])
+                return [*addresses, total]
+
+            left = b.urem(channels, const(WORD))
+            start = [x, scale, shift, limit, out, ir.Constant(vector(F64, SUMS), None)]
+            values = repeat(b, b.udiv(channels, const(WORD)), start, full)
+            *_, total = repeat(b, b.zext(b.icmp_signed("!=", left, const(0)), I64), values, last)
+            lanes = SUMS
+            while lanes > 1:
+                lanes //= 2
+                total = b.fadd(
+                    b.shuffle_vector(total, total, _indices(0, lanes)),
+                    b.shuffle_vector(total, total, _indices(lanes, lanes)),
+                )
+            return b.extract_element(total, ir.Constant(I32, 0))
+
+        return types.float64(*[types.int64] * 6), generate
+
+    return pack
+
+
+def _indices(first: int, count: int, step: int = 1) -> ir.Constant:
+    return ir.Constant(vector(I32, count), [first + step * i for i in range(count)])
+
+
+sign = _pack_pixel(affine=False, mean=False)
+sign_mean = _pack_pixel(affine=False, mean=True)
+affine_sign = _pack_pixel(affine=True, mean=False)
+affine_sign_mean = _pack_pixel(affine=True, mean=True)
+
+
+@intrinsic
+def transpose(context, source, source_row, target, target_row):
+    """Transpose a square of LANES x LANES elements of 32 bits; addresses, and strides of the rows in bytes.
+
+    Rows i and i + LANES/2 are interleaved, log2(LANES) times: each round moves one bit of the row's number into the
+    column's.
+    """
+
+    def generate(context, b, signature, arguments):
+        source, source_row, target, target_row = arguments
+        half = LANES // 2
+        rows = [load(b, b.add(source, b.mul(source_row, const(i))), vector(I32)) for i in range(LANES)]
+        low = [n for i in range(half) for n in (i, LANES + i)]
+        halves = [ir.Constant(vector(I32), [n + shift for n in low]) for shift in (0, half)]
+        for _ in range(LANES.bit_length() - 1):
+            pairs = [(rows[i], rows[i + half]) for i in range(half)]
+            rows = [b.shuffle_vector(first, second, mask) for first, second in pairs for mask in halves]
+        for i, row in enumerate(rows):
+            store(b, row, b.add(target, b.mul(target_row, const(i))))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate

@@ -1,0 +1,70 @@
+"""From float32 to the bits of a planned convolution (`SignConv.bits_shape`), with BatchNorm and |x| on the way.
+
+The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 in the plain modes. A is
+the mean of |y| over the channels, with the sums in the order of `reference.input_scale_map`.
+"""
+
+import numpy as np
+from numba import float32, float64, intp, uint32, void
+
+from xnor_ref.kernels import pack
+from xnor_ref.kernels.jit import compiled
+from xnor_ref.kernels.jit import readonly as _in
+from xnor_ref.kernels.jit import writable as _out
+
+SIGN, SIGN_MEAN, AFFINE_SIGN, AFFINE_SIGN_MEAN = range(4)
+_TILE = 256  # pixels of a plane that are packed together
+
+_sign, _sign_mean, _affine_sign, _affine_sign_mean = (
+    pack.sign, pack.sign_mean, pack.affine_sign, pack.affine_sign_mean,
+)  # fmt: skip
+_vector = _in(float32, 1)
+
+
+@compiled(void(intp, intp, intp, _in(float32, 4), _vector, _vector, _vector, _out(uint32, 4), _out(float64, 2)))
+def pack_pixels(start, stop, mode, x, scale, shift, limit, bits, mean):
+    """Rows start..stop of all images x (N, H, W, C) into bits (N, H, W + padding, words) and A, mean (N, H*W)."""
+    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    left = (bits.shape[2] - width) // 2
+    a, b, low = scale.ctypes.data, shift.ctypes.data, limit.ctypes.data
+    for item in range(start, stop):
+        image, row = item // height, item % height
+        at = x.ctypes.data + item * width * channels * 4
+        out = bits.ctypes.data + (item * bits.shape[2] + left) * bits.shape[3] * 4
+        for p in range(width):
+            if mode == SIGN:
+                _sign(at, channels, a, b, low, out)
+            elif mode == AFFINE_SIGN:
+                _affine_sign(at, channels, a, b, low, out)
+            elif mode == SIGN_MEAN:
+                mean[image, row * width + p] = _sign_mean(at, channels, a, b, low, out) / np.float64(channels)
+            else:
+                total = _affine_sign_mean(at, channels, a, b, low, out)
+                mean[image, row * width + p] = total / np.float64(channels)
+            at += channels * 4
+            out += bits.shape[3] * 4
+
+
+@compiled(void(intp, intp, _in(float32, 3), intp, _out(uint32, 4)))
+def pack_planes(start, stop, x, width, bits):
+    """Signs of x (N, C, H*W): items start..stop of all (image, word) into bits (N, H, W + padding, words)."""
+    channels, pixels, words = x.shape[1], x.shape[2], bits.shape[3]
+    left = (bits.shape[2] - width) // 2
+    half = np.empty(_TILE, np.uint32)
+    for item in range(start, stop):
+        image, word = item // words, item % words
+        y, column = 0, 0
+        for tile in range(0, pixels, _TILE):
+            n = min(_TILE, pixels - tile)
+            for p in range(n):
+                half[p] = np.uint32(0)
+            for c in range(32 * word, min(32 * word + 32, channels)):
+                bit = np.uint32(1) << np.uint32(c % 32)
+                row = x[image, c, tile : tile + n]
+                for p in range(n):
+                    half[p] |= bit if row[p] >= np.float32(0) else np.uint32(0)
+            for p in range(n):
+                bits[image, y, left + column, word] = half[p]
+                column += 1
+                if column == width:
+                    y, column = y + 1, 0

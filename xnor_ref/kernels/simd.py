@@ -1,0 +1,352 @@
+"""SIMD rung: binary convolution by the micro-kernels of `tile.py`, planned once and run many times.
+
+`SignConv` lays out the weights and works out the geometry; after that a call is one compiled loop over rows of outputs.
+What makes it fast beyond the tile:
+- a pixel's words are 32 signs, so that 96 channels cost three words and not four halves of two;
+- the words of a kernel row lie in one piece (column after column), in the image as in the weights;
+- padding costs nothing. Kernel rows outside the image are not visited. Columns outside are words of zeros, kept on
+  both sides of every image row; what they add, the ones of the weights there, is known beforehand. So the constant of
+  the dot product, n_bits in the interior, is read from a small table with an entry for each way in which a window can
+  overlap the border, and padding with +1 or -1 only changes its entries;
+- a block of output channels at a time: its weights stay in the nearest caches while the whole image passes.
+
+Compiled when imported; import this module only when it is needed.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numba import int64, intp, uint32, void
+from numpy.typing import NDArray
+
+from xnor_ref.kernels import plain, reference, tile
+from xnor_ref.kernels.float_ops import conv_output_size
+from xnor_ref.kernels.jit import compiled
+from xnor_ref.kernels.jit import readonly as _in
+from xnor_ref.kernels.jit import writable as _out
+from xnor_ref.kernels.pack import transpose
+from xnor_ref.kernels.threads import check_threads, parallel_chunks
+from xnor_ref.kernels.vector_ir import LANES
+
+U32 = NDArray[np.uint32]
+Pair = tuple[int, int]
+
+WORD = 32  # signs of a word here; a 64-bit word of the other rungs is two of them
+WIDE, NARROW = tile.WIDE * LANES, tile.NARROW * LANES  # output channels of a block, and of a narrow last one
+GROUP = 128  # pixels that are computed before they are turned into planes
+MAX_TABLE = 1 << 24  # entries of a border table
+INTEGERS, SCALED, BITS = range(3)  # what becomes of a dot product, see `tile.py`
+
+# Entries of a geometry, addresses and strides in bytes.
+(
+    N_IMAGES, OUT_H, OUT_W, OUT_CHANNELS, GROUP_ROWS, RUN, KERNEL_H,
+    X, X_IMAGE, X_ROW, X_PIXEL, W, TABLE, COLUMNS, ALPHA, K, K_IMAGE, PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, SIZE,
+) = range(22)  # fmt: skip
+
+_narrow, _wide = tile.NARROW, tile.WIDE
+_int_wide, _int_narrow = tile.integers[_wide], tile.integers[_narrow]
+_scaled_wide, _scaled_narrow = tile.scaled[_wide], tile.scaled[_narrow]
+_bits_wide, _bits_narrow = tile.bits[_wide], tile.bits[_narrow]
+
+
+@compiled(void(_out(uint32, 1), intp, intp, intp, _out(uint32, 1), intp, intp))
+def _to_planes(pixels, width, n_pixels, n_channels, out, at, plane):
+    """Pixels (n_pixels, width) to out[at + channel * plane + pixel]."""
+    blocks = n_channels // LANES
+    for block in range(blocks if n_pixels >= LANES else 0):
+        o = block * LANES
+        for piece in range(0, n_pixels, LANES):
+            p = min(piece, n_pixels - LANES)  # the last square overlaps the one before
+            source = pixels.ctypes.data + (p * width + o) * 4
+            transpose(source, width * 4, out.ctypes.data + (at + o * plane + p) * 4, plane * 4)
+    for o in range(blocks * LANES if n_pixels >= LANES else 0, n_channels):
+        for p in range(n_pixels):
+            out[at + o * plane + p] = pixels[p * width + o]
+
+
+@compiled(void(intp, intp, intp, _in(int64, 1), _in(int64, 2), _out(uint32, 1)))
+def _convolve(start, stop, kind, g, rows, out):
+    """Items start..stop of all (block of output channels, image, group of rows), into out."""
+    n_groups = -(-g[OUT_H] // g[GROUP_ROWS])
+    block_bytes = g[KERNEL_H] * g[RUN] * WIDE * 4
+    planes = g[PLANES] != 0
+    scratch = np.empty(g[GROUP_ROWS] * g[OUT_W] * WIDE, np.uint32)
+    for item in range(start, stop):
+        block, rest = item // (g[N_IMAGES] * n_groups), item % (g[N_IMAGES] * n_groups)
+        image, group = rest // n_groups, rest % n_groups
+        first = block * WIDE
+        used = min(WIDE, g[OUT_CHANNELS] - first)
+        narrow = used <= NARROW
+        width = NARROW if narrow else WIDE
+        direct = kind == BITS or (used == width and not planes)  # else by way of the scratch
+        top, bottom = group * g[GROUP_ROWS], min((group + 1) * g[GROUP_ROWS], g[OUT_H])
+        for oy in range(top, bottom):
+            x = g[X] + image * g[X_IMAGE] + rows[oy, 0]
+            w_row = g[RUN] * width * 4
+            w = g[W] + block * block_bytes + rows[oy, 2] * w_row
+            table = g[TABLE] + rows[oy, 3] + first * 4
+            alpha = g[ALPHA] + first * 4
+            k = g[K] + image * g[K_IMAGE] + oy * g[OUT_W] * 4
+            if kind == BITS:
+                k = g[K] + first // 8
+                y = out.ctypes.data + image * g[OUT_IMAGE] + oy * g[OUT_ROW] + first // 8
+                y_pixel = g[OUT_PIXEL]
+            elif direct:
+                y = out.ctypes.data + image * g[OUT_IMAGE] + oy * g[OUT_ROW] + first * 4
+                y_pixel = g[OUT_PIXEL]
+            else:
+                y = scratch.ctypes.data + (oy - top) * g[OUT_W] * width * 4
+                y_pixel = width * 4
+            n, x_row, x_pixel, n_rows, run, columns = g[OUT_W], g[X_ROW], g[X_PIXEL], rows[oy, 1], g[RUN], g[COLUMNS]
+            if kind == INTEGERS:
+                if narrow:
+                    _int_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+                else:
+                    _int_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+            elif kind == SCALED:
+                if narrow:
+                    _scaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+                else:
+                    _scaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+            elif narrow:
+                _bits_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+            else:
+                _bits_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+        n_pixels = (bottom - top) * g[OUT_W]
+        if direct:
+            continue
+        if planes:
+            plane = g[OUT_H] * g[OUT_W]
+            at = (image * g[OUT_CHANNELS] + first) * plane + top * g[OUT_W]
+            _to_planes(scratch, width, n_pixels, used, out, at, plane)
+        else:
+            at = (image * g[OUT_IMAGE] + top * g[OUT_ROW]) // 4 + first
+            for p in range(n_pixels):
+                for o in range(used):
+                    out[at + p * g[OUT_CHANNELS] + o] = scratch[p * width + o]
+
+
+@compiled(void(_in(uint32, 2), _out(uint32, 1)))
+def _fill_panels(weight, panels):
+    """(O, length) to blocks (length, WIDE), the last (length, NARROW) if that holds it; zeros for missing channels."""
+    outputs, length = weight.shape
+    for first in range(0, outputs, WIDE):
+        used = min(WIDE, outputs - first)
+        width = NARROW if used <= NARROW else WIDE
+        for o in range(width):
+            at = first * length + o
+            for k in range(length):
+                panels[at + k * width] = weight[first + o, k] if o < used else np.uint32(0)
+
+
+def padded_outputs(outputs: int) -> int:
+    """Output channels with those that fill up the last block."""
+    last = outputs % WIDE
+    return outputs - last + (0 if last == 0 else NARROW if last <= NARROW else WIDE)
+
+
+def panels(weight: NDArray) -> U32:
+    """Weights of 32 bits (O, length) in the order in which tiles read them, 64-byte aligned."""
+    outputs, length = weight.shape
+    filled = aligned(padded_outputs(outputs) * length)
+    _fill_panels(np.ascontiguousarray(weight).view(np.uint32), filled)
+    return filled
+
+
+def aligned(size: int) -> U32:
+    """Zeros, uint32 (size,), at a multiple of 64 bytes."""
+    memory = np.zeros(size + 16, np.uint32)
+    skip = -memory.ctypes.data % 64 // 4
+    return memory[skip : skip + size]
+
+
+def padded(values: NDArray, fill: float = 0) -> NDArray:
+    """One value for each output channel, with `fill` for those that fill up the last block."""
+    full = np.full(padded_outputs(len(values)), fill, values.dtype)
+    full[: len(values)] = values
+    return full
+
+
+def table_fits(weight_shape: tuple[int, ...], size: Pair, stride: Pair, padding: Pair) -> bool:
+    """Whether the border table of such a convolution stays small; only a huge padding makes it large."""
+    out_size = conv_output_size(size, weight_shape[1:3], stride, padding)
+    kinds = [min(n, 2 * p + 2) for n, p in zip(out_size, padding, strict=True)]
+    return kinds[0] * kinds[1] * padded_outputs(weight_shape[0]) <= MAX_TABLE
+
+
+@lru_cache(maxsize=128)
+def windows_of(*arguments):
+    """`Windows(...)`, shared by all convolutions of this geometry."""
+    return Windows(*arguments)
+
+
+class Windows:
+    """Where the windows of a convolution lie, for the tiles: the rows and columns of outputs, by how they meet the border.
+
+    `rows` int64 (OH, 4): offset in bytes of the first image row that the window meets, number of kernel rows that
+    lie in the image, the first of them, and offset in bytes into the border table. `columns` int64 (OW,): offset in
+    bytes into the table.
+    """
+
+    def __init__(self, size: Pair, words: int, kernel: Pair, stride: Pair, padding: Pair, outputs: int):
+        self.size, self.words, self.kernel, self.stride, self.padding = size, words, kernel, stride, padding
+        self.out_h, self.out_w = conv_output_size(size, kernel, stride, padding)
+        self.outputs = outputs
+        self.row_bytes = (size[1] + 2 * padding[1]) * words * 4
+        self.pixel_bytes = stride[1] * words * 4
+        inside_rows = reference.inside(size[0], kernel[0], stride[0], padding[0])
+        inside_columns = reference.inside(size[1], kernel[1], stride[1], padding[1])
+        self.row_kinds, row_kind = np.unique(inside_rows, axis=0, return_inverse=True)
+        self.column_kinds, column_kind = np.unique(inside_columns, axis=0, return_inverse=True)
+        entry = padded_outputs(outputs) * 4
+        self.columns = column_kind.reshape(-1).astype(np.int64) * entry
+        first = inside_rows.argmax(axis=1)
+        top = np.arange(self.out_h) * stride[0] - padding[0] + first
+        n_rows = inside_rows.sum(axis=1)
+        top[n_rows == 0] = 0
+        offsets = row_kind.reshape(-1) * (len(self.column_kinds) * entry)
+        self.rows = np.stack([top * self.row_bytes, n_rows, first, offsets], axis=1).astype(np.int64)
+
+    def border_table(self, weight_words: NDArray, channels: int, pad_value: int) -> NDArray[np.int32]:
+        """What a dot product is when no bit differs, for each kind of row, kind of column and output channel.
+
+        Rows outside are not visited; columns outside are words of zeros, which differ in the ones of the weights.
+        """
+        ones = np.bitwise_count(weight_words).sum(axis=3, dtype=np.int64).transpose(1, 2, 0)  # (KH, KW, O)
+        rows, columns = self.row_kinds.astype(np.int64), self.column_kinds.astype(np.int64)
+        n_inside = rows.sum(axis=1)[:, None] * columns.sum(axis=1)
+
+        def over(rows, columns, values):
+            return np.einsum("ry,cx,yxo->rco", rows, columns, values, optimize=True)
+
+        table = channels * n_inside[:, :, None] + 2 * over(rows, 1 - columns, ones)
+        if pad_value:
+            signs = 2 * ones - channels
+            table = table + pad_value * (signs.sum(axis=(0, 1)) - over(rows, columns, signs))
+        full = np.zeros((*n_inside.shape, padded_outputs(self.outputs)), np.int32)
+        full[:, :, : self.outputs] = table
+        return full
+
+
+class SignConv:
+    """A convolution of signs with fixed weights, for images of one size.
+
+    Parameters
+    ----------
+    weight_words : uint64 (O, KH, KW, n_words(C)), tail bits zero
+    channels : C
+    size : (H, W) of the images
+    stride, padding, pad_value : as in `binary_conv2d`
+    words : 32-bit words of a pixel; by default as few as hold C signs
+    """
+
+    def __init__(self, weight_words, channels, size, stride, padding, pad_value=0, words=None):
+        outputs, *kernel, _ = weight_words.shape
+        self.channels, self.words = channels, words or -(-channels // WORD)
+        self.windows = windows_of(size, self.words, tuple(kernel), stride, padding, outputs)
+        halves = np.ascontiguousarray(weight_words).view(np.uint32)[..., : self.words]
+        self._panels = panels(halves.reshape(outputs, -1))
+        self._table = self.windows.border_table(weight_words, channels, pad_value)
+        w = self.windows
+        geometry = np.zeros(SIZE, np.int64)
+        geometry[[OUT_H, OUT_W, OUT_CHANNELS]] = w.out_h, w.out_w, outputs
+        geometry[GROUP_ROWS] = max(1, GROUP // w.out_w)
+        geometry[[RUN, KERNEL_H]] = kernel[1] * self.words, kernel[0]
+        geometry[[X_IMAGE, X_ROW, X_PIXEL]] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
+        geometry[[W, TABLE]] = self._panels.ctypes.data, self._table.ctypes.data
+        geometry[N_IMAGES] = 1
+        self._geometry = geometry
+
+    @property
+    def bits_shape(self) -> tuple[int, int, int]:
+        """(H, W + 2*padding, words) of one image's bits, uint32; columns of padding must be zero."""
+        w = self.windows
+        return w.size[0], w.size[1] + 2 * w.padding[1], w.words
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(OH, OW, O) of one image's result."""
+        return self.windows.out_h, self.windows.out_w, self.windows.outputs
+
+    def bind(self, kind, bits, out, alpha=None, k=None, *, planes=False, rows=False, place=None):
+        """The convolution of images in the buffer `bits` into the buffer `out`, as a function of (n, threads).
+
+        Parameters
+        ----------
+        kind : INTEGERS, SCALED or BITS
+        bits : uint32 (N, *bits_shape)
+        out : int32 or float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`; for BITS uint32, the bits of the next
+            layer
+        alpha : float32 (`padded_outputs`,) for SCALED; the limits, int32, for BITS
+        k : float32 (N, OH * OW) for SCALED; for BITS uint32, a word's bits that are flipped
+        rows : the images are single pixels, so that n of them are as good as one image of n pixels side by side
+        place : for BITS, the strides from image to image, row to row and pixel to pixel in bytes, and the first word
+        """
+        g = self._geometry.copy()
+        height, width, channels = self.out_shape
+        g[X], g[PLANES] = bits.ctypes.data, planes
+        if kind == BITS:
+            *g[[OUT_IMAGE, OUT_ROW, OUT_PIXEL]], first = place
+            target = out.reshape(-1)[first:]
+        else:
+            g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL] = height * width * channels * 4, width * channels * 4, channels * 4
+            g[K_IMAGE] = height * width * 4
+            target = out.reshape(-1).view(np.uint32)
+        if alpha is not None:
+            g[ALPHA], g[K] = alpha.ctypes.data, k.ctypes.data
+        columns = np.zeros(len(bits), np.int64) if rows else self.windows.columns
+        g[COLUMNS] = columns.ctypes.data
+        per_image = -(-channels // WIDE) * -(-height // int(g[GROUP_ROWS]))
+        return Bound(kind, g, self.windows.rows, target, OUT_W if rows else N_IMAGES, per_image, (bits, alpha, k, columns))
+
+
+class Bound:
+    """A convolution whose buffers are known: all that a call still has to say is how many images and threads."""
+
+    def __init__(self, kind, geometry, rows, target, counter, per_image, keeps):
+        self._arguments = kind, geometry, rows, target
+        self._geometry, self._counter, self._per_image = geometry, counter, per_image
+        self._keeps = keeps  # the arrays whose addresses `geometry` holds
+
+    def __call__(self, n: int, threads: int) -> None:
+        self._geometry[self._counter] = n
+        images = n if self._counter == N_IMAGES else 1
+        split(threads, images * self._per_image, _convolve, *self._arguments)
+
+
+def split(threads: int, n_items: int, kernel, *arguments) -> None:
+    """Call `kernel(start, stop, *arguments)` for all items, in a few pieces for each thread."""
+    if threads == 1:
+        kernel(0, n_items, *arguments)
+    else:
+        chunk = max(1, n_items // (4 * threads))
+        parallel_chunks(lambda start, stop: kernel(start, stop, *arguments), n_items, chunk, threads)
+
+
+# --- the rung ---------------------------------------------------------------------------------------------------
+
+sign_pack, threshold_pack, sign_pack_rows = plain.sign_pack, plain.threshold_pack, plain.sign_pack_rows
+input_scale_map, input_scale_rows = plain.input_scale_map, plain.input_scale_rows
+
+
+def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads=None):
+    n, height, width, words = x_words.shape
+    if not table_fits(weight_words.shape, (height, width), stride, padding):
+        return plain.conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads)
+    conv = SignConv(weight_words, channels, (height, width), stride, padding, pad_value, 2 * words)
+    bits = x_words.view(np.uint32)
+    if padding[1]:
+        bits = np.zeros((n, *conv.bits_shape), np.uint32)
+        bits[:, :, padding[1] : padding[1] + width] = x_words.view(np.uint32)
+    out_h, out_w, outputs = conv.out_shape
+    out = np.empty((n, outputs, out_h, out_w), np.int32)
+    conv.bind(INTEGERS, bits, out, planes=True)(n, check_threads(threads))
+    return out
+
+
+def gemm_bits(x_words, weight_words, n_bits, threads=None):
+    n, words = x_words.shape
+    conv = SignConv(weight_words[:, None, None], n_bits, (1, 1), (1, 1), (0, 0), words=2 * words)
+    out = np.empty((n, len(weight_words)), np.int32)
+    conv.bind(INTEGERS, x_words.view(np.uint32), out, rows=True)(n, check_threads(threads))
+    return out

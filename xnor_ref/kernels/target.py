@@ -1,0 +1,51 @@
+"""Which vectors the processor has: what LLVM makes of two vector operations, under the settings that Numba compiles with.
+
+Those are the processor that runs this, or the one that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name; looking at the
+generated instructions covers both, and processors that do not exist yet.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import llvmlite.binding as llvm
+from numba import config
+
+_PROBE = """
+declare <16 x i32> @llvm.ctpop.v16i32(<16 x i32>)
+define <16 x i32> @count(<16 x i32> %x) {
+  %y = call <16 x i32> @llvm.ctpop.v16i32(<16 x i32> %x)
+  %z = add <16 x i32> %x, %y
+  ret <16 x i32> %z
+}
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The vectors of a processor, and the tile of a micro-kernel that fits its registers."""
+
+    name: str
+    lanes: int  # 32-bit lanes of a vector
+    pixels: int  # rows of a tile
+    counts_words: bool  # one instruction counts the ones of each lane; without it bytes are counted and summed later
+
+
+@cache
+def target() -> Target | None:
+    """The processor's vectors; None if it has none that a micro-kernel pays on."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name = config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
+    features = config.CPU_FEATURES  # type: ignore[attr-defined]
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features)
+    assembly = machine.emit_assembly(llvm.parse_assembly(_PROBE))
+    counts = "vpopcntd" in assembly
+    if "zmm" in assembly:
+        return Target("AVX-512 with VPOPCNTDQ" if counts else "AVX-512", 16, 4, counts)
+    if "ymm" in assembly and "vpaddd" in assembly:
+        return Target("AVX2 with VPOPCNTDQ" if counts else "AVX2", 8, 4 if counts else 2, counts)
+    if machine.triple.startswith(("aarch64", "arm64")):
+        return Target("NEON", 4, 4, False)
+    return None

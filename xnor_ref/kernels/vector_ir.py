@@ -1,0 +1,79 @@
+"""Words of LLVM's vector language, for the kernels that are written out in it (`tile.py`, `pack.py`).
+
+Addresses are int64, in bytes: arrays passed between compiled functions would cost reference counts.
+"""
+
+from collections.abc import Callable
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from xnor_ref.kernels.target import Target, target
+
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+F32, F64 = ir.FloatType(), ir.DoubleType()
+
+# Without vectors none of these kernels is ever called; a shape only keeps the modules importable.
+TARGET = target() or Target("none", 4, 1, False)
+LANES = TARGET.lanes
+
+
+def const(value: int) -> ir.Constant:
+    """A 64-bit constant."""
+    return ir.Constant(I64, value)
+
+
+def vector(element: ir.Type, lanes: int = LANES) -> ir.VectorType:
+    """A vector type."""
+    return ir.VectorType(element, lanes)
+
+
+def load(b: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
+    """Read a scalar or a vector, which need not be aligned."""
+    return b.load(b.inttoptr(address, kind.as_pointer()), align=4)
+
+
+def masked_load(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, mask: ir.Value) -> ir.Value:
+    """Read the lanes of a float32 vector where `mask` is 1; the others are 0, and their memory is not touched."""
+    pointer = kind.as_pointer()
+    signature = ir.FunctionType(kind, [pointer, I32, mask.type, kind])
+    read = cgutils.get_or_insert_function(b.module, signature, f"llvm.masked.load.v{kind.count}f32.p0")
+    return b.call(read, [b.inttoptr(address, pointer), ir.Constant(I32, 4), mask, ir.Constant(kind, None)])
+
+
+def store(b: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
+    """Write a scalar or a vector."""
+    b.store(value, b.inttoptr(address, value.type.as_pointer()), align=4)
+
+
+def spread(b: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.Value:
+    """The scalar in every lane."""
+    nothing = ir.Constant(vector(scalar.type, lanes), ir.Undefined)
+    first = b.insert_element(nothing, scalar, ir.Constant(I32, 0))
+    return b.shuffle_vector(first, nothing, ir.Constant(vector(I32, lanes), [0] * lanes))
+
+
+def instruction(b: ir.IRBuilder, name: str, kind: ir.VectorType, *operands: ir.Value) -> ir.Value:
+    """An operation that LLVM offers as a function of vectors of one type, such as ctpop or fma."""
+    suffix = {F32: "f32", F64: "f64", I32: "i32", I8: "i8"}[kind.element]
+    signature = ir.FunctionType(kind, [kind] * len(operands))
+    return b.call(cgutils.get_or_insert_function(b.module, signature, f"llvm.{name}.v{kind.count}{suffix}"), operands)
+
+
+def repeat(b: ir.IRBuilder, count: ir.Value, values: list, body: Callable[[list], list]) -> list:
+    """A loop: `values = body(values)`, `count` times."""
+    start = b.block
+    head, inside, after = (b.function.append_basic_block(name) for name in ("head", "inside", "after"))
+    b.branch(head)
+    b.position_at_end(head)
+    carried = [b.phi(value.type) for value in (const(0), *values)]
+    for phi, value in zip(carried, (const(0), *values), strict=True):
+        phi.add_incoming(value, start)
+    b.cbranch(b.icmp_signed("<", carried[0], count), inside, after)
+    b.position_at_end(inside)
+    following = [b.add(carried[0], const(1)), *body(carried[1:])]
+    for phi, value in zip(carried, following, strict=True):
+        phi.add_incoming(value, b.block)
+    b.branch(head)
+    b.position_at_end(after)
+    return carried[1:]
