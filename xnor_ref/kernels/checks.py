@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels.float_ops import jit_disabled
+from xnor_ref.kernels.float_ops import has_vectors as has_vectors
 from xnor_ref.kernels.layout import n_words
 from xnor_ref.kernels.threads import check_threads
 
@@ -98,15 +98,6 @@ def check_options(caller: str, backend: Any, threads: Any) -> int:
     if backend == "simd" and not has_vectors():
         raise InputError(f'{caller}: backend "simd" needs Numba\'s compiler and a processor with AVX2, AVX-512 or NEON')
     return check_threads(threads, caller)
-
-
-def has_vectors() -> bool:
-    """Whether the "simd" backend can run: Numba compiles, and the processor has vectors that it pays on."""
-    if jit_disabled():
-        return False
-    from xnor_ref.kernels.target import target
-
-    return target() is not None
 
 
 def check_array(caller: str, name: str, x: Any, layout: str) -> None:

@@ -4,9 +4,10 @@ Unchecked building blocks: arrays are float32 and C-contiguous, images (N, C, H,
 (O, I); strides, paddings and kernels are pairs. The layers (`nn`) and the packed runtime validate before they call.
 
 Forward functions that inference uses give every image the same bits whatever else is in its batch and however many
-threads run: each image is its own GEMM of a fixed shape and each row of `linear` its own product (in a larger GEMM,
-BLAS adds up in another order at its edges). That is what lets a packed network repeat the float network's answers to
-the bit. With `training=True` images share GEMMs, which is faster.
+threads run. That is what lets a packed network repeat the float network's answers to the bit. Where the processor has
+vectors, the SIMD rung adds up every output in one fixed order; elsewhere each image is its own GEMM of a fixed shape
+and each row of `linear` its own product (in a larger GEMM, BLAS adds up in another order at its edges). With
+`training=True` images share GEMMs.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.threads import check_threads, parallel_chunks
 
 F32 = NDArray[np.float32]
 Pair = tuple[int, int]
@@ -29,6 +30,15 @@ def jit_disabled() -> bool:
     from numba import config
 
     return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
+
+
+def has_vectors() -> bool:
+    """Whether the processor has vectors that the SIMD rung pays on, and Numba compiles."""
+    if jit_disabled():
+        return False
+    from xnor_ref.kernels.target import target
+
+    return target() is not None
 
 
 def pixel_table(mean: Sequence[float], std: Sequence[float]) -> F32:
@@ -103,8 +113,10 @@ def conv2d(
     pad_value: float = 0.0,
 ) -> F32:
     """Cross-correlation -> (N, O, OH, OW), of the signs of `x` if `signs`; the border holds `pad_value`."""
-    rung = _rung()
     kernel = spatial(weight)
+    if not (training or signs) and groups == 1 and has_vectors():
+        return _planned_conv2d(x, weight, bias, stride, padding, threads)
+    rung = _rung()
     oh, ow = conv_output_size(spatial(x), kernel, stride, padding)
     pixels = oh * ow
     y = np.empty((x.shape[0], weight.shape[0], oh, ow), np.float32)
@@ -122,6 +134,21 @@ def conv2d(
         parallel_chunks(convolve, x.shape[0], _images_per_gemm(pixels, training), threads, blas=True)
     if bias is not None:
         y += bias[:, None, None]
+    return y
+
+
+def _planned_conv2d(x, weight, bias, stride, padding, threads) -> F32:
+    """`conv2d` by the SIMD rung, which the packed runtime uses too."""
+    from xnor_ref.kernels import nhwc, simd
+
+    threads = check_threads(threads)
+    n, channels, height, width = x.shape
+    conv = simd.RealConv(weight, (height, width), stride, padding, bias)
+    pixels = np.zeros((n, *conv.padded_shape), np.float32)
+    simd.split(threads, n * height, nhwc.from_planes, x.reshape(n, channels, -1), width, pixels)
+    out_h, out_w, outputs = conv.out_shape
+    y = np.empty((n, outputs, out_h, out_w), np.float32)
+    conv.bind(pixels, y, planes=True)(n, threads)
     return y
 
 
@@ -202,6 +229,12 @@ def conv2d_weight_gradient(
 def linear(x: F32, weight: F32, bias: F32 | None, threads: int | None = None, *, training: bool = False) -> F32:
     """x (N, I) @ weight (O, I).T + bias -> (N, O)."""
     y = np.empty((x.shape[0], weight.shape[0]), np.float32)
+    if not training and has_vectors():
+        from xnor_ref.kernels import simd
+
+        conv = simd.RealConv(weight[:, :, None, None], (1, 1), (1, 1), (0, 0), bias)
+        conv.bind(np.ascontiguousarray(x), y)(len(x), check_threads(threads))
+        return y
 
     def multiply_features(start, stop):
         y[:, start:stop] = x @ weight[start:stop].T
@@ -368,9 +401,9 @@ def avg_pool2d_gradient(dy: F32, size: Pair, kernel: Pair, stride: Pair, padding
 
 
 def global_avg_pool2d(x: F32) -> F32:
-    """Mean over all pixels -> (N, C); each image is summed alone."""
+    """Mean over all pixels -> (N, C), added up in float64, one pixel after the other."""
     pixels = x.shape[2] * x.shape[3]
-    sums = _planes(x).sum(axis=2, dtype=np.float64)
+    sums = np.cumsum(_planes(x), axis=2, dtype=np.float64)[:, :, -1]
     return (sums / pixels).astype(np.float32)
 
 

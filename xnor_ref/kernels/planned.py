@@ -53,7 +53,7 @@ class Workspace:
         windows = conv.windows
         self.conv, self.input_scale, self.batch = conv, input_scale, batch
         pixels, outputs = windows.size[0] * windows.size[1], windows.out_h * windows.out_w
-        self.bits = np.zeros((batch, *conv.bits_shape), np.uint32)
+        self.bits = np.zeros((batch, *conv.padded_shape), np.uint32)
         self.mean = np.empty((batch, pixels if input_scale != "off" else 0))
         self.k = np.ones((batch, outputs), np.float32)
         self.alpha = simd.padded(np.ones(windows.outputs, np.float32) if alpha is None else alpha)
@@ -81,9 +81,9 @@ class Workspace:
         size, out_size, valid = w.size, (w.out_h, w.out_w), self.input_scale == "valid"
         simd.split(threads, n, plain.box_means, self.mean, size, w.kernel, w.stride, w.padding, valid, out_size, self.k)
 
-    def bind(self, out: F32, planes: bool = False, rows: bool = False) -> Any:
+    def bind(self, out: F32, planes: bool = False) -> Any:
         """The convolution, scaled, of the packed images into `out`, as a function of (n, threads)."""
-        return self.conv.bind(simd.SCALED, self.bits, out, self.alpha, self.k, planes=planes, rows=rows)
+        return self.conv.bind(simd.SCALED, self.bits, out, self.alpha, self.k, planes=planes)
 
 
 class _Planned:
@@ -152,7 +152,7 @@ class _Planned:
         """Third part: count the bits that differ, and scale."""
         if self._bound[0] is not out:
             _check_buffer("out", out, self.out_shape, self._n, exact=True)
-            self._bound = out, self._work.bind(out, self._planes, self._rows)
+            self._bound = out, self._work.bind(out, self._planes)
         elif len(out) != self._n:
             raise InputError(f"planned layer: out has {len(out)} images, x had {self._n}")
         self._bound[1](self._n, check_threads(threads, "planned layer"))
@@ -161,7 +161,7 @@ class _Planned:
         """The kernel alone: the integers Z of the packed images, in a buffer that the next call overwrites."""
         if self._counts is None:
             self._counts = np.empty((self._work.batch, *self.out_shape), np.int32)
-            self._count = self._work.conv.bind(simd.INTEGERS, self._work.bits, self._counts, planes=self._planes, rows=self._rows)
+            self._count = self._work.conv.bind(simd.INTEGERS, self._work.bits, self._counts, planes=self._planes)
         self._count(self._n, check_threads(threads, "planned layer"))
         return self._counts[: self._n]
 

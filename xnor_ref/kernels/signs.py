@@ -1,4 +1,4 @@
-"""From float32 to the bits of a planned convolution (`SignConv.bits_shape`), with BatchNorm and |x| on the way.
+"""From float32 to the bits of a planned convolution (`SignConv.padded_shape`), with BatchNorm and |x| on the way.
 
 The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 in the plain modes. A is
 the mean of |y| over the channels, with the sums in the order of `reference.input_scale_map`.

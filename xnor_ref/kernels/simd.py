@@ -1,6 +1,7 @@
-"""SIMD rung: binary convolution by the micro-kernels of `tile.py`, planned once and run many times.
+"""SIMD rung: convolution by the micro-kernels of `tile.py`, planned once and run many times.
 
-`SignConv` lays out the weights and works out the geometry; after that a call is one compiled loop over rows of outputs.
+`SignConv` (and `RealConv`, for the layers that stay real) lays out the weights and works out the geometry; after that a
+call is one compiled loop over rows of outputs.
 What makes it fast beyond the tile:
 - a pixel's words are 32 signs, so that 96 channels cost three words and not four halves of two;
 - the words of a kernel row lie in one piece (column after column), in the image as in the weights;
@@ -34,8 +35,9 @@ Pair = tuple[int, int]
 WORD = 32  # signs of a word here; a 64-bit word of the other rungs is two of them
 WIDE, NARROW = tile.WIDE * LANES, tile.NARROW * LANES  # output channels of a block, and of a narrow last one
 GROUP = 128  # pixels that are computed before they are turned into planes
+_NOTHING = np.zeros(0, np.uint32)
 MAX_TABLE = 1 << 24  # entries of a border table
-INTEGERS, SCALED, BITS = range(3)  # what becomes of a dot product, see `tile.py`
+INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `tile.py`
 
 # Entries of a geometry, addresses and strides in bytes.
 (
@@ -47,6 +49,7 @@ _narrow, _wide = tile.NARROW, tile.WIDE
 _int_wide, _int_narrow = tile.integers[_wide], tile.integers[_narrow]
 _scaled_wide, _scaled_narrow = tile.scaled[_wide], tile.scaled[_narrow]
 _bits_wide, _bits_narrow = tile.bits[_wide], tile.bits[_narrow]
+_real_wide, _real_narrow = tile.real[_wide], tile.real[_narrow]
 
 
 @compiled(void(_out(uint32, 1), intp, intp, intp, _out(uint32, 1), intp, intp))
@@ -70,7 +73,8 @@ def _convolve(start, stop, kind, g, rows, out):
     n_groups = -(-g[OUT_H] // g[GROUP_ROWS])
     block_bytes = g[KERNEL_H] * g[RUN] * WIDE * 4
     planes = g[PLANES] != 0
-    scratch = np.empty(g[GROUP_ROWS] * g[OUT_W] * WIDE, np.uint32)
+    all_direct = kind == BITS or (not planes and g[OUT_CHANNELS] % WIDE == 0)
+    scratch = np.empty(0 if all_direct else min(g[GROUP_ROWS], g[OUT_H]) * g[OUT_W] * WIDE, np.uint32)
     for item in range(start, stop):
         block, rest = item // (g[N_IMAGES] * n_groups), item % (g[N_IMAGES] * n_groups)
         image, group = rest // n_groups, rest % n_groups
@@ -84,34 +88,41 @@ def _convolve(start, stop, kind, g, rows, out):
             x = g[X] + image * g[X_IMAGE] + rows[oy, 0]
             w_row = g[RUN] * width * 4
             w = g[W] + block * block_bytes + rows[oy, 2] * w_row
-            table = g[TABLE] + rows[oy, 3] + first * 4
-            alpha = g[ALPHA] + first * 4
-            k = g[K] + image * g[K_IMAGE] + oy * g[OUT_W] * 4
-            if kind == BITS:
-                k = g[K] + first // 8
-                y = out.ctypes.data + image * g[OUT_IMAGE] + oy * g[OUT_ROW] + first // 8
-                y_pixel = g[OUT_PIXEL]
-            elif direct:
-                y = out.ctypes.data + image * g[OUT_IMAGE] + oy * g[OUT_ROW] + first * 4
-                y_pixel = g[OUT_PIXEL]
+            p0, p1, p2 = g[TABLE] + rows[oy, 3] + first * 4, g[COLUMNS], g[ALPHA] + first * 4
+            if kind == SCALED:
+                p3 = g[K] + image * g[K_IMAGE] + oy * g[OUT_W] * 4
+            elif kind == BITS:
+                p3 = g[K] + first // 8
+            else:
+                p3 = g[K] + first * 4
+            if kind == REAL:
+                p1 += first * 4
+            if direct:
+                y = out.ctypes.data + image * g[OUT_IMAGE] + oy * g[OUT_ROW] + (first // 8 if kind == BITS else first * 4)
+                step = g[OUT_PIXEL]
             else:
                 y = scratch.ctypes.data + (oy - top) * g[OUT_W] * width * 4
-                y_pixel = width * 4
-            n, x_row, x_pixel, n_rows, run, columns = g[OUT_W], g[X_ROW], g[X_PIXEL], rows[oy, 1], g[RUN], g[COLUMNS]
-            if kind == INTEGERS:
+                step = width * 4
+            n, x_row, x_pixel, n_rows, run = g[OUT_W], g[X_ROW], g[X_PIXEL], rows[oy, 1], g[RUN]
+            if kind == SCALED:
                 if narrow:
-                    _int_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+                    _scaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
                 else:
-                    _int_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
-            elif kind == SCALED:
+                    _scaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+            elif kind == REAL:
                 if narrow:
-                    _scaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+                    _real_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
                 else:
-                    _scaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+                    _real_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+            elif kind == INTEGERS:
+                if narrow:
+                    _int_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                else:
+                    _int_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
             elif narrow:
-                _bits_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+                _bits_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
             else:
-                _bits_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, columns, alpha, k, y, y_pixel)
+                _bits_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
         n_pixels = (bottom - top) * g[OUT_W]
         if direct:
             continue
@@ -120,10 +131,11 @@ def _convolve(start, stop, kind, g, rows, out):
             at = (image * g[OUT_CHANNELS] + first) * plane + top * g[OUT_W]
             _to_planes(scratch, width, n_pixels, used, out, at, plane)
         else:
-            at = (image * g[OUT_IMAGE] + top * g[OUT_ROW]) // 4 + first
             for p in range(n_pixels):
+                row, column = top + p // g[OUT_W], p % g[OUT_W]
+                at = (image * g[OUT_IMAGE] + row * g[OUT_ROW] + column * g[OUT_PIXEL]) // 4 + first
                 for o in range(used):
-                    out[at + p * g[OUT_CHANNELS] + o] = scratch[p * width + o]
+                    out[at + o] = scratch[p * width + o]
 
 
 @compiled(void(_in(uint32, 2), _out(uint32, 1)))
@@ -228,7 +240,59 @@ class Windows:
         return full
 
 
-class SignConv:
+class _Conv:
+    """Fixed weights, for images of one size: what `SignConv` and `RealConv` have in common."""
+
+    def __init__(self, weight: NDArray, words: int, size: Pair, stride: Pair, padding: Pair) -> None:
+        outputs, *kernel, _ = weight.shape
+        self.windows = w = windows_of(size, words, tuple(kernel), stride, padding, outputs)
+        self.single = w.kernel == size and padding == (0, 0)
+        if self.single:  # the window is the image: n images are as good as n pixels side by side
+            kernel = [1, 1]
+            words = weight[0].size
+            w = windows_of((1, 1), words, (1, 1), (1, 1), (0, 0), outputs)
+        self._panels = panels(weight.reshape(outputs, -1))
+        g = np.zeros(SIZE, np.int64)
+        g[N_IMAGES], g[OUT_H], g[OUT_W], g[OUT_CHANNELS] = 1, w.out_h, w.out_w, outputs
+        g[GROUP_ROWS] = max(1, GROUP // w.out_w)
+        g[RUN], g[KERNEL_H] = kernel[1] * words, kernel[0]
+        g[X_IMAGE], g[X_ROW], g[X_PIXEL] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
+        g[W] = self._panels.ctypes.data
+        self._geometry, self._rows, self._columns = g, w.rows, w.columns
+
+    @property
+    def padded_shape(self) -> tuple[int, int, int]:
+        """(H, W + 2*padding, words) of one image as `bind` wants it; the columns of padding must be zero."""
+        w = self.windows
+        return w.size[0], w.size[1] + 2 * w.padding[1], w.words
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(OH, OW, O) of one image's result."""
+        return self.windows.out_h, self.windows.out_w, self.windows.outputs
+
+    def _bind(self, kind, x, out, parts, planes=False, place=None):
+        """Work on images in the buffer x and write into the buffer out, as a function of (n, threads).
+
+        `parts` are the arrays whose addresses the epilogue takes: table, columns, alpha, K, or what stands for them.
+        `place` says where results go if not side by side: strides from image to image, row to row and pixel to pixel
+        in bytes, and the element of `out` where they begin.
+        """
+        g = self._geometry.copy()
+        height, width, channels = self.out_shape
+        first = 0
+        if place is None:
+            place = height * width * channels * 4, width * channels * 4, channels * 4, 0
+        g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL], first = place
+        target = out.reshape(-1).view(np.uint32)[first:]
+        g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, height * width * 4
+        for entry, part in zip((TABLE, COLUMNS, ALPHA, K), parts, strict=True):
+            g[entry] = part.ctypes.data
+        per_image = -(-channels // WIDE) * -(-height // int(g[GROUP_ROWS]))
+        return Bound(kind, g, self._rows, target, OUT_W if self.single else N_IMAGES, per_image, (self, x, *parts))
+
+
+class SignConv(_Conv):
     """A convolution of signs with fixed weights, for images of one size.
 
     Parameters
@@ -241,63 +305,60 @@ class SignConv:
     """
 
     def __init__(self, weight_words, channels, size, stride, padding, pad_value=0, words=None):
-        outputs, *kernel, _ = weight_words.shape
-        self.channels, self.words = channels, words or -(-channels // WORD)
-        self.windows = windows_of(size, self.words, tuple(kernel), stride, padding, outputs)
-        halves = np.ascontiguousarray(weight_words).view(np.uint32)[..., : self.words]
-        self._panels = panels(halves.reshape(outputs, -1))
-        self._table = self.windows.border_table(weight_words, channels, pad_value)
-        w = self.windows
-        geometry = np.zeros(SIZE, np.int64)
-        geometry[[OUT_H, OUT_W, OUT_CHANNELS]] = w.out_h, w.out_w, outputs
-        geometry[GROUP_ROWS] = max(1, GROUP // w.out_w)
-        geometry[[RUN, KERNEL_H]] = kernel[1] * self.words, kernel[0]
-        geometry[[X_IMAGE, X_ROW, X_PIXEL]] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
-        geometry[[W, TABLE]] = self._panels.ctypes.data, self._table.ctypes.data
-        geometry[N_IMAGES] = 1
-        self._geometry = geometry
+        self.channels = channels
+        words = words or -(-channels // WORD)
+        super().__init__(np.ascontiguousarray(weight_words).view(np.uint32)[..., :words], words, size, stride, padding)
+        if self.single:
+            self._table = padded(np.full(len(weight_words), channels * weight_words[0, :, :, 0].size, np.int32))
+        else:
+            self._table = self.windows.border_table(weight_words, channels, pad_value)
 
-    @property
-    def bits_shape(self) -> tuple[int, int, int]:
-        """(H, W + 2*padding, words) of one image's bits, uint32; columns of padding must be zero."""
-        w = self.windows
-        return w.size[0], w.size[1] + 2 * w.padding[1], w.words
-
-    @property
-    def out_shape(self) -> tuple[int, int, int]:
-        """(OH, OW, O) of one image's result."""
-        return self.windows.out_h, self.windows.out_w, self.windows.outputs
-
-    def bind(self, kind, bits, out, alpha=None, k=None, *, planes=False, rows=False, place=None):
+    def bind(self, kind, bits, out, alpha=_NOTHING, k=_NOTHING, *, planes=False, place=None):
         """The convolution of images in the buffer `bits` into the buffer `out`, as a function of (n, threads).
 
         Parameters
         ----------
         kind : INTEGERS, SCALED or BITS
-        bits : uint32 (N, *bits_shape)
+        bits : uint32 (N, *padded_shape)
         out : int32 or float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`; for BITS uint32, the bits of the next
-            layer
+            layer, and `place` where in them, see `_bind`
         alpha : float32 (`padded_outputs`,) for SCALED; the limits, int32, for BITS
-        k : float32 (N, OH * OW) for SCALED; for BITS uint32, a word's bits that are flipped
-        rows : the images are single pixels, so that n of them are as good as one image of n pixels side by side
-        place : for BITS, the strides from image to image, row to row and pixel to pixel in bytes, and the first word
+        k : float32 (N, OH * OW) for SCALED; for BITS uint32, the bits of a pixel that are flipped
         """
-        g = self._geometry.copy()
-        height, width, channels = self.out_shape
-        g[X], g[PLANES] = bits.ctypes.data, planes
-        if kind == BITS:
-            *g[[OUT_IMAGE, OUT_ROW, OUT_PIXEL]], first = place
-            target = out.reshape(-1)[first:]
-        else:
-            g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL] = height * width * channels * 4, width * channels * 4, channels * 4
-            g[K_IMAGE] = height * width * 4
-            target = out.reshape(-1).view(np.uint32)
-        if alpha is not None:
-            g[ALPHA], g[K] = alpha.ctypes.data, k.ctypes.data
-        columns = np.zeros(len(bits), np.int64) if rows else self.windows.columns
-        g[COLUMNS] = columns.ctypes.data
-        per_image = -(-channels // WIDE) * -(-height // int(g[GROUP_ROWS]))
-        return Bound(kind, g, self.windows.rows, target, OUT_W if rows else N_IMAGES, per_image, (bits, alpha, k, columns))
+        columns = np.zeros(len(bits), np.int64) if self.single else self._columns
+        return self._bind(kind, bits, out, (self._table, columns, alpha, k), planes, place)
+
+
+class RealConv(_Conv):
+    """A real convolution with fixed weights, bias, scale and shift and a lower limit, for images of one size.
+
+    Each output is one chain of fused multiply-adds over kernel rows, kernel columns and channels; then
+    max((sum + bias) * scale + shift, floor), every operation rounded to float32. So the result is the same in any
+    batch, in both layouts and on any number of threads.
+
+    Parameters
+    ----------
+    weight : float32 (O, C, KH, KW)
+    size : (H, W)
+    stride, padding : pairs
+    bias, scale, shift : float32 (O,), or None for 0, 1, 0
+    floor : lower limit of the result
+    """
+
+    def __init__(self, weight, size, stride, padding, bias=None, scale=None, shift=None, floor=-np.inf):
+        outputs, channels = weight.shape[:2]
+        super().__init__(np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), channels, size, stride, padding)
+        zeros = np.zeros(outputs, np.float32)
+        values = (bias, 0), (scale, 1), (shift, 0), (None, floor)
+        self._parts = [padded(zeros + np.float32(fill) if v is None else v) for v, fill in values]
+        self._rows = self._rows * np.array([1, 1, 1, 0])  # there is no border table
+
+    def bind(self, x, out, *, planes=False):
+        """The convolution of images in the buffer x, float32 (N, *padded_shape), into the buffer `out`.
+
+        `out` is float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`. The result is a function of (n, threads).
+        """
+        return self._bind(REAL, x, out, self._parts, planes)
 
 
 class Bound:
@@ -336,7 +397,7 @@ def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, thr
     conv = SignConv(weight_words, channels, (height, width), stride, padding, pad_value, 2 * words)
     bits = x_words.view(np.uint32)
     if padding[1]:
-        bits = np.zeros((n, *conv.bits_shape), np.uint32)
+        bits = np.zeros((n, *conv.padded_shape), np.uint32)
         bits[:, :, padding[1] : padding[1] + width] = x_words.view(np.uint32)
     out_h, out_w, outputs = conv.out_shape
     out = np.empty((n, outputs, out_h, out_w), np.int32)
@@ -348,5 +409,5 @@ def gemm_bits(x_words, weight_words, n_bits, threads=None):
     n, words = x_words.shape
     conv = SignConv(weight_words[:, None, None], n_bits, (1, 1), (1, 1), (0, 0), words=2 * words)
     out = np.empty((n, len(weight_words)), np.int32)
-    conv.bind(INTEGERS, x_words.view(np.uint32), out, rows=True)(n, check_threads(threads))
+    conv.bind(INTEGERS, x_words.view(np.uint32), out)(n, check_threads(threads))
     return out

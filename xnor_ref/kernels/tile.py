@@ -175,7 +175,7 @@ def _real(b, sums, pixel, bias, scale, shift, floor, out):
         y = b.fmul(y, load(b, b.add(scale, at), vector(F32)))
         y = b.fadd(y, load(b, b.add(shift, at), vector(F32)))
         low = load(b, b.add(floor, at), vector(F32))
-        store(b, b.select(b.fcmp_ordered(">", y, low), y, low), b.add(out, at))
+        store(b, b.select(b.fcmp_ordered("<", y, low), low, y), b.add(out, at))  # NaN stays
 
 
 # --- rows of tiles, as Numba calls them -------------------------------------------------------------------------

@@ -44,6 +44,7 @@ class Step:
     work: int = 0  # multiplications and additions, beyond one for each output
     workspace: int = 0  # bytes needed while it runs, beyond inputs and output
     weight_bits: int = 0  # binary weights
+    arguments: dict[str, Any] = field(default_factory=dict)  # what the planner needs to know, checked
 
 
 @dataclass
@@ -153,7 +154,8 @@ def conv2d(node: Node, x: Shape) -> Step:
         return float_ops.conv2d(x, weight, bias, stride, padding, groups, settings.threads)
 
     workspace = 4 * (taps * pixels + (math.prod(x) if groups > 1 else 0))
-    return Step(shape, run, work=taps * math.prod(shape), workspace=workspace)
+    arguments = {"weight": weight, "bias": bias, "stride": stride, "padding": padding, "groups": groups}
+    return Step(shape, run, taps * math.prod(shape), workspace, arguments=arguments)
 
 
 def linear(node: Node, x: Shape) -> Step:
@@ -164,14 +166,15 @@ def linear(node: Node, x: Shape) -> Step:
     def run(settings: Settings, x: F32) -> F32:
         return float_ops.linear(x, weight, bias, settings.threads)
 
-    return Step((weight.shape[0],), run, work=weight.size, workspace=4 * sum(weight.shape))
+    return Step((weight.shape[0],), run, weight.size, 4 * sum(weight.shape), arguments={"weight": weight, "bias": bias})
 
 
 def affine(node: Node, x: Shape) -> Step:
     """BatchNorm in evaluation mode: x*scale + shift per channel."""
     scale = node.tensor("scale", np.float32, (x[0],))
     shift = node.tensor("shift", np.float32, (x[0],))
-    return Step(x, lambda settings, x: float_ops.affine(x, scale, shift, settings.threads))
+    arguments = {"scale": scale, "shift": shift}
+    return Step(x, lambda settings, x: float_ops.affine(x, scale, shift, settings.threads), arguments=arguments)
 
 
 def relu(node: Node, x: Shape) -> Step:
@@ -183,7 +186,8 @@ def prelu(node: Node, x: Shape) -> Step:
     """x, or slope*x where x < 0."""
     slope = node.tensor("slope", np.float32, (None,))
     node.need(len(slope) in (1, x[0]), f"slope has {len(slope)} values, 1 or {x[0]} are needed")
-    return Step(x, lambda settings, x: float_ops.prelu(x, slope), workspace=5 * math.prod(x))
+    arguments = {"slope": slope}
+    return Step(x, lambda settings, x: float_ops.prelu(x, slope), workspace=5 * math.prod(x), arguments=arguments)
 
 
 def hardtanh(node: Node, x: Shape) -> Step:
@@ -208,7 +212,8 @@ def max_pool(node: Node, x: Shape) -> Step:
     def run(settings: Settings, x: F32) -> F32:
         return float_ops.max_pool2d(x, kernel, stride, padding, settings.threads)
 
-    return Step(shape, run, work=work, workspace=math.prod(shape))
+    arguments = {"kernel": kernel, "stride": stride, "padding": padding}
+    return Step(shape, run, work, math.prod(shape), arguments=arguments)
 
 
 def avg_pool(node: Node, x: Shape) -> Step:
@@ -219,7 +224,8 @@ def avg_pool(node: Node, x: Shape) -> Step:
     def run(settings: Settings, x: F32) -> F32:
         return float_ops.avg_pool2d(x, kernel, stride, padding, settings.threads)
 
-    return Step(shape, run, work=work, workspace=4 * padded)
+    arguments = {"kernel": kernel, "stride": stride, "padding": padding}
+    return Step(shape, run, work, 4 * padded, arguments=arguments)
 
 
 def global_avg_pool(node: Node, x: Shape) -> Step:
@@ -268,18 +274,27 @@ def _weight_bits(node: Node, n_bits: int) -> NDArray[np.uint64]:
     return bits
 
 
-def _sign_rule(node: Node, features: int, input_scale: str) -> Callable[[Settings, F32], NDArray[np.uint64]]:
-    """How the input (N, C, H, W) becomes bits: its sign, or the comparison that BatchNorm was folded into."""
+Rule = tuple[F32, NDArray[np.bool_]] | None
+
+
+def _sign_rule(node: Node, features: int, input_scale: str) -> Rule:
+    """The thresholds, and which of them are flipped, that BatchNorm was folded into; None for plain signs."""
     threshold = node.optional("threshold", np.float32, (features,))
     flip = node.optional("flip", np.uint8, (features,))
     node.need((threshold is None) == (flip is None), "threshold and flip must come together")
     if threshold is None or flip is None:
-        return lambda settings, x: binary_ops.sign_pack(x, settings.backend, settings.threads)
+        return None
     node.need(input_scale == "off", f"thresholds need input_scale 'off', got {input_scale!r}")
     node.need(not np.isnan(threshold).any(), "tensor 'threshold' holds NaN")
     node.need(bool((flip <= 1).all()), "tensor 'flip' must hold zeros and ones")
-    flipped = flip.astype(np.bool_)
-    return lambda settings, x: binary_ops.threshold_pack(x, threshold, flipped, settings.backend, settings.threads)
+    return threshold, flip.astype(np.bool_)
+
+
+def _to_bits(settings: Settings, x: F32, rule: Rule) -> NDArray[np.uint64]:
+    """Bits of the input (N, C, H, W)."""
+    if rule is None:
+        return binary_ops.sign_pack(x, settings.backend, settings.threads)
+    return binary_ops.threshold_pack(x, *rule, settings.backend, settings.threads)
 
 
 def binary_conv2d(node: Node, x: Shape) -> Step:
@@ -296,12 +311,12 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     bits = _weight_bits(node, n_bits)
     shape = (len(bits), *node.window(x, kernel, stride, padding))
     alpha = node.optional("alpha", np.float32, (len(bits),))
-    to_bits = _sign_rule(node, channels, input_scale)
+    rule = _sign_rule(node, channels, input_scale)
     words = _expand_bits(bits, channels, kernel)
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
-        z = binary_ops.conv2d_bits(to_bits(settings, x), words, channels, stride, padding, pad_value, *how)
+        z = binary_ops.conv2d_bits(_to_bits(settings, x, rule), words, channels, stride, padding, pad_value, *how)
         k = None
         if input_scale != "off":
             k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
@@ -311,7 +326,9 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     border = (height + 2 * padding[0]) * (width + 2 * padding[1])
     workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border)
     work = n_bits * math.prod(shape)
-    return Step(shape, run, work=work, workspace=workspace, weight_bits=n_bits * len(bits))
+    arguments = {"words": words, "channels": channels, "stride": stride, "padding": padding, "pad_value": pad_value}
+    arguments |= {"alpha": alpha, "input_scale": input_scale, "rule": rule}
+    return Step(shape, run, work, workspace, n_bits * len(bits), arguments)
 
 
 def binary_linear(node: Node, x: Shape) -> Step:
@@ -322,12 +339,12 @@ def binary_linear(node: Node, x: Shape) -> Step:
     input_scale = node.choice("input_scale", ("off", "plain"))
     bits = _weight_bits(node, features)
     alpha = node.optional("alpha", np.float32, (len(bits),))
-    to_bits = _sign_rule(node, features, input_scale)
+    rule = _sign_rule(node, features, input_scale)
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
         image = x.reshape(*x.shape, 1, 1)
-        words = to_bits(settings, image).reshape(len(x), -1)
+        words = _to_bits(settings, image, rule).reshape(len(x), -1)
         z = binary_ops.gemm_bits(words, bits, features, *how)
         k = None
         if input_scale != "off":
@@ -335,7 +352,8 @@ def binary_linear(node: Node, x: Shape) -> Step:
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     work = features * len(bits)
-    return Step((len(bits),), run, work=work, workspace=4 * (len(bits) + features), weight_bits=work)
+    arguments = {"words": bits, "alpha": alpha, "input_scale": input_scale, "rule": rule}
+    return Step((len(bits),), run, work, 4 * (len(bits) + features), work, arguments)
 
 
 @dataclass(frozen=True)

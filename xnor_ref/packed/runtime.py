@@ -4,21 +4,29 @@ Nothing of the training code is imported: this needs the kernels and the file fo
 """
 
 import copy
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFiniteError
-from xnor_ref.kernels.checks import check_memory, check_options
+from xnor_ref.kernels.checks import check_memory, check_options, has_vectors
+from xnor_ref.kernels.threads import parallel_chunks
 from xnor_ref.packed import file
 from xnor_ref.packed.ops import Settings
 from xnor_ref.storage import PathLike, save_tensors
+
+if TYPE_CHECKING:
+    from xnor_ref.packed.plan import Blueprint, Plan
 
 F32 = NDArray[np.float32]
 
 BATCH_MEMORY = 256 * 2**20  # bytes of activations that a batch is cut to fit in
 MAX_BATCH = 256
+MAX_PLANNED = 16  # images that a plan carries out together: enough to share weights, few enough for the caches
 
 
 class PackedNetwork:
@@ -39,7 +47,7 @@ class PackedNetwork:
     Notes
     -----
     The logits of an image have the same bits whatever else is in its batch, at any number of threads and with
-    every backend for the binary layers. Instances hold no state that changes and may be shared by threads.
+    every backend for the binary layers. Instances may be shared by threads: each call takes buffers of its own.
     """
 
     def __init__(self, metadata: dict[str, Any], tensors: dict[str, NDArray]) -> None:
@@ -47,6 +55,9 @@ class PackedNetwork:
         self._metadata = copy.deepcopy({key: value for key, value in metadata.items() if key != "digest"})
         self._network = file.examine(self._metadata, self._tensors)
         self._last_uses = file.last_uses(self._network.nodes)
+        self._lock = threading.Lock()
+        self._planned: list[Blueprint | None] = []
+        self._idle: dict[int, list[Plan]] = {}  # plans by the number of images that they hold
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -81,7 +92,7 @@ class PackedNetwork:
         images : uint8 (N, H, W, C), uint8 (H, W, C) or float32 (N, C, H, W)
             Raw pixels, which are normalised here; one raw image; or images that are normalised already.
         threads : int, optional
-        backend : {"auto", "reference", "numba", "float"}
+        backend : {"auto", "reference", "numba", "simd", "float"}
             How the integers of the binary layers are computed; all give the same.
 
         Returns
@@ -98,14 +109,15 @@ class PackedNetwork:
             The network's own numbers overflowed.
         """
         images = self._check_images(images)
-        settings = Settings(check_options("PackedNetwork.logits", backend, threads), backend)
+        threads = check_options("PackedNetwork.logits", backend, threads)
         check_memory("PackedNetwork.logits", 5 * len(images) * len(self.classes), f"(images {images.shape})")
-        size = max(1, min(MAX_BATCH, BATCH_MEMORY // self._network.image_memory))
         logits = np.empty((len(images), len(self.classes)), np.float32)
+        blueprint = self._blueprint() if backend in ("auto", "simd") and has_vectors() else None
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            for start in range(0, len(images), size):
-                batch = self._normalised(images[start : start + size])
-                logits[start : start + size] = self._run(batch, settings)
+            if blueprint:
+                self._run_plans(blueprint, images, logits, threads)
+            else:
+                self._run_steps(images, logits, Settings(threads, backend))
         if not np.isfinite(logits).all():
             raise NonFiniteError("PackedNetwork.logits: the network's numbers overflow on these images")
         return logits
@@ -131,6 +143,78 @@ class PackedNetwork:
             }
             for node in self._network.nodes
         ]
+
+    def profile(self, images: NDArray, threads: int | None = None) -> list[tuple[str, str, float]]:
+        """Where the time of one run goes: name, operation and seconds of every planned stage.
+
+        Parameters
+        ----------
+        images : as for `logits`, at most as many as are carried out together
+        threads : int, optional
+
+        Raises
+        ------
+        InputTypeError, InputError
+            As for `logits`; or too many images, or a processor without vectors, where nothing is planned.
+        """
+        images = self._check_images(images)
+        threads = check_options("PackedNetwork.profile", "simd", threads)
+        blueprint = self._blueprint()
+        if blueprint is None or len(images) > self._most_together():
+            most = self._most_together() if blueprint else 0
+            raise InputError(f"PackedNetwork.profile: takes at most {most} images at a time, got {len(images)}")
+        with self._plan(blueprint, len(images)) as plan:
+            return plan.profile(images, threads)
+
+    def _blueprint(self) -> "Blueprint | None":
+        """The network laid out for the SIMD rung, made at the first use; None if it can't be."""
+        with self._lock:
+            if not self._planned:
+                from xnor_ref.packed.plan import Blueprint
+
+                try:
+                    self._planned.append(Blueprint(self._network))
+                except InputError:
+                    self._planned.append(None)
+            return self._planned[0]
+
+    def _most_together(self) -> int:
+        return max(1, min(MAX_PLANNED, BATCH_MEMORY // self._network.image_memory))
+
+    @contextmanager
+    def _plan(self, blueprint: "Blueprint", images: int) -> "Iterator[Plan]":
+        """A plan for so many images that no other caller uses meanwhile."""
+        from xnor_ref.packed.plan import Plan
+
+        batch = 1 << (images - 1).bit_length()
+        idle = self._idle.setdefault(batch, [])
+        try:
+            plan = idle.pop()  # atomic
+        except IndexError:
+            plan = Plan(blueprint, batch)
+        try:
+            yield plan
+        finally:
+            idle.append(plan)
+
+    def _run_plans(self, blueprint: "Blueprint", images: NDArray, logits: F32, threads: int) -> None:
+        """In pieces, one thread each; a single image is shared by all threads."""
+        if images.dtype == np.float32:
+            _require_finite(images)
+        size = min(self._most_together(), -(-len(images) // threads))
+
+        def one_piece(start: int, stop: int) -> None:
+            with self._plan(blueprint, stop - start) as plan:
+                piece = np.ascontiguousarray(images[start:stop])
+                plan.run(piece, logits[start:stop], threads if len(images) == 1 else 1)
+
+        parallel_chunks(one_piece, len(images), size, threads)
+
+    def _run_steps(self, images: NDArray, logits: F32, settings: Settings) -> None:
+        """Node by node, for the backends without a plan."""
+        size = max(1, min(MAX_BATCH, BATCH_MEMORY // self._network.image_memory))
+        for start in range(0, len(images), size):
+            logits[start : start + size] = self._run(self._normalised(images[start : start + size]), settings)
 
     def _run(self, batch: F32, settings: Settings) -> F32:
         values = {-1: batch}
@@ -159,13 +243,17 @@ class PackedNetwork:
     def _normalised(self, images: NDArray) -> F32:
         """A batch as the network computes on it: float32 (N, C, H, W), C-contiguous."""
         if images.dtype == np.float32:
-            if not np.isfinite(images).all():
-                raise InputError("PackedNetwork: images hold NaN or infinity")
+            _require_finite(images)
             return np.ascontiguousarray(images)
         batch = np.empty((len(images), *self.input_shape), np.float32)
         for channel in range(self.input_shape[0]):
             np.take(self._network.table[:, channel], images[..., channel], out=batch[:, channel])
         return batch
+
+
+def _require_finite(images: NDArray) -> None:
+    if not np.isfinite(images).all():
+        raise InputError("PackedNetwork: images hold NaN or infinity")
 
 
 def _frozen(array: NDArray) -> NDArray:

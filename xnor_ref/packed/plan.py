@@ -1,0 +1,277 @@
+"""A network laid out for the SIMD rung: every decision and every buffer first, then runs that allocate nothing.
+
+Values are (N, H, W, C) in float32. BatchNorm and ReLU after a real convolution happen in its epilogue; BatchNorm before
+a binary layer happens while its signs are packed, so that its result is never stored. Buffers are shared by values that
+do not live at the same time. The bits are those of the step-by-step road in `runtime.py`; a test holds the two together.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import InputError
+from xnor_ref.kernels import nhwc, simd
+from xnor_ref.kernels.planned import Workspace
+from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
+from xnor_ref.packed.ops import Settings
+
+F32 = NDArray[np.float32]
+Run = Callable[[int, int], None]  # (number of images, threads)
+IMAGE = -1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One or several nodes of the network that are carried out together."""
+
+    name: str
+    op: str
+    source: tuple[int, ...]  # nodes whose results it reads
+    result: int  # node whose result it writes
+    build: Callable[..., list[Run]]  # build(batch, *inputs, output): what a run calls, in order
+
+
+class Blueprint:
+    """What all plans of a network share: its stages, and the weights as the kernels want them.
+
+    Raises
+    ------
+    InputError
+        A layer has a border that the SIMD rung does not plan for.
+    """
+
+    def __init__(self, network: ExaminedNetwork) -> None:
+        self.network = network
+        self.nodes = network.nodes
+        self._readers: dict[int, list[int]] = {index: [] for index in range(IMAGE, len(self.nodes))}
+        for index, node in enumerate(self.nodes):
+            for source in node.inputs:
+                self._readers[source].append(index)
+        self._alias: dict[int, int] = {}
+        self._done: set[int] = set()
+        self.stages = list(self._stages())
+        self.result = self._value(len(self.nodes) - 1)
+        self.image_padding = self._padding_of_the_image()
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Shape of a node's result for one image, channels last."""
+        shape = self.network.input_shape if index == IMAGE else self.nodes[index].step.shape
+        return shape if len(shape) == 1 else (*shape[1:], shape[0])
+
+    def _stages(self) -> Iterator[Stage]:
+        for index, node in enumerate(self.nodes):
+            if index in self._done:
+                continue
+            sources = [self._value(source) for source in node.inputs]
+            if node.op == "affine" and self._only_binary(index):
+                continue  # its readers take it along
+            if node.op == "flatten" and np.prod(self.shape(sources[0])[:-1], dtype=int) == 1:
+                self._alias[index] = sources[0]  # the same numbers in the same order
+                continue
+            if node.op == "conv2d" and node.step.arguments["groups"] == 1:
+                yield self._real(index, node, sources[0])
+            elif node.op == "linear":
+                yield self._real(index, node, sources[0])
+            elif node.op in ("binary_conv2d", "binary_linear"):
+                yield self._binary(index, node, sources[0])
+            else:
+                yield Stage(node.name, node.op, tuple(sources), index, self._simple(node, sources))
+
+    def _value(self, index: int) -> int:
+        """The value that a node's result is, if it is no value of its own."""
+        return self._alias.get(index, index)
+
+    def _only_binary(self, index: int) -> bool:
+        readers = [self.nodes[reader] for reader in self._readers[index]]
+        return bool(readers) and all(
+            reader.op.startswith("binary") and reader.step.arguments["rule"] is None for reader in readers
+        )
+
+    def _only_reader(self, index: int, op: str) -> int | None:
+        """The one node that reads this result, if it is of this kind."""
+        readers = self._readers[index]
+        return readers[0] if len(readers) == 1 and self.nodes[readers[0]].op == op else None
+
+    def _real(self, index: int, node: ExaminedNode, source: int) -> Stage:
+        """A real convolution or linear map, with the BatchNorm and the ReLU that follow it."""
+        arguments, last, op = node.step.arguments, index, node.op
+        weight, scale, shift, floor = arguments["weight"], None, None, -np.inf
+        following = self._only_reader(last, "affine")
+        if following is not None and not self._only_binary(following):
+            last = following
+            scale, shift = (self.nodes[last].step.arguments[key] for key in ("scale", "shift"))
+            self._done.add(last)
+            op += "+affine"
+        following = self._only_reader(last, "relu")
+        if following is not None:
+            last, floor = following, 0.0
+            self._done.add(last)
+            op += "+relu"
+        shape = self.shape(source)
+        size = shape[:2] if len(shape) == 3 else (1, 1)
+        stride, padding = arguments.get("stride", (1, 1)), arguments.get("padding", (0, 0))
+        kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
+        conv = simd.RealConv(kernel, size, stride, padding, arguments["bias"], scale, shift, floor)
+
+        def build(batch: int, x: F32, out: F32) -> list[Run]:
+            if x[0].size == np.prod(conv.padded_shape):  # padded already, or without need
+                return [conv.bind(x, out)]
+            wide = np.zeros((batch, *conv.padded_shape), np.float32)
+            height = x.shape[1]
+            return [_split(nhwc.copy_inside, height, x, wide), conv.bind(wide, out)]
+
+        return Stage(node.name, op, (source,), last, build)
+
+    def _binary(self, index: int, node: ExaminedNode, source: int) -> Stage:
+        """A binary layer, with the BatchNorm before it."""
+        arguments, op = node.step.arguments, node.op
+        before = node.inputs[0]
+        affine = None
+        if arguments["rule"] is not None:
+            threshold, flip = arguments["rule"]
+            direction = np.where(flip, np.float32(-1), np.float32(1))  # x <= t is -x >= -t, exactly
+            affine = direction, np.zeros_like(threshold), direction * threshold
+        elif before != IMAGE and self.nodes[before].op == "affine" and self._only_binary(before):
+            source = self._value(self.nodes[before].inputs[0])
+            scale, shift = (self.nodes[before].step.arguments[key] for key in ("scale", "shift"))
+            affine = scale, shift, np.zeros_like(scale)
+            op = "affine+" + op
+        words = arguments["words"]
+        shape = self.shape(source)
+        if node.op == "binary_linear":
+            words = words[:, None, None]
+            shape = (1, 1, shape[-1])
+        stride, padding = arguments.get("stride", (1, 1)), arguments.get("padding", (0, 0))
+        if not simd.table_fits(words.shape, shape[:2], stride, padding):
+            raise InputError(f"{node.name}: padding {padding} has too many borders to plan")
+        conv = simd.SignConv(words, shape[2], shape[:2], stride, padding, arguments.get("pad_value", 0))
+
+        def build(batch: int, x: F32, out: F32) -> list[Run]:
+            work = Workspace(conv, arguments["alpha"], arguments["input_scale"], batch, affine)
+            x = x.reshape(batch, *shape)
+            runs = [lambda n, threads: work.pack_pixels(x[:n], threads), work.scale, work.bind(out)]
+            return runs if work.input_scale != "off" else runs[::2]
+
+        return Stage(node.name, op, (source,), index, build)
+
+    def _simple(self, node: ExaminedNode, sources: list[int]) -> Callable[..., list[Run]]:
+        """The stages that are one call of a kernel or of NumPy."""
+        arguments, op = node.step.arguments, node.op
+
+        def build(batch: int, *arrays: F32) -> list[Run]:
+            *inputs, out = arrays
+            x = inputs[0]
+            pixels = [array.reshape(-1, array.shape[-1]) for array in arrays]
+            per_image = len(pixels[0]) // batch
+            if op == "relu":
+                return [lambda n, threads: np.maximum(x[:n], np.float32(0), out=out[:n])]
+            if op == "hardtanh":
+                return [lambda n, threads: np.clip(x[:n], np.float32(-1), np.float32(1), out=out[:n])]
+            if op == "add":
+                return [lambda n, threads: np.add(x[:n], inputs[1][:n], out=out[:n])]
+            if op == "affine":
+                return [_split(nhwc.affine, per_image, pixels[0], arguments["scale"], arguments["shift"], pixels[1])]
+            if op == "prelu":
+                slope = np.broadcast_to(arguments["slope"], pixels[0].shape[-1:]).copy()
+                return [_split(nhwc.prelu, per_image, pixels[0], slope, pixels[1])]
+            if op in ("max_pool", "avg_pool"):
+                kernel = nhwc.max_pool if op == "max_pool" else nhwc.avg_pool
+                window = (arguments[key] for key in ("kernel", "stride", "padding"))
+                return [_split(kernel, out.shape[1], x, *window, out)]
+            if op == "global_avg_pool":
+                return [_split(nhwc.global_mean, 1, x, out)]
+            if op == "flatten":
+                height, width, channels = x.shape[1:]
+                return [_split(nhwc.to_planes, 1, x, out.reshape(batch, channels, height, width))]
+            return [self._by_its_step(node, inputs, out)]
+
+        return build
+
+    def _by_its_step(self, node: ExaminedNode, inputs: list[F32], out: F32) -> Run:
+        """Any other operation, on (N, C, H, W), as without a plan."""
+
+        def run(n: int, threads: int) -> None:
+            planes = [np.ascontiguousarray(np.moveaxis(x[:n], -1, 1)) for x in inputs]
+            out[:n] = np.moveaxis(node.step.run(Settings(threads), *planes), 1, -1)
+
+        return run
+
+    def _padding_of_the_image(self) -> int:
+        """Columns of zeros on both sides of the image that its only reader wants."""
+        readers = [self.nodes[index] for index in self._readers[IMAGE]]
+        if len(readers) == 1 and readers[0].op == "conv2d" and readers[0].step.arguments["groups"] == 1:
+            return readers[0].step.arguments["padding"][1]
+        return 0
+
+
+class Plan:
+    """Buffers for up to `batch` images at a time, and the calls that fill them; for one thread of callers."""
+
+    def __init__(self, blueprint: Blueprint, batch: int) -> None:
+        self.batch = batch
+        self._network = blueprint.network
+        channels, height, width = self._network.input_shape
+        self._image = np.zeros((batch, height, width + 2 * blueprint.image_padding, channels), np.float32)
+        values: dict[int, F32] = {IMAGE: self._image}
+        buffers: dict[int, F32] = {}
+        free: list[F32] = []
+        uses = Counter(source for stage in blueprint.stages for source in stage.source)
+        uses[blueprint.result] += 1
+        self._calls: list[tuple[str, str, list[Run]]] = []
+        for stage in blueprint.stages:
+            shape = (batch, *blueprint.shape(stage.result))
+            buffers[stage.result] = memory = _take(free, int(np.prod(shape)))
+            values[stage.result] = memory[: np.prod(shape)].reshape(shape)
+            arrays = [values[source] for source in stage.source] + [values[stage.result]]
+            self._calls.append((stage.name, stage.op, stage.build(batch, *arrays)))
+            for source in stage.source:
+                uses[source] -= 1
+                if uses[source] == 0 and source in buffers:
+                    free.append(buffers.pop(source))
+        self._logits = values[blueprint.result].reshape(batch, -1)
+
+    def run(self, images: NDArray, out: F32, threads: int) -> None:
+        """Logits of images, uint8 (n, H, W, C) or float32 (n, C, H, W), at most `batch`, into out (n, classes)."""
+        for _ in self._steps(images, threads):
+            pass
+        out[:] = self._logits[: len(images)]
+
+    def profile(self, images: NDArray, threads: int) -> list[tuple[str, str, float]]:
+        """A run, and for each stage its name, operation and seconds."""
+        begin = time.perf_counter()
+        rows = []
+        for name, op in self._steps(images, threads):
+            end = time.perf_counter()
+            rows.append((name, op, end - begin))
+            begin = end
+        return rows
+
+    def _steps(self, images: NDArray, threads: int) -> Iterator[tuple[str, str]]:
+        n, height = len(images), self._network.input_shape[1]
+        if images.dtype == np.uint8:
+            simd.split(threads, n * height, nhwc.look_up, images, self._network.table, self._image)
+        else:
+            planes = images.reshape(n, images.shape[1], -1)
+            simd.split(threads, n * height, nhwc.from_planes, planes, images.shape[3], self._image)
+        yield "image", "normalise"
+        for name, op, runs in self._calls:
+            for run in runs:
+                run(n, threads)
+            yield name, op
+
+
+def _split(kernel: Callable, per_image: int, *arguments: Any) -> Run:
+    return lambda n, threads: simd.split(threads, n * per_image, kernel, *arguments)
+
+
+def _take(free: list[F32], size: int) -> F32:
+    """The smallest free buffer that holds `size` numbers, or a new one."""
+    fitting = [index for index, buffer in enumerate(free) if buffer.size >= size]
+    if not fitting:
+        return np.empty(size, np.float32)
+    return free.pop(min(fitting, key=lambda index: free[index].size))
