@@ -10,6 +10,8 @@ from numba import float32, intp, types, uint8, void
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
+from xnor_ref.kernels.pack import window_max
+from xnor_ref.kernels.vector_ir import LANES
 
 _pair = types.UniTuple(intp, 2)
 
@@ -20,10 +22,16 @@ def look_up(start, stop, images, table, out):
     height, width, channels = images.shape[1], images.shape[2], images.shape[3]
     left = (out.shape[2] - width) // 2
     for item in range(start, stop):
-        source, target = images[item // height, item % height], out[item // height, item % height]
-        for x in range(width):
-            for c in range(channels):
-                target[left + x, c] = table[source[x, c], c]
+        source, target = images[item // height, item % height], out[item // height, item % height, left:]
+        if channels == 3:
+            for x in range(width):
+                target[x, 0] = table[source[x, 0], 0]
+                target[x, 1] = table[source[x, 1], 1]
+                target[x, 2] = table[source[x, 2], 2]
+        else:
+            for x in range(width):
+                for c in range(channels):
+                    target[x, c] = table[source[x, c], c]
 
 
 @compiled(void(intp, intp, _in(float32, 3), intp, _out(float32, 4)))
@@ -62,13 +70,14 @@ def copy_inside(start, stop, x, out):
                 target[left + p, c] = source[p, c]
 
 
-@compiled(void(intp, intp, _in(float32, 2), _in(float32, 1), _in(float32, 1), _out(float32, 2)))
-def affine(start, stop, x, scale, shift, y):
-    """x * scale + shift of rows start..stop of x (pixels, C), two rounded operations."""
+@compiled(void(intp, intp, _in(float32, 2), _in(float32, 1), _in(float32, 1), float32, _out(float32, 2)))
+def affine(start, stop, x, scale, shift, floor, y):
+    """max(x * scale + shift, floor) of rows start..stop of x (pixels, C), each operation rounded."""
     for row in range(start, stop):
         source, target = x[row], y[row]
         for c in range(x.shape[1]):
-            target[c] = source[c] * scale[c] + shift[c]
+            v = source[c] * scale[c] + shift[c]
+            target[c] = floor if v < floor else v  # NaN stays
 
 
 @compiled(void(intp, intp, _in(float32, 2), _in(float32, 1), _out(float32, 2)))
@@ -85,18 +94,24 @@ def prelu(start, stop, x, slope, y):
 def max_pool(start, stop, x, kernel, stride, padding, y):
     """Rows start..stop of all results: the maximum of each window; padding never wins."""
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    column, row = channels * 4, width * channels * 4
     for item in range(start, stop):
         image, oy = item // y.shape[1], item % y.shape[1]
         top = oy * stride[0] - padding[0]
+        first, last = max(0, top), min(height, top + kernel[0])
         for ox in range(y.shape[2]):
             left = ox * stride[1] - padding[1]
-            target = y[image, oy, ox]
-            target[:] = -np.inf
-            for iy in range(max(0, top), min(height, top + kernel[0])):
-                for ix in range(max(0, left), min(width, left + kernel[1])):
-                    source = x[image, iy, ix]
-                    for c in range(channels):
-                        target[c] = source[c] if source[c] > target[c] else target[c]
+            begin, end = max(0, left), min(width, left + kernel[1])
+            if channels >= LANES:
+                at = x.ctypes.data + (image * height + first) * row + begin * column
+                window_max(at, last - first, row, end - begin, column, channels, y[image, oy, ox].ctypes.data)
+                continue
+            for c in range(channels):
+                best = x[image, first, begin, c]
+                for iy in range(first, last):
+                    for ix in range(begin, end):
+                        best = max(best, x[image, iy, ix, c])
+                y[image, oy, ox, c] = best
 
 
 @compiled(void(intp, intp, _in(float32, 4), _pair, _pair, _pair, _out(float32, 4)))

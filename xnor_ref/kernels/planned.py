@@ -63,15 +63,15 @@ class Workspace:
     def pack_pixels(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, H, W, C)."""
         n_rows = x.shape[0] * x.shape[1]
-        simd.split(threads, n_rows, signs.pack_pixels, self._mode, x, *self._affine, self.bits, self.mean)
+        simd.split(simd.worth(threads, 200 * x.size), n_rows, signs.pack_pixels, self._mode, x, *self._affine, self.bits, self.mean)
 
     def pack_planes(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, C, H, W)."""
         n, channels, _, width = x.shape
         planes = x.reshape(n, channels, -1)
-        simd.split(threads, n * self.bits.shape[3], signs.pack_planes, planes, width, self.bits)
+        simd.split(simd.worth(threads, 200 * x.size), n * self.bits.shape[3], signs.pack_planes, planes, width, self.bits)
         if self.input_scale != "off":
-            simd.split(threads, n, plain.channel_means, planes, self.mean)
+            simd.split(simd.worth(threads, 200 * x.size), n, plain.channel_means, planes, self.mean)
 
     def scale(self, n: int, threads: int) -> None:
         """K of the packed images from their A."""
@@ -79,6 +79,7 @@ class Workspace:
             return
         w = self.conv.windows
         size, out_size, valid = w.size, (w.out_h, w.out_w), self.input_scale == "valid"
+        threads = simd.worth(threads, 1000 * n * self.k.shape[1])
         simd.split(threads, n, plain.box_means, self.mean, size, w.kernel, w.stride, w.padding, valid, out_size, self.k)
 
     def bind(self, out: F32, planes: bool = False) -> Any:

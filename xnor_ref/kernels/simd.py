@@ -36,6 +36,7 @@ WORD = 32  # signs of a word here; a 64-bit word of the other rungs is two of th
 WIDE, NARROW = tile.WIDE * LANES, tile.NARROW * LANES  # output channels of a block, and of a narrow last one
 GROUP = 128  # pixels that are computed before they are turned into planes
 _NOTHING = np.zeros(0, np.uint32)
+SHARED = 80e6  # picoseconds of work that a second thread helps with
 MAX_TABLE = 1 << 24  # entries of a border table
 INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `tile.py`
 
@@ -366,13 +367,21 @@ class Bound:
 
     def __init__(self, kind, geometry, rows, target, counter, per_image, keeps):
         self._arguments = kind, geometry, rows, target
+        g = geometry
+        elements = int(g[OUT_H] * g[OUT_W] * g[OUT_CHANNELS] * g[KERNEL_H] * g[RUN])
+        self._work = elements * (20 if kind == REAL else 32)
         self._geometry, self._counter, self._per_image = geometry, counter, per_image
         self._keeps = keeps  # the arrays whose addresses `geometry` holds
 
     def __call__(self, n: int, threads: int) -> None:
         self._geometry[self._counter] = n
         images = n if self._counter == N_IMAGES else 1
-        split(threads, images * self._per_image, _convolve, *self._arguments)
+        split(worth(threads, n * self._work), images * self._per_image, _convolve, *self._arguments)
+
+
+def worth(threads: int, picoseconds: float) -> int:
+    """`threads`, or 1 for work (roughly estimated) that is done before another thread would have woken up."""
+    return threads if picoseconds > SHARED else 1
 
 
 def split(threads: int, n_items: int, kernel, *arguments) -> None:

@@ -79,8 +79,10 @@ class Blueprint:
                 yield self._real(index, node, sources[0])
             elif node.op in ("binary_conv2d", "binary_linear"):
                 yield self._binary(index, node, sources[0])
+            elif node.op == "affine":
+                yield self._affine(index, node, sources[0])
             else:
-                yield Stage(node.name, node.op, tuple(sources), index, self._simple(node, sources))
+                yield Stage(node.name, node.op, tuple(sources), index, self._simple(node))
 
     def _value(self, index: int) -> int:
         """The value that a node's result is, if it is no value of its own."""
@@ -100,18 +102,14 @@ class Blueprint:
     def _real(self, index: int, node: ExaminedNode, source: int) -> Stage:
         """A real convolution or linear map, with the BatchNorm and the ReLU that follow it."""
         arguments, last, op = node.step.arguments, index, node.op
-        weight, scale, shift, floor = arguments["weight"], None, None, -np.inf
+        weight, scale, shift = arguments["weight"], None, None
         following = self._only_reader(last, "affine")
         if following is not None and not self._only_binary(following):
             last = following
             scale, shift = (self.nodes[last].step.arguments[key] for key in ("scale", "shift"))
             self._done.add(last)
             op += "+affine"
-        following = self._only_reader(last, "relu")
-        if following is not None:
-            last, floor = following, 0.0
-            self._done.add(last)
-            op += "+relu"
+        last, more, floor = self._relu_after(last)
         shape = self.shape(source)
         size = shape[:2] if len(shape) == 3 else (1, 1)
         stride, padding = arguments.get("stride", (1, 1)), arguments.get("padding", (0, 0))
@@ -125,7 +123,7 @@ class Blueprint:
             height = x.shape[1]
             return [_split(nhwc.copy_inside, height, x, wide), conv.bind(wide, out)]
 
-        return Stage(node.name, op, (source,), last, build)
+        return Stage(node.name, op + more, (source,), last, build)
 
     def _binary(self, index: int, node: ExaminedNode, source: int) -> Stage:
         """A binary layer, with the BatchNorm before it."""
@@ -159,7 +157,26 @@ class Blueprint:
 
         return Stage(node.name, op, (source,), index, build)
 
-    def _simple(self, node: ExaminedNode, sources: list[int]) -> Callable[..., list[Run]]:
+    def _relu_after(self, index: int) -> tuple[int, str, float]:
+        """The last node to carry out here if ReLU follows, its part of the name, and the lower limit."""
+        following = self._only_reader(index, "relu")
+        if following is None:
+            return index, "", -np.inf
+        self._done.add(following)
+        return following, "+relu", 0.0
+
+    def _affine(self, index: int, node: ExaminedNode, source: int) -> Stage:
+        """BatchNorm, with the ReLU that follows it."""
+        last, more, floor = self._relu_after(index)
+        scale, shift = (node.step.arguments[key] for key in ("scale", "shift"))
+
+        def build(batch: int, x: F32, out: F32) -> list[Run]:
+            a, b = (array.reshape(-1, array.shape[-1]) for array in (x, out))
+            return [_split(nhwc.affine, len(a) // batch, a, scale, shift, np.float32(floor), b)]
+
+        return Stage(node.name, node.op + more, (source,), last, build)
+
+    def _simple(self, node: ExaminedNode) -> Callable[..., list[Run]]:
         """The stages that are one call of a kernel or of NumPy."""
         arguments, op = node.step.arguments, node.op
 
@@ -174,8 +191,6 @@ class Blueprint:
                 return [lambda n, threads: np.clip(x[:n], np.float32(-1), np.float32(1), out=out[:n])]
             if op == "add":
                 return [lambda n, threads: np.add(x[:n], inputs[1][:n], out=out[:n])]
-            if op == "affine":
-                return [_split(nhwc.affine, per_image, pixels[0], arguments["scale"], arguments["shift"], pixels[1])]
             if op == "prelu":
                 slope = np.broadcast_to(arguments["slope"], pixels[0].shape[-1:]).copy()
                 return [_split(nhwc.prelu, per_image, pixels[0], slope, pixels[1])]
@@ -266,7 +281,9 @@ class Plan:
 
 
 def _split(kernel: Callable, per_image: int, *arguments: Any) -> Run:
-    return lambda n, threads: simd.split(threads, n * per_image, kernel, *arguments)
+    """A call of `kernel` for all items of n images; the last of the arguments is what it writes."""
+    work = 200 * arguments[-1][0].size
+    return lambda n, threads: simd.split(simd.worth(threads, n * work), n * per_image, kernel, *arguments)
 
 
 def _take(free: list[F32], size: int) -> F32:

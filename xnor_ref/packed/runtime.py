@@ -26,7 +26,7 @@ F32 = NDArray[np.float32]
 
 BATCH_MEMORY = 256 * 2**20  # bytes of activations that a batch is cut to fit in
 MAX_BATCH = 256
-MAX_PLANNED = 16  # images that a plan carries out together: enough to share weights, few enough for the caches
+MAX_PLANNED = 4  # images that a plan carries out together: enough to share weights, few enough for the caches
 
 
 class PackedNetwork:
@@ -164,6 +164,7 @@ class PackedNetwork:
             most = self._most_together() if blueprint else 0
             raise InputError(f"PackedNetwork.profile: takes at most {most} images at a time, got {len(images)}")
         with self._plan(blueprint, len(images)) as plan:
+            plan.profile(images, threads)  # so that code and buffers are in place
             return plan.profile(images, threads)
 
     def _blueprint(self) -> "Blueprint | None":
