@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels import binary_ops, plain, signs, simd
 from xnor_ref.kernels.checks import Pair, check_array, check_conv, check_memory, check_pair
+from xnor_ref.kernels.layout import pack_mask
 from xnor_ref.kernels.threads import check_threads
 
 F32 = NDArray[np.float32]
@@ -57,6 +58,7 @@ class Workspace:
         self.mean = np.empty((batch, pixels if input_scale != "off" else 0))
         self.k = np.ones((batch, outputs), np.float32)
         self.alpha = simd.padded(np.ones(windows.outputs, np.float32) if alpha is None else alpha)
+        self._alpha = alpha
         self._affine = (_NONE, _NONE, _NONE) if affine is None else affine
         self._mode = 2 * (affine is not None) + (input_scale != "off")
 
@@ -81,6 +83,31 @@ class Workspace:
         size, out_size, valid = w.size, (w.out_h, w.out_w), self.input_scale == "valid"
         threads = simd.worth(threads, 1000 * n * self.k.shape[1])
         simd.split(threads, n, plain.box_means, self.mean, size, w.kernel, w.stride, w.padding, valid, out_size, self.k)
+
+    @property
+    def thresholds(self) -> tuple[F32, F32]:
+        """(direction, limit): the bit of channel c is direction[c] * x >= limit[c]."""
+        return self._affine[0], self._affine[2]
+
+    def integer_limits(self, direction: F32, limit: F32) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
+        """The thresholds of the layer after this one, on the integers Z: bit = (Z >= limit) xor flip.
+
+        float32(Z) * alpha grows with Z, so that the first Z past a threshold is found by bisection, exactly.
+        """
+        outputs = len(direction)
+        bound = self.conv.n_bits + 1
+        low, high = np.full(outputs, -bound), np.full(outputs, bound)  # below and past the change, whatever they give
+        alpha = np.float32(1) if self._alpha is None else self._alpha
+        flipped = direction < 0
+        with np.errstate(over="ignore"):
+            while (high - low > 1).any():
+                middle = (low + high) // 2
+                past = (direction * (middle.astype(np.float32) * alpha) >= limit) != flipped
+                high, low = np.where(past, middle, high), np.where(past, low, middle)
+        flip = np.zeros(simd.padded_outputs(outputs) // simd.WORD + 1, np.uint32)
+        words = pack_mask(flipped, 0).view(np.uint32)[: len(flip)]
+        flip[: len(words)] = words
+        return simd.padded(high.astype(np.int32), np.iinfo(np.int32).max), flip
 
     def bind(self, out: F32, planes: bool = False) -> Any:
         """The convolution, scaled, of the packed images into `out`, as a function of (n, threads)."""

@@ -5,7 +5,7 @@ the mean of |y| over the channels, with the sums in the order of `reference.inpu
 """
 
 import numpy as np
-from numba import float32, float64, intp, uint32, void
+from numba import float32, float64, intp, types, uint32, void
 
 from xnor_ref.kernels import pack
 from xnor_ref.kernels.jit import compiled
@@ -19,6 +19,7 @@ _sign, _sign_mean, _affine_sign, _affine_sign_mean = (
     pack.sign, pack.sign_mean, pack.affine_sign, pack.affine_sign_mean,
 )  # fmt: skip
 _vector = _in(float32, 1)
+_pair = types.UniTuple(intp, 2)
 
 
 @compiled(void(intp, intp, intp, _in(float32, 4), _vector, _vector, _vector, _out(uint32, 4), _out(float64, 2)))
@@ -68,3 +69,25 @@ def pack_planes(start, stop, x, width, bits):
                 column += 1
                 if column == width:
                     y, column = y + 1, 0
+
+
+@compiled(void(intp, intp, _in(uint32, 4), _in(uint32, 1), _pair, _pair, _pair, _out(uint32, 4)))
+def pool_bits(start, stop, bits, flip, kernel, stride, padding, out):
+    """Max pooling of what the bits (N, H, W, words) say of numbers: rows start..stop into out (N, OH, OW + padding, words).
+
+    A bit says "at least the limit", of which a maximum is the OR; or, where `flip` is 1, "at most the limit".
+    """
+    height, width, words = bits.shape[1], bits.shape[2], bits.shape[3]
+    out_width = (width + 2 * padding[1] - kernel[1]) // stride[1] + 1
+    left = (out.shape[2] - out_width) // 2
+    for item in range(start, stop):
+        image, oy = item // out.shape[1], item % out.shape[1]
+        top = oy * stride[0] - padding[0]
+        for ox in range(out_width):
+            begin = ox * stride[1] - padding[1]
+            for word in range(words):
+                any_of = np.uint32(0)
+                for iy in range(max(0, top), min(height, top + kernel[0])):
+                    for ix in range(max(0, begin), min(width, begin + kernel[1])):
+                        any_of |= bits[image, iy, ix, word] ^ flip[word]
+                out[image, oy, left + ox, word] = any_of ^ flip[word]

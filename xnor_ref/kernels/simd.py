@@ -309,8 +309,9 @@ class SignConv(_Conv):
         self.channels = channels
         words = words or -(-channels // WORD)
         super().__init__(np.ascontiguousarray(weight_words).view(np.uint32)[..., :words], words, size, stride, padding)
+        self.n_bits = channels * weight_words[0, :, :, 0].size
         if self.single:
-            self._table = padded(np.full(len(weight_words), channels * weight_words[0, :, :, 0].size, np.int32))
+            self._table = padded(np.full(len(weight_words), self.n_bits, np.int32))
         else:
             self._table = self.windows.border_table(weight_words, channels, pad_value)
 

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels import nhwc, simd
+from xnor_ref.kernels import nhwc, signs, simd
 from xnor_ref.kernels.planned import Workspace
 from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
 from xnor_ref.packed.ops import Settings
 
 F32 = NDArray[np.float32]
 Run = Callable[[int, int], None]  # (number of images, threads)
+Works = dict[int, Workspace]
 IMAGE = -1
 
 
@@ -31,9 +32,19 @@ class Stage:
 
     name: str
     op: str
-    source: tuple[int, ...]  # nodes whose results it reads
-    result: int  # node whose result it writes
-    build: Callable[..., list[Run]]  # build(batch, *inputs, output): what a run calls, in order
+    source: tuple[int, ...]  # nodes whose results it reads, float32
+    result: int | None  # node whose result it writes, float32; None: bits, in the workspace of the layer that wants them
+    build: Callable[..., list[Run]]  # build(works, batch, *inputs[, output]): what a run calls, in order
+    workspace: Callable[[int], Workspace] | None = None  # of a binary layer, for a number of images
+    index: int = -1  # of that layer; `works` holds the workspaces by it
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A binary layer that takes its bits from the one before, and the max pooling between them."""
+
+    layer: int
+    pool: dict[str, Any] | None
 
 
 class Blueprint:
@@ -54,6 +65,7 @@ class Blueprint:
                 self._readers[source].append(index)
         self._alias: dict[int, int] = {}
         self._done: set[int] = set()
+        self._packed: set[int] = set()  # binary layers whose input comes as bits
         self.stages = list(self._stages())
         self.result = self._value(len(self.nodes) - 1)
         self.image_padding = self._padding_of_the_image()
@@ -116,7 +128,7 @@ class Blueprint:
         kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
         conv = simd.RealConv(kernel, size, stride, padding, arguments["bias"], scale, shift, floor)
 
-        def build(batch: int, x: F32, out: F32) -> list[Run]:
+        def build(works: Works, batch: int, x: F32, out: F32) -> list[Run]:
             if x[0].size == np.prod(conv.padded_shape):  # padded already, or without need
                 return [conv.bind(x, out)]
             wide = np.zeros((batch, *conv.padded_shape), np.float32)
@@ -148,14 +160,63 @@ class Blueprint:
         if not simd.table_fits(words.shape, shape[:2], stride, padding):
             raise InputError(f"{node.name}: padding {padding} has too many borders to plan")
         conv = simd.SignConv(words, shape[2], shape[:2], stride, padding, arguments.get("pad_value", 0))
+        alpha, input_scale = arguments["alpha"], arguments["input_scale"]
+        packed, follower = index in self._packed, self._takes_bits(index)
 
-        def build(batch: int, x: F32, out: F32) -> list[Run]:
-            work = Workspace(conv, arguments["alpha"], arguments["input_scale"], batch, affine)
-            x = x.reshape(batch, *shape)
-            runs = [lambda n, threads: work.pack_pixels(x[:n], threads), work.scale, work.bind(out)]
-            return runs if work.input_scale != "off" else runs[::2]
+        def workspace(batch: int) -> Workspace:
+            return Workspace(conv, alpha, input_scale, batch, affine)
 
-        return Stage(node.name, op, (source,), index, build)
+        def build(works: Works, batch: int, *arrays: F32) -> list[Run]:
+            work, runs = works[index], []
+            if not packed:
+                x = arrays[0].reshape(batch, *shape)
+                runs.append(lambda n, threads: work.pack_pixels(x[:n], threads))
+            if input_scale != "off":
+                runs.append(work.scale)
+            if follower is None:
+                return [*runs, work.bind(arrays[-1])]
+            return [*runs, *self._to_bits(work, works[follower.layer], follower.pool)]
+
+        op = op if follower is None else f"{op}+sign" if follower.pool is None else f"{op}+sign+max_pool"
+        sources = () if packed else (source,)
+        return Stage(node.name, op, sources, index if follower is None else None, build, workspace, index)
+
+    def _takes_bits(self, index: int) -> "Follower | None":
+        """The binary layer that wants nothing of this one's result but signs, maybe after a pooling.
+
+        Without K the result is alpha times an integer, so that a threshold on it is one on the integer; and the sign
+        of a maximum is the OR of signs.
+        """
+        arguments = self.nodes[index].step.arguments
+        alpha = arguments["alpha"]
+        if arguments["input_scale"] != "off" or (alpha is not None and (alpha < 0).any()):
+            return None
+        pool = self._only_reader(index, "max_pool")
+        last = index if pool is None else pool
+        layer = self._only_reader(last, "binary_conv2d")
+        if layer is None or self.nodes[layer].step.arguments["rule"] is None:
+            return None
+        self._packed.add(layer)
+        if pool is not None:
+            self._done.add(pool)
+        return Follower(layer, None if pool is None else self.nodes[pool].step.arguments)
+
+    def _to_bits(self, work: Workspace, target: Workspace, pool: dict | None) -> list[Run]:
+        """Count, compare with the thresholds of the next layer, and put the bits into its workspace."""
+        limit, flip = work.integer_limits(*target.thresholds)
+        _, width, words = target.conv.padded_shape
+        left = target.conv.windows.padding[1] * words
+        if pool is None:
+            place = target.bits[0].nbytes, width * words * 4, words * 4, left
+            return [work.conv.bind(simd.BITS, work.bits, target.bits, limit, flip, place=place)]
+        height, columns, _ = work.conv.out_shape
+        bits = np.zeros((len(work.bits), height, columns, words), np.uint32)
+        place = bits[0].nbytes, columns * words * 4, words * 4, 0
+        window = (pool[key] for key in ("kernel", "stride", "padding"))
+        return [
+            work.conv.bind(simd.BITS, work.bits, bits, limit, flip, place=place),
+            _split(signs.pool_bits, target.conv.windows.size[0], bits, flip, *window, target.bits),
+        ]
 
     def _relu_after(self, index: int) -> tuple[int, str, float]:
         """The last node to carry out here if ReLU follows, its part of the name, and the lower limit."""
@@ -170,7 +231,7 @@ class Blueprint:
         last, more, floor = self._relu_after(index)
         scale, shift = (node.step.arguments[key] for key in ("scale", "shift"))
 
-        def build(batch: int, x: F32, out: F32) -> list[Run]:
+        def build(works: Works, batch: int, x: F32, out: F32) -> list[Run]:
             a, b = (array.reshape(-1, array.shape[-1]) for array in (x, out))
             return [_split(nhwc.affine, len(a) // batch, a, scale, shift, np.float32(floor), b)]
 
@@ -180,7 +241,7 @@ class Blueprint:
         """The stages that are one call of a kernel or of NumPy."""
         arguments, op = node.step.arguments, node.op
 
-        def build(batch: int, *arrays: F32) -> list[Run]:
+        def build(works: Works, batch: int, *arrays: F32) -> list[Run]:
             *inputs, out = arrays
             x = inputs[0]
             pixels = [array.reshape(-1, array.shape[-1]) for array in arrays]
@@ -238,12 +299,15 @@ class Plan:
         uses = Counter(source for stage in blueprint.stages for source in stage.source)
         uses[blueprint.result] += 1
         self._calls: list[tuple[str, str, list[Run]]] = []
+        works = {stage.index: stage.workspace(batch) for stage in blueprint.stages if stage.workspace}
         for stage in blueprint.stages:
-            shape = (batch, *blueprint.shape(stage.result))
-            buffers[stage.result] = memory = _take(free, int(np.prod(shape)))
-            values[stage.result] = memory[: np.prod(shape)].reshape(shape)
-            arrays = [values[source] for source in stage.source] + [values[stage.result]]
-            self._calls.append((stage.name, stage.op, stage.build(batch, *arrays)))
+            arrays = [values[source] for source in stage.source]
+            if stage.result is not None:
+                shape = (batch, *blueprint.shape(stage.result))
+                buffers[stage.result] = memory = _take(free, int(np.prod(shape)))
+                values[stage.result] = memory[: np.prod(shape)].reshape(shape)
+                arrays.append(values[stage.result])
+            self._calls.append((stage.name, stage.op, stage.build(works, batch, *arrays)))
             for source in stage.source:
                 uses[source] -= 1
                 if uses[source] == 0 and source in buffers:
