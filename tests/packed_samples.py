@@ -84,6 +84,12 @@ class Sample:
         tensors = self._binary_tensors(self.normal(o, i), i, alpha, threshold)
         return self.node("binary_linear", None, tensors, in_features=i, input_scale=scale)
 
+    def pool(self, op, kernel, stride, padding):
+        return self.node(op, kernel=[kernel] * 2, stride=[stride] * 2, padding=[padding] * 2)
+
+    def activation(self, op, channels):
+        return self.node(op, tensors={"slope": self.normal(channels)} if op == "prelu" else None)
+
     def network(self):
         from xnor_ref.packed import PackedNetwork
 

@@ -37,7 +37,7 @@ WIDE, NARROW = tile.WIDE * LANES, tile.NARROW * LANES  # output channels of a bl
 GROUP = 128  # pixels that are computed before they are turned into planes
 _NOTHING = np.zeros(0, np.uint32)
 SHARED = 80e6  # picoseconds of work that a second thread helps with
-MAX_TABLE = 1 << 24  # entries of a border table
+MAX_TABLE = 1 << 20  # entries of a border table
 INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `tile.py`
 
 # Entries of a geometry, addresses and strides in bytes.

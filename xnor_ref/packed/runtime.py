@@ -160,9 +160,12 @@ class PackedNetwork:
         images = self._check_images(images)
         threads = check_options("PackedNetwork.profile", "simd", threads)
         blueprint = self._blueprint()
-        if blueprint is None or len(images) > self._most_together():
-            most = self._most_together() if blueprint else 0
-            raise InputError(f"PackedNetwork.profile: takes at most {most} images at a time, got {len(images)}")
+        if blueprint is None:
+            raise InputError("PackedNetwork.profile: nothing is planned, because a layer has too large a padding")
+        if len(images) > self._most_together():
+            raise InputError(
+                f"PackedNetwork.profile: takes at most {self._most_together()} images at a time, got {len(images)}"
+            )
         with self._plan(blueprint, len(images)) as plan:
             plan.profile(images, threads)  # so that code and buffers are in place
             return plan.profile(images, threads)
