@@ -79,9 +79,9 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_types_are_refused():
-    with pytest.raises(InputTypeError, match="batch must be an int, got 1.5"):
+    with pytest.raises(InputTypeError, match=r"batch must be an int, got 1.5"):
         conv(batch=1.5)
-    with pytest.raises(InputTypeError, match="x must be C-contiguous float32 .1 to 2, 7, 6, 40., got float64"):
+    with pytest.raises(InputTypeError, match=r"x must be C-contiguous float32 .1 to 2, 7, 6, 40., got float64"):
         conv().run(X.astype(np.float64))
     with pytest.raises(InputTypeError, match="weight must be float32"):
         PlannedLinear(WEIGHT.reshape(70, -1).astype(np.float64))
@@ -89,13 +89,13 @@ def test_types_are_refused():
 
 @pytest.mark.parametrize("x", [X[:, :, :5], X[:, ::-1], normal(3, 7, 6, 40), X[:0]])
 def test_inputs_that_do_not_fit_are_refused(x):
-    with pytest.raises(InputError, match="x must be C-contiguous float32 .1 to 2, 7, 6, 40., got"):
+    with pytest.raises(InputError, match=r"x must be C-contiguous float32 .1 to 2, 7, 6, 40., got"):
         conv().run(x)
 
 
 def test_outputs_that_do_not_fit_are_refused():
     layer = conv()
-    with pytest.raises(InputError, match="out must be C-contiguous float32 .2, 7, 6, 70., got"):
+    with pytest.raises(InputError, match=r"out must be C-contiguous float32 .2, 7, 6, 70., got"):
         layer.run(X, np.empty((1, 7, 6, 70), np.float32))
     out = layer.run(X, np.empty((2, 7, 6, 70), np.float32))
     with pytest.raises(InputError, match="out has 2 images, x had 1"):
@@ -112,5 +112,5 @@ def test_numbers_that_are_not_finite_are_refused(input_scale, bad):
 
 
 def test_a_border_too_large_to_plan_for_is_refused():
-    with pytest.raises(InputError, match="padding .119, 119. has too many borders to plan; use xnor_conv2d"):
+    with pytest.raises(InputError, match=r"padding .119, 119. has too many borders to plan; use xnor_conv2d"):
         PlannedConv2d(np.ones((70, 1, 120, 120), np.float32), (2, 2), padding=119)

@@ -4,10 +4,9 @@ Unchecked building blocks: arrays are float32 and C-contiguous, images (N, C, H,
 (O, I); strides, paddings and kernels are pairs. The layers (`nn`) and the packed runtime validate before they call.
 
 Forward functions that inference uses give every image the same bits whatever else is in its batch and however many
-threads run. That is what lets a packed network repeat the float network's answers to the bit. Where the processor has
-vectors, the SIMD rung adds up every output in one fixed order; elsewhere each image is its own GEMM of a fixed shape
-and each row of `linear` its own product (in a larger GEMM, BLAS adds up in another order at its edges). With
-`training=True` images share GEMMs.
+threads run, so that a packed network can repeat the float network's answers. Where the processor has vectors, the SIMD
+rung adds up every output in one fixed order; elsewhere each image is its own GEMM of a fixed shape and each row of
+`linear` its own product (a larger GEMM adds up in another order). With `training=True` images share GEMMs.
 """
 
 from collections.abc import Sequence
@@ -321,9 +320,8 @@ def affine(x: F32, scale: F32, shift: F32, threads: int | None = None) -> F32:
     """x * scale + shift per channel of x (N, C[, H, W]): one rounded product, then one rounded sum."""
     rung = _rung()
     y = np.empty_like(x)
-    parallel_chunks(
-        lambda start, stop: rung.affine(_planes(x), start, stop, scale, shift, _planes(y)), len(x), 1, threads
-    )
+    planes, result = _planes(x), _planes(y)
+    parallel_chunks(lambda start, stop: rung.affine(planes, start, stop, scale, shift, result), len(x), 1, threads)
     return y
 
 

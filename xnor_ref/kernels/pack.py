@@ -2,10 +2,22 @@
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from xnor_ref.kernels.vector_ir import F32, F64, I32, I64, LANES
-from xnor_ref.kernels.vector_ir import const, instruction, load, masked_load, repeat, store, vector
+from xnor_ref.kernels.vector_ir import (
+    F32,
+    F64,
+    I32,
+    I64,
+    LANES,
+    const,
+    instruction,
+    intrinsic,
+    load,
+    masked_load,
+    repeat,
+    store,
+    vector,
+)
 
 WORD = 32  # signs that are packed together
 SUMS = 16  # partial sums of |x|: channel c goes to sum c % 16
@@ -27,7 +39,7 @@ def _pack_pixel(affine: bool, mean: bool):
             zero = ir.Constant(whole, None)
 
             def word(addresses, total, read):
-                x, scale, shift, limit, out = addresses
+                x, scale, shift, limit, _ = addresses
                 y, low = read(x), zero
                 if affine:
                     y, low = b.fadd(b.fmul(y, read(scale)), read(shift)), read(limit)

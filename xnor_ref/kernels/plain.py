@@ -318,7 +318,7 @@ def threshold_pack(x, threshold, flip, threads=None):
 
 @compiled(void(intp, intp, _in(float32, 3), _out(float64, 2)))
 def channel_means(start, stop, x, mean):
-    """A, mean |x| over the channels, of images start..stop of x (N, C, P); the order of the sums is the NumPy twin's."""
+    """A, mean |x| over the channels, of images start..stop of x (N, C, P), with the sums in the NumPy twin's order."""
     channels, pixels = x.shape[1], x.shape[2]
     width = min(_MEAN_TILE, pixels)
     sums = np.empty((reference.SUMS, width))

@@ -65,13 +65,24 @@ class Workspace:
     def pack_pixels(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, H, W, C)."""
         n_rows = x.shape[0] * x.shape[1]
-        simd.split(simd.worth(threads, 200 * x.size), n_rows, signs.pack_pixels, self._mode, x, *self._affine, self.bits, self.mean)
+        simd.split(
+            simd.worth(threads, 200 * x.size),
+            n_rows,
+            signs.pack_pixels,
+            self._mode,
+            x,
+            *self._affine,
+            self.bits,
+            self.mean,
+        )
 
     def pack_planes(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, C, H, W)."""
         n, channels, _, width = x.shape
         planes = x.reshape(n, channels, -1)
-        simd.split(simd.worth(threads, 200 * x.size), n * self.bits.shape[3], signs.pack_planes, planes, width, self.bits)
+        simd.split(
+            simd.worth(threads, 200 * x.size), n * self.bits.shape[3], signs.pack_planes, planes, width, self.bits
+        )
         if self.input_scale != "off":
             simd.split(simd.worth(threads, 200 * x.size), n, plain.channel_means, planes, self.mean)
 

@@ -114,8 +114,9 @@ def input_scale_map(
 ) -> np.ndarray:
     """K of x (N, C, H, W): float32 (N, 1, OH, OW).
 
-    Sums run in float64 in a fixed order (over channels as in `_channel_means`, then over the rows of a window, then over its columns), and K is
-    rounded to float32 once; so all rungs give the same bits, and K is right to within one rounding.
+    Sums run in float64 in a fixed order (over channels as in `_channel_means`, then over the rows of a window, then
+    over its columns), and K is rounded to float32 once; so all rungs give the same bits, and K is right to within one
+    rounding.
     """
     n, _, height, width = x.shape
     mean = _channel_means(x)

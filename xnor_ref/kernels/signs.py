@@ -1,7 +1,7 @@
 """From float32 to the bits of a planned convolution (`SignConv.padded_shape`), with BatchNorm and |x| on the way.
 
-The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 in the plain modes. A is
-the mean of |y| over the channels, with the sums in the order of `reference.input_scale_map`.
+The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 in the plain modes. A
+is the mean of |y| over the channels, with the sums in the order of `reference.input_scale_map`.
 """
 
 import numpy as np
@@ -73,7 +73,7 @@ def pack_planes(start, stop, x, width, bits):
 
 @compiled(void(intp, intp, _in(uint32, 4), _in(uint32, 1), _pair, _pair, _pair, _out(uint32, 4)))
 def pool_bits(start, stop, bits, flip, kernel, stride, padding, out):
-    """Max pooling of what the bits (N, H, W, words) say of numbers: rows start..stop into out (N, OH, OW + padding, words).
+    """Max pooling of numbers that bits (N, H, W, words) tell of: rows start..stop of (N, OH, OW + padding, words).
 
     A bit says "at least the limit", of which a maximum is the OR; or, where `flip` is 1, "at most the limit".
     """
@@ -91,3 +91,10 @@ def pool_bits(start, stop, bits, flip, kernel, stride, padding, out):
                     for ix in range(max(0, begin), min(width, begin + kernel[1])):
                         any_of |= bits[image, iy, ix, word] ^ flip[word]
                 out[image, oy, left + ox, word] = any_of ^ flip[word]
+
+
+def known_answers():
+    """What the kernels must compute before anything else; see `selftest`."""
+    from xnor_ref.kernels import simd_answers
+
+    return simd_answers.cases()

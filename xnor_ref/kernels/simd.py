@@ -99,7 +99,12 @@ def _convolve(start, stop, kind, g, rows, out):
             if kind == REAL:
                 p1 += first * 4
             if direct:
-                y = out.ctypes.data + image * g[OUT_IMAGE] + oy * g[OUT_ROW] + (first // 8 if kind == BITS else first * 4)
+                y = (
+                    out.ctypes.data
+                    + image * g[OUT_IMAGE]
+                    + oy * g[OUT_ROW]
+                    + (first // 8 if kind == BITS else first * 4)
+                )
                 step = g[OUT_PIXEL]
             else:
                 y = scratch.ctypes.data + (oy - top) * g[OUT_W] * width * 4
@@ -182,7 +187,7 @@ def padded(values: NDArray, fill: float = 0) -> NDArray:
 
 def table_fits(weight_shape: tuple[int, ...], size: Pair, stride: Pair, padding: Pair) -> bool:
     """Whether the border table of such a convolution stays small; only a huge padding makes it large."""
-    out_size = conv_output_size(size, weight_shape[1:3], stride, padding)
+    out_size = conv_output_size(size, (weight_shape[1], weight_shape[2]), stride, padding)
     kinds = [min(n, 2 * p + 2) for n, p in zip(out_size, padding, strict=True)]
     return kinds[0] * kinds[1] * padded_outputs(weight_shape[0]) <= MAX_TABLE
 
@@ -194,7 +199,7 @@ def windows_of(*arguments):
 
 
 class Windows:
-    """Where the windows of a convolution lie, for the tiles: the rows and columns of outputs, by how they meet the border.
+    """Where the windows of a convolution lie: the rows and columns of outputs, by how they meet the border.
 
     `rows` int64 (OH, 4): offset in bytes of the first image row that the window meets, number of kernel rows that
     lie in the image, the first of them, and offset in bytes into the border table. `columns` int64 (OW,): offset in
@@ -421,3 +426,10 @@ def gemm_bits(x_words, weight_words, n_bits, threads=None):
     out = np.empty((n, len(weight_words)), np.int32)
     conv.bind(INTEGERS, x_words.view(np.uint32), out)(n, check_threads(threads))
     return out
+
+
+def known_answers():
+    """What the kernels must compute before anything else; see `selftest`."""
+    from xnor_ref.kernels import simd_answers
+
+    return simd_answers.cases()

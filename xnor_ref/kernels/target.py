@@ -1,4 +1,4 @@
-"""Which vectors the processor has: what LLVM makes of two vector operations, under the settings that Numba compiles with.
+"""Which vectors the processor has: what LLVM makes of two vector operations, under Numba's own settings.
 
 Those are the processor that runs this, or the one that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name; looking at the
 generated instructions covers both, and processors that do not exist yet.

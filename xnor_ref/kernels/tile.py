@@ -1,8 +1,8 @@
 """Micro-kernels in explicit vector code: a tile of outputs held in registers, for the SIMD rung.
 
-Compilers stop at 40 to 80 % of what a processor can do on the loops of `plain.py`, so here the inner loop is written
-out in LLVM's vector language, through one Numba intrinsic for each kernel. A tile is `pixels` neighbouring outputs times
-V vectors of output channels; with 4 pixels and 4 vectors of 16 lanes, 16 accumulators:
+Compilers stop well below what a processor can do on the loops of `plain.py`, so here the inner loop is written out in
+LLVM's vector language, through one Numba intrinsic for each kernel. A tile is `pixels` neighbouring outputs times V
+vectors of output channels; with 4 pixels and 4 vectors of 16 lanes, 16 accumulators:
 
                           weights of one step k: V vectors, a lane for each output channel
                           |  w0 (16)  |  w1 (16)  |  w2 (16)  |  w3 (16)  |
@@ -26,10 +26,23 @@ from collections.abc import Callable
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from xnor_ref.kernels.vector_ir import F32, I8, I32, I64, LANES, TARGET
-from xnor_ref.kernels.vector_ir import const, instruction, load, repeat, spread, store, vector
+from xnor_ref.kernels.vector_ir import (
+    F32,
+    I8,
+    I32,
+    I64,
+    LANES,
+    TARGET,
+    const,
+    instruction,
+    intrinsic,
+    load,
+    repeat,
+    spread,
+    store,
+    vector,
+)
 
 WIDE, NARROW = 4, 2  # vectors of a tile, and of the last one where few output channels are left
 _STEPS = 31  # of at most 8 ones a byte, before a counter of 8 bits could overflow
@@ -39,7 +52,7 @@ _STEPS = 31  # of at most 8 ones a byte, before a counter of 8 bits could overfl
 
 
 class Reach:
-    """Where a tile's operands lie: x, its stride from row to row and pixel to pixel, the rows, the run, w, its stride."""
+    """Where a tile's operands lie: x, its strides from row to row and pixel to pixel, rows, run, w and its stride."""
 
     def __init__(self, x, x_row, x_pixel, n_rows, run, w, w_row):
         self.x, self.x_row, self.x_pixel, self.n_rows, self.run = x, x_row, x_pixel, n_rows, run

@@ -4,8 +4,10 @@ Addresses are int64, in bytes: arrays passed between compiled functions would co
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils
 
 from xnor_ref.kernels.target import Target, target
@@ -16,6 +18,8 @@ F32, F64 = ir.FloatType(), ir.DoubleType()
 # Without vectors none of these kernels is ever called; a shape only keeps the modules importable.
 TARGET = target() or Target("none", 4, 1, False)
 LANES = TARGET.lanes
+
+intrinsic: Callable[..., Any] = extending.intrinsic
 
 
 def const(value: int) -> ir.Constant:

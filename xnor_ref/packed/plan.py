@@ -1,8 +1,9 @@
 """A network laid out for the SIMD rung: every decision and every buffer first, then runs that allocate nothing.
 
 Values are (N, H, W, C) in float32. BatchNorm and ReLU after a real convolution happen in its epilogue; BatchNorm before
-a binary layer happens while its signs are packed, so that its result is never stored. Buffers are shared by values that
-do not live at the same time. The bits are those of the step-by-step road in `runtime.py`; a test holds the two together.
+a binary layer happens while its signs are packed, so that its result is never stored; and where a binary layer without
+K follows another, its signs are all that is kept. Buffers are shared by values that do not live at the same time. The
+bits are those of the step-by-step road in `runtime.py`; a test holds the two together.
 """
 
 import time
@@ -21,7 +22,7 @@ from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
 from xnor_ref.packed.ops import Settings
 
 F32 = NDArray[np.float32]
-Run = Callable[[int, int], None]  # (number of images, threads)
+Run = Callable[[int, int], object]  # (number of images, threads)
 Works = dict[int, Workspace]
 IMAGE = -1
 
@@ -33,7 +34,9 @@ class Stage:
     name: str
     op: str
     source: tuple[int, ...]  # nodes whose results it reads, float32
-    result: int | None  # node whose result it writes, float32; None: bits, in the workspace of the layer that wants them
+    result: (
+        int | None
+    )  # node whose result it writes, float32; None: bits, in the workspace of the layer that wants them
     build: Callable[..., list[Run]]  # build(works, batch, *inputs[, output]): what a run calls, in order
     workspace: Callable[[int], Workspace] | None = None  # of a binary layer, for a number of images
     index: int = -1  # of that layer; `works` holds the workspaces by it
@@ -157,9 +160,10 @@ class Blueprint:
             words = words[:, None, None]
             shape = (1, 1, shape[-1])
         stride, padding = arguments.get("stride", (1, 1)), arguments.get("padding", (0, 0))
-        if not simd.table_fits(words.shape, shape[:2], stride, padding):
+        size = shape[0], shape[1]
+        if not simd.table_fits(words.shape, size, stride, padding):
             raise InputError(f"{node.name}: padding {padding} has too many borders to plan")
-        conv = simd.SignConv(words, shape[2], shape[:2], stride, padding, arguments.get("pad_value", 0))
+        conv = simd.SignConv(words, shape[2], size, stride, padding, arguments.get("pad_value", 0))
         alpha, input_scale = arguments["alpha"], arguments["input_scale"]
         packed, follower = index in self._packed, self._takes_bits(index)
 

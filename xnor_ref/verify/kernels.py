@@ -162,7 +162,7 @@ def scale_map_bits_agree(implementation: Implementation, case: tuple[cases.Conv,
 
 
 MODERATE = tuple(kind for kind in cases.KINDS if kind != "edges")  # products of 3e38 overflow
-PROPERTIES = (
+PROPERTIES: tuple[Property, ...] = (
     Property(
         "pack_bits and unpack_bits are inverse, any dtype, axis and tail bits", cases.packings(), packing_round_trip
     ),
