@@ -96,6 +96,58 @@ affine_sign = _pack_pixel(affine=True, mean=False)
 affine_sign_mean = _pack_pixel(affine=True, mean=True)
 
 
+GROUP = 8  # neighbouring pixels of a plane that are packed together
+
+
+def _pack_group(mean: bool):
+    """An intrinsic that packs the signs of GROUP neighbouring pixels of an image (C, H, W), C a multiple of SUMS.
+
+    Takes the address of the first channel's pixels, the stride from channel to channel in bytes, the channels, the
+    address of the words, GROUP of them side by side and `row` bytes from word to word, and that of the sums of |x|,
+    float64; see `_pack_pixel` for their order.
+    """
+
+    @intrinsic
+    def pack(context, x, plane, channels, out, row, sums):
+        def generate(context, b, signature, arguments):
+            x, plane, channels, out, row, sums = arguments
+            reals, doubles, words = vector(F32, GROUP), vector(F64, GROUP), vector(I32, GROUP)
+            zero = ir.Constant(words, None)
+
+            def some(values, count):
+                x, out, *totals = values
+                ones = zero
+                for c in range(count):
+                    y = load(b, x, reals)
+                    bit = ir.Constant(words, [1 << c] * GROUP)
+                    ones = b.or_(ones, b.select(b.fcmp_ordered(">=", y, ir.Constant(reals, None)), bit, zero))
+                    if mean:
+                        size = instruction(b, "fabs", doubles, b.fpext(y, doubles))
+                        totals[c % SUMS] = b.fadd(totals[c % SUMS], size)
+                    x = b.add(x, plane)
+                store(b, ones, out)
+                return [x, b.add(out, row), *totals]
+
+            start = [x, out] + [ir.Constant(doubles, None)] * (SUMS if mean else 0)
+            values = repeat(b, b.udiv(channels, const(WORD)), start, lambda values: some(values, WORD))
+            left = b.udiv(b.urem(channels, const(WORD)), const(SUMS))
+            _, _, *totals = repeat(b, left, values, lambda values: some(values, SUMS))
+            while len(totals) > 1:
+                half = len(totals) // 2
+                totals = [b.fadd(*pair) for pair in zip(totals[:half], totals[half:], strict=True)]
+            if mean:
+                store(b, totals[0], sums)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), generate
+
+    return pack
+
+
+group = _pack_group(mean=False)
+group_mean = _pack_group(mean=True)
+
+
 @intrinsic
 def window_max(context, x, n_rows, row, n_columns, column, channels, out):
     """The maximum over a window of pixels, channel by channel: at least LANES channels, at least one pixel.

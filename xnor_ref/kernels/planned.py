@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels import binary_ops, plain, signs, simd
+from xnor_ref.kernels import binary_ops, nhwc, pack, plain, signs, simd
 from xnor_ref.kernels.checks import Pair, check_array, check_conv, check_memory, check_pair
 from xnor_ref.kernels.layout import pack_mask
 from xnor_ref.kernels.threads import check_threads
@@ -78,13 +78,16 @@ class Workspace:
 
     def pack_planes(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, C, H, W)."""
-        n, channels, _, width = x.shape
-        planes = x.reshape(n, channels, -1)
-        simd.split(
-            simd.worth(threads, 200 * x.size), n * self.bits.shape[3], signs.pack_planes, planes, width, self.bits
-        )
-        if self.input_scale != "off":
-            simd.split(simd.worth(threads, 200 * x.size), n, plain.channel_means, planes, self.mean)
+        n, channels, height, width = x.shape
+        threads = simd.worth(threads, 200 * x.size)
+        if channels % pack.SUMS or height * width < pack.GROUP:
+            turned = np.empty((n, height, width, channels), np.float32)
+            simd.split(threads, n * height, nhwc.from_planes, x.reshape(n, channels, -1), width, turned)
+            self.pack_pixels(turned, threads)
+        else:
+            n_groups = -(-height * width // pack.GROUP)
+            planes = x.reshape(n, channels, -1)
+            simd.split(threads, n * n_groups, signs.pack_planes, planes, width, n_groups, self.bits, self.mean)
 
     def scale(self, n: int, threads: int) -> None:
         """K of the packed images from their A."""

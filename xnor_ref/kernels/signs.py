@@ -13,11 +13,11 @@ from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
 
 SIGN, SIGN_MEAN, AFFINE_SIGN, AFFINE_SIGN_MEAN = range(4)
-_TILE = 256  # pixels of a plane that are packed together
 
 _sign, _sign_mean, _affine_sign, _affine_sign_mean = (
     pack.sign, pack.sign_mean, pack.affine_sign, pack.affine_sign_mean,
 )  # fmt: skip
+_group, _group_mean, pack_group = pack.group, pack.group_mean, pack.GROUP
 _vector = _in(float32, 1)
 _pair = types.UniTuple(intp, 2)
 
@@ -46,29 +46,36 @@ def pack_pixels(start, stop, mode, x, scale, shift, limit, bits, mean):
             out += bits.shape[3] * 4
 
 
-@compiled(void(intp, intp, _in(float32, 3), intp, _out(uint32, 4)))
-def pack_planes(start, stop, x, width, bits):
-    """Signs of x (N, C, H*W): items start..stop of all (image, word) into bits (N, H, W + padding, words)."""
+@compiled(void(intp, intp, _in(float32, 3), intp, intp, _out(uint32, 4), _out(float64, 2)))
+def pack_planes(start, stop, x, width, n_groups, bits, mean):
+    """Signs of x (N, C, H*W) into bits (N, H, W + padding, words) and, unless it is empty, A into mean (N, H*W).
+
+    Items start..stop of all (image, group of pixels); the last group of `pack.GROUP` may overlap the one before. C must
+    be a multiple of `pack.SUMS`, and an image have at least one whole group.
+    """
     channels, pixels, words = x.shape[1], x.shape[2], bits.shape[3]
     left = (bits.shape[2] - width) // 2
-    half = np.empty(_TILE, np.uint32)
+    plane = pixels * 4
+    found = np.empty((words, pack_group), np.uint32)
+    sums = np.empty(pack_group)
     for item in range(start, stop):
-        image, word = item // words, item % words
-        y, column = 0, 0
-        for tile in range(0, pixels, _TILE):
-            n = min(_TILE, pixels - tile)
-            for p in range(n):
-                half[p] = np.uint32(0)
-            for c in range(32 * word, min(32 * word + 32, channels)):
-                bit = np.uint32(1) << np.uint32(c % 32)
-                row = x[image, c, tile : tile + n]
-                for p in range(n):
-                    half[p] |= bit if row[p] >= np.float32(0) else np.uint32(0)
-            for p in range(n):
-                bits[image, y, left + column, word] = half[p]
-                column += 1
-                if column == width:
-                    y, column = y + 1, 0
+        image = item // n_groups
+        first = min(item % n_groups * pack_group, pixels - pack_group)
+        at = x.ctypes.data + (image * channels * pixels + first) * 4
+        if mean.size:
+            _group_mean(at, plane, channels, found.ctypes.data, pack_group * 4, sums.ctypes.data)
+            for p in range(pack_group):
+                mean[image, first + p] = sums[p] / np.float64(channels)
+        else:
+            _group(at, plane, channels, found.ctypes.data, pack_group * 4, sums.ctypes.data)
+        y, column = first // width, first % width
+        for p in range(pack_group):
+            target = bits[image, y, left + column]
+            for word in range(words):
+                target[word] = found[word, p]
+            column += 1
+            if column == width:
+                y, column = y + 1, 0
 
 
 @compiled(void(intp, intp, _in(uint32, 4), _in(uint32, 1), _pair, _pair, _pair, _out(uint32, 4)))

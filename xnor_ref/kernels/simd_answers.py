@@ -23,7 +23,7 @@ def cases() -> tuple[Case, ...]:
         (simd._convolve, lambda: _real(70, False), "f0bc0e92da910444"),
         (simd._convolve, lambda: _real(20, True), "525f0fe48c041469"),
         (signs.pack_pixels, lambda: tuple(part for mode in range(4) for part in _packed(mode)), "9a29a7193fe8873b"),
-        (signs.pack_planes, _packed_planes, "63b4591af9a6a901"),
+        (signs.pack_planes, lambda: _packed_planes(80, True) + _packed_planes(96, False), "40f3ab4d27d3d9c8"),
         (signs.pool_bits, _pooled_bits, "f231663aa1d676f5"),
         (nhwc.look_up, lambda: tuple(_looked_up(channels) for channels in (2, 3)), "eb4010a4822218a0"),
         (
@@ -109,10 +109,10 @@ def _packed(mode):
     return bits, mean
 
 
-def _packed_planes():
-    bits = np.zeros((2, 3, 7, 3), np.uint32)
-    signs.pack_planes(0, 6, np.round(reals(2, 77, 15)), 5, bits)
-    return bits
+def _packed_planes(channels, means):
+    bits, mean = np.zeros((2, 3, 7, 3), np.uint32), np.zeros((2, 15 if means else 0))
+    signs.pack_planes(0, 4, np.round(reals(2, channels, 15)), 5, 2, bits, mean)
+    return bits, mean
 
 
 def _pooled_bits():
