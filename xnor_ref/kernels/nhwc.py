@@ -40,12 +40,17 @@ def from_planes(start, stop, x, width, out):
     height = x.shape[2] // width
     left = (out.shape[2] - width) // 2
     for item in range(start, stop):
-        image, row = item // height, item % height
-        target = out[image, row]
-        for c in range(x.shape[1]):
-            source = x[image, c, row * width : (row + 1) * width]
+        image, first = item // height, item % height * width
+        target = out[image, item % height, left:]
+        if x.shape[1] == 3:
+            a, b, d = x[image, 0, first:], x[image, 1, first:], x[image, 2, first:]
             for p in range(width):
-                target[left + p, c] = source[p]
+                target[p, 0], target[p, 1], target[p, 2] = a[p], b[p], d[p]
+            continue
+        for c in range(x.shape[1]):
+            source = x[image, c, first:]
+            for p in range(width):
+                target[p, c] = source[p]
 
 
 @compiled(void(intp, intp, _in(float32, 4), _out(float32, 4)))
