@@ -1,8 +1,10 @@
-"""Numba twin of `batches.gather_reference`; compiled when imported."""
+"""Numba twin of `batches.gather_reference`; importing it imports Numba."""
 
+import numpy as np
 from numba import float32, int64, uint8, void
 
 from xnor_ref.kernels.jit import compiled, readonly, writable
+from xnor_ref.kernels.selftest import Case, reals, words
 
 _INDICES = readonly(int64, 1)
 
@@ -42,3 +44,16 @@ def gather(images, indices, lut, shift_y, shift_x, flip, out, start, stop):
                 line[last:] = 0.0
                 for x in range(first, last):
                     line[x] = lut[source[base + step * x, c], c]
+
+
+def known_answers() -> tuple[Case, ...]:
+    """What the kernel must compute before anything else; see `selftest`."""
+
+    def gathered():
+        images = (words(3, 4, 19, 2) >> np.uint64(56)).astype(np.uint8)
+        indices, shift_y, shift_x = np.array([2, 0, 1, 2]), np.array([0, 2, -1, 4]), np.array([0, -3, 19, 2])
+        out = reals(5, 2, 4, 19)
+        gather(images, indices, reals(256, 2), shift_y, shift_x, np.array([0, 1, 1, 0], np.uint8), out, 0, 4)
+        return out
+
+    return ((gather, gathered, "571f14024907b6df"),)

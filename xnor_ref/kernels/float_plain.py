@@ -3,8 +3,8 @@
 Inner loops run over contiguous memory and hold no branch, so that LLVM vectorises them. No fastmath: products and sums
 are rounded one by one, in the written order. Arrays are indexed flat and by unsigned numbers in inner loops, where a
 signed index would be checked for wrapping round and a row view would cost reference counts. Sums for BatchNorm are
-taken in float64, a lane per pixel position, and the lanes are added at the end. Compiled at import, one signature each;
-import this module only when it is needed.
+taken in float64, a lane per pixel position, and the lanes are added at the end. Imports Numba; import this module only
+when it is needed.
 """
 
 import numpy as np
@@ -14,6 +14,7 @@ from numba import int32 as i32
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
+from xnor_ref.kernels.selftest import Case, reals, words
 
 _pair = types.UniTuple(intp, 2)
 
@@ -301,3 +302,84 @@ def scale_output(z, start, stop, alpha, has_alpha, k, has_k, y):
 def mask_ste(x, dx, start, stop):
     for i in range(start, stop):
         dx[i] = dx[i] if abs(x[i]) <= np.float32(1) else np.float32(0)
+
+
+def known_answers() -> tuple[Case, ...]:
+    """What the kernels must compute before anything else; see `selftest`."""
+    pair = (2, 3)
+    x = reals(2, 2, 3, 37)
+    planes = np.stack([reals(3, 37) + 3, 3 - reals(3, 37)])  # mean 3, exactly
+    gamma, beta, mean, var = reals(3), reals(4)[1:], np.full(3, 3.0), np.array([2.0, 0.7, 11.0])
+
+    def columns(stride, padding, signs):
+        oh, ow = (3 + 2 * padding[0] - 2) // stride[0] + 1, (37 + 2 * padding[1] - 3) // stride[1] + 1
+        cols = reals(12, oh * ow)
+        im2col(x, 1, 2, pair, stride, padding, np.float32(0.5), signs, cols)
+        return cols
+
+    def scattered(stride):
+        oh, ow = 4 // stride + 1, 36 // stride + 1
+        dx = np.zeros((1, 1, 4, 36), np.float32)
+        col2im(reals(6, oh * ow), 0, 1, pair, (stride, stride), (1, 1), (oh, ow), dx)
+        return dx
+
+    def normalised():
+        y, found, spread = np.zeros_like(planes), np.zeros(3), np.zeros(3)
+        batch_norm_forward(planes, 1, 3, gamma, beta, 1e-3, y, found, spread)
+        return y, found, spread
+
+    def differentiated():
+        dx, dgamma, dbeta = np.zeros_like(planes), np.zeros(3), np.zeros(3)
+        batch_norm_backward(reals(2, 3, 37), planes, 0, 3, gamma, mean, var, 1e-3, dx, dgamma, dbeta)
+        return dx, dgamma, dbeta
+
+    def transformed():
+        y = np.zeros_like(planes)
+        affine(planes, 1, 2, gamma, beta, y)
+        return y
+
+    def pooled(stride):
+        y = np.zeros((2, 2, 3 // stride + 1, 37 // stride + 1), np.float32)
+        max_pool(x, 0, 2, (2, 2), (stride, stride), (1, 1), np.zeros(37, np.float32), y)
+        return y
+
+    def won():
+        y, winner = np.zeros((2, 2, 2, 19), np.float32), np.zeros((2, 2, 2, 19), np.uint8)
+        max_pool_winners(x, 0, 2, pair, (2, 2), (1, 1), y, winner)
+        return y, winner
+
+    def returned():
+        dx = np.zeros_like(x)
+        winner = (words(2, 2, 2, 18) % np.uint64(4)).astype(np.uint8)
+        max_pool_backward(reals(2, 2, 2, 18), winner, 0, 2, (2, 2), (1, 2), (0, 0), dx)
+        return dx
+
+    def scaled(has_alpha, has_k):
+        y = np.zeros((2, 3, 37), np.float32)
+        z = (words(2, 3, 37) >> np.uint64(50)).astype(np.int32) - 8192
+        scale_output(z, 0, 2, gamma / 3, has_alpha, reals(2, 37) / 7, has_k, y)
+        return y
+
+    def masked():
+        dx = reals(67)
+        mask_ste(reals(67) / 4, dx, 1, 67)
+        return dx
+
+    return (
+        (_valid_range, lambda: (_valid_range(7, 12, 2, 3, 1), _valid_range(2, 3, 1, 0, 3)), [[1, 7], [0, 0]]),
+        (im2col, lambda: columns((1, 1), (1, 1), False), "5b2e78b56bbc1b4a"),
+        (im2col, lambda: columns((2, 2), (0, 4), False), "b5535e010b6ffb77"),
+        (im2col, lambda: columns((1, 2), (2, 1), True), "9c089c7dadaf55ac"),
+        (col2im, lambda: scattered(1), "7f06c486d3e6d8e1"),
+        (col2im, lambda: scattered(2), "b19b46dc30661d30"),
+        (batch_norm_forward, normalised, "bada372a0791283d"),
+        (batch_norm_backward, differentiated, "1d1802e33262a44a"),
+        (affine, transformed, "2b9abcf5802e5cb0"),
+        (max_pool, lambda: pooled(1), "0c852c009ebb5515"),
+        (max_pool, lambda: pooled(2), "0eaefd7bb60e7647"),
+        (max_pool_winners, won, "e84392870a9e5e04"),
+        (max_pool_backward, returned, "9bd16b97ff3af419"),
+        (scale_output, lambda: scaled(True, True), "18f0e7bfe5905b0a"),
+        (scale_output, lambda: scaled(False, False), "bc7ed563dd887d9f"),
+        (mask_ste, masked, "eaecef162bc2f107"),
+    )

@@ -1,22 +1,36 @@
-"""How kernels are compiled, and where Numba keeps them. Every module of kernels starts from here.
+"""How kernels are compiled. Every module of kernels starts from here.
 
-Numba keeps compiled code beside the source file, or else in the user's cache folder. Where neither can be written (a
-read-only installation without a home), it would refuse to compile at all; kernels then go to a folder in the system's
-temporary one that belongs to this user alone, since whoever can write there can make us run their code.
+A kernel has one signature, and is compiled or taken from the cache (`cache.py`) when it is first called or built into
+another one. Either way it must give its known answers (`selftest.py`) before anything is computed with it.
 """
 
-import os
-import stat
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from numba import config, njit, types
+from numba import config, types
+from numba.core import sigutils
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import CPUDispatcher
+
+from xnor_ref.errors import EquivalenceError
+from xnor_ref.kernels.cache import KernelFile
+from xnor_ref.kernels.selftest import wrong_answer
 
 
 def compiled(signature: Any, **options: Any) -> Callable:
-    """Decorator: compile for one explicit signature at import, without the GIL while it runs, and cache the code."""
-    return njit(signature, nogil=True, cache=True, **options)
+    """Decorator: a kernel of one explicit signature that runs without the GIL; `options` are those of `numba.njit`.
+
+    Where Numba's compiler is off (NUMBA_DISABLE_JIT), the function itself.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        if config.DISABLE_JIT:  # type: ignore[attr-defined]
+            return function
+        kernel = Kernel(function, targetoptions={"nopython": True, "nogil": True, "boundscheck": None, **options})
+        kernel.args, kernel.return_type = sigutils.normalize_signature(signature)
+        return kernel
+
+    return decorate
 
 
 def readonly(dtype: Any, ndim: int) -> types.Array:
@@ -29,26 +43,65 @@ def writable(dtype: Any, ndim: int) -> types.Array:
     return types.Array(dtype, ndim, "C")
 
 
-def _cache_is_possible() -> bool:
-    try:
-        njit(cache=True)(_cache_is_possible)  # looks for a place, compiles nothing
-    except RuntimeError:
-        return False
-    return True
+class Kernel(CPUDispatcher):
+    """A compiled function that appears when it is first needed, and is tested then.
 
+    Raises
+    ------
+    EquivalenceError
+        From a call: even freshly compiled, the kernel gives wrong answers.
+    """
 
-def _private_folder() -> str:
-    """A folder for this user's kernels under the system's temporary one, the same every time if it can be trusted."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    path = os.path.join(tempfile.gettempdir(), f"xnor_ref-kernels-{user}")
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077:
-            return tempfile.mkdtemp(prefix="xnor_ref-kernels-")
-    return path
+    __name__: str
+    _compiler: Any
+    args: tuple[types.Type, ...]
+    return_type: types.Type | None
+    _candidate: Any = None  # compiled, but not tested yet
 
+    def prepare(self) -> Any:
+        """Numba's record of the compiled kernel; it is loaded or compiled, and tested, the first time.
 
-if not config.DISABLE_JIT and not _cache_is_possible():  # type: ignore[attr-defined]
-    config.CACHE_DIR = _private_folder()  # type: ignore[attr-defined]
+        While a test is under way, the thread that carries it out gets what is tested, and all others wait.
+        """
+        with global_compiler_lock:
+            if not self.overloads and self._candidate is None:
+                try:
+                    self.add_overload(self._loaded_or_compiled())
+                finally:
+                    self._candidate = None
+                self.disable_compile()
+            return self._candidate or self.overloads[self.args]
+
+    def _loaded_or_compiled(self) -> Any:
+        file = KernelFile(self)
+        found = self._candidate = file.load()
+        if found:
+            wrong = wrong_answer(self)
+            if not wrong:
+                self.targetctx.insert_user_function(found.entry_point, found.fndesc, [found.library])
+                return found
+            file.drop(f"the kernel in it gives a wrong answer ({wrong})")
+        if file.found:  # with the names of what was loaded, it would be LLVM's choice which of the two runs
+            self.py_func.__qualname__ += "_"
+        made = self._candidate = self._compiler.compile(self.args, self.return_type)
+        wrong = wrong_answer(self)
+        if wrong:
+            raise EquivalenceError(
+                f"{self.__module__}.{self.__name__}: freshly compiled, it gives a wrong answer ({wrong}); this version "
+                "of Numba cannot be used on this machine, unless with its compiler off (NUMBA_DISABLE_JIT=1)"
+            )
+        file.save(made)
+        return made
+
+    def _compile_for_args(self, *args: Any, **_: Any) -> Any:
+        """What Numba calls for arguments that it has no compiled code for yet; the result is called with them."""
+        found = self.prepare()
+        for given, wanted in zip(args, self.args, strict=True):
+            if self.typingctx.can_convert(self.typeof_pyval(given), wanted) is None:
+                raise TypeError(f"{self.__name__}: got {self.typeof_pyval(given)}, takes {wanted}")
+        return found.entry_point
+
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        """What Numba asks for when another kernel calls this one."""
+        self.prepare()
+        return super().get_call_template(args, kws)

@@ -1,4 +1,4 @@
-"""The updates of `_reference`, each fused into one pass over memory. Compiled at import: import only when needed.
+"""The updates of `_reference`, each fused into one pass over memory. Imports Numba: import only when needed.
 
 No fastmath, so LLVM neither reorders nor contracts: the bits are those of `_reference`.
 """
@@ -7,6 +7,7 @@ import numpy as np
 from numba import boolean, float32, void
 
 from xnor_ref.kernels.jit import compiled, readonly, writable
+from xnor_ref.kernels.selftest import Case, reals
 
 _in, _out = readonly(float32, 1), writable(float32, 1)
 
@@ -44,3 +45,32 @@ def adam(param, grad, mean, square, beta1, rest1, beta2, rest2, lr, root, eps, d
         mean[i] = m
         square[i] = s
         param[i] = shrink * param[i] - lr * (m / (np.sqrt(s) * root + eps))
+
+
+def known_answers() -> tuple[Case, ...]:
+    """What the kernels must compute before anything else; see `selftest`."""
+
+    def descended(decay):
+        param, grad = reals(2, 37)
+        sgd(param, grad, np.float32(0.1), np.float32(decay))
+        return param
+
+    def moved(decay, nesterov):
+        param, grad, velocity = reals(3, 37)
+        momentum_sgd(param, grad, velocity, np.float32(0.1), np.float32(0.9), np.float32(decay), nesterov)
+        return param, velocity
+
+    def adapted(decay):
+        param, grad, mean, square = reals(4, 37)
+        options = np.array([0.9, 0.1, 0.999, 0.001, 0.01, 1.5, 1e-8, decay, 0.99], np.float32)
+        adam(param, grad, mean, abs(square), *options)
+        return param, mean
+
+    return (
+        (sgd, lambda: descended(0), "042f2a4e59fb0a9a"),
+        (sgd, lambda: descended(0.01), "ecf169b32dc3800c"),
+        (momentum_sgd, lambda: moved(0, True), "a2674c7a5c83f90f"),
+        (momentum_sgd, lambda: moved(0.01, False), "4bb7833bd61ac9fe"),
+        (adam, lambda: adapted(0), "7965131350391c6c"),
+        (adam, lambda: adapted(0.01), "d35877b2da66845b"),
+    )
