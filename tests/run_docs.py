@@ -1,4 +1,4 @@
-"""Run the commands of README.md in a scratch folder, shortened, as CI does: `python tests/run_docs.py`.
+"""Run the commands of README.md and docs/ in a scratch folder, shortened, as CI does: `python tests/run_docs.py`.
 
 Every line of a `sh` block that starts with `python cli.py` is run, in order. Training is cut down by more options.
 A command on real images runs where XNOR_REF_TEST_DATA names them; elsewhere it must fail with exit code 3.
@@ -35,6 +35,8 @@ def documented_commands(text: str) -> list[list[str]]:
 
 def prepared(arguments: list[str], scratch: Path, data: Path | None) -> tuple[list[str], int]:
     """The arguments to run in `scratch`, and the exit code to expect."""
+    if arguments[0] == "bench":
+        return [*arguments, "--quick"], 0
     if arguments[0] != "train" or "--resume" in arguments:
         return arguments, 0
     if "--dataset" not in arguments and "--tiny-imagenet" not in arguments:
@@ -69,7 +71,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_folder_of_photos(scratch / "photos")
-        for arguments in documented_commands((REPOSITORY / "README.md").read_text()):
+        documents = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+        for arguments in [command for path in documents for command in documented_commands(path.read_text())]:
             if "--download" in arguments:
                 continue
             command, expected = prepared(arguments, scratch, data)

@@ -1,0 +1,146 @@
+"""One layer up the rungs: from naive loops to explicit vectors, against the roof and against float libraries.
+
+With an emulated processor the same is measured in a process that may use that processor's instructions only, torch
+and BLAS included.
+"""
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from xnor_ref.bench import machine
+from xnor_ref.bench.baselines import BASELINES
+from xnor_ref.bench.compare import measure_layers
+from xnor_ref.bench.layers import PAPER, Conv
+from xnor_ref.bench.process import run_python
+from xnor_ref.bench.timing import FULL, Pace
+from xnor_ref.errors import InputError, XnorRefError
+
+RUNGS = {  # groups of `baselines.BASELINES` that lead up to our fastest kernel, and what each adds
+    "float-loops": "one multiply-add at a time",
+    "bit-loops": "one bit at a time",
+    "word-loops": "64 bits at a time",
+    "reference": "whole arrays in NumPy",
+    "numba": "loops that LLVM vectorises",
+}
+FLOATS = ("numpy", "torch")
+
+_WITHOUT_VPOPCNT = (
+    *("avx512vpopcntdq", "avx512bitalg", "avx512vbmi", "avx512ifma", "avx512vnni", "avx512bf16", "avx512fp16"),
+    *("avx512vp2intersect", "avx10", "amx", "avxvnni", "avxifma", "avxneconvert", "gfni", "vaes", "vpclmulqdq"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cpu:
+    """A processor that can be emulated: what it lacks, what it needs, and how other libraries are told."""
+
+    lacks: tuple[str, ...]  # beginnings of LLVM's names of features
+    needs: tuple[str, ...]
+    settings: dict[str, str]
+
+
+CPUS = {
+    "skylake-avx512": Cpu(
+        _WITHOUT_VPOPCNT,
+        ("avx512f", "avx512bw", "avx512dq", "avx512vl"),
+        {
+            "ATEN_CPU_CAPABILITY": "avx512",
+            "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+            "OPENBLAS_CORETYPE": "SkylakeX",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+        },
+    ),
+    "haswell": Cpu(
+        (*_WITHOUT_VPOPCNT, "avx512"),
+        ("avx2", "fma"),
+        {
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "OPENBLAS_CORETYPE": "Haswell",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        },
+    ),
+}
+
+
+def measure_ladder(
+    layer: Conv = PAPER, names: tuple[str, ...] = FLOATS, pace: Pace = FULL, cpu: str | None = None
+) -> dict[str, Any]:
+    """Measure a convolution, batch 1, one thread, on every rung.
+
+    Parameters
+    ----------
+    layer : Conv
+    names : groups of float baselines to compare every rung with
+    cpu : name in `CPUS`, optional
+        Measure with this processor's instructions only.
+
+    Returns
+    -------
+    dict of JSON values
+        "machine"; "rungs": name, seconds, percent of the roof, and for each baseline its time divided by the rung's;
+        "baselines" and why some are "absent"; "emulated", the processor's name or None.
+    """
+    if cpu is not None:
+        arguments = json.dumps([dataclasses.astuple(layer), names, dataclasses.astuple(pace)])
+        return run_python(_CHILD, arguments, environment=emulation(cpu)) | {"emulated": cpu}
+    about = machine.describe(pace)
+    (row,) = measure_layers([layer], 1, 1, (*RUNGS, *names), pace)
+    found = {entry["baseline"]: entry["seconds"] for entry in row["baselines"]}
+    steps = {BASELINES[group][0].name: text for group, text in RUNGS.items()}
+    seconds = {name: found.pop(name) for name in steps if name in found}
+    ours = row["ours"]
+    seconds |= {"simd": ours["kernel"], "whole operation, NHWC": ours["NHWC"], "whole operation, NCHW": ours["NCHW"]}
+    steps |= {"simd": "explicit vectors"}
+    steps |= dict.fromkeys(("whole operation, NHWC", "whole operation, NCHW"), "with packing and scales")
+    compared = {"float loops": seconds["float loops"], **found}
+    return {
+        "machine": about,
+        "layer": row["layer"],
+        "macs": row["macs"],
+        "rungs": [
+            {
+                "rung": name,
+                "what": steps[name],
+                "seconds": spent,
+                "percent_of_roof": 100 * row["roof"] / spent,
+                "ratios": {baseline: base / spent for baseline, base in compared.items()},
+            }
+            for name, spent in seconds.items()
+        ],
+        "baselines": found,
+        "absent": row["absent"],
+        "emulated": None,
+    }
+
+
+def emulation(cpu: str) -> dict[str, str]:
+    """Environment variables that hold Numba, torch and BLAS to the instructions of `cpu`.
+
+    Raises InputError for a name that is not in `CPUS`, or a processor that this one cannot stand in for.
+    """
+    if cpu not in CPUS:
+        raise InputError(f"bench: --cpu must be one of {', '.join(CPUS)}, got {cpu!r}")
+    host, wanted = dict(llvm.get_host_cpu_features()), CPUS[cpu]
+    missing = [feature for feature in wanted.needs if not host.get(feature)]
+    if missing:
+        raise InputError(f"bench: this processor cannot stand in for {cpu}: it has no {', '.join(missing)}")
+    features = (("+" if on and not name.startswith(wanted.lacks) else "-") + name for name, on in sorted(host.items()))
+    return {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ",".join(features), **wanted.settings}
+
+
+_CHILD = "from xnor_ref.bench.ladder import child; child()"
+
+
+def child() -> None:
+    """What the process of an emulated processor does: measure, and print the result as one line of JSON."""
+    layer, names, pace = json.loads(sys.argv[1])
+    try:
+        print(json.dumps(measure_ladder(Conv(*layer), tuple(names), Pace(*pace))))
+    except XnorRefError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,189 @@
+"""Whole networks, from an image array to logits: ours on bits against the full-precision network in torch.
+
+The weights are random and the BatchNorm statistics randomised, since neither changes the time. Both sides start from
+the same float32 images; ours is measured from raw uint8 pixels as well, which it normalises itself.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref import models, nn
+from xnor_ref.autodiff import Tensor, no_grad
+from xnor_ref.bench import baselines, onnx_twin, roof, torch_twin
+from xnor_ref.bench.layers import check_batch
+from xnor_ref.bench.timing import FULL, Pace, limited, measure
+from xnor_ref.errors import EquivalenceError, InputError
+from xnor_ref.kernels.threads import check_threads
+from xnor_ref.nn.layers import BatchNorm
+from xnor_ref.packed import PackedNetwork, load_packed
+from xnor_ref.packed.freeze import freeze
+from xnor_ref.storage import PathLike
+
+F32 = NDArray[np.float32]
+
+NETWORKS = ("vgg-small", "resnet18", "nin", "alexnet")
+TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order
+MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.23, 0.23)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise InputError unless `models` knows all of them."""
+    for name in names:
+        if name not in models.names():
+            raise InputError(f"bench: there is no network {name!r}; there are {', '.join(models.names())}")
+
+
+def measure_network(
+    name: str,
+    size: int,
+    batch: int = 1,
+    threads: int = 1,
+    classes: int = 1000,
+    pace: Pace = FULL,
+    *,
+    compiled: bool = True,
+    others: bool = True,
+) -> dict[str, Any]:
+    """Measure a network of `models.build`, packed, against its full-precision twin in torch and onnxruntime.
+
+    Parameters
+    ----------
+    name, size, classes : arguments of `models.build`
+    compiled : whether torch.compile is tried, which takes half a minute
+    others : whether anything but ours is measured
+
+    Returns
+    -------
+    dict of JSON values
+        "ours" from float32 and from uint8 images and "baselines", in seconds a batch; "ratio" is a baseline's time
+        divided by ours from float32 images; "best" the fastest run of torch; "layers" the parts of ours.
+    """
+    roof.require_compiler()
+    check_batch(batch, size)
+    check_threads(threads, "bench")
+    binary = models.build(name, image_size=size, in_channels=3, num_classes=classes)
+    randomise(binary)
+    network = freeze(
+        binary, input_shape=(3, size, size), mean=MEAN, std=STD, classes=tuple(f"class {i}" for i in range(classes))
+    )
+    images, pixels = random_images(network, batch)
+    with limited(threads):
+        runs: dict[str, Any] = {
+            "ours": lambda: network.logits(images, threads=threads),
+            "ours, from uint8": lambda: network.logits(pixels, threads=threads),
+        }
+        ours = tuple(runs)
+        absent: dict[str, str] = {}
+        if others:
+            found, absent = _full_precision(name, size, classes, images, threads, compiled and not pace.quick)
+            runs |= found
+        timings = measure(runs, pace, threads)
+    seconds = {run: timing.seconds for run, timing in timings.items()}
+    torch_runs = [run for run in seconds if run.startswith("torch")]
+    return {
+        "network": name,
+        "size": size,
+        "classes": classes,
+        "batch": batch,
+        "threads": threads,
+        "ours": {run: seconds[run] for run in ours},
+        "baselines": [
+            {"baseline": run, "seconds": seconds[run], "against": "ours", "ratio": seconds[run] / seconds["ours"]}
+            for run in seconds
+            if run not in ours
+        ],
+        "best": min(torch_runs, key=seconds.__getitem__, default=None),
+        "absent": absent,
+        "layers": layer_times(network, images, threads, pace),
+        "timings": {run: timing.to_dict() for run, timing in timings.items()},
+    }
+
+
+def measure_file(path: PathLike, batch: int = 1, threads: int = 1, pace: Pace = FULL) -> dict[str, Any]:
+    """Measure a packed model file on random images: the whole, and each layer. Raises ModelFileError."""
+    roof.require_compiler()
+    network = load_packed(path)
+    check_batch(batch, max(network.input_shape))
+    check_threads(threads, "bench")
+    images, pixels = random_images(network, batch)
+    with limited(threads):
+        timings = measure(
+            {
+                "ours": lambda: network.logits(images, threads=threads),
+                "ours, from uint8": lambda: network.logits(pixels, threads=threads),
+            },
+            pace,
+            threads,
+        )
+    return {
+        "file": str(path),
+        "input_shape": list(network.input_shape),
+        "classes": len(network.classes),
+        "batch": batch,
+        "threads": threads,
+        "ours": {run: timing.seconds for run, timing in timings.items()},
+        "layers": layer_times(network, images, threads, pace),
+        "timings": {run: timing.to_dict() for run, timing in timings.items()},
+    }
+
+
+def layer_times(network: PackedNetwork, images: F32, threads: int, pace: Pace) -> list[dict[str, Any]]:
+    """Name, operation and median seconds of each stage of a packed network, and its share of all."""
+    rounds = [network.profile(images, threads) for _ in range(max(3, pace.rounds))]
+    medians = [float(np.median([stages[i][2] for stages in rounds])) for i in range(len(rounds[0]))]
+    whole = sum(medians)
+    return [
+        {"name": name, "op": op, "seconds": seconds, "share": seconds / whole}
+        for (name, op, _), seconds in zip(rounds[0], medians)
+    ]
+
+
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Give every BatchNorm other statistics than those it starts with, so that nothing cancels; changes `model`."""
+    rng = np.random.default_rng(seed)
+    for _, module in model.named_modules():
+        if isinstance(module, BatchNorm):
+            n = module.channels
+            module.weight.data[...], module.bias.data[...] = rng.uniform(0.5, 1.5, n), rng.normal(0, 0.5, n)
+            module.running_mean[...], module.running_var[...] = rng.normal(0, 0.5, n), rng.uniform(0.5, 2, n)
+
+
+def random_images(network: PackedNetwork, batch: int) -> tuple[F32, NDArray[np.uint8]]:
+    """The same random images twice: float32 (N, C, H, W), normalised, and uint8 (N, H, W, C)."""
+    channels, height, width = network.input_shape
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, height, width, channels), dtype=np.uint8)
+    scaled = (pixels / 255 - np.array(network.mean)) / np.array(network.std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=np.float32), pixels
+
+
+def _full_precision(
+    name: str, size: int, classes: int, images: F32, threads: int, compiled: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Runs of the full-precision twin in other libraries, checked against ours; and why some are absent."""
+    model = models.build(name, image_size=size, in_channels=3, num_classes=classes, method="full")
+    randomise(model)
+    model.eval()
+    with no_grad():
+        logits = model(Tensor(images)).data
+    makers: dict[str, Any] = {"onnxruntime": lambda: onnx_twin.to_onnx(model, images, threads)}
+    absent: dict[str, str] = {}
+    try:
+        makers |= torch_twin.variants(model, images, threads, compiled)
+    except baselines.Unavailable as reason:
+        absent["torch"] = str(reason)
+    runs = {}
+    for run_name, make in makers.items():
+        try:
+            run = make()
+            got = np.asarray(run()).reshape(logits.shape)
+        except Exception as error:  # whatever a part of a library that is missing or broken raises
+            absent[run_name] = str(error).partition("\n")[0] or type(error).__name__
+            continue
+        difference = np.abs(got - logits).max()
+        if not difference <= TOLERANCE * np.abs(logits).max():
+            raise EquivalenceError(f"bench: the logits of {run_name} for {name} differ from ours by {difference:g}")
+        runs[run_name] = run
+    return runs, absent

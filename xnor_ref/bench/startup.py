@@ -1,0 +1,81 @@
+"""How long a user waits for a packed network's first answer: with nothing compiled yet, and with kernels cached."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from xnor_ref import models
+from xnor_ref.bench import networks, roof
+from xnor_ref.bench.process import run_python
+from xnor_ref.bench.timing import FULL, Pace
+from xnor_ref.packed.freeze import freeze
+from xnor_ref.storage import PathLike
+
+STAGES = ("interpreter", "numpy", "numba", "xnor_ref", "load", "first answer")
+_CODE = """
+import sys, time
+times = [float(sys.argv[2]), time.time()]
+import numpy
+times.append(time.time())
+import numba
+times.append(time.time())
+from xnor_ref.packed.runtime import load_packed
+times.append(time.time())
+network = load_packed(sys.argv[1])
+times.append(time.time())
+channels, height, width = network.input_shape
+image = numpy.zeros((1, height, width, channels), numpy.uint8)
+network.logits(image, threads=1)
+times.append(time.time())
+network.logits(image, threads=1)
+times.append(time.time())
+print([after - before for before, after in zip(times, times[1:])])
+"""
+
+
+def measure_startup(model: PathLike | None = None, pace: Pace = FULL) -> dict[str, Any]:
+    """Measure new processes from their start to the first logits of one image, one thread.
+
+    Parameters
+    ----------
+    model : path of a packed network; by default a ResNet-18 for 128 pixels with random weights, which has every kind of
+        layer that our networks have.
+
+    Returns
+    -------
+    dict of JSON values
+        "cold" (an empty NUMBA_CACHE_DIR) and "cached", each with the median seconds of the stages in `STAGES`, of a
+        "second answer", and the "total" up to the first answer; "own" is that without interpreter, numpy and numba.
+    """
+    roof.require_compiler()
+    with tempfile.TemporaryDirectory(prefix="xnor_ref-bench-") as folder:
+        path = Path(model) if model is not None else _sample(Path(folder))
+        colds, cacheds = (1, 2) if pace.quick else (3, 9)
+        cold = [_start(path, Path(folder) / f"cold{i}") for i in range(colds)]
+        cached = [_start(path, Path(folder) / "cold0") for _ in range(cacheds)]
+    return {"model": str(model) if model is not None else None, "cold": _medians(cold), "cached": _medians(cached)}
+
+
+def _sample(folder: Path) -> Path:
+    size = 128
+    binary = models.build("resnet18", image_size=size, in_channels=3, num_classes=10)
+    networks.randomise(binary)
+    classes = tuple(f"class {i}" for i in range(10))
+    path = folder / "model.safetensors"
+    freeze(binary, input_shape=(3, size, size), mean=networks.MEAN, std=networks.STD, classes=classes).save(path)
+    return path
+
+
+def _start(path: Path, cache: Path) -> list[float]:
+    cache.mkdir(exist_ok=True)
+    return run_python(_CODE, str(path), repr(time.time()), environment={"NUMBA_CACHE_DIR": str(cache)})
+
+
+def _medians(runs: list[list[float]]) -> dict[str, Any]:
+    stages = [statistics.median(times) for times in zip(*runs)]
+    libraries = sum(stages[: STAGES.index("xnor_ref")])
+    total = statistics.median(sum(times[: len(STAGES)]) for times in runs)
+    named = dict(zip((*STAGES, "second answer"), stages))
+    return {"stages": named, "total": total, "own": total - libraries, "processes": len(runs)}

@@ -1,0 +1,197 @@
+"""What `bench` prints: tables whose ratios name their baseline."""
+
+from typing import Any
+
+from xnor_ref.cli import options
+
+Row = tuple[str, ...]
+
+_PADDING = "Padded taps count as work, which a kernel may skip: that takes it above its roof where they are many."
+
+
+def layers(result: dict[str, Any]) -> str:
+    """Our times, and the baselines' as multiples of them."""
+    rows = result["layers"]
+    names = list(dict.fromkeys(entry["baseline"] for row in rows for entry in row["baselines"]))
+    ours: list[Row] = [("layer", "MMAC", "kernel", "of roof", "pack, A", "K", "conv, scale", "NHWC", "NCHW")]
+    theirs: list[Row] = [("layer", *names)]
+    for row in rows:
+        times = row["ours"]
+        whole = (_microseconds(times[layout]) if layout in times else "" for layout in ("NHWC", "NCHW"))
+        parts = (_microseconds(times[part]) for part in ("pack", "scale", "convolve"))
+        kernel = _microseconds(times["kernel"]), f"{row['percent_of_roof']:.0f} %"
+        ours.append((_layer_name(row), f"{row['macs'] / 1e6:,.1f}", *kernel, *parts, *whole))
+        ratios = {entry["baseline"]: f"{entry['ratio']:.1f}x" for entry in row["baselines"]}
+        theirs.append((row["layer"], *(ratios.get(name, "-") for name in names)))
+    right = tuple(range(1, 9))
+    parts_text = [
+        machine(result["machine"], rows[0]["threads"], result["batch"]),
+        "Ours, microseconds: the kernel alone (bits to int32), its share of the roof, the parts, and the whole\n"
+        "operation (float32 in, sign, pack, A, K, convolution, K * alpha, float32 out) in each layout\n\n"
+        + options.table(ours, right)
+        + f"\n\n{_PADDING}",
+    ]
+    if names:
+        parts_text.append(
+            "Whole operation: the baseline's time / ours, both in the baseline's layout\n\n"
+            + options.table(theirs, right)
+            + "\n\n"
+            + _legend(rows)
+        )
+    return _joined(parts_text, _absences(rows))
+
+
+def _layer_name(row: dict[str, Any]) -> str:
+    return row["layer"] if row["batch"] == 1 or row["layer"].startswith("GEMM") else f"{row['batch']} x {row['layer']}"
+
+
+def _legend(rows: list[dict[str, Any]]) -> str:
+    found = {entry["baseline"]: f"{entry['what']}; / {entry['against']}" for row in rows for entry in row["baselines"]}
+    return options.table([(f"  {name}", text) for name, text in found.items()])
+
+
+def networks(result: dict[str, Any]) -> str:
+    """Whole networks against other libraries, and where our time goes."""
+    parts = [machine(result["machine"], result["threads"], result["batch"])]
+    return _joined([*parts, *map(_network, result["networks"])], _absences(result["networks"]))
+
+
+def _network(result: dict[str, Any]) -> str:
+    rows: list[Row] = [("images to logits", "ms", "/ ours")]
+    rows += [(name, _milliseconds(seconds), "") for name, seconds in result["ours"].items()]
+    for entry in sorted(result["baselines"], key=lambda entry: entry["seconds"]):
+        rows.append((entry["baseline"], _milliseconds(entry["seconds"]), f"{entry['ratio']:.1f}x"))
+    title = f"XNOR {result['network']}, {result['size']}x{result['size']} pixels, {result['classes']} classes"
+    text = f"{title}, a batch of {result['batch']}, against the full-precision network\n\n{options.table(rows, (1, 2))}"
+    if result["best"]:
+        best = next(entry for entry in result["baselines"] if entry["baseline"] == result["best"])
+        text += f"\n\ntorch fp32 at its best ({result['best']}) / ours: {best['ratio']:.1f}x"
+    return f"{text}\n\n{_layer_table(result)}"
+
+
+def model(result: dict[str, Any]) -> str:
+    """A packed file: the whole, and each layer."""
+    rows = [("images to logits", "ms"), *((name, _milliseconds(seconds)) for name, seconds in result["ours"].items())]
+    channels, height, width = result["input_shape"]
+    parts = [
+        machine(result["machine"], result["threads"], result["batch"]),
+        f"{result['file']}, {channels}x{height}x{width}, a batch of {result['batch']}\n\n{options.table(rows, (1,))}",
+        _layer_table(result),
+    ]
+    return _joined(parts)
+
+
+def _layer_table(result: dict[str, Any]) -> str:
+    rows: list[Row] = [("layer", "op", "microseconds", "share")]
+    for stage in result["layers"]:
+        rows.append((stage["name"], stage["op"], _microseconds(stage["seconds"]), f"{stage['share']:.1%}"))
+    return options.table(rows, (2, 3))
+
+
+def figure4(result: dict[str, Any]) -> str:
+    """Theory and measurement side by side, and the memory of networks."""
+    rows = result["points"]
+    names = list(dict.fromkeys(name for row in rows for name in row["measured"]))
+    parts = [machine(result["machine"], result["threads"], 1)]
+    for curve, title in (("channels", "(b) 3x3 filters"), ("filter", "(c) 256 channels")):
+        table: list[Row] = [(curve, "S", "S'", *names, "of roof", "weights, float32", "as bits")]
+        for row in rows:
+            if row["curve"] == curve:
+                cells = (_kernel_and_whole(row["measured"].get(name)) for name in names)
+                size = str(row["channels"]) if curve == "channels" else f"{row['filter']}x{row['filter']}"
+                bytes_ = (options.size_text(row[key] / 8) for key in ("float32_bits", "binary_bits"))
+                theory = f"{row['theory']:.2f}", f"{row['theory_with_scales']:.2f}"
+                table.append((size, *theory, *cells, f"{row['percent_of_roof']:.0f} %", *bytes_))
+        parts.append(f"{title}, 14x14 pixels, 256 filters\n\n{options.table(table, tuple(range(1, len(table[0]))))}")
+    memory: list[Row] = [("(a) memory", "parameters", "double", "float32", "bits", "first and last layer real")]
+    for row in result["memory"]:
+        sizes = (_mib(row[key]) for key in ("double", "float32", "bits", "first_and_last_real"))
+        memory.append((row["network"], f"{row['parameters']:,}", *sizes))
+    parts.append(options.table(memory, (1, 2, 3, 4, 5)))
+    parts.append(
+        "S = 64 c N_W / (c N_W + 64) counts operations, 64 bits in one; S' counts A and K too. Measured:\n"
+        "the baseline's time / ours, for our kernel alone (packed bits to int32) and for the whole operation\n"
+        f"(float32 to float32, in the baseline's layout).\n{_PADDING}"
+    )
+    return _joined(parts, _absences(rows))
+
+
+def _kernel_and_whole(measured: dict[str, float] | None) -> str:
+    return "-" if measured is None else f"{measured['kernel']:.1f}x, {measured['whole']:.1f}x"
+
+
+def startup(result: dict[str, Any]) -> str:
+    """From the start of a process to its first logits."""
+    stages = list(result["cold"]["stages"])
+    rows: list[Row] = [("seconds", *(f"{kind} ({result[kind]['processes']})" for kind in ("cold", "cached")))]
+    for stage in stages:
+        rows.append((f"  {stage}", *(f"{result[kind]['stages'][stage]:.3f}" for kind in ("cold", "cached"))))
+    for key, label in (("total", "start to first answer"), ("own", "without interpreter, numpy, numba")):
+        rows.append((label, *(f"{result[kind][key]:.3f}" for kind in ("cold", "cached"))))
+    what = result["model"] or "a ResNet-18 for 128x128 pixels"
+    text = f"New processes, one image through {what}: kernels compiled (cold) or read from the cache, medians\n\n"
+    return _joined([machine(result["machine"], 1, 1), text + options.table(rows, (1, 2))])
+
+
+def ladder(result: dict[str, Any]) -> str:
+    """One layer up the rungs."""
+    names = list(result["rungs"][0]["ratios"])
+    rows: list[Row] = [("rung", "time, us", "GMAC/s", "of roof", *names, "")]
+    for rung in result["rungs"]:
+        rate = result["macs"] / rung["seconds"] / 1e9
+        ratios = (f"{rung['ratios'][name]:,.2f}x" for name in names)
+        share = f"{rung['percent_of_roof']:.1f} %"
+        rows.append((rung["rung"], _microseconds(rung["seconds"]), f"{rate:,.1f}", share, *ratios, rung["what"]))
+    emulated = f", limited to the instructions of {result['emulated']}" if result["emulated"] else ""
+    times = ", ".join(f"{name} {_microseconds(spent)}" for name, spent in result["baselines"].items())
+    parts = [
+        machine(result["machine"], 1, 1),
+        f"{result['layer']}{emulated}; x: time of a float baseline / time of the rung\n\n"
+        + options.table(rows, tuple(range(1, 4 + len(names)))),
+        f"float baselines, microseconds: {times or 'none'}",
+    ]
+    return _joined(parts, _absences([result]))
+
+
+def machine(about: dict[str, Any], threads: int, batch: int) -> str:
+    """Processor, instruction set, roofs and versions, in three lines."""
+    roofs = about["roofs"]
+    versions = ", ".join(f"{name} {about[name]}" for name in ("xnor_ref", "python", "numpy", "numba"))
+    optional = "".join(f", {name} {about[name]}" for name in ("torch", "onnxruntime") if about[name])
+    return "\n".join(
+        [
+            f"{about['cpu']}: {about['instruction_set']}; threads: {threads}, batch: {batch}",
+            f"roofs of one core: {roofs['binary_macs'] / 1e9:,.0f} G binary MAC/s, {roofs['float32_macs'] / 1e9:.1f} G "
+            f"float32 MAC/s ({roofs['binary_macs'] / roofs['float32_macs']:.1f}x), "
+            f"memory {roofs['memory_bytes'] / 1e9:.0f} GB/s, clock {roofs['clock'] / 1e9:.2f} GHz",
+            f"{versions}, BLAS {about['blas']}{optional}",
+        ]
+    )
+
+
+def caption(about: dict[str, Any], threads: int, batch: int) -> str:
+    """One line for a plot."""
+    libraries = (f"{name} {about[name]}" for name in ("numpy", "numba", "torch", "onnxruntime") if about[name])
+    return f"{about['cpu']}, {about['instruction_set']}; threads: {threads}, batch: {batch}; {', '.join(libraries)}"
+
+
+def _absences(rows: list[dict[str, Any]]) -> dict[str, str]:
+    return {name: reason for row in rows for name, reason in row["absent"].items()}
+
+
+def _joined(parts: list[str], absent: dict[str, str] | None = None) -> str:
+    notes = [f"not measured: {name}: {reason}" for name, reason in (absent or {}).items()]
+    return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
+
+
+def _microseconds(seconds: float) -> str:
+    value = 1e6 * seconds
+    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.3f}"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.2f} MiB"
