@@ -23,8 +23,8 @@ def read(path):
     header = json.loads(content[8 : 8 + length])
     data = content[8 + length :]
     description = json.loads(header.pop("__metadata__")["xnor_ref"])
-    if (description["format"], description["version"]) != ("xnor_ref packed network", 1):
-        raise ValueError("not a packed network of version 1")
+    if description["format"] != "xnor_ref packed network" or description["version"] not in (1, 2, 3):
+        raise ValueError("not a packed network of version 1 to 3")
     tensors, listed, blobs = {}, [], []
     for name in sorted(header):
         entry = header[name]
@@ -42,6 +42,54 @@ def signs(words, n):
     """Words (rows, ceil(n/64)) to +1 and -1 (rows, n)."""
     bits = words[:, np.arange(n) // 64] >> (np.arange(n) % 64).astype(np.uint64) & np.uint64(1)
     return np.where(bits == 1, 1.0, -1.0)
+
+
+class Coder:
+    """The arithmetic decoder of layers along trees."""
+
+    def __init__(self, stream):
+        self.bytes = iter(stream.tolist())
+        self.code, self.range = int.from_bytes([next(self.bytes) for _ in range(4)], "big"), 2**32
+
+    def narrow(self, start, size):
+        self.code, self.range = self.code - start, size
+        while self.range < 2**24:
+            self.code, self.range = 256 * self.code + next(self.bytes), 256 * self.range
+
+    def one_of(self, k):
+        step = self.range // k
+        value = min(self.code // step, k - 1)
+        self.narrow(value * step, step if value < k - 1 else self.range - value * step)
+        return value
+
+    def differs(self, ones, left):
+        same = self.range * (left - ones) // left
+        differs = self.code >= same
+        self.narrow(same if differs else 0, self.range - same if differs else same)
+        return differs
+
+
+def rows_along_tree(stream, channels, n):
+    """Signs +1 and -1, (channels, n)."""
+    coder = Coder(stream)
+    parent = [coder.one_of(channels) for _ in range(channels)]
+    factor = np.ones((channels, n))  # from the parent's signs to one's own
+    for o in range(channels):
+        if parent[o] != o and coder.one_of(2):
+            factor[o] = -1
+        ones = coder.one_of(n + 1)
+        for i in range(n):
+            left = n - i
+            if ones and (ones == left or coder.differs(ones, left)):
+                factor[o, i] *= -1
+                ones -= 1
+    if coder.code or list(coder.bytes) or sum(parent[o] == o for o in range(channels)) != 1:
+        raise ValueError("not a layer along a tree")
+
+    def row(o):
+        return factor[o] * (-1 if parent[o] == o else row(parent[o]))
+
+    return np.stack([row(o) for o in range(channels)])
 
 
 def windows(x, kernel, stride, padding, border):
@@ -63,7 +111,11 @@ def binary(node, t, x):
     kernel = node.get("kernel_size", [1, 1])
     stride, padding = node.get("stride", [1, 1]), node.get("padding", [0, 0])
     channels, taps = x4.shape[1], kernel[0] * kernel[1]
-    weight = signs(t["bits"], channels * taps).reshape(-1, *kernel, channels).transpose(0, 3, 1, 2)
+    if "tree" in t:
+        rows = rows_along_tree(t["tree"], node["out_channels"], channels * taps)
+    else:
+        rows = signs(t["bits"], channels * taps)
+    weight = rows.reshape(-1, *kernel, channels).transpose(0, 3, 1, 2)
     positive = x4 >= 0
     if "threshold" in t:
         threshold = per_channel(t["threshold"], x4)
@@ -77,6 +129,29 @@ def binary(node, t, x):
         inside = windows(np.ones_like(mean), kernel, stride, padding, 0).sum(axis=(4, 5))
         y = y * (total / (np.maximum(inside, 1) if node["input_scale"] == "valid" else taps)).astype(np.float32)
     return y if x.ndim == 4 else y[:, :, 0, 0]
+
+
+def sign_weight(node, t, x):
+    x4 = x if x.ndim == 4 else x[:, :, None, None]
+    kernel, channels = node.get("kernel_size", [1, 1]), x4.shape[1]
+    stride, (ph, pw) = node.get("stride", [1, 1]), node.get("padding", [0, 0])
+    rows = signs(t["bits"], channels * kernel[0] * kernel[1]).astype(np.float32)
+    view = windows(x4, kernel, stride, (ph, pw), 0)
+    y = np.zeros((len(x4), len(rows), *view.shape[2:4]), np.float32)
+    for bit, sign in enumerate(rows.T):
+        tap, c = divmod(bit, channels)
+        y += view[:, c, None, :, :, tap // kernel[1], tap % kernel[1]] * per_channel(sign, y)
+    y = y * per_channel(t["alpha"], y) if "alpha" in t else y
+    return y if x.ndim == 4 else y[:, :, 0, 0]
+
+
+def scale(node, t, x):
+    channel = per_channel(t.get("channel", np.float32([1])), x)
+    if x.ndim == 2:
+        return x * channel
+    if "row" in t:
+        return x * (channel * t["row"][:, None] * t["column"])
+    return x * (t["map"] if "map" in t else channel * t["plane"])
 
 
 def conv2d(node, t, x):
@@ -105,6 +180,10 @@ OPS = {
     "add": lambda node, t, x, y: x + y,
     "binary_conv2d": binary,
     "binary_linear": binary,
+    "sign": lambda node, t, x: np.where(x >= 0, 1, -1),
+    "scale": scale,
+    "sign_weight_conv2d": sign_weight,
+    "sign_weight_linear": sign_weight,
 }
 
 

@@ -84,6 +84,25 @@ class Sample:
         tensors = self._binary_tensors(self.normal(o, i), i, alpha, threshold)
         return self.node("binary_linear", None, tensors, in_features=i, input_scale=scale)
 
+    def sign_weight_conv2d(self, c, o, k=(3, 3), stride=(1, 1), padding=(1, 1), alpha=True):
+        tensors = self._binary_tensors(self.normal(o, c, *k), c, alpha, False)
+        return self.node(
+            "sign_weight_conv2d",
+            None,
+            tensors,
+            in_channels=c,
+            kernel_size=list(k),
+            stride=list(stride),
+            padding=list(padding),
+        )
+
+    def sign_weight_linear(self, i, o, alpha=True):
+        tensors = self._binary_tensors(self.normal(o, i), i, alpha, False)
+        return self.node("sign_weight_linear", None, tensors, in_features=i)
+
+    def scale(self, **factors):
+        return self.node("scale", tensors={name: self.normal(*shape) for name, shape in factors.items()})
+
     def pool(self, op, kernel, stride, padding):
         return self.node(op, kernel=[kernel] * 2, stride=[stride] * 2, padding=[padding] * 2)
 
@@ -136,4 +155,23 @@ def every_op(pad_value=0, seed=0):
     last = sample.linear(32, 10, bias=False)
     sample.node("add", [stem - 1, last])
     sample.linear(10, 5)
+    return sample
+
+
+def version_3(seed=0):
+    """Every operation that came with version 3."""
+    sample = Sample(seed=seed)
+    sample.metadata["version"] = 3
+    sample.sign_weight_conv2d(3, 66, (3, 2), (2, 1), (1, 1))
+    sample.scale(channel=(66,), row=(5,), column=(9,))
+    sample.affine(66)
+    sample.node("sign")
+    sample.sign_weight_conv2d(66, 70, (1, 1), (1, 1), (0, 0), alpha=False)
+    sample.scale(channel=(70,), plane=(5, 9))
+    sample.binary_conv2d(70, 8, alpha=False, scale="off")
+    sample.scale(map=(8, 5, 9))
+    sample.node("flatten")
+    sample.sign_weight_linear(360, 65)
+    sample.scale(channel=(65,))
+    sample.sign_weight_linear(65, 5, alpha=False)
     return sample

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import JIT_DISABLED, REPOSITORY
 from tests.training_samples import TINY_OPTIONS, result_bytes, run_cli, start_cli, stop
 from xnor_ref import cli
 from xnor_ref.cli import main
@@ -76,6 +76,10 @@ def test_every_example_of_every_help_runs(trained, monkeypatch, capfd):
                 arguments += TINY_OPTIONS
             if name == "verify":
                 arguments += ["--examples", "2"]
+            if name == "bench":
+                if JIT_DISABLED:
+                    continue  # there is nothing to measure
+                arguments += ["--quick"]
             assert main(arguments) == 0, (example, capfd.readouterr().err)
 
 

@@ -125,7 +125,7 @@ def test_same_seed_same_network():
     ("arguments", "text"),
     [
         ({"name": "lenet"}, "one of shapes-net, lenet5, .*got 'lenet'"),
-        ({"method": "xnor+"}, "one of xnor, full, got 'xnor\\+'"),
+        ({"method": "xnor+"}, "one of xnor, full, bwn, .* bnn, got 'xnor\\+'"),
         ({"image_size": 8}, "at least 16 pixels, got 8"),
         ({"image_size": 10**6}, "refused: image_size=1000000"),
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),

@@ -78,9 +78,9 @@ def test_zeroed_and_swapped_blocks(tiny_file):
 def test_other_version_and_other_kind(tmp_path):
     sample = packed_samples.tiny()
     path = tmp_path / "file"
-    for version in (2, 0):
+    for version in (4, 0):
         save_tensors(path, sample.tensors, {**sample.metadata, "version": version})
-        with pytest.raises(ModelFileError, match=f"of version {version}; this program reads version 1"):
+        with pytest.raises(ModelFileError, match=f"of version {version}; this program reads versions 1 to 3"):
             load_packed(path)
     save_tensors(path, sample.tensors, {**sample.metadata, "format": "xnor_ref checkpoint"})
     with pytest.raises(ModelFileError, match="'xnor_ref checkpoint', a 'xnor_ref packed network' is needed"):
@@ -132,7 +132,7 @@ def test_unknown_keys():
     ("key", "value", "pattern"),
     [
         ("format", "x", "format 'x'"),
-        ("version", 2, "version 2"),
+        ("version", 4, "version 4"),
         ("producer", {"a": 1}, "producer 'a'"),
         ("data_sha256", "xyz", "data_sha256"),
         ("data_sha256", "0" * 64 + "\n", "data_sha256"),
@@ -225,19 +225,49 @@ def test_tensors_without_a_node():
         refused(sample, "belongs to no node|unknown attribute or tensor")
 
 
+SAMPLES = (packed_samples.every_op, packed_samples.version_3)
+
+
 def every_node():
-    graph = packed_samples.every_op().metadata["graph"]
-    return [pytest.param(index, id=node["name"]) for index, node in enumerate(graph)]
+    graphs = [(make, enumerate(make().metadata["graph"])) for make in SAMPLES]
+    return [pytest.param(make, index, id=node["name"]) for make, graph in graphs for index, node in graph]
 
 
-def test_sample_holds_every_op():
-    assert {node["op"] for node in packed_samples.every_op().metadata["graph"]} == set(OPS)
+def test_samples_hold_every_op():
+    assert {node["op"] for make in SAMPLES for node in make().metadata["graph"]} == set(OPS)
 
 
-@pytest.mark.parametrize("index", every_node())
-def test_attributes_of_every_node(index):
+def test_operations_of_a_later_version():
+    sample = packed_samples.version_3()
+    for version in (1, 2):
+        sample.metadata["version"] = version
+        refused(sample, f"sign_weight_conv2d.*needs version 3, the file has {version}")
+
+
+def test_factors_of_a_scale_that_do_not_belong_together():
+    for factors, words in (
+        ({"plane": (9, 8)}, "has the factors plane"),
+        ({}, "has the factors none"),
+        ({"channel": (3,), "row": (9,)}, "has the factors channel, row"),
+        ({"channel": (4,)}, "float32 .4,., float32 .3,. is needed"),
+    ):
+        sample = Sample(classes=3)
+        sample.metadata["version"] = 3
+        sample.scale(**factors)
+        sample.node("global_avg_pool")
+        refused(sample, words)
+    sample = Sample(classes=3)
+    sample.metadata["version"] = 3
+    huge = np.float32(1e30)
+    sample.node("scale", tensors={"channel": np.full(3, huge), "plane": np.full((9, 8), huge)})
+    sample.node("global_avg_pool")
+    refused(sample, "multiply to infinity")
+
+
+@pytest.mark.parametrize("make, index", every_node())
+def test_attributes_of_every_node(make, index):
     """Whatever an attribute is replaced by is either fine, or refused with the node's name; never a crash."""
-    good = packed_samples.every_op()
+    good = make()
     node = good.metadata["graph"][index]
     keys = node.keys() - {"op", "name", "inputs"}
     hostile = [None, True, -1, 10**30, 0.5, math.nan, "x", [], {}, [1], [1, 2, 3], [0, 0], [-1, -1], [1025, 1]]
@@ -266,9 +296,9 @@ def test_attributes_of_every_node(index):
     refused(sample, f"node '{node['name']}'.*unknown attribute or tensor 'more'")
 
 
-@pytest.mark.parametrize("index", every_node())
-def test_tensors_of_every_node(index):
-    good = packed_samples.every_op()
+@pytest.mark.parametrize("make, index", every_node())
+def test_tensors_of_every_node(make, index):
+    good = make()
     name = good.metadata["graph"][index]["name"]
     for key in [key for key in good.tensors if key.startswith(name + ".")]:
         array = good.tensors[key]
@@ -296,10 +326,10 @@ def test_tensors_of_every_node(index):
             sample = copy.deepcopy(good)
             sample.tensors[key] = new
             refused(sample, "node '")
-        if not key.endswith((".bias", ".alpha")):
+        if not key.endswith((".bias", ".alpha", ".plane")):  # without which a node is sound too
             sample = copy.deepcopy(good)
             del sample.tensors[key]
-            refused(sample, f"node '{name}'.*(is missing|must come together)")
+            refused(sample, f"node '{name}'.*(is missing|must come together|has the factors)")
 
 
 def test_dirty_tail_bits():

@@ -28,6 +28,10 @@ def test_every_op(tmp_path, pad_value):
     agree(packed_samples.every_op(pad_value, seed=pad_value + 5), tmp_path / "model")
 
 
+def test_every_op_of_version_3(tmp_path):
+    agree(packed_samples.version_3(), tmp_path / "model")
+
+
 @pytest.mark.parametrize("channels", [1, 63, 64, 65, 129])
 @pytest.mark.parametrize("scale", ["off", "plain", "valid"])
 def test_channel_counts_around_the_word(tmp_path, channels, scale):
@@ -71,11 +75,11 @@ def test_bit_order_of_a_convolution():
 def test_document_names_every_op_and_limit():
     for op in OPS:
         assert f"`{op}`" in DOCUMENT
-    samples = packed_samples.every_op()
-    for node in samples.metadata["graph"]:
+    samples = packed_samples.every_op(), packed_samples.version_3()
+    for node in (node for sample in samples for node in sample.metadata["graph"]):
         for key in node:
             assert f"`{key}`" in DOCUMENT, key
-    for name in samples.tensors:
+    for name in (name for sample in samples for name in sample.tensors):
         assert re.search(rf"`{name.rpartition('.')[2]}`", DOCUMENT)
     for limit in ("10,000 nodes", "1,000,000 classes", "4096 input channels", "16,384 pixels", "2 GiB", "16 MiB"):
         assert limit in DOCUMENT

@@ -181,6 +181,7 @@ def test_summary(sample, network):
         "bits": 70 * 6 * 3 * 2,
         "float_params": 70,
         "bytes": 70 * 8 + 70 * 4,
+        "stored": "bits",
     }
     assert sum(row["bytes"] for row in rows) == sum(array.nbytes for array in sample.tensors.values())
 

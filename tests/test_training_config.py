@@ -8,10 +8,10 @@ import pytest
 from xnor_ref import datasets, models
 from xnor_ref.binary import GRAD_MODES
 from xnor_ref.errors import InputError
-from xnor_ref.nn import LOSSES, BinaryConv2d
-from xnor_ref.nn.blocks import METHODS, BinaryOptions
+from xnor_ref.nn import GAMMAS, LOSSES, BinaryConv2d
+from xnor_ref.nn.methods import BLOCK_ORDERS, GAMMA_INITS, METHODS, WEIGHT_SCALES, BinaryOptions
 from xnor_ref.optim import KINDS, OPTIMIZERS
-from xnor_ref.training.config import FIELDS, TrainConfig, choices_of, differences, load_toml, resolve
+from xnor_ref.training.config import FIELDS, TrainConfig, choices_of, differences, load_toml, needs_of, resolve
 from xnor_ref.training.recipes import RECIPES
 
 
@@ -26,18 +26,23 @@ from xnor_ref.training.recipes import RECIPES
         ("optimizer", OPTIMIZERS),
         ("grad_mode", GRAD_MODES),
         ("input_scale", BinaryConv2d.input_scales),
+        ("weight_scale", WEIGHT_SCALES),
+        ("gamma", GAMMAS),
+        ("gamma_init", GAMMA_INITS),
+        ("block_order", BLOCK_ORDERS),
     ],
 )
 def test_choices_are_those_of_the_parts_that_they_name(name, registry):
     assert choices_of(FIELDS[name]) == tuple(registry)
+    method = {"gamma": {"method": "xnor++"}, "gamma_init": {"method": "xnor++"}}.get(name, {})
     for choice in registry:
-        assert getattr(resolve({name: choice}), name) == choice
+        assert getattr(resolve({**method, name: choice}), name) == choice
 
 
 def test_every_field_that_needs_another_names_a_value_that_it_may_have():
-    needs = {name: field.metadata["needs"] for name, field in FIELDS.items() if "needs" in field.metadata}
+    needs = {name: needs_of(field) for name, field in FIELDS.items() if "needs" in field.metadata}
     for other, values in needs.values():
-        assert set(values) <= set(choices_of(FIELDS[other]))
+        assert values and set(values) <= set(choices_of(FIELDS[other]))
     assert {name for name, (other, _) in needs.items() if other == "method"} == set(BinaryOptions.names())
 
 
@@ -88,7 +93,7 @@ def test_identity_leaves_out_what_cannot_change_results():
         ("dataset", "imagenet"),
         ("dataset", None),
         ("model", "resnet"),
-        ("method", "bnn"),
+        ("method", "bwnn"),
         ("optimizer", "Adam"),
         ("schedule", "exponential"),
         ("milestones", 3),
@@ -148,10 +153,20 @@ def test_fields_that_clash_are_refused():
         ({"schedule": "linear", "power": 2}, "power .* needs schedule polynomial, got schedule 'linear'"),
         ({"schedule": "step", "final_lr": 1e-6}, "final_lr .* needs schedule cosine or linear or polynomial"),
         *(
-            ({"method": "full", name: value}, f"{name} .* needs method xnor, got method 'full'")
-            for name, value in (
-                *(("grad_mode", "ste"), ("pad_value", 0), ("input_scale", "off"), ("weight_scale", "off")),
-                *(("k_grad", False), ("centre", True), ("clamp", True)),
+            ({"method": "full", name: value}, f"{name} .* needs method {words}, got method 'full'")
+            for name, value, words in (
+                ("grad_mode", "ste", "xnor or bwn"),
+                ("pad_value", 0, r"xnor or xnor\+\+ or bnn"),
+                ("input_scale", "off", "xnor"),
+                ("weight_scale", "off", "xnor or bwn"),
+                ("k_grad", False, "xnor"),
+                ("centre", True, r"xnor or bwn or xnor\+\+"),
+                ("clamp", True, r"xnor or bwn or xnor\+\+"),
+                ("glorot", True, "binaryconnect or bnn"),
+                ("stochastic", True, "binaryconnect"),
+                ("gamma", "o", r"xnor\+\+"),
+                ("gamma_init", "ones", r"xnor\+\+"),
+                ("block_order", "cbap", "xnor"),
             )
         ),
     ],
@@ -159,6 +174,13 @@ def test_fields_that_clash_are_refused():
 def test_what_would_have_no_effect_is_refused(said, words):
     with pytest.raises(InputError, match=words):
         resolve(said)
+
+
+def test_methods_bring_their_loss():
+    assert resolve({"method": "bnn"}).loss == resolve({"method": "binaryconnect"}).loss == "squared-hinge"
+    assert (
+        resolve({"method": "bwn"}).loss == resolve({"method": "bnn", "loss": "cross-entropy"}).loss == "cross-entropy"
+    )
 
 
 def test_only_options_with_an_effect_are_handed_on():

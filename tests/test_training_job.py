@@ -321,6 +321,15 @@ def test_limits_pick_the_same_images_each_time(data_dir):
         {"input_scale": "off", "pad_value": -1, "grad_mode": "paper", "centre": True, "clamp": True},
         {"input_scale": "valid", "pad_value": 1, "grad_mode": "ste", "k_grad": True},
         {"weight_scale": "off", "grad_mode": "ste"},
+        {"weight_scale": "learned"},
+        {"block_order": "cbap"},
+        {"method": "bwn"},
+        {"method": "bwn", "weight_scale": "learned", "optimizer": "sgd"},
+        {"method": "xnor++"},
+        {"method": "xnor++", "gamma": "ohw", "gamma_init": "alpha"},
+        {"method": "binaryconnect"},
+        {"method": "binaryconnect", "stochastic": True, "loss": "cross-entropy"},
+        {"method": "bnn"},
     ],
 )
 def test_every_kind_of_training_agrees_with_its_bits(data_dir, tmp_path, changes):

@@ -15,6 +15,15 @@ def sign(x: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.where(x >= 0, x.dtype.type(1), x.dtype.type(-1))
 
 
+def stochastic_sign(x: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:
+    """+1 with probability clip((x + 1)/2, 0, 1), the "hard sigmoid" of x, else -1 (Courbariaux et al. 2015, eq. 2, 3).
+
+    >>> stochastic_sign(np.float32([-1, 1, 7]), np.random.default_rng(0))
+    array([-1.,  1.,  1.], dtype=float32)
+    """
+    return np.where(2 * rng.random(x.shape, dtype=np.float32) - 1 < x, x.dtype.type(1), x.dtype.type(-1))
+
+
 def ste_mask(x: NDArray[np.floating]) -> NDArray[np.bool_]:
     """1[|x| <= 1], which stands in for the derivative of sign (Hubara et al. 2016, eq. 4).
 

@@ -7,7 +7,6 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
-from xnor_ref.errors import InputError, ModelFileError
 
 
 @click.command(
@@ -26,28 +25,12 @@ def command(run: str, output: str, which: str, force: bool, as_json: bool) -> No
     """
     from xnor_ref.training.export import export_run
 
-    target = Path(output)
-    if target.is_dir():
-        raise InputError(f"-o {output} is a folder; name a file in it")
-    if target.exists():
-        if not force:
-            raise InputError(f"-o {output} is there already; add --force to overwrite it")
-        _require_model_file(target)
+    target = options.model_target(output, force)
     result = export_run(Path(run), target, which)
     if as_json:
         options.print_json(result)
     else:
         click.echo(_text(result))
-
-
-def _require_model_file(target: Path) -> None:
-    """--force replaces a model file, not whatever else a slip of the hand may name."""
-    from xnor_ref.packed import load_packed
-
-    try:
-        load_packed(target)
-    except ModelFileError:
-        raise InputError(f"-o {target} is not a packed model file, so --force does not overwrite it") from None
 
 
 def _text(result: dict[str, Any]) -> str:

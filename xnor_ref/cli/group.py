@@ -14,6 +14,8 @@ COMMANDS = {
     "evaluate": "Score a run's networks, or a model file, on the validation images.",
     "predict": "Name what is on photos.",
     "export": "Freeze a run's checkpoint to a model file.",
+    "compress": "Hold binary layers along trees of their output channels (MST-compression), and report costs.",
+    "bench": "Measure speed on this machine, against its roof and other libraries.",
     "verify": "Run the exactness checks on this machine.",
     "info": "Versions and data sets; or what a model file or run holds.",
 }

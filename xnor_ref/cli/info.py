@@ -83,7 +83,7 @@ def _model_text(result: dict[str, Any]) -> str:
         rows.append(
             (
                 layer["name"],
-                layer["op"],
+                layer["op"] + (", tree" if layer["stored"] == "tree" else ""),
                 "x".join(map(str, layer["output_shape"])),
                 f"{layer['bits']:,}",
                 f"{layer['float_params']:,}",

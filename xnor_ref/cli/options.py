@@ -4,11 +4,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from xnor_ref.errors import InputError
+from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.training.config import FIELDS, choices_of
 
 DATA_DIR_VARIABLE = "XNOR_REF_DATA"
@@ -81,6 +82,23 @@ def _integers(name: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--{name} must be integers with commas between them, such as 30,60; got {text!r}") from None
+
+
+def model_target(output: str, force: bool) -> Path:
+    """The model file to write; --force replaces a model file, not whatever else a slip of the hand may name."""
+    from xnor_ref.packed import load_packed
+
+    target = Path(output)
+    if target.is_dir():
+        raise InputError(f"-o {output} is a folder; name a file in it")
+    if target.exists():
+        if not force:
+            raise InputError(f"-o {output} is there already; add --force to overwrite it")
+        try:
+            load_packed(target)
+        except ModelFileError:
+            raise InputError(f"-o {target} is not a packed model file, so --force does not overwrite it") from None
+    return target
 
 
 def print_json(value: Any) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import BinaryOptions, Builder
 from xnor_ref.nn.layers import positive
+from xnor_ref.nn.methods import options_of
 from xnor_ref.nn.module import Sequential
 
 _NETWORKS = {
@@ -46,8 +47,9 @@ def build(
     ----------
     name : one of `names()`.
     image_size, in_channels, num_classes : square images (N, in_channels, image_size, image_size) -> (N, num_classes).
-    method : "xnor" (binary but for the first and the last layer) or "full" (its full-precision twin).
-    options : settings of the binary layers (`BinaryOptions`) or of the network itself.
+    method : one of `nn.methods.METHODS`, which says what each makes of a network.
+    options : settings of the binary layers (`BinaryOptions`), as far as the method leaves them open, or of the network
+        itself.
 
     Raises
     ------
@@ -70,9 +72,8 @@ def build(
     if unknown:
         allowed = ", ".join((*BinaryOptions.names(), *module.OPTIONS))
         raise InputError(f"build: {name} has no option {', '.join(unknown)}; its options are {allowed}")
-    if method == "full" and binary:
-        raise InputError(f"build: method 'full' has no binary layers, so {', '.join(binary)} would have no effect")
-    builder = Builder(method, BinaryOptions(**binary), np.random.default_rng([seed, 0x786E6F72]))
+    rng = np.random.default_rng([seed, 0x786E6F72])
+    builder = Builder(method, options_of(method, binary), rng, (size, size))
     network = Network(**module.layers(builder, size, in_channels, num_classes, **own))
     network.config = {
         "name": name,

@@ -7,7 +7,7 @@ of which covers its whole input. At 224 pixels the stem is 11x11 with stride 4; 
 """
 
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import Conv2d, Flatten, MaxPool2d
+from xnor_ref.nn.layers import Flatten, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
@@ -39,6 +39,6 @@ def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, 
         "fc6": build.conv(256, 4096, side),
         "fc7": build.conv(4096, 4096, 1),
         "last": build.before_classifier(4096),
-        "fc8": Conv2d(4096, classes, 1, bias=True, rng=build.rng),
+        "fc8": build.last_conv(4096, classes),
         "flatten": Flatten(),
     }

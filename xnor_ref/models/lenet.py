@@ -1,7 +1,7 @@
 """LeNet-5 (LeCun et al. 1998) in the form that binary networks use: 20 and 50 maps, 500 hidden units, BatchNorm."""
 
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import BatchNorm1d, Flatten, Linear, MaxPool2d
+from xnor_ref.nn.layers import BatchNorm1d, Flatten, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
@@ -18,5 +18,5 @@ def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, 
         "flatten": Flatten(),
         "fc1": build.linear(50 * side * side, 500),
         "last": build.before_classifier(500, BatchNorm1d),
-        "fc2": Linear(500, classes, rng=build.rng),
+        "fc2": build.last_linear(500, classes),
     }

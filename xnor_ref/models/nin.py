@@ -4,7 +4,7 @@ For images from 64 pixels the first convolution takes every second pixel, from 1
 """
 
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import AvgPool2d, Conv2d, GlobalAvgPool2d, MaxPool2d
+from xnor_ref.nn.layers import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
@@ -27,6 +27,6 @@ def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, 
         "conv3": build.conv(192, 192, 3, 1, 1),
         "mlp3a": build.conv(192, 192, 1),
         "last": build.before_classifier(192),
-        "classifier": Conv2d(192, classes, 1, bias=True, rng=build.rng),
+        "classifier": build.last_conv(192, classes),
         "pool": GlobalAvgPool2d(),
     }

@@ -7,7 +7,7 @@ nothing of its bits: it is binary by default like every inner convolution, and r
 
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, ReLU
+from xnor_ref.nn.layers import BatchNorm2d, Conv2d, GlobalAvgPool2d, MaxPool2d, ReLU
 from xnor_ref.nn.module import Module, Residual, Sequential
 
 SMALLEST = 16
@@ -18,8 +18,10 @@ def layers(build: Builder, size: int, channels: int, classes: int, downsample: s
     """The first convolution and the classifier are real."""
     if downsample not in (None, "binary", "real"):
         raise InputError(f"resnet18: downsample must be 'binary' or 'real', got {downsample!r}")
-    if build.method == "full" and downsample is not None:
+    if not build.how.weights and downsample is not None:
         raise InputError(f"resnet18: method 'full' has no binary layers, so downsample (={downsample}) has no effect")
+    if build.options.block_order == "cbap":
+        raise InputError("resnet18: block_order 'cbap' would add shortcuts to signs; it is for networks without them")
     if size >= 128:
         stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(3, 2, 1))
     else:
@@ -33,18 +35,20 @@ def layers(build: Builder, size: int, channels: int, classes: int, downsample: s
             inputs = outputs
     network["last"] = build.before_classifier(512)
     network["pool"] = GlobalAvgPool2d()
-    network["classifier"] = Linear(512, classes, rng=build.rng)
+    network["classifier"] = build.last_linear(512, classes)
     return network
 
 
 def _block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str | None) -> Module:
-    if build.method == "full":
-        return _full_block(build, inputs, outputs, stride)
+    if build.real_inputs:
+        return _real_block(build, inputs, outputs, stride, downsample)
+    size = build.size
     body = Sequential(conv1=build.conv(inputs, outputs, 3, stride, 1), conv2=build.conv(outputs, outputs, 3, 1, 1))
     if inputs == outputs and stride == 1:
         return Residual(body)
     if downsample == "real":
         return Residual(body, _projection(build, inputs, outputs, stride))
+    build.size = size  # the shortcut sees what the body has seen
     return Residual(body, build.conv(inputs, outputs, 1, stride))
 
 
@@ -52,12 +56,15 @@ def _projection(build: Builder, inputs: int, outputs: int, stride: int) -> Seque
     return Sequential(conv=Conv2d(inputs, outputs, 1, stride, rng=build.rng), bn=BatchNorm2d(outputs))
 
 
-def _full_block(build: Builder, inputs: int, outputs: int, stride: int) -> Module:
+def _real_block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str | None) -> Module:
     """conv-BN-ReLU-conv-BN, plus the shortcut, then ReLU."""
     body = Sequential(
         conv1=build.conv(inputs, outputs, 3, stride, 1),
-        conv2=Conv2d(outputs, outputs, 3, 1, 1, rng=build.rng),
-        bn2=BatchNorm2d(outputs),
+        **build.conv_and_norm(outputs, outputs, 3, 1, 1, names=("conv2", "bn2")),
     )
-    same = inputs == outputs and stride == 1
-    return Sequential(sum=Residual(body, None if same else _projection(build, inputs, outputs, stride)), relu=ReLU())
+    shortcut = None
+    if (inputs, stride) != (outputs, 1) and downsample == "real":
+        shortcut = _projection(build, inputs, outputs, stride)
+    elif (inputs, stride) != (outputs, 1):
+        shortcut = Sequential(**build.conv_and_norm(inputs, outputs, 1, stride))
+    return Sequential(sum=Residual(body, shortcut), relu=ReLU())

@@ -2,7 +2,7 @@
 
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import GlobalAvgPool2d, Linear, MaxPool2d, positive
+from xnor_ref.nn.layers import GlobalAvgPool2d, MaxPool2d, positive
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
@@ -20,5 +20,5 @@ def layers(build: Builder, size: int, channels: int, classes: int, width: int = 
         "block3": build.conv(2 * width, 4 * width, 3, 1, 1),
         "last": build.before_classifier(4 * width),
         "pool": GlobalAvgPool2d(),
-        "classifier": Linear(4 * width, classes, rng=build.rng),
+        "classifier": build.last_linear(4 * width, classes),
     }

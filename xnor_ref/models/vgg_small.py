@@ -6,7 +6,7 @@ block has 64 maps and the halvings come earlier, so that the cost stays within r
 """
 
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import Flatten, GlobalAvgPool2d, Linear, MaxPool2d
+from xnor_ref.nn.layers import Flatten, GlobalAvgPool2d, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
@@ -26,7 +26,7 @@ def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, 
             "conv6": build.conv(512, 512, 3, 1, 1, MaxPool2d(2)),
             "last": build.before_classifier(512),
             "flatten": Flatten(),
-            "classifier": Linear(512 * side * side, classes, rng=build.rng),
+            "classifier": build.last_linear(512 * side * side, classes),
         }
     if size < 128:
         stem = build.stem(channels, 64, 3, 1, 1, MaxPool2d(2))
@@ -41,5 +41,5 @@ def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, 
         "conv6": build.conv(512, 512, 3, 1, 1),
         "last": build.before_classifier(512),
         "pool": GlobalAvgPool2d(),
-        "classifier": Linear(512, classes, rng=build.rng),
+        "classifier": build.last_linear(512, classes),
     }

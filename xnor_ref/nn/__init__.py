@@ -3,6 +3,8 @@
 from xnor_ref.nn.binary_layers import BinaryConv2d as BinaryConv2d
 from xnor_ref.nn.binary_layers import BinaryLinear as BinaryLinear
 from xnor_ref.nn.binary_layers import binary_backend as binary_backend
+from xnor_ref.nn.binary_weight_layers import BinaryWeightConv2d as BinaryWeightConv2d
+from xnor_ref.nn.binary_weight_layers import BinaryWeightLinear as BinaryWeightLinear
 from xnor_ref.nn.layers import AvgPool2d as AvgPool2d
 from xnor_ref.nn.layers import BatchNorm1d as BatchNorm1d
 from xnor_ref.nn.layers import BatchNorm2d as BatchNorm2d
@@ -15,6 +17,7 @@ from xnor_ref.nn.layers import Linear as Linear
 from xnor_ref.nn.layers import MaxPool2d as MaxPool2d
 from xnor_ref.nn.layers import PReLU as PReLU
 from xnor_ref.nn.layers import ReLU as ReLU
+from xnor_ref.nn.layers import Sign as Sign
 from xnor_ref.nn.losses import LOSSES as LOSSES
 from xnor_ref.nn.losses import cross_entropy as cross_entropy
 from xnor_ref.nn.losses import squared_hinge as squared_hinge
@@ -22,3 +25,5 @@ from xnor_ref.nn.module import Module as Module
 from xnor_ref.nn.module import Parameter as Parameter
 from xnor_ref.nn.module import Residual as Residual
 from xnor_ref.nn.module import Sequential as Sequential
+from xnor_ref.nn.scale_layers import GAMMAS as GAMMAS
+from xnor_ref.nn.scale_layers import Scale as Scale

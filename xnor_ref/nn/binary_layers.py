@@ -18,7 +18,7 @@ from xnor_ref.errors import InputError
 from xnor_ref.kernels import binary_ops, float_ops
 from xnor_ref.kernels.float_ops import Pair
 from xnor_ref.nn import functional
-from xnor_ref.nn.layers import he_normal, pair, positive
+from xnor_ref.nn.layers import glorot_bound, he_normal, pair, positive, uniform
 from xnor_ref.nn.module import Module, Parameter
 
 _backend = "auto"
@@ -42,8 +42,13 @@ def binary_backend(name: str) -> Iterator[None]:
         _backend = previous
 
 
-class _BinaryLayer(Module):
-    """What both binary layers share: the latent weight, its scale and its gradient rule.
+def current_backend() -> str:
+    """What `binary_backend` says at the moment."""
+    return _backend
+
+
+class BinaryLayer(Module):
+    """What all layers with binary weights share: the latent weight, its scale and its gradient rule.
 
     Parameters
     ----------
@@ -52,6 +57,8 @@ class _BinaryLayer(Module):
     grad_mode : one of `binary.GRAD_MODES`; by default "corrected" with alpha, "ste" without.
     k_grad : whether the gradient flows through K too; off by default, as in the published codes.
     centre, clamp : project the latent weights after each step (mean over input channels 0; into [-1, 1]).
+    glorot : latent weights drawn evenly from [-1, 1], and learning rates times 1/sqrt(1.5/(fan_in + fan_out)), as in
+        the codes of BinaryConnect (Courbariaux et al. 2015, section 2.6) and BinaryNet.
     """
 
     input_scales: tuple[str, ...] = ("off", "plain")
@@ -65,6 +72,7 @@ class _BinaryLayer(Module):
         k_grad: bool,
         centre: bool,
         clamp: bool,
+        glorot: bool,
         rng: np.random.Generator | None,
     ):
         caller = type(self).__name__
@@ -88,7 +96,11 @@ class _BinaryLayer(Module):
         self.k_grad = k_grad
         self.centre = centre
         self.clamp = clamp
-        self.weight = Parameter(he_normal(shape, rng), latent=True)
+        self.glorot = glorot
+        if glorot:
+            self.weight = Parameter(uniform(shape, rng), latent=True, lr_scale=1 / glorot_bound(shape))
+        else:
+            self.weight = Parameter(he_normal(shape, rng), latent=True)
         self.after_step()
 
     def after_step(self) -> None:
@@ -111,11 +123,11 @@ class _BinaryLayer(Module):
         return signs
 
 
-class BinaryConv2d(_BinaryLayer):
+class BinaryConv2d(BinaryLayer):
     """sign(X) (*) sign(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
 
     `pad_value` says what stands beyond the border of sign(X): 0 contributes nothing, +1 and -1 count as such.
-    The remaining parameters are those of every binary layer, see `_BinaryLayer`.
+    The remaining parameters are those of every binary layer, see `BinaryLayer`.
     """
 
     input_scales = ("off", "plain", "valid")
@@ -134,6 +146,7 @@ class BinaryConv2d(_BinaryLayer):
         k_grad: bool = False,
         centre: bool = False,
         clamp: bool = False,
+        glorot: bool = False,
         rng: np.random.Generator | None = None,
     ):
         self.in_channels = positive(in_channels, "in_channels", "BinaryConv2d")
@@ -145,7 +158,7 @@ class BinaryConv2d(_BinaryLayer):
             raise InputError(f"BinaryConv2d: pad_value must be 0, +1 or -1, got {pad_value!r}")
         self.pad_value = int(pad_value)
         shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        super().__init__(shape, weight_scale, input_scale, grad_mode, k_grad, centre, clamp, rng)
+        super().__init__(shape, weight_scale, input_scale, grad_mode, k_grad, centre, clamp, glorot, rng)
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_images(x, self.in_channels, "BinaryConv2d")
@@ -208,11 +221,11 @@ class BinaryConv2d(_BinaryLayer):
         )
 
 
-class BinaryLinear(_BinaryLayer):
+class BinaryLinear(BinaryLayer):
     """sign(x) sign(W).T, scaled by alpha and K = mean|x| of each sample: (N, I) -> (N, O).
 
     A fully connected layer is a convolution whose kernel covers its input (Rastegari et al. 2016, footnote 1).
-    The parameters are those of every binary layer, see `_BinaryLayer`.
+    The parameters are those of every binary layer, see `BinaryLayer`.
     """
 
     def __init__(
@@ -225,12 +238,13 @@ class BinaryLinear(_BinaryLayer):
         k_grad: bool = False,
         centre: bool = False,
         clamp: bool = False,
+        glorot: bool = False,
         rng: np.random.Generator | None = None,
     ):
         self.in_features = positive(in_features, "in_features", "BinaryLinear")
         self.out_features = positive(out_features, "out_features", "BinaryLinear")
         shape = (self.out_features, self.in_features)
-        super().__init__(shape, weight_scale, input_scale, grad_mode, k_grad, centre, clamp, rng)
+        super().__init__(shape, weight_scale, input_scale, grad_mode, k_grad, centre, clamp, glorot, rng)
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_rows(x, self.in_features, "BinaryLinear")

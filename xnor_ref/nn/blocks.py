@@ -1,92 +1,195 @@
 """The unit that networks are built from: a convolution or linear map with its BatchNorm, activation and pooling.
 
-Order matters (Rastegari et al. 2016, section 3.2 and Table 3b). A full-precision block is C-B-A-P: convolution,
+Order matters (Rastegari et al. 2016, section 3.2 and Table 3b). A block with real inputs is C-B-A-P: convolution,
 BatchNorm, ReLU, pooling. XNOR-Net's is B-A-C-P: BatchNorm first, so that inputs are centred when their sign is taken;
-pooling last, because the maximum of signs is almost always +1.
+pooling last, because the maximum of signs is almost always +1. BinaryConnect and BinaryNet pool before BatchNorm,
+C-P-B-A; BinaryNet's activation is the sign that the next layer takes of its input.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from xnor_ref.errors import InputError
-from xnor_ref.nn.binary_layers import BinaryConv2d, BinaryLinear
-from xnor_ref.nn.layers import BatchNorm1d, BatchNorm2d, Conv2d, Linear, ReLU
+from xnor_ref.kernels.binary_ops import weight_scale
+from xnor_ref.kernels.float_ops import Pair, conv_output_size
+from xnor_ref.nn.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
+from xnor_ref.nn.binary_weight_layers import BinaryWeightConv2d, BinaryWeightLinear
+from xnor_ref.nn.layers import AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, Linear, MaxPool2d, ReLU, Sign, pair
+from xnor_ref.nn.methods import METHODS as METHODS
+from xnor_ref.nn.methods import BinaryOptions as BinaryOptions
+from xnor_ref.nn.methods import Method
 from xnor_ref.nn.module import Module, Sequential
-
-METHODS = ("xnor", "full")
-
-
-@dataclass(frozen=True)
-class BinaryOptions:
-    """Settings that all binary layers of a network share; see `BinaryConv2d`."""
-
-    weight_scale: str = "alpha"
-    input_scale: str = "plain"
-    pad_value: int = 0
-    grad_mode: str | None = None
-    k_grad: bool = False
-    centre: bool = False
-    clamp: bool = False
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """The names of all settings."""
-        return tuple(field.name for field in fields(cls))
-
-    def for_linear(self) -> dict:
-        """The settings that a linear layer takes; without a border, "valid" is the same as "plain"."""
-        options = {name: getattr(self, name) for name in self.names() if name != "pad_value"}
-        if self.input_scale == "valid":
-            options["input_scale"] = "plain"
-        return options
-
-    def for_conv(self) -> dict:
-        """The settings that a convolution takes."""
-        return {name: getattr(self, name) for name in self.names()}
+from xnor_ref.nn.scale_layers import Scale
 
 
 @dataclass
 class Builder:
-    """Makes the hidden blocks of a network for one method, drawing all weights from one generator."""
+    """Makes the blocks of a network for one method, drawing all weights from one generator.
+
+    Parameters
+    ----------
+    method, options : as `methods.options_of` has checked them
+    rng : of the weights
+    size : (H, W) of the image; later of what the next block will see, which some Gammas need to know
+    """
 
     method: str
     options: BinaryOptions
     rng: np.random.Generator
+    size: Pair
+    how: Method = field(init=False)
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise InputError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        self.how = METHODS[self.method]
 
-    def conv(self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: Module | None = None) -> Sequential:
-        """A hidden convolution block: B-A-C-P when binary, C-B-A-P when real."""
-        if self.method == "full":
-            return self.stem(inputs, outputs, kernel, stride, padding, pool)
-        options = self.options.for_conv()
-        conv = BinaryConv2d(inputs, outputs, kernel, stride, padding, **options, rng=self.rng)
-        return _sequence(bn=BatchNorm2d(inputs), conv=conv, pool=pool)
+    @property
+    def real_inputs(self) -> bool:
+        """Whether hidden layers have real inputs, so that activations are ReLU."""
+        return not self.how.inputs
+
+    @property
+    def norm_first(self) -> bool:
+        """Whether hidden blocks begin with BatchNorm: B-A-C-P."""
+        return self.how.inputs and not self.how.ends and self.options.block_order == "bacp"
+
+    def conv(
+        self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None
+    ) -> Sequential:
+        """A hidden convolution block."""
+        conv = self.hidden_conv(inputs, outputs, kernel, stride, padding)
+        self._advance(kernel, stride, padding)
+        if self.norm_first:
+            scale = self._scale(conv, outputs, self.size)
+            self._through(pool)
+            return _sequence(bn=BatchNorm2d(inputs), conv=conv, scale=scale, pool=pool)
+        return self._block(conv, outputs, pool)
+
+    def conv_and_norm(
+        self, inputs: int, outputs: int, kernel, stride=1, padding=0, names: tuple[str, str] = ("conv", "bn")
+    ) -> dict[str, Module]:
+        """A hidden convolution and its BatchNorm, for blocks that put them together otherwise."""
+        conv = self.hidden_conv(inputs, outputs, kernel, stride, padding)
+        scale = self._scale(conv, outputs, None)
+        layers = {names[0]: conv, f"{names[0]}_scale": scale, names[1]: BatchNorm2d(outputs)}
+        return {name: layer for name, layer in layers.items() if layer is not None}
+
+    def hidden_conv(self, inputs: int, outputs: int, kernel, stride=1, padding=0) -> Module:
+        """The convolution of a hidden block."""
+        if not self.how.weights:
+            return Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng)
+        if self.real_inputs:
+            return BinaryWeightConv2d(
+                inputs, outputs, kernel, stride, padding, **self._weights(), **self._drawing(), rng=self.rng
+            )
+        o = self.options
+        inputs_too: dict[str, Any] = {"pad_value": o.pad_value, "input_scale": o.input_scale, "k_grad": o.k_grad}
+        return BinaryConv2d(inputs, outputs, kernel, stride, padding, **self._weights(), **inputs_too, rng=self.rng)
 
     def linear(self, inputs: int, outputs: int) -> Sequential:
         """A hidden fully connected block."""
-        if self.method == "xnor":
-            return Sequential(
-                bn=BatchNorm1d(inputs),
-                linear=BinaryLinear(inputs, outputs, **self.options.for_linear(), rng=self.rng),
-            )
-        return Sequential(
-            linear=Linear(inputs, outputs, bias=False, rng=self.rng), bn=BatchNorm1d(outputs), relu=ReLU()
-        )
+        linear = self._linear(inputs, outputs)
+        scale = self._scale(linear, outputs, None)
+        if self.norm_first:
+            return _sequence(bn=BatchNorm1d(inputs), linear=linear, scale=scale)
+        return _sequence(linear=linear, scale=scale, bn=BatchNorm1d(outputs), **self._activation())
 
-    def stem(self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: Module | None = None) -> Sequential:
-        """The first convolution, real in every method: three channels leave nothing to gain (section 3.2)."""
-        conv = Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng)
-        return _sequence(conv=conv, bn=BatchNorm2d(outputs), relu=ReLU(), pool=pool)
+    def stem(
+        self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None
+    ) -> Sequential:
+        """The first convolution; three channels leave nothing to gain from binary inputs (section 3.2).
+
+        Its weights are real unless the method binarises its first and last layers.
+        """
+        if self.how.ends:
+            conv: Module = BinaryWeightConv2d(
+                inputs, outputs, kernel, stride, padding, **self._weights(), **self._drawing(), rng=self.rng
+            )
+        else:
+            conv = Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng)
+        self._advance(kernel, stride, padding)
+        return self._block(conv, outputs, pool, first=True)
 
     def before_classifier(self, channels: int, batch_norm=BatchNorm2d) -> Sequential:
-        """BatchNorm and ReLU after the last binary block; a real block ends with both already."""
-        if self.method == "xnor":
+        """BatchNorm and ReLU after the last block where blocks do not end with BatchNorm themselves."""
+        if self.norm_first:
             return Sequential(bn=batch_norm(channels), relu=ReLU())
         return Sequential()
+
+    def last_linear(self, inputs: int, classes: int) -> Module:
+        """The last layer (N, inputs) -> (N, classes)."""
+        if not self.how.ends:
+            return Linear(inputs, classes, rng=self.rng)
+        return Sequential(linear=self._linear(inputs, classes), bn=BatchNorm1d(classes))
+
+    def last_conv(self, inputs: int, classes: int) -> Module:
+        """The last layer (N, inputs, H, W) -> (N, classes, H, W)."""
+        if not self.how.ends:
+            return Conv2d(inputs, classes, 1, bias=True, rng=self.rng)
+        return Sequential(conv=self.hidden_conv(inputs, classes, 1), bn=BatchNorm2d(classes))
+
+    def _linear(self, inputs: int, outputs: int) -> Module:
+        """The layer of a hidden fully connected block; without a border, K "valid" is the same as "plain"."""
+        if not self.how.weights:
+            return Linear(inputs, outputs, bias=False, rng=self.rng)
+        o = self.options
+        if self.real_inputs:
+            return BinaryWeightLinear(inputs, outputs, **self._weights(), **self._drawing(), rng=self.rng)
+        input_scale = "plain" if o.input_scale == "valid" else o.input_scale
+        return BinaryLinear(inputs, outputs, **self._weights(), input_scale=input_scale, k_grad=o.k_grad, rng=self.rng)
+
+    def _weights(self) -> dict[str, Any]:
+        """The settings of all layers with binary weights; a learned scale is a layer of its own."""
+        o = self.options
+        names = ("grad_mode", "centre", "clamp", "glorot")
+        return {name: getattr(o, name) for name in names} | {
+            "weight_scale": "off" if o.weight_scale == "learned" else o.weight_scale
+        }
+
+    def _drawing(self) -> dict[str, Any]:
+        """What layers with binary weights and real inputs have besides."""
+        return {"stochastic": self.options.stochastic}
+
+    def _scale(self, layer: Module, outputs: int, size: Pair | None) -> Scale | None:
+        """The learned scale after a hidden layer, for a result of this size; None where the method has none."""
+        if not isinstance(layer, BinaryLayer):
+            return None
+        alpha = weight_scale(layer.weight.data)
+        if "gamma" in self.how.options:
+            gamma = self.options.gamma if size else "o"
+            return Scale(outputs, gamma, size, alpha if self.options.gamma_init == "alpha" else None)
+        return Scale(outputs, alpha=alpha) if self.options.weight_scale == "learned" else None
+
+    def _block(self, conv: Module, outputs: int, pool: MaxPool2d | AvgPool2d | None, first: bool = False) -> Sequential:
+        """C-B-A-P, or C-P-B-A where first and last layers are binary."""
+        scale = None if first else self._scale(conv, outputs, self.size)
+        bn = BatchNorm2d(outputs)
+        self._through(pool)
+        if self.how.ends:
+            return _sequence(conv=conv, scale=scale, pool=pool, bn=bn, **self._activation())
+        return _sequence(conv=conv, scale=scale, bn=bn, **self._activation(first), pool=pool)
+
+    def _activation(self, first: bool = False) -> dict[str, Module]:
+        """What follows BatchNorm: ReLU before real inputs; a sign where pooling follows it; else nothing."""
+        if self.real_inputs or (first and self.norm_first):
+            return {"relu": ReLU()}
+        return {} if self.how.ends else {"sign": Sign()}
+
+    def _through(self, pool: MaxPool2d | AvgPool2d | None) -> None:
+        if pool is not None:
+            self._advance(pool.kernel_size, pool.stride, pool.padding)
+
+    def _advance(self, kernel, stride, padding) -> None:
+        """Follow the size of the image through a window."""
+        pairs = (
+            pair(kernel, "kernel", "Builder"),
+            pair(stride, "stride", "Builder"),
+            pair(padding, "padding", "Builder", 0),
+        )
+        self.size = conv_output_size(self.size, *pairs)
+        if min(self.size) < 1:
+            raise InputError(f"build: the image is too small for a window of {kernel}")
 
 
 def _sequence(**layers: Module | None) -> Sequential:

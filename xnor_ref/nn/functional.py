@@ -5,9 +5,14 @@ In training (gradients recorded) convolutions may share GEMMs between images; ot
 so that inference gives the same bits at any batch size.
 """
 
+import math
+from collections.abc import Sequence
+from functools import reduce
+
 import numpy as np
 from numpy.typing import NDArray
 
+from xnor_ref import binary
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels import float_ops
@@ -166,6 +171,35 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
         return dx, (total if slope.size > 1 else total.sum(keepdims=True)).astype(np.float32)
 
     return apply("prelu", float_ops.prelu(x.data, slope.data), (x, slope), backward)
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1; gradient 1[|x| <= 1], that of hardtanh (Hubara et al. 2016, eq. 4)."""
+    return apply("sign", binary.sign(x.data), (x,), lambda dy: (dy * binary.ste_mask(x.data),))
+
+
+def scale(x: Tensor, factors: Sequence[Tensor], axes: Sequence[tuple[int, ...]]) -> Tensor:
+    """x (N, C[, H, W]) times Gamma, the outer product of `factors`, each over its axes of x.
+
+    Y = Gamma . X, so dX = Gamma . D, and each factor gets the sum of D . X . (the other factors) over the axes that it
+    does not have (Bulat and Tzimiropoulos 2019; with alpha (x) beta (x) gamma for Gamma_oij = alpha_o beta_i gamma_j).
+    """
+    spread = [
+        factor.data.reshape([size if axis in own else 1 for axis, size in enumerate(x.shape)])
+        for factor, own in zip(factors, axes)
+    ]
+    gamma = reduce(np.multiply, spread)
+
+    def backward(dy):
+        terms = np.multiply(dy, x.data, dtype=np.float64)
+        grads = []
+        for index, own in enumerate(axes):
+            others = math.prod(spread[:index] + spread[index + 1 :])
+            rest = tuple(axis for axis in range(x.ndim) if axis not in own)
+            grads.append((terms * others).sum(axis=rest).reshape(factors[index].shape).astype(x.dtype))
+        return dy * gamma, *grads
+
+    return apply("scale", x.data * gamma, (x, *factors), backward)
 
 
 def dropout(x: Tensor, probability: float, position: tuple[int, int, int]) -> Tensor:

@@ -45,6 +45,19 @@ def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArra
     return weight
 
 
+def uniform(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
+    """Evenly from [-1, 1). Raises InputError where the machine's memory cannot hold it."""
+    rng = rng or np.random.default_rng()
+    check_memory("uniform", 2 * 4 * math.prod(shape), f"(a weight {shape} and its gradient)")
+    return rng.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
+
+
+def glorot_bound(shape: tuple[int, ...]) -> float:
+    """sqrt(1.5 / (fan_in + fan_out)) of a weight (O, C, KH, KW) or (O, I) (Glorot and Bengio 2010, eq. 16, over 2)."""
+    taps = math.prod(shape[2:])
+    return math.sqrt(1.5 / ((shape[0] + shape[1]) * taps))
+
+
 class Conv2d(Module):
     """Convolution (cross-correlation) with real weights (O, C/groups, KH, KW).
 
@@ -192,6 +205,13 @@ class Hardtanh(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.hardtanh(x)
+
+
+class Sign(Module):
+    """+1 where x >= 0, else -1, with the straight-through gradient 1[|x| <= 1]: a binary activation by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.sign(x)
 
 
 class _Pool(Module):

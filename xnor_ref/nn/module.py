@@ -13,13 +13,15 @@ class Parameter(Tensor):
     """A float32 Tensor that an optimiser updates.
 
     `decay` says whether weight decay applies: real weights of convolutions and linear layers only. `latent` marks
-    the real weights behind a binary layer; decaying them would only make their signs flip more easily.
+    the real weights behind a binary layer; decaying them would only make their signs flip more easily. Optimisers
+    multiply their learning rate by `lr_scale`.
     """
 
-    def __init__(self, data: NDArray[np.float32], *, decay: bool = False, latent: bool = False):
+    def __init__(self, data: NDArray[np.float32], *, decay: bool = False, latent: bool = False, lr_scale: float = 1.0):
         super().__init__(data, requires_grad=True)
         self.decay = decay
         self.latent = latent
+        self.lr_scale = lr_scale
 
 
 class Module:

@@ -24,7 +24,8 @@ class Optimizer:
     params : iterable of Parameter, or of (name, Parameter)
         float32 Tensors that require gradients. Names (by default "0", "1", ...) are those of the state.
     lr : float
-        Learning rate, above 0. The attribute `lr` may be set before each step, also to 0.
+        Learning rate, above 0. The attribute `lr` may be set before each step, also to 0. A parameter with an attribute
+        `lr_scale` gets that many times as much.
     weight_decay : float
         Strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing.
     backend : {"auto", "reference", "numba"}
@@ -94,7 +95,8 @@ class Optimizer:
         self.steps += 1
         for name, param, grad in todo:
             decay = self.weight_decay if getattr(param, "decay", True) else 0.0
-            self._update(rung, (param.data.reshape(-1), grad, *self._state[name]), decay)
+            lr = self.lr * getattr(param, "lr_scale", 1.0)
+            self._update(rung, (param.data.reshape(-1), grad, *self._state[name]), lr, decay)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -144,7 +146,7 @@ class Optimizer:
 
         return _kernels
 
-    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], decay: float) -> None:
+    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
         """Update one parameter: flat data, gradient and slots."""
         raise NotImplementedError
 
@@ -194,12 +196,12 @@ class SGD(Optimizer):
         self.slots = ("velocity",) if momentum else ()
         super().__init__(params, lr, weight_decay=weight_decay, backend=backend, threads=threads)
 
-    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], decay: float) -> None:
-        lr, strength = np.float32(self.lr), np.float32(decay)
+    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
+        step, strength = np.float32(lr), np.float32(decay)
         if self.momentum:
-            self._in_chunks(rung.momentum_sgd, arrays, lr, np.float32(self.momentum), strength, self.nesterov)
+            self._in_chunks(rung.momentum_sgd, arrays, step, np.float32(self.momentum), strength, self.nesterov)
         else:
-            self._in_chunks(rung.sgd, arrays, lr, strength)
+            self._in_chunks(rung.sgd, arrays, step, strength)
 
 
 class Adam(Optimizer):
@@ -241,15 +243,15 @@ class Adam(Optimizer):
         self.decoupled = decoupled
         super().__init__(params, lr, weight_decay=weight_decay, backend=backend, threads=threads)
 
-    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], decay: float) -> None:
+    def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
         beta1, beta2 = self.betas
         numbers = (
             *(beta1, 1 - beta1, beta2, 1 - beta2),
-            self.lr / (1 - beta1**self.steps),
+            lr / (1 - beta1**self.steps),
             1 / (1 - beta2**self.steps) ** 0.5,
             self.eps,
             0.0 if self.decoupled else decay,
-            1 - self.lr * decay if self.decoupled else 1.0,
+            1 - lr * decay if self.decoupled else 1.0,
         )
         self._in_chunks(rung.adam, arrays, *(np.float32(value) for value in numbers))
 

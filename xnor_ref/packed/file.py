@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from xnor_ref.errors import ModelFileError
 from xnor_ref.kernels import float_ops
 from xnor_ref.packed.ops import OPS, Node, Shape, Step, shown
+from xnor_ref.packed.trees import MAX_TREE_WEIGHTS
 from xnor_ref.storage import PathLike, load_tensors
 
 FORMAT = "xnor_ref packed network"
-VERSION = 1
+VERSION = 1  # of networks whose binary layers are all held as bits
+TREE_VERSION = 2  # of networks with layers that are held along a tree
+LAST_VERSION = max(op.version for op in OPS.values())
 
 MAX_FILE_BYTES = 2 * 2**30
 MAX_NODES = 10_000
@@ -67,6 +70,12 @@ class ExaminedNetwork:
     image_memory: int  # bytes of activations and workspace that one image needs
 
 
+def version_of(graph: list[dict[str, Any]], tensors: dict[str, NDArray]) -> int:
+    """The smallest version of the format that has all that a network needs."""
+    trees = [TREE_VERSION for name in tensors if name.endswith(".tree")]
+    return max([VERSION, *trees, *(OPS[node["op"]].version for node in graph)])
+
+
 def read(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray]]:
     """Description and tensors of a file, its digest verified, its content not yet examined.
 
@@ -75,7 +84,7 @@ def read(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray]]:
     ModelFileError
         Missing, unreadable, damaged, altered, of another kind or version.
     """
-    tensors, metadata = load_tensors(path, expect_format=FORMAT, max_version=VERSION, max_bytes=MAX_FILE_BYTES)
+    tensors, metadata = load_tensors(path, expect_format=FORMAT, max_version=LAST_VERSION, max_bytes=MAX_FILE_BYTES)
     return metadata, tensors
 
 
@@ -97,7 +106,7 @@ def examine(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> ExaminedNe
     _check_keys(metadata)
     input_shape, mean, std, table = _examine_input(metadata["input"])
     classes = _examine_classes(metadata["classes"])
-    nodes = _examine_graph(metadata["graph"], tensors, input_shape)
+    nodes = _examine_graph(metadata["graph"], tensors, input_shape, metadata["version"])
     logits = nodes[-1].step.shape
     if logits != (len(classes),):
         raise ModelFileError(f"the last node {nodes[-1].name!r} gives {logits}, for {len(classes)} classes")
@@ -105,9 +114,11 @@ def examine(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> ExaminedNe
 
 
 def _check_keys(metadata: dict[str, Any]) -> None:
-    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+    if metadata.get("format") != FORMAT or metadata.get("version") not in range(VERSION, LAST_VERSION + 1):
         what = shown(metadata.get("format")), shown(metadata.get("version"))
-        raise ModelFileError(f"format {what[0]} version {what[1]}; {FORMAT!r} version {VERSION} is needed")
+        raise ModelFileError(
+            f"format {what[0]} version {what[1]}; {FORMAT!r} version {VERSION} to {LAST_VERSION} is needed"
+        )
     for key, kind in _KEYS.items():
         if key not in metadata or not isinstance(metadata[key], kind):
             raise ModelFileError(f"metadata key {key!r} is missing or of the wrong type")
@@ -154,7 +165,9 @@ def _examine_classes(classes: list) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _examine_graph(graph: list, tensors: dict[str, NDArray], input_shape: Shape) -> tuple[ExaminedNode, ...]:
+def _examine_graph(
+    graph: list, tensors: dict[str, NDArray], input_shape: Shape, version: int
+) -> tuple[ExaminedNode, ...]:
     if not 1 <= len(graph) <= MAX_NODES:
         raise ModelFileError(f"graph must have 1 to {MAX_NODES} nodes, has {len(graph)}")
     fields: dict[str, dict[str, NDArray]] = {}
@@ -165,6 +178,7 @@ def _examine_graph(graph: list, tensors: dict[str, NDArray], input_shape: Shape)
     nodes: list[ExaminedNode] = []
     unused: set[int] = set()
     names: set[str] = set()
+    in_trees = 0
     for index, entry in enumerate(graph):
         if not isinstance(entry, dict) or not entry.keys() >= _NODE_KEYS:
             raise ModelFileError(f"node {index} must be an object with op, name and inputs")
@@ -174,12 +188,17 @@ def _examine_graph(graph: list, tensors: dict[str, NDArray], input_shape: Shape)
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in names:
             raise ModelFileError(f"node {index}: name {shown(name)} is not a plain name, or was used before")
         node = Node(op, name, {k: v for k, v in entry.items() if k not in _NODE_KEYS}, fields.pop(name, {}))
-        wanted = OPS[op].inputs
+        since, wanted = OPS[op].version, OPS[op].inputs
+        node.need(version >= since, f"needs version {since}, the file has {version}")
         ok = isinstance(inputs, list) and len(inputs) == wanted
         ok = ok and all(isinstance(i, int) and not isinstance(i, bool) and -1 <= i < index for i in inputs)
         node.need(ok, f"inputs must be {wanted} of the nodes before it (-1 is the image), got {shown(inputs)}")
         shapes = [input_shape if i == -1 else nodes[i].step.shape for i in inputs]
+        if "tree" in node.tensors:
+            node.need(version >= TREE_VERSION, f"tensor 'tree' needs version {TREE_VERSION}, the file has {version}")
+            node.need(in_trees < MAX_TREE_WEIGHTS, f"over {MAX_TREE_WEIGHTS} weights of the file are held along trees")
         step = OPS[op].examine(node, *shapes)
+        in_trees += step.weight_bits if "tree" in node.tensors else 0
         extra = sorted((node.attributes.keys() | node.tensors.keys()) - node.seen)
         node.need(not extra, f"unknown attribute or tensor {shown(extra[0] if extra else None)}")
         nodes.append(ExaminedNode(op, name, tuple(inputs), node.tensors, step))

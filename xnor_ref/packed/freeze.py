@@ -18,7 +18,7 @@ import xnor_ref
 from xnor_ref import nn
 from xnor_ref.errors import InputError, NonFiniteError
 from xnor_ref.nn.layers import BatchNorm
-from xnor_ref.packed.file import FORMAT, VERSION
+from xnor_ref.packed.file import FORMAT, version_of
 from xnor_ref.packed.ops import compact_bits
 from xnor_ref.packed.runtime import PackedNetwork
 from xnor_ref.packed.thresholds import fold_threshold
@@ -74,11 +74,12 @@ def freeze(
             raise NonFiniteError(f"freeze: {name} holds NaN or infinity")
     graph = Graph()
     _emit_checked(model, graph, -1, "")
+    graph.fold_scales()
     graph.fold_thresholds()
     channels, height, width = (int(size) for size in input_shape)
     metadata = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": version_of(graph.nodes, {}),
         "input": {
             "channels": channels,
             "height": height,
@@ -131,6 +132,29 @@ class Graph:
                 fields |= {"threshold": threshold, "flip": flip.astype(np.uint8)}
                 node["inputs"] = list(self.nodes[source]["inputs"])
                 folded.add(source)
+        self._drop(folded)
+
+    def fold_scales(self) -> None:
+        """Make one learned scale a channel the alpha of the layer before it, where that has none and no K.
+
+        The product is the same: fl(Z) times the scale. A result that others read as well stays as it is.
+        """
+        readers = [source for node in self.nodes for source in node["inputs"]]
+        folded = set()
+        for index, (node, fields) in enumerate(zip(self.nodes, self._fields)):
+            source = node["inputs"][0]
+            if node["op"] != "scale" or fields.keys() != {"channel"} or source < 0 or readers.count(source) != 1:
+                continue
+            layer, target = self.nodes[source], self._fields[source]
+            if "bits" in target and "alpha" not in target and layer.get("input_scale", "off") == "off":
+                target["alpha"] = fields["channel"]
+                folded.add(index)
+        for node in self.nodes:
+            node["inputs"] = [self.nodes[i]["inputs"][0] if i in folded else i for i in node["inputs"]]
+        self._drop(folded)
+
+    def _drop(self, folded: set[int]) -> None:
+        """Remove nodes that no other reads any more."""
         kept = [index for index in range(len(self.nodes)) if index not in folded]
         moved = {-1: -1} | {old: new for new, old in enumerate(kept)}
         self.nodes = [self.nodes[index] for index in kept]
@@ -211,6 +235,17 @@ def _(module: nn.Hardtanh, graph: Graph, source: int, name: str) -> int:
 
 
 @emit.register
+def _(module: nn.Sign, graph: Graph, source: int, name: str) -> int:
+    return graph.append("sign", name, [source])
+
+
+@emit.register
+def _(module: nn.Scale, graph: Graph, source: int, name: str) -> int:
+    fields: Fields = {key: factor.data for key, factor in module.factors().items()}
+    return graph.append("scale", name, [source], fields)
+
+
+@emit.register
 def _(module: nn.MaxPool2d, graph: Graph, source: int, name: str) -> int:
     return _pool("max_pool", module, graph, source, name)
 
@@ -265,6 +300,31 @@ def _(module: nn.BinaryLinear, graph: Graph, source: int, name: str) -> int:
         {"bits": compact_bits(module.weight.data), "alpha": module.alpha()},
         in_features=module.in_features,
         input_scale=module.input_scale,
+    )
+
+
+@emit.register
+def _(module: nn.BinaryWeightConv2d, graph: Graph, source: int, name: str) -> int:
+    return graph.append(
+        "sign_weight_conv2d",
+        name,
+        [source],
+        {"bits": compact_bits(module.weight.data), "alpha": module.alpha()},
+        in_channels=module.in_channels,
+        kernel_size=list(module.kernel_size),
+        stride=list(module.stride),
+        padding=list(module.padding),
+    )
+
+
+@emit.register
+def _(module: nn.BinaryWeightLinear, graph: Graph, source: int, name: str) -> int:
+    return graph.append(
+        "sign_weight_linear",
+        name,
+        [source],
+        {"bits": compact_bits(module.weight.data), "alpha": module.alpha()},
+        in_features=module.in_features,
     )
 
 

@@ -10,128 +10,29 @@ Nodes come from files of unknown origin: nothing is computed from an attribute b
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.errors import ModelFileError
-from xnor_ref.kernels import binary_ops, float_ops
+from xnor_ref.kernels import binary_ops, float_ops, sign_sums
 from xnor_ref.kernels.layout import WORD_BITS, n_words, pack_mask, signs_of_words
+from xnor_ref.kernels.sign_sums import compact_bits as compact_bits
+from xnor_ref.packed import trees
+from xnor_ref.packed.nodes import F32 as F32
+from xnor_ref.packed.nodes import Node as Node
+from xnor_ref.packed.nodes import Pair as Pair
+from xnor_ref.packed.nodes import Settings as Settings
+from xnor_ref.packed.nodes import Shape as Shape
+from xnor_ref.packed.nodes import Step as Step
+from xnor_ref.packed.nodes import shown as shown
 
-F32 = NDArray[np.float32]
-Shape = tuple[int, ...]
-Pair = tuple[int, int]
+if TYPE_CHECKING:
+    from xnor_ref.compress.tree import Tree
 
-MAX_SIDE = 1024  # of a kernel, a stride or a padding
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run is carried out; none of it changes the result."""
-
-    threads: int | None = None
-    backend: str = "auto"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a checked node does to one image."""
-
-    shape: Shape
-    run: Callable[..., F32]  # run(settings, *inputs): inputs and result have a batch axis in front
-    work: int = 0  # multiplications and additions, beyond one for each output
-    workspace: int = 0  # bytes needed while it runs, beyond inputs and output
-    weight_bits: int = 0  # binary weights
-    arguments: dict[str, Any] = field(default_factory=dict)  # what the planner needs to know, checked
-
-
-@dataclass
-class Node:
-    """One node of a description under examination."""
-
-    op: str
-    name: str
-    attributes: dict[str, Any]
-    tensors: dict[str, NDArray]
-    seen: set[str] = field(default_factory=set)
-
-    def need(self, condition: bool, message: str) -> None:
-        """Refuse the node unless the condition holds."""
-        if not condition:
-            raise ModelFileError(f"node {self.name!r} ({self.op}): {message}")
-
-    def integer(self, key: str, low: int, high: int) -> int:
-        """The attribute `key`, an integer in [low, high]."""
-        value = self._attribute(key)
-        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        self.need(ok, f"{key} must be an integer from {low} to {high}, got {shown(value)}")
-        return value
-
-    def pair(self, key: str, low: int, high: int = MAX_SIDE) -> Pair:
-        """The attribute `key`, two integers in [low, high]: for rows, for columns."""
-        value = self._attribute(key)
-        ok = isinstance(value, list) and len(value) == 2
-        ok = ok and all(isinstance(v, int) and not isinstance(v, bool) and low <= v <= high for v in value)
-        self.need(ok, f"{key} must be two integers from {low} to {high}, got {shown(value)}")
-        return value[0], value[1]
-
-    def choice(self, key: str, options: tuple) -> Any:
-        """The attribute `key`, one of `options`."""
-        value = self._attribute(key)
-        ok = not isinstance(value, (bool, float, list, dict)) and value in options
-        self.need(ok, f"{key} must be one of {options}, got {shown(value)}")
-        return value
-
-    def _attribute(self, key: str) -> Any:
-        self.seen.add(key)
-        self.need(key in self.attributes, f"attribute {key!r} is missing")
-        return self.attributes[key]
-
-    def optional(self, key: str, dtype: type, shape: tuple[int | None, ...]) -> NDArray | None:
-        """The tensor `key`, or None if the node has none; None in `shape` stands for any size but 0."""
-        self.seen.add(key)
-        return self.tensor(key, dtype, shape) if key in self.tensors else None
-
-    def tensor(self, key: str, dtype: type, shape: tuple[int | None, ...]) -> NDArray:
-        """The tensor `key`, finite, of this dtype and shape."""
-        self.seen.add(key)
-        self.need(key in self.tensors, f"tensor {key!r} is missing")
-        array = self.tensors[key]
-        fits = array.ndim == len(shape) and all(
-            size == want if want is not None else size > 0 for size, want in zip(array.shape, shape)
-        )
-        wanted = str(shape).replace("None", "any")
-        self.need(
-            array.dtype == dtype and fits,
-            f"tensor {key!r} is {array.dtype} {array.shape}, {np.dtype(dtype).name} {wanted} is needed",
-        )
-        if dtype is np.float32 and key != "threshold":
-            self.need(bool(np.isfinite(array).all()), f"tensor {key!r} holds NaN or infinity")
-        return array
-
-    def image(self, shape: Shape) -> tuple[int, int, int]:
-        """The input's shape, which must be (C, H, W)."""
-        self.need(len(shape) == 3, f"needs an input (C, H, W), gets {shape}")
-        return shape[0], shape[1], shape[2]
-
-    def row(self, shape: Shape) -> int:
-        """The size of the input, which must be (I,)."""
-        self.need(len(shape) == 1, f"needs a flat input (I,), gets {shape}")
-        return shape[0]
-
-    def window(self, x: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-        """Output height and width of a window that slides over the input."""
-        size = float_ops.conv_output_size((x[1], x[2]), kernel, stride, padding)
-        self.need(min(size) > 0, f"kernel {kernel} is larger than the input {x} with padding {padding}")
-        return size
-
-
-def shown(value: Any) -> str:
-    """An untrusted value, short enough for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+Rule = tuple[F32, NDArray[np.bool_]] | None
 
 
 # Real-valued operations
@@ -245,13 +146,29 @@ def add(node: Node, x: Shape, y: Shape) -> Step:
     return Step(x, lambda settings, x, y: x + y)
 
 
+def sign(node: Node, x: Shape) -> Step:
+    """+1 where x >= 0, else -1."""
+    return Step(x, lambda settings, x: np.where(x >= 0, np.float32(1), np.float32(-1)), workspace=math.prod(x))
+
+
+def scale(node: Node, x: Shape) -> Step:
+    """x times Gamma, which is put together from its factors here, once."""
+    tensors = {}
+    for name, shape in {"channel": x[:1], "row": x[1:2], "column": x[2:], "plane": x[1:], "map": x}.items():
+        if name == "channel" or len(x) == 3:
+            tensors[name] = node.optional(name, np.float32, shape)
+    factors = {name: array for name, array in tensors.items() if array is not None}
+    known = tuple(factors) in (("channel",), ("map",), ("channel", "plane"), ("channel", "row", "column"))
+    node.need(known, f"has the factors {', '.join(factors) or 'none'}; see docs/model-format.md for what is allowed")
+    axes = {"channel": (0,), "row": (1,), "column": (2,), "plane": (1, 2), "map": (0, 1, 2)}
+    shapes = {name: [size if axis in axes[name] else 1 for axis, size in enumerate(x)] for name in factors}
+    with np.errstate(over="ignore", under="ignore"):
+        gamma = reduce(np.multiply, (array.reshape(shapes[name]) for name, array in factors.items()))
+    node.need(bool(np.isfinite(gamma).all()), "its factors multiply to infinity")
+    return Step(x, lambda settings, x: x * gamma, arguments={"gamma": gamma})
+
+
 # Binary operations
-
-
-def compact_bits(weight: F32) -> NDArray[np.uint64]:
-    """Signs of weight (O, C, KH, KW) or (O, I) as the file holds them: bit (kh*KW + kw)*C + c of each row."""
-    rows = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight
-    return pack_mask((rows >= 0).reshape(len(weight), -1), -1)
 
 
 def _expand_bits(bits: NDArray[np.uint64], channels: int, kernel: Pair) -> NDArray[np.uint64]:
@@ -266,15 +183,19 @@ def _expand_bits(bits: NDArray[np.uint64], channels: int, kernel: Pair) -> NDArr
     return words
 
 
-def _weight_bits(node: Node, n_bits: int) -> NDArray[np.uint64]:
+def _weight_bits(node: Node, n_bits: int) -> "tuple[NDArray[np.uint64], Tree | None]":
+    """The filters as rows of bits, and the tree along which the file holds them, if it does."""
+    if "tree" in node.tensors:
+        return trees.stored_rows(node, n_bits)
+    return _plain_bits(node, n_bits), None
+
+
+def _plain_bits(node: Node, n_bits: int) -> NDArray[np.uint64]:
     bits = node.tensor("bits", np.uint64, (None, n_words(n_bits)))
     if n_bits % WORD_BITS:
         clean = not (bits[:, -1] >> np.uint64(n_bits % WORD_BITS)).any()
         node.need(clean, f"bits beyond the {n_bits} weights of a filter must be zero")
     return bits
-
-
-Rule = tuple[F32, NDArray[np.bool_]] | None
 
 
 def _sign_rule(node: Node, features: int, input_scale: str) -> Rule:
@@ -308,15 +229,21 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     input_scale = node.choice("input_scale", ("off", "plain", "valid"))
     n_bits = channels * kernel[0] * kernel[1]
     node.need(n_bits < 2**31, f"{n_bits} weights in a filter are more than a 32-bit sum can count")
-    bits = _weight_bits(node, n_bits)
+    bits, tree = _weight_bits(node, n_bits)
     shape = (len(bits), *node.window(x, kernel, stride, padding))
     alpha = node.optional("alpha", np.float32, (len(bits),))
     rule = _sign_rule(node, channels, input_scale)
     words = _expand_bits(bits, channels, kernel)
+    along = trees.along_conv(words, tree, x, stride, padding, pad_value) if tree else None
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
-        z = binary_ops.conv2d_bits(_to_bits(settings, x, rule), words, channels, stride, padding, pad_value, *how)
+        x_words = _to_bits(settings, x, rule)
+
+        def direct() -> NDArray[np.int32]:
+            return binary_ops.conv2d_bits(x_words, words, channels, stride, padding, pad_value, *how)
+
+        z = along.run(settings, x_words, direct) if along else direct()
         k = None
         if input_scale != "off":
             k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
@@ -324,7 +251,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
 
     # Z with the border's sums, bits on their way to words, A and K in float64; generous rather than exact.
     border = (height + 2 * padding[0]) * (width + 2 * padding[1])
-    workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border)
+    workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border) + (along.workspace if along else 0)
     work = n_bits * math.prod(shape)
     arguments = {"words": words, "channels": channels, "stride": stride, "padding": padding, "pad_value": pad_value}
     arguments |= {"alpha": alpha, "input_scale": input_scale, "rule": rule}
@@ -337,15 +264,20 @@ def binary_linear(node: Node, x: Shape) -> Step:
     found = node.integer("in_features", 1, 2**31 - 1)
     node.need(found == features, f"in_features is {found}, its input has {features}")
     input_scale = node.choice("input_scale", ("off", "plain"))
-    bits = _weight_bits(node, features)
+    bits, tree = _weight_bits(node, features)
     alpha = node.optional("alpha", np.float32, (len(bits),))
     rule = _sign_rule(node, features, input_scale)
+    along = trees.along_linear(bits, tree) if tree else None
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
         image = x.reshape(*x.shape, 1, 1)
         words = _to_bits(settings, image, rule).reshape(len(x), -1)
-        z = binary_ops.gemm_bits(words, bits, features, *how)
+
+        def direct() -> NDArray[np.int32]:
+            return binary_ops.gemm_bits(words, bits, features, *how)
+
+        z = along.run(settings, words, direct) if along else direct()
         k = None
         if input_scale != "off":
             k = binary_ops.input_scale_rows(x, *how)
@@ -353,15 +285,52 @@ def binary_linear(node: Node, x: Shape) -> Step:
 
     work = features * len(bits)
     arguments = {"words": bits, "alpha": alpha, "input_scale": input_scale, "rule": rule}
-    return Step((len(bits),), run, work, 4 * (len(bits) + features), work, arguments)
+    workspace = 4 * (len(bits) + features) + (along.workspace if along else 0)
+    return Step((len(bits),), run, work, workspace, work, arguments)
+
+
+def sign_weight_conv2d(node: Node, x: Shape) -> Step:
+    """Convolution of real inputs with signs by additions and subtractions, then alpha."""
+    channels, _, _ = node.image(x)
+    found = node.integer("in_channels", 1, 2**31)
+    node.need(found == channels, f"in_channels is {found}, its input has {channels}")
+    kernel = node.pair("kernel_size", 1)
+    stride, padding = node.pair("stride", 1), node.pair("padding", 0)
+    n_bits = channels * kernel[0] * kernel[1]
+    bits = _plain_bits(node, n_bits)
+    alpha = node.optional("alpha", np.float32, (len(bits),))
+    shape = (len(bits), *node.window(x, kernel, stride, padding))
+
+    def run(settings: Settings, x: F32) -> F32:
+        sums = sign_sums.conv2d(x, bits, kernel, stride, padding, settings.backend, settings.threads)
+        return sign_sums.scale_filters(sums, alpha)
+
+    workspace = 4 * (n_bits * math.prod(shape[1:]) + 2 * math.prod(shape)) + 8 * n_bits
+    return Step(shape, run, n_bits * math.prod(shape), workspace, n_bits * len(bits))
+
+
+def sign_weight_linear(node: Node, x: Shape) -> Step:
+    """Matrix product of real inputs with signs by additions and subtractions, then alpha."""
+    features = node.row(x)
+    found = node.integer("in_features", 1, 2**31 - 1)
+    node.need(found == features, f"in_features is {found}, its input has {features}")
+    bits = _plain_bits(node, features)
+    alpha = node.optional("alpha", np.float32, (len(bits),))
+
+    def run(settings: Settings, x: F32) -> F32:
+        return sign_sums.scale_filters(sign_sums.linear(x, bits, settings.backend, settings.threads), alpha)
+
+    work = features * len(bits)
+    return Step((len(bits),), run, work, 4 * (3 * features + 2 * len(bits)), work)
 
 
 @dataclass(frozen=True)
 class Op:
-    """An operation and the number of its inputs."""
+    """An operation, the number of its inputs, and the first version of the format that has it."""
 
     examine: Callable[..., Step]
     inputs: int = 1
+    version: int = 1
 
 
 OPS = {
@@ -378,4 +347,8 @@ OPS = {
     "add": Op(add, inputs=2),
     "binary_conv2d": Op(binary_conv2d),
     "binary_linear": Op(binary_linear),
+    "sign": Op(sign, version=3),
+    "scale": Op(scale, version=3),
+    "sign_weight_conv2d": Op(sign_weight_conv2d, version=3),
+    "sign_weight_linear": Op(sign_weight_linear, version=3),
 }

@@ -254,6 +254,10 @@ class Blueprint:
                 return [lambda n, threads: np.maximum(x[:n], np.float32(0), out=out[:n])]
             if op == "hardtanh":
                 return [lambda n, threads: np.clip(x[:n], np.float32(-1), np.float32(1), out=out[:n])]
+            if op == "scale":
+                gamma = arguments["gamma"]
+                gamma = np.ascontiguousarray(np.moveaxis(gamma, 0, -1)) if gamma.ndim == 3 else gamma
+                return [lambda n, threads: np.multiply(x[:n], gamma, out=out[:n])]
             if op == "add":
                 return [lambda n, threads: np.add(x[:n], inputs[1][:n], out=out[:n])]
             if op == "prelu":

@@ -131,13 +131,15 @@ class PackedNetwork:
         save_tensors(path, self._tensors, self._metadata)
 
     def summary(self) -> list[dict[str, Any]]:
-        """A row for each node: op, name, output_shape of one image, bits, float_params, bytes in the file."""
+        """A row for each node: op, name, output_shape of one image, bits, how they are stored ("bits", along a "tree",
+        or None), float_params, bytes in the file."""
         return [
             {
                 "op": node.op,
                 "name": node.name,
                 "output_shape": node.step.shape,
                 "bits": node.step.weight_bits,
+                "stored": next((field for field in ("bits", "tree") if field in node.tensors), None),
                 "float_params": sum(t.size for t in node.tensors.values() if t.dtype == np.float32),
                 "bytes": sum(t.nbytes for t in node.tensors.values()),
             }

@@ -19,7 +19,7 @@ from typing import Any
 
 from xnor_ref.errors import InputError, InputTypeError
 
-_BINARY = ("method", ("xnor",))
+_BINARY = ("method", "xnor_ref.nn.methods:methods_with")
 _SHAPES = ("dataset", ("shapes",))
 
 
@@ -27,7 +27,7 @@ def _field(default: Any, kind: str, help: str, *, identity: bool = True, **rule:
     """A field with its rule; `identity` is False where the value cannot change a run's results.
 
     `choices` is a tuple, or "module:name" of the registry that holds them. `needs` is (other field, its values with
-    which this one has an effect).
+    which this one has an effect), or in place of the values "module:function", which gives them for this field's name.
     """
     metadata = {"kind": kind, "help": help, "identity": identity, **rule}
     if isinstance(default, dict):
@@ -51,8 +51,8 @@ class TrainConfig:
     method: str = _field(
         "xnor",
         "choice",
-        "xnor: binary weights and inputs; full: the full-precision twin.",
-        choices="xnor_ref.nn.blocks:METHODS",
+        "What is binary, and how it is scaled; full: the full-precision twin.",
+        choices="xnor_ref.nn.methods:METHODS",
     )
     epochs: int = _field(10, "int", "Passes over the training images.", low=1, high=100_000)
     batch_size: int = _field(64, "int", "Images per optimiser step.", low=2, high=65_536)
@@ -111,12 +111,37 @@ class TrainConfig:
         None,
         "choice",
         "Weight scale alpha of binary layers (default: the model's).",
-        choices=("alpha", "off"),
+        choices="xnor_ref.nn.methods:WEIGHT_SCALES",
         needs=_BINARY,
     )
     k_grad: bool | None = _field(None, "bool", "Let the gradient flow through K too.", needs=_BINARY)
     centre: bool | None = _field(None, "bool", "Mean-centre latent weights after each step.", needs=_BINARY)
     clamp: bool | None = _field(None, "bool", "Clamp latent weights to [-1, 1] after each step.", needs=_BINARY)
+    glorot: bool | None = _field(
+        None, "bool", "Even initial weights and learning rates scaled by fan-in and fan-out.", needs=_BINARY
+    )
+    stochastic: bool | None = _field(None, "bool", "Draw the signs of weights at random in training.", needs=_BINARY)
+    gamma: str | None = _field(
+        None,
+        "choice",
+        "What the learned scale of xnor++ is built from (default: o-h-w).",
+        choices="xnor_ref.nn:GAMMAS",
+        needs=_BINARY,
+    )
+    gamma_init: str | None = _field(
+        None,
+        "choice",
+        "What the learned scale of xnor++ is at first (default: ones).",
+        choices="xnor_ref.nn.methods:GAMMA_INITS",
+        needs=_BINARY,
+    )
+    block_order: str | None = _field(
+        None,
+        "choice",
+        "Order of BatchNorm, activation, convolution and pooling (default: bacp).",
+        choices="xnor_ref.nn.methods:BLOCK_ORDERS",
+        needs=_BINARY,
+    )
     model_options: dict[str, Any] = _field(  # noqa: RUF009 - `_field` makes a default_factory of it
         {}, "table", "Option of this network alone, such as width=32."
     )
@@ -163,7 +188,7 @@ class TrainConfig:
     def require_effect(self, field: dataclasses.Field) -> None:
         """Raise InputError if another field's value leaves `field` without effect."""
         if not self._has_effect(field):
-            other, values = field.metadata["needs"]
+            other, values = needs_of(field)
             raise InputError(
                 f"{field.name} (={getattr(self, field.name)}) needs {other} {' or '.join(values)}, "
                 f"got {other} {getattr(self, other)!r}"
@@ -172,7 +197,7 @@ class TrainConfig:
     def _has_effect(self, field: dataclasses.Field) -> bool:
         if "needs" not in field.metadata:
             return True
-        other, values = field.metadata["needs"]
+        other, values = needs_of(field)
         return getattr(self, other) in values
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,11 +224,23 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 def choices_of(field: dataclasses.Field) -> tuple:
     """The values that a choice field takes."""
-    choices = field.metadata["choices"]
-    if isinstance(choices, str):
-        module, _, name = choices.partition(":")
-        choices = attrgetter(name)(import_module(module))  # only now: `--help` of other commands does without it
+    choices = _found(field.metadata["choices"])
     return tuple(choices() if callable(choices) else choices)
+
+
+def needs_of(field: dataclasses.Field) -> tuple[str, tuple]:
+    """The other field, and its values with which this one has an effect."""
+    other, values = field.metadata["needs"]
+    values = _found(values)
+    return other, tuple(values(field.name) if callable(values) else values)
+
+
+def _found(registry: Any) -> Any:
+    """What "module:name" names, looked up only now: `--help` of other commands does without it."""
+    if not isinstance(registry, str):
+        return registry
+    module, _, name = registry.partition(":")
+    return attrgetter(name)(import_module(module))
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:

@@ -19,7 +19,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "folder": {"model": "vgg-small", "epochs": 10, "batch_size": 64, "lr": 0.002},
 }
 
+METHOD_RECIPES: dict[str, dict[str, Any]] = {  # what the papers train otherwise with
+    "binaryconnect": {"loss": "squared-hinge"},
+    "bnn": {"loss": "squared-hinge"},
+}
+
 
 def recipe(dataset: str, method: str = "xnor") -> dict[str, Any]:
-    """Settings for a data set: a fresh dict of config fields, `dataset` and `method` included."""
-    return {**RECIPES[dataset], "dataset": dataset, "method": method}
+    """Settings for a data set and a method: a fresh dict of config fields, `dataset` and `method` included."""
+    return {**RECIPES[dataset], **METHOD_RECIPES.get(method, {}), "dataset": dataset, "method": method}

@@ -1,0 +1,132 @@
+"""A layer's filters as bytes, along their tree: which signs of a filter differ from its parent's.
+
+An arithmetic coder writes, one after the other and each as one of so many equally likely values,
+
+    1.  the parent of every channel, of O values; the root names itself
+    2.  for every channel: whether it is negated (of 2 values; not for the root), the number d of signs that differ
+        (of n + 1 values), and for every sign whether it differs
+
+A sign differs with probability (differences left) / (signs left). So the d positions cost log2 binomial(n, d) bits,
+which is n*H2(d/n) or a little less, and no stream of bytes can say anything but d different positions within the
+filter. The root differs from a filter of -1 only.
+
+The coder is the usual one with a range of 32 bits (G. N. N. Martin 1979, in the form of LZMA and its relatives):
+low and range start at 0 and 2**32. To write value v of k equally likely ones, the range is cut into k steps of
+range//k and the one number v is kept, the last one with what is left over; to write a sign, the lower part of
+range*(left - differences)//left stands for "the same". When range falls below 2**24 the top byte of low is written and
+both are multiplied by 256; at the end the 4 bytes of low. The reader so ends with exactly 0, and any byte too many, too
+few or changed is either noticed, or another layer.
+"""
+
+import lzma
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.compress import range_coder
+from xnor_ref.compress.tree import Tree, from_parents
+from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.kernels.layout import n_words
+
+MAX_FILTER = 2**24 - 2  # signs of a filter, so that the coder's range can be cut in n + 1 steps
+MAX_WEIGHTS = 2**28  # signs of a layer
+MAX_EXPANSION = 4096  # signs that a byte may stand for, and as many once
+
+
+def encode(rows: NDArray[np.uint64], tree: Tree) -> NDArray[np.uint8]:
+    """Filters (O, n_words(n_bits)), tail bits zero, as bytes.
+
+    Raises
+    ------
+    InputError
+        The tree has not exactly one root, or the layer is larger than `decode` would read.
+    """
+    channels, n_bits = tree.out_channels, tree.n_bits
+    if tree.roots != 1:
+        raise InputError(f"encode: the tree has {tree.roots} roots, one is needed")
+    if not 1 <= n_bits <= MAX_FILTER or channels * n_bits > MAX_WEIGHTS:
+        raise InputError(
+            f"encode: {channels} filters of {n_bits} signs; at most {MAX_FILTER} in a filter and {MAX_WEIGHTS} in all"
+        )
+    flips = _flips(rows, tree.parent, tree.negated, n_bits)
+    differ = np.bitwise_count(flips).sum(axis=1, dtype=np.int64)
+    parent = np.where(tree.parent < 0, np.arange(channels), tree.parent).astype(np.int64)
+    out = np.zeros(channels * (n_bits // 4 + 16) + 16, np.uint8)  # more than the coder can need
+    used = range_coder.encode(flips, parent, tree.negated.astype(np.int64), differ, n_bits, out)
+    return out[:used].copy()
+
+
+def decode(stream: NDArray[np.uint8], channels: int, n_bits: int) -> tuple[NDArray[np.uint64], Tree]:
+    """The filters, uint64 (O, n_words(n_bits)), and their tree.
+
+    Nothing is allocated before the sizes are checked, and no bytes can make this fail but in the ways below.
+
+    Raises
+    ------
+    ModelFileError
+        Sizes beyond the limits or out of proportion to the stream; not exactly one root; a cycle; bytes missing,
+        left over or altered.
+    """
+    if channels < 1 or not 1 <= n_bits <= MAX_FILTER or channels * n_bits > MAX_WEIGHTS:
+        raise ModelFileError(f"{channels} filters of {n_bits} weights are more than the {MAX_WEIGHTS} that are read")
+    if channels * n_bits > MAX_EXPANSION * (len(stream) + 1):
+        raise ModelFileError(
+            f"{len(stream)} bytes for {channels} filters of {n_bits} weights are too few to be true; a byte may "
+            f"stand for at most {MAX_EXPANSION} weights"
+        )
+    parent, negated = np.empty(channels, np.int64), np.zeros(channels, np.int64)
+    rows = np.zeros((channels, n_words(n_bits)), np.uint64)
+    used, rest = range_coder.decode(np.ascontiguousarray(stream), n_bits, parent, negated, rows)
+    if used != len(stream) or rest:
+        raise ModelFileError(f"the coded weights end after {used} of {len(stream)} bytes, or are altered")
+    is_root = parent == np.arange(channels)
+    if is_root.sum() != 1:
+        raise ModelFileError(f"the tree of the weights has {int(is_root.sum())} roots, one is needed")
+    parents = np.where(is_root, -1, parent).astype(np.int32)
+    negative = negated.astype(np.bool_)
+    try:
+        order = from_parents(rows, n_bits, parents, negative).order
+    except InputError as error:
+        raise ModelFileError(str(error)) from None
+    tail = np.uint64(2**64 - 1 >> -n_bits % 64)
+    for o in order[1:]:
+        rows[o] ^= rows[parents[o]]
+        if negative[o]:
+            np.bitwise_not(rows[o], out=rows[o])
+            rows[o, -1] &= tail
+    return rows, from_parents(rows, n_bits, parents, negative)
+
+
+def other_codings(rows: NDArray[np.uint64], tree: Tree) -> dict[str, int]:
+    """Bytes that the layer would take in other codings, for comparison.
+
+    "bits": packed, as they stand in a file without trees; "bits zlib", "bits lzma": the same, compressed by the
+    standard library; "gaps rice": the gaps between the positions that differ, in a Golomb-Rice code with the best
+    parameter; "gaps zlib", "gaps lzma": the gaps as bytes (255 to go on), compressed. The last three with root, parents
+    and distances in as many bits as they need.
+    """
+    channels, n_bits = tree.out_channels, tree.n_bits
+    flips = _flips(rows, tree.parent, tree.negated, n_bits)[tree.parent >= 0].astype("<u8")
+    gaps = [np.diff(np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")), prepend=-1) for row in flips]
+    flat = np.concatenate([*gaps, np.zeros(0, np.int64)]) - 1
+    octets = b"".join(b"\xff" * (gap // 255) + bytes([gap % 255]) for gap in flat.tolist())
+    packed = rows.astype("<u8").tobytes()
+    rice = min(int((flat >> k).sum()) + len(flat) * (k + 1) for k in range(25))
+    head = -(-(n_bits + (channels - 1) * ((channels - 1).bit_length() + n_bits.bit_length())) // 8)
+    return {
+        "bits": len(packed),
+        "bits zlib": len(zlib.compress(packed, 9)),
+        "bits lzma": len(lzma.compress(packed, preset=9)),
+        "gaps rice": head + -(-rice // 8),
+        "gaps zlib": head + len(zlib.compress(octets, 9)),
+        "gaps lzma": head + len(lzma.compress(octets, preset=9)),
+    }
+
+
+def _flips(rows, parent, negated, n_bits):
+    """Which signs differ from the parent's (or their opposites); the root's from -1, so its own bits."""
+    before = np.where((parent < 0)[:, None], np.uint64(0), rows[parent])
+    flips = rows ^ np.where(negated[:, None], ~before, before)
+    flips[:, -1] &= np.uint64(2**64 - 1 >> -n_bits % 64)
+    return flips

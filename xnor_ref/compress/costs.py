@@ -1,0 +1,118 @@
+"""What a layer costs along its tree, against computing and storing every channel on its own. Per image.
+
+For o channels of n weights, N outputs of each, a tree of weight E with r roots (one, or o of them without a tree):
+
+| | direct | along the tree |
+|---|---|---|
+| XNORs (or additions of +-x) | o n N | (r n + E) N |
+| further additions | - | (o - r) N |
+| weights, positions wired into hardware | o n bits | r n + E |
+| weights, positions as numbers | o n | r n + E ceil(log2 n) + (o - r) ceil(log2 o) |
+| weights, bound of an entropy coder | o n | r n + sum over edges of n H2(d/n) |
+| results of parents read again | - | (o - r) N, of ceil(log2(2n + 1)) bits each |
+
+Where channels may be negated, the last two ways to store take one bit more for each edge. The values of weights that
+differ need no bits: they are the opposite of the parent's. The tree itself is part of the wiring, and is left out of
+the entropy bound; `codec.encode` writes all of it.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.compress.tree import Tree
+from xnor_ref.kernels.layout import WORD_BITS, mask_tail, n_words
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Operations of one image, and bits of storage; sums of layers are costs again."""
+
+    direct_xnors: int
+    tree_xnors: int
+    tree_adds: int
+    direct_bits: int
+    wired_bits: int
+    positions_bits: int
+    entropy_bits: float
+    reads: int  # parents' results
+    read_bits: int
+    depth: int  # the largest
+
+    @property
+    def ratio(self) -> float:
+        """rho, XNORs along the tree for one of the direct computation."""
+        return self.tree_xnors / self.direct_xnors
+
+    def __add__(self, other: "Costs") -> "Costs":
+        sums = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return Costs(**sums | {"depth": max(self.depth, other.depth)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for JSON."""
+        return {**vars(self), "ratio": self.ratio}
+
+
+def layer_costs(tree: Tree, outputs: int) -> Costs:
+    """Costs of a layer whose channels have so many outputs (OH*OW; 1 for a linear layer)."""
+    o, n, roots = tree.out_channels, tree.n_bits, tree.roots
+    edges = o - roots
+    touched = roots * n + tree.total_distance
+    signs = edges if tree.negated.any() else 0
+    entropy = sum(n * binary_entropy(d / n) for d in tree.distance[tree.parent >= 0].tolist())
+    return Costs(
+        direct_xnors=o * n * outputs,
+        tree_xnors=touched * outputs,
+        tree_adds=edges * outputs,
+        direct_bits=o * n,
+        wired_bits=touched,
+        positions_bits=roots * n + tree.total_distance * bits_to_name(n) + edges * bits_to_name(o) + signs,
+        entropy_bits=roots * n + entropy + signs,
+        reads=edges * outputs,
+        read_bits=edges * outputs * bits_to_name(2 * n + 1),
+        depth=tree.depth,
+    )
+
+
+def total(costs: Iterable[Costs]) -> Costs:
+    """Costs of a network from those of its layers, at least one."""
+    first, *others = costs
+    return sum(others, first)
+
+
+def bits_to_name(values: int) -> int:
+    """ceil(log2(values)): bits that tell so many values apart."""
+    return (values - 1).bit_length()
+
+
+def binary_entropy(p: float) -> float:
+    """H2(p) in bits."""
+    return 0.0 if p in (0.0, 1.0) else -p * math.log2(p) - (1 - p) * math.log2(1 - p)
+
+
+def touched_words(rows: NDArray[np.uint64], tree: Tree) -> float:
+    """The part of 64-bit words of a row that hold a difference, mean over the edges; 1 if there are none.
+
+    Differences spread evenly over full words would give 1 - (1 - d/n)**64.
+    """
+    edges = tree.parent >= 0
+    if not edges.any():
+        return 1.0
+    rows = mask_tail(rows, tree.n_bits)
+    before = np.where(tree.negated[:, None], ~rows[tree.parent], rows[tree.parent])
+    flips = mask_tail(rows ^ before, tree.n_bits)[edges]
+    return float((flips != 0).mean())
+
+
+def random_words_touched(p: float) -> float:
+    """The part of 64-bit words that hold a difference if each sign differs with probability p."""
+    return 1 - (1 - p) ** WORD_BITS
+
+
+def packed_bytes(channels: int, n_bits: int) -> int:
+    """Bytes of the packed bits of a layer in a model file."""
+    return 8 * channels * n_words(n_bits)

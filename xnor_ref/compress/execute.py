@@ -1,0 +1,210 @@
+"""A binary layer computed along its tree: integers equal to those of the direct convolution, for any options.
+
+The identity: with D the places where filter j differs from its parent i (or from -i, then the first sign is -),
+
+    Z_j = +-Z_i + 2 * sum over p in D of B_jp * x_p          a root: Z = sum over all p of B_p * x_p
+
+since every x_p * B_p that differs changes its sign. x_p is 0, +1 or -1 beyond the border, as `pad_value` says.
+
+The sums over D do not depend on each other, only the additions along the edges do. So all sums are computed first,
+in any order and on any thread, then the results are added up, parents before their children. (Hardware would go level
+by level; that needs a barrier at each.)
+
+Two forms of the sums, both exact:
+- "weights" visits the weights that differ, one by one: an addition of x_p for 64 pixels at a time, each a byte;
+- "words" visits the 64-bit words that hold a difference: popcount((x & mask) ^ B), where mask marks the differences and
+  B has the filter's signs there. With d differences spread evenly over n weights it visits 1 - (1 - d/n)**64 of the
+  words, 96 % at d/n = 0.05. Beyond the border x is -1 here, and what another padding adds is known beforehand.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.compress.planes import Planes
+from xnor_ref.compress.tree import Tree, build, check_fit, filter_rows
+from xnor_ref.compress.visits import FORMS, WORK, visits_of
+from xnor_ref.errors import InputError
+from xnor_ref.kernels import binary_ops
+from xnor_ref.kernels.checks import Pair, check_conv, check_linear, check_memory
+from xnor_ref.kernels.float_ops import conv_output_size, jit_disabled
+from xnor_ref.kernels.layout import mask_tail, signs_of_words
+from xnor_ref.kernels.threads import parallel_chunks
+
+_PIECE = 1024  # outputs of a channel that are added up together
+
+I32 = NDArray[np.int32]
+U64 = NDArray[np.uint64]
+
+
+def tree_conv2d(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    tree: Tree | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    pad_value: int = 0,
+    form: str = "weights",
+    backend: str = "auto",
+    threads: int | None = None,
+) -> I32:
+    """`kernels.binary_ops.binary_conv2d`, computed along a tree of the output channels.
+
+    Parameters
+    ----------
+    x, weight, stride, padding, pad_value, threads
+        As in `binary_conv2d`: float32 (N, C, H, W) and (O, C, KH, KW).
+    tree : Tree, optional
+        Made of the same weights by `compress.tree.build(filter_rows(weight), C*KH*KW)`; default: the minimum spanning
+        tree.
+    form : {"weights", "words"}
+        Whether single weights or 64-bit words are visited; see above. The same integers.
+    backend : {"auto", "numba", "reference"}
+        "reference" is the identity as it stands, in NumPy.
+
+    Returns
+    -------
+    int32 (N, O, OH, OW)
+
+    Raises
+    ------
+    InputTypeError, InputError
+        As in `binary_conv2d`; or the tree does not fit the weights.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x, w = rng.standard_normal((1, 5, 4, 4), np.float32), rng.standard_normal((3, 5, 3, 3), np.float32)
+    >>> bool((tree_conv2d(x, w, padding=1) == binary_ops.binary_conv2d(x, w, padding=1)).all())
+    True
+    """
+    x, weight, stride, padding = check_conv(
+        "tree_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads
+    )
+    _check_choice("tree_conv2d", form, backend)
+    rows = filter_rows(weight)
+    planes = Planes(x.shape[2:], weight.shape[2:], stride, padding)
+    check_memory("tree_conv2d", 2 * len(x) * planes.elements(x.shape[1]), f"(weight {weight.shape}, input {x.shape})")
+    tree = _fitting(tree, rows, weight[0].size, threads)
+    x_words = binary_ops.sign_pack(x, backend, threads)
+    words = binary_ops.pack_weight(weight, backend, threads)
+    return TreeConv(words, x.shape[1], tree, stride, padding, pad_value, form).run(x_words, backend, threads)
+
+
+def tree_linear(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    tree: Tree | None = None,
+    form: str = "weights",
+    backend: str = "auto",
+    threads: int | None = None,
+) -> I32:
+    """`kernels.binary_ops.binary_linear`, computed along a tree: float32 (N, I) and (O, I) -> int32 (N, O).
+
+    Parameters and errors as in `tree_conv2d`.
+    """
+    x, weight = check_linear("tree_linear", x, weight, backend, threads)
+    _check_choice("tree_linear", form, backend)
+    rows = binary_ops.pack_weight_rows(weight, backend, threads)
+    tree = _fitting(tree, rows, x.shape[1], threads)
+    x_words = binary_ops.sign_pack_rows(x, backend, threads)
+    return TreeLinear(rows, tree, form).run(x_words, backend, threads)
+
+
+def _check_choice(caller: str, form: str, backend: str) -> None:
+    if form not in FORMS:
+        raise InputError(f"{caller}: form must be one of {', '.join(FORMS)}; got {form!r}")
+    if backend == "float":
+        raise InputError(f'{caller}: backend "float" does not know trees; "reference" and "numba" do')
+
+
+def _fitting(tree: Tree | None, rows: U64, n_bits: int, threads: int | None) -> Tree:
+    if tree is not None:
+        check_fit(tree, rows, n_bits)
+        return tree
+    return build(rows, n_bits, "mst" if len(rows) > 1 else "direct", threads=threads)
+
+
+class TreeConv:
+    """A binary convolution with its tree, prepared once and run many times; unchecked. May be shared by threads.
+
+    Parameters
+    ----------
+    words : uint64 (O, KH, KW, n_words(channels))
+        Weights as `binary_ops.conv2d_bits` takes them.
+    tree : Tree over the same filters; the order of their signs does not matter to it.
+
+    Raises
+    ------
+    InputError
+        From `run`: an image takes more than 2**32 bytes as planes.
+    """
+
+    def __init__(
+        self, words: U64, channels: int, tree: Tree, stride: Pair, padding: Pair, pad_value: int, form: str = "weights"
+    ) -> None:
+        self.words, self.channels, self.tree = mask_tail(words, channels), channels, tree
+        self.stride, self.padding, self.pad_value = stride, padding, pad_value
+        self._sign = np.where(tree.negated, -1, 1).astype(np.int32)
+        self._visits = visits_of(form, self.words, channels, tree)
+        self._kept: tuple[Planes, Any] | None = None
+
+    def run(self, x_words: U64, backend: str = "auto", threads: int | None = None) -> I32:
+        """Packed signs (N, H, W, n_words(channels)) -> int32 (N, O, OH, OW)."""
+        x_words = mask_tail(x_words, self.channels)
+        if backend == "reference" or (backend == "auto" and jit_disabled()):
+            return self._reference(x_words)
+        n, height, width, _ = x_words.shape
+        kept = self._kept
+        if kept is None or kept[0].size != (height, width):
+            planes = Planes((height, width), self.words.shape[1:3], self.stride, self.padding)
+            self._kept = kept = planes, self._visits.place(planes, self.pad_value)
+        planes, placed = kept
+        out = np.empty((n, self.tree.out_channels, *planes.out_size), np.int32)
+        self._visits.sums(planes, placed, x_words, out, threads)
+        self._add_up(out, threads)
+        if placed.border is not None:
+            out += placed.border
+        return out
+
+    def _add_up(self, out: I32, threads: int | None) -> None:
+        """Results from sums: every channel gets its parent's result, parents first."""
+        from xnor_ref.compress import tree_kernels
+
+        flat, tree = out.reshape(*out.shape[:2], -1), self.tree
+
+        def one_chunk(start: int, stop: int) -> None:
+            tree_kernels.add_up(flat, tree.parent, self._sign, tree.order, _PIECE, start, stop)
+
+        pieces = len(flat) * -(-flat.shape[2] // _PIECE)
+        parallel_chunks(one_chunk, pieces, max(1, WORK // (8 * _PIECE * flat.shape[1])), threads)
+
+    def _reference(self, x_words: U64) -> I32:
+        """The identity as it stands."""
+        x = np.moveaxis(signs_of_words(x_words, self.channels), 3, 1).astype(np.int32)  # (N, C, H, W)
+        weight = np.moveaxis(signs_of_words(self.words, self.channels), 3, 1).astype(np.int32)  # (O, C, KH, KW)
+        out_h, out_w = conv_output_size(x.shape[2:], weight.shape[2:], self.stride, self.padding)
+        down, right = self.stride
+        pads = [(0, 0), (0, 0), (self.padding[0],) * 2, (self.padding[1],) * 2]
+        x = np.pad(x, pads, constant_values=self.pad_value)
+        z = np.zeros((len(x), len(weight), out_h, out_w), np.int32)
+        for j in self.tree.order:
+            i = self.tree.parent[j]
+            followed = 0 if i < 0 else weight[i] * (-1 if self.tree.negated[j] else 1)
+            for c, ky, kx in np.argwhere(weight[j] != followed):
+                z[:, j] += weight[j, c, ky, kx] * x[:, c, ky:, kx:][:, : out_h * down : down, : out_w * right : right]
+            if i >= 0:
+                z[:, j] = 2 * z[:, j] + z[:, i] * (-1 if self.tree.negated[j] else 1)
+        return z
+
+
+class TreeLinear:
+    """A binary matrix product with its tree: `TreeConv` with the batch as the pixels of one image; unchecked."""
+
+    def __init__(self, rows: U64, tree: Tree, form: str = "weights") -> None:
+        self._conv = TreeConv(rows[:, None, None], tree.n_bits, tree, (1, 1), (0, 0), 0, form)
+
+    def run(self, x_words: U64, backend: str = "auto", threads: int | None = None) -> I32:
+        """Packed signs (N, n_words(I)) -> int32 (N, O)."""
+        return np.ascontiguousarray(self._conv.run(x_words[None, None], backend, threads)[0, :, 0].T)

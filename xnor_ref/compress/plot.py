@@ -1,0 +1,77 @@
+"""A picture of a layer's tree. Needs matplotlib, which the project does not install by itself."""
+
+import io
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.compress.tree import Tree
+from xnor_ref.errors import InputError
+from xnor_ref.storage import PathLike, write_atomically
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def positions(tree: Tree) -> NDArray[np.float64]:
+    """Where the channels lie, (O, 2): as far from the middle as their level, each subtree in a sector of its own."""
+    leaves = np.zeros(tree.out_channels, np.int64)
+    for o in tree.order[::-1]:
+        leaves[o] = max(1, leaves[o])
+        if tree.parent[o] >= 0:
+            leaves[tree.parent[o]] += leaves[o]
+    first, angle = np.zeros(tree.out_channels), np.zeros(tree.out_channels)
+    used = np.zeros(tree.out_channels)  # of the sector of each channel, by its children so far
+    roots = 0.0
+    total = leaves[tree.parent < 0].sum()
+    for o in tree.order:
+        p = tree.parent[o]
+        if p < 0:
+            first[o], roots = roots, roots + leaves[o]
+        else:
+            first[o], used[p] = first[p] + used[p], used[p] + leaves[o]
+        angle[o] = 2 * math.pi * (first[o] + leaves[o] / 2) / total
+    return np.stack([tree.level * np.cos(angle), tree.level * np.sin(angle)], axis=1)
+
+
+def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
+    """Draw the tree, its edges coloured by d/n, beside the distances of its edges.
+
+    Raises
+    ------
+    InputError
+        matplotlib is not there, or the file name ends in none of `FORMATS`.
+    OutputError
+        The file could not be written.
+    """
+    kind = str(path).rpartition(".")[2].lower()
+    if kind not in FORMATS:
+        raise InputError(f"plot: the name must end in {', '.join(f'.{f}' for f in FORMATS)}; got {str(path)!r}")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.collections import LineCollection
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("plot: this needs matplotlib, which is not installed (pip install 'xnor_ref[plot]')") from None
+    at = positions(tree)
+    edges = np.flatnonzero(tree.parent >= 0)
+    fraction = tree.distance[edges] / tree.n_bits
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    lines = LineCollection(list(np.stack([at[edges], at[tree.parent[edges]]], axis=1)), array=fraction, cmap="viridis")
+    left.add_collection(lines)
+    left.scatter(*at.T, s=12, color="black", zorder=2)
+    left.scatter(*at[tree.parent < 0].T, s=60, color="tab:red", zorder=3, label="root")
+    left.set_aspect("equal")
+    left.set_axis_off()
+    left.legend(loc="lower left")
+    left.set_title(title)
+    figure.colorbar(lines, ax=left, label="d/n of an edge")
+    right.hist(fraction, bins=30, color="tab:blue")
+    right.set_xlabel("d/n of an edge")
+    right.set_ylabel("edges")
+    right.set_title(f"depth {tree.depth}, mean d/n {tree.mean_fraction:.3f}")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=120, metadata={} if kind == "png" else None)
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,237 @@
+"""Trees over the output channels of a binary layer: distances, minimum spanning trees of small depth, baselines.
+
+Filters are rows of packed signs, uint64 (O, n_words(n_bits)), see `kernels.layout`. Weights (O, C, KH, KW) or (O, I) of
+latent float32 numbers become such rows by `filter_rows`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.compress import prim
+from xnor_ref.errors import InputError
+from xnor_ref.kernels import binary_ops
+from xnor_ref.kernels.float_ops import jit_disabled
+from xnor_ref.kernels.layout import mask_tail, pack_mask
+from xnor_ref.kernels.threads import parallel_chunks
+
+KINDS = ("mst", "star", "direct")
+_START_WORK = 1 << 30  # distances that all runs of Prim's algorithm together may look at
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Which channel follows from which.
+
+    parent : int32 (O,)
+        -1 for a root, which is computed on its own. A tree has one root; the baseline "direct" has roots only.
+    negated : bool (O,)
+        The channel follows from the opposite of its parent (the complement trick).
+    distance : int32 (O,)
+        Signs that differ from the parent's, or from their opposites where `negated`; 0 for a root.
+    level : int32 (O,)
+        Edges up to the root.
+    order : int32 (O,)
+        All channels by level, so that parents come before their children.
+    n_bits : int
+        Signs of a filter.
+    """
+
+    parent: NDArray[np.int32]
+    negated: NDArray[np.bool_]
+    distance: NDArray[np.int32]
+    level: NDArray[np.int32]
+    order: NDArray[np.int32]
+    n_bits: int
+
+    @property
+    def out_channels(self) -> int:
+        """Number of vertices."""
+        return len(self.parent)
+
+    @property
+    def depth(self) -> int:
+        """Edges on the longest way from a root."""
+        return int(self.level.max())
+
+    @property
+    def roots(self) -> int:
+        """Number of channels that are computed on their own."""
+        return int((self.parent < 0).sum())
+
+    @property
+    def total_distance(self) -> int:
+        """E, the sum of all distances."""
+        return int(self.distance.sum(dtype=np.int64))
+
+    @property
+    def mean_fraction(self) -> float:
+        """Mean of d/n over the edges; 1 if there are none."""
+        edges = self.out_channels - self.roots
+        return self.total_distance / (edges * self.n_bits) if edges else 1.0
+
+
+def filter_rows(weight: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Signs of latent weights (O, ...), each filter a row: uint64 (O, words). sign(0) = +1."""
+    return pack_mask(weight.reshape(len(weight), -1) >= 0, -1)
+
+
+def distances(rows: NDArray[np.uint64], n_bits: int, threads: int | None = None) -> NDArray[np.int32]:
+    """Hamming distances of all pairs of filters, int32 (O, O), by one binary matrix product: d = (n - B B')/2."""
+    return (n_bits - binary_ops.gemm_bits(rows, rows, n_bits, threads=threads)) // 2
+
+
+def build(
+    rows: NDArray[np.uint64], n_bits: int, kind: str = "mst", complement: bool = False, threads: int | None = None
+) -> Tree:
+    """A tree over the filters of a layer.
+
+    Parameters
+    ----------
+    rows : uint64 (O, n_words(n_bits))
+        Tail bits are ignored.
+    kind : {"mst", "star", "direct"}
+        "mst": a minimum spanning tree of small depth, rooted at its centre. "star": every channel follows from the one
+        with the smallest sum of distances. "direct": no channel follows from another.
+    complement : bool
+        A channel may follow from the opposite of another, since the sums of -B are those of B negated: distance
+        min(d, n - d), and one more bit for each edge.
+
+    Returns
+    -------
+    Tree
+        The weight of "mst" is the minimum. Its depth is the least for its edges (the root is the centre), but among
+        trees of equal weight the shallowest is searched for, not proved: Prim's algorithm runs from one channel after
+        another and takes, among equal distances, the parent of the smallest depth, then the lower number; the
+        shallowest result counts, the first of equals. All channels are tried as starts up to 1024 of them; of more, as
+        many as 2**30/O**2, in order of their distance from the centre of the first tree. The result depends on the
+        filters alone.
+
+    Raises
+    ------
+    InputError
+        Fewer than two channels (but for "direct"), or an unknown kind.
+
+    Examples
+    --------
+    >>> rows = np.array([[0b0000], [0b0111], [0b0011], [0b0001]], np.uint64)
+    >>> tree = build(rows, 4)
+    >>> tree.parent.tolist(), tree.total_distance, tree.depth
+    ([3, 2, -1, 2], 3, 2)
+    """
+    if kind not in KINDS:
+        raise InputError(f"build: kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    channels = len(rows)
+    rows = mask_tail(rows, n_bits)
+    if kind == "direct":
+        return from_parents(rows, n_bits, np.full(channels, -1, np.int32))
+    if channels < 2:
+        raise InputError(f"build: a tree needs at least two output channels, got {channels}")
+    between = distances(rows, n_bits, threads)
+    opposite = complement & (between > n_bits - between)
+    between = np.where(opposite, n_bits - between, between)
+    if kind == "star":
+        parent = np.full(channels, between.sum(axis=1, dtype=np.int64).argmin(), np.int32)
+        parent[parent[0]] = -1
+    else:
+        parent = _shallow_mst(between, threads)
+    return from_parents(rows, n_bits, parent, opposite[np.arange(channels), parent] & (parent >= 0))
+
+
+def from_parents(
+    rows: NDArray[np.uint64], n_bits: int, parent: NDArray[np.int32], negated: NDArray[np.bool_] | None = None
+) -> Tree:
+    """The tree that `parent` and `negated` describe, with distances counted in the filters themselves.
+
+    Raises
+    ------
+    InputError
+        The numbers do not fit the filters, or there is a cycle.
+    """
+    channels = len(rows)
+    if negated is None:
+        negated = np.zeros(channels, np.bool_)
+    if parent.shape != (channels,) or negated.shape != (channels,):
+        raise InputError(f"tree: {parent.size} parents and {negated.size} signs for {channels} output channels")
+    if int(parent.min()) < -1 or int(parent.max()) >= channels:
+        worst = int(np.where((parent < -1) | (parent >= channels))[0][0])
+        raise InputError(f"tree: channel {worst} has the parent {parent[worst]}; there are {channels} channels")
+    level = levels(parent)
+    rows = mask_tail(rows, n_bits)
+    differ = np.bitwise_count(rows ^ rows[parent]).sum(axis=1, dtype=np.int32)
+    distance = np.where(parent < 0, 0, np.where(negated, n_bits - differ, differ)).astype(np.int32)
+    order = np.argsort(level, kind="stable").astype(np.int32)
+    return Tree(parent.astype(np.int32), negated & (parent >= 0), distance, level, order, n_bits)
+
+
+def levels(parent: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Edges from every channel up to its root, int32 (O,). Raises InputError where there is a cycle."""
+    level = (parent >= 0).astype(np.int32)
+    above = parent.copy()
+    for _ in range(len(parent).bit_length()):  # each round doubles the way that `above` goes up
+        climbing = np.flatnonzero(above >= 0)
+        level[climbing] += level[above[climbing]]
+        above[climbing] = above[above[climbing]]
+    if (above >= 0).any():
+        raise InputError(f"tree: the parents of channel {int((above >= 0).argmax())} lead round in a cycle")
+    return level
+
+
+def check_fit(tree: Tree, rows: NDArray[np.uint64], n_bits: int) -> None:
+    """Raise InputError unless the tree was made of these filters (or of ones with the same distances)."""
+    if tree.out_channels != len(rows) or tree.n_bits != n_bits:
+        raise InputError(
+            f"the tree is of {tree.out_channels} filters of {tree.n_bits} signs, the layer has {len(rows)} of {n_bits}"
+        )
+    found = from_parents(rows, n_bits, tree.parent, tree.negated).distance
+    if not np.array_equal(found, tree.distance):
+        o = int((found != tree.distance).argmax())
+        raise InputError(
+            f"the tree does not fit the weights: channel {o} differs from its parent {tree.parent[o]} in {found[o]} "
+            f"signs, the tree says {tree.distance[o]}"
+        )
+
+
+# --- the shallow minimum spanning tree -------------------------------------------------------------------------
+
+
+def _shallow_mst(distance: NDArray[np.int32], threads: int | None) -> NDArray[np.int32]:
+    """Parents of a minimum spanning tree, -1 for its centre; `build` says how it is chosen."""
+    channels = len(distance)
+    grow = prim.grow_reference if jit_disabled() else prim.grow
+    first = np.empty(channels, np.int32)
+    grow(distance, 0, first)
+    first = _hung_at_centre(first)
+    starts = np.argsort(levels(first), kind="stable")[: max(1, _START_WORK // channels**2)]
+    depth = np.empty(len(starts), np.int64)
+
+    def one_chunk(start: int, stop: int) -> None:
+        parent = np.empty(channels, np.int32)
+        for index in range(start, stop):
+            depth[index] = (grow(distance, starts[index], parent) + 1) // 2  # at the centre of the longest path
+
+    parallel_chunks(one_chunk, len(starts), max(1, len(starts) // 64), threads)
+    parent = np.empty(channels, np.int32)
+    grow(distance, starts[int(depth.argmin())], parent)
+    return _hung_at_centre(parent)
+
+
+def _hung_at_centre(parent: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The same tree, rooted in the middle of its longest path; of two middles the lower number."""
+    a = int(levels(parent).argmax())  # an end of a longest path, as far as can be from any vertex
+    from_a = _hung_at(parent, a)
+    b = int(levels(from_a).argmax())
+    path = [b]
+    while path[-1] != a:
+        path.append(int(from_a[path[-1]]))
+    return _hung_at(parent, min(path[(len(path) - 1) // 2], path[len(path) // 2]))
+
+
+def _hung_at(parent: NDArray[np.int32], root: int) -> NDArray[np.int32]:
+    """The same tree with another root: the edges on the way from it are turned round."""
+    parent = parent.copy()
+    above, v = -1, root
+    while v >= 0:
+        parent[v], above, v = above, v, parent[v]
+    return parent

@@ -1,0 +1,231 @@
+"""Compiled kernels of `execute.py`. Import this module only when it is needed.
+
+The inner loops are written out in LLVM's vector language: a compiler would widen every byte before it adds, and keep
+the sums in memory. They run over a tile of 64 neighbouring elements of planes, which `planes.Planes` lays out; elements
+that are no output's are computed with the others and left out when the tile is written.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import int8, int32, int64, intp, types, uint32, uint64, void
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from xnor_ref.compress.planes import TILE
+from xnor_ref.compress.visits import BLOCK
+from xnor_ref.kernels.jit import compiled, readonly, writable
+from xnor_ref.kernels.vector_ir import I8, I32, I64, const, repeat, spread, vector
+
+_MOST = 127  # signs that a byte can add up
+_1 = np.uint64(1)
+_pair = types.UniTuple(intp, 2)
+
+
+@intrinsic
+def _add_bytes(context, x, places, plus, minus, sums):
+    """sums[0:64] (int32) += bytes x[p:p + 64] of `plus` places p (uint32), less those of `minus` more; addresses."""
+
+    def generate(context, b, signature, arguments):
+        x, places, plus, minus, sums = arguments
+        octets, whole = vector(I8, TILE), vector(I32, TILE)
+
+        def step(operation):
+            def one(values):
+                at, total = values
+                place = b.zext(b.load(b.inttoptr(at, I32.as_pointer()), align=4), I64)
+                signs = b.load(b.inttoptr(b.add(x, place), octets.as_pointer()), align=1)
+                return [b.add(at, const(4)), operation(total, signs)]
+
+            return one
+
+        values = repeat(b, plus, [places, ir.Constant(octets, None)], step(b.add))
+        _, total = repeat(b, minus, values, step(b.sub))
+        address = b.inttoptr(sums, whole.as_pointer())
+        b.store(b.add(b.load(address, align=4), b.sext(total, whole)), address, align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+@intrinsic
+def _count_bits(context, x, places, masks, signs, count, counts):
+    """counts[0:64] (uint64) = ones of (x[p:p + 64] & mask) ^ sign over `count` words; addresses, places are int64."""
+
+    def generate(context, b, signature, arguments):
+        x, places, masks, signs, count, counts = arguments
+        words = vector(I64, TILE)
+        popcount = cgutils.get_or_insert_function(b.module, ir.FunctionType(words, [words]), f"llvm.ctpop.v{TILE}i64")
+
+        def step(values):
+            *addresses, total = values
+            place, mask, sign = (b.load(b.inttoptr(at, I64.as_pointer()), align=8) for at in addresses)
+            here = b.inttoptr(b.add(x, b.shl(place, const(3))), words.as_pointer())
+            differ = b.xor(b.and_(b.load(here, align=8), spread(b, mask, TILE)), spread(b, sign, TILE))
+            return [*(b.add(at, const(8)) for at in addresses), b.add(total, b.call(popcount, [differ]))]
+
+        *_, total = repeat(b, count, [places, masks, signs, ir.Constant(words, None)], step)
+        b.store(total, b.inttoptr(counts, words.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), generate
+
+
+@compiled(void(readonly(int32, 1), intp, intp, intp, int32, writable(int32, 1), intp, _pair), forceinline=True)
+def _write(sums, y, x, width, factor, out, at, size):
+    """The outputs of a tile that begins at (y, x), times `factor`, into the plane of this size at out[at]."""
+    first = np.uint64(0)
+    while first < TILE and y < size[0]:
+        count = np.uint64(min(TILE - np.int64(first), size[1] - x))
+        target = np.uint64(at + y * size[1] + x)
+        for k in range(count):
+            out[target + k] = factor * sums[first + k]
+        first += np.uint64(width - x)
+        y, x = y + 1, 0
+
+
+@compiled(void(readonly(uint64, 1), intp, readonly(int8, 2), intp, intp, intp, writable(int8, 1)))
+def spread_signs(words, channels, marks, border, start, stop, planes):
+    """Signs of (image, channel) start..stop as planes of bytes, from planes of words; `border` where marks are 0."""
+    phases, length = marks.shape
+    n_words = (channels + 63) // 64
+    for item in range(start, stop):
+        image, channel = item // channels, item % channels
+        shift = np.uint64(channel % 64)
+        for phase in range(phases):
+            source = ((image * n_words + channel // 64) * phases + phase) * length
+            word, sign = words[source : source + length], planes[(item * phases + phase) * length :][:length]
+            mark = marks[phase]
+            for i in range(length):
+                bit = np.int64((word[i] >> shift) & _1)
+                sign[i] = mark[i] * (2 * bit - 1 - border) + border
+
+
+@compiled(
+    void(
+        readonly(int8, 1),
+        intp,
+        readonly(uint32, 1),
+        readonly(int64, 2),
+        readonly(int32, 1),
+        types.UniTuple(intp, 4),
+        intp,
+        intp,
+        writable(int32, 1),
+        writable(int32, 1),
+    )
+)
+def sum_weights(planes, image_size, places, ends, factor, size, start, stop, sums, out):
+    """Items start..stop of all (image, tile, block of channels): factor times the signed sum over `places` into out.
+
+    Channel o adds the elements at places[ends[o, 0] : ends[o, 1]] and subtracts those up to ends[o, 2]. `size` is the
+    width of a plane, the tiles of an image, and the height and width of its outputs.
+    """
+    width, tiles, out_size = size[0], size[1], (size[2], size[3])
+    channels = len(ends)
+    blocks = (channels + BLOCK - 1) // BLOCK
+    for item in range(start, stop):
+        block, tile, image = item % blocks, item // blocks % tiles, item // blocks // tiles
+        top, left = tile * TILE // width, tile * TILE % width
+        x = planes.ctypes.data + image * image_size + tile * TILE
+        for o in range(block * BLOCK, min(channels, (block + 1) * BLOCK)):
+            for i in range(TILE):
+                sums[i] = 0
+            first, middle, last = ends[o, 0], ends[o, 1], ends[o, 2]
+            while first < last:
+                following = min(last, first + _MOST)
+                plus = max(0, min(middle, following) - first)
+                _add_bytes(x, places.ctypes.data + 4 * first, plus, following - first - plus, sums.ctypes.data)  # type: ignore[call-arg]
+                first = following
+            _write(sums, top, left, width, factor[o], out, (image * channels + o) * out_size[0] * out_size[1], out_size)
+
+
+@compiled(
+    void(
+        readonly(uint64, 1),
+        intp,
+        readonly(int64, 1),
+        readonly(uint64, 1),
+        readonly(uint64, 1),
+        readonly(int64, 2),
+        readonly(int32, 2),
+        types.UniTuple(intp, 4),
+        intp,
+        intp,
+        writable(uint64, 1),
+        writable(int32, 1),
+        writable(int32, 1),
+    )
+)
+def sum_words(planes, image_size, places, masks, signs, ends, totals, size, start, stop, counts, sums, out):
+    """As `sum_weights`, over words: masks and signs of those at `places`; totals[o] = (differences, factor)."""
+    width, tiles, out_size = size[0], size[1], (size[2], size[3])
+    channels = len(ends)
+    blocks = (channels + BLOCK - 1) // BLOCK
+    for item in range(start, stop):
+        block, tile, image = item % blocks, item // blocks % tiles, item // blocks // tiles
+        top, left = tile * TILE // width, tile * TILE % width
+        x = planes.ctypes.data + 8 * (image * image_size + tile * TILE)
+        for o in range(block * BLOCK, min(channels, (block + 1) * BLOCK)):
+            first, count = 8 * ends[o, 0], ends[o, 1] - ends[o, 0]
+            at, mask, sign = places.ctypes.data + first, masks.ctypes.data + first, signs.ctypes.data + first
+            _count_bits(x, at, mask, sign, count, counts.ctypes.data)  # type: ignore[call-arg]
+            for i in range(TILE):
+                sums[i] = totals[o, 0] - 2 * np.int32(counts[i])
+            _write(
+                sums, top, left, width, totals[o, 1], out, (image * channels + o) * out_size[0] * out_size[1], out_size
+            )
+
+
+@compiled(void(writable(int32, 3), readonly(int32, 1), readonly(int32, 1), readonly(int32, 1), intp, intp, intp))
+def add_up(out, parent, sign, order, piece, start, stop):
+    """out[:, j] += sign[j] * out[:, parent[j]] in this order, for pieces start..stop (`piece` pixels) of all images."""
+    pieces = (out.shape[2] + piece - 1) // piece
+    for item in range(start, stop):
+        image, first = item // pieces, item % pieces * piece
+        last = min(out.shape[2], first + piece)
+        for j in order:
+            if parent[j] >= 0:
+                above, below = out[image, parent[j], first:last], out[image, j, first:last]
+                for i in range(last - first):
+                    below[i] += sign[j] * above[i]
+
+
+def known_answers():
+    """Planes at a border, tiles that end in the middle of a row, more signs than a byte can add up."""
+    from xnor_ref.compress.execute import TreeConv
+    from xnor_ref.compress.tree import from_parents
+    from xnor_ref.kernels.selftest import words
+
+    weight = words(19, 3, 3, 1)
+    parent, negated = np.arange(-1, 18, dtype=np.int32) // 2, np.arange(19) % 3 == 1
+    parent[0] = -1
+    tree = from_parents(weight.reshape(19, -1), 576, parent, negated)
+
+    def convolved(form):
+        return TreeConv(weight, 64, tree, (1, 2), (1, 2), 0, form).run(words(1, 9, 21, 1), "numba", 1)
+
+    def written():
+        out = np.zeros(24, np.int32)
+        _write(np.arange(TILE, dtype=np.int32), 1, 2, 5, 2, out, 3, (3, 4))
+        return out
+
+    def spread():
+        planes = np.zeros(2 * TILE, np.int8)
+        marks = (np.arange(TILE) % 5 > 0).astype(np.int8)[None]
+        spread_signs(words(TILE), 2, marks, -1, 0, 2, planes)
+        return planes
+
+    def added():
+        out = np.arange(21, dtype=np.int32).reshape(1, 3, 7)
+        add_up(
+            out, np.array([-1, 0, 1], np.int32), np.array([1, -1, 1], np.int32), np.arange(3, dtype=np.int32), 5, 0, 2
+        )
+        return out
+
+    return (
+        (_write, written, [*[0] * 10, 2, 6, 8, 10, 12, *[0] * 9]),
+        (spread_signs, spread, "2ca0316cf1b6e751"),
+        (sum_weights, lambda: convolved("weights"), "8348148ab0d7c3d6"),
+        (sum_words, lambda: convolved("words"), "8348148ab0d7c3d6"),
+        (add_up, added, [[list(range(7)), [7] * 7, list(range(21, 28))]]),
+    )

@@ -1,0 +1,127 @@
+"""The methods of the papers: what each makes of the weights, the inputs and the blocks of a network.
+
+| method | hidden layers | block | first and last layer | from |
+|---|---|---|---|---|
+| `full` | real | C-B-A-P | real | the full-precision twin |
+| `bwn` | alpha sign(W), real inputs | C-B-A-P | real | Rastegari et al. 2016, section 3.1 |
+| `xnor` | alpha sign(W), K sign(X) | B-A-C-P | real | Rastegari et al. 2016, section 3.2 |
+| `xnor++` | Gamma in place of alpha and K | B-A-C-P | real | Bulat and Tzimiropoulos 2019 |
+| `binaryconnect` | sign(W), real inputs, ReLU | C-P-B-A | sign(W) | Courbariaux et al. 2015 |
+| `bnn` | sign(W), sign(X) | C-P-B-A | sign(W); the image is real | Hubara et al. 2016 |
+
+C is the convolution (or linear layer), B BatchNorm, A the activation, P pooling. Networks of the last two end with a
+BatchNorm. What the XNOR-Net paper did with their first and last layers in its comparison is not known.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from xnor_ref.errors import InputError
+
+WEIGHT_SCALES = ("alpha", "off", "learned")
+BLOCK_ORDERS = ("bacp", "cbap")
+GAMMA_INITS = ("ones", "alpha")
+
+
+@dataclass(frozen=True)
+class BinaryOptions:
+    """Settings that all binary layers of a network share; see `BinaryLayer`, `BinaryConv2d`, `Scale` and `Builder`."""
+
+    weight_scale: str = "alpha"  # "learned": a scale layer of its own (Rastegari et al. 2016, Table 3a)
+    input_scale: str = "plain"
+    pad_value: int = 0
+    grad_mode: str | None = None
+    k_grad: bool = False
+    centre: bool = False
+    clamp: bool = False
+    glorot: bool = False
+    stochastic: bool = False
+    gamma: str = "o-h-w"
+    gamma_init: str = "ones"
+    block_order: str = "bacp"
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all settings."""
+        return tuple(field.name for field in fields(cls))
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("weight_scale", WEIGHT_SCALES),
+            ("gamma_init", GAMMA_INITS),
+            ("block_order", BLOCK_ORDERS),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method is.
+
+    Parameters
+    ----------
+    summary : for the list of methods
+    inputs, weights : whether those of hidden layers are binary
+    ends : whether the weights of the first and the last layer are binary too
+    options : the settings of `BinaryOptions` that may be chosen
+    fixed : those that the method sets itself, which may be chosen only if they are among `options`
+    """
+
+    summary: str
+    inputs: bool = False
+    weights: bool = True
+    ends: bool = False
+    options: tuple[str, ...] = ()
+    fixed: tuple[tuple[str, Any], ...] = ()
+
+
+_LATENT = ("grad_mode", "centre", "clamp")
+_UNSCALED = (("weight_scale", "off"), ("input_scale", "off"))
+_CLIPPED = (*_UNSCALED, ("clamp", True), ("glorot", True))
+
+METHODS = {
+    "xnor": Method(
+        "binary weights and inputs, scaled by alpha and K",
+        inputs=True,
+        options=("weight_scale", "input_scale", "pad_value", *_LATENT, "k_grad", "block_order"),
+    ),
+    "full": Method("the full-precision twin", weights=False),
+    "bwn": Method("binary weights, scaled by alpha", options=("weight_scale", *_LATENT)),
+    "xnor++": Method(
+        "binary weights and inputs, scaled by a learned Gamma",
+        inputs=True,
+        options=("gamma", "gamma_init", "pad_value", "centre", "clamp"),
+        fixed=_UNSCALED,
+    ),
+    "binaryconnect": Method(
+        "binary weights without a scale", ends=True, options=("stochastic", "glorot"), fixed=_CLIPPED
+    ),
+    "bnn": Method(
+        "binary weights and inputs without scales",
+        inputs=True,
+        ends=True,
+        options=("pad_value", "glorot"),
+        fixed=_CLIPPED,
+    ),
+}
+
+
+def methods_with(option: str) -> tuple[str, ...]:
+    """The methods that let a setting of `BinaryOptions` be chosen."""
+    return tuple(name for name, method in METHODS.items() if option in method.options)
+
+
+def options_of(method: str, chosen: dict[str, Any]) -> BinaryOptions:
+    """All settings for a method. Raises InputError for an unknown method, or a choice that it does not leave."""
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    known = METHODS[method]
+    if chosen and not known.weights:
+        raise InputError(f"build: method {method!r} has no binary layers, so {', '.join(chosen)} would have no effect")
+    foreign = [name for name in chosen if name not in known.options]
+    if foreign:
+        raise InputError(
+            f"build: method {method!r} does not take {', '.join(foreign)}; its options are {', '.join(known.options)}"
+        )
+    return BinaryOptions(**{**dict(known.fixed), **chosen})

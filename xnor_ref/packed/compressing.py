@@ -1,0 +1,177 @@
+"""A packed network with its binary layers held along trees: what each would cost, and the description to save."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.compress import codec, costs
+from xnor_ref.compress.tree import Tree, build
+from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.kernels.layout import pack_mask
+from xnor_ref.packed import file
+from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
+from xnor_ref.packed.trees import MAX_TREE_WEIGHTS
+from xnor_ref.storage import PathLike
+
+STORE = ("auto", "tree")
+BINARY = ("binary_conv2d", "binary_linear")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A binary layer of a network, and its tree."""
+
+    node: ExaminedNode
+    input_shape: tuple[int, ...]  # of one image
+    rows: NDArray[np.uint64]  # filters as the file holds them
+    n_bits: int
+    tree: Tree | None  # None with a single output channel
+    costs: costs.Costs
+    star_ratio: float  # XNORs along the star of the same filters, for one of the direct computation
+    random_ratio: float  # along a minimum spanning tree of as many random filters
+    coded: NDArray[np.uint8] | None  # the filters along the tree; None where that is not possible
+    stored: str  # "tree" or "bits"
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the filters as bits."""
+        return self.rows.nbytes
+
+    @property
+    def note(self) -> str:
+        """Why the layer stays as it is, or ""."""
+        if self.tree is None:
+            return "one output channel: there is nothing that it could follow from"
+        if self.coded is None:
+            return "too large, or too uniform, to be held along a tree"
+        return "" if self.stored == "tree" else f"{len(self.coded):,} bytes along its tree"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A description and tensors for `PackedNetwork`, and how they came about."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, NDArray]
+    layers: tuple[Layer, ...]
+
+
+def read(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray], ExaminedNetwork]:
+    """Description, tensors and examined network of a model file. Raises ModelFileError."""
+    metadata, tensors = file.read(path)
+    try:
+        return metadata, tensors, file.examine(metadata, tensors)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+
+
+def compress(
+    metadata: dict[str, Any],
+    tensors: dict[str, NDArray],
+    network: ExaminedNetwork,
+    *,
+    kind: str = "mst",
+    complement: bool = False,
+    store: str = "auto",
+    threads: int | None = None,
+) -> Compressed:
+    """Find a tree for every binary layer, and hold the layer along it where that takes fewer bytes.
+
+    Parameters
+    ----------
+    metadata, tensors, network : as `read` gives them
+        Layers that are held along trees already get new ones.
+    kind : {"mst", "star"}
+    complement : bool
+        Let channels follow from the opposite of another; see `compress.tree.build`.
+    store : {"auto", "tree"}
+        "auto": along the tree where that is smaller, else as bits. "tree": along the tree wherever that is possible.
+
+    Returns
+    -------
+    Compressed
+        Its network gives the same logits, bit for bit.
+
+    Raises
+    ------
+    InputError
+        The network has no binary layers, or none with more than one output channel; an unknown option.
+    """
+    if store not in STORE or kind not in ("mst", "star"):
+        raise InputError(f"compress: kind must be mst or star and store auto or tree; got {kind!r} and {store!r}")
+    binary = [node for node in network.nodes if node.op in BINARY]
+    if not binary:
+        ops = ", ".join(dict.fromkeys(node.op for node in network.nodes))
+        raise InputError(f"compress: the network has no binary layers; its operations are {ops}")
+    layers, held = [], 0
+    for node in binary:
+        source = node.inputs[0]
+        shape = network.input_shape if source == -1 else network.nodes[source].step.shape
+        layer = _layer(node, shape, kind, complement, store, threads, MAX_TREE_WEIGHTS - held)
+        held += layer.n_bits * len(layer.rows) if layer.stored == "tree" else 0
+        layers.append(layer)
+    if all(layer.tree is None for layer in layers):
+        raise InputError(
+            f"compress: a tree needs at least two output channels; {', '.join(layer.node.name for layer in layers)} "
+            "has one" + (" each" if len(layers) > 1 else "")
+        )
+    return Compressed(*_description(metadata, tensors, layers), tuple(layers))
+
+
+def _layer(
+    node: ExaminedNode, shape: tuple[int, ...], kind: str, complement: bool, store: str, threads: int | None, room: int
+) -> Layer:
+    words = node.step.arguments["words"]
+    n_bits = node.step.weight_bits // len(words)
+    rows = _rows(node, n_bits)
+    outputs = math.prod(node.step.shape[1:])
+    if len(rows) == 1:
+        alone = build(rows, n_bits, "direct")
+        return Layer(node, shape, rows, n_bits, None, costs.layer_costs(alone, outputs), 1.0, 1.0, None, "bits")
+    tree = build(rows, n_bits, kind, complement, threads)
+    star = tree if kind == "star" else build(rows, n_bits, "star", complement, threads)
+    random = pack_mask(np.random.default_rng(0).random((len(rows), n_bits)) < 0.5, -1)
+    free = build(random, n_bits, kind, complement, threads)
+    coded = None
+    possible = n_bits <= codec.MAX_FILTER and len(rows) * n_bits <= min(codec.MAX_WEIGHTS, room)
+    if possible:
+        coded = codec.encode(rows, tree)
+        if len(rows) * n_bits > codec.MAX_EXPANSION * len(coded):
+            coded = None
+    stored = "tree" if coded is not None and (store == "tree" or len(coded) < rows.nbytes) else "bits"
+    own, of_star, of_random = (costs.layer_costs(each, outputs) for each in (tree, star, free))
+    return Layer(node, shape, rows, n_bits, tree, own, of_star.ratio, of_random.ratio, coded, stored)
+
+
+def _rows(node: ExaminedNode, n_bits: int) -> NDArray[np.uint64]:
+    """The filters as rows of bits, in the order of the file."""
+    if "bits" in node.tensors:
+        return node.tensors["bits"]
+    return codec.decode(node.tensors["tree"], len(node.step.arguments["words"]), n_bits)[0]
+
+
+def _description(
+    metadata: dict[str, Any], tensors: dict[str, NDArray], layers: list[Layer]
+) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """The description and tensors with every layer held as its `stored` says."""
+    metadata, tensors = copy.deepcopy(metadata), dict(tensors)
+    by_name = {layer.node.name: layer for layer in layers}
+    for entry in metadata["graph"]:
+        layer = by_name.get(entry["name"])
+        if layer is None:
+            continue
+        name = entry["name"]
+        entry.pop("out_channels", None)
+        for field in ("bits", "tree"):
+            tensors.pop(f"{name}.{field}", None)
+        if layer.stored == "tree" and layer.coded is not None:
+            entry["out_channels"] = len(layer.rows)
+            tensors[f"{name}.tree"] = layer.coded
+        else:
+            tensors[f"{name}.bits"] = layer.rows
+    metadata["version"] = file.version_of(metadata["graph"], tensors)
+    return metadata, tensors

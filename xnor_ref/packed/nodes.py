@@ -1,0 +1,127 @@
+"""A node of a packed network under examination, and what comes out of it: a step that can be run.
+
+Nodes come from files of unknown origin: nothing is computed from an attribute before its range is checked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import ModelFileError
+from xnor_ref.kernels import float_ops
+
+F32 = NDArray[np.float32]
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+
+MAX_SIDE = 1024  # of a kernel, a stride or a padding
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is carried out; none of it changes the result."""
+
+    threads: int | None = None
+    backend: str = "auto"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a checked node does to one image."""
+
+    shape: Shape
+    run: Callable[..., F32]  # run(settings, *inputs): inputs and result have a batch axis in front
+    work: int = 0  # multiplications and additions, beyond one for each output
+    workspace: int = 0  # bytes needed while it runs, beyond inputs and output
+    weight_bits: int = 0  # binary weights
+    arguments: dict[str, Any] = field(default_factory=dict)  # what the planner needs to know, checked
+
+
+@dataclass
+class Node:
+    """One node of a description under examination."""
+
+    op: str
+    name: str
+    attributes: dict[str, Any]
+    tensors: dict[str, NDArray]
+    seen: set[str] = field(default_factory=set)
+
+    def need(self, condition: bool, message: str) -> None:
+        """Refuse the node unless the condition holds."""
+        if not condition:
+            raise ModelFileError(f"node {self.name!r} ({self.op}): {message}")
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        """The attribute `key`, an integer in [low, high]."""
+        value = self._attribute(key)
+        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        self.need(ok, f"{key} must be an integer from {low} to {high}, got {shown(value)}")
+        return value
+
+    def pair(self, key: str, low: int, high: int = MAX_SIDE) -> Pair:
+        """The attribute `key`, two integers in [low, high]: for rows, for columns."""
+        value = self._attribute(key)
+        ok = isinstance(value, list) and len(value) == 2
+        ok = ok and all(isinstance(v, int) and not isinstance(v, bool) and low <= v <= high for v in value)
+        self.need(ok, f"{key} must be two integers from {low} to {high}, got {shown(value)}")
+        return value[0], value[1]
+
+    def choice(self, key: str, options: tuple) -> Any:
+        """The attribute `key`, one of `options`."""
+        value = self._attribute(key)
+        ok = not isinstance(value, (bool, float, list, dict)) and value in options
+        self.need(ok, f"{key} must be one of {options}, got {shown(value)}")
+        return value
+
+    def _attribute(self, key: str) -> Any:
+        self.seen.add(key)
+        self.need(key in self.attributes, f"attribute {key!r} is missing")
+        return self.attributes[key]
+
+    def optional(self, key: str, dtype: type, shape: tuple[int | None, ...]) -> NDArray | None:
+        """The tensor `key`, or None if the node has none; None in `shape` stands for any size but 0."""
+        self.seen.add(key)
+        return self.tensor(key, dtype, shape) if key in self.tensors else None
+
+    def tensor(self, key: str, dtype: type, shape: tuple[int | None, ...]) -> NDArray:
+        """The tensor `key`, finite, of this dtype and shape."""
+        self.seen.add(key)
+        self.need(key in self.tensors, f"tensor {key!r} is missing")
+        array = self.tensors[key]
+        fits = array.ndim == len(shape) and all(
+            size == want if want is not None else size > 0 for size, want in zip(array.shape, shape)
+        )
+        wanted = str(shape).replace("None", "any")
+        self.need(
+            array.dtype == dtype and fits,
+            f"tensor {key!r} is {array.dtype} {array.shape}, {np.dtype(dtype).name} {wanted} is needed",
+        )
+        if dtype is np.float32 and key != "threshold":
+            self.need(bool(np.isfinite(array).all()), f"tensor {key!r} holds NaN or infinity")
+        return array
+
+    def image(self, shape: Shape) -> tuple[int, int, int]:
+        """The input's shape, which must be (C, H, W)."""
+        self.need(len(shape) == 3, f"needs an input (C, H, W), gets {shape}")
+        return shape[0], shape[1], shape[2]
+
+    def row(self, shape: Shape) -> int:
+        """The size of the input, which must be (I,)."""
+        self.need(len(shape) == 1, f"needs a flat input (I,), gets {shape}")
+        return shape[0]
+
+    def window(self, x: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+        """Output height and width of a window that slides over the input."""
+        size = float_ops.conv_output_size((x[1], x[2]), kernel, stride, padding)
+        self.need(min(size) > 0, f"kernel {kernel} is larger than the input {x} with padding {padding}")
+        return size
+
+
+def shown(value: Any) -> str:
+    """An untrusted value, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

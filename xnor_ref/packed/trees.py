@@ -1,0 +1,129 @@
+"""Binary layers that a model file holds along a tree of their output channels: how a node says it, and how it runs.
+
+Such a layer can be computed directly, like any other, or along its tree, with the same integers. In a planned network
+(`plan.py`) and with the backends "float" and "reference" it is computed directly; step by step the faster way is taken:
+where the filters lie close enough together both are measured, once, on the first images.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import InputError, ModelFileError
+
+if TYPE_CHECKING:
+    from xnor_ref.compress.execute import TreeConv, TreeLinear
+    from xnor_ref.compress.tree import Tree
+    from xnor_ref.packed.ops import Node, Settings
+
+I32 = NDArray[np.int32]
+U64 = NDArray[np.uint64]
+Pair = tuple[int, int]
+
+EXECUTIONS = ("auto", "direct", "tree")
+MAX_TREE_WEIGHTS = 2**30  # of all layers of a file together
+MAX_PLANES = 2**26  # bytes that an image may take as planes of signs; larger ones are computed directly
+CLOSE = 0.15  # mean d/n above which it is not worth measuring whether the tree is faster (docs/compression.md)
+FEW = 0.05  # mean d/n below which single weights were visited faster than words
+
+_execution: ContextVar[str] = ContextVar("execution", default="auto")
+
+
+@contextmanager
+def execution(how: str) -> Iterator[None]:
+    """How layers with trees are computed inside: the faster way ("auto"), "direct", or along the "tree".
+
+    It holds for networks that are run step by step: `PackedNetwork.logits` with backend "numba" or "reference".
+    """
+    if how not in EXECUTIONS:
+        raise InputError(f"execution: must be one of {', '.join(EXECUTIONS)}; got {how!r}")
+    token = _execution.set(how)
+    try:
+        yield
+    finally:
+        _execution.reset(token)
+
+
+def stored_rows(node: "Node", n_bits: int) -> "tuple[U64, Tree]":
+    """The filters of a node that holds them along a tree, uint64 (O, n_words(n_bits)), and the tree."""
+    from xnor_ref.compress import codec
+
+    node.need("bits" not in node.tensors, "has both tensors 'bits' and 'tree', one is needed")
+    channels = node.integer("out_channels", 1, codec.MAX_WEIGHTS)
+    try:
+        return codec.decode(node.tensor("tree", np.uint8, (None,)), channels, n_bits)
+    except ModelFileError as error:
+        raise ModelFileError(f"node {node.name!r} ({node.op}): tensor 'tree': {error}") from None
+
+
+def along_conv(words: U64, tree: "Tree", x: tuple[int, ...], stride: Pair, padding: Pair, pad_value: int) -> "Along":
+    """For a convolution with weights (O, KH, KW, words) over images of shape x = (C, H, W)."""
+    from xnor_ref.compress.execute import TreeConv
+    from xnor_ref.compress.planes import Planes
+
+    planes = Planes((x[1], x[2]), words.shape[1:3], stride, padding).elements(x[0])
+    return Along(tree, planes, lambda: TreeConv(words, x[0], tree, stride, padding, pad_value, _form(tree)))
+
+
+def along_linear(rows: U64, tree: "Tree") -> "Along":
+    """For a matrix product with weights (O, words)."""
+    from xnor_ref.compress.execute import TreeLinear
+
+    return Along(tree, tree.n_bits, lambda: TreeLinear(rows, tree, _form(tree)))
+
+
+def _form(tree: "Tree") -> str:
+    """What to visit: single weights while few differ, else words."""
+    return "weights" if tree.mean_fraction < FEW else "words"
+
+
+class Along:
+    """The integers of a layer with a tree, directly or along it.
+
+    Parameters
+    ----------
+    tree : Tree
+    planes : bytes of one image as planes of signs
+    make : makes the layer that runs along the tree; called at the first such run
+    """
+
+    def __init__(self, tree: "Tree", planes: int, make: "Callable[[], TreeConv | TreeLinear]") -> None:
+        self.tree, self._make = tree, make
+        self._possible = planes <= MAX_PLANES
+        self.workspace = 2 * planes if self._possible else 0  # signs as bytes, and as words on the way there
+        self._layer: TreeConv | TreeLinear | None = None
+        self._faster: bool | None = None if tree.mean_fraction <= CLOSE else False
+
+    def run(self, settings: "Settings", x_words: U64, direct: Callable[[], I32]) -> I32:
+        """Z from the packed signs of the input; `direct` computes it without the tree."""
+        how = _execution.get()
+        if not self._possible or how == "direct" or settings.backend == "float":
+            return direct()
+        if how == "tree":
+            return self._along(settings, x_words)
+        if settings.backend == "reference" or self._faster is False:
+            return direct()
+        if self._faster is None:
+            self._faster = self._measured(settings, x_words, direct)
+        return self._along(settings, x_words) if self._faster else direct()
+
+    def _along(self, settings: "Settings", x_words: U64) -> I32:
+        if self._layer is None:
+            self._layer = self._make()
+        backend = "reference" if settings.backend == "reference" else "auto"
+        return self._layer.run(x_words, backend, settings.threads)
+
+    def _measured(self, settings: "Settings", x_words: U64, direct: Callable[[], I32]) -> bool:
+        """Whether the tree is faster on these images; the first run of each compiles and prepares."""
+        seconds = []
+        for contender in (direct, lambda: self._along(settings, x_words)):
+            contender()
+            began = time.perf_counter()
+            contender()
+            seconds.append(time.perf_counter() - began)
+        return seconds[1] < seconds[0]
