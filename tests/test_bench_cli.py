@@ -22,6 +22,7 @@ def bench(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(timing, "QUICK", QUICK)
     monkeypatch.setattr(timing, "load_warning", lambda: None)
     monkeypatch.setattr(timing, "pace_warning", lambda: None)
+    monkeypatch.setattr(timing.Bystanders, "warning", lambda self: None)
 
     def run(*arguments):
         code = main(["bench", *arguments])
@@ -235,6 +236,10 @@ def test_warnings_go_to_stderr_and_into_the_json(bench, monkeypatch):
     code, out, err = bench("--layer", "64,4,3,8", "--quick", "--json", "--threads", "1")
     assert code == 0 and err == "warning: the machine is busy: a test\n"
     assert json.loads(out)["machine"]["warnings"] == ["the machine is busy: a test"]
+    monkeypatch.setattr(timing.Bystanders, "warning", lambda self: "others compute")
+    code, out, err = bench("--layer", "64,4,3,8", "--quick", "--json")
+    assert code == 0 and err.endswith("\nwarning: others compute\n")
+    assert json.loads(out)["machine"]["warnings"][1] == "others compute"
     monkeypatch.setattr("xnor_ref.kernels.threads.available_threads", lambda: 1)
     code, _, err = bench("--layer", "64,4,3,8", "--quick", "--threads", "2")
     assert code == 0 and "warning: 2 threads share 1 processors" in err

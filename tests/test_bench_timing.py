@@ -107,6 +107,28 @@ def test_a_busy_machine_is_pointed_out(monkeypatch):
     assert timing.load_warning() is None
 
 
+def test_what_others_compute_meanwhile_is_pointed_out(monkeypatch):
+    clock = Clock(monkeypatch)
+    seconds = iter((100.0, 100.5, 102.0))  # of others
+    monkeypatch.setattr(timing, "_seconds_of_others", lambda: next(seconds))
+    others = timing.Bystanders()
+    clock.now = 10.0
+    assert others.warning() is None
+    assert "other processes used 20% of a processor" in others.warning()
+    monkeypatch.setattr(timing, "_seconds_of_others", lambda: None)
+    assert timing.Bystanders().warning() is None
+
+
+def test_our_own_work_is_not_that_of_others():
+    before = timing._seconds_of_others()
+    if before is None:
+        pytest.skip("this system does not tell")
+    used = sum(timing.os.times()[:4])
+    while sum(timing.os.times()[:4]) - used < 0.1:
+        pass
+    assert timing._seconds_of_others() - before > -0.05  # ticks of 10 ms
+
+
 @pytest.mark.parametrize("slow, warned", [(1.05, False), (1.5, True)])
 def test_an_unsteady_machine_is_pointed_out(monkeypatch, slow, warned):
     clock = Clock(monkeypatch)

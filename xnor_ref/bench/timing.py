@@ -21,6 +21,7 @@ from xnor_ref.kernels.threads import available_threads
 
 BUSY = 0.3  # other processes that want to run, on average
 WAKING = 0.03  # seconds until threads of another library have ceased to spin, and ours run on a processor each
+BYSTANDERS = 0.1  # processors that others may use while we measure
 UNSTEADY = 0.1  # how far a loop in registers may vary
 
 
@@ -165,6 +166,34 @@ def _others_running(samples: int = 40) -> float:
         with open("/proc/stat", encoding="ascii") as file:
             total += int(next(line for line in file if line.startswith("procs_running")).split()[1]) - 1
     return total / samples
+
+
+class Bystanders:
+    """How much other processes compute, from the making of this object on; Linux only."""
+
+    def __init__(self) -> None:
+        self._start, self._used = time.perf_counter(), _seconds_of_others()
+
+    def warning(self) -> str | None:
+        """A warning if they took so much of the processors that figures cannot be trusted."""
+        used, wall = _seconds_of_others(), time.perf_counter() - self._start
+        if used is None or self._used is None or used - self._used <= BYSTANDERS * wall:
+            return None
+        return (
+            f"other processes used {(used - self._used) / wall:.0%} of a processor while this was measured; measure again "
+            "when the machine is idle"
+        )
+
+
+def _seconds_of_others() -> float | None:
+    """Processor seconds since the start of the system that were not spent by this process and its children."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _, _, interrupts, more_interrupts, stolen = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    ticks = user + nice + system + interrupts + more_interrupts + stolen
+    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def pace_warning(seconds: float = 0.1) -> str | None:

@@ -101,9 +101,9 @@ def _quick_names(text: str | None, quick: bool, default: tuple[str, ...]) -> tup
     return parse_baselines(text, ("numpy",) if quick else default)
 
 
-def _prepared(threads: int, json_file: str | None, plot: str | None = None) -> Progress:
-    """Refuse what cannot end well before minutes are spent on it."""
-    from xnor_ref.bench import plots, roof
+def _prepared(threads: int, json_file: str | None, plot: str | None = None) -> tuple[Progress, Any]:
+    """Refuse what cannot end well before minutes are spent on it; gives the progress bar, and a watch on others."""
+    from xnor_ref.bench import plots, roof, timing
     from xnor_ref.kernels.threads import available_threads, check_threads
 
     roof.require_compiler()
@@ -116,7 +116,7 @@ def _prepared(threads: int, json_file: str | None, plot: str | None = None) -> P
                 raise InputError(f"bench: {option} {path}: not a file that can be written")
     if plot is not None:
         plots.check_plot(plot)
-    return Progress(quiet=json_file == "-")
+    return Progress(quiet=json_file == "-"), timing.Bystanders()
 
 
 def _machine(pace: Any) -> dict[str, Any]:
@@ -128,8 +128,12 @@ def _machine(pace: Any) -> dict[str, Any]:
     return about
 
 
-def _finish(result: dict[str, Any], text: Callable[[dict[str, Any]], str], json_file: str | None) -> None:
+def _finish(result: dict[str, Any], text: Callable[[dict[str, Any]], str], json_file: str | None, others: Any) -> None:
     """Print or write the result."""
+    warning = others.warning()
+    if warning:
+        say(f"warning: {warning}")
+        result["machine"]["warnings"].append(warning)
     if json_file == "-":
         options.print_json(result)
         return
@@ -172,7 +176,7 @@ def layers(
     from xnor_ref.bench.compare import measure_layers
     from xnor_ref.bench.layers import check_batch, layer_set, parse_layer
 
-    progress = _prepared(threads, json_file, plot)
+    progress, others = _prepared(threads, json_file, plot)
     chosen = [layer for name in sets or (() if own else ("paper",)) for layer in layer_set(name)]
     chosen += [parse_layer(text) for text in own]
     if quick:
@@ -189,7 +193,7 @@ def layers(
     finally:
         progress.clear()
     result = {"machine": about, "batch": batch, "threads": threads, "layers": rows}
-    _finish(result, bench_text.layers, json_file)
+    _finish(result, bench_text.layers, json_file, others)
     if plot is not None:
         plots.plot_layers(plot, rows, bench_text.caption(about, threads, batch))
 
@@ -227,7 +231,7 @@ def network(
     """
     from xnor_ref.bench import networks, plots
 
-    progress = _prepared(threads, json_file, plot)
+    progress, others = _prepared(threads, json_file, plot)
     pace = _pace(quick)
     if model is not None:
         given = [name for name in ("names", "size", "classes", "compiled") if _was_given(ctx, name)]
@@ -235,7 +239,7 @@ def network(
             raise InputError(f"bench: --model names the network, so {', '.join(given)} would have no effect")
         about = _machine(pace)
         result = {"machine": about, **networks.measure_file(model, batch, threads, pace)}
-        _finish(result, bench_text.model, json_file)
+        _finish(result, bench_text.model, json_file, others)
         if plot is not None:
             times = {stage["name"]: 1e6 * stage["seconds"] for stage in result["layers"]}
             caption = bench_text.caption(about, threads, batch)
@@ -254,7 +258,7 @@ def network(
     finally:
         progress.clear()
     result = {"machine": about, "batch": batch, "threads": threads, "networks": measured}
-    _finish(result, bench_text.networks, json_file)
+    _finish(result, bench_text.networks, json_file, others)
     if plot is not None:
         times = {
             f"{one['network']}: {entry}": 1e3 * seconds
@@ -281,7 +285,7 @@ def figure4(threads: int, baselines: str | None, quick: bool, json_file: str | N
     from xnor_ref.bench import figure4 as figure
     from xnor_ref.bench import plots
 
-    progress = _prepared(threads, json_file, plot)
+    progress, others = _prepared(threads, json_file, plot)
     names = _quick_names(baselines, quick, ("numpy", "torch"))
     pace = _pace(quick)
     about, points = _machine(pace), []
@@ -295,7 +299,7 @@ def figure4(threads: int, baselines: str | None, quick: bool, json_file: str | N
         progress.clear()
     memory = figure.memory()
     result = {"machine": about, "threads": threads, "points": points, "memory": memory}
-    _finish(result, bench_text.figure4, json_file)
+    _finish(result, bench_text.figure4, json_file, others)
     if plot is not None:
         plots.plot_figure4(plot, points, memory, bench_text.caption(about, threads, 1))
 
@@ -309,7 +313,7 @@ def startup(model: str | None, quick: bool, json_file: str | None) -> None:
     from xnor_ref.bench.startup import measure_startup
     from xnor_ref.packed import load_packed
 
-    progress = _prepared(1, json_file)
+    progress, others = _prepared(1, json_file)
     if model is not None:
         load_packed(model)
     about = _machine(_pace(quick))
@@ -318,7 +322,7 @@ def startup(model: str | None, quick: bool, json_file: str | None) -> None:
         measured = measure_startup(model, _pace(quick))
     finally:
         progress.clear()
-    _finish({"machine": about, **measured}, bench_text.startup, json_file)
+    _finish({"machine": about, **measured}, bench_text.startup, json_file, others)
 
 
 @command.command(cls=Command, examples=("bench ladder", "bench ladder --layer 64,56,3,64"))
@@ -336,7 +340,7 @@ def ladder(
     from xnor_ref.bench import plots
     from xnor_ref.bench.layers import PAPER, parse_layer
 
-    progress = _prepared(1, json_file, plot)
+    progress, others = _prepared(1, json_file, plot)
     layer = PAPER if own is None else parse_layer(own)
     if cpu is not None:
         rungs.emulation(cpu)  # refuses the name
@@ -348,7 +352,7 @@ def ladder(
         progress.clear()
     for warning in result["machine"]["warnings"]:
         say(f"warning: {warning}")
-    _finish(result, bench_text.ladder, json_file)
+    _finish(result, bench_text.ladder, json_file, others)
     if plot is not None:
         rates = {rung["rung"]: result["macs"] / rung["seconds"] / 1e9 for rung in result["rungs"]}
         caption = bench_text.caption(result["machine"], 1, 1)

@@ -229,16 +229,10 @@ class PlannedConv2d(_Planned):
     InputTypeError, InputError
         As for `xnor_conv2d`; or the processor has no vectors for the "simd" backend.
 
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> x = rng.standard_normal((1, 6, 6, 64), dtype=np.float32)
-    >>> weight = rng.standard_normal((32, 64, 3, 3), dtype=np.float32)
-    >>> conv = PlannedConv2d(weight, size=(6, 6), padding=1)
-    >>> y = conv.run(x)
-    >>> want = binary_ops.xnor_conv2d(x.transpose(0, 3, 1, 2), weight, padding=1)
-    >>> bool(np.all(y.transpose(0, 3, 1, 2) == want))
-    True
+    Notes
+    -----
+    With `y = PlannedConv2d(weight, size=(6, 6), padding=1).run(x)`, y equals `xnor_conv2d(x, weight, padding=1)` of the
+    images with channels first, turned back.
     """
 
     def __init__(
