@@ -180,8 +180,8 @@ class Bystanders:
         if used is None or self._used is None or used - self._used <= BYSTANDERS * wall:
             return None
         return (
-            f"other processes used {(used - self._used) / wall:.0%} of a processor while this was measured; measure again "
-            "when the machine is idle"
+            f"other processes used {(used - self._used) / wall:.0%} of a processor while this was measured; measure "
+            "again when the machine is idle"
         )
 
 
