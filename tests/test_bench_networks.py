@@ -136,6 +136,17 @@ def test_twins_that_are_missing_or_broken_are_absent_and_wrong_ones_refused(monk
 
 
 @compiled_only
+def test_a_network_whose_rungs_differ_is_not_measured():
+    network = every_op().network()
+    images, _ = networks.random_images(network, 2)
+    networks.check_network(network, images)
+    right = network.logits
+    network.logits = lambda x, threads=None, backend="auto": right(x, threads, backend) + (backend == "numba")
+    with pytest.raises(EquivalenceError, match="two rungs give this network different logits"):
+        networks.check_network(network, images)
+
+
+@compiled_only
 def test_stages_have_names_and_shares():
     network = every_op().network()
     images, pixels = networks.random_images(network, 3)

@@ -60,16 +60,18 @@ def measure_network(
     dict of JSON values
         "ours" from float32 and from uint8 images and "baselines", in seconds a batch; "ratio" is a baseline's time
         divided by ours from float32 images; "best" the fastest run of torch; "layers" the parts of ours.
+
+    Raises
+    ------
+    EquivalenceError
+        Two rungs of ours give different logits, or the full-precision twins do so by more than rounding.
     """
     roof.require_compiler()
     check_batch(batch, size)
     check_threads(threads, "bench")
-    binary = models.build(name, image_size=size, in_channels=3, num_classes=classes)
-    randomise(binary)
-    network = freeze(
-        binary, input_shape=(3, size, size), mean=MEAN, std=STD, classes=tuple(f"class {i}" for i in range(classes))
-    )
+    network = random_network(name, size, classes)
     images, pixels = random_images(network, batch)
+    check_network(network, images)
     with limited(threads):
         runs: dict[str, Any] = {
             "ours": lambda: network.logits(images, threads=threads),
@@ -109,6 +111,7 @@ def measure_file(path: PathLike, batch: int = 1, threads: int = 1, pace: Pace = 
     check_batch(batch, max(network.input_shape))
     check_threads(threads, "bench")
     images, pixels = random_images(network, batch)
+    check_network(network, images)
     with limited(threads):
         timings = measure(
             {
@@ -130,6 +133,12 @@ def measure_file(path: PathLike, batch: int = 1, threads: int = 1, pace: Pace = 
     }
 
 
+def check_network(network: PackedNetwork, images: F32) -> None:
+    """Raise EquivalenceError unless the plain rung gives the logits that are measured."""
+    if not np.array_equal(network.logits(images[:1]), network.logits(images[:1], backend="numba")):
+        raise EquivalenceError("bench: two rungs give this network different logits; `verify` says where they differ")
+
+
 def layer_times(network: PackedNetwork, images: F32, threads: int, pace: Pace) -> list[dict[str, Any]]:
     """Name, operation and median seconds of each stage of a packed network, and its share of all."""
     rounds = [network.profile(images, threads) for _ in range(max(3, pace.rounds))]
@@ -139,6 +148,14 @@ def layer_times(network: PackedNetwork, images: F32, threads: int, pace: Pace) -
         {"name": name, "op": op, "seconds": seconds, "share": seconds / whole}
         for (name, op, _), seconds in zip(rounds[0], medians)
     ]
+
+
+def random_network(name: str, size: int, classes: int) -> PackedNetwork:
+    """A packed XNOR network of `models.build` with random weights and statistics."""
+    model = models.build(name, image_size=size, in_channels=3, num_classes=classes)
+    randomise(model)
+    names = tuple(f"class {i}" for i in range(classes))
+    return freeze(model, input_shape=(3, size, size), mean=MEAN, std=STD, classes=names)
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:

@@ -6,11 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from xnor_ref import models
 from xnor_ref.bench import networks, roof
 from xnor_ref.bench.process import run_python
 from xnor_ref.bench.timing import FULL, Pace
-from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import PathLike
 
 STAGES = ("interpreter", "numpy", "numba", "xnor_ref", "load", "first answer")
@@ -40,8 +38,7 @@ def measure_startup(model: PathLike | None = None, pace: Pace = FULL) -> dict[st
 
     Parameters
     ----------
-    model : path of a packed network; by default a ResNet-18 for 128 pixels with random weights, which has every kind of
-        layer that our networks have.
+    model : path of a packed network; by default a ResNet-18 for 128 pixels with random weights.
 
     Returns
     -------
@@ -51,21 +48,13 @@ def measure_startup(model: PathLike | None = None, pace: Pace = FULL) -> dict[st
     """
     roof.require_compiler()
     with tempfile.TemporaryDirectory(prefix="xnor_ref-bench-") as folder:
-        path = Path(model) if model is not None else _sample(Path(folder))
+        path = Path(folder) / "model.safetensors" if model is None else Path(model)
+        if model is None:
+            networks.random_network("resnet18", 128, 10).save(path)
         colds, cacheds = (1, 2) if pace.quick else (3, 9)
         cold = [_start(path, Path(folder) / f"cold{i}") for i in range(colds)]
         cached = [_start(path, Path(folder) / "cold0") for _ in range(cacheds)]
     return {"model": str(model) if model is not None else None, "cold": _medians(cold), "cached": _medians(cached)}
-
-
-def _sample(folder: Path) -> Path:
-    size = 128
-    binary = models.build("resnet18", image_size=size, in_channels=3, num_classes=10)
-    networks.randomise(binary)
-    classes = tuple(f"class {i}" for i in range(10))
-    path = folder / "model.safetensors"
-    freeze(binary, input_shape=(3, size, size), mean=networks.MEAN, std=networks.STD, classes=classes).save(path)
-    return path
 
 
 def _start(path: Path, cache: Path) -> list[float]:

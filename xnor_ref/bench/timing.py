@@ -20,7 +20,7 @@ from xnor_ref.bench import roof
 from xnor_ref.kernels.threads import available_threads
 
 BUSY = 0.3  # other processes that want to run, on average
-WAKING = 0.03  # seconds until threads of another library have ceased to spin, and ours run on a processor each
+WAKING = 0.03  # seconds until the system has spread threads that have just woken over its processors
 BYSTANDERS = 0.1  # processors that others may use while we measure
 UNSTEADY = 0.1  # how far a loop in registers may vary
 
@@ -70,7 +70,9 @@ def measure(contenders: dict[str, Callable[[], Any]], pace: Pace = FULL, threads
     contenders : dict of callables, by name
     pace : Pace
     threads : int
-        What the contenders use. With more than one, each turn begins with `WAKING` seconds that are not timed.
+        What the contenders use. With more than one, each turn begins when the threads of the one before have gone to
+        sleep (they wait for more work for up to 0.2 s, computing nothing at full speed), and its first `WAKING` seconds
+        are not timed.
 
     Returns
     -------
@@ -82,6 +84,8 @@ def measure(contenders: dict[str, Callable[[], Any]], pace: Pace = FULL, threads
         for number in range(pace.rounds):
             for name in names:
                 if turns[name].takes_part(number):
+                    if threads > 1:
+                        _let_threads_sleep()
                     turns[name].take(WAKING if threads > 1 else 0.0)
             names.append(names.pop(0))  # nobody always follows the same one
     return {name: turn.timing() for name, turn in turns.items()}
@@ -123,6 +127,16 @@ class _Turn:
         for _ in range(calls):
             run()
         return time.perf_counter() - start
+
+
+def _let_threads_sleep(longest: float = 0.3) -> None:
+    """Sleep until no thread of this process computes any more."""
+    end = time.perf_counter() + longest
+    while time.perf_counter() < end:
+        start, used = time.perf_counter(), time.process_time()
+        time.sleep(0.01)  # the system may count the time of a running thread every few milliseconds only
+        if time.process_time() - used < 0.1 * (time.perf_counter() - start):
+            return
 
 
 @contextmanager

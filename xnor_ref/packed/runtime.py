@@ -147,30 +147,30 @@ class PackedNetwork:
         ]
 
     def profile(self, images: NDArray, threads: int | None = None) -> list[tuple[str, str, float]]:
-        """Where the time of one run goes: name, operation and seconds of every planned stage.
+        """Where the time of a run goes: name, operation and seconds of every planned stage.
 
         Parameters
         ----------
-        images : as for `logits`, at most as many as are carried out together
+        images : as for `logits`; more than are carried out together take turns, and their times are added up
         threads : int, optional
 
         Raises
         ------
         InputTypeError, InputError
-            As for `logits`; or too many images, or a processor without vectors, where nothing is planned.
+            As for `logits`; or a processor without vectors, where nothing is planned.
         """
         images = self._check_images(images)
         threads = check_options("PackedNetwork.profile", "simd", threads)
         blueprint = self._blueprint()
         if blueprint is None:
             raise InputError("PackedNetwork.profile: nothing is planned, because a layer has too large a padding")
-        if len(images) > self._most_together():
-            raise InputError(
-                f"PackedNetwork.profile: takes at most {self._most_together()} images at a time, got {len(images)}"
-            )
-        with self._plan(blueprint, len(images)) as plan:
-            plan.profile(images, threads)  # so that code and buffers are in place
-            return plan.profile(images, threads)
+        size = min(self._most_together(), len(images))
+        pieces = [np.ascontiguousarray(images[start : start + size]) for start in range(0, len(images), size)]
+        with self._plan(blueprint, size) as plan:
+            plan.profile(pieces[0], threads)  # so that code and buffers are in place
+            rounds = [plan.profile(piece, threads) for piece in pieces]
+        stages = [stage[:2] for stage in rounds[0]]
+        return [(*stage, sum(row[i][2] for row in rounds)) for i, stage in enumerate(stages)]
 
     def _blueprint(self) -> "Blueprint | None":
         """The network laid out for the SIMD rung, made at the first use; None if it can't be."""
