@@ -23,8 +23,8 @@ def read(path):
     header = json.loads(content[8 : 8 + length])
     data = content[8 + length :]
     description = json.loads(header.pop("__metadata__")["xnor_ref"])
-    if description["format"] != "xnor_ref packed network" or description["version"] not in (1, 2, 3):
-        raise ValueError("not a packed network of version 1 to 3")
+    if description["format"] != "xnor_ref packed network" or description["version"] not in (1, 2, 3, 4):
+        raise ValueError("not a packed network of version 1 to 4")
     tensors, listed, blobs = {}, [], []
     for name in sorted(header):
         entry = header[name]
@@ -121,6 +121,13 @@ def binary(node, t, x):
         threshold = per_channel(t["threshold"], x4)
         positive = np.where(per_channel(t["flip"], x4) == 1, x4 <= threshold, x4 >= threshold)
     y = convolve(np.where(positive, 1.0, -1.0), weight, stride, padding, node.get("pad_value", 0)).astype(np.float32)
+    return scaled(node, t, x, x4, y)
+
+
+def scaled(node, t, x, x4, y):
+    """y times alpha and K."""
+    kernel, stride = node.get("kernel_size", [1, 1]), node.get("stride", [1, 1])
+    padding, taps = node.get("padding", [0, 0]), kernel[0] * kernel[1]
     if "alpha" in t:
         y = y * per_channel(t["alpha"], y)
     if node["input_scale"] != "off":
@@ -129,6 +136,18 @@ def binary(node, t, x):
         inside = windows(np.ones_like(mean), kernel, stride, padding, 0).sum(axis=(4, 5))
         y = y * (total / (np.maximum(inside, 1) if node["input_scale"] == "valid" else taps)).astype(np.float32)
     return y if x.ndim == 4 else y[:, :, 0, 0]
+
+
+def kbit(node, t, x):
+    x4 = x if x.ndim == 4 else x[:, :, None, None]
+    kernel, channels, top = node.get("kernel_size", [1, 1]), x4.shape[1], 2 ** node["input_bits"] - 1
+    rows = sum(2**p * signs(plane, channels * kernel[0] * kernel[1]) for p, plane in enumerate(t["bits"]))
+    weight = rows.reshape(-1, *kernel, channels).transpose(0, 3, 1, 2)
+    m = 2 * np.floor(np.clip(x4, -1, 1) * np.float32(top / 2)).astype(np.float64) + 1
+    m = np.where(x4 >= 0, 1.0, -1.0) if top == 1 else m
+    stride, padding = node.get("stride", [1, 1]), node.get("padding", [0, 0])
+    z = convolve(m, weight, stride, padding, top * node.get("pad_value", 0)).astype(np.float32)
+    return scaled(node, t, x, x4, z)
 
 
 def sign_weight(node, t, x):
@@ -184,6 +203,8 @@ OPS = {
     "scale": scale,
     "sign_weight_conv2d": sign_weight,
     "sign_weight_linear": sign_weight,
+    "kbit_conv2d": kbit,
+    "kbit_linear": kbit,
 }
 
 

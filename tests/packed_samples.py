@@ -100,6 +100,32 @@ class Sample:
         tensors = self._binary_tensors(self.normal(o, i), i, alpha, False)
         return self.node("sign_weight_linear", None, tensors, in_features=i)
 
+    def _planes(self, weight, planes):
+        return np.stack(
+            [compact_bits(self.rng.permutation(weight.ravel()).reshape(weight.shape)) for _ in range(planes)]
+        )
+
+    def kbit_conv2d(self, c, o, k=(3, 3), stride=(1, 1), padding=(1, 1), pad_value=0, scale="plain", bits=(2, 2)):
+        return self.node(
+            "kbit_conv2d",
+            None,
+            {"bits": self._planes(self.normal(o, c, *k), bits[1]), "alpha": np.abs(self.normal(o)) / 2 ** sum(bits)},
+            in_channels=c,
+            kernel_size=list(k),
+            stride=list(stride),
+            padding=list(padding),
+            pad_value=pad_value,
+            input_scale=scale,
+            input_bits=bits[0],
+            weight_bits=bits[1],
+        )
+
+    def kbit_linear(self, i, o, scale="plain", bits=(2, 2)):
+        tensors = {"bits": self._planes(self.normal(o, i), bits[1]), "alpha": np.abs(self.normal(o)) / 2 ** sum(bits)}
+        return self.node(
+            "kbit_linear", None, tensors, in_features=i, input_scale=scale, input_bits=bits[0], weight_bits=bits[1]
+        )
+
     def scale(self, **factors):
         return self.node("scale", tensors={name: self.normal(*shape) for name, shape in factors.items()})
 
@@ -174,4 +200,17 @@ def version_3(seed=0):
     sample.sign_weight_linear(360, 65)
     sample.scale(channel=(65,))
     sample.sign_weight_linear(65, 5, alpha=False)
+    return sample
+
+
+def version_4(pad_value=0, seed=0):
+    """Every operation that came with version 4."""
+    sample = Sample(seed=seed)
+    sample.metadata["version"] = 4
+    sample.kbit_conv2d(3, 66, (3, 2), (2, 1), (1, 1), pad_value, "valid", (2, 3))
+    sample.affine(66)
+    sample.kbit_conv2d(66, 7, (3, 3), (1, 1), (1, 1), pad_value, "off", (1, 8))
+    sample.node("flatten")
+    sample.kbit_linear(7 * 5 * 9, 65, bits=(4, 1))
+    sample.kbit_linear(65, 5, "off", (8, 2))
     return sample

@@ -39,6 +39,8 @@ def prepared(arguments: list[str], scratch: Path, data: Path | None) -> tuple[li
     arguments = [argument.replace(DEFAULT_RUN, "runs/first") for argument in arguments]
     if arguments[0] == "bench":
         return [*arguments, "--quick"], 0
+    if arguments[0] == "reproduce" and not {"--list", "--summary"} & set(arguments):
+        return arguments + SHORT["shapes"], 0
     if arguments[0] != "train" or "--resume" in arguments:
         return arguments, 0
     if "--dataset" not in arguments and "--tiny-imagenet" not in arguments:

@@ -16,6 +16,7 @@ ROOMS = (  # from the top: each may import only from those after it
     "cli",
     "bench",
     "verify",
+    "experiments",
     "training",
     "packed",
     "compress",

@@ -199,7 +199,7 @@ def without(monkeypatch, *packages):
         if package in packages:
             raise baselines.Unavailable(f"{package} is not installed ({baselines.EXTRA})")
 
-    monkeypatch.setattr(baselines, "_require", require)
+    monkeypatch.setattr(baselines, "require", require)
 
 
 def test_the_step_of_int8_results_clips_no_sum():

@@ -50,7 +50,7 @@ def sample(name):
         return model, images, model(Tensor(images)).data
 
 
-@pytest.mark.parametrize("name", ["every layer", "nin", "resnet18"])
+@pytest.mark.parametrize("name", ["every layer", "nin", "resnet18", "resnet20"])
 def test_torch_computes_the_same_in_all_its_ways(name):
     pytest.importorskip("torch")
     model, images, logits = sample(name)
@@ -77,7 +77,7 @@ def test_batch_norms_are_folded_and_whole_convolutions_are_linear():
     assert len(list(twin.modules())) == len(list(torch_twin.to_torch(model).modules()))  # the first one is as it was
 
 
-@pytest.mark.parametrize("name", ["every layer", "nin", "resnet18"])
+@pytest.mark.parametrize("name", ["every layer", "nin", "resnet18", "resnet20"])
 def test_onnxruntime_computes_the_same(name):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

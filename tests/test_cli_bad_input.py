@@ -71,7 +71,7 @@ def damage(path: str, how: str) -> None:
         (["train", "--lr", "inf"], "lr must be more than 0 and finite, got inf"),
         (["train", "--weight-decay", "-1"], "weight_decay must be at least 0"),
         (["train", "--checkpoint-every", "nan"], "checkpoint_every must be"),
-        (["train", "--model", "resnet"], "did you mean 'resnet18'?"),
+        (["train", "--model", "resnet-18"], "did you mean 'resnet18'?"),
         (["train", "--dataset", "cifar"], "did you mean 'cifar10'?"),
         (["train", "--method", "xnr"], "method must be one of xnor, full, bwn"),
         (["train", "--pad-value", "2"], "pad_value must be one of -1, 0, 1; got 2"),

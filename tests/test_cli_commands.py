@@ -74,6 +74,8 @@ def test_every_example_of_every_help_runs(trained, monkeypatch, capfd):
             assert arguments[0] == name
             if name == "train":
                 arguments += TINY_OPTIONS
+            if name == "reproduce" and "--list" not in arguments:
+                arguments += TINY_OPTIONS
             if name == "verify":
                 arguments += ["--examples", "2"]
             if name == "bench":

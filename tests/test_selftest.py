@@ -39,6 +39,8 @@ WITHOUT_ANSWERS = {
 VECTOR_CODE = {
     "xnor_ref.compress.tree_kernels",
     "xnor_ref.kernels.nhwc",
+    "xnor_ref.kernels.nhwc_norm",
+    "xnor_ref.kernels.nhwc_pool",
     "xnor_ref.kernels.signs",
     "xnor_ref.kernels.simd",
 }

@@ -6,10 +6,18 @@ import math
 import pytest
 
 from xnor_ref import datasets, models
-from xnor_ref.binary import GRAD_MODES
+from xnor_ref.binary import GRAD_MODES, SIGN_GRADIENTS
 from xnor_ref.errors import InputError
 from xnor_ref.nn import GAMMAS, LOSSES, BinaryConv2d
-from xnor_ref.nn.methods import BLOCK_ORDERS, GAMMA_INITS, METHODS, WEIGHT_SCALES, BinaryOptions
+from xnor_ref.nn.methods import (
+    BATCH_NORMS,
+    BLOCK_ORDERS,
+    GAMMA_INITS,
+    METHODS,
+    SHORTCUTS,
+    WEIGHT_SCALES,
+    BinaryOptions,
+)
 from xnor_ref.optim import KINDS, OPTIMIZERS
 from xnor_ref.training.config import FIELDS, TrainConfig, choices_of, differences, load_toml, needs_of, resolve
 from xnor_ref.training.recipes import RECIPES
@@ -30,6 +38,9 @@ from xnor_ref.training.recipes import RECIPES
         ("gamma", GAMMAS),
         ("gamma_init", GAMMA_INITS),
         ("block_order", BLOCK_ORDERS),
+        ("batch_norm", BATCH_NORMS),
+        ("sign_gradient", SIGN_GRADIENTS),
+        ("shortcut", SHORTCUTS),
     ],
 )
 def test_choices_are_those_of_the_parts_that_they_name(name, registry):
@@ -109,6 +120,12 @@ def test_identity_leaves_out_what_cannot_change_results():
         ("input_scale", "on"),
         ("pad_value", 2),
         ("pad_value", "0"),
+        ("weight_bits", 0),
+        ("input_bits", 9),
+        ("grad_bits", 1.5),
+        ("react", 1),
+        ("init_from", ""),
+        ("temperature", 0),
         ("pad_value", True),
         ("grad_mode", "true"),
         ("center", True),
@@ -167,6 +184,13 @@ def test_fields_that_clash_are_refused():
                 ("gamma", "o", r"xnor\+\+"),
                 ("gamma_init", "ones", r"xnor\+\+"),
                 ("block_order", "cbap", "xnor"),
+                ("weight_bits", 2, r"xnor or xnor\+\+"),
+                ("input_bits", 1, r"xnor or xnor\+\+"),
+                ("grad_bits", 1, r"xnor or xnor\+\+ or bnn"),
+                ("sign_gradient", "bireal", r"xnor or binary-inputs or xnor\+\+ or bnn"),
+                ("shift_batch_norm", True, "bnn"),
+                ("shortcut", "bireal", r"xnor or binary-inputs or xnor\+\+"),
+                ("react", True, r"xnor or binary-inputs or xnor\+\+"),
             )
         ),
     ],
@@ -176,11 +200,9 @@ def test_what_would_have_no_effect_is_refused(said, words):
         resolve(said)
 
 
-def test_methods_bring_their_loss():
-    assert resolve({"method": "bnn"}).loss == resolve({"method": "binaryconnect"}).loss == "squared-hinge"
-    assert (
-        resolve({"method": "bwn"}).loss == resolve({"method": "bnn", "loss": "cross-entropy"}).loss == "cross-entropy"
-    )
+def test_methods_bring_their_learning_rate():
+    assert resolve({"method": "bnn"}).lr == resolve({"method": "bnn", "dataset": "mnist"}).lr == 0.01
+    assert resolve({"method": "bwn"}).lr == 0.005 and resolve({"method": "bnn", "lr": 0.1}).lr == 0.1
 
 
 def test_only_options_with_an_effect_are_handed_on():
@@ -194,7 +216,7 @@ def test_only_options_with_an_effect_are_handed_on():
 
 def test_a_typing_error_gets_a_suggestion():
     for values, hint in (
-        ({"model": "resnet"}, "resnet18"),
+        ({"model": "resnet-18"}, "resnet18"),
         ({"dataset": "tiny-imagnet"}, "tiny-imagenet"),
         ({"learning_rate": 1}, ""),
         ({"epoch": 1}, "epochs"),

@@ -107,7 +107,7 @@ def _as_it_is(result: NDArray) -> NDArray:
 
 def import_torch(threads: int) -> Any:
     """torch, on `threads` threads. Raises Unavailable."""
-    _require("torch")
+    require("torch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own imports
         try:
@@ -212,8 +212,8 @@ def _onnx_int8(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
 
 def onnx_tools() -> tuple[Any, Any]:
     """onnx's makers of constants and nodes. Raises Unavailable."""
-    _require("onnx")
-    _require("onnxruntime")
+    require("onnx")
+    require("onnxruntime")
     from onnx import helper, numpy_helper
 
     return (lambda array, name: numpy_helper.from_array(np.asarray(array), name)), helper.make_node
@@ -357,13 +357,14 @@ def _missing(name: str) -> str | None:
     needed = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}.get(name.removesuffix("-int8"), ())
     try:
         for package in needed:
-            _require(package)
+            require(package)
     except Unavailable as error:
         return str(error)
     return None
 
 
-def _require(package: str) -> None:
+def require(package: str) -> None:
+    """Raise Unavailable unless `package` is installed."""
     if sys.modules.get(package) is None and find_spec(package) is None:
         raise Unavailable(f"{package} is not installed ({EXTRA})")
 

@@ -70,6 +70,10 @@ class _Graph:
         return self.node("Conv", x, module.weight.data, bias, **shape)
 
     @add.register
+    def _(self, module: nn.IdentityShortcut, x: str) -> str:
+        return self.node("Conv", x, module.weight(), strides=list(module.stride), group=module.in_channels)
+
+    @add.register
     def _(self, module: nn.Linear, x: str) -> str:
         return self.node("Gemm", x, module.weight.data, None if module.bias is None else module.bias.data, transB=1)
 

@@ -8,7 +8,7 @@ faster. (One that gathers bits in carry-save adders first needs fewer popcounts;
 The operands pass through an empty piece of inline assembly in every round. It costs no instruction, but LLVM must take
 its result for a new value; without it, LLVM would compute the unchanging popcounts once, before the loop.
 
-The roofs of float32 multiply-adds and of reading main memory are measured the same way, for comparison.
+The roofs of float32 multiply-adds, of products of bytes and of reading main memory are measured the same way.
 """
 
 import time
@@ -19,18 +19,20 @@ from functools import cache
 import numpy as np
 from llvmlite import ir
 from numba import intp, uint64
+from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.float_ops import jit_disabled
 from xnor_ref.kernels.jit import compiled, readonly
-from xnor_ref.kernels.target import target
+from xnor_ref.kernels.target import multiplies_bytes, target
 from xnor_ref.kernels.threads import parallel_chunks
 from xnor_ref.kernels.vector_ir import F32, I32, I64, LANES, const, instruction, repeat, vector
 
 VECTOR_BITS = 32 * LANES
 _CHAIN = 32  # additions of one round
+_VNNI = f"llvm.x86.avx512.vpdpbusd.{VECTOR_BITS}"  # sums of four products of an unsigned and a signed byte
 _SUMS = 12  # independent multiply-adds: more than latency times pipelines, and with two operands within 16 registers
 
 # Processors differ in what they count at once and in their number of registers; the fastest form is the roof.
@@ -122,6 +124,32 @@ def _multiply_add(rounds):
 
 
 @intrinsic
+def _dot_product_loop(typing_context, rounds):
+    """(rounds) -> a number: `_SUMS` vector sums of the products of four bytes a lane (VNNI), `rounds` times."""
+
+    def codegen(context, b, signature, arguments):
+        kind = vector(I32)
+        dot = cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind] * 3), _VNNI)
+        first = [ir.Constant(kind, [value] * LANES) for value in (*[0] * _SUMS, 0x01020304, 0x02FF0103)]
+
+        def body(values):
+            x, y = (_opaque(b, operand) for operand in values[_SUMS:])
+            return [b.call(dot, [value, x, y]) for value in values[:_SUMS]] + [x, y]
+
+        sums = repeat(b, arguments[0], first, body)[:_SUMS]
+        for other in sums[1:]:
+            sums[0] = b.add(sums[0], other)
+        return b.zext(b.extract_element(sums[0], ir.Constant(I32, 0)), I64)
+
+    return uint64(intp), codegen
+
+
+@compiled(uint64(intp))
+def _dot_product(rounds):
+    return _dot_product_loop(rounds)  # type: ignore[call-arg]
+
+
+@intrinsic
 def _chain_loop(typing_context, rounds):
     """(rounds) -> sum: `_CHAIN` additions that wait for one another, each one clock cycle long, `rounds` times."""
 
@@ -189,6 +217,15 @@ def float_roof(threads: int = 1) -> Load:
     require_compiler()
     rounds = _rounds(40_000, threads)
     return Load(_on_threads(lambda: _multiply_add(rounds), threads), threads * rounds * _SUMS * LANES)
+
+
+def int8_roof(threads: int = 1) -> Load | None:
+    """Multiply-accumulates of bytes into int32 (VNNI) on `threads` threads; None where no instruction does them."""
+    require_compiler()
+    if not multiplies_bytes():
+        return None
+    rounds = _rounds(40_000, threads)
+    return Load(_on_threads(lambda: _dot_product(rounds), threads), threads * rounds * _SUMS * 4 * LANES)
 
 
 def memory_roof(megabytes: int = 256) -> Load:

@@ -85,7 +85,7 @@ def measure(contenders: dict[str, Callable[[], Any]], pace: Pace = FULL, threads
             for name in names:
                 if turns[name].takes_part(number):
                     if threads > 1:
-                        _let_threads_sleep()
+                        let_threads_sleep()
                     turns[name].take(WAKING if threads > 1 else 0.0)
             names.append(names.pop(0))  # nobody always follows the same one
     return {name: turn.timing() for name, turn in turns.items()}
@@ -129,7 +129,7 @@ class _Turn:
         return time.perf_counter() - start
 
 
-def _let_threads_sleep(longest: float = 0.3) -> None:
+def let_threads_sleep(longest: float = 0.3) -> None:
     """Sleep until no thread of this process computes any more."""
     end = time.perf_counter() + longest
     while time.perf_counter() < end:

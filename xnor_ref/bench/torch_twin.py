@@ -65,6 +65,17 @@ def _(module: nn.Conv2d) -> Any:
 
 
 @_convert.register
+def _(module: nn.IdentityShortcut) -> Any:
+    import torch
+
+    channels = module.in_channels
+    layer = torch.nn.Conv2d(channels, module.out_channels, 1, module.stride, groups=channels, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(module.weight()))
+    return layer
+
+
+@_convert.register
 def _(module: nn.Linear) -> Any:
     import torch
 

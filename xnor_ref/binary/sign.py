@@ -31,3 +31,19 @@ def ste_mask(x: NDArray[np.floating]) -> NDArray[np.bool_]:
     negative value round, and neither the authors' code nor BinaryNet's has it.
     """
     return np.abs(x) <= 1
+
+
+SIGN_GRADIENTS = ("ste", "bireal")
+
+
+def sign_derivative(x: NDArray[np.floating], kind: str) -> NDArray:
+    """What stands in for the derivative of sign, in the shape of x.
+
+    | sign_gradient | |
+    |---|---|
+    | `ste` | 1[abs(x) <= 1], see `ste_mask` |
+    | `bireal` | (2 - 2 abs(x)) 1[abs(x) < 1], that of 2x + x^2 below 0 and 2x - x^2 above (Liu et al. 2018, eq. 7) |
+    """
+    if kind == "ste":
+        return ste_mask(x)
+    return np.maximum(x.dtype.type(2) - x.dtype.type(2) * np.abs(x), x.dtype.type(0))

@@ -1,25 +1,21 @@
 """`bench`: the kernels and networks against the machine's roof and against other libraries."""
 
 import difflib
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from xnor_ref.cli import bench_text, options, say
+from xnor_ref.cli import bench_options, bench_text, say
+from xnor_ref.cli.bench_train import train
 from xnor_ref.cli.group import Command
-from xnor_ref.cli.progress import Progress
 from xnor_ref.errors import InputError
-from xnor_ref.storage import write_atomically
 
 EXAMPLES = (
     "bench",
     "bench alexnet --threads 2 --batch 8",
     "bench --layer 256,14,3,256 --baselines numpy",
     "bench network resnet18 --size 64",
+    "bench train resnet18 --optimizer adam",
     "bench figure4",
     "bench ladder",
     "bench startup",
@@ -64,84 +60,6 @@ def command() -> None:
     """
 
 
-# --- options ---------------------------------------------------------------------------------------------------
-
-_threads = click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Of every contender.")
-_batch = click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Images computed together.")
-_quick = click.option(
-    "--quick", is_flag=True, help="A rough look within seconds: fewer and shorter rounds, less to measure."
-)
-_json = click.option(
-    "--json",
-    "json_file",
-    is_flag=False,
-    flag_value="-",
-    metavar="[FILE]",
-    help="Write the result as JSON to FILE; without FILE, print it in place of the table.",
-)
-_plot = click.option("--plot", metavar="FILE", help="Draw a chart: .png, .svg or .pdf. Needs matplotlib.")
-_baselines = click.option(
-    "--baselines",
-    metavar="NAME,...|none",
-    help="What to compare with: numpy, torch, torch-int8, onnxruntime, onnxruntime-int8, float-loops, bit-loops, "
-    "word-loops, reference, numba.",
-)
-
-
-def _pace(quick: bool) -> Any:
-    from xnor_ref.bench import timing
-
-    return timing.QUICK if quick else timing.FULL
-
-
-def _quick_names(text: str | None, quick: bool, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The baselines asked for; a quick run does not load large libraries unless they are named."""
-    from xnor_ref.bench.baselines import parse_baselines
-
-    return parse_baselines(text, ("numpy",) if quick else default)
-
-
-def _prepared(threads: int, json_file: str | None, plot: str | None = None) -> tuple[Progress, Any]:
-    """Refuse what cannot end well before minutes are spent on it; gives the progress bar, and a watch on others."""
-    from xnor_ref.bench import plots, roof, timing
-    from xnor_ref.kernels.threads import available_threads, check_threads
-
-    roof.require_compiler()
-    if check_threads(threads, "bench") > available_threads():
-        say(f"warning: {threads} threads share {available_threads()} processors")
-    for option, path in (("--json", json_file), ("--plot", plot)):
-        if path is not None and path != "-":
-            folder = Path(path).parent
-            if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-                raise InputError(f"bench: {option} {path}: not a file that can be written")
-    if plot is not None:
-        plots.check_plot(plot)
-    return Progress(quiet=json_file == "-"), timing.Bystanders()
-
-
-def _machine(pace: Any) -> dict[str, Any]:
-    from xnor_ref.bench import machine
-
-    about = machine.describe(pace)
-    for warning in about["warnings"]:
-        say(f"warning: {warning}")
-    return about
-
-
-def _finish(result: dict[str, Any], text: Callable[[dict[str, Any]], str], json_file: str | None, others: Any) -> None:
-    """Print or write the result."""
-    warning = others.warning()
-    if warning:
-        say(f"warning: {warning}")
-        result["machine"]["warnings"].append(warning)
-    if json_file == "-":
-        options.print_json(result)
-        return
-    if json_file is not None:
-        write_atomically(json_file, json.dumps(result, indent=2).encode() + b"\n")
-    click.echo(text(result))
-
-
 # --- commands --------------------------------------------------------------------------------------------------
 
 
@@ -150,12 +68,12 @@ def _finish(result: dict[str, Any], text: Callable[[dict[str, Any]], str], json_
 @click.option(
     "--layer", "own", multiple=True, metavar="C,H,K,O[,STRIDE]", help="A convolution of your own; repeatable."
 )
-@_batch
-@_threads
-@_baselines
-@_quick
-@_json
-@_plot
+@bench_options.batch_option
+@bench_options.threads_option
+@bench_options.baselines_option
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
 def layers(
     sets: tuple[str, ...],
     own: tuple[str, ...],
@@ -176,15 +94,15 @@ def layers(
     from xnor_ref.bench.compare import measure_layers
     from xnor_ref.bench.layers import check_batch, layer_set, parse_layer
 
-    progress, others = _prepared(threads, json_file, plot)
+    progress, others = bench_options.prepared(threads, json_file, plot)
     chosen = [layer for name in sets or (() if own else ("paper",)) for layer in layer_set(name)]
     chosen += [parse_layer(text) for text in own]
     if quick:
         chosen = chosen[:1]
     check_batch(batch)
-    names = _quick_names(baselines, quick, USUAL)
-    pace = _pace(quick)
-    about, rows = _machine(pace), []
+    names = bench_options.quick_names(baselines, quick, USUAL)
+    pace = bench_options.pace_of(quick)
+    about, rows = bench_options.machine(pace), []
     progress.progress("measuring", 0, len(chosen))
     try:
         for row in measure_layers(chosen, batch, threads, names, pace):
@@ -193,7 +111,7 @@ def layers(
     finally:
         progress.clear()
     result = {"machine": about, "batch": batch, "threads": threads, "layers": rows}
-    _finish(result, bench_text.layers, json_file, others)
+    bench_options.finish(result, bench_text.layers, json_file, others)
     if plot is not None:
         plots.plot_layers(plot, rows, bench_text.caption(about, threads, batch))
 
@@ -204,11 +122,11 @@ def layers(
 @click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Pixels a side.")
 @click.option("--classes", type=int, default=1000, show_default=True, metavar="N", help="Classes.")
 @click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
-@_batch
-@_threads
-@_quick
-@_json
-@_plot
+@bench_options.batch_option
+@bench_options.threads_option
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
 @click.pass_context
 def network(
     ctx: click.Context,
@@ -231,15 +149,15 @@ def network(
     """
     from xnor_ref.bench import networks, plots
 
-    progress, others = _prepared(threads, json_file, plot)
-    pace = _pace(quick)
+    progress, others = bench_options.prepared(threads, json_file, plot)
+    pace = bench_options.pace_of(quick)
     if model is not None:
         given = [name for name in ("names", "size", "classes", "compiled") if _was_given(ctx, name)]
         if given:
             raise InputError(f"bench: --model names the network, so {', '.join(given)} would have no effect")
-        about = _machine(pace)
+        about = bench_options.machine(pace)
         result = {"machine": about, **networks.measure_file(model, batch, threads, pace)}
-        _finish(result, bench_text.model, json_file, others)
+        bench_options.finish(result, bench_text.model, json_file, others)
         if plot is not None:
             times = {stage["name"]: 1e6 * stage["seconds"] for stage in result["layers"]}
             caption = bench_text.caption(about, threads, batch)
@@ -247,7 +165,7 @@ def network(
         return
     chosen = names or networks.NETWORKS[: 1 if quick else None]
     networks.check_names(chosen)
-    about, measured = _machine(pace), []
+    about, measured = bench_options.machine(pace), []
     progress.progress("measuring", 0, len(chosen))
     try:
         for name in chosen:
@@ -258,7 +176,7 @@ def network(
     finally:
         progress.clear()
     result = {"machine": about, "batch": batch, "threads": threads, "networks": measured}
-    _finish(result, bench_text.networks, json_file, others)
+    bench_options.finish(result, bench_text.networks, json_file, others)
     if plot is not None:
         times = {
             f"{one['network']}: {entry}": 1e3 * seconds
@@ -275,20 +193,20 @@ def _was_given(ctx: click.Context, name: str) -> bool:
 
 
 @command.command(cls=Command, examples=("bench figure4", "bench figure4 --plot figure4.png"))
-@_threads
-@_baselines
-@_quick
-@_json
-@_plot
+@bench_options.threads_option
+@bench_options.baselines_option
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
 def figure4(threads: int, baselines: str | None, quick: bool, json_file: str | None, plot: str | None) -> None:
     """The paper's Figure 4: speed-up against channels and filter size, in theory and measured, and memory."""
     from xnor_ref.bench import figure4 as figure
     from xnor_ref.bench import plots
 
-    progress, others = _prepared(threads, json_file, plot)
-    names = _quick_names(baselines, quick, ("numpy", "torch"))
-    pace = _pace(quick)
-    about, points = _machine(pace), []
+    progress, others = bench_options.prepared(threads, json_file, plot)
+    names = bench_options.quick_names(baselines, quick, ("numpy", "torch"))
+    pace = bench_options.pace_of(quick)
+    about, points = bench_options.machine(pace), []
     total = sum(map(len, figure.points(pace)))
     progress.progress("measuring", 0, total)
     try:
@@ -299,39 +217,39 @@ def figure4(threads: int, baselines: str | None, quick: bool, json_file: str | N
         progress.clear()
     memory = figure.memory()
     result = {"machine": about, "threads": threads, "points": points, "memory": memory}
-    _finish(result, bench_text.figure4, json_file, others)
+    bench_options.finish(result, bench_text.figure4, json_file, others)
     if plot is not None:
         plots.plot_figure4(plot, points, memory, bench_text.caption(about, threads, 1))
 
 
 @command.command(cls=Command, examples=("bench startup",))
 @click.option("--model", metavar="FILE", help="A packed model file [a ResNet-18 with random weights].")
-@_quick
-@_json
+@bench_options.quick_option
+@bench_options.json_option
 def startup(model: str | None, quick: bool, json_file: str | None) -> None:
     """From the start of a process to the first answer: kernels compiled, and kernels cached."""
     from xnor_ref.bench.startup import measure_startup
     from xnor_ref.packed import load_packed
 
-    progress, others = _prepared(1, json_file)
+    progress, others = bench_options.prepared(1, json_file)
     if model is not None:
         load_packed(model)
-    about = _machine(_pace(quick))
+    about = bench_options.machine(bench_options.pace_of(quick))
     progress.progress("starting processes", 0, 1)
     try:
-        measured = measure_startup(model, _pace(quick))
+        measured = measure_startup(model, bench_options.pace_of(quick))
     finally:
         progress.clear()
-    _finish({"machine": about, **measured}, bench_text.startup, json_file, others)
+    bench_options.finish({"machine": about, **measured}, bench_text.startup, json_file, others)
 
 
 @command.command(cls=Command, examples=("bench ladder", "bench ladder --layer 64,56,3,64"))
 @click.option("--layer", "own", metavar="C,H,K,O[,STRIDE]", help="Another convolution than the paper's 256,14,3,256.")
 @click.option("--cpu", metavar="NAME", help="Use only the instructions of haswell (AVX2) or skylake-avx512; torch too.")
-@_baselines
-@_quick
-@_json
-@_plot
+@bench_options.baselines_option
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
 def ladder(
     own: str | None, cpu: str | None, baselines: str | None, quick: bool, json_file: str | None, plot: str | None
 ) -> None:
@@ -340,20 +258,23 @@ def ladder(
     from xnor_ref.bench import plots
     from xnor_ref.bench.layers import PAPER, parse_layer
 
-    progress, others = _prepared(1, json_file, plot)
+    progress, others = bench_options.prepared(1, json_file, plot)
     layer = PAPER if own is None else parse_layer(own)
     if cpu is not None:
         rungs.emulation(cpu)  # refuses the name
-    names = _quick_names(baselines, quick, rungs.FLOATS)
+    names = bench_options.quick_names(baselines, quick, rungs.FLOATS)
     progress.progress("measuring", 0, 1)
     try:
-        result = rungs.measure_ladder(layer, names, _pace(quick), cpu)
+        result = rungs.measure_ladder(layer, names, bench_options.pace_of(quick), cpu)
     finally:
         progress.clear()
     for warning in result["machine"]["warnings"]:
         say(f"warning: {warning}")
-    _finish(result, bench_text.ladder, json_file, others)
+    bench_options.finish(result, bench_text.ladder, json_file, others)
     if plot is not None:
         rates = {rung["rung"]: result["macs"] / rung["seconds"] / 1e9 for rung in result["rungs"]}
         caption = bench_text.caption(result["machine"], 1, 1)
         plots.plot_bars(plot, rates, "G binary MAC/s", f"{result['layer']}, rung by rung", caption)
+
+
+command.add_command(train)

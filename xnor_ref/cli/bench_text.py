@@ -120,6 +120,65 @@ def _kernel_and_whole(measured: dict[str, float] | None) -> str:
     return "-" if measured is None else f"{measured['kernel']:.1f}x, {measured['whole']:.1f}x"
 
 
+def training(result: dict[str, Any]) -> str:
+    """Training steps, ours and torch's, and where ours spend their time."""
+    networks = result["networks"]
+    batches = " and ".join(str(batch) for batch in sorted({network["batch"] for network in networks}))
+    parts = [machine(result["machine"], result["threads"], batches)]
+    for network in networks:
+        parts.append(_training(network))
+        parts += [_profile(entry) for entry in network["contenders"] if "profile" in entry]
+    return _joined(parts, _absences(networks))
+
+
+def _training(result: dict[str, Any]) -> str:
+    precisions = list(result["best"])
+    head = ("images/s", "middle half", *(f"/ torch {precision}" for precision in precisions))
+    rows: list[Row] = [("", *head, "network, memory", "process at most", "input")]
+    for entry in result["contenders"]:
+        low, high = entry["quartiles"]
+        ratios = (_ratio(entry["ratios"][precision]) for precision in precisions)
+        sizes = (options.size_text(entry["memory"][key]) if entry["memory"] else "-" for key in ("network", "peak"))
+        speed = f"{entry['images_per_second']:,.1f}", f"{low:,.1f}-{high:,.1f}"
+        rows.append((entry["name"], *speed, *ratios, *sizes, f"{entry['data']:.1%}" if entry["ours"] else "-"))
+    starts = [f"{entry['name']} {_starts(entry['start'])}" for entry in result["contenders"] if "start" in entry]
+    ways: list[Row] = [("what torch was tried in", "images/s, roughly")]
+    ways += [(name, f"{speed:,.1f}") for name, speed in sorted(result["tried"].items(), key=lambda way: -way[1])]
+    return (
+        f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels, {result['classes']} "
+        f"classes, {result['optimizer']}, a batch of {result['batch']}; torch trains the full-precision network\n\n"
+        f"{options.table(rows, tuple(range(1, len(rows[0]))))}\n\n"
+        f"seconds from the start of a process until the first step is done: {'; '.join(starts)}"
+        + (f"\n\n{options.table(ways, (1,))}" if result["tried"] else "")
+    )
+
+
+def _ratio(ratio: dict[str, Any]) -> str:
+    low, high = ratio["quartiles"]
+    return f"{ratio['ratio']:.2f}x ({low:.2f}-{high:.2f})"
+
+
+def _starts(seconds: dict[str, float]) -> str:
+    return ", ".join(f"{value:.1f} ({kind})" for kind, value in seconds.items())
+
+
+def _profile(entry: dict[str, Any]) -> str:
+    profile = entry["profile"]
+    shares: list[Row] = [(f"{entry['name']}: a step", "ms", "share")]
+    for name, share in profile["shares"].items():
+        shares.append((name, f"{1e3 * share * profile['seconds']:,.1f}", f"{share:.1%}"))
+    gemms: list[Row] = [("share", "GEMM", "calls", "ms", "GMAC/s", "of its roof")]
+    for gemm in profile["gemms"]:
+        percent = "-" if gemm["percent_of_roof"] is None else f"{gemm['percent_of_roof']:.0f} % ({gemm['roof']})"
+        speed = f"{1e3 * gemm['seconds']:,.2f}", f"{gemm['macs_per_second'] / 1e9:,.1f}"
+        gemms.append((gemm["share"], gemm["gemm"], f"{gemm['calls']:g}", *speed, percent))
+    roofs = (f"{name} {rate / 1e9:,.0f}" for name, rate in profile["roofs"].items() if rate)
+    return (
+        f"{options.table(shares, (1, 2))}\n\n{options.table(gemms, (2, 3, 4, 5))}\n\n"
+        f"roofs of all threads, GMAC/s: {', '.join(roofs)}"
+    )
+
+
 def startup(result: dict[str, Any]) -> str:
     """From the start of a process to its first logits."""
     stages = list(result["cold"]["stages"])
@@ -153,7 +212,7 @@ def ladder(result: dict[str, Any]) -> str:
     return _joined(parts, _absences([result]))
 
 
-def machine(about: dict[str, Any], threads: int, batch: int) -> str:
+def machine(about: dict[str, Any], threads: int, batch: int | str) -> str:
     """Processor, instruction set, roofs and versions, in three lines."""
     roofs = about["roofs"]
     versions = ", ".join(f"{name} {about[name]}" for name in ("xnor_ref", "python", "numpy", "numba"))

@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "Name what is on photos.",
     "export": "Freeze a run's checkpoint to a model file.",
     "compress": "Hold binary layers along trees of their output channels (MST-compression), and report costs.",
+    "reproduce": "Train the papers' tables and figures, and show them beside the papers' own.",
     "bench": "Measure speed on this machine, against its roof and other libraries.",
     "verify": "Run the exactness checks on this machine.",
     "info": "Versions and data sets; or what a model file or run holds.",

@@ -1,4 +1,4 @@
-"""`info`: the installation, a model file, or a run."""
+"""`info`: the installation, a model file, a run, or a network before it is trained."""
 
 from pathlib import Path
 from typing import Any
@@ -7,23 +7,41 @@ import click
 
 from xnor_ref.cli import options, printable
 from xnor_ref.cli.group import Command
+from xnor_ref.cli.summary_text import summary_text
 
 
 @click.command(
     cls=Command,
-    examples=("info", "info runs/shapes-shapes-net-xnor-0", "info runs/shapes-shapes-net-xnor-0/model.safetensors"),
+    examples=(
+        "info",
+        "info runs/shapes-shapes-net-xnor-0",
+        "info runs/shapes-shapes-net-xnor-0/model.safetensors",
+        "info --network resnet20 --method bwn",
+    ),
 )
 @click.argument("path", metavar="[MODEL|RUN]", required=False)
+@click.option("--network", metavar="NAME", help="What a network costs, layer by layer, before it is trained.")
+@click.option("--size", type=int, metavar="N", help="With --network: pixels a side (default: as it is best known).")
+@click.option("--channels", type=int, metavar="C", help="With --network: channels of the image.")
+@click.option("--classes", type=int, metavar="N", help="With --network: number of classes.")
+@options.field_options("method", "model_options")
 @options.field_options("data_dir")
 @options.json_option
-def command(path: str | None, data_dir: str | None, as_json: bool) -> None:
-    """Versions and data sets; or what a model file or run holds.
+def command(path: str | None, network: str | None, data_dir: str | None, as_json: bool, **settings: Any) -> None:
+    """Versions and data sets; or what a model file or run holds, or what a network costs.
 
     A model file is examined completely before anything of it is shown: its digest, its layers and its limits.
     """
-    if path is None:
-        result = _installation(Path(data_dir or options.default_data_dir()))
-        text = _installation_text
+    given = {key: value for key, value in settings.items() if value is not None and value != ()}
+    if given and network is None:
+        flags = {"model_options": "--model-option"}
+        raise click.UsageError(f"{', '.join(flags.get(key, '--' + key) for key in given)} needs --network")
+    if path is not None and network is not None:
+        raise click.UsageError(f"--network {network} and {path} exclude each other")
+    if network is not None:
+        result, text = _network(network, given), summary_text
+    elif path is None:
+        result, text = _installation(Path(data_dir or options.default_data_dir())), _installation_text
     elif Path(path).is_dir():
         result, text = _run(Path(path)), _run_text
     else:
@@ -55,6 +73,23 @@ def _installation_text(result: dict[str, Any]) -> str:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         rows.append((key.replace("_", " "), shown or "nothing"))
     return options.table(rows)
+
+
+def _network(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    from xnor_ref import models
+    from xnor_ref.packed.summary import summarise
+
+    size, channels, classes = models.usual_input(name)
+    own = options.said({"model_options": given.get("model_options")}).get("model_options", {})
+    network = models.build(
+        name,
+        image_size=given.get("size", size),
+        in_channels=given.get("channels", channels),
+        num_classes=given.get("classes", classes),
+        method=given.get("method", "xnor"),
+        **models.combined({}, own),
+    )
+    return summarise(network)
 
 
 def _model(path: Path) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def _option(field: dataclasses.Field) -> Callable:
         "float": (float, "NUMBER"),
         "text": (str, "PATH"),
         "integers": (str, "N,N,..."),
+        "numbers": (str, "X,X,..."),
     }
     return click.option(flag, type=types[kind][0], metavar=types[kind][1], help=help)
 
@@ -56,8 +57,8 @@ def said(values: dict[str, Any]) -> dict[str, Any]:
     if "model_options" in given:
         given["model_options"] = dict(map(_pair, given["model_options"]))
     for name, value in given.items():
-        if FIELDS[name].metadata["kind"] == "integers":
-            given[name] = _integers(name, value)
+        if FIELDS[name].metadata["kind"] in ("integers", "numbers"):
+            given[name] = _listed(name, value)
     return given
 
 
@@ -77,11 +78,13 @@ def _pair(text: str) -> tuple[str, Any]:
     return key.strip().replace("-", "_"), value if isinstance(parsed, (list, dict)) else parsed
 
 
-def _integers(name: str, text: str) -> list[int]:
+def _listed(name: str, text: str) -> list[int] | list[float]:
+    whole = FIELDS[name].metadata["kind"] == "integers"
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")] if whole else [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--{name} must be integers with commas between them, such as 30,60; got {text!r}") from None
+        what = "integers with commas between them, such as 30,60" if whole else "numbers, such as 0.1,0.01"
+        raise InputError(f"--{name.replace('_', '-')} must be {what}; got {text!r}") from None
 
 
 def model_target(output: str, force: bool) -> Path:

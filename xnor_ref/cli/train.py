@@ -60,12 +60,16 @@ def command(
     if out == "":
         raise click.UsageError("--out needs the name of a folder")
     check_values(said)
+    said |= {key: os.path.abspath(said[key]) for key in ("init_from", "teacher") if said.get(key)}
 
     from xnor_ref.cli.progress import Progress
     from xnor_ref.training import runs
+    from xnor_ref.training.faithful import overridden
     from xnor_ref.training.job import train_run
 
     progress = Progress(quiet)
+    if clashes := overridden(said):
+        progress.note(f"--faithful {said['faithful']}, but as was said: {', '.join(clashes)}")
     folder, start = _resumed(resume, said, Path(out) if out else None)
     if folder is not None:
         progress.note(f"going on with the run in {folder.path}")

@@ -83,7 +83,12 @@ def distances(rows: NDArray[np.uint64], n_bits: int, threads: int | None = None)
 
 
 def build(
-    rows: NDArray[np.uint64], n_bits: int, kind: str = "mst", complement: bool = False, threads: int | None = None
+    rows: NDArray[np.uint64],
+    n_bits: int,
+    kind: str = "mst",
+    complement: bool = False,
+    threads: int | None = None,
+    starts: int = _START_WORK,
 ) -> Tree:
     """A tree over the filters of a layer.
 
@@ -97,6 +102,8 @@ def build(
     complement : bool
         A channel may follow from the opposite of another, since the sums of -B are those of B negated: distance
         min(d, n - d), and one more bit for each edge.
+    starts : int
+        The most channels that the search for a shallow tree starts from, see below.
 
     Returns
     -------
@@ -135,7 +142,7 @@ def build(
         parent = np.full(channels, between.sum(axis=1, dtype=np.int64).argmin(), np.int32)
         parent[parent[0]] = -1
     else:
-        parent = _shallow_mst(between, threads)
+        parent = _shallow_mst(between, starts, threads)
     return from_parents(rows, n_bits, parent, opposite[np.arange(channels), parent] & (parent >= 0))
 
 
@@ -196,14 +203,14 @@ def check_fit(tree: Tree, rows: NDArray[np.uint64], n_bits: int) -> None:
 # --- the shallow minimum spanning tree -------------------------------------------------------------------------
 
 
-def _shallow_mst(distance: NDArray[np.int32], threads: int | None) -> NDArray[np.int32]:
+def _shallow_mst(distance: NDArray[np.int32], most: int, threads: int | None) -> NDArray[np.int32]:
     """Parents of a minimum spanning tree, -1 for its centre; `build` says how it is chosen."""
     channels = len(distance)
     grow = prim.grow_reference if jit_disabled() else prim.grow
     first = np.empty(channels, np.int32)
     grow(distance, 0, first)
     first = _hung_at_centre(first)
-    starts = np.argsort(levels(first), kind="stable")[: max(1, _START_WORK // channels**2)]
+    starts = np.argsort(levels(first), kind="stable")[: max(1, min(most, _START_WORK // channels**2))]
     depth = np.empty(len(starts), np.int64)
 
     def one_chunk(start: int, stop: int) -> None:

@@ -257,13 +257,13 @@ class _Conv:
             kernel = [1, 1]
             words = weight[0].size
             w = windows_of((1, 1), words, (1, 1), (1, 1), (0, 0), outputs)
-        self._panels = panels(weight.reshape(outputs, -1))
+        self.panels = panels(weight.reshape(outputs, -1))
         g = np.zeros(SIZE, np.int64)
         g[N_IMAGES], g[OUT_H], g[OUT_W], g[OUT_CHANNELS] = 1, w.out_h, w.out_w, outputs
         g[GROUP_ROWS] = max(1, GROUP // w.out_w)
         g[RUN], g[KERNEL_H] = kernel[1] * words, kernel[0]
         g[X_IMAGE], g[X_ROW], g[X_PIXEL] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
-        g[W] = self._panels.ctypes.data
+        g[W] = self.panels.ctypes.data
         self._geometry, self._rows, self._columns = g, w.rows, w.columns
 
     @property
@@ -311,7 +311,7 @@ class SignConv(_Conv):
     """
 
     def __init__(self, weight_words, channels, size, stride, padding, pad_value=0, words=None):
-        self.channels = channels
+        self.channels, self._pad_value = channels, pad_value
         words = words or -(-channels // WORD)
         super().__init__(np.ascontiguousarray(weight_words).view(np.uint32)[..., :words], words, size, stride, padding)
         self.n_bits = channels * weight_words[0, :, :, 0].size
@@ -319,6 +319,13 @@ class SignConv(_Conv):
             self._table = padded(np.full(len(weight_words), self.n_bits, np.int32))
         else:
             self._table = self.windows.border_table(weight_words, channels, pad_value)
+
+    def reload(self, words: U32) -> None:
+        """Take other weights, of the same shape: uint32 (O, KH*KW, words)."""
+        _fill_panels(words.reshape(len(words), -1), self.panels)
+        if not self.single:
+            shape = (len(words), *self.windows.kernel, -1)
+            self._table[...] = self.windows.border_table(words.reshape(shape), self.channels, self._pad_value)
 
     def bind(self, kind, bits, out, alpha=_NOTHING, k=_NOTHING, *, planes=False, place=None):
         """The convolution of images in the buffer `bits` into the buffer `out`, as a function of (n, threads).
@@ -359,6 +366,10 @@ class RealConv(_Conv):
         values = (bias, 0), (scale, 1), (shift, 0), (None, floor)
         self._parts = [padded(zeros + np.float32(fill) if v is None else v) for v, fill in values]
         self._rows = self._rows * np.array([1, 1, 1, 0])  # there is no border table
+
+    def set_bias(self, bias: NDArray[np.float32]) -> None:
+        """Take another bias."""
+        self._parts[0][: len(bias)] = bias
 
     def bind(self, x, out, *, planes=False):
         """The convolution of images in the buffer x, float32 (N, *padded_shape), into the buffer `out`.

@@ -49,3 +49,16 @@ def target() -> Target | None:
     if machine.triple.startswith(("aarch64", "arm64")):
         return Target("NEON", 4, 4, False)
     return None
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether the processor has VNNI on its widest vectors: products of four pairs of bytes a lane, added up."""
+    found = target()
+    features = config.CPU_FEATURES  # type: ignore[attr-defined]
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    named = set(features.split(","))
+    if found is None or found.lanes not in (8, 16):
+        return False
+    return "+avx512vnni" in named and (found.lanes == 16 or "+avx512vl" in named)

@@ -1,6 +1,11 @@
-"""Networks by name. A new one is a file with a `layers` function and a line in `_NETWORKS`."""
+"""Networks by name. A new one is a file with a `layers` function and a line in `_NETWORKS`.
+
+Such a file also says in `SMALLEST` what images it needs at least, in `USUAL` for which pixels, channels and classes it
+is best known, and in `OPTIONS` which keywords its `layers` takes besides.
+"""
 
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +22,8 @@ _NETWORKS = {
     "vgg-small": "xnor_ref.models.vgg_small",
     "alexnet": "xnor_ref.models.alexnet",
     "resnet18": "xnor_ref.models.resnet",
+    "resnet20": "xnor_ref.models.resnet20",
+    "googlenet": "xnor_ref.models.googlenet",
 }
 
 
@@ -29,6 +36,25 @@ class Network(Sequential):
 def names() -> tuple[str, ...]:
     """Names of all networks."""
     return tuple(_NETWORKS)
+
+
+def usual_input(name: str) -> tuple[int, int, int]:
+    """Pixels a side, channels and classes that a network is usually given. Raises InputError for an unknown name."""
+    return _module(name).USUAL
+
+
+def combined(of_method: dict[str, Any], of_network: dict[str, Any]) -> dict[str, Any]:
+    """Options for `build` from two places. Raises InputError where both have one, or one is an argument of `build`."""
+    for key, value in of_network.items():
+        if key in of_method or key in ("name", "image_size", "in_channels", "num_classes", "method", "seed"):
+            raise InputError(f"model option {key} (={value}): this is a setting of its own, not one of the network")
+    return {**of_method, **of_network}
+
+
+def _module(name: str) -> Any:
+    if name not in _NETWORKS:
+        raise InputError(f"build: model must be one of {', '.join(_NETWORKS)}, got {name!r}")
+    return import_module(_NETWORKS[name])
 
 
 def build(
@@ -56,14 +82,12 @@ def build(
     InputError : unknown name, method or option, or one without effect; an image too small for the network; weights
         that the machine's memory cannot hold.
     """
-    if name not in _NETWORKS:
-        raise InputError(f"build: model must be one of {', '.join(_NETWORKS)}, got {name!r}")
+    module = _module(name)
     size = positive(image_size, "image_size", "build")
     positive(in_channels, "in_channels", "build")
     positive(num_classes, "num_classes", "build")
     if size > 4096 or num_classes > 100_000 or in_channels > 4096:
         raise InputError(f"build: refused: image_size={size}, in_channels={in_channels}, classes={num_classes}")
-    module = import_module(_NETWORKS[name])
     if size < module.SMALLEST:
         raise InputError(f"build: {name} needs images of at least {module.SMALLEST} pixels, got {size}")
     binary = {key: value for key, value in options.items() if key in BinaryOptions.names()}

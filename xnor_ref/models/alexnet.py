@@ -1,21 +1,29 @@
-"""AlexNet (Krizhevsky et al. 2012) in the layout of the XNOR-Net authors' released code.
+"""AlexNet (Krizhevsky et al. 2012) in the two layouts of the XNOR-Net authors' released code.
 
 No local response normalisation, no groups, BatchNorm everywhere; the fully connected layers are convolutions, the first
 of which covers its whole input. At 224 pixels the stem is 11x11 with stride 4; below 128 it is 7x7 with stride 2, below
-64 5x5 with stride 1, and the poolings keep every second pixel to the border. The released code's BatchNorm has eps
-1e-4, and 1e-3 before the last layer; here it is 1e-5 everywhere.
+64 5x5 with stride 1, and the poolings keep every second pixel to the border.
+
+The released `alexnet.lua` (Binary-Weight-Networks) and `alexnetxnor.lua` have the same convolutions. They differ in the
+order of a block, which the method decides here, and in dropout, which `layout` decides: "bwn" drops whole channels
+before fc6 and fc7 with probability 0.1, as that network was trained; "xnor" drops none. By default method bwn has the
+former, all others the latter. Both have BatchNorms of their own, see `batch_norm` of `nn.methods.BinaryOptions`.
 """
 
+from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import Flatten, MaxPool2d
+from xnor_ref.nn.layers import Dropout, Flatten, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
-OPTIONS = ()
+USUAL = (224, 3, 1000)
+OPTIONS = ("layout",)
 
 
-def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
+def layers(build: Builder, size: int, channels: int, classes: int, layout: str | None = None) -> dict[str, Module]:
     """Five convolutions and three fully connected layers; the first and the last are real."""
+    if layout not in (None, "bwn", "xnor"):
+        raise InputError(f"alexnet: layout must be one of bwn, xnor, got {layout!r}")
     if size >= 128:
         padding = 0
         stem = build.stem(channels, 96, 11, 4, 2, MaxPool2d(3, 2, padding))
@@ -30,15 +38,20 @@ def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, 
         side = size
     for _ in range(3):
         side = (side + 2 * padding - 3) // 2 + 1
-    return {
+    network: dict[str, Module] = {
         "stem": stem,
         "conv2": build.conv(96, 256, 5, 1, 2, MaxPool2d(3, 2, padding)),
         "conv3": build.conv(256, 384, 3, 1, 1),
         "conv4": build.conv(384, 384, 3, 1, 1),
         "conv5": build.conv(384, 256, 3, 1, 1, MaxPool2d(3, 2, padding)),
+        "dropout5": Dropout(0.1, whole_channels=True),
         "fc6": build.conv(256, 4096, side),
+        "dropout6": Dropout(0.1, whole_channels=True),
         "fc7": build.conv(4096, 4096, 1),
         "last": build.before_classifier(4096),
         "fc8": build.last_conv(4096, classes),
         "flatten": Flatten(),
     }
+    if (layout or build.method) != "bwn":
+        del network["dropout5"], network["dropout6"]
+    return network

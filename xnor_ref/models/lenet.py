@@ -5,6 +5,7 @@ from xnor_ref.nn.layers import BatchNorm1d, Flatten, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
+USUAL = (28, 1, 10)
 OPTIONS = ()
 
 

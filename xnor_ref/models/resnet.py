@@ -2,26 +2,25 @@
 
 Stem: 7x7 with stride 2 and pooling from 128 pixels; 3x3 with stride 2 from 64; 3x3 with stride 1 below. Where a stage
 halves the image and doubles the channels, the shortcut is a 1x1 convolution (type B of that paper). XNOR-Net says
-nothing of its bits: it is binary by default like every inner convolution, and real with `downsample="real"`.
+nothing of its bits: it is binary by default like every inner convolution, and real with `downsample="real"`; with
+`downsample="identity"` it has no weights (type A).
 """
 
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import BatchNorm2d, Conv2d, GlobalAvgPool2d, MaxPool2d, ReLU
+from xnor_ref.nn.layers import Conv2d, GlobalAvgPool2d, MaxPool2d, ReLU
 from xnor_ref.nn.module import Module, Residual, Sequential
+from xnor_ref.nn.shortcuts import IdentityShortcut
 
 SMALLEST = 16
+USUAL = (224, 3, 1000)
 OPTIONS = ("downsample",)
+DOWNSAMPLES = ("binary", "real", "identity")
 
 
 def layers(build: Builder, size: int, channels: int, classes: int, downsample: str | None = None) -> dict[str, Module]:
     """The first convolution and the classifier are real."""
-    if downsample not in (None, "binary", "real"):
-        raise InputError(f"resnet18: downsample must be 'binary' or 'real', got {downsample!r}")
-    if not build.how.weights and downsample is not None:
-        raise InputError(f"resnet18: method 'full' has no binary layers, so downsample (={downsample}) has no effect")
-    if build.options.block_order == "cbap":
-        raise InputError("resnet18: block_order 'cbap' would add shortcuts to signs; it is for networks without them")
+    check("resnet18", build, downsample)
     if size >= 128:
         stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(3, 2, 1))
     else:
@@ -31,7 +30,7 @@ def layers(build: Builder, size: int, channels: int, classes: int, downsample: s
     for stage, outputs in enumerate((64, 128, 256, 512), start=1):
         for index in (1, 2):
             stride = 2 if stage > 1 and index == 1 else 1
-            network[f"stage{stage}_{index}"] = _block(build, inputs, outputs, stride, downsample)
+            network[f"stage{stage}_{index}"] = residual_block(build, inputs, outputs, stride, downsample or "binary")
             inputs = outputs
     network["last"] = build.before_classifier(512)
     network["pool"] = GlobalAvgPool2d()
@@ -39,32 +38,50 @@ def layers(build: Builder, size: int, channels: int, classes: int, downsample: s
     return network
 
 
-def _block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str | None) -> Module:
+def check(name: str, build: Builder, downsample: str | None) -> None:
+    """Raise InputError for settings that a residual network cannot have."""
+    if downsample not in (None, *DOWNSAMPLES):
+        raise InputError(f"{name}: downsample must be one of {', '.join(DOWNSAMPLES)}, got {downsample!r}")
+    if build.options.shortcut == "bireal" and downsample is not None:
+        raise InputError(f"{name}: shortcut 'bireal' has its own shortcuts, downsample (={downsample}) has no effect")
+    if build.real_inputs and not build.how.weights and downsample in ("binary", "real"):
+        raise InputError(f"{name}: method 'full' has no binary layers, so downsample (={downsample}) has no effect")
+    if build.options.block_order == "cbap":
+        raise InputError(f"{name}: block_order 'cbap' would add shortcuts to signs; it is for networks without them")
+
+
+def residual_block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
+    """Two 3x3 convolutions beside a shortcut, which is one of `DOWNSAMPLES` where the shape changes."""
     if build.real_inputs:
         return _real_block(build, inputs, outputs, stride, downsample)
     size = build.size
     body = Sequential(conv1=build.conv(inputs, outputs, 3, stride, 1), conv2=build.conv(outputs, outputs, 3, 1, 1))
+    if build.options.shortcut == "bireal":
+        return body
     if inputs == outputs and stride == 1:
         return Residual(body)
-    if downsample == "real":
-        return Residual(body, _projection(build, inputs, outputs, stride))
+    if downsample != "binary":
+        return Residual(body, _real_shortcut(build, inputs, outputs, stride, downsample))
     build.size = size  # the shortcut sees what the body has seen
     return Residual(body, build.conv(inputs, outputs, 1, stride))
 
 
-def _projection(build: Builder, inputs: int, outputs: int, stride: int) -> Sequential:
-    return Sequential(conv=Conv2d(inputs, outputs, 1, stride, rng=build.rng), bn=BatchNorm2d(outputs))
+def _real_shortcut(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
+    if downsample == "identity":
+        return IdentityShortcut(inputs, outputs, stride)
+    return Sequential(conv=Conv2d(inputs, outputs, 1, stride, rng=build.rng), bn=build.norm(outputs))
 
 
-def _real_block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str | None) -> Module:
+def _real_block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
     """conv-BN-ReLU-conv-BN, plus the shortcut, then ReLU."""
     body = Sequential(
         conv1=build.conv(inputs, outputs, 3, stride, 1),
         **build.conv_and_norm(outputs, outputs, 3, 1, 1, names=("conv2", "bn2")),
     )
-    shortcut = None
-    if (inputs, stride) != (outputs, 1) and downsample == "real":
-        shortcut = _projection(build, inputs, outputs, stride)
-    elif (inputs, stride) != (outputs, 1):
-        shortcut = Sequential(**build.conv_and_norm(inputs, outputs, 1, stride))
+    shortcut: Module | None = None
+    if (inputs, stride) != (outputs, 1):
+        if downsample == "binary":
+            shortcut = Sequential(**build.conv_and_norm(inputs, outputs, 1, stride))
+        else:
+            shortcut = _real_shortcut(build, inputs, outputs, stride, downsample)
     return Sequential(sum=Residual(body, shortcut), relu=ReLU())

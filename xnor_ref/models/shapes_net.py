@@ -6,6 +6,7 @@ from xnor_ref.nn.layers import GlobalAvgPool2d, MaxPool2d, positive
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
+USUAL = (64, 3, 12)
 OPTIONS = ("width",)
 
 

@@ -10,6 +10,7 @@ from xnor_ref.nn.layers import Flatten, GlobalAvgPool2d, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
+USUAL = (32, 3, 10)
 OPTIONS = ()
 
 

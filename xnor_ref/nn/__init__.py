@@ -5,6 +5,8 @@ from xnor_ref.nn.binary_layers import BinaryLinear as BinaryLinear
 from xnor_ref.nn.binary_layers import binary_backend as binary_backend
 from xnor_ref.nn.binary_weight_layers import BinaryWeightConv2d as BinaryWeightConv2d
 from xnor_ref.nn.binary_weight_layers import BinaryWeightLinear as BinaryWeightLinear
+from xnor_ref.nn.kbit_layers import KBitConv2d as KBitConv2d
+from xnor_ref.nn.kbit_layers import KBitLinear as KBitLinear
 from xnor_ref.nn.layers import AvgPool2d as AvgPool2d
 from xnor_ref.nn.layers import BatchNorm1d as BatchNorm1d
 from xnor_ref.nn.layers import BatchNorm2d as BatchNorm2d
@@ -20,10 +22,15 @@ from xnor_ref.nn.layers import ReLU as ReLU
 from xnor_ref.nn.layers import Sign as Sign
 from xnor_ref.nn.losses import LOSSES as LOSSES
 from xnor_ref.nn.losses import cross_entropy as cross_entropy
+from xnor_ref.nn.losses import distillation as distillation
 from xnor_ref.nn.losses import squared_hinge as squared_hinge
 from xnor_ref.nn.module import Module as Module
 from xnor_ref.nn.module import Parameter as Parameter
 from xnor_ref.nn.module import Residual as Residual
 from xnor_ref.nn.module import Sequential as Sequential
+from xnor_ref.nn.react_layers import Shift as Shift
 from xnor_ref.nn.scale_layers import GAMMAS as GAMMAS
 from xnor_ref.nn.scale_layers import Scale as Scale
+from xnor_ref.nn.shift_norm import ShiftBatchNorm1d as ShiftBatchNorm1d
+from xnor_ref.nn.shift_norm import ShiftBatchNorm2d as ShiftBatchNorm2d
+from xnor_ref.nn.shortcuts import IdentityShortcut as IdentityShortcut

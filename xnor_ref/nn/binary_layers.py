@@ -6,9 +6,6 @@ packed bits. Backward, with D = dC/dY: the gradient of the binarised weight is G
 and, if `k_grad`, the path through K as well.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,34 +14,18 @@ from xnor_ref.autodiff import Tensor, apply
 from xnor_ref.errors import InputError
 from xnor_ref.kernels import binary_ops, float_ops
 from xnor_ref.kernels.float_ops import Pair
-from xnor_ref.nn import functional
+from xnor_ref.nn import functional, fused
+from xnor_ref.nn.backend import binary_backend as binary_backend
+from xnor_ref.nn.backend import current_backend as current_backend
 from xnor_ref.nn.layers import glorot_bound, he_normal, pair, positive, uniform
 from xnor_ref.nn.module import Module, Parameter
 
-_backend = "auto"
 
-
-@contextmanager
-def binary_backend(name: str) -> Iterator[None]:
-    """Compute the integer convolutions of all binary layers by another path while inside.
-
-    "auto" takes packed bits; "float" convolves matrices of +-1 with BLAS, which shares no code with the bits and is
-    exact as long as sums stay below 2**24; "reference" and "numba" are the rungs of the bit kernels.
-    The choice holds for the whole process, so also for layers that other threads run meanwhile.
-    """
-    global _backend
-    if name not in binary_ops.BACKENDS:
-        raise InputError(f"binary_backend: must be one of {', '.join(binary_ops.BACKENDS)}, got {name!r}")
-    previous, _backend = _backend, name
-    try:
-        yield
-    finally:
-        _backend = previous
-
-
-def current_backend() -> str:
-    """What `binary_backend` says at the moment."""
-    return _backend
+def bit_count(value: int, name: str, caller: str) -> int:
+    """Validate a number of bits, from 1 to 8."""
+    if positive(value, name, caller) > binary.MAX_BITS:
+        raise InputError(f"{caller}: {name} must be from 1 to {binary.MAX_BITS}, got {value}")
+    return int(value)
 
 
 class BinaryLayer(Module):
@@ -59,6 +40,9 @@ class BinaryLayer(Module):
     centre, clamp : project the latent weights after each step (mean over input channels 0; into [-1, 1]).
     glorot : latent weights drawn evenly from [-1, 1], and learning rates times 1/sqrt(1.5/(fan_in + fan_out)), as in
         the codes of BinaryConnect (Courbariaux et al. 2015, section 2.6) and BinaryNet.
+    grad_bits : bits that the gradient is rounded to before it meets the weights, see `binary.quantize_gradient`
+        (section 3.2, "binary gradient"); None leaves it real. The gradient of the weights takes the real one.
+    sign_gradient : one of `binary.SIGN_GRADIENTS`, what stands in for the derivative of sign(X).
     """
 
     input_scales: tuple[str, ...] = ("off", "plain")
@@ -74,6 +58,8 @@ class BinaryLayer(Module):
         clamp: bool,
         glorot: bool,
         rng: np.random.Generator | None,
+        grad_bits: int | None = None,
+        sign_gradient: str = "ste",
     ):
         caller = type(self).__name__
         if weight_scale not in ("alpha", "off"):
@@ -90,6 +76,12 @@ class BinaryLayer(Module):
             raise InputError(f"{caller}: grad_mode {grad_mode!r} needs weight_scale 'alpha'; without it use 'ste'")
         if shape[1] == 1 and (centre or grad_mode == "official"):
             raise InputError(f"{caller}: centring over one input channel would make every weight 0")
+        if sign_gradient not in binary.SIGN_GRADIENTS:
+            raise InputError(
+                f"{caller}: sign_gradient must be one of {', '.join(binary.SIGN_GRADIENTS)}, got {sign_gradient!r}"
+            )
+        self.grad_bits = None if grad_bits is None else bit_count(grad_bits, "grad_bits", caller)
+        self.sign_gradient = sign_gradient
         self.weight_scale = weight_scale
         self.input_scale = input_scale
         self.grad_mode = grad_mode
@@ -97,11 +89,24 @@ class BinaryLayer(Module):
         self.centre = centre
         self.clamp = clamp
         self.glorot = glorot
-        if glorot:
-            self.weight = Parameter(uniform(shape, rng), latent=True, lr_scale=1 / glorot_bound(shape))
-        else:
-            self.weight = Parameter(he_normal(shape, rng), latent=True)
+        self.weight = self._latent(shape, rng)
         self.after_step()
+
+    def _latent(self, shape: tuple[int, ...], rng: np.random.Generator | None) -> Parameter:
+        """The latent weight at first."""
+        if self.glorot:
+            return Parameter(uniform(shape, rng), latent=True, lr_scale=1 / glorot_bound(shape))
+        return Parameter(he_normal(shape, rng), latent=True)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it computes with one bit and the straight-through estimator, forward and backward."""
+        return self.grad_bits is None and self.sign_gradient == "ste"
+
+    @property
+    def fuses(self) -> bool:
+        """Whether `nn.fused` can compute it."""
+        return self.plain and not self.k_grad and current_backend() in ("auto", "simd")
 
     def after_step(self) -> None:
         if self.centre:
@@ -121,6 +126,17 @@ class BinaryLayer(Module):
         if alpha is not None:
             signs *= alpha.reshape(-1, *(1,) * (signs.ndim - 1))
         return signs
+
+    def _for_input(self, dz: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The gradient that meets the weights on its way to the input."""
+        return dz if self.grad_bits is None else binary.quantize_gradient(dz, self.grad_bits)
+
+    def _through_sign(self, x: NDArray[np.float32], dx: NDArray[np.float32]) -> None:
+        """dx times what stands in for the derivative of sign(x), in place."""
+        if self.sign_gradient == "ste":
+            float_ops.mask_ste(x, dx)
+        else:
+            dx *= binary.sign_derivative(x, self.sign_gradient)
 
 
 class BinaryConv2d(BinaryLayer):
@@ -148,6 +164,8 @@ class BinaryConv2d(BinaryLayer):
         clamp: bool = False,
         glorot: bool = False,
         rng: np.random.Generator | None = None,
+        grad_bits: int | None = None,
+        sign_gradient: str = "ste",
     ):
         self.in_channels = positive(in_channels, "in_channels", "BinaryConv2d")
         self.out_channels = positive(out_channels, "out_channels", "BinaryConv2d")
@@ -158,17 +176,16 @@ class BinaryConv2d(BinaryLayer):
             raise InputError(f"BinaryConv2d: pad_value must be 0, +1 or -1, got {pad_value!r}")
         self.pad_value = int(pad_value)
         shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        super().__init__(shape, weight_scale, input_scale, grad_mode, k_grad, centre, clamp, glorot, rng)
+        scales = weight_scale, input_scale, grad_mode, k_grad
+        super().__init__(shape, *scales, centre, clamp, glorot, rng, grad_bits, sign_gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_images(x, self.in_channels, "BinaryConv2d")
         functional.require_window(x, self.kernel_size, self.padding, "BinaryConv2d")
+        if self.fuses and fused.applies(x):
+            return fused.binary_conv2d(x, None, self)
         images = np.ascontiguousarray(x.data)
-        if _backend == "float":
-            binary_ops.require_exact_float(self.weight.data[0].size, "BinaryConv2d")
-        z = binary_ops.sign_conv2d(
-            images, self.weight.data, self.stride, self.padding, self.pad_value, backend=_backend
-        )
+        z = self._integers(images)
         alpha = self.alpha()
         scale_map = None
         if self.input_scale != "off":
@@ -178,26 +195,36 @@ class BinaryConv2d(BinaryLayer):
         data = float_ops.scale_output(z, alpha, scale_map)
 
         def backward(dy):
-            dz = np.ascontiguousarray(dy) if scale_map is None else dy * scale_map
-            grad = float_ops.conv2d_weight_gradient(
-                dz,
-                images,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                signs=True,
-                pad_value=self.pad_value,
-            )
+            dz = np.ascontiguousarray(dy if scale_map is None else dy * scale_map)
+            grad = self._correlate(dz, images)
             dx = None
             if x.requires_grad:
-                signs = self._scaled_signs(alpha)
-                dx = float_ops.conv2d_input_gradient(dz, signs, float_ops.spatial(images), self.stride, self.padding)
-                float_ops.mask_ste(images, dx)
+                size, signs = float_ops.spatial(images), self._scaled_signs(alpha)
+                dx = float_ops.conv2d_input_gradient(self._for_input(dz), signs, size, self.stride, self.padding)
+                self._through_sign(images, dx)
                 if self.k_grad and scale_map is not None:
                     dx += self._gradient_through_k(dy, z, alpha, images)
             return dx, self._latent_gradient(grad, alpha)
 
         return apply("binary_conv2d", data, (x, self.weight), backward)
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether images (N, C, H, W) are what it takes."""
+        window = zip(x.shape[2:], self.padding, self.kernel_size, strict=True)
+        return x.shape[1] == self.in_channels and all(n + 2 * p >= k for n, p, k in window)
+
+    def _integers(self, images: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Z, the convolution of signs."""
+        if current_backend() == "float":
+            binary_ops.require_exact_float(self.weight.data[0].size, "BinaryConv2d")
+        return binary_ops.sign_conv2d(
+            images, self.weight.data, self.stride, self.padding, self.pad_value, backend=current_backend()
+        )
+
+    def _correlate(self, dz: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """G = corr(sign(X), dz)."""
+        window = self.kernel_size, self.stride, self.padding
+        return float_ops.conv2d_weight_gradient(dz, images, *window, signs=True, pad_value=self.pad_value)
 
     def _gradient_through_k(self, dy, z, alpha, images):
         """dK = sum_o D alpha Z; K is a box mean of A = mean_c |X|, so dX = sign(X)/C times the box spread of dK."""
@@ -240,29 +267,30 @@ class BinaryLinear(BinaryLayer):
         clamp: bool = False,
         glorot: bool = False,
         rng: np.random.Generator | None = None,
+        grad_bits: int | None = None,
+        sign_gradient: str = "ste",
     ):
         self.in_features = positive(in_features, "in_features", "BinaryLinear")
         self.out_features = positive(out_features, "out_features", "BinaryLinear")
         shape = (self.out_features, self.in_features)
-        super().__init__(shape, weight_scale, input_scale, grad_mode, k_grad, centre, clamp, glorot, rng)
+        scales = weight_scale, input_scale, grad_mode, k_grad
+        super().__init__(shape, *scales, centre, clamp, glorot, rng, grad_bits, sign_gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_rows(x, self.in_features, "BinaryLinear")
         rows = np.ascontiguousarray(x.data)
-        if _backend == "float":
-            binary_ops.require_exact_float(self.in_features, "BinaryLinear")
-        z = binary_ops.sign_linear(rows, self.weight.data, backend=_backend)
+        z = self._integers(rows)
         alpha = self.alpha()
         scale = binary_ops.input_scale_rows(rows) if self.input_scale == "plain" else None
         data = float_ops.scale_output(z, alpha, scale)
 
         def backward(dy):
             dz = np.ascontiguousarray(dy) if scale is None else dy * scale
-            grad = float_ops.linear_weight_gradient(dz, binary.sign(rows))
+            grad = float_ops.linear_weight_gradient(dz, self._coded(rows))
             dx = None
             if x.requires_grad:
-                dx = float_ops.linear_input_gradient(dz, self._scaled_signs(alpha))
-                float_ops.mask_ste(rows, dx)
+                dx = float_ops.linear_input_gradient(self._for_input(dz), self._scaled_signs(alpha))
+                self._through_sign(rows, dx)
                 if self.k_grad and scale is not None:
                     scaled = z if alpha is None else z * alpha
                     dk = (dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
@@ -270,6 +298,16 @@ class BinaryLinear(BinaryLayer):
             return dx, self._latent_gradient(grad, alpha)
 
         return apply("binary_linear", data, (x, self.weight), backward)
+
+    def _integers(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Z, the products of signs."""
+        if current_backend() == "float":
+            binary_ops.require_exact_float(self.in_features, "BinaryLinear")
+        return binary_ops.sign_linear(rows, self.weight.data, backend=current_backend())
+
+    def _coded(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What stands for the input in the product: its signs."""
+        return binary.sign(rows)
 
     def describe(self) -> str:
         return (

@@ -18,7 +18,7 @@ from xnor_ref.errors import InputError
 from xnor_ref.kernels import float_ops, sign_sums
 from xnor_ref.kernels.checks import has_vectors
 from xnor_ref.kernels.float_ops import Pair
-from xnor_ref.nn import functional
+from xnor_ref.nn import functional, fused
 from xnor_ref.nn.binary_layers import BinaryLayer, current_backend
 from xnor_ref.nn.layers import pair, positive
 
@@ -58,16 +58,19 @@ class _BinaryWeightLayer(BinaryLayer):
     def _product(self, x: Tensor, forward, backward) -> Tensor:
         """forward(W~), with the gradients (dX, G) that backward(dy, W~) gives."""
         alpha = self.alpha()
-        if self.stochastic and self.training:
-            signs = binary.stochastic_sign(self.weight.data, np.random.default_rng(self.position))
-        else:
-            signs = self._scaled_signs(alpha)
+        signs = self._filters(alpha)
 
         def gradients(dy):
             dx, grad = backward(np.ascontiguousarray(dy), signs)
             return dx, self._latent_gradient(grad, alpha)
 
         return apply(type(self).__name__, forward(signs), (x, self.weight), gradients)
+
+    def _filters(self, alpha: F32 | None) -> F32:
+        """W~, or signs drawn at random."""
+        if self.stochastic and self.training:
+            return binary.stochastic_sign(self.weight.data, np.random.default_rng(self.position))
+        return self._scaled_signs(alpha)
 
     def _in_training(self) -> bool:
         return is_grad_enabled() or (self.stochastic and self.training)
@@ -118,6 +121,11 @@ class BinaryWeightConv2d(_BinaryWeightLayer):
         if not self._in_training():
             sums = sign_sums.conv2d(images, self._words(), self.kernel_size, *place, _backend())
             return Tensor(sign_sums.scale_filters(sums, self.alpha()))
+
+        if fused.applies(x):
+            alpha = self.alpha()
+            rule = self.grad_mode if alpha is not None else "clipped"
+            return fused.conv2d(x, self, None, (self._filters(alpha), fused.NO_ALPHA if alpha is None else alpha, rule))
 
         def backward(dy, weight):
             dx = None

@@ -16,12 +16,28 @@ from xnor_ref.kernels.binary_ops import weight_scale
 from xnor_ref.kernels.float_ops import Pair, conv_output_size
 from xnor_ref.nn.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
 from xnor_ref.nn.binary_weight_layers import BinaryWeightConv2d, BinaryWeightLinear
-from xnor_ref.nn.layers import AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, Linear, MaxPool2d, ReLU, Sign, pair
+from xnor_ref.nn.kbit_layers import KBitConv2d, KBitLinear
+from xnor_ref.nn.layers import (
+    AvgPool2d,
+    BatchNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sign,
+    pair,
+)
 from xnor_ref.nn.methods import METHODS as METHODS
 from xnor_ref.nn.methods import BinaryOptions as BinaryOptions
 from xnor_ref.nn.methods import Method
-from xnor_ref.nn.module import Module, Sequential
+from xnor_ref.nn.module import Module, Residual, Sequential
+from xnor_ref.nn.react_layers import Shift, rprelu
 from xnor_ref.nn.scale_layers import Scale
+from xnor_ref.nn.shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
+
+_OFFICIAL_EPS = {"first": 1e-5, "hidden": 1e-4, "last": 1e-3}
 
 
 @dataclass
@@ -58,13 +74,40 @@ class Builder:
         self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None
     ) -> Sequential:
         """A hidden convolution block."""
-        conv = self.hidden_conv(inputs, outputs, kernel, stride, padding)
+        conv, before = self.hidden_conv(inputs, outputs, kernel, stride, padding), self.size
         self._advance(kernel, stride, padding)
-        if self.norm_first:
-            scale = self._scale(conv, outputs, self.size)
-            self._through(pool)
-            return _sequence(bn=BatchNorm2d(inputs), conv=conv, scale=scale, pool=pool)
-        return self._block(conv, outputs, pool)
+        if not self.norm_first:
+            return self._block(conv, outputs, pool)
+        body: dict[str, Module | None] = {"bn": self.norm(inputs), **self._sign(inputs), "conv": conv}
+        body["scale"] = self._scale(conv, outputs, self.size)
+        if self.options.shortcut == "bireal":
+            shortcut = self._shortcut(inputs, outputs, before, pair(stride, "stride", "Builder"))
+            body = {"sum": Residual(_sequence(**body), shortcut)}
+        self._through(pool)
+        return _sequence(**body, act=rprelu(outputs) if self.options.react else None, pool=pool)
+
+    def _sign(self, channels: int) -> dict[str, Module | None]:
+        """What comes between BatchNorm and a hidden layer: a shift, and the sign where the layer has real weights."""
+        return {
+            "shift": Shift(channels) if self.options.react else None,
+            "sign": None if self.how.weights else Sign(self.options.sign_gradient),
+        }
+
+    def _shortcut(self, inputs: int, outputs: int, before: Pair, stride: Pair) -> Module | None:
+        """Past a convolution that has made an image of `self.size` of one of size `before`.
+
+        The identity where shapes allow; else the mean over stride x stride pixels, a real 1x1 convolution and BatchNorm
+        (Liu et al. 2018, section 3.3).
+        """
+        if self.size != (before[0] // stride[0], before[1] // stride[1]):
+            raise InputError(
+                f"build: shortcut 'bireal' needs convolutions that keep the image's size up to their stride; one of "
+                f"stride {stride} makes {self.size} of {before}"
+            )
+        if inputs == outputs and stride == (1, 1):
+            return None
+        mean = AvgPool2d(stride) if stride != (1, 1) else None
+        return _sequence(pool=mean, conv=Conv2d(inputs, outputs, 1, rng=self.rng), bn=self.norm(outputs))
 
     def conv_and_norm(
         self, inputs: int, outputs: int, kernel, stride=1, padding=0, names: tuple[str, str] = ("conv", "bn")
@@ -72,7 +115,7 @@ class Builder:
         """A hidden convolution and its BatchNorm, for blocks that put them together otherwise."""
         conv = self.hidden_conv(inputs, outputs, kernel, stride, padding)
         scale = self._scale(conv, outputs, None)
-        layers = {names[0]: conv, f"{names[0]}_scale": scale, names[1]: BatchNorm2d(outputs)}
+        layers = {names[0]: conv, f"{names[0]}_scale": scale, names[1]: self.norm(outputs)}
         return {name: layer for name, layer in layers.items() if layer is not None}
 
     def hidden_conv(self, inputs: int, outputs: int, kernel, stride=1, padding=0) -> Module:
@@ -84,16 +127,18 @@ class Builder:
                 inputs, outputs, kernel, stride, padding, **self._weights(), **self._drawing(), rng=self.rng
             )
         o = self.options
-        inputs_too: dict[str, Any] = {"pad_value": o.pad_value, "input_scale": o.input_scale, "k_grad": o.k_grad}
-        return BinaryConv2d(inputs, outputs, kernel, stride, padding, **self._weights(), **inputs_too, rng=self.rng)
+        kind, settings = self._both(BinaryConv2d, KBitConv2d)
+        settings |= {"pad_value": o.pad_value, "input_scale": o.input_scale}
+        return kind(inputs, outputs, kernel, stride, padding, **settings, rng=self.rng)
 
     def linear(self, inputs: int, outputs: int) -> Sequential:
         """A hidden fully connected block."""
         linear = self._linear(inputs, outputs)
         scale = self._scale(linear, outputs, None)
         if self.norm_first:
-            return _sequence(bn=BatchNorm1d(inputs), linear=linear, scale=scale)
-        return _sequence(linear=linear, scale=scale, bn=BatchNorm1d(outputs), **self._activation())
+            bn, act = self.norm(inputs, kind=BatchNorm1d), rprelu(outputs) if self.options.react else None
+            return _sequence(bn=bn, **self._sign(inputs), linear=linear, scale=scale, act=act)
+        return _sequence(linear=linear, scale=scale, bn=self.norm(outputs, kind=BatchNorm1d), **self._activation())
 
     def stem(
         self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None
@@ -111,23 +156,37 @@ class Builder:
         self._advance(kernel, stride, padding)
         return self._block(conv, outputs, pool, first=True)
 
-    def before_classifier(self, channels: int, batch_norm=BatchNorm2d) -> Sequential:
+    def before_classifier(self, channels: int, batch_norm: type[BatchNorm] = BatchNorm2d) -> Sequential:
         """BatchNorm and ReLU after the last block where blocks do not end with BatchNorm themselves."""
         if self.norm_first:
-            return Sequential(bn=batch_norm(channels), relu=ReLU())
+            return Sequential(bn=self.norm(channels, "last", batch_norm), relu=ReLU())
         return Sequential()
+
+    def norm(self, channels: int, place: str = "hidden", kind: type[BatchNorm] = BatchNorm2d) -> BatchNorm:
+        """A BatchNorm in the "first" block, a "hidden" one, or before the "last" layer.
+
+        With `batch_norm="official"` it is that of the authors' released AlexNets: eps 1e-3 everywhere for real inputs;
+        for binary ones 1e-5, 1e-4 and 1e-3 at the three places; scales drawn evenly from [0, 1), as Torch 7 did.
+        """
+        if self.options.shift_batch_norm:
+            return (ShiftBatchNorm2d if kind is BatchNorm2d else ShiftBatchNorm1d)(channels)
+        if self.options.batch_norm == "plain":
+            return kind(channels)
+        norm = kind(channels, 1e-3 if self.real_inputs else _OFFICIAL_EPS[place])
+        norm.weight.data[:] = self.rng.random(channels, np.float32)
+        return norm
 
     def last_linear(self, inputs: int, classes: int) -> Module:
         """The last layer (N, inputs) -> (N, classes)."""
         if not self.how.ends:
             return Linear(inputs, classes, rng=self.rng)
-        return Sequential(linear=self._linear(inputs, classes), bn=BatchNorm1d(classes))
+        return Sequential(linear=self._linear(inputs, classes), bn=self.norm(classes, "last", BatchNorm1d))
 
     def last_conv(self, inputs: int, classes: int) -> Module:
         """The last layer (N, inputs, H, W) -> (N, classes, H, W)."""
         if not self.how.ends:
             return Conv2d(inputs, classes, 1, bias=True, rng=self.rng)
-        return Sequential(conv=self.hidden_conv(inputs, classes, 1), bn=BatchNorm2d(classes))
+        return Sequential(conv=self.hidden_conv(inputs, classes, 1), bn=self.norm(classes, "last"))
 
     def _linear(self, inputs: int, outputs: int) -> Module:
         """The layer of a hidden fully connected block; without a border, K "valid" is the same as "plain"."""
@@ -137,7 +196,8 @@ class Builder:
         if self.real_inputs:
             return BinaryWeightLinear(inputs, outputs, **self._weights(), **self._drawing(), rng=self.rng)
         input_scale = "plain" if o.input_scale == "valid" else o.input_scale
-        return BinaryLinear(inputs, outputs, **self._weights(), input_scale=input_scale, k_grad=o.k_grad, rng=self.rng)
+        layer, settings = self._both(BinaryLinear, KBitLinear)
+        return layer(inputs, outputs, **settings, input_scale=input_scale, rng=self.rng)
 
     def _weights(self) -> dict[str, Any]:
         """The settings of all layers with binary weights; a learned scale is a layer of its own."""
@@ -146,6 +206,14 @@ class Builder:
         return {name: getattr(o, name) for name in names} | {
             "weight_scale": "off" if o.weight_scale == "learned" else o.weight_scale
         }
+
+    def _both(self, binary: type, kbit: type) -> tuple[type, dict[str, Any]]:
+        """The class of a layer whose weights and inputs are of few bits, and its settings."""
+        o = self.options
+        settings = self._weights() | {name: getattr(o, name) for name in ("k_grad", "grad_bits", "sign_gradient")}
+        if o.weight_bits == o.input_bits == 1:
+            return binary, settings
+        return kbit, settings | {"weight_bits": o.weight_bits, "input_bits": o.input_bits}
 
     def _drawing(self) -> dict[str, Any]:
         """What layers with binary weights and real inputs have besides."""
@@ -164,7 +232,7 @@ class Builder:
     def _block(self, conv: Module, outputs: int, pool: MaxPool2d | AvgPool2d | None, first: bool = False) -> Sequential:
         """C-B-A-P, or C-P-B-A where first and last layers are binary."""
         scale = None if first else self._scale(conv, outputs, self.size)
-        bn = BatchNorm2d(outputs)
+        bn = self.norm(outputs, "first" if first else "hidden")
         self._through(pool)
         if self.how.ends:
             return _sequence(conv=conv, scale=scale, pool=pool, bn=bn, **self._activation())

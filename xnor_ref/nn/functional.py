@@ -173,9 +173,9 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     return apply("prelu", float_ops.prelu(x.data, slope.data), (x, slope), backward)
 
 
-def sign(x: Tensor) -> Tensor:
-    """+1 where x >= 0, else -1; gradient 1[|x| <= 1], that of hardtanh (Hubara et al. 2016, eq. 4)."""
-    return apply("sign", binary.sign(x.data), (x,), lambda dy: (dy * binary.ste_mask(x.data),))
+def sign(x: Tensor, gradient: str = "ste") -> Tensor:
+    """+1 where x >= 0, else -1; `gradient` is one of `binary.SIGN_GRADIENTS`."""
+    return apply("sign", binary.sign(x.data), (x,), lambda dy: (dy * binary.sign_derivative(x.data, gradient),))
 
 
 def scale(x: Tensor, factors: Sequence[Tensor], axes: Sequence[tuple[int, ...]]) -> Tensor:
@@ -202,11 +202,12 @@ def scale(x: Tensor, factors: Sequence[Tensor], axes: Sequence[tuple[int, ...]])
     return apply("scale", x.data * gamma, (x, *factors), backward)
 
 
-def dropout(x: Tensor, probability: float, position: tuple[int, int, int]) -> Tensor:
-    """Zero each element with `probability` and scale the rest by 1/(1 - probability).
+def dropout(x: Tensor, probability: float, position: tuple[int, int, int], whole_channels: bool = False) -> Tensor:
+    """Zero each element, or each channel of each image, with `probability`; scale the rest by 1/(1 - probability).
 
     The mask is a function of `position` (seed, step, layer) alone, so that a resumed run repeats it.
     """
-    keep = np.random.default_rng(position).random(x.shape, dtype=np.float32) >= probability
+    shape = (*x.shape[:2], *(1,) * (x.ndim - 2)) if whole_channels else x.shape
+    keep = np.random.default_rng(position).random(shape, dtype=np.float32) >= probability
     factor = keep.astype(x.dtype) / x.dtype.type(1 - probability)
     return apply("dropout", x.data * factor, (x,), lambda dy: (dy * factor,))

@@ -1,15 +1,18 @@
 """Real-valued layers. Sizes are checked at construction, inputs at the call; errors name the values that clash."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor, is_grad_enabled
+from xnor_ref.binary import SIGN_GRADIENTS
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.checks import check_memory
 from xnor_ref.kernels.float_ops import Pair
-from xnor_ref.nn import functional
+from xnor_ref.nn import functional, fused
 from xnor_ref.nn.module import Module, Parameter
 
 
@@ -89,6 +92,10 @@ class Conv2d(Module):
         self.bias = Parameter(np.zeros(self.out_channels, np.float32)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.groups == 1 and fused.applies(x):
+            functional.require_images(x, self.in_channels, "conv2d")
+            functional.require_window(x, self.kernel_size, self.padding, "conv2d")
+            return fused.conv2d(x, self, self.bias)
         return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups)
 
     def describe(self) -> str:
@@ -150,13 +157,26 @@ class BatchNorm(Module):
         count = x.size // self.channels
         if count < 2:
             raise InputError(f"{caller}: training needs more than one value per channel, got input {x.shape}")
+        if fused.applies(x):
+            return fused.norm(x, self)
         y, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
         if is_grad_enabled():
-            keep = 1 - self.momentum
-            unbiased = var * (count / (count - 1))
-            self.running_mean[...] = keep * self.running_mean + self.momentum * mean
-            self.running_var[...] = keep * self.running_var + self.momentum * unbiased
+            self.move(mean, var, count)
         return y
+
+    def move(self, mean: NDArray[np.float64], var: NDArray[np.float64], count: int) -> None:
+        """Move the running statistics towards those of a batch, of `count` values a channel, `var` being biased."""
+        keep = 1 - self.momentum
+        unbiased = var * (count / (count - 1))
+        self.running_mean[...] = keep * self.running_mean + self.momentum * mean
+        self.running_var[...] = keep * self.running_var + self.momentum * unbiased
+
+    def training_affine(
+        self, mean: NDArray[np.float64], var: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(scale, shift), float32 (C,), as `inference_affine`, from a batch's own statistics."""
+        scale = self.weight.data / np.sqrt(var + self.eps)
+        return scale.astype(np.float32), (self.bias.data - mean * scale).astype(np.float32)
 
     def inference_affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(scale, shift), float32 (C,): gamma / sqrt(var + eps) and beta - mean * scale, each rounded once."""
@@ -178,6 +198,22 @@ class BatchNorm2d(BatchNorm):
     """BatchNorm of (N, C, H, W)."""
 
     ndim = 4
+
+    def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
+        """With a binary convolution, a ReLU, or a ReLU and max pooling after it: one node of the tape."""
+        if not (self.training and following and fused.applies(x) and x.shape[1] == self.channels):
+            return self(x), 0
+        if x.size // self.channels < 2:
+            return self(x), 0
+        after: Any = following[0]
+        if getattr(after, "fuses", False) and after.fits(x):
+            return fused.binary_conv2d(x, self, after), 1
+        if type(after) is ReLU:
+            pool = following[1] if len(following) > 1 and type(following[1]) is MaxPool2d else None
+            if pool is not None and pool.fits(x) and math.prod(pool.kernel_size) < 256:
+                return fused.norm(x, self, True, pool), 2
+            return fused.norm(x, self, True), 1
+        return self(x), 0
 
 
 class ReLU(Module):
@@ -208,10 +244,15 @@ class Hardtanh(Module):
 
 
 class Sign(Module):
-    """+1 where x >= 0, else -1, with the straight-through gradient 1[|x| <= 1]: a binary activation by itself."""
+    """+1 where x >= 0, else -1: a binary activation by itself; `gradient` is one of `binary.SIGN_GRADIENTS`."""
+
+    def __init__(self, gradient: str = "ste"):
+        if gradient not in SIGN_GRADIENTS:
+            raise InputError(f"Sign: gradient must be one of {', '.join(SIGN_GRADIENTS)}, got {gradient!r}")
+        self.gradient = gradient
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.sign(x)
+        return functional.sign(x, self.gradient)
 
 
 class _Pool(Module):
@@ -225,6 +266,10 @@ class _Pool(Module):
         if self.kernel_size[0] * self.kernel_size[1] > 256:
             raise InputError(f"{caller}: at most 256 taps, got kernel {self.kernel_size}")
 
+    def fits(self, x: Tensor) -> bool:
+        """Whether the window fits into images (N, C, H, W)."""
+        return all(n + 2 * p >= k for n, p, k in zip(x.shape[2:], self.padding, self.kernel_size, strict=True))
+
     def describe(self) -> str:
         return f"kernel {self.kernel_size}, stride {self.stride}, padding {self.padding}"
 
@@ -233,6 +278,8 @@ class MaxPool2d(_Pool):
     """Maximum of each window; the border never wins."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.applies(x) and self.fits(x):
+            return fused.max_pool2d(x, self)
         return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
@@ -240,6 +287,8 @@ class AvgPool2d(_Pool):
     """Mean of each window over all its taps, padded zeros included."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.applies(x) and self.fits(x):
+            return fused.avg_pool2d(x, self)
         return functional.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
@@ -247,21 +296,27 @@ class GlobalAvgPool2d(Module):
     """Mean over all pixels: (N, C, H, W) -> (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.applies(x):
+            return fused.global_avg_pool2d(x)
         return functional.global_avg_pool2d(x)
 
 
 class Dropout(Module):
-    """In training, zeroes elements at random and scales the rest; nothing in inference."""
+    """In training, zeroes elements at random and scales the rest; nothing in inference.
 
-    def __init__(self, probability: float = 0.5):
+    With `whole_channels` all pixels of a channel go together (spatial dropout, Tompson et al. 2015).
+    """
+
+    def __init__(self, probability: float = 0.5, whole_channels: bool = False):
         if not 0 <= probability < 1:
             raise InputError(f"Dropout: probability must be in [0, 1), got {probability}")
         self.probability = probability
+        self.whole_channels = whole_channels
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return x
-        return functional.dropout(x, self.probability, self.position)
+        return functional.dropout(x, self.probability, self.position, self.whole_channels)
 
     def describe(self) -> str:
         return f"{self.probability}"

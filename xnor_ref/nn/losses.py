@@ -50,4 +50,27 @@ def squared_hinge(logits: Tensor, labels: NDArray[np.integer]) -> Tensor:
     return apply("squared_hinge", np.asarray(loss, logits.dtype), (logits,), lambda dy: (dy * grad,))
 
 
+def distillation(logits: Tensor, teacher: NDArray[np.float32], temperature: float) -> Tensor:
+    """T^2 times the cross-entropy of softmax(logits/T) against softmax(teacher/T), both (N, classes), mean over N.
+
+    With q and p for the two, dC/dlogits = T (q - p) / N; T^2 keeps it of one size for every temperature (Hinton et al.
+    2015, section 2).
+    """
+    if logits.ndim != 2 or logits.shape != teacher.shape or logits.shape[0] == 0:
+        raise InputError(f"distillation: logits are {logits.shape}, the teacher's {teacher.shape}; both must match")
+    if not temperature > 0:
+        raise InputError(f"distillation: temperature must be above 0, got {temperature}")
+    log_q, log_p = (_log_softmax(z, temperature) for z in (logits.data, teacher))
+    p, n = np.exp(log_p), len(teacher)
+    loss = -(temperature**2) * (p * log_q).sum() / n
+    grad = (temperature * (np.exp(log_q) - p) / n).astype(logits.dtype)
+    return apply("distillation", np.asarray(loss, logits.dtype), (logits,), lambda dy: (dy * grad,))
+
+
+def _log_softmax(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    z = logits.astype(np.float64) / temperature
+    z -= z.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
 LOSSES = {"cross-entropy": cross_entropy, "squared-hinge": squared_hinge}

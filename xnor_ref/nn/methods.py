@@ -5,6 +5,7 @@
 | `full` | real | C-B-A-P | real | the full-precision twin |
 | `bwn` | alpha sign(W), real inputs | C-B-A-P | real | Rastegari et al. 2016, section 3.1 |
 | `xnor` | alpha sign(W), K sign(X) | B-A-C-P | real | Rastegari et al. 2016, section 3.2 |
+| `binary-inputs` | real W, sign(X) | B-A-C-P | real | the first stage of two-stage training |
 | `xnor++` | Gamma in place of alpha and K | B-A-C-P | real | Bulat and Tzimiropoulos 2019 |
 | `binaryconnect` | sign(W), real inputs, ReLU | C-P-B-A | sign(W) | Courbariaux et al. 2015 |
 | `bnn` | sign(W), sign(X) | C-P-B-A | sign(W); the image is real | Hubara et al. 2016 |
@@ -16,11 +17,14 @@ BatchNorm. What the XNOR-Net paper did with their first and last layers in its c
 from dataclasses import dataclass, fields
 from typing import Any
 
+from xnor_ref.binary import MAX_BITS, SIGN_GRADIENTS
 from xnor_ref.errors import InputError
 
 WEIGHT_SCALES = ("alpha", "off", "learned")
 BLOCK_ORDERS = ("bacp", "cbap")
+SHORTCUTS = ("none", "bireal")
 GAMMA_INITS = ("ones", "alpha")
+BATCH_NORMS = ("plain", "official")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,14 @@ class BinaryOptions:
     gamma: str = "o-h-w"
     gamma_init: str = "ones"
     block_order: str = "bacp"
+    weight_bits: int = 1
+    input_bits: int = 1
+    grad_bits: int | None = None
+    sign_gradient: str = "ste"
+    shift_batch_norm: bool = False
+    shortcut: str = "none"  # "bireal": around every binary convolution (Liu et al. 2018)
+    react: bool = False  # shifted signs, and a shifted PReLU after every binary layer (Liu et al. 2020)
+    batch_norm: str = "plain"  # "official": eps and initial scales of the authors' released code, see `Builder.norm`
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -50,9 +62,25 @@ class BinaryOptions:
             ("weight_scale", WEIGHT_SCALES),
             ("gamma_init", GAMMA_INITS),
             ("block_order", BLOCK_ORDERS),
+            ("sign_gradient", SIGN_GRADIENTS),
+            ("shortcut", SHORTCUTS),
+            ("batch_norm", BATCH_NORMS),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name in ("weight_bits", "input_bits", "grad_bits"):
+            bits = getattr(self, name)
+            if (bits is not None or name != "grad_bits") and (type(bits) is not int or not 1 <= bits <= MAX_BITS):
+                raise InputError(f"{name} must be an integer from 1 to {MAX_BITS}, got {bits!r}")
+        if self.input_bits > 1 and self.sign_gradient != "ste":
+            raise InputError(f"sign_gradient (={self.sign_gradient}) needs input_bits 1, got {self.input_bits}")
+        if self.block_order == "cbap":
+            for name, plain in (("input_bits", 1), ("sign_gradient", "ste"), ("shortcut", "none"), ("react", False)):
+                if getattr(self, name) != plain:
+                    raise InputError(
+                        f"{name} (={getattr(self, name)}) needs block_order bacp: with cbap a layer of its own takes "
+                        "the signs, before pooling"
+                    )
 
 
 @dataclass(frozen=True)
@@ -78,20 +106,29 @@ class Method:
 
 _LATENT = ("grad_mode", "centre", "clamp")
 _UNSCALED = (("weight_scale", "off"), ("input_scale", "off"))
+_KBIT = ("weight_bits", "input_bits", "grad_bits")
+_EXTRAS = ("sign_gradient", "shortcut", "react")
 _CLIPPED = (*_UNSCALED, ("clamp", True), ("glorot", True))
 
 METHODS = {
     "xnor": Method(
         "binary weights and inputs, scaled by alpha and K",
         inputs=True,
-        options=("weight_scale", "input_scale", "pad_value", *_LATENT, "k_grad", "block_order"),
+        options=("weight_scale", "input_scale", "pad_value", *_LATENT, "k_grad", "block_order")
+        + ("batch_norm", *_KBIT, *_EXTRAS),
     ),
     "full": Method("the full-precision twin", weights=False),
-    "bwn": Method("binary weights, scaled by alpha", options=("weight_scale", *_LATENT)),
+    "binary-inputs": Method(
+        "real weights, binary inputs: the first stage of two-stage training",
+        inputs=True,
+        weights=False,
+        options=_EXTRAS,
+    ),
+    "bwn": Method("binary weights, scaled by alpha", options=("weight_scale", *_LATENT, "batch_norm")),
     "xnor++": Method(
         "binary weights and inputs, scaled by a learned Gamma",
         inputs=True,
-        options=("gamma", "gamma_init", "pad_value", "centre", "clamp"),
+        options=("gamma", "gamma_init", "pad_value", "centre", "clamp", *_KBIT, *_EXTRAS),
         fixed=_UNSCALED,
     ),
     "binaryconnect": Method(
@@ -101,7 +138,7 @@ METHODS = {
         "binary weights and inputs without scales",
         inputs=True,
         ends=True,
-        options=("pad_value", "glorot"),
+        options=("pad_value", "glorot", "shift_batch_norm", "grad_bits", "sign_gradient"),
         fixed=_CLIPPED,
     ),
 }
@@ -117,7 +154,7 @@ def options_of(method: str, chosen: dict[str, Any]) -> BinaryOptions:
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     known = METHODS[method]
-    if chosen and not known.weights:
+    if chosen and not known.options:
         raise InputError(f"build: method {method!r} has no binary layers, so {', '.join(chosen)} would have no effect")
     foreign = [name for name in chosen if name not in known.options]
     if foreign:

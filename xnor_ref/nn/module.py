@@ -1,6 +1,6 @@
 """Parameter and Module: a tree of layers with names, a training flag and a state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,10 @@ class Module:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.forward(x)
+
+    def forward_through(self, x: Tensor, following: Sequence["Module"]) -> tuple[Tensor, int]:
+        """The output after this layer and the next few, where they can be computed as one; and how many those are."""
+        return self(x), 0
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) of the direct children, in order of definition."""
@@ -122,8 +126,11 @@ class Sequential(Module):
         return iter(self._layers.items())
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self._layers.values():
-            x = layer(x)
+        layers = list(self._layers.values())
+        at = 0
+        while at < len(layers):
+            x, more = layers[at].forward_through(x, layers[at + 1 :])
+            at += 1 + more
         return x
 
 

@@ -6,6 +6,8 @@ All arrays are 1-D float32 of one length and all numbers float32; each product a
 import numpy as np
 from numpy.typing import NDArray
 
+from xnor_ref.binary import ap2
+
 F32 = NDArray[np.float32]
 silent = np.errstate(all="ignore")  # compiled code does not warn either; the training loop looks for overflow itself
 
@@ -73,3 +75,49 @@ def adam(
     if shrink != 1:
         param *= shrink
     param -= lr * (mean / bottom)
+
+
+@silent
+def adamax(
+    param: F32,
+    grad: F32,
+    mean: F32,
+    largest: F32,
+    beta1: np.float32,
+    rest1: np.float32,
+    beta2: np.float32,
+    lr: np.float32,
+    eps: np.float32,
+    decay: np.float32,
+) -> None:
+    """g = grad + decay param; mean = beta1 mean + rest1 g; largest = max(beta2 largest, |g|);
+    param -= lr (mean / (largest + eps)). `rest1` is 1 - beta1; `lr` holds 1/(1 - beta1^t).
+    """
+    _moments(param, grad, mean, largest, beta1, rest1, beta2, decay)
+    param -= lr * (mean / (largest + eps))
+
+
+@silent
+def shift_adamax(
+    param: F32,
+    grad: F32,
+    mean: F32,
+    largest: F32,
+    beta1: np.float32,
+    rest1: np.float32,
+    beta2: np.float32,
+    lr: np.float32,
+    eps: np.float32,
+    decay: np.float32,
+) -> None:
+    """As `adamax`, with AP2(largest) for largest in the last step; `lr` is a power of two."""
+    _moments(param, grad, mean, largest, beta1, rest1, beta2, decay)
+    param -= lr * (mean / (ap2(largest) + eps))
+
+
+def _moments(param, grad, mean, largest, beta1, rest1, beta2, decay) -> None:
+    step = grad if decay == 0 else grad + decay * param
+    mean *= beta1
+    mean += rest1 * step
+    largest *= beta2
+    np.maximum(largest, np.abs(step), out=largest)

@@ -27,7 +27,8 @@ class Optimizer:
         Learning rate, above 0. The attribute `lr` may be set before each step, also to 0. A parameter with an attribute
         `lr_scale` gets that many times as much.
     weight_decay : float
-        Strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing.
+        Strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing; where the
+        attribute `decay_steps` is set, in so many steps only.
     backend : {"auto", "reference", "numba"}
         Two implementations with the same bits; "auto" is Numba, or NumPy where Numba's compiler is disabled.
     threads : int, optional
@@ -40,6 +41,7 @@ class Optimizer:
     """
 
     slots: tuple[str, ...] = ()  # names of the state arrays of each parameter
+    decay_steps: int | None = None
 
     def __init__(
         self,
@@ -93,8 +95,9 @@ class Optimizer:
             todo.append((name, param, np.ascontiguousarray(param.grad).reshape(-1)))
         rung = self._rung()
         self.steps += 1
+        decaying = self.decay_steps is None or self.steps <= self.decay_steps
         for name, param, grad in todo:
-            decay = self.weight_decay if getattr(param, "decay", True) else 0.0
+            decay = self.weight_decay if decaying and getattr(param, "decay", True) else 0.0
             lr = self.lr * getattr(param, "lr_scale", 1.0)
             self._update(rung, (param.data.reshape(-1), grad, *self._state[name]), lr, decay)
 

@@ -18,6 +18,7 @@ def make_schedule(
     warmup_steps: int = 0,
     milestones: Sequence[int] | None = None,
     gamma: float = 0.1,
+    lr_factors: Sequence[float] | None = None,
     power: float = 4.0,
     final_lr: float = 0.0,
 ) -> Callable[[int], float]:
@@ -28,7 +29,7 @@ def make_schedule(
     | kind | lr |
     |---|---|
     | constant | base_lr |
-    | step | base_lr * gamma^(number of milestones <= step) |
+    | step | base_lr * gamma^(number of milestones <= step), or times the factor of the last such milestone |
     | cosine | final_lr + (base_lr - final_lr) * (1 + cos(pi p)) / 2 (Loshchilov and Hutter 2017, eq. 5) |
     | linear | final_lr + (base_lr - final_lr) * (1 - p) |
     | polynomial | final_lr + (base_lr - final_lr) * (1 - p)^power (power 4: XNOR-Net paper, GoogLeNet variant) |
@@ -47,6 +48,8 @@ def make_schedule(
     milestones : sequence of int, optional
         Steps, ascending, at which kind "step" multiplies by `gamma`; by default 1/2 and 3/4 of total_steps
         (He et al. 2016, 4.2).
+    lr_factors : sequence of float, optional
+        Above 0, one for each of `milestones`, in place of powers of `gamma`.
     gamma, power : float
         Above 0.
 
@@ -78,6 +81,12 @@ def make_schedule(
         milestones = tuple(integer(caller, "milestones", milestone, 0) for milestone in milestones)
         if any(b <= a for a, b in pairwise(milestones)):
             raise InputError(f"{caller}: milestones must ascend, got {milestones}")
+    if lr_factors is None:
+        factors = [gamma**count for count in range(len(milestones) + 1)]
+    else:
+        factors = [1.0, *(number(caller, "lr_factors", factor, 0, above=True) for factor in lr_factors)]
+        if len(factors) != len(milestones) + 1:
+            raise InputError(f"{caller}: lr_factors (={lr_factors}) must be as many as milestones (={milestones})")
 
     def schedule(step: int) -> float:
         step = integer("schedule", "step", step, 0)
@@ -86,7 +95,7 @@ def make_schedule(
         if kind == "constant":
             return base
         if kind == "step":
-            return base * gamma ** sum(milestone <= step for milestone in milestones)
+            return base * factors[sum(milestone <= step for milestone in milestones)]
         left = max(0.0, (total - step) / max(1, total - warmup))  # 1 - p
         if kind == "cosine":
             return final + (base - final) * (1 - math.cos(math.pi * left)) / 2

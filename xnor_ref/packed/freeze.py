@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import xnor_ref
 from xnor_ref import nn
 from xnor_ref.errors import InputError, NonFiniteError
+from xnor_ref.kernels import bit_planes
 from xnor_ref.nn.layers import BatchNorm
 from xnor_ref.packed.file import FORMAT, version_of
 from xnor_ref.packed.ops import compact_bits
@@ -124,7 +125,7 @@ class Graph:
         readers = [source for node in self.nodes for source in node["inputs"]]
         folded = set()
         for node, fields in zip(self.nodes, self._fields):
-            if node.get("input_scale") != "off":
+            if node["op"] not in ("binary_conv2d", "binary_linear") or node["input_scale"] != "off":
                 continue
             source = node["inputs"][0]
             if source >= 0 and self.nodes[source]["op"] == "affine" and readers.count(source) == 1:
@@ -209,6 +210,13 @@ def _(module: nn.Conv2d, graph: Graph, source: int, name: str) -> int:
 
 
 @emit.register
+def _(module: nn.IdentityShortcut, graph: Graph, source: int, name: str) -> int:
+    fields: Fields = {"weight": module.weight()}
+    stride = list(module.stride)
+    return graph.append("conv2d", name, [source], fields, stride=stride, padding=[0, 0], groups=module.in_channels)
+
+
+@emit.register
 def _(module: nn.Linear, graph: Graph, source: int, name: str) -> int:
     return graph.append("linear", name, [source], {"weight": module.weight.data, "bias": _data(module.bias)})
 
@@ -217,6 +225,19 @@ def _(module: nn.Linear, graph: Graph, source: int, name: str) -> int:
 def _(module: BatchNorm, graph: Graph, source: int, name: str) -> int:
     scale, shift = module.inference_affine()
     return graph.append("affine", name, [source], {"scale": scale, "shift": shift})
+
+
+@emit.register(nn.ShiftBatchNorm1d)
+@emit.register(nn.ShiftBatchNorm2d)
+def _(module: BatchNorm, graph: Graph, source: int, name: str) -> int:
+    scale, shift = module.inference_affine()
+    return graph.append("affine", name, [source], {"scale": scale, "shift": shift})
+
+
+@emit.register
+def _(module: nn.Shift, graph: Graph, source: int, name: str) -> int:
+    shift = module.shift.data
+    return graph.append("affine", name, [source], {"scale": np.ones_like(shift), "shift": shift})
 
 
 @emit.register
@@ -301,6 +322,44 @@ def _(module: nn.BinaryLinear, graph: Graph, source: int, name: str) -> int:
         in_features=module.in_features,
         input_scale=module.input_scale,
     )
+
+
+@emit.register
+def _(module: nn.KBitConv2d, graph: Graph, source: int, name: str) -> int:
+    return graph.append(
+        "kbit_conv2d",
+        name,
+        [source],
+        {"bits": _planes(module), "alpha": module.alpha()},
+        in_channels=module.in_channels,
+        kernel_size=list(module.kernel_size),
+        stride=list(module.stride),
+        padding=list(module.padding),
+        pad_value=module.pad_value,
+        input_scale=module.input_scale,
+        input_bits=module.input_bits,
+        weight_bits=module.weight_bits,
+    )
+
+
+@emit.register
+def _(module: nn.KBitLinear, graph: Graph, source: int, name: str) -> int:
+    return graph.append(
+        "kbit_linear",
+        name,
+        [source],
+        {"bits": _planes(module), "alpha": module.alpha()},
+        in_features=module.in_features,
+        input_scale=module.input_scale,
+        input_bits=module.input_bits,
+        weight_bits=module.weight_bits,
+    )
+
+
+def _planes(module: nn.KBitConv2d | nn.KBitLinear) -> NDArray[np.uint64]:
+    """The weight's bit planes, lowest first, each as rows of bits: (planes, O, words)."""
+    planes = bit_planes.planes(module.weight_levels(), module.weight_bits)
+    return np.stack([compact_bits(bit_planes.as_signs(plane)) for plane in planes])
 
 
 @emit.register

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels import binary_ops, float_ops, sign_sums
+from xnor_ref.kernels import binary_ops, bit_planes, float_ops, sign_sums
+from xnor_ref.kernels.bit_planes import MAX_BITS
 from xnor_ref.kernels.layout import WORD_BITS, n_words, pack_mask, signs_of_words
 from xnor_ref.kernels.sign_sums import compact_bits as compact_bits
 from xnor_ref.packed import trees
@@ -254,7 +255,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border) + (along.workspace if along else 0)
     work = n_bits * math.prod(shape)
     arguments = {"words": words, "channels": channels, "stride": stride, "padding": padding, "pad_value": pad_value}
-    arguments |= {"alpha": alpha, "input_scale": input_scale, "rule": rule}
+    arguments |= {"alpha": alpha, "input_scale": input_scale, "rule": rule, "tree": tree}
     return Step(shape, run, work, workspace, n_bits * len(bits), arguments)
 
 
@@ -284,9 +285,66 @@ def binary_linear(node: Node, x: Shape) -> Step:
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     work = features * len(bits)
-    arguments = {"words": bits, "alpha": alpha, "input_scale": input_scale, "rule": rule}
+    arguments = {"words": bits, "alpha": alpha, "input_scale": input_scale, "rule": rule, "tree": tree}
     workspace = 4 * (len(bits) + features) + (along.workspace if along else 0)
     return Step((len(bits),), run, work, workspace, work, arguments)
+
+
+def _bit_planes(node: Node, n_bits: int) -> NDArray[np.uint64]:
+    """The weights' planes, lowest first: (planes, O, n_words(n_bits))."""
+    bits = node.tensor("bits", np.uint64, (node.integer("weight_bits", 1, MAX_BITS), None, n_words(n_bits)))
+    if n_bits % WORD_BITS:
+        clean = not (bits[..., -1] >> np.uint64(n_bits % WORD_BITS)).any()
+        node.need(clean, f"bits beyond the {n_bits} weights of a filter must be zero")
+    return bits
+
+
+def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, padding: Pair, pad_value: int) -> Step:
+    """Both k-bit layers: the integers of an image (C, H, W) convolved on bit planes, then alpha, then K."""
+    n_bits = image[0] * kernel[0] * kernel[1]
+    scales = ("off", "plain", "valid") if "kernel_size" in node.seen else ("off", "plain")
+    input_scale = node.choice("input_scale", scales)
+    input_bits = node.integer("input_bits", 1, MAX_BITS)
+    bits = _bit_planes(node, n_bits)
+    n_planes, outputs, _ = bits.shape
+    node.need(bit_planes.fits(n_bits, (input_bits, n_planes)), f"sums of {n_bits} products may not fit into 32 bits")
+    alpha = node.tensor("alpha", np.float32, (outputs,))
+    words = [_expand_bits(plane, image[0], kernel) for plane in bits]
+    shape = (outputs, *out_size)
+
+    def run(settings: Settings, x: F32) -> F32:
+        how = settings.backend, settings.threads
+        m = bit_planes.levels(x, input_bits)
+        z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, input_bits, stride, padding, pad_value, *how)
+        k = None
+        if input_scale != "off" and x.ndim == 4:
+            k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
+        elif input_scale != "off":
+            k = binary_ops.input_scale_rows(x, *how)
+        return float_ops.scale_output(z if x.ndim == 4 else z[:, :, 0, 0], alpha, k, settings.threads)
+
+    border = (image[1] + 2 * padding[0]) * (image[2] + 2 * padding[1])
+    workspace = 4 * (6 * math.prod(shape) + 4 * math.prod(image) + 6 * border)
+    work = n_bits * math.prod(shape) * input_bits * n_planes
+    return Step(shape if "kernel_size" in node.seen else shape[:1], run, work, workspace, n_bits * outputs * n_planes)
+
+
+def kbit_conv2d(node: Node, x: Shape) -> Step:
+    """Convolution of integers of a few bits, plane by plane, then alpha, then K."""
+    channels, _, _ = image = node.image(x)
+    found = node.integer("in_channels", 1, 2**31)
+    node.need(found == channels, f"in_channels is {found}, its input has {channels}")
+    kernel, stride, padding = node.pair("kernel_size", 1), node.pair("stride", 1), node.pair("padding", 0)
+    pad_value = node.choice("pad_value", (-1, 0, 1))
+    return _kbit(node, image, node.window(x, kernel, stride, padding), kernel, stride, padding, pad_value)
+
+
+def kbit_linear(node: Node, x: Shape) -> Step:
+    """Matrix product of integers of a few bits, plane by plane, then alpha, then the mean of |x|."""
+    features = node.row(x)
+    found = node.integer("in_features", 1, 2**31 - 1)
+    node.need(found == features, f"in_features is {found}, its input has {features}")
+    return _kbit(node, (features, 1, 1), (1, 1), (1, 1), (1, 1), (0, 0), 0)
 
 
 def sign_weight_conv2d(node: Node, x: Shape) -> Step:
@@ -351,4 +409,6 @@ OPS = {
     "scale": Op(scale, version=3),
     "sign_weight_conv2d": Op(sign_weight_conv2d, version=3),
     "sign_weight_linear": Op(sign_weight_linear, version=3),
+    "kbit_conv2d": Op(kbit_conv2d, version=4),
+    "kbit_linear": Op(kbit_linear, version=4),
 }

@@ -1,15 +1,16 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped.
 
-A checkpoint is a safetensors file with the tensors `model.*` (parameters and buffers) and `optimizer.*`, and a
-description that holds the run's identity (its config and the fingerprint of its data), the position reached and the
-sums of the epoch so far. Nothing in it depends on the clock, so equal runs write equal bytes.
+A checkpoint is a safetensors file with the tensors `model.*` (parameters and buffers), `optimizer.*` and `extra.*`
+(of `MstPull`), and a description that holds the run's identity (its config and the fingerprint of its data), the
+position reached and the sums of the epoch so far. Nothing in it depends on the clock, so equal runs write equal bytes.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,19 @@ class CheckpointFolder:
         self.about = about or {}
         self.keep = keep
 
-    def save(self, model, optimizer, position: Position, global_step: int, *, best: bool = False) -> Path:
+    def save(
+        self,
+        model,
+        optimizer,
+        position: Position,
+        global_step: int,
+        *,
+        best: bool = False,
+        extra: Mapping[str, NDArray] = MappingProxyType({}),
+    ) -> Path:
         """Write a checkpoint atomically, then remove the oldest beyond `keep`; `best` writes a second copy.
+
+        `extra` is the state of whatever else takes part in training.
 
         Raises
         ------
@@ -78,6 +90,7 @@ class CheckpointFolder:
             if not np.isfinite(array).all():
                 raise NonFiniteError(f"step {global_step}: {name.removeprefix('model.')} holds NaN or infinity")
         tensors |= {f"optimizer.{name}": array for name, array in optimizer.state_dict().items()}
+        tensors |= {f"extra.{name}": array for name, array in extra.items()}
         metadata = {
             "format": FORMAT,
             "version": VERSION,
@@ -155,7 +168,9 @@ def _position(values: dict[str, Any]) -> Position:
 
 def split_state(tensors: dict[str, NDArray]) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
     """(state of the model, state of the optimizer) of a checkpoint's tensors."""
-    return tuple(  # type: ignore[return-value]
-        {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-        for prefix in ("model.", "optimizer.")
-    )
+    return state_of(tensors, "model."), state_of(tensors, "optimizer.")
+
+
+def state_of(tensors: dict[str, NDArray], prefix: str) -> dict[str, NDArray]:
+    """The tensors of a checkpoint whose names begin so, without the prefix."""
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

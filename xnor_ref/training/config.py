@@ -6,33 +6,21 @@ that a registry holds are looked up there.
 """
 
 import dataclasses
-import difflib
-import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from itertools import pairwise
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import InputError
+from xnor_ref.training.fields import checked as _checked
+from xnor_ref.training.fields import choices_of as choices_of
+from xnor_ref.training.fields import define as _field
+from xnor_ref.training.fields import did_you_mean as did_you_mean
+from xnor_ref.training.fields import needs_of as needs_of
 
 _BINARY = ("method", "xnor_ref.nn.methods:methods_with")
 _SHAPES = ("dataset", ("shapes",))
-
-
-def _field(default: Any, kind: str, help: str, *, identity: bool = True, **rule: Any) -> Any:
-    """A field with its rule; `identity` is False where the value cannot change a run's results.
-
-    `choices` is a tuple, or "module:name" of the registry that holds them. `needs` is (other field, its values with
-    which this one has an effect), or in place of the values "module:function", which gives them for this field's name.
-    """
-    metadata = {"kind": kind, "help": help, "identity": identity, **rule}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=dict, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -54,17 +42,34 @@ class TrainConfig:
         "What is binary, and how it is scaled; full: the full-precision twin.",
         choices="xnor_ref.nn.methods:METHODS",
     )
+    faithful: str | None = _field(
+        None,
+        "choice",
+        "Train as the authors' released code does where it differs from the paper; see docs/faithful.md.",
+        choices="xnor_ref.training.faithful:PRESETS",
+    )
     epochs: int = _field(10, "int", "Passes over the training images.", low=1, high=100_000)
     batch_size: int = _field(64, "int", "Images per optimiser step.", low=2, high=65_536)
     optimizer: str = _field("adam", "choice", "Optimiser.", choices="xnor_ref.optim:OPTIMIZERS")
     lr: float = _field(0.001, "float", "Learning rate at its highest.", low=0, open=True)
     momentum: float = _field(0.9, "float", "Momentum of sgd.", low=0, high=0.9999, needs=("optimizer", ("sgd",)))
+    eps: float | None = _field(
+        None, "float", "eps of adam (default: 1e-8).", low=0, high=1, open=True, needs=("optimizer", ("adam",))
+    )
     weight_decay: float = _field(0.0, "float", "Weight decay of real weights.", low=0, high=1)
+    decay_all: bool | None = _field(None, "bool", "Weight decay of all parameters, also latent weights and BatchNorm.")
+    decay_epochs: int | None = _field(None, "int", "Epochs with weight decay (default: all).", low=1, high=100_000)
     schedule: str = _field("cosine", "choice", "How the learning rate falls.", choices="xnor_ref.optim:KINDS")
     milestones: list[int] | None = _field(  # noqa: RUF009 - the default is None
         None,
         "integers",
         "Epochs after which schedule step divides the learning rate by 10 (default: 1/2 and 3/4 of all).",
+        needs=("schedule", ("step",)),
+    )
+    lr_factors: list[float] | None = _field(  # noqa: RUF009 - the default is None
+        None,
+        "numbers",
+        "What lr is multiplied by after each of the milestones (default: 0.1, 0.01, ...).",
         needs=("schedule", ("step",)),
     )
     power: float | None = _field(
@@ -87,6 +92,12 @@ class TrainConfig:
     loss: str = _field("cross-entropy", "choice", "Loss.", choices="xnor_ref.nn:LOSSES")
     label_smoothing: float = _field(
         0.0, "float", "Label smoothing of cross-entropy.", low=0, high=0.9, needs=("loss", ("cross-entropy",))
+    )
+    backward: str = _field(
+        "auto",
+        "choice",
+        "Arithmetic of the gradients of binary convolutions; auto: int8 where the processor multiplies bytes.",
+        choices="xnor_ref.nn.backend:BACKWARDS",
     )
     augment: bool = _field(True, "bool", "Random crops and flips of training images.")
     seed: int = _field(0, "int", "Everything random is derived from it.", low=0, high=2**63 - 1)
@@ -142,6 +153,74 @@ class TrainConfig:
         choices="xnor_ref.nn.methods:BLOCK_ORDERS",
         needs=_BINARY,
     )
+    weight_bits: int | None = _field(None, "int", "Bits of a weight (default: 1).", low=1, high=8, needs=_BINARY)
+    input_bits: int | None = _field(
+        None, "int", "Bits of an input of a binary layer (default: 1).", low=1, high=8, needs=_BINARY
+    )
+    grad_bits: int | None = _field(
+        None,
+        "int",
+        "Bits of the gradient that is propagated through binary weights (default: real).",
+        low=1,
+        high=8,
+        needs=_BINARY,
+    )
+    sign_gradient: str | None = _field(
+        None,
+        "choice",
+        "What stands in for the derivative of sign (default: ste).",
+        choices="xnor_ref.binary:SIGN_GRADIENTS",
+        needs=_BINARY,
+    )
+    shift_batch_norm: bool | None = _field(
+        None, "bool", "BatchNorm with factors that are powers of two.", needs=_BINARY
+    )
+    shortcut: str | None = _field(
+        None,
+        "choice",
+        "A shortcut around every binary convolution (default: the model's own).",
+        choices="xnor_ref.nn.methods:SHORTCUTS",
+        needs=_BINARY,
+    )
+    react: bool | None = _field(None, "bool", "Shifted signs and PReLU after each binary layer.", needs=_BINARY)
+    batch_norm: str | None = _field(
+        None,
+        "choice",
+        "BatchNorm's eps and initial scale: usual, or as in the authors' released code (default: plain).",
+        choices="xnor_ref.nn.methods:BATCH_NORMS",
+        needs=_BINARY,
+    )
+    init_from: str | None = _field(None, "text", "Start with the weights of this float network, checkpoint or run.")
+    teacher: str | None = _field(None, "text", "Learn from the answers of this network too: a model file or a run.")
+    distill_weight: float | None = _field(
+        None, "float", "Share of the teacher in the loss (default: 0.9).", low=0, high=1, open=True
+    )
+    temperature: float | None = _field(
+        None, "float", "What the teacher's logits are divided by (default: 4).", low=0, high=1000, open=True
+    )
+    mst_lambda: float | None = _field(
+        None,
+        "float",
+        "How hard filters are pulled together for MST-compression, against the task; 0 only logs their distance.",
+        low=0,
+        high=100,
+    )
+    mst_pull: str | None = _field(
+        None,
+        "choice",
+        "What a filter is pulled to (default: tree, its neighbours there; centre: the signs of most).",
+        choices=("tree", "centre"),
+    )
+    mst_start: float | None = _field(None, "float", "Epochs before the pull begins (default: 0).", low=0, high=100_000)
+    mst_ramp: float | None = _field(
+        None, "float", "Epochs over which the pull rises (default: 0).", low=0, high=100_000
+    )
+    mst_refresh: int | None = _field(
+        None, "int", "Steps from one tree to the next (default: an epoch, at most 100).", low=1, high=10**9
+    )
+    mst_margin: float | None = _field(
+        None, "float", "Part of a filter's signs in which it may differ unpulled (default: 0).", low=0, high=0.5
+    )
     model_options: dict[str, Any] = _field(  # noqa: RUF009 - `_field` makes a default_factory of it
         {}, "table", "Option of this network alone, such as width=32."
     )
@@ -182,8 +261,17 @@ class TrainConfig:
             raise InputError(f"warmup_epochs (={self.warmup_epochs:g}) must not be more than epochs (={self.epochs})")
         if self.milestones and self.milestones[-1] >= self.epochs:
             raise InputError(f"milestones (={self.milestones}) must be less than epochs (={self.epochs})")
+        if self.lr_factors and len(self.lr_factors) != len(self.milestones or ()):
+            raise InputError(f"lr_factors (={self.lr_factors}) must be as many as milestones (={self.milestones})")
         if self.final_lr is not None and self.final_lr > self.lr:
             raise InputError(f"final_lr (={self.final_lr:g}) must not be more than lr (={self.lr:g})")
+
+        for name in ("distill_weight", "temperature"):
+            if getattr(self, name) is not None and self.teacher is None:
+                raise InputError(f"{name} (={getattr(self, name):g}) needs a teacher")
+        for name in ("mst_pull", "mst_start", "mst_ramp", "mst_refresh", "mst_margin"):
+            if getattr(self, name) is not None and not self.mst_lambda:
+                raise InputError(f"{name} (={getattr(self, name)}) needs mst_lambda above 0, got {self.mst_lambda}")
 
     def require_effect(self, field: dataclasses.Field) -> None:
         """Raise InputError if another field's value leaves `field` without effect."""
@@ -222,76 +310,6 @@ class TrainConfig:
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
-def choices_of(field: dataclasses.Field) -> tuple:
-    """The values that a choice field takes."""
-    choices = _found(field.metadata["choices"])
-    return tuple(choices() if callable(choices) else choices)
-
-
-def needs_of(field: dataclasses.Field) -> tuple[str, tuple]:
-    """The other field, and its values with which this one has an effect."""
-    other, values = field.metadata["needs"]
-    values = _found(values)
-    return other, tuple(values(field.name) if callable(values) else values)
-
-
-def _found(registry: Any) -> Any:
-    """What "module:name" names, looked up only now: `--help` of other commands does without it."""
-    if not isinstance(registry, str):
-        return registry
-    module, _, name = registry.partition(":")
-    return attrgetter(name)(import_module(module))
-
-
-def _checked(field: dataclasses.Field, value: Any) -> Any:
-    """`value` in the field's own type, or InputError."""
-    name, kind, rule = field.name, field.metadata["kind"], field.metadata
-    if value is None and field.default is None:
-        return None
-    if kind == "bool":
-        if not isinstance(value, bool):
-            raise InputTypeError(f"{name} must be true or false, got {value!r}")
-        return value
-    if kind == "table":
-        if not isinstance(value, dict) or not all(
-            isinstance(key, str) and isinstance(item, (bool, int, str)) for key, item in value.items()
-        ):
-            raise InputTypeError(f"{name} must be a table of whole numbers, texts and booleans, got {value!r}")
-        return dict(value)
-    if kind == "integers":
-        if not isinstance(value, (list, tuple)) or not all(type(item) is int for item in value):
-            raise InputTypeError(f"{name} must be a list of integers, got {value!r}")
-        if not value or value[0] < 1 or any(b <= a for a, b in pairwise(value)):
-            raise InputError(f"{name} must be at least one number, ascending from 1 or more, got {value!r}")
-        return list(value)
-    if kind == "text":
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise InputTypeError(f"{name} must be a non-empty text, got {value!r}")
-        return value
-    if kind in ("choice", "int-choice"):
-        choices = choices_of(field)
-        if isinstance(value, bool) or value not in choices:
-            raise InputError(
-                f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}{did_you_mean(value, choices)}"
-            )
-        return value
-    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
-        raise InputTypeError(f"{name} must be {'an integer' if kind == 'int' else 'a number'}, got {value!r}")
-    low, high = rule["low"], rule.get("high", math.inf)
-    too_low = value <= low if rule.get("open") else value < low
-    if not math.isfinite(value) or too_low or value > high:
-        lower = f"more than {low}" if rule.get("open") else f"at least {low}"
-        upper = f" and at most {high:,}" if math.isfinite(high) else " and finite"
-        raise InputError(f"{name} must be {lower}{upper}, got {value!r}")
-    return int(value) if kind == "int" else float(value)
-
-
-def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """'; did you mean x?' for the known word nearest to `word`, or nothing."""
-    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def check_values(values: Mapping[str, Any], where: str = "config") -> None:
     """Raise InputError for the first key that is no field, or whose value its field does not take."""
     for key, value in values.items():
@@ -328,7 +346,8 @@ def load_toml(path: str | Path) -> dict[str, Any]:
 
 
 def resolve(said: Mapping[str, Any]) -> TrainConfig:
-    """The config of a run: what was said, then the recipe of its data set, then the defaults.
+    """The config of a run: what was said, then what it is to be faithful to, then the recipe of its data set, then the
+    defaults.
 
     Parameters
     ----------
@@ -340,12 +359,13 @@ def resolve(said: Mapping[str, Any]) -> TrainConfig:
     InputError, InputTypeError
         As `TrainConfig`; and something was said that has no effect, even if it is the default.
     """
+    from xnor_ref.training.faithful import preset
     from xnor_ref.training.recipes import recipe
 
     check_values(said)
     dataset = said.get("dataset", FIELDS["dataset"].default)
     method = said.get("method", FIELDS["method"].default)
-    config = TrainConfig(**{**recipe(dataset, method), **said})
+    config = TrainConfig(**{**recipe(dataset, method), **preset(said), **said})
     for key, value in said.items():
         if value is not None:
             config.require_effect(FIELDS[key])

@@ -16,19 +16,22 @@ from xnor_ref.datasets.batches import epoch_order, normalization_table
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError
 from xnor_ref.kernels.threads import set_threads
 from xnor_ref.nn import binary_backend
+from xnor_ref.nn.backend import backward_in, multiplies_bytes
 from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import sha256_file, write_atomically
 from xnor_ref.training import environment
 from xnor_ref.training.allocator import keep_freed_memory
-from xnor_ref.training.checkpoint import CheckpointFolder, MismatchError, Position, read, split_state
+from xnor_ref.training.checkpoint import CheckpointFolder, MismatchError, Position, read, split_state, state_of
 from xnor_ref.training.config import TrainConfig
 from xnor_ref.training.evaluation import Logits, all_logits, compare, float_logits, score
 from xnor_ref.training.float_file import save_float
 from xnor_ref.training.interrupt import Interrupted, StopRequest
 from xnor_ref.training.loop import steps_per_epoch, train
+from xnor_ref.training.mst import MstPull, make_regularizer
 from xnor_ref.training.observer import Observer
 from xnor_ref.training.runs import RunFolder, new_run
+from xnor_ref.training.sources import Teacher, make_teacher, start_from
 
 
 def train_run(
@@ -74,7 +77,7 @@ def train_run(
             observer.note("this run is finished; here is its report again")
             return report
     data = load_data(config, download, observer)
-    steps_per_epoch(len(data.train), config.batch_size)
+    steps = steps_per_epoch(len(data.train), config.batch_size)
     model = models.build(
         config.model,
         image_size=data.image_size,
@@ -82,15 +85,20 @@ def train_run(
         num_classes=data.num_classes,
         method=config.method,
         seed=config.seed,
-        **config.options_of("method"),
-        **config.model_options,
+        **models.combined(config.options_of("method"), config.model_options),
     )
+    teacher = make_teacher(config, data)
+    if config.init_from and not (resume and next(CheckpointFolder(resume.checkpoints_path, {}).candidates(), None)):
+        observer.note(start_from(model, Path(config.init_from)))
     freeze_model(model, about_training(config, data))  # what cannot be frozen is refused now, not after training
+    regularizer = make_regularizer(model, config, steps)
     observer.note(describe_model(model, data))
+    if config.backward == "int8" and not multiplies_bytes():
+        observer.note("this processor does not multiply bytes (VNNI): gradients are multiplied in fp32")
     folder = resume or new_run(config, out)
     with folder.lock():
         try:
-            _train(config, folder, data, model, resume is not None, start, observer)
+            _train(config, folder, data, model, regularizer, teacher, resume is not None, start, observer)
             return finish(config, folder, data, model, observer)
         except KeyboardInterrupt as error:  # every moment is safe to stop at; say where to go on
             number = getattr(error, "signal_number", signal.SIGINT)
@@ -152,12 +160,14 @@ def _train(
     folder: RunFolder,
     data: Dataset,
     model: models.Network,
+    regularizer: MstPull | None,
+    teacher: Teacher | None,
     resume: bool,
     start: Path | None,
     observer: Observer,
 ) -> None:
     steps = steps_per_epoch(len(data.train), config.batch_size)
-    optimizer = make_optimizer(config, model)
+    optimizer = make_optimizer(config, model, steps)
     schedule = optim.make_schedule(
         config.schedule,
         config.lr,
@@ -166,9 +176,13 @@ def _train(
         **_schedule_options(config, steps),
     )
     identity = {"config": config.identity(), "data": data_identity(data)}
+    if teacher:
+        identity["data"]["teacher"] = teacher.sha256
     about = {"model": model.config, "about": about_training(config, data)}
     checkpoints = CheckpointFolder(folder.checkpoints_path, identity, about, config.keep)
-    position = _resume(checkpoints, start, model, optimizer, steps, observer) if resume else Position()
+    position = Position()
+    if resume:
+        position = _resume(checkpoints, start, model, optimizer, regularizer, steps, observer)
     folder.write_json(folder.config_path, {"config": config.to_dict(), "data": identity["data"]})
     here = environment.describe()
     if resume and (changed := environment.changes(folder.env_path, here)):
@@ -177,7 +191,11 @@ def _train(
     folder.truncate_metrics(position.epoch)
     folder.report_path.unlink(missing_ok=True)
     try:
-        with StopRequest() as stop, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        with (
+            StopRequest() as stop,
+            backward_in(config.backward),
+            np.errstate(over="ignore", invalid="ignore", divide="ignore"),
+        ):
             train(
                 model,
                 optimizer,
@@ -185,12 +203,15 @@ def _train(
                 data,
                 normalization_table(data.mean, data.std),
                 augmentation(config),
+                lambda: freeze_model(model, about["about"]).logits,
                 config,
                 position,
                 checkpoints,
                 observer,
                 stop,
                 folder.append_metrics,
+                regularizer,
+                teacher,
             )
     except NonFiniteError as error:
         last = next(checkpoints.candidates(), None)
@@ -198,11 +219,17 @@ def _train(
         raise NonFiniteError(f"{error}; {kept}. A smaller --lr usually helps (it was {config.lr:g})") from None
 
 
-def make_optimizer(config: TrainConfig, model: models.Network):
-    """The optimiser of a config over all parameters."""
+def make_optimizer(config: TrainConfig, model: models.Network, steps: int):
+    """The optimiser of a config over all parameters, for epochs of so many steps."""
     parameters = list(model.named_parameters())
+    if config.decay_all:
+        for _, parameter in parameters:
+            parameter.decay = True
     options = {"weight_decay": config.weight_decay, **config.options_of("optimizer")}
-    return optim.OPTIMIZERS[config.optimizer](parameters, config.lr, **options)
+    optimizer = optim.OPTIMIZERS[config.optimizer](parameters, config.lr, **options)
+    if config.decay_epochs is not None:
+        optimizer.decay_steps = config.decay_epochs * steps
+    return optimizer
 
 
 def _schedule_options(config: TrainConfig, steps: int) -> dict[str, Any]:
@@ -212,7 +239,7 @@ def _schedule_options(config: TrainConfig, steps: int) -> dict[str, Any]:
     return options
 
 
-def _resume(checkpoints, start, model, optimizer, steps: int, observer: Observer) -> Position:
+def _resume(checkpoints, start, model, optimizer, regularizer, steps: int, observer: Observer) -> Position:
     """Load the newest sound checkpoint, or the given one, and say which."""
     damaged = []
     for path in [start] if start else checkpoints.candidates():
@@ -222,6 +249,8 @@ def _resume(checkpoints, start, model, optimizer, steps: int, observer: Observer
             try:
                 model.load_state_dict(of_model)
                 optimizer.load_state_dict(of_optimizer)
+                if regularizer:
+                    regularizer.load_state_dict(state_of(tensors, "extra."))
             except (InputError, KeyError, ValueError) as error:
                 raise ModelFileError(f"{path} does not fit this network: {error}") from None
         except MismatchError:
@@ -307,7 +336,11 @@ def about_training(config: TrainConfig, data: Dataset) -> dict[str, Any]:
         "mean": list(data.mean),
         "std": list(data.std),
         "data_sha256": data.sha256,
-        "training": {key: value for key, value in config.identity().items() if value is not None},
+        "training": {
+            key: Path(value).name if key in ("init_from", "teacher") else value
+            for key, value in config.identity().items()
+            if value is not None
+        },
     }
 
 

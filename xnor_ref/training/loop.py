@@ -16,9 +16,11 @@ from xnor_ref.errors import InputError, NonFiniteError
 from xnor_ref.nn import LOSSES
 from xnor_ref.training.checkpoint import CheckpointFolder, Position
 from xnor_ref.training.config import TrainConfig
-from xnor_ref.training.evaluation import all_logits, float_logits, score
+from xnor_ref.training.evaluation import all_logits, score
 from xnor_ref.training.interrupt import Interrupted, StopRequest
+from xnor_ref.training.mst import MstPull
 from xnor_ref.training.observer import Observer
+from xnor_ref.training.sources import Teacher
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -35,12 +37,15 @@ def train(
     data,
     lut,
     augment,
+    frozen: Callable[[], Callable[..., Any]],
     config: TrainConfig,
     position: Position,
     checkpoints: CheckpointFolder,
     observer: Observer,
     stop: StopRequest,
     record: Callable[[dict[str, Any]], None],
+    regularizer: MstPull | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
     """Train `model` in place, from `position` to the last epoch.
 
@@ -50,7 +55,10 @@ def train(
     data : Dataset
     lut : float32 (256, C), normalised value of each pixel value
     augment : AugmentSpec or None
+    frozen : makes a function from images to logits of the network as it stands, for validation
     record : called with the figures of each epoch, before its checkpoint is written
+    teacher : whose answers are part of the loss
+    regularizer : adds to the gradients of the task before each step, and to the figures of each epoch
 
     Raises
     ------
@@ -68,7 +76,8 @@ def train(
 
     def save(best: bool = False) -> None:
         nonlocal saved
-        checkpoints.save(model, optimizer, position, position.epoch * steps + position.step, best=best)
+        extra = regularizer.state_dict() if regularizer else {}
+        checkpoints.save(model, optimizer, position, position.epoch * steps + position.step, best=best, extra=extra)
         saved = time.monotonic()
 
     def stop_if_asked(*_: int) -> None:
@@ -90,9 +99,13 @@ def train(
             optimizer.zero_grad()
             logits = model(Tensor(x))
             loss = loss_of(logits, y, **loss_options)
+            if teacher:
+                loss = teacher.mixed_loss(loss, logits, x)
             if not np.isfinite(loss.data):
                 raise NonFiniteError(f"step {step + 1}: the loss is {loss.data}; {first_non_finite(model, x)}")
             loss.backward()
+            if regularizer:
+                regularizer.add_gradients(step)
             check_gradients(model, step)
             optimizer.step()
             for _, module in model.named_modules():
@@ -117,7 +130,7 @@ def train(
                 save()
 
         trained = time.monotonic()
-        validation = all_logits(float_logits(model, lut), data.val.images, stop_if_asked)
+        validation = all_logits(frozen(), data.val.images, stop_if_asked)
         scores = score(validation, data.val.labels, f"validation after epoch {epoch + 1}")
         is_best = scores.top1 > position.best_top1
         if is_best:
@@ -136,6 +149,8 @@ def train(
             "val_seconds": round(time.monotonic() - trained, 3),
             "whole_epoch": first_step == 0,  # False: `seconds` covers only the steps since the run was resumed
         }
+        if regularizer:
+            line |= regularizer.figures()
         position.next_epoch()
         record(line)
         save(best=is_best)

@@ -6,13 +6,13 @@ a `PROPERTIES` tuple (see `kernels.py`) and add it to `PROPERTIES` below. Hypoth
 
 from collections.abc import Callable
 
-from xnor_ref.verify import kernels
+from xnor_ref.verify import kernels, trees
 from xnor_ref.verify.runner import DEFAULT_EXAMPLES as DEFAULT_EXAMPLES
 from xnor_ref.verify.runner import Property as Property
 from xnor_ref.verify.runner import Result as Result
 from xnor_ref.verify.runner import run_all
 
-PROPERTIES: tuple[Property, ...] = (*kernels.PROPERTIES,)
+PROPERTIES: tuple[Property, ...] = (*kernels.PROPERTIES, *trees.PROPERTIES)
 
 
 def run(

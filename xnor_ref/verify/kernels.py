@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
+from xnor_ref.compress import codec, execute, tree
 from xnor_ref.kernels import binary_ops, layout
 from xnor_ref.kernels.planned import PlannedConv2d
 from xnor_ref.verify import cases, oracle
@@ -27,6 +28,11 @@ class Implementation:
     gemm_bits: Callable = binary_ops.gemm_bits
     input_scale_map: Callable = binary_ops.input_scale_map
     planned_conv2d: Callable = PlannedConv2d
+    build_tree: Callable = tree.build
+    tree_conv2d: Callable = execute.tree_conv2d
+    tree_linear: Callable = execute.tree_linear
+    encode: Callable = codec.encode
+    decode: Callable = codec.decode
 
 
 def check_equal(got: np.ndarray, want: np.ndarray, what: str, dtype: type = np.int32) -> None:

@@ -36,3 +36,16 @@ def words(positive: np.ndarray) -> list[int]:
     """Words of a vector of booleans, as Python integers."""
     value = sum(1 << i for i, bit in enumerate(positive) if bit)
     return [(value >> start) & (2**64 - 1) for start in range(0, len(positive), 64)]
+
+
+def spanning_weight(distance: np.ndarray) -> int:
+    """The weight of a minimum spanning tree: edges by rising distance, those that join two parts (Kruskal 1956)."""
+    part = np.arange(len(distance))
+    first, second = np.triu_indices(len(distance), 1)
+    total = 0
+    for edge in np.argsort(distance[first, second], kind="stable"):
+        a, b = part[first[edge]], part[second[edge]]
+        if a != b:
+            part[part == b] = a
+            total += int(distance[first[edge], second[edge]])
+    return total

@@ -1,0 +1,63 @@
+"""What a network costs, as text."""
+
+from typing import Any
+
+from xnor_ref.cli.options import size_text, table
+
+_COLUMNS = {
+    "parameters": "parameters",
+    "bits": "binary",
+    "macs": "MACs",
+    "xnor_macs": "as XNOR",
+    "word_ops": "word ops",
+    "additions": "as additions",
+    "float_bytes": "float32 bytes",
+    "packed_bytes": "packed bytes",
+}
+
+
+def summary_text(result: dict[str, Any]) -> str:
+    """A table of the layers, and their sums in words; columns that are 0 throughout are left out."""
+    total = result["total"]
+    keys = [key for key in _COLUMNS if total[key]]
+    rows = [("layer", "kind", "output", *(_COLUMNS[key] for key in keys))]
+    for row in result["layers"]:
+        shape = "x".join(map(str, row["output_shape"]))
+        rows.append((row["name"], row["kind"], shape, *(f"{row[key]:,}" for key in keys)))
+    rows.append(("total", "", "", *(f"{total[key]:,}" for key in keys)))
+    c, h, w = result["input"]
+    title = f"{result['network']} ({result['method']}), {c} channels, {h}x{w} pixels, {result['classes']:,} classes"
+    return "\n".join([title, "", table(rows, right=tuple(range(3, 3 + len(keys)))), "", table(_sums(result))])
+
+
+def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
+    total = result["total"]
+    latent = total["bits"]
+    whole, packed, bits = total["float_bytes"], total["packed_bytes"], result["all_binary_bytes"]
+    lines = [
+        ("parameters", f"{total['parameters']:,}; {latent:,} bits of binary weights"),
+        ("operations", f"{total['macs'] / 1e6:,.1f} M MACs"),
+        ("float32", _bytes(whole)),
+        ("packed", f"{_bytes(packed)}, {whole / packed:.1f} times smaller"),
+        (
+            "all binary",
+            f"{_bytes(bits)}, as in Figure 4(a): one bit a parameter, 1/64 of double precision, "
+            f"{_bytes(result['double_bytes'])}",
+        ),
+    ]
+    if total["word_ops"]:
+        left = total["macs"] - total["xnor_macs"]
+        lines[1] = (
+            "operations",
+            f"{total['macs'] / 1e6:,.1f} M MACs: {left / 1e6:,.1f} M stay, the others become "
+            f"{total['word_ops'] / 1e6:,.1f} M XNORs and popcounts of 64-bit words",
+        )
+    elif total["additions"]:
+        left = total["macs"] - total["additions"]
+        lines[1] = ("operations", f"{lines[1][1]}: {left / 1e6:,.1f} M stay, the others become additions")
+    return lines
+
+
+def _bytes(count: int) -> str:
+    """Decimal and binary units: papers have both."""
+    return f"{size_text(count)} ({count / 2**20:,.2f} MiB)"

@@ -1,0 +1,171 @@
+"""Train the runs of a plan that are not there yet, one after the other, and keep the results up to date.
+
+A run is an ordinary run folder, so a run that was stopped goes on where it was, and a finished one is not computed
+again. A run that another experiment under the same root has finished, with the same settings on the same data, is
+taken from there.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from xnor_ref import models
+from xnor_ref.datasets import Dataset
+from xnor_ref.errors import InputError, ModelFileError, NonFiniteError, OutputError
+from xnor_ref.experiments import report
+from xnor_ref.experiments.plan import Plan, Run
+from xnor_ref.training.config import differences
+from xnor_ref.training.interrupt import Interrupted
+from xnor_ref.training.job import data_identity, finished_report, load_data, train_run
+from xnor_ref.training.loop import steps_per_epoch
+from xnor_ref.training.observer import Observer
+from xnor_ref.training.runs import RunFolder, is_empty
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """How far a run is: the folder that holds it, its report if it is finished, and the epochs that are done."""
+
+    folder: Path
+    report: dict[str, Any] | None
+    epochs_done: int
+
+
+def prepare(plan: Plan, download: bool = False, observer: Observer | None = None) -> tuple[Dataset, dict[str, State]]:
+    """Load the data and look at what is done of every run, by its name.
+
+    Raises
+    ------
+    ModelFileError
+        A folder of the plan holds a run with other settings or on other data.
+    DatasetError
+        The data set is missing or damaged.
+    InputError
+        A network that cannot be built: this is said before hours are spent on the rows before it.
+    """
+    data = load_data(plan.runs[0].config, download, observer)
+    here = data_identity(data)
+    for run in chosen_runs(plan):
+        _check_same(run, here)
+    states = {run.name: _state(plan, run, here) for run in plan.runs}
+    for run in chosen_runs(plan):
+        if run.seed == plan.seeds[0] and states[run.name].report is None:
+            _require_network(run, data)
+    return data, states
+
+
+def work_left(plan: Plan, data: Dataset, states: dict[str, State]) -> dict[str, int]:
+    """Images that each run of a chosen row has still to train on, by its name."""
+    left = {}
+    for run in chosen_runs(plan):
+        images = len(data.train)
+        per_epoch = steps_per_epoch(images, run.config.batch_size) * min(run.config.batch_size, images)
+        state = states[run.name]
+        left[run.name] = 0 if state.report else per_epoch * (run.config.epochs - state.epochs_done)
+    return left
+
+
+def chosen_runs(plan: Plan) -> list[Run]:
+    """The runs of the rows that were asked for."""
+    return [run for run in plan.runs if run.row.name in plan.chosen]
+
+
+def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = None) -> dict[str, Any]:
+    """Run what is left of a plan; returns the results, which are also in results.json and table.md of its folder.
+
+    A row whose numbers became infinite or NaN is reported as such, and the others are run all the same.
+
+    Raises
+    ------
+    ModelFileError, DatasetError, EquivalenceError, OutputError
+    Interrupted
+        The run was saved; the same call goes on with it.
+    """
+    observer = observer or Observer()
+    data, states = prepare(plan, download, observer)
+    left = work_left(plan, data, states)
+    observer.note(
+        f"{plan.experiment.name}: {len(left)} runs, {sum(not n for n in left.values())} of them finished; "
+        f"{sum(left.values()):,} images to train on (--dry-run estimates the time)"
+    )
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {plan.folder}: {error.strerror}") from error
+    failures: dict[str, str] = {}
+    folders = {}
+    begun, images_done = time.monotonic(), 0
+    for run in plan.runs:
+        if states[run.name].report is not None:
+            folders[run.name] = states[run.name].folder
+    runs = chosen_runs(plan)
+    for index, run in enumerate(runs, start=1):
+        state = states[run.name]
+        if state.report is None:
+            observer.note(f"run {index} of {len(runs)}: {run.row.label}, seed {run.seed}")
+            try:
+                _train(run, download, observer)
+            except NonFiniteError as error:
+                failures[run.name] = str(error)
+                observer.note(f"{run.name} failed: {error}")
+                continue
+            images_done += left[run.name]
+            remaining = sum(left[later.name] for later in runs[index:])
+            if remaining:
+                seconds = (time.monotonic() - begun) / max(images_done, 1) * remaining
+                observer.note(f"about {report.clock(seconds)} left, if the next rows are as fast")
+        elif state.folder != run.folder:
+            observer.note(f"{run.name}: the same run is finished in {state.folder}")
+        folders[run.name] = state.folder
+        report.write(plan, data, folders, failures)
+    return report.write(plan, data, folders, failures, approximation=plan.experiment.approximation, observer=observer)
+
+
+def _train(run: Run, download: bool, observer: Observer) -> None:
+    resume = None if not run.folder.exists() or is_empty(run.folder) else RunFolder(run.folder)
+    try:
+        train_run(run.config, out=run.folder, resume=resume, download=download, observer=observer)
+    except Interrupted as interrupt:
+        raise Interrupted(interrupt.signal_number, f"{interrupt}; the same command goes on with it") from None
+
+
+def _state(plan: Plan, run: Run, data: dict[str, Any]) -> State:
+    done = len(RunFolder(run.folder).metrics()) if run.folder.is_dir() else 0
+    elsewhere = sorted(path.parent for path in plan.folder.parent.glob("*/*/report.json"))
+    for folder in [run.folder] if done else [run.folder, *elsewhere]:
+        if not _clashes(folder, run, data) and (report := finished_report(RunFolder(folder))):
+            return State(folder, report, run.config.epochs)
+    return State(run.folder, None, done)
+
+
+def _clashes(folder: Path, run: Run, data: dict[str, Any]) -> list[str]:
+    """In what a run in `folder` differs from the one that is wanted; nothing that can be read differs altogether."""
+    try:
+        known = json.loads((folder / "config.json").read_bytes())
+        return differences(dict(known["config"]), run.config.identity()) + differences(dict(known["data"]), data)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ["it cannot be read"]
+
+
+def _require_network(run: Run, data: Dataset) -> None:
+    config = run.config
+    size = {"image_size": data.image_size, "in_channels": data.channels, "num_classes": data.num_classes}
+    try:
+        models.build(config.model, **size, method=config.method, **config.options_of("method"), **config.model_options)
+    except InputError as error:
+        raise InputError(f"row {run.row.name}: {error}") from None
+
+
+def _check_same(run: Run, data: dict[str, Any]) -> None:
+    if not (run.folder / "config.json").exists():
+        if run.folder.is_dir() and not is_empty(run.folder):
+            raise ModelFileError(f"{run.folder} is there and holds no run; remove it, or choose another --out")
+        return
+    found = _clashes(run.folder, run, data)
+    if found:
+        raise ModelFileError(
+            f"the run in {run.folder} has other settings: {'; '.join(found)}. Give the same options again, choose "
+            "another --out, or remove that folder to train it anew"
+        )

@@ -1,0 +1,156 @@
+"""What the networks of an experiment cost along the trees of their filters: figures, a table and a picture.
+
+Filters made at random already need about 2.1 times fewer XNORs along their trees, so the reduction is shown beside that
+of random filters of the same shapes; only what is beyond it is due to training.
+"""
+
+import io
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from xnor_ref.compress import costs
+from xnor_ref.packed import compressing
+from xnor_ref.storage import write_atomically
+
+PLOT = "frontier.png"
+WITHIN = 0.01  # of top-1: what a reduction may cost to count as free of loss
+_MEANS = ("ratio", "random_ratio", "wired_bits", "entropy_bits", "direct_bits", "tree_xnors", "direct_xnors")
+
+
+def figures(model: Path) -> dict[str, Any]:
+    """Costs of a packed network along minimum spanning trees; see `compress.costs`.
+
+    Returns
+    -------
+    dict
+        The sums of `Costs` over the binary layers; random_ratio, that of random filters of the same shapes;
+        tree_bytes and packed_bytes, the weights of binary layers as `compress` would write them and as bits; layers,
+        the ratio, mean distance d/n and depth of each.
+
+    Raises
+    ------
+    ModelFileError, InputError
+        No sound model file; no binary layers.
+    """
+    made = compressing.compress(*compressing.read(model))
+    total = costs.total(layer.costs for layer in made.layers)
+    random = sum(layer.random_ratio * layer.costs.direct_xnors for layer in made.layers)
+    smaller = [layer.coded for layer in made.layers if layer.stored == "tree" and layer.coded is not None]
+    kept = sum(layer.packed_bytes for layer in made.layers if layer.stored == "bits")
+    return {
+        **total.to_dict(),
+        "random_ratio": random / total.direct_xnors,
+        "tree_bytes": sum(len(coded) for coded in smaller) + kept,
+        "packed_bytes": sum(layer.packed_bytes for layer in made.layers),
+        "layers": {
+            layer.node.name: {
+                "ratio": layer.costs.ratio,
+                "mean_distance": layer.tree.mean_fraction if layer.tree else None,
+                "depth": layer.costs.depth,
+            }
+            for layer in made.layers
+        },
+    }
+
+
+def mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the runs of a row, and the greatest depth."""
+    found = [run["compression"] for run in runs]
+    means = {key: statistics.fmean(one[key] for one in found) for key in (*_MEANS, "tree_bytes", "packed_bytes")}
+    return {**means, "depth": max(one["depth"] for one in found), "top1": statistics.fmean(run["top1"] for run in runs)}
+
+
+def lines(results: Mapping[str, Any], heading: str) -> list[str]:
+    """The table as Markdown, with what the best row reaches."""
+    head = [
+        "row",
+        "XNORs",
+        "times fewer",
+        "random filters",
+        "depth",
+        "bits, wired",
+        "bits, ideal coder",
+        "kB in a file",
+    ]
+    cells = [[*head, "top-1"], ["---"] * (len(head) + 1)]
+    for row, of in _rows(results):
+        cells.append(
+            [
+                row["label"],
+                f"{of['tree_xnors'] / 1e6:,.1f} M of {of['direct_xnors'] / 1e6:,.1f} M",
+                f"{1 / of['ratio']:.2f}",
+                f"{1 / of['random_ratio']:.2f}",
+                f"{of['depth']}",
+                f"{of['wired_bits'] / of['direct_bits']:.3f}",
+                f"{of['entropy_bits'] / of['direct_bits']:.3f}",
+                f"{of['tree_bytes'] / 1000:,.1f} of {of['packed_bytes'] / 1000:,.1f}",
+                f"{100 * of['top1']:.1f}",
+            ]
+        )
+    return [
+        f"{heading}# Along the trees",
+        "",
+        *(f"| {' | '.join(line)} |" for line in cells),
+        "",
+        "XNORs of one image in the binary layers, along minimum spanning trees and directly; random filters: how many "
+        "times fewer filters of the same shapes made at random need, which is no merit of training; bits: of the "
+        "weights, for one bit a weight; see docs/compression.md.",
+        "",
+        _best(results),
+    ]
+
+
+def _best(results: Mapping[str, Any]) -> str:
+    rows = list(_rows(results))
+    if not rows or rows[0][0]["name"] != rows[0][0]["base"]:
+        return "The row that is not pulled is not finished, so there is nothing to compare with."
+    base = rows[0][1]
+    free = [(row, of) for row, of in rows[1:] if of["top1"] >= base["top1"] - WITHIN]
+    if not free:
+        return f"No other row is finished that lies within {100 * WITHIN:g} point of the first one."
+    row, of = min(free, key=lambda pair: pair[1]["ratio"])
+    return (
+        f"The fewest XNORs within {100 * WITHIN:g} point of the first row: {row['label']}, {1 / of['ratio']:.2f} times "
+        f"fewer ({base['ratio'] / of['ratio']:.2f} times fewer than the first row, "
+        f"{of['random_ratio'] / of['ratio']:.2f} times fewer than random filters), top-1 "
+        f"{100 * (of['top1'] - base['top1']):+.1f} points. Rows were chosen on the images that they are scored on."
+    )
+
+
+def _rows(results: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows that have finished runs, with their means."""
+    for row in results["rows"]:
+        if row["runs"]:
+            yield row, mean(row["runs"])
+
+
+def plot(results: Mapping[str, Any], path: Path) -> None:
+    """Top-1 against the reduction of XNORs and against bits of weights. Needs matplotlib. Raises OutputError."""
+    from matplotlib.figure import Figure  # without pyplot, which would look for a screen
+
+    rows = list(_rows(results))
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row, of in rows:
+        pulled = row["settings"].get("mst_lambda", 0)
+        kinds.setdefault(row["settings"].get("mst_pull", "tree") if pulled else "not pulled", []).append(of)
+    for kind, points in kinds.items():
+        points.sort(key=lambda of: -of["ratio"])
+        top1 = [100 * of["top1"] for of in points]
+        left.plot([1 / of["ratio"] for of in points], top1, "o-", label=kind)
+        right.plot([of["entropy_bits"] / of["direct_bits"] for of in points], top1, "o-", label=f"{kind}, ideal coder")
+        right.plot([of["wired_bits"] / of["direct_bits"] for of in points], top1, "s:", label=f"{kind}, wired")
+    free = 1 / rows[0][1]["random_ratio"]
+    left.axvline(free, color="gray", linestyle="--", label="random filters")
+    right.axvline(1 / free, color="gray", linestyle="--", label="random filters, wired")
+    left.set(xlabel="times fewer XNORs", ylabel="top-1, %", title=results["title"], xscale="log")
+    right.set(xlabel="bits for one of a weight", title="bits")
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,128 @@
+"""From an experiment and what the user asked for to the runs that it takes: a config and a folder for each."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xnor_ref.errors import InputError
+from xnor_ref.experiments.catalogue import Experiment, Row
+from xnor_ref.training.config import TrainConfig, did_you_mean, resolve
+
+ROOT = Path("runs") / "reproduce"
+BUDGETS = {"quick": "shapes", "full": "tiny-imagenet"}  # with the data set that each is meant for
+_QUICK = {"shapes": {"train_size": 3000, "val_size": 1200, "epochs": 8}}
+_QUICK_ELSEWHERE = {"limit_train": 6000, "limit_val": 1000, "epochs": 6}
+_FULL = {"tiny-imagenet": {"epochs": 10}}
+_RUNS = {"keep": 1, "checkpoint_every": 600.0}  # a checkpoint of AlexNet takes half a gigabyte
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a row of the table with one seed."""
+
+    row: Row
+    seed: int
+    config: TrainConfig
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment made concrete; `folder` holds the folders of its runs and its results.
+
+    Runs of rows that are not among the `chosen` are part of the plan, so that they are shown if they are finished.
+    """
+
+    experiment: Experiment
+    budget: str
+    chosen: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+    folder: Path
+
+
+def make_plan(
+    experiment: Experiment,
+    said: Mapping[str, Any],
+    *,
+    budget: str = "quick",
+    seeds: int = 1,
+    rows: Sequence[str] | None = None,
+    root: Path = ROOT,
+) -> Plan:
+    """The runs of an experiment: all rows with one seed, then all with the next.
+
+    Parameters
+    ----------
+    said : config fields for all rows, over those of the budget; `seed` is the first seed
+    budget : one of `BUDGETS`: "quick" takes the usual small network of the data set, "full" the experiment's own
+    seeds : how many runs each row has
+    rows : names of the rows to run; by default all
+    root : where the folder NAME-DATASET-BUDGET lies or will lie
+
+    Raises
+    ------
+    InputError
+        An unknown budget or row, or settings that a row does not take.
+    """
+    if budget not in BUDGETS:
+        raise InputError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}{did_you_mean(budget, BUDGETS)}")
+    if not 1 <= seeds <= 1000:
+        raise InputError(f"seeds must be from 1 to 1000, got {seeds}")
+    chosen = _chosen(experiment, rows)
+    fixed = {key for row in experiment.rows for key in row.settings} | {*experiment.settings.get("all", {})}
+    for key in said:
+        if key in fixed:
+            raise InputError(f"{experiment.name} sets {key} itself, so it cannot be chosen")
+    dataset = said.get("dataset", BUDGETS[budget])
+    folder = root / f"{experiment.name}-{dataset}-{budget}"
+    shared = {**_RUNS, "dataset": dataset, **_of_budget(experiment, dataset, budget), **said}
+    shared["data_dir"] = os.path.abspath(shared.get("data_dir", "data"))
+    if shared.get("archive") is not None:
+        shared["archive"] = os.path.abspath(shared["archive"])
+    first = shared.pop("seed", 0)
+    runs = []
+    for seed in range(first, first + seeds):
+        for row in experiment.rows:
+            try:
+                config = resolve({**shared, **row.settings, "seed": seed})
+            except InputError as error:
+                raise InputError(f"{experiment.name}, row {row.name}: {error}") from None
+            runs.append(Run(row, seed, config, folder / f"{row.name}-seed{seed}"))
+    return Plan(experiment, budget, chosen, tuple(range(first, first + seeds)), tuple(runs), folder)
+
+
+def _chosen(experiment: Experiment, rows: Sequence[str] | None) -> tuple[str, ...]:
+    names = tuple(row.name for row in experiment.rows)
+    for name in rows or ():
+        if name not in names:
+            raise InputError(
+                f"{experiment.name} has no row {name!r}{did_you_mean(name, names)} (its rows: {', '.join(names)})"
+            )
+    return names if rows is None else tuple(rows)
+
+
+def _of_budget(experiment: Experiment, dataset: str, budget: str) -> dict[str, Any]:
+    settings: dict[str, Any] = dict(experiment.settings.get("all", {}))
+    if budget == "full":
+        if experiment.model is not None and not experiment.own_models:
+            settings["model"] = experiment.model
+        return settings | _FULL.get(dataset, {})
+    settings |= _QUICK.get(dataset, _QUICK_ELSEWHERE)
+    if dataset in _QUICK:
+        settings |= experiment.settings.get("quick", {})
+    return settings
+
+
+def differing(plan: Plan) -> dict[str, dict[str, Any]]:
+    """For each row the config fields in which rows differ, defaults that a row leaves to its method left out."""
+    configs = {run.row.name: run.config.identity() for run in plan.runs}
+    fields = [key for key in next(iter(configs.values())) if key != "seed"]
+    varying = [key for key in fields if len({repr(config[key]) for config in configs.values()}) > 1]
+    return {name: {key: config[key] for key in varying if config[key] is not None} for name, config in configs.items()}

@@ -1,0 +1,394 @@
+"""BatchNorm, ReLU and sign in training, forward and backward, on images (N, H, W, C), channels innermost.
+
+All passes are bound by memory, so there are few of them and nothing is kept that can be computed again: y = x*scale +
+shift, and with it the mask of sign or ReLU, is worked out anew from x. Arrays are float32 and C-contiguous; statistics
+are float64, of float64 sums.
+
+The kernels see x as rows (P, C) with P = N*H*W, and work on rows start..stop. Their per-channel vectors may hold the C
+numbers several times over (`repeated`): then that many rows are one run of the inner loop, which pays where C is small.
+Sums are partial, over the rows of one call; a caller that takes them while the rows are in the cache adds up the parts
+with `moments_of` and `gradients_of`. The functions cut P into chunks of a fixed size, so that the bits of a result do
+not depend on the number of threads.
+
+A loop reads few arrays and writes one or two: LLVM compares each pair for overlap, and gives up beyond 8 pairs.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numba import float32, float64, intp, types, uint32, void
+from numpy.typing import NDArray
+
+from xnor_ref.kernels import signs, vector_sums
+from xnor_ref.kernels.float_ops import has_vectors
+from xnor_ref.kernels.jit import compiled
+from xnor_ref.kernels.jit import readonly as _in
+from xnor_ref.kernels.jit import writable as _out
+from xnor_ref.kernels.selftest import Case, reals
+from xnor_ref.kernels.threads import parallel_chunks
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Range = tuple[np.float32, np.float32]
+
+CHUNK = 1 << 17  # elements of a chunk of rows: 0.5 MB
+RUN = 512  # elements that a run of the inner loop should have about
+MOST = 4096  # elements that it may have to be whole blocks of vectors
+SUMS = 16  # partial sums of |y| in `sign_bits`, as everywhere
+
+_infinity = np.float32(np.inf)
+MASKS: dict[str | bool, Range] = {  # the gradient passes where low < y <= high
+    "sign": (np.nextafter(np.float32(-1), -_infinity), np.float32(1)),
+    "relu": (np.float32(0), _infinity),
+    False: (-_infinity, _infinity),
+}
+
+_ZERO = np.float32(0)
+_TILE = 2048  # elements whose sums are taken block by block
+_VECTORS = has_vectors()
+_add_moments, _add_gradients, BLOCK = vector_sums.moments, vector_sums.gradients, vector_sums.BLOCK
+_vector, _rows, _range = _in(float32, 1), _in(float32, 2), types.UniTuple(float32, 2)
+
+
+@compiled(intp(intp))
+def _whole_blocks(channels):
+    """The least multiple of `channels` that is whole blocks of vector code."""
+    run = channels
+    while run % BLOCK:
+        run += channels
+    return run
+
+
+@compiled(void(intp, intp, _rows, _in(float64, 1), _out(float64, 2)))
+def partial_moments(start, stop, x, shift, sums):
+    """sums (2, size of shift) = sum of x - shift, and of its square, over rows start..stop of x (P, C)."""
+    channels, width = x.shape[1], shift.size
+    source, total = x.reshape(-1), sums.reshape(-1)
+    total[:] = 0
+    first, last = start * channels, stop * channels
+    run = _whole_blocks(channels)
+    if _VECTORS and run <= width:
+        tile = max(1, _TILE // run)
+        step, a = run * 4, shift.ctypes.data
+        while last - first >= run:
+            runs = min(tile, (last - first) // run)
+            at = x.ctypes.data + first * 4
+            _add_moments(at, at, step, runs, run // BLOCK, a, a, a, sums.ctypes.data, 8 * width, _ZERO, _ZERO)
+            first += runs * run
+    second = np.uint64(width)
+    while first < last:
+        at = np.uint64(first)
+        length = np.uint64(min(width, last - first))
+        for i in range(length):
+            total[i] += np.float64(source[at + i]) - shift[i]
+        for i in range(length):
+            v = np.float64(source[at + i]) - shift[i]
+            total[second + i] += v * v
+        first += width
+
+
+@compiled(void(intp, intp, _rows, _vector, _vector, float32, _out(float32, 2)))
+def affine(start, stop, x, scale, shift, floor, y):
+    """y = max(x*scale + shift, floor) of rows start..stop, each operation rounded; NaN stays."""
+    channels, width = x.shape[1], scale.size
+    source, target = x.reshape(-1), y.reshape(-1)
+    for first in range(start * channels, stop * channels, width):
+        at = np.uint64(first)
+        for i in range(np.uint64(min(width, stop * channels - first))):
+            v = source[at + i] * scale[i] + shift[i]
+            target[at + i] = floor if v < floor else v
+
+
+@compiled(void(intp, intp, _in(float32, 4), _vector, _vector, _out(uint32, 4), _out(float64, 2)))
+def sign_rows(start, stop, x, scale, shift, bits, mean):
+    """`signs.pack_pixels` of x*scale + shift >= 0 in plain loops; A unless `mean` is empty."""
+    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    left = (bits.shape[2] - width) // 2
+    sums = np.empty(SUMS, np.float64)
+    for item in range(start, stop):
+        image, row = item // height, item % height
+        for p in range(width):
+            sums[:] = 0
+            for word in range(-(-channels // 32)):
+                found = np.uint32(0)
+                for c in range(word * 32, min(word * 32 + 32, channels)):
+                    v = x[image, row, p, c] * scale[c] + shift[c]
+                    found |= np.uint32(v >= np.float32(0)) << np.uint32(c % 32)
+                    sums[c % SUMS] += abs(np.float64(v))
+                bits[image, row, left + p, word] = found
+            if mean.size:
+                half = SUMS // 2
+                while half:
+                    sums[:half] += sums[half : 2 * half]
+                    half //= 2
+                mean[image, row * width + p] = sums[0] / channels
+
+
+@compiled(void(intp, intp, _rows, _rows, _vector, _vector, _vector, _range, _out(float64, 2)))
+def partial_gradients(start, stop, d, x, scale, shift, centre, inside, sums):
+    """sums (2, size of scale) = sum of d', and of d' * (x - centre), over rows start..stop of d and x (P, C).
+
+    d' = d where low < x*scale + shift <= high with (low, high) = `inside`, else 0; see `MASKS`.
+    """
+    channels, width = x.shape[1], scale.size
+    source, gradient, total = x.reshape(-1), d.reshape(-1), sums.reshape(-1)
+    total[:] = 0
+    low, high = inside
+    first, last = start * channels, stop * channels
+    run = _whole_blocks(channels)
+    if _VECTORS and run <= width:
+        tile = max(1, _TILE // run)
+        step, a, b, c = run * 4, scale.ctypes.data, shift.ctypes.data, centre.ctypes.data
+        while last - first >= run:
+            runs = min(tile, (last - first) // run)
+            at, of = x.ctypes.data + first * 4, d.ctypes.data + first * 4
+            _add_gradients(at, of, step, runs, run // BLOCK, a, b, c, sums.ctypes.data, 8 * width, low, high)
+            first += runs * run
+    second = np.uint64(width)
+    while first < last:
+        at = np.uint64(first)
+        length = np.uint64(min(width, last - first))
+        for i in range(length):
+            y, v = source[at + i] * scale[i] + shift[i], gradient[at + i]
+            total[i] += v if (y > low) & (y <= high) else _ZERO
+        for i in range(length):
+            y, v = source[at + i] * scale[i] + shift[i], gradient[at + i] * (source[at + i] - centre[i])
+            total[second + i] += v if (y > low) & (y <= high) else _ZERO
+        first += width
+
+
+@compiled(
+    void(
+        intp, intp, _rows, _rows, _vector, _vector, _vector, _range, _vector, _vector, _vector, _out(float32, 2)
+    ),
+)  # fmt: skip
+def apply_gradients(start, stop, x, other, scale, shift, centre, inside, factor, slope, offset, d):
+    """d = factor * d' - (slope * (x - centre) + offset) [+ other], in place, of rows start..stop; d' as above."""
+    channels, width = x.shape[1], scale.size
+    source, gradient, addend = x.reshape(-1), d.reshape(-1), other.reshape(-1)
+    low, high = inside
+    for first in range(start * channels, stop * channels, width):
+        at = np.uint64(first)
+        length = np.uint64(min(width, stop * channels - first))
+        if addend.size:
+            for i in range(length):
+                y = source[at + i] * scale[i] + shift[i]
+                v = gradient[at + i] * factor[i]
+                v = v if (y > low) & (y <= high) else _ZERO
+                gradient[at + i] = v - (slope[i] * (source[at + i] - centre[i]) + offset[i]) + addend[at + i]
+        else:
+            for i in range(length):
+                y = source[at + i] * scale[i] + shift[i]
+                v = gradient[at + i] * factor[i]
+                v = v if (y > low) & (y <= high) else _ZERO
+                gradient[at + i] = v - (slope[i] * (source[at + i] - centre[i]) + offset[i])
+
+
+def repeats(channels: int) -> int:
+    """How often the kernels' per-channel vectors should hold their numbers."""
+    unit = BLOCK // math.gcd(channels, BLOCK)  # makes whole blocks
+    if unit * channels > MOST:
+        return max(1, RUN // channels)
+    return max(unit, RUN // (unit * channels) * unit)
+
+
+def repeated(vector: NDArray) -> NDArray:
+    """A per-channel vector (C,), several times over, as the kernels like it."""
+    return np.tile(vector, repeats(vector.size))
+
+
+def partial_sums(n_chunks: int, channels: int) -> F64:
+    """Room for the sums of `n_chunks` calls of `partial_moments` or `partial_gradients`."""
+    return np.empty((n_chunks, 2, channels * repeats(channels)))
+
+
+def moments_of(parts: F64, shift: F64, count: int) -> tuple[F64, F64]:
+    """Mean and biased variance (C,) from the `partial_moments` (chunks, 2, ...) of `count` rows; shift (C,)."""
+    first, second = _total(parts, shift.size) / count
+    return shift + first, np.maximum(second - first * first, 0)
+
+
+def gradients_of(parts: F64, mean: F64, var: F64, centre: F32, eps: float) -> tuple[F64, F64]:
+    """dgamma and dbeta (C,) from the `partial_gradients` (chunks, 2, ...); centre (C,) is what they subtracted."""
+    total, product = _total(parts, mean.size)
+    return (product - (mean - centre) * total) / np.sqrt(var + eps), total
+
+
+def _total(parts: F64, channels: int) -> F64:
+    return parts.reshape(len(parts), 2, -1, channels).sum(axis=(0, 2))
+
+
+def factors_of(dgamma: F64, dbeta: F64, mean: F64, var: F64, gamma: F32, eps: float, count: int) -> Sequence[F32]:
+    """(centre, factor, slope, offset) of `apply_gradients`, (C,) each."""
+    inv_std = 1 / np.sqrt(var + eps)
+    factor = gamma * inv_std
+    slope = factor * inv_std * dgamma / count
+    centre = mean.astype(np.float32)
+    offset = factor * dbeta / count - slope * (mean - centre)
+    return centre, factor.astype(np.float32), slope.astype(np.float32), offset.astype(np.float32)
+
+
+def rows_of(x: F32) -> F32:
+    """x (..., C) as (P, C)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def rows_of_a_chunk(channels: int) -> int:
+    """How many rows of C numbers a chunk has."""
+    return max(1, CHUNK // channels)
+
+
+def moments(x: F32, threads: int | None = None) -> tuple[F64, F64]:
+    """Mean and biased variance of each channel of x (..., C), float64 (C,); exactly 0 where a channel is constant."""
+    rows = rows_of(x)
+    shift = rows[0].astype(np.float64)
+    chunk = rows_of_a_chunk(shift.size)
+    parts, wide = partial_sums(-(-len(rows) // chunk), shift.size), repeated(shift)
+    parallel_chunks(
+        lambda start, stop: partial_moments(start, stop, rows, wide, parts[start // chunk]), len(rows), chunk, threads
+    )
+    return moments_of(parts, shift, len(rows))
+
+
+def norm_relu(
+    x: F32, scale: F32, shift: F32, relu: bool = True, threads: int | None = None, out: F32 | None = None
+) -> F32:
+    """x*scale + shift of x (..., C), one rounded product and one rounded sum; negative ones become 0 if `relu`."""
+    y = np.empty_like(x) if out is None else out
+    rows, result, a, b = rows_of(x), rows_of(y), repeated(scale), repeated(shift)
+    floor = MASKS["relu" if relu else False][0]
+    parallel_chunks(
+        lambda start, stop: affine(start, stop, rows, a, b, floor, result),
+        len(rows), rows_of_a_chunk(scale.size), threads,
+    )  # fmt: skip
+    return y
+
+
+def sign_bits(
+    x: F32,
+    scale: F32,
+    shift: F32,
+    words: int,
+    pad: int = 0,
+    with_mean_abs: bool = False,
+    threads: int | None = None,
+    out: NDArray[np.uint32] | None = None,
+) -> tuple[NDArray[np.uint32], F64]:
+    """Bits of y = x*scale + shift >= 0 for x (N, H, W, C), and the mean of |y| over the channels.
+
+    The bit of channel c is bit c % 32 of word c // 32; that of NaN is 0. Result: uint32 (N, H, W + 2*pad, words), 0 in
+    the `pad` columns on either side and in bits beyond C, and float64 (N, H, W) or, without `with_mean_abs`, (0, 0, 0).
+    The mean has the bits of `reference.input_scale_map`'s, which rounds only after its box filter. `out` must come with
+    zeros in all places that are not written.
+    """
+    n, height, width, _ = x.shape
+    bits = np.zeros((n, height, width + 2 * pad, words), np.uint32) if out is None else out
+    mean = np.empty((n, height, width) if with_mean_abs else (0, 0, 0))
+    flat = mean.reshape(n, height * width) if with_mean_abs else np.empty((0, 0))
+    if has_vectors():
+        mode = signs.AFFINE_SIGN_MEAN if with_mean_abs else signs.AFFINE_SIGN
+        zeros = np.zeros_like(scale)
+
+        def pack(start, stop):
+            signs.pack_pixels(start, stop, mode, x, scale, shift, zeros, bits, flat)
+    else:
+
+        def pack(start, stop):
+            sign_rows(start, stop, x, scale, shift, bits, flat)
+
+    parallel_chunks(pack, n * height, max(1, CHUNK // x[0, 0].size), threads)
+    return bits, mean
+
+
+def norm_sign_gradient(
+    d: F32,
+    x: F32,
+    scale: F32,
+    shift: F32,
+    mean: F64,
+    var: F64,
+    gamma: F32,
+    eps: float,
+    threads: int | None = None,
+    *,
+    mask: str | bool = "sign",
+    other: F32 | None = None,
+    out: F32 | None = None,
+) -> tuple[F32, F32, F32]:
+    """Gradient of BatchNorm in training mode and of what follows it, a sign, a ReLU or nothing.
+
+    The gradient d (..., C) first passes where |x*scale + shift| <= 1 (`mask` "sign": the straight-through estimator,
+    Hubara et al. 2016, eq. 4), where it is > 0 ("relu"), or everywhere (False). With d' the result, P rows and
+    n = (x - mean) / sqrt(var + eps):
+
+        dbeta = sum d',  dgamma = sum d' n,  dx = gamma / sqrt(var + eps) * (d' - dbeta/P - n dgamma/P)
+
+    (Ioffe and Szegedy 2015, section 3.) Returns dx [+ other], in `out` if given, which may be d; dgamma and dbeta (C,).
+    """
+    dx = np.empty_like(d) if out is None else out
+    if dx is not d:
+        np.copyto(dx, d)
+    rows, inputs = rows_of(dx), rows_of(x)
+    inside = MASKS[mask]
+    chunk, a, b = rows_of_a_chunk(gamma.size), repeated(scale), repeated(shift)
+    centre = mean.astype(np.float32)
+    parts, c = partial_sums(-(-len(rows) // chunk), gamma.size), repeated(centre)
+
+    def add_up(start, stop):
+        partial_gradients(start, stop, rows, inputs, a, b, c, inside, parts[start // chunk])
+
+    parallel_chunks(add_up, len(rows), chunk, threads)
+    dgamma, dbeta = gradients_of(parts, mean, var, centre, eps)
+    factors = [repeated(v) for v in factors_of(dgamma, dbeta, mean, var, gamma, eps, len(rows))[1:]]
+    addend = rows_of(other) if other is not None else np.empty((0, 0), np.float32)
+
+    def write(start, stop):
+        apply_gradients(start, stop, inputs, addend, a, b, c, inside, *factors, rows)
+
+    parallel_chunks(write, len(rows), chunk, threads)
+    return dx, dgamma.astype(np.float32), dbeta.astype(np.float32)
+
+
+def known_answers() -> tuple[Case, ...]:
+    """What the kernels must compute before anything else; see `selftest`."""
+
+    def channels(count, times):
+        return tuple(np.tile(reals(count + k)[k:], times) for k in range(6))
+
+    def summed(count, times):
+        sums = np.zeros((2, 2, count * times))
+        a, b, c, *_ = channels(count, times)
+        partial_moments(1, 39, reals(41, count), a.astype(np.float64), sums[0])
+        partial_gradients(1, 39, reals(42, count)[1:], reals(41, count), a, b, c, MASKS["relu"], sums[1])
+        return _total(sums[:1], count), _total(sums[1:], count)  # which lane has what is the processor's
+
+    def applied(mask, added):
+        x, other = reals(41, 20), reals(42, 20)[1:] if added else np.empty((0, 0), np.float32)
+        a, b, c, e, f, g = channels(20, 3)
+        d = reals(43, 20)[2:]
+        apply_gradients(1, 39, x, other, a, b, c, MASKS[mask], e, f, g, d)
+        return d
+
+    def transformed():
+        y = np.zeros((41, 20), np.float32)
+        affine(1, 39, reals(41, 20), *channels(20, 3)[:2], np.float32(-3), y)
+        return y
+
+    def packed(means):
+        bits, mean = np.zeros((2, 3, 7, 3), np.uint32), np.zeros((2, 15) if means else (0, 0))
+        sign_rows(1, 6, np.round(reals(2, 3, 5, 77)), *channels(77, 1)[:2], bits, mean)
+        return bits, mean
+
+    return (
+        (_whole_blocks, lambda: _whole_blocks(BLOCK * 3) // BLOCK, 3),
+        (partial_moments, lambda: summed(96, 2)[0], "69150d16481ad6f8"),
+        (partial_moments, lambda: summed(20, 3)[0], "70054917b6232aba"),
+        (partial_gradients, lambda: summed(96, 2)[1], "eee20f0a71110414"),
+        (partial_gradients, lambda: summed(20, 3)[1], "1e6f65430030e10d"),
+        (apply_gradients, lambda: applied("sign", False), "3582a9ec31ce7505"),
+        (apply_gradients, lambda: applied(False, True), "01a9d8ad3dcd2ede"),
+        (affine, transformed, "92201113bcd1c4f9"),
+        (sign_rows, lambda: packed(True), "22f18d77130e32c0"),
+        (sign_rows, lambda: packed(False), "1be9b0d808f06362"),
+    )

@@ -1,0 +1,137 @@
+"""Micro-kernels of the backward pass: products summed over pixels, and products of bytes.
+
+The gradient of a weight is a sum over all pixels of all images, G[i, o] = sum_p x[i, p] dy[p, o]. The tile of `tile.py`
+serves it with other things in the places: "pixels" are a few input channels i, whose planes lie one after the other;
+an element is one pixel p, or four with bytes; and the vectors hold dy of that pixel, a lane for each output channel.
+
+    for image in range(n_images):                  x += x_image, w += w_image
+        for row in range(n_rows):                  x += x_row, w += w_row
+            for k in range(run):                   x += x_step, w += V vectors
+                acc[i, v] += x[i] * w[v]
+
+With bytes a lane takes four products at a time, of an unsigned byte of x and a signed byte of w (VNNI, vpdpbusd).
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from xnor_ref.kernels import tile
+from xnor_ref.kernels.target import multiplies_bytes
+from xnor_ref.kernels.vector_ir import (
+    F32,
+    I8,
+    I32,
+    LANES,
+    TARGET,
+    const,
+    instruction,
+    intrinsic,
+    load,
+    repeat,
+    spread,
+    store,
+    vector,
+)
+
+_BYTES = "llvm.x86.avx512.vpdpbusd." + str(32 * LANES)
+
+
+def _multiply_add(b, total, x, w):
+    x, w = b.bitcast(x, vector(F32)), b.bitcast(w, vector(F32))
+    return instruction(b, "fma", vector(F32), x, w, total)
+
+
+def _dot_bytes(b, total, x, w):
+    """total + the sum of four products of bytes, unsigned in x and signed in w, in each lane."""
+    if multiplies_bytes():
+        kind = vector(I32)
+        signature = ir.FunctionType(kind, [kind] * 3)
+        return b.call(cgutils.get_or_insert_function(b.module, signature, _BYTES), [total, x, w])
+    octets, wide = vector(I8, 4 * LANES), vector(I32, 4 * LANES)  # never fast, but right on any processor
+    products = b.mul(b.zext(b.bitcast(x, octets), wide), b.sext(b.bitcast(w, octets), wide))
+    nothing = ir.Constant(wide, ir.Undefined)
+    for part in range(4):
+        of_lane = ir.Constant(vector(I32), [4 * lane + part for lane in range(LANES)])
+        total = b.add(total, b.shuffle_vector(products, nothing, of_lane))
+    return total
+
+
+def _accumulate(step, zero, add):
+    """Intrinsics by number of vectors: add the products of `n` inputs with one block of outputs to `out`."""
+
+    def of(vectors):
+        @intrinsic
+        def products(
+            context, n, x, x_image, x_row, x_step, x_input, w, w_image, w_row, n_images, n_rows, run, out, out_input
+        ):
+            def generate(context, b, signature, arguments):
+                left, x, *walk, x_input, w, w_image, w_row, n_images, n_rows, run, out, out_input = arguments
+                x_image, x_row, x_step = walk
+                addresses = [x, out]
+
+                def tile_of(addresses):
+                    x, out = addresses
+
+                    def element(values):
+                        x, w, *sums = values
+                        weights = [load(b, b.add(w, const(v * LANES * 4)), vector(I32)) for v in range(vectors)]
+                        for i in range(inputs):
+                            scalar = spread(b, load(b, b.add(x, b.mul(x_input, const(i))), I32))
+                            for v in range(vectors):
+                                sums[i * vectors + v] = step(b, sums[i * vectors + v], scalar, weights[v])
+                        return [b.add(x, x_step), b.add(w, const(vectors * LANES * 4)), *sums]
+
+                    def row(values):
+                        x, w, *sums = values
+                        _, _, *sums = repeat(b, run, [x, w, *sums], element)
+                        return [b.add(x, x_row), b.add(w, w_row), *sums]
+
+                    def image(values):
+                        x, w, *sums = values
+                        _, _, *sums = repeat(b, n_rows, [x, w, *sums], row)
+                        return [b.add(x, x_image), b.add(w, w_image), *sums]
+
+                    _, _, *sums = repeat(b, n_images, [x, w] + [zero] * (inputs * vectors), image)
+                    for i in range(inputs):
+                        for v in range(vectors):
+                            at = b.add(b.add(out, b.mul(out_input, const(i))), const(v * LANES * 4))
+                            store(b, add(b, load(b, at, zero.type), sums[i * vectors + v]), at)
+                    return [b.add(x, b.mul(x_input, const(inputs))), b.add(out, b.mul(out_input, const(inputs)))]
+
+                inputs = TARGET.pixels
+                while inputs:
+                    addresses = repeat(b, b.udiv(left, const(inputs)), addresses, tile_of)
+                    left = b.urem(left, const(inputs))
+                    inputs //= 2
+                return context.get_dummy_value()
+
+            return types.void(*[types.int64] * 14), generate
+
+        return products
+
+    return {vectors: of(vectors) for vectors in (tile.WIDE, tile.NARROW)}
+
+
+real = _accumulate(_multiply_add, ir.Constant(vector(F32), None), lambda b, x, y: b.fadd(x, y))
+integer = _accumulate(_dot_bytes, ir.Constant(vector(I32), None), lambda b, x, y: b.add(x, y))
+
+
+# --- a convolution of bytes with signs, for the gradient of the input ---------------------------------------------
+
+
+def _dots(b, at: tile.Reach, pixels: int, vectors: int) -> list:
+    """Sums of u8 x times s8 w."""
+    return tile._sums(b, at, pixels, vectors, ir.Constant(vector(I32), None), lambda t, x, w: _dot_bytes(b, t, x, w))
+
+
+def _descaled(b, sums, pixel, table, columns, scale, _, out):
+    """float32 (sum - table) * scale: `table` holds what the bytes' offset of 128 has added."""
+    factor = spread(b, load(b, scale, F32))
+    for v, total in enumerate(sums):
+        at = const(v * LANES * 4)
+        whole = b.sub(total, load(b, b.add(table, at), vector(I32)))
+        store(b, b.fmul(b.sitofp(whole, vector(F32)), factor), b.add(out, at))
+
+
+descaled = {v: tile._row(_dots, _descaled, v, (0, 0, 0, 0)) for v in (tile.WIDE, tile.NARROW)}

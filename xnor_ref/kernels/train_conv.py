@@ -1,0 +1,280 @@
+"""Convolutions for training, planned once for an image size: forward, and both gradients, channels innermost.
+
+`SignConvolution` is XNOR-Net's layer with the sign and BatchNorm's affine before it, `RealConvolution` a real one. They
+lay out the weights anew at each call, since training changes them, and keep no state of a call: what the backward pass
+needs is handed back. Images are float32 (N, H, W, C).
+
+Gradients are in float32, or (`Rounding`) in bytes: a gradient is divided by its largest value, rounded at random so
+that the mean of many roundings is the number itself, and multiplied by the signs in exact integers.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.kernels import gradient_layout, nhwc, plain, signs, simd
+from xnor_ref.kernels.gradients import InputGradient, RowsGradient, WeightGradient
+from xnor_ref.kernels.simd import split
+from xnor_ref.kernels.threads import check_threads, parallel_chunks
+
+F32 = NDArray[np.float32]
+Pair = tuple[int, int]
+
+RULES = {"none": 0, "clipped": 1, "corrected": 2, "paper": 3, "ste": 4, "official": 5}  # of `gradient_layout.finish`
+MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
+ONE = (1, 1), (1, 1), (0, 0)  # kernel, stride and padding of a product of matrices
+_NO_K = np.zeros((0, 0), np.float32)
+_NO_OCTETS, _NO_REALS = np.zeros((1,) * 5, np.uint8), np.zeros((1,) * 5, np.float32)
+_NONE = np.zeros(0, np.float32)
+
+
+class Rounding(NamedTuple):
+    """Gradients in bytes; `seed` decides the roundings."""
+
+    seed: int
+
+
+@dataclass
+class Signs:
+    """What a forward pass leaves for the backward pass: the signs of the input, K, and alpha."""
+
+    bits: NDArray[np.uint32]  # (N, H, W + padding, words)
+    k: F32 | None  # (N, OH * OW)
+    weights: NDArray[np.uint32]  # (O, KH * KW, words)
+    alpha: F32  # (O,)
+
+
+class _Convolution:
+    def __init__(self, shape: tuple[int, ...], size: Pair, stride: Pair, padding: Pair):
+        self.outputs, self.channels, *kernel = shape
+        self.kernel: Pair = (kernel[0], kernel[1])
+        self.size, self.stride, self.padding = size, stride, padding
+        self._made: dict = {}  # gradients by arithmetic, as they are needed
+
+    def _images_together(self, n: int, pixels: int) -> int:
+        """Images of a piece of work: enough for the weights to be worth reading."""
+        return max(1, min(-(-n // 4), 1024 // pixels))
+
+    def _as_rows(self, array: NDArray, rows: bool) -> NDArray:
+        """Images (N, 1, 1, C) as one image of N columns, where the sum over pixels runs over images."""
+        return array.reshape(1, 1, len(array), -1) if rows else array
+
+    def _run_input_gradient(self, gradient: InputGradient, dy: NDArray, n: int, scale: float, threads: int) -> F32:
+        out = np.empty((n, *self.size, self.channels), np.float32)
+        chunk = self._images_together(n, self.size[0] * self.size[1])
+        parallel_chunks(lambda start, stop: gradient(dy, out, start, stop, scale), n, chunk, threads)
+        return out
+
+    def _finish(self, sums: NDArray, scale: float, offset, weight: F32, alpha: F32, rule: str, threads: int) -> F32:
+        flat = weight.reshape(self.outputs, -1)
+        out = np.empty_like(flat)
+        integers = sums.dtype == np.int32
+        arguments = sums.view(np.uint32), integers, scale, offset, flat, alpha, RULES[rule], self.channels, out
+        parallel_chunks(lambda a, b: gradient_layout.finish(a, b, *arguments), self.outputs, 64, threads)
+        return out.reshape(weight.shape)
+
+
+class SignConvolution(_Convolution):
+    """Y = (sign(affine(X)) (*) sign(W)) alpha K, for weights (O, C, KH, KW) and images of one size.
+
+    Parameters
+    ----------
+    shape : of the weights
+    size, stride, padding : pairs
+    pad_value : 0, +1 or -1
+    input_scale : "off", "plain" or "valid"
+    """
+
+    def __init__(self, shape, size, stride, padding, pad_value: int, input_scale: str):
+        super().__init__(shape, size, stride, padding)
+        self.pad_value, self.input_scale = pad_value, input_scale
+        words = -(-self.channels // 64)
+        blank = np.zeros((self.outputs, *self.kernel, words), np.uint64)
+        self._conv = simd.SignConv(blank, self.channels, size, stride, padding, pad_value)
+        self._rows = self.kernel == size and padding == (0, 0) and self.channels % 32 == 0
+
+    def forward(self, x: F32, weight: F32, use_alpha: bool, affine: tuple[F32, F32] | None) -> tuple[F32, Signs]:
+        """(Y (N, OH, OW, O), what `backward` needs); `affine` is the scale and shift before the sign."""
+        threads = check_threads(None)
+        conv, n = self._conv, len(x)
+        out_h, out_w, outputs = conv.windows.out_h, conv.windows.out_w, self.outputs
+        words, alpha = self._load(weight, threads)
+        if not use_alpha:
+            alpha = np.ones(outputs, np.float32)
+        bits = np.zeros((n, *conv.padded_shape), np.uint32)
+        with_mean = self.input_scale != "off"
+        mean = np.empty((n, self.size[0] * self.size[1] if with_mean else 0))
+        mode = 2 * (affine is not None) + with_mean
+        scale, shift = (_NONE, _NONE) if affine is None else affine
+        limit = np.zeros(0 if affine is None else self.channels, np.float32)
+        split(threads, n * self.size[0], signs.pack_pixels, mode, x, scale, shift, limit, bits, mean)
+        k = None
+        if with_mean:
+            k = np.empty((n, out_h * out_w), np.float32)
+            valid = self.input_scale == "valid"
+            place = self.kernel, self.stride, self.padding, valid, (out_h, out_w)
+            split(threads, n, plain.box_means, mean, self.size, *place, k)
+        y = np.empty((n, out_h, out_w, outputs), np.float32)
+        ones = np.ones((n, out_h * out_w), np.float32) if k is None else k
+        conv.bind(simd.SCALED, bits, y, simd.padded(alpha), ones)(n, threads)
+        return y, Signs(bits, k, words, alpha)
+
+    def _load(self, weight: F32, threads: int) -> tuple[NDArray[np.uint32], F32]:
+        """Pack the weights: (signs, alpha)."""
+        flat = weight.reshape(self.outputs, self.channels, -1)
+        words = np.empty((self.outputs, flat.shape[2], self._conv.windows.words), np.uint32)
+        alpha = np.empty(self.outputs, np.float32)
+        split(threads, self.outputs, gradient_layout.pack_filters, flat, words, alpha)
+        self._conv.reload(words)
+        return words, alpha
+
+    def backward(
+        self, dy: F32, saved: Signs, weight: F32, rule: str, rounding: Rounding | None, need_input: bool
+    ) -> tuple[F32, F32 | None]:
+        """(gradient of the latent weight by `rule`, gradient of sign(...)) from dY (N, OH, OW, O)."""
+        threads = check_threads(None)
+        n, out_h, out_w, _ = dy.shape
+        scaled = saved.k is not None
+        k = saved.k if saved.k is not None else _NO_K
+        if rounding is not None and n * out_h * out_w > MAX_SUM:
+            rounding = None
+        of_weight, of_input = self._gradients(n, rounding is not None)
+        images = 1 if self._rows else n
+        planes = of_weight.planes(images)
+        in_bytes = rounding is not None
+        width = n if self._rows else self.size[1]
+        targets = (planes, _NO_REALS) if in_bytes else (_NO_OCTETS, planes)
+        split(
+            threads,
+            images,
+            gradient_layout.expand_bits,
+            *(self._as_rows(saved.bits, self._rows), width, of_weight.maps.top, of_weight.maps.left),
+            *(self.pad_value, in_bytes, *targets),
+        )
+        panels = of_weight.panels(images)
+        kind, unit = (np.uint8, 4) if in_bytes else (np.float32, 1)
+        height, columns, words = of_input.padded_shape
+        padded = np.empty((n, height, columns, words * unit) if need_input else (1, 1, 1, unit), kind)
+        rows = self._as_rows(dy, self._rows), k.reshape(1, -1) if self._rows and scaled else k
+        target = self._as_rows(padded, self._rows and need_input)
+        scale_of_weight, scale_of_input = 1.0, 1.0
+        totals = np.zeros((images, self.outputs), np.int64)
+        if rounding is None:
+            pack = *rows, scaled, need_input, of_input.left, target, panels.view(np.float32)
+            split(threads, images, gradient_layout.pack_gradient, *pack)
+        else:
+            top = np.empty((images, self.outputs), np.float32)
+            split(threads, images, gradient_layout.largest, *rows, scaled, top)
+            by_channel = top.max(axis=0)
+            scale_of_weight, scale_of_input = _unit(by_channel), _unit(by_channel * saved.alpha)
+            factors = np.float32(1 / scale_of_input), np.float32(1 / scale_of_weight)
+            rest = np.uint32(rounding.seed), need_input, of_input.left, target, panels, totals
+            split(threads, images, gradient_layout.quantize, *rows, scaled, saved.alpha, *factors, *rest)
+        sums = of_weight(planes, panels, images, threads)
+        dw = self._finish(sums, scale_of_weight, totals.sum(axis=0), weight, saved.alpha, rule, threads)
+        if not need_input:
+            return dw, None
+        of_input.load_signs(saved.weights, saved.alpha, threads)
+        return dw, self._run_input_gradient(of_input, padded, n, scale_of_input, threads)
+
+    def _gradients(self, n: int, in_bytes: bool) -> tuple[WeightGradient, InputGradient]:
+        key = in_bytes, n if self._rows else 0
+        if key not in self._made:
+            place = self.kernel, self.stride, self.padding
+            if self._rows:
+                features = self.channels * self.kernel[0] * self.kernel[1]
+                of_weight = WeightGradient(features, self.outputs, (1, n), *ONE, in_bytes, fold=self.channels)
+            else:
+                border = self.pad_value != 0
+                of_weight = WeightGradient(self.channels, self.outputs, self.size, *place, in_bytes, border)
+            of_input = InputGradient(self.channels, self.outputs, self.size, *place, in_bytes=in_bytes)
+            self._made[key] = of_weight, of_input
+        return self._made[key]
+
+
+def _unit(largest: F32) -> float:
+    """What a step of a byte stands for where `largest` shall become 127."""
+    top = float(largest.max(initial=0.0))
+    return 1.0 if top == 0 else top / 127
+
+
+class RealConvolution(_Convolution):
+    """A real convolution with weights (O, C, KH, KW), for images of one size."""
+
+    def __init__(self, shape, size, stride, padding):
+        super().__init__(shape, size, stride, padding)
+        self._conv = simd.RealConv(np.zeros(shape, np.float32), size, stride, padding)
+        self._rows = self.kernel == size and padding == (0, 0)
+        taps = self.kernel[0] * self.kernel[1]
+        self._source, self._offsets = np.arange(self.outputs) * self.channels * taps, np.arange(taps)
+
+    def pad(self, x: F32) -> F32:
+        """Images (N, H, W, C) with columns of zeros, as `forward` and `backward` take them."""
+        if self._conv.padded_shape == x.shape[1:]:
+            return x
+        padded = np.zeros((len(x), *self._conv.padded_shape), np.float32)
+        split(check_threads(None), x.shape[0] * x.shape[1], nhwc.copy_inside, x, padded)
+        return padded
+
+    def forward(self, padded: F32, weight: F32, bias: F32 | None) -> F32:
+        """Y (N, OH, OW, O) of images with their padding."""
+        threads = check_threads(None)
+        conv, n = self._conv, len(padded)
+        arguments = weight.reshape(-1), self._source, self.channels, len(self._offsets), self._offsets
+        panels = conv.panels.view(np.float32)
+        split(threads, -(-self.outputs // simd.WIDE), gradient_layout.fill_real_panels, *arguments, panels)
+        if bias is not None:
+            conv.set_bias(bias)
+        y = np.empty((n, conv.windows.out_h, conv.windows.out_w, self.outputs), np.float32)
+        conv.bind(padded, y)(n, threads)
+        return y
+
+    def backward(
+        self, dy: F32, padded: F32, weight: F32, need_input: bool, latent: F32, alpha: F32, rule: str
+    ) -> tuple[F32, F32 | None]:
+        """(gradient of the weight, gradient of the images (N, H, W, C)).
+
+        That of the weight is turned into the one of `latent` by `rule`, with `alpha` (O,) or none.
+        """
+        threads = check_threads(None)
+        n = len(dy)
+        images = 1 if self._rows else n
+        of_weight, of_input = self._gradients(n)
+        panels = of_weight.panels(images)
+        target = np.empty((n, *of_input.padded_shape) if need_input else (1, 1, 1, 1), np.float32)
+        rows = self._rows and need_input
+        pack = (
+            *(self._as_rows(dy, self._rows), _NO_K, False, need_input, of_input.left),
+            *(self._as_rows(target, rows), panels.view(np.float32)),
+        )
+        split(threads, images, gradient_layout.pack_gradient, *pack)
+        if isinstance(of_weight, RowsGradient):
+            sums = of_weight(padded, panels, n, threads)
+        else:
+            planes = of_weight.planes(images)
+            width = n if self._rows else self.size[1]
+            x = self._as_rows(padded, self._rows)
+            split(threads, images, gradient_layout.to_planes, x, width, of_weight.maps.left, planes)
+            sums = of_weight(planes, panels, images, threads)
+        dw = self._finish(sums, 1.0, np.zeros(self.outputs, np.int64), latent, alpha, rule, threads)
+        if not need_input:
+            return dw, None
+        of_input.load_reals(weight, threads)
+        return dw, self._run_input_gradient(of_input, target, n, 1.0, threads)
+
+    def _gradients(self, n: int) -> tuple[WeightGradient | RowsGradient, InputGradient]:
+        key = n if self._rows else 0
+        if key not in self._made:
+            place = self.kernel, self.stride, self.padding
+            of_weight: WeightGradient | RowsGradient
+            if self._rows:
+                features = self.channels * self.kernel[0] * self.kernel[1]
+                of_weight = WeightGradient(features, self.outputs, (1, n), *ONE, fold=self.channels)
+            elif self.channels <= 4:
+                of_weight = RowsGradient(self.channels, self.outputs, self.size, *place)
+            else:
+                of_weight = WeightGradient(self.channels, self.outputs, self.size, *place)
+            self._made[key] = of_weight, InputGradient(self.channels, self.outputs, self.size, *place)
+        return self._made[key]

@@ -1,0 +1,44 @@
+"""The GoogLeNet variant of the XNOR-Net paper (Rastegari et al. 2016, Table 2).
+
+In place of inception modules it has plain 1x1 and 3x3 convolutions by turns, 21 of them with the classifier, which is
+1x1 and followed by the mean over its maps. It is Darknet's "extraction" network, whose file has these widths, kernels
+and poolings. Darknet has leaky ReLU, also after the classifier; the blocks here have what their method says, and the
+classifier has nothing. At 128 pixels and more the stem is 7x7 with stride 2 and a pooling; from 64 pixels it has no
+pooling, and below it is 3x3 with stride 1.
+"""
+
+from xnor_ref.nn.blocks import Builder
+from xnor_ref.nn.layers import GlobalAvgPool2d, MaxPool2d
+from xnor_ref.nn.module import Module
+
+SMALLEST = 16
+USUAL = (224, 3, 1000)
+OPTIONS = ()
+_STAGES = (  # outputs of 1x1 and 3x3 by turns; each stage but the last ends with a pooling
+    (128, 256, 256, 512),
+    (256, 512, 256, 512, 256, 512, 256, 512, 512, 1024),
+    (512, 1024, 512, 1024),
+)
+
+
+def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
+    """The first convolution and the classifier are real."""
+    if size >= 128:
+        stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(2))
+    elif size >= 64:
+        stem = build.stem(channels, 64, 7, 2, 3)
+    else:
+        stem = build.stem(channels, 64, 3, 1, 1)
+    network: dict[str, Module] = {"stem": stem, "conv2": build.conv(64, 192, 3, 1, 1, MaxPool2d(2))}
+    inputs, number = 192, 3
+    for stage in _STAGES:
+        for index, outputs in enumerate(stage):
+            kernel = 3 if index % 2 else 1
+            pool = MaxPool2d(2) if stage is not _STAGES[-1] and index == len(stage) - 1 else None
+            network[f"conv{number}"] = build.conv(inputs, outputs, kernel, 1, kernel // 2, pool)
+            inputs, number = outputs, number + 1
+    return network | {
+        "last": build.before_classifier(inputs),
+        "classifier": build.last_conv(inputs, classes),
+        "pool": GlobalAvgPool2d(),
+    }

@@ -1,0 +1,180 @@
+"""Training on images with their channels innermost: several layers as one node of the tape.
+
+Every function here computes what the layers of `functional`, `binary_layers` and `layers` do one by one, to within
+rounding, with fewer passes over memory and with the kernels of `kernels/train_conv.py`. Tensors keep their shape
+(N, C, H, W); only their memory is laid out as (N, H, W, C), so that other operations need not know. They apply in
+training, where gradients are recorded, on processors with vectors; `nn.binary_backend` with another name than "auto"
+and "simd" takes the layers one by one.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
+from xnor_ref.kernels.checks import has_vectors
+from xnor_ref.kernels.float_ops import spatial
+from xnor_ref.nn.backend import current_backend, gradients_in_bytes
+
+F32 = NDArray[np.float32]
+NO_ALPHA = np.zeros(0, np.float32)
+
+
+def applies(x: Tensor) -> bool:
+    """Whether an input takes the fused path."""
+    fusing = is_grad_enabled() and current_backend() in ("auto", "simd") and has_vectors()
+    return fusing and x.ndim == 4 and x.dtype == np.float32
+
+
+def pixels(x: NDArray) -> F32:
+    """Images (N, C, H, W) as C-contiguous (N, H, W, C); no copy where they lie so already."""
+    turned = x.transpose(0, 2, 3, 1)
+    if turned.flags.c_contiguous or not x.flags.c_contiguous:
+        return np.ascontiguousarray(turned)
+    from xnor_ref.kernels import nhwc
+    from xnor_ref.kernels.simd import split
+    from xnor_ref.kernels.threads import check_threads
+
+    out = np.empty(turned.shape, np.float32)
+    n, channels, height, width = x.shape
+    split(check_threads(None), n * height, nhwc.from_planes, x.reshape(n, channels, -1), width, out)
+    return out
+
+
+def planes(y: F32) -> F32:
+    """Images (N, H, W, C) as a view (N, C, H, W)."""
+    return y.transpose(0, 3, 1, 2)
+
+
+def planned(layer: Any, make: Any, *key: Any) -> Any:
+    """What `make(*key)` makes, kept by the layer for the next call with the same key."""
+    plans = layer.__dict__.setdefault("_plans", {})
+    if key not in plans:
+        plans[key] = make(*key)
+    return plans[key]
+
+
+def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None, binary: tuple[F32, F32, str] | None = None) -> Tensor:
+    """A convolution without groups with the weights of `layer`.
+
+    `binary` holds other filters to take in place of the weights, their alpha (O,) (empty without one), and the rule by
+    which the gradient of the filters becomes that of the latent weights, one of `train_conv.RULES`.
+    """
+    from xnor_ref.kernels.train_conv import RealConvolution
+
+    weight = layer.weight
+    plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
+    filters, alpha, rule = (weight.data, NO_ALPHA, "none") if binary is None else binary
+    padded = plan.pad(pixels(x.data))
+    y = plan.forward(padded, filters, None if bias is None else bias.data)
+
+    def backward(dy):
+        dy = pixels(dy)
+        dw, dx = plan.backward(dy, padded, filters, x.requires_grad, weight.data, alpha, rule)
+        found = None if dx is None else planes(dx), dw
+        return found if bias is None else (*found, dy.sum(axis=(0, 1, 2)))
+
+    return apply("conv2d", planes(y), (x, weight) if bias is None else (x, weight, bias), backward)
+
+
+def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
+    """BatchNorm in training mode (unless `norm` is None), then `BinaryConv2d`."""
+    from xnor_ref.kernels import float_ops
+    from xnor_ref.kernels.train_conv import RULES, Rounding, SignConvolution
+
+    key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, layer.input_scale
+    plan = planned(layer, SignConvolution, *key)
+    images = pixels(x.data)
+    has_alpha = layer.weight_scale == "alpha"
+    rule = layer.grad_mode if has_alpha else "clipped"
+    assert rule in RULES
+    statistics = affine = None
+    if norm is not None:
+        from xnor_ref.kernels import nhwc_norm
+
+        statistics = nhwc_norm.moments(images)
+        norm.move(*statistics, images.size // norm.channels)
+        affine = norm.training_affine(*statistics)
+    y, saved = plan.forward(images, layer.weight.data, has_alpha, affine)
+
+    def backward(dy):
+        rounding = Rounding(seed_of(layer.position)) if gradients_in_bytes() else None
+        need = x.requires_grad or norm is not None
+        dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need)
+        if norm is None:
+            if dx is not None:
+                float_ops.mask_ste(images, dx)
+            return None if dx is None else planes(dx), dw
+        arguments = images, *affine, *statistics, norm.weight.data, norm.eps
+        dx, dgamma, dbeta = nhwc_norm.norm_sign_gradient(dx, *arguments, out=dx)
+        return planes(dx), dgamma, dbeta, dw
+
+    parents = (x, layer.weight) if norm is None else (x, norm.weight, norm.bias, layer.weight)
+    return apply("binary_conv2d", planes(y), parents, backward)
+
+
+def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
+    """BatchNorm in training mode, then ReLU, and then max pooling, if asked for."""
+    from xnor_ref.kernels import nhwc_norm, nhwc_pool
+
+    images = pixels(x.data)
+    statistics = nhwc_norm.moments(images)
+    layer.move(*statistics, images.size // layer.channels)
+    affine = layer.training_affine(*statistics)
+    arguments = images, *affine, *statistics, layer.weight.data, layer.eps
+    if pool is None:
+        y = nhwc_norm.norm_relu(images, *affine, relu)
+
+        def backward(dy):
+            dx, *rest = nhwc_norm.norm_sign_gradient(pixels(dy), *arguments, mask="relu" if relu else False)
+            return planes(dx), *rest
+
+    else:
+        window = pool.kernel_size, pool.stride, pool.padding
+        y, winner = nhwc_pool.norm_relu_pool(images, *affine, *window)
+
+        def backward(dy):
+            dx, *rest = nhwc_pool.norm_relu_pool_gradient(pixels(dy), winner, *arguments, *window)
+            return planes(dx), *rest
+
+    return apply("batch_norm", planes(y), (x, layer.weight, layer.bias), backward)
+
+
+def max_pool2d(x: Tensor, layer: Any) -> Tensor:
+    """`functional.max_pool2d`."""
+    from xnor_ref.kernels import nhwc_pool
+
+    window, size = (layer.kernel_size, layer.stride, layer.padding), spatial(x.data)
+    y, winner = nhwc_pool.max_pool(pixels(x.data), *window)
+    return apply(
+        "max_pool2d",
+        planes(y),
+        (x,),
+        lambda dy: (planes(nhwc_pool.max_pool_gradient(pixels(dy), winner, size, *window)),),
+    )
+
+
+def avg_pool2d(x: Tensor, layer: Any) -> Tensor:
+    """`functional.avg_pool2d`."""
+    from xnor_ref.kernels import nhwc_pool
+
+    window, size = (layer.kernel_size, layer.stride, layer.padding), spatial(x.data)
+    y = nhwc_pool.avg_pool(pixels(x.data), *window)
+    return apply(
+        "avg_pool2d", planes(y), (x,), lambda dy: (planes(nhwc_pool.avg_pool_gradient(pixels(dy), size, *window)),)
+    )
+
+
+def global_avg_pool2d(x: Tensor) -> Tensor:
+    """`functional.global_avg_pool2d`."""
+    from xnor_ref.kernels import nhwc_pool
+
+    size = spatial(x.data)
+    y = nhwc_pool.global_avg_pool(pixels(x.data))
+    return apply("global_avg_pool2d", y, (x,), lambda dy: (planes(nhwc_pool.global_avg_pool_gradient(dy, size)),))
+
+
+def seed_of(position: tuple[int, int, int]) -> int:
+    """32 bits that follow from (seed, step, layer)."""
+    return int(np.random.SeedSequence(position).generate_state(1)[0])

@@ -1,0 +1,145 @@
+"""What a network costs, layer by layer, before it is trained: parameters, bits, operations, bytes.
+
+A multiply-accumulate (MAC) is one tap of one output. Where weights and inputs are binary, MACs become XNOR and popcount
+on words of 64 channels; where only the weights are, they become additions and subtractions. Figure 4(a) of Rastegari
+et al. 2016 compares double precision with one bit for every parameter; what a packed file really holds are bits for
+binary weights and float32 for the rest.
+"""
+
+import math
+from functools import singledispatch
+from typing import Any
+
+from xnor_ref import nn
+from xnor_ref.kernels.float_ops import Pair, conv_output_size
+from xnor_ref.kernels.layout import n_words
+from xnor_ref.models import Network
+from xnor_ref.nn.binary_layers import BinaryLayer
+from xnor_ref.nn.layers import AvgPool2d, MaxPool2d
+from xnor_ref.packed.freeze import freeze
+
+Shape = tuple[int, ...]
+COUNTS = ("parameters", "bits", "macs", "xnor_macs", "word_ops", "additions", "float_bytes", "packed_bytes")
+
+
+def summarise(network: Network) -> dict[str, Any]:
+    """Costs of a network made by `models.build`, for one image.
+
+    Returns
+    -------
+    dict of JSON values
+        "network", "method", "input" (C, H, W), "classes"; "layers", a dict for each layer with parameters or of another
+        shape than its input: "name", "kind", "output_shape", and the counts: "parameters", of which "bits" are
+        binary weights; "macs", of which "xnor_macs" are done by "word_ops" XNORs and popcounts of 64-bit words, and
+        as many as "additions" by additions alone; "float_bytes" of the parameters in float32, "packed_bytes" in a model
+        file. "total" sums them up; "double_bytes" and "all_binary_bytes" count every parameter as 8 bytes and as
+        one bit.
+    """
+    config = network.config
+    shape = config["in_channels"], config["image_size"], config["image_size"]
+    frozen = freeze(
+        network,
+        input_shape=shape,
+        mean=(0.5,) * shape[0],
+        std=(0.5,) * shape[0],
+        classes=tuple(map(str, range(config["num_classes"]))),
+    )
+    packed = {row["name"]: row["bytes"] for row in frozen.summary()}
+    rows: list[dict[str, Any]] = []
+    _walk(network, "", shape, rows)
+    for row in rows:
+        row["packed_bytes"] = packed.get(row["name"], 0)
+    total = {key: sum(row[key] for row in rows) for key in COUNTS}
+    return {
+        "network": config["name"],
+        "method": config["method"],
+        "input": list(shape),
+        "classes": config["num_classes"],
+        "layers": rows,
+        "total": total,
+        "double_bytes": 8 * total["parameters"],
+        "all_binary_bytes": -(-total["parameters"] // 8),
+    }
+
+
+def _walk(module: nn.Module, name: str, shape: Shape, rows: list[dict[str, Any]]) -> Shape:
+    """Append the rows of a module and of all inside; give the shape of what it makes of one image of `shape`."""
+    prefix = f"{name}." if name else ""
+    if isinstance(module, nn.Sequential):
+        for child, layer in module.children():
+            shape = _walk(layer, prefix + child, shape, rows)
+        return shape
+    if isinstance(module, nn.Residual):
+        result = _walk(module.body, f"{prefix}body", shape, rows)
+        if module.shortcut is not None:
+            _walk(module.shortcut, f"{prefix}shortcut", shape, rows)
+        return result
+    result = output_shape(module, shape)
+    row = {"name": name, "kind": type(module).__name__, "output_shape": list(result), **_counts(module, result)}
+    if row["parameters"] or result != shape:
+        rows.append(row)
+    return result
+
+
+def _counts(module: nn.Module, result: Shape) -> dict[str, int]:
+    own = list(module.parameters())
+    parameters = sum(parameter.size for parameter in own)
+    weight = getattr(module, "weight", None)
+    macs = 0
+    if isinstance(weight, nn.Parameter) and weight.ndim > 1:
+        macs = math.prod(weight.shape[1:]) * math.prod(result)
+    weight_bits, input_bits = (getattr(module, f"{side}_bits", 1) for side in ("weight", "input"))
+    words = 0
+    if isinstance(module, nn.BinaryConv2d):
+        words = math.prod(module.kernel_size) * n_words(module.in_channels)
+    elif isinstance(module, nn.BinaryLinear):
+        words = n_words(module.in_features)
+    return {
+        "parameters": parameters,
+        "bits": weight_bits * sum(parameter.size for parameter in own if parameter.latent),
+        "macs": macs,
+        "xnor_macs": macs if words else 0,
+        "word_ops": words * math.prod(result) * weight_bits * input_bits,
+        "additions": macs if isinstance(module, BinaryLayer) and not words else 0,
+        "float_bytes": 4 * parameters,
+    }
+
+
+@singledispatch
+def output_shape(module: nn.Module, shape: Shape) -> Shape:
+    """Shape of a layer's result for one image, (C, H, W) or (I,); most layers keep that of their input."""
+    return shape
+
+
+@output_shape.register
+def _(module: nn.Conv2d | nn.BinaryConv2d | nn.BinaryWeightConv2d, shape: Shape) -> Shape:
+    return module.out_channels, *_window(shape, module.kernel_size, module.stride, module.padding)
+
+
+@output_shape.register
+def _(module: nn.IdentityShortcut, shape: Shape) -> Shape:
+    return module.out_channels, *_window(shape, (1, 1), module.stride, (0, 0))
+
+
+@output_shape.register
+def _(module: MaxPool2d | AvgPool2d, shape: Shape) -> Shape:
+    return shape[0], *_window(shape, module.kernel_size, module.stride, module.padding)
+
+
+@output_shape.register
+def _(module: nn.Linear | nn.BinaryLinear | nn.BinaryWeightLinear, shape: Shape) -> Shape:
+    return (module.out_features,)
+
+
+@output_shape.register
+def _(module: nn.GlobalAvgPool2d, shape: Shape) -> Shape:
+    return shape[:1]
+
+
+@output_shape.register
+def _(module: nn.Flatten, shape: Shape) -> Shape:
+    return (math.prod(shape),)
+
+
+def _window(shape: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+    return conv_output_size((shape[1], shape[2]), kernel, stride, padding)

@@ -1,0 +1,100 @@
+"""The fields of `TrainConfig`: how one is defined, and how its values are checked."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from importlib import import_module
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any
+
+from xnor_ref.errors import InputError, InputTypeError
+
+
+def define(default: Any, kind: str, help: str, *, identity: bool = True, **rule: Any) -> Any:
+    """A field with its rule; `identity` is False where the value cannot change a run's results.
+
+    `choices` is a tuple, or "module:name" of the registry that holds them. `needs` is (other field, its values with
+    which this one has an effect), or in place of the values "module:function", which gives them for this field's name.
+    """
+    metadata = {"kind": kind, "help": help, "identity": identity, **rule}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def choices_of(field: dataclasses.Field) -> tuple:
+    """The values that a choice field takes."""
+    choices = _found(field.metadata["choices"])
+    return tuple(choices() if callable(choices) else choices)
+
+
+def needs_of(field: dataclasses.Field) -> tuple[str, tuple]:
+    """The other field, and its values with which this one has an effect."""
+    other, values = field.metadata["needs"]
+    values = _found(values)
+    return other, tuple(values(field.name) if callable(values) else values)
+
+
+def _found(registry: Any) -> Any:
+    """What "module:name" names, looked up only now: `--help` of other commands does without it."""
+    if not isinstance(registry, str):
+        return registry
+    module, _, name = registry.partition(":")
+    return attrgetter(name)(import_module(module))
+
+
+def checked(field: dataclasses.Field, value: Any) -> Any:
+    """`value` in the field's own type, or InputError."""
+    name, kind, rule = field.name, field.metadata["kind"], field.metadata
+    if value is None and field.default is None:
+        return None
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise InputTypeError(f"{name} must be true or false, got {value!r}")
+        return value
+    if kind == "table":
+        if not isinstance(value, dict) or not all(
+            isinstance(key, str) and isinstance(item, (bool, int, str)) for key, item in value.items()
+        ):
+            raise InputTypeError(f"{name} must be a table of whole numbers, texts and booleans, got {value!r}")
+        return dict(value)
+    if kind == "integers":
+        if not isinstance(value, (list, tuple)) or not all(type(item) is int for item in value):
+            raise InputTypeError(f"{name} must be a list of integers, got {value!r}")
+        if not value or value[0] < 1 or any(b <= a for a, b in pairwise(value)):
+            raise InputError(f"{name} must be at least one number, ascending from 1 or more, got {value!r}")
+        return list(value)
+    if kind == "numbers":
+        if not isinstance(value, (list, tuple)) or not all(type(item) in (int, float) for item in value):
+            raise InputTypeError(f"{name} must be a list of numbers, got {value!r}")
+        if not value or not all(0 < item < math.inf for item in value):
+            raise InputError(f"{name} must be at least one number, all finite and more than 0, got {value!r}")
+        return [float(item) for item in value]
+    if kind == "text":
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise InputTypeError(f"{name} must be a non-empty text, got {value!r}")
+        return value
+    if kind in ("choice", "int-choice"):
+        choices = choices_of(field)
+        if isinstance(value, bool) or value not in choices:
+            raise InputError(
+                f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}{did_you_mean(value, choices)}"
+            )
+        return value
+    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
+        raise InputTypeError(f"{name} must be {'an integer' if kind == 'int' else 'a number'}, got {value!r}")
+    low, high = rule["low"], rule.get("high", math.inf)
+    too_low = value <= low if rule.get("open") else value < low
+    if not math.isfinite(value) or too_low or value > high:
+        lower = f"more than {low}" if rule.get("open") else f"at least {low}"
+        upper = f" and at most {high:,}" if math.isfinite(high) else " and finite"
+        raise InputError(f"{name} must be {lower}{upper}, got {value!r}")
+    return int(value) if kind == "int" else float(value)
+
+
+def did_you_mean(word: object, known: Iterable[object]) -> str:
+    """'; did you mean x?' for the known word nearest to `word`, or nothing."""
+    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
