@@ -262,6 +262,8 @@ def test_plain_says_whether_anything_else_is_computed():
 def test_packed_logits_are_those_of_the_float_network(name, case):
     if name == "resnet18" and (JIT_DISABLED or case is not CASES[0]):
         pytest.skip("once, and compiled")
+    if JIT_DISABLED and case.get("input_bits") == 8:
+        pytest.skip("64 convolutions of planes in NumPy take a minute")
     options = {"method": "xnor", **case}
     network = settle(build(name, 32, **options))
     x = images(network, 3)
@@ -279,6 +281,8 @@ def test_packed_logits_are_those_of_the_float_network(name, case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_some_steps_lower_the_loss(case):
+    if JIT_DISABLED and case.get("input_bits") == 8:
+        pytest.skip("64 convolutions of planes in NumPy take a minute")
     network = build("lenet5", 28, **{"method": "xnor", **case})
     rng = np.random.default_rng(2)
     labels = np.arange(30) % 10

@@ -243,6 +243,16 @@ def test_other_settings_or_other_data_are_refused(table3b, data_dir, tmp_path):
         execute.prepare(tiny_plan("table3b", data_dir, tmp_path))
 
 
+def test_a_run_from_before_a_setting_was_there_is_still_known(table3b, data_dir, tmp_path):
+    shutil.copytree(table3b[0].folder.parent, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "table3b-shapes-quick/cbap-seed0/config.json"
+    known = json.loads(path.read_text())
+    del known["config"]["loss"]
+    path.write_text(json.dumps(known))
+    states = execute.prepare(tiny_plan("table3b", data_dir, tmp_path))[1]
+    assert all(state.report is not None for state in states.values())
+
+
 def test_a_run_that_another_experiment_has_finished_is_taken_from_there(table3b, data_dir, tmp_path, monkeypatch):
     shutil.copytree(table3b[0].folder.parent, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(execute, "train_run", None)

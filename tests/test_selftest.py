@@ -38,6 +38,8 @@ WITHOUT_ANSWERS = {
 }
 VECTOR_CODE = {
     "xnor_ref.compress.tree_kernels",
+    "xnor_ref.kernels.gradient_layout",
+    "xnor_ref.kernels.gradients",
     "xnor_ref.kernels.nhwc",
     "xnor_ref.kernels.nhwc_norm",
     "xnor_ref.kernels.nhwc_pool",

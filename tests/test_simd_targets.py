@@ -1,4 +1,4 @@
-"""Other processors, emulated by Numba's own settings: the fitting code is chosen by itself and gives the same bits."""
+"""Other processors, emulated by Numba's own settings: the fitting code is chosen by itself, exact, and trains."""
 
 import os
 import platform
@@ -20,9 +20,30 @@ LANES = target().lanes
 EMULATED = [("nehalem", 0, "None"), ("haswell", 8, "'AVX2'"), ("skylake-avx512", 16, "'AVX-512'")]
 PROGRAM = """
 import sys
+import numpy as np
+from xnor_ref import nn
+from xnor_ref.autodiff import Tensor
 from xnor_ref.cli import main
-from xnor_ref.kernels.target import target
+from xnor_ref.kernels.target import multiplies_bytes, target
+from xnor_ref.nn.backend import backward_in, binary_backend
+
+def step(path, arithmetic):
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 40, 3, 1, 1, rng=rng), nn.BatchNorm2d(40), nn.BinaryConv2d(40, 33, 3, 2, 1, rng=rng),
+        nn.BatchNorm2d(33), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(33, 5, 2, bias=True, rng=rng),
+    )
+    x = Tensor(rng.standard_normal((4, 3, 9, 9), dtype=np.float32), requires_grad=True)
+    with binary_backend(path), backward_in(arithmetic):
+        y = model(x)
+        y.backward(rng.standard_normal(y.shape, dtype=np.float32))
+    return y.record.parents[0].record.op, [y.data, x.grad, *(p.grad for p in model.parameters())]
+
 print(target())
+(op, found), (_, auto), (_, expected) = step("auto", "fp32"), step("auto", "auto"), step("numba", "fp32")
+close = all(np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b) for a, b in zip(found, expected, strict=True))
+same = all(np.array_equal(a, b) for a, b in zip(found, auto, strict=True))
+print("training:", op, "close" if close else "wrong", "bytes" if multiplies_bytes() else "fp32", same)
 sys.exit(main(["verify", "--examples", "4", "--seed", "1"]))
 """
 
@@ -43,4 +64,5 @@ def test_every_rung_is_exact(processor, lanes, name, tmp_path):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert name in result.stdout.splitlines()[0]
+    assert result.stdout.splitlines()[1] == f"training: {'batch_norm' if lanes else 'max_pool2d'} close fp32 True"
     assert ("planned layers" in result.stdout) == bool(lanes)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.conftest import JIT_DISABLED
 from tests.training_samples import result_bytes, tiny_config
 from xnor_ref import models
+from xnor_ref.cli.progress import Progress
 from xnor_ref.compress import pull, tree
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.layout import unpack_bits
@@ -231,6 +232,14 @@ def test_a_run_logs_every_epoch_and_can_be_exported(finished, tmp_path):
     assert all(line["mst_distance"] > 0 and 0 < line["mst_ratio"] < 1 and line["mst_depth"] > 0 for line in lines)
     assert [line["mst_penalty"] > 0 for line in lines] == [True] * 3
     export_run(whole, tmp_path / "best.safetensors", which="best")
+
+
+def test_an_epochs_line_says_how_light_the_trees_are(finished, capfd):
+    line = RunFolder(finished[1]).metrics()[-1]
+    Progress(quiet=False).epoch(line | {"mst_equal": 3})
+    assert f"trees {line['mst_ratio']:.3f}, depth {line['mst_depth']}, 3 filters lost" in capfd.readouterr().err
+    Progress(quiet=False).epoch({key: value for key, value in line.items() if not key.startswith("mst")})
+    assert "trees" not in capfd.readouterr().err
 
 
 def test_nothing_is_pulled_with_lambda_0(tmp_path):

@@ -51,7 +51,7 @@ class Progress(Observer):
         self.note(
             f"epoch {line['epoch']:3d}  train loss {line['train_loss']:.4f} accuracy {line['train_top1']:6.2%}  "
             f"validation loss {line['val_loss']:.4f} top-1 {line['val_top1']:6.2%} top-5 {line['val_top5']:6.2%}  "
-            f"{line['seconds'] + line['val_seconds']:.1f} s{'  best' if line['best'] else ''}"
+            f"{line['seconds'] + line['val_seconds']:.1f} s{trees(line)}{'  best' if line['best'] else ''}"
         )
 
     def clear(self) -> None:
@@ -74,6 +74,14 @@ def bar(what: str, done: int, total: int, figures: dict[str, Any], width: int) -
     full = round(cells * share)
     drawn = f" [{'#' * full}{'.' * (cells - full)}] " if cells >= 5 else " "
     return f"{what}{drawn}{tail}"[:width]
+
+
+def trees(line: dict[str, Any]) -> str:
+    """How light the trees of the filters are, where training pulls them together."""
+    if "mst_ratio" not in line:
+        return ""
+    lost = f", {line['mst_equal']} filters lost" if line["mst_equal"] else ""
+    return f"  trees {line['mst_ratio']:.3f}, depth {line['mst_depth']}{lost}"
 
 
 def clock(seconds: float) -> str:

@@ -7,8 +7,8 @@ tree) or outside it (a centre V). The penalty of a layer is
 
 the distance that the weights of the wrong sign have to go until filter o agrees with filter j. Its gradient is -s_jp
 where the signs differ and 0 where they agree: a weight is pulled until it agrees, and then left alone. (The
-straight-through gradient of the Hamming distance would push weights that agree further and further from 0, where the
-task cannot turn them any more; docs/compression.md has both measured.)
+straight-through gradient of the Hamming distance would push weights that agree further and further from 0;
+docs/compression.md has both measured.)
 """
 
 from itertools import pairwise

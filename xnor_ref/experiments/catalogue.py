@@ -248,10 +248,10 @@ EXPERIMENTS: dict[str, Experiment] = {
             "training, and what does that cost?",
             (
                 Row("none", "not pulled", {"mst_lambda": 0.0}),
-                *(Row(f"tree-{s:g}", f"tree, lambda {s:g}", {"mst_lambda": s}) for s in (0.05, 0.1, 0.2, 0.3, 0.5)),
+                *(Row(f"tree-{s:g}", f"tree, lambda {s:g}", {"mst_lambda": s}) for s in (0.02, 0.05, 0.1, 0.2, 0.3)),
                 *(
                     Row(f"centre-{s:g}", f"centre, lambda {s:g}", {"mst_lambda": s, "mst_pull": "centre"})
-                    for s in (0.1, 0.2)
+                    for s in (0.05, 0.1)
                 ),
             ),
             model="vgg-small",

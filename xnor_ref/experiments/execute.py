@@ -143,9 +143,10 @@ def _state(plan: Plan, run: Run, data: dict[str, Any]) -> State:
 def _clashes(folder: Path, run: Run, data: dict[str, Any]) -> list[str]:
     """In what a run in `folder` differs from the one that is wanted; nothing that can be read differs altogether."""
     try:
-        known = json.loads((folder / "config.json").read_bytes())
-        return differences(dict(known["config"]), run.config.identity()) + differences(dict(known["data"]), data)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        known = RunFolder(folder).config().identity()  # fields that are newer than the run have their defaults
+        of_data = dict(json.loads((folder / "config.json").read_bytes())["data"])
+        return differences(known, run.config.identity()) + differences(of_data, data)
+    except (ModelFileError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return ["it cannot be read"]
 
 

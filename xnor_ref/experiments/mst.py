@@ -137,17 +137,18 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     for row, of in rows:
         pulled = row["settings"].get("mst_lambda", 0)
         kinds.setdefault(row["settings"].get("mst_pull", "tree") if pulled else "not pulled", []).append(of)
-    for kind, points in kinds.items():
+    for number, (kind, points) in enumerate(kinds.items()):
         points.sort(key=lambda of: -of["ratio"])
-        top1 = [100 * of["top1"] for of in points]
-        left.plot([1 / of["ratio"] for of in points], top1, "o-", label=kind)
-        right.plot([of["entropy_bits"] / of["direct_bits"] for of in points], top1, "o-", label=f"{kind}, ideal coder")
-        right.plot([of["wired_bits"] / of["direct_bits"] for of in points], top1, "s:", label=f"{kind}, wired")
+        top1, colour = [100 * of["top1"] for of in points], f"C{number}"
+        wired, coded = ([of[key] / of["direct_bits"] for of in points] for key in ("wired_bits", "entropy_bits"))
+        left.plot([1 / of["ratio"] for of in points], top1, "o-", color=colour, label=kind)
+        right.plot(coded, top1, "o-", color=colour, label=f"{kind}, ideal coder")
+        right.plot(wired, top1, "s:", color=colour, label=f"{kind}, wired")
     free = 1 / rows[0][1]["random_ratio"]
     left.axvline(free, color="gray", linestyle="--", label="random filters")
     right.axvline(1 / free, color="gray", linestyle="--", label="random filters, wired")
-    left.set(xlabel="times fewer XNORs", ylabel="top-1, %", title=results["title"], xscale="log")
-    right.set(xlabel="bits for one of a weight", title="bits")
+    left.set(xlabel="times fewer XNORs", ylabel="top-1, %", title=results["title"])
+    right.set(xlabel="bits for one of a weight", title="bits of weights")
     for axes in (left, right):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)

@@ -15,8 +15,8 @@ from xnor_ref.kernels.pack import transpose
 from xnor_ref.kernels.simd import NARROW, WIDE
 from xnor_ref.kernels.vector_ir import LANES
 
-_mixed, _uniform, _whole, _octet, _with_byte = (
-    words32.mixed, words32.uniform, words32.whole, words32.octet, words32.with_byte,
+_mixed, _uniform, _whole, _octet, _with_byte, _larger = (
+    words32.mixed, words32.uniform, words32.whole, words32.octet, words32.with_byte, words32.larger,
 )  # fmt: skip
 _sign_of_bit, _twice_bit, _sign_word, _four_signs = (
     words32.sign_of_bit, words32.twice_bit, words32.sign_word, words32.four_signs,
@@ -307,20 +307,19 @@ def pack_gradient(start, stop, dy, k, scaled, padding, left, padded, panels):
 
 @compiled(void(intp, intp, _in(float32, 4), _in(float32, 2), boolean, _out(float32, 2)))
 def largest(start, stop, dy, k, scaled, out):
-    """Largest |dy * k| of each image start..stop and output channel, into out (N, O)."""
+    """Largest |dy * k|, NaN if there is one, of each image start..stop and output channel, into out (N, O)."""
     pixels, outputs = dy.shape[1] * dy.shape[2], dy.shape[3]
     source, size = dy.reshape(-1), np.uint64(outputs)
-    top = np.empty(outputs, np.float32)
+    target = out.view(np.int32)
     of = np.uint64(start * pixels * outputs)
     for image in range(start, stop):
+        top = target[image]
         top[:] = 0
         for p in range(pixels):
             factor = k[image, p] if scaled else np.float32(1)
             for o in range(size):
-                value = abs(source[of + o] * factor)
-                top[o] = top[o] if value <= top[o] else value  # NaN wins
+                top[o] = _larger(top[o], source[of + o] * factor)
             of += size
-        out[image] = top
 
 
 @compiled(

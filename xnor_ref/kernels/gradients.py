@@ -270,7 +270,7 @@ def _taps(kernel: int, stride: int, padding: int, phase: int) -> tuple[list[int]
 class InputGradient:
     """The gradient of the input for convolutions of one geometry.
 
-    Where the kernel covers the image, it is a product of two matrices, dX (N, KH*KW*C) = dY (N, O) W (O, KH*KW*C).
+    Where the kernel covers the image, it can be a product of two matrices, dX (N, KH*KW*C) = dY (N, O) W (O, KH*KW*C).
 
     Parameters
     ----------
@@ -278,14 +278,15 @@ class InputGradient:
     size : (H, W)
     kernel, stride, padding : pairs
     in_bytes : whether dY is unsigned bytes with `OFFSET` added, and the weights signs
+    single : whether to take that product; signs then need whole words of channels
 
     `padded_shape` is (OH, columns, words of 32 bits) of an image of dY; its columns begin with `left` of zeros (of
     `OFFSET`), and end with some.
     """
 
-    def __init__(self, channels, outputs, size, kernel, stride, padding, *, in_bytes=False):
+    def __init__(self, channels, outputs, size, kernel, stride, padding, *, in_bytes=False, single=False):
         self.outputs, self.bytes, self.words = outputs, in_bytes, -(-channels // 32)
-        self.single = kernel == size and padding == (0, 0)
+        self.single = single
         n_taps = kernel[0] * kernel[1]
         self.source = np.arange(channels) * n_taps  # where in a filter an input channel begins
         if self.single:  # one pixel of so many channels, in the order in which they lie in dX
@@ -295,14 +296,13 @@ class InputGradient:
         self.size, self.kernel, self.stride, self.padding = size, kernel, stride, padding
         out_h, out_w = conv_output_size(size, kernel, stride, padding)
         phases = [(b, *_taps(kernel[1], stride[1], padding[1], b)) for b in range(min(stride[1], size[1]))]
-        self.left = max(0, *(-shift for _, taps, shift in phases if taps), 0)
+        self.left = max([0, *(-shift for _, taps, shift in phases if taps)])
         ends = [-(-(size[1] - b) // stride[1]) + shift + len(taps) - 1 for b, taps, shift in phases if taps]
-        columns = self.left + max(out_w, *ends)
+        columns = self.left + max([out_w, *ends])
         self.padded_shape = out_h, columns, -(-outputs // 4) if in_bytes else outputs
         self.phases = [
             _Phase(self, a, b) for a in range(min(stride[0], size[0])) for b in range(min(stride[1], size[1]))
         ]
-        self._scale = np.ones(1, np.float32)
 
     def load_reals(self, weight: NDArray[np.float32], threads: int) -> None:
         """Take the weights (O, C, KH, KW)."""

@@ -17,6 +17,10 @@ from xnor_ref.kernels.cache import KernelFile
 from xnor_ref.kernels.selftest import wrong_answer
 
 
+# Divisions go as in NumPy, without an error for 0; kernels are called from Python and from each other only.
+_OPTIONS = {"nopython": True, "nogil": True, "boundscheck": None, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
 def compiled(signature: Any, **options: Any) -> Callable:
     """Decorator: a kernel of one explicit signature that runs without the GIL; `options` are those of `numba.njit`.
 
@@ -26,7 +30,7 @@ def compiled(signature: Any, **options: Any) -> Callable:
     def decorate(function: Callable) -> Callable:
         if config.DISABLE_JIT:  # type: ignore[attr-defined]
             return function
-        kernel = Kernel(function, targetoptions={"nopython": True, "nogil": True, "boundscheck": None, **options})
+        kernel = Kernel(function, targetoptions={**_OPTIONS, **options})
         kernel.args, kernel.return_type = sigutils.normalize_signature(signature)
         return kernel
 

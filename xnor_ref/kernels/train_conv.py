@@ -189,15 +189,19 @@ class SignConvolution(_Convolution):
             else:
                 border = self.pad_value != 0
                 of_weight = WeightGradient(self.channels, self.outputs, self.size, *place, in_bytes, border)
-            of_input = InputGradient(self.channels, self.outputs, self.size, *place, in_bytes=in_bytes)
+            of_input = InputGradient(
+                self.channels, self.outputs, self.size, *place, in_bytes=in_bytes, single=self._rows
+            )
             self._made[key] = of_weight, of_input
         return self._made[key]
 
 
 def _unit(largest: F32) -> float:
-    """What a step of a byte stands for where `largest` shall become 127."""
-    top = float(largest.max(initial=0.0))
-    return 1.0 if top == 0 else top / 127
+    """What a step of a byte stands for where `largest` shall become 127, less what could be rounded up to 128.
+
+    No less than what has a finite inverse; NaN and infinity stay.
+    """
+    return max(float(largest.max(initial=0.0)) / 126.999, 2.0**-126)  # in this order: NaN is not less
 
 
 class RealConvolution(_Convolution):
@@ -276,5 +280,6 @@ class RealConvolution(_Convolution):
                 of_weight = RowsGradient(self.channels, self.outputs, self.size, *place)
             else:
                 of_weight = WeightGradient(self.channels, self.outputs, self.size, *place)
-            self._made[key] = of_weight, InputGradient(self.channels, self.outputs, self.size, *place)
+            of_input = InputGradient(self.channels, self.outputs, self.size, *place, single=self._rows)
+            self._made[key] = of_weight, of_input
         return self._made[key]

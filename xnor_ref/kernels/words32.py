@@ -74,6 +74,11 @@ def _with(b, word, x, shift):
     return b.or_(word, b.shl(byte, shift))
 
 
+def _larger(b, bits, x):
+    magnitude = b.and_(b.bitcast(x, I32), _number(0x7FFFFFFF))
+    return b.select(b.icmp_signed(">", magnitude, bits), magnitude, bits)
+
+
 mixed = _operation(uint32(uint32, uint32, uint32), _mix)
 """A hash of 32 bits of (begin + index, seed), without visible pattern (the finaliser of MurmurHash3)."""
 uniform = _operation(float32(uint32, uint32), _uniform)
@@ -92,3 +97,5 @@ twice_bit = _operation(uint8(uint32, uint32), lambda b, w, p: b.trunc(b.shl(_bit
 """2 or 0."""
 four_signs = _operation(uint32(uint32, uint32, uint32, uint32, uint32), _four)
 """The bits of four words at a place as four bytes, +1 or -1."""
+larger = _operation(int32(int32, float32), _larger)
+"""The larger of a magnitude, as the bits of a float32, and |x|; NaN is larger than all."""

@@ -8,6 +8,7 @@ and "simd" takes the layers one by one.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
 F32 = NDArray[np.float32]
 NO_ALPHA = np.zeros(0, np.float32)
+_plans: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()  # not in the layers: they hold addresses, and no copy must
 
 
 def applies(x: Tensor) -> bool:
@@ -48,8 +50,8 @@ def planes(y: F32) -> F32:
 
 
 def planned(layer: Any, make: Any, *key: Any) -> Any:
-    """What `make(*key)` makes, kept by the layer for the next call with the same key."""
-    plans = layer.__dict__.setdefault("_plans", {})
+    """What `make(*key)` makes, kept for the layer's next call with the same key."""
+    plans = _plans.setdefault(layer, {})
     if key not in plans:
         plans[key] = make(*key)
     return plans[key]

@@ -10,9 +10,9 @@ rms_l is the root mean square over the layer, so that lambda says how hard the p
 suits layers and networks of any size. What a filter is pulled to are its neighbours in the layer's minimum spanning
 tree ("tree"), with the signs of the moment, or the signs that most filters of the layer have ("centre"; the sum of the
 distances to it bounds the tree's weight). Trees and centres are found again every `mst_refresh` steps. The pull begins
-after `mst_start` epochs, and lambda rises over `mst_ramp` more; by default it is there from the first step, which gave
-the better networks (docs/compression.md). Two filters nearer to each other (or to the centre) than `mst_margin`
-times their length are let go until the next refresh, so that filters do not become equal.
+after `mst_start` epochs, and lambda rises over `mst_ramp` more; by default it is there from the first step. Two filters
+nearer to each other (or to the centre) than `mst_margin` times their length are let go until the next refresh, so that
+filters do not become equal. docs/compression.md has what was measured.
 
 A checkpoint holds the targets of each layer, so a run that is resumed goes on with the trees that it had.
 """
