@@ -16,7 +16,6 @@ from xnor_ref.errors import EquivalenceError
 from xnor_ref.kernels.cache import KernelFile
 from xnor_ref.kernels.selftest import wrong_answer
 
-
 # Divisions go as in NumPy, without an error for 0; kernels are called from Python and from each other only.
 _OPTIONS = {"nopython": True, "nogil": True, "boundscheck": None, "error_model": "numpy", "no_cfunc_wrapper": True}
 

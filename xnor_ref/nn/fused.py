@@ -82,22 +82,19 @@ def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None, binary: tuple[F32,
 
 def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     """BatchNorm in training mode (unless `norm` is None), then `BinaryConv2d`."""
-    from xnor_ref.kernels import float_ops
-    from xnor_ref.kernels.train_conv import RULES, Rounding, SignConvolution
+    from xnor_ref.kernels import float_ops, nhwc_norm
+    from xnor_ref.kernels.train_conv import Rounding, SignConvolution
 
     key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, layer.input_scale
     plan = planned(layer, SignConvolution, *key)
     images = pixels(x.data)
     has_alpha = layer.weight_scale == "alpha"
     rule = layer.grad_mode if has_alpha else "clipped"
-    assert rule in RULES
-    statistics = affine = None
+    affine: tuple[F32, F32] | None = None
     if norm is not None:
-        from xnor_ref.kernels import nhwc_norm
-
-        statistics = nhwc_norm.moments(images)
-        norm.move(*statistics, images.size // norm.channels)
-        affine = norm.training_affine(*statistics)
+        mean, var = nhwc_norm.moments(images)
+        norm.move(mean, var, images.size // norm.channels)
+        scale, shift = affine = norm.training_affine(mean, var)
     y, saved = plan.forward(images, layer.weight.data, has_alpha, affine)
 
     def backward(dy):
@@ -105,11 +102,10 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
         need = x.requires_grad or norm is not None
         dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need)
         if norm is None:
-            if dx is not None:
-                float_ops.mask_ste(images, dx)
-            return None if dx is None else planes(dx), dw
-        arguments = images, *affine, *statistics, norm.weight.data, norm.eps
-        dx, dgamma, dbeta = nhwc_norm.norm_sign_gradient(dx, *arguments, out=dx)
+            return None if dx is None else planes(float_ops.mask_ste(images, dx)), dw
+        dx, dgamma, dbeta = nhwc_norm.norm_sign_gradient(
+            dx, images, scale, shift, mean, var, norm.weight.data, norm.eps, out=dx
+        )
         return planes(dx), dgamma, dbeta, dw
 
     parents = (x, layer.weight) if norm is None else (x, norm.weight, norm.bias, layer.weight)
@@ -121,12 +117,12 @@ def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
     from xnor_ref.kernels import nhwc_norm, nhwc_pool
 
     images = pixels(x.data)
-    statistics = nhwc_norm.moments(images)
-    layer.move(*statistics, images.size // layer.channels)
-    affine = layer.training_affine(*statistics)
-    arguments = images, *affine, *statistics, layer.weight.data, layer.eps
+    mean, var = nhwc_norm.moments(images)
+    layer.move(mean, var, images.size // layer.channels)
+    scale, shift = layer.training_affine(mean, var)
+    arguments = images, scale, shift, mean, var, layer.weight.data, layer.eps
     if pool is None:
-        y = nhwc_norm.norm_relu(images, *affine, relu)
+        y = nhwc_norm.norm_relu(images, scale, shift, relu)
 
         def backward(dy):
             dx, *rest = nhwc_norm.norm_sign_gradient(pixels(dy), *arguments, mask="relu" if relu else False)
@@ -134,7 +130,7 @@ def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
 
     else:
         window = pool.kernel_size, pool.stride, pool.padding
-        y, winner = nhwc_pool.norm_relu_pool(images, *affine, *window)
+        y, winner = nhwc_pool.norm_relu_pool(images, scale, shift, *window)
 
         def backward(dy):
             dx, *rest = nhwc_pool.norm_relu_pool_gradient(pixels(dy), winner, *arguments, *window)
