@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.threads import parallel_chunks
 
 Backward = Callable[[NDArray], tuple[NDArray | None, ...]]
 
+_WORTH = 1 << 18  # elements that a thread should add at least
 _mode = threading.local()
 _order = itertools.count()
 
@@ -37,15 +39,26 @@ def no_grad() -> Iterator[None]:
         _mode.enabled = before
 
 
+def add(x: NDArray, y: NDArray, out: NDArray | None = None) -> NDArray:
+    """x + y of one shape, on all threads where that pays; in the memory layout of both, if they have the same."""
+    if x.size < _WORTH or x.shape != y.shape:
+        return np.asarray(np.add(x, y, out=out))
+    result = np.empty_like(x) if out is None else out
+    chunk = max(1, _WORTH // x[0].size)
+    parallel_chunks(lambda a, b: np.add(x[a:b], y[a:b], out=result[a:b]), len(x), chunk)
+    return result
+
+
 class Record:
     """How one array was computed. Parents are recorded before their children, so `order` sorts topologically."""
 
-    __slots__ = ("backward", "op", "order", "parents")
+    __slots__ = ("backward", "fresh", "op", "order", "parents")
 
-    def __init__(self, op: str, parents: Sequence["Taped"], backward: Backward):
+    def __init__(self, op: str, parents: Sequence["Taped"], backward: Backward, fresh: bool = False):
         self.op = op
         self.parents = tuple(parents)
         self.backward: Backward | None = backward  # None once the record was freed
+        self.fresh = fresh  # whether `backward` returns new arrays that nobody else keeps
         self.order = next(_order)
 
     def gradients(self, dy: NDArray) -> Iterator[tuple["Taped", NDArray]]:
@@ -133,19 +146,25 @@ class Taped:
             raise InputError(f"backward: grad has shape {seed.shape}, the Tensor {self.shape}")
 
         gradients: dict[Taped, NDArray] = {self: seed}
-        owned: set[Taped] = set()  # whose gradient is a sum made here; others may be shared, and are not written
+        owned: set[Taped] = set()  # whose gradient nobody else keeps; others may be shared, and are not written
         todo = self._recorded()
         while todo:
             node, record = todo.pop()  # the list lets go of it too, so that memory shrinks on the way
             dy = gradients.pop(node, None)
             owned.discard(node)
+            fresh = record.fresh
             for parent, gradient in record.gradients(dy) if dy is not None else ():
                 if parent not in gradients:
                     gradients[parent] = gradient
+                    if fresh:
+                        owned.add(parent)
                 elif parent in owned:
-                    np.add(gradients[parent], gradient, out=gradients[parent])
+                    add(gradients[parent], gradient, out=gradients[parent])
+                elif fresh:
+                    gradients[parent] = add(gradients[parent], gradient, out=gradient)
+                    owned.add(parent)
                 else:
-                    gradients[parent] = np.asarray(np.add(gradients[parent], gradient, order="C"))
+                    gradients[parent] = add(gradients[parent], gradient)
                     owned.add(parent)
             if not keep_tape:
                 record.free()
@@ -154,7 +173,7 @@ class Taped:
             if leaf.grad is not None:
                 np.add(leaf.grad, gradient, out=leaf.grad)
             else:
-                leaf.grad = gradient if leaf in owned else np.array(gradient, order="C")
+                leaf.grad = np.ascontiguousarray(gradient) if leaf in owned else np.array(gradient, order="C")
 
     def _recorded(self) -> list[tuple["Taped", Record]]:
         """All recorded nodes that this one depends on, parents before children. No recursion: graphs are deep."""

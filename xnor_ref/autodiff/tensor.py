@@ -19,13 +19,15 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
-from xnor_ref.autodiff.tape import Backward, Record, Taped, is_grad_enabled
+from xnor_ref.autodiff.tape import Backward, Record, Taped, add, is_grad_enabled
 from xnor_ref.errors import InputError, InputTypeError
 
 Axis = int | tuple[int, ...] | None
 
 
-def apply(name: str, data: NDArray, parents: tuple["Tensor", ...], backward: Backward) -> "Tensor":
+def apply(
+    name: str, data: NDArray, parents: tuple["Tensor", ...], backward: Backward, *, fresh: bool = False
+) -> "Tensor":
     """Make the output of an op, and record the op if gradients are enabled and a parent requires them.
 
     Parameters
@@ -39,6 +41,8 @@ def apply(name: str, data: NDArray, parents: tuple["Tensor", ...], backward: Bac
     backward : callable
         Takes dC/d(data), an array of the shape and dtype of `data` that must not be written to (it may be shared, or
         a broadcast view), and returns a tuple with dC/d(parent), or None, for each parent. It may return `dy` itself.
+    fresh : bool
+        Whether all arrays that `backward` returns are new, and nobody else keeps them; then they are not copied.
 
     >>> x = Tensor([3.0], requires_grad=True)
     >>> apply("square", x.data**2, (x,), lambda dy: (dy * 2 * x.data,)).backward()
@@ -48,7 +52,7 @@ def apply(name: str, data: NDArray, parents: tuple["Tensor", ...], backward: Bac
     out = Tensor(np.asarray(data))
     if is_grad_enabled() and any(parent.requires_grad for parent in parents):
         out.requires_grad = True
-        out.record = Record(name, parents, backward)
+        out.record = Record(name, parents, backward, fresh)
     return out
 
 
@@ -116,7 +120,7 @@ class Tensor(Taped):
 
     def __add__(self, other: Any) -> "Tensor":
         a, b = operands("add", self, other)
-        return apply("add", a.data + b.data, (a, b), lambda dy: (to(a, lambda: dy), to(b, lambda: dy)))
+        return apply("add", add(a.data, b.data), (a, b), lambda dy: (to(a, lambda: dy), to(b, lambda: dy)))
 
     def __sub__(self, other: Any) -> "Tensor":
         a, b = operands("sub", self, other)

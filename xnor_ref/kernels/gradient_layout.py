@@ -225,12 +225,18 @@ def expand_bits(start, stop, bits, width, top, left, pad_value, in_bytes, octets
                             for x in range(end):
                                 to_reals[at + x] = _sign_of_bit(line[x], bit)
                     else:
-                        for x in range(width):
-                            to = row_at + (x + left) % phases * pitch + (x + left) // phases
+                        for phase in range(phases):
+                            skip = max(0, -(-(left - phase) // phases))  # columns of padding in this phase
+                            at = np.uint64(row_at + phase * pitch + skip)
+                            x = np.uint64(skip * phases + phase - left)
                             if in_bytes:
-                                to_octets[to] = _twice_bit(line[x], bit)
+                                while x < end:
+                                    to_octets[at] = _twice_bit(line[x], bit)
+                                    at, x = at + np.uint64(1), x + np.uint64(phases)
                             else:
-                                to_reals[to] = _sign_of_bit(line[x], bit)
+                                while x < end:
+                                    to_reals[at] = _sign_of_bit(line[x], bit)
+                                    at, x = at + np.uint64(1), x + np.uint64(phases)
                     row_at += plane
 
 

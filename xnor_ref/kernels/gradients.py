@@ -178,6 +178,10 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
         n_near = max(1, NEAR // image_bytes)
         rows_near = g[ROWS] if n_near > 1 else max(1, NEAR // line)
         bottom = min(g[CHANNELS], (piece + 1) * INPUTS)
+        offsets = np.empty(n_near * rows_near * g[RUN] if in_bytes else 0, np.int64)
+        for k in range(len(offsets)):  # where the elements of x lie, from the first of a piece on
+            row = k // g[RUN]
+            offsets[k] = row // rows_near * g[X_IMAGE] + row % rows_near * g[X_ROW] + k % g[RUN] * g[X_STEP]
         for image in range(0, g[IMAGES], n_near):
             n_images = min(n_near, g[IMAGES] - image)
             for top in range(0, g[ROWS], rows_near):
@@ -198,10 +202,11 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
                         xi, xr, xs, xc, run = g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL], g[RUN]
                         wi, wr = image_bytes, line
                         if in_bytes:
+                            count, table = n_images * n_rows * run, offsets.ctypes.data
                             if narrow:
-                                _bytes_narrow(n, at, xi, xr, xs, xc, w, wi, wr, n_images, n_rows, run, y, next_row)
+                                _bytes_narrow(n, at, table, xc, w, count, y, next_row)
                             else:
-                                _bytes_wide(n, at, xi, xr, xs, xc, w, wi, wr, n_images, n_rows, run, y, next_row)
+                                _bytes_wide(n, at, table, xc, w, count, y, next_row)
                         elif narrow:
                             _real_narrow(n, at, xi, xr, xs, xc, w, wi, wr, n_images, n_rows, run, y, next_row)
                         else:

@@ -9,7 +9,8 @@ an element is one pixel p, or four with bytes; and the vectors hold dy of that p
             for k in range(run):                   x += x_step, w += V vectors
                 acc[i, v] += x[i] * w[v]
 
-With bytes a lane takes four products at a time, of an unsigned byte of x and a signed byte of w (VNNI, vpdpbusd).
+With bytes a lane takes four products at a time, of an unsigned byte of x and a signed byte of w (VNNI, vpdpbusd). Rows
+are then so short that the loops would cost more than they do; so there is one, and a table says where x lies.
 """
 
 from llvmlite import ir
@@ -22,6 +23,7 @@ from xnor_ref.kernels.vector_ir import (
     F32,
     I8,
     I32,
+    I64,
     LANES,
     TARGET,
     const,
@@ -57,64 +59,98 @@ def _dot_bytes(b, total, x, w):
     return total
 
 
-def _accumulate(step, zero, add):
-    """Intrinsics by number of vectors: add the products of `n` inputs with one block of outputs to `out`."""
+def _tiles(b, left, x, x_input, w, out, out_input, vectors, zero, add, walk):
+    """Add the sums of `left` inputs to `out`, in tiles of a few inputs; `walk` makes the sums of one tile."""
+    addresses = [x, out]
 
-    def of(vectors):
-        @intrinsic
-        def products(
-            context, n, x, x_image, x_row, x_step, x_input, w, w_image, w_row, n_images, n_rows, run, out, out_input
-        ):
-            def generate(context, b, signature, arguments):
-                left, x, *walk, x_input, w, w_image, w_row, n_images, n_rows, run, out, out_input = arguments
-                x_image, x_row, x_step = walk
-                addresses = [x, out]
+    def tile_of(addresses):
+        x, out = addresses
 
-                def tile_of(addresses):
-                    x, out = addresses
+        def element(x, w, sums, step):
+            weights = [load(b, b.add(w, const(v * LANES * 4)), vector(I32)) for v in range(vectors)]
+            for i in range(inputs):
+                scalar = spread(b, load(b, b.add(x, b.mul(x_input, const(i))), I32))
+                for v in range(vectors):
+                    sums[i * vectors + v] = step(b, sums[i * vectors + v], scalar, weights[v])
+            return [b.add(w, const(vectors * LANES * 4)), *sums]
 
-                    def element(values):
-                        x, w, *sums = values
-                        weights = [load(b, b.add(w, const(v * LANES * 4)), vector(I32)) for v in range(vectors)]
-                        for i in range(inputs):
-                            scalar = spread(b, load(b, b.add(x, b.mul(x_input, const(i))), I32))
-                            for v in range(vectors):
-                                sums[i * vectors + v] = step(b, sums[i * vectors + v], scalar, weights[v])
-                        return [b.add(x, x_step), b.add(w, const(vectors * LANES * 4)), *sums]
+        sums = walk(x, w, [zero] * (inputs * vectors), element)
+        for i in range(inputs):
+            for v in range(vectors):
+                at = b.add(b.add(out, b.mul(out_input, const(i))), const(v * LANES * 4))
+                store(b, add(b, load(b, at, zero.type), sums[i * vectors + v]), at)
+        return [b.add(x, b.mul(x_input, const(inputs))), b.add(out, b.mul(out_input, const(inputs)))]
 
-                    def row(values):
-                        x, w, *sums = values
-                        _, _, *sums = repeat(b, run, [x, w, *sums], element)
-                        return [b.add(x, x_row), b.add(w, w_row), *sums]
-
-                    def image(values):
-                        x, w, *sums = values
-                        _, _, *sums = repeat(b, n_rows, [x, w, *sums], row)
-                        return [b.add(x, x_image), b.add(w, w_image), *sums]
-
-                    _, _, *sums = repeat(b, n_images, [x, w] + [zero] * (inputs * vectors), image)
-                    for i in range(inputs):
-                        for v in range(vectors):
-                            at = b.add(b.add(out, b.mul(out_input, const(i))), const(v * LANES * 4))
-                            store(b, add(b, load(b, at, zero.type), sums[i * vectors + v]), at)
-                    return [b.add(x, b.mul(x_input, const(inputs))), b.add(out, b.mul(out_input, const(inputs)))]
-
-                inputs = TARGET.pixels
-                while inputs:
-                    addresses = repeat(b, b.udiv(left, const(inputs)), addresses, tile_of)
-                    left = b.urem(left, const(inputs))
-                    inputs //= 2
-                return context.get_dummy_value()
-
-            return types.void(*[types.int64] * 14), generate
-
-        return products
-
-    return {vectors: of(vectors) for vectors in (tile.WIDE, tile.NARROW)}
+    inputs = TARGET.pixels
+    while inputs:
+        addresses = repeat(b, b.udiv(left, const(inputs)), addresses, tile_of)
+        left = b.urem(left, const(inputs))
+        inputs //= 2
 
 
-real = _accumulate(_multiply_add, ir.Constant(vector(F32), None), lambda b, x, y: b.fadd(x, y))
-integer = _accumulate(_dot_bytes, ir.Constant(vector(I32), None), lambda b, x, y: b.add(x, y))
+def _real(vectors):
+    """Add the products of `n` inputs with one block of outputs to `out`, float32."""
+    zero = ir.Constant(vector(F32), None)
+
+    @intrinsic
+    def products(
+        context, n, x, x_image, x_row, x_step, x_input, w, w_image, w_row, n_images, n_rows, run, out, out_input
+    ):
+        def generate(context, b, signature, arguments):
+            n, x, x_image, x_row, x_step, x_input, w, w_image, w_row, n_images, n_rows, run, out, out_input = arguments
+
+            def walk(x, w, sums, element):
+                def pixel(values):
+                    x, w, *sums = values
+                    return [b.add(x, x_step), *element(x, w, sums, _multiply_add)]
+
+                def row(values):
+                    x, w, *sums = values
+                    _, _, *sums = repeat(b, run, [x, w, *sums], pixel)
+                    return [b.add(x, x_row), b.add(w, w_row), *sums]
+
+                def image(values):
+                    x, w, *sums = values
+                    _, _, *sums = repeat(b, n_rows, [x, w, *sums], row)
+                    return [b.add(x, x_image), b.add(w, w_image), *sums]
+
+                return repeat(b, n_images, [x, w, *sums], image)[2:]
+
+            _tiles(b, n, x, x_input, w, out, out_input, vectors, zero, lambda b, x, y: b.fadd(x, y), walk)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 14), generate
+
+    return products
+
+
+def _integer(vectors):
+    """The same in bytes, int32: `count` elements of x at the offsets (int64) that a table holds, and of w in a row."""
+    zero = ir.Constant(vector(I32), None)
+
+    @intrinsic
+    def products(context, n, x, offsets, x_input, w, count, out, out_input):
+        def generate(context, b, signature, arguments):
+            n, x, offsets, x_input, w, count, out, out_input = arguments
+
+            def walk(x, w, sums, element):
+                def pixels(values):
+                    at, w, *sums = values
+                    here = b.add(x, load(b, at, I64))
+                    return [b.add(at, const(8)), *element(here, w, sums, _dot_bytes)]
+
+                return repeat(b, count, [offsets, w, *sums], pixels)[2:]
+
+            _tiles(b, n, x, x_input, w, out, out_input, vectors, zero, lambda b, x, y: b.add(x, y), walk)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 8), generate
+
+    return products
+
+
+real = {vectors: _real(vectors) for vectors in (tile.WIDE, tile.NARROW)}
+integer = {vectors: _integer(vectors) for vectors in (tile.WIDE, tile.NARROW)}
 
 
 # --- a convolution of bytes with signs, for the gradient of the input ---------------------------------------------

@@ -55,7 +55,7 @@ class _Convolution:
 
     def _images_together(self, n: int, pixels: int) -> int:
         """Images of a piece of work: enough for the weights to be worth reading."""
-        return max(1, min(-(-n // 4), 1024 // pixels))
+        return max(1, min(-(-n // 4), 4096 // pixels))
 
     def _as_rows(self, array: NDArray, rows: bool) -> NDArray:
         """Images (N, 1, 1, C) as one image of N columns, where the sum over pixels runs over images."""

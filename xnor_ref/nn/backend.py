@@ -9,7 +9,7 @@ from xnor_ref.kernels.checks import BACKENDS, has_vectors
 BACKWARDS = ("auto", "fp32", "int8")
 
 _backend = "auto"
-_backward = "auto"
+_backward = "fp32"
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def current_backend() -> str:
 def backward_in(arithmetic: str) -> Iterator[None]:
     """Multiply the gradients of binary convolutions in another arithmetic while inside; for the whole process.
 
-    "fp32"; "int8", in bytes that are rounded at random, where the processor has the instructions (VNNI), in fp32
+    "fp32", as it is outside; "int8", in bytes that are rounded at random, where the processor has the instructions (VNNI), in fp32
     elsewhere; "auto" is "int8".
     """
     global _backward

@@ -77,7 +77,7 @@ def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None, binary: tuple[F32,
         found = None if dx is None else planes(dx), dw
         return found if bias is None else (*found, dy.sum(axis=(0, 1, 2)))
 
-    return apply("conv2d", planes(y), (x, weight) if bias is None else (x, weight, bias), backward)
+    return apply("conv2d", planes(y), (x, weight) if bias is None else (x, weight, bias), backward, fresh=True)
 
 
 def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
@@ -109,7 +109,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
         return planes(dx), dgamma, dbeta, dw
 
     parents = (x, layer.weight) if norm is None else (x, norm.weight, norm.bias, layer.weight)
-    return apply("binary_conv2d", planes(y), parents, backward)
+    return apply("binary_conv2d", planes(y), parents, backward, fresh=True)
 
 
 def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
@@ -136,7 +136,7 @@ def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
             dx, *rest = nhwc_pool.norm_relu_pool_gradient(pixels(dy), winner, *arguments, *window)
             return planes(dx), *rest
 
-    return apply("batch_norm", planes(y), (x, layer.weight, layer.bias), backward)
+    return apply("batch_norm", planes(y), (x, layer.weight, layer.bias), backward, fresh=True)
 
 
 def max_pool2d(x: Tensor, layer: Any) -> Tensor:
@@ -150,6 +150,7 @@ def max_pool2d(x: Tensor, layer: Any) -> Tensor:
         planes(y),
         (x,),
         lambda dy: (planes(nhwc_pool.max_pool_gradient(pixels(dy), winner, size, *window)),),
+        fresh=True,
     )
 
 
