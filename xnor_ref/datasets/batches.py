@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels.float_ops import jit_disabled, pixel_table
+from xnor_ref.kernels.float_ops import pixel_table
+from xnor_ref.kernels.rungs import without_kernels
 from xnor_ref.kernels.threads import parallel_chunks
 
 _ORDER_TAG = 0x6F72646572  # "order": keeps this use of (seed, epoch) apart from every other
@@ -172,7 +173,7 @@ def _rung(backend: str):
     if backend not in ("auto", "reference", "numba"):
         raise InputError(f'make_batch: backend must be "auto", "reference" or "numba", got {backend!r}')
     if backend == "auto":
-        backend = "reference" if jit_disabled() else "numba"
+        backend = "reference" if without_kernels() else "numba"
     if backend == "reference":
         return gather_reference
     from xnor_ref.datasets.batch_kernel import gather

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from xnor_ref.errors import NonFiniteError
-from xnor_ref.kernels import float_ops, reference
+from xnor_ref.kernels import float_ops, reference, rungs
 from xnor_ref.kernels.checks import BACKENDS as BACKENDS
 from xnor_ref.kernels.checks import Pair, check_conv, check_linear, has_vectors
 from xnor_ref.kernels.checks import require_exact_float as require_exact_float
@@ -285,7 +285,7 @@ def input_scale_rows(x: np.ndarray, backend: str = "auto", threads: int | None =
 
 
 def _rung(backend: str) -> Any:
-    if backend == "reference" or (backend == "auto" and float_ops.jit_disabled()):
+    if backend == "reference" or (backend == "auto" and rungs.without_kernels()):
         return reference
     if backend in ("auto", "simd") and has_vectors():
         from xnor_ref.kernels import simd

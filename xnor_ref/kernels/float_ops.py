@@ -15,6 +15,9 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from xnor_ref.kernels.rungs import has_vectors as has_vectors
+from xnor_ref.kernels.rungs import jit_disabled as jit_disabled
+from xnor_ref.kernels.rungs import without_kernels
 from xnor_ref.kernels.threads import check_threads, parallel_chunks
 
 F32 = NDArray[np.float32]
@@ -22,22 +25,6 @@ Pair = tuple[int, int]
 
 COLUMNS = 256  # GEMM columns that are worth gathering several images for, in training
 FEATURES = 256  # outputs (or inputs) of one GEMM of `linear` and its gradients
-
-
-def jit_disabled() -> bool:
-    """Whether Numba's compiler is off (NUMBA_DISABLE_JIT), so that its kernels would run as slow Python."""
-    from numba import config
-
-    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
-
-
-def has_vectors() -> bool:
-    """Whether the processor has vectors that the SIMD rung pays on, and Numba compiles."""
-    if jit_disabled():
-        return False
-    from xnor_ref.kernels.target import target
-
-    return target() is not None
 
 
 def pixel_table(mean: Sequence[float], std: Sequence[float]) -> F32:
@@ -48,7 +35,7 @@ def pixel_table(mean: Sequence[float], std: Sequence[float]) -> F32:
 
 
 def _rung() -> ModuleType:
-    if jit_disabled():
+    if without_kernels():
         from xnor_ref.kernels import float_reference
 
         return float_reference

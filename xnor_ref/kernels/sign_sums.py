@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels import float_ops, float_reference
+from xnor_ref.kernels import float_ops, float_reference, rungs
 from xnor_ref.kernels.checks import has_vectors
 from xnor_ref.kernels.float_ops import Pair
 from xnor_ref.kernels.layout import pack_mask, signs_of_words
@@ -91,7 +91,7 @@ def scale_filters(sums: F32, alpha: F32 | None) -> F32:
 
 def _rung(backend: str) -> tuple[Callable, Callable]:
     """(im2col, add_columns)."""
-    if backend in ("reference", "float") or float_ops.jit_disabled():
+    if backend in ("reference", "float") or rungs.without_kernels():
         return float_reference.im2col, _reference
     from xnor_ref.kernels import float_plain, sign_sums_plain
 

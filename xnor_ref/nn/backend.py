@@ -40,8 +40,8 @@ def current_backend() -> str:
 def backward_in(arithmetic: str) -> Iterator[None]:
     """Multiply the gradients of binary convolutions in another arithmetic while inside; for the whole process.
 
-    "fp32", as it is outside; "int8", in bytes that are rounded at random, where the processor has the instructions (VNNI), in fp32
-    elsewhere; "auto" is "int8".
+    "fp32", as it is outside; "int8", in bytes that are rounded at random, where the processor has the instructions
+    (VNNI), in fp32 elsewhere; "auto" is "int8".
     """
     global _backward
     if arithmetic not in BACKWARDS:

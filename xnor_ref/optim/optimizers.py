@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError
-from xnor_ref.kernels.float_ops import jit_disabled
+from xnor_ref.kernels.rungs import without_kernels
 from xnor_ref.kernels.threads import check_threads, parallel_chunks
 from xnor_ref.optim._checks import number
 
@@ -141,7 +141,7 @@ class Optimizer:
             array[...] = state[name]
 
     def _rung(self) -> Any:
-        if self.backend == "reference" or (self.backend == "auto" and jit_disabled()):
+        if self.backend == "reference" or (self.backend == "auto" and without_kernels()):
             from xnor_ref.optim import _reference
 
             return _reference

@@ -93,6 +93,12 @@ class TrainConfig:
     label_smoothing: float = _field(
         0.0, "float", "Label smoothing of cross-entropy.", low=0, high=0.9, needs=("loss", ("cross-entropy",))
     )
+    backend: str = _field(
+        "auto",
+        "choice",
+        "What computes: the fastest kernels of this processor, or the NumPy references, slow and readable.",
+        choices=("auto", "reference"),
+    )
     backward: str = _field(
         "auto",
         "choice",

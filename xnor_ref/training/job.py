@@ -14,6 +14,7 @@ from xnor_ref import datasets, models, optim
 from xnor_ref.datasets import AugmentSpec, Dataset, Split
 from xnor_ref.datasets.batches import epoch_order, normalization_table
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError
+from xnor_ref.kernels.rungs import reference_only
 from xnor_ref.kernels.threads import set_threads
 from xnor_ref.nn import binary_backend
 from xnor_ref.nn.backend import backward_in, multiplies_bytes
@@ -68,7 +69,18 @@ def train_run(
     Interrupted
         SIGINT or SIGTERM: the step was finished and everything saved.
     """
-    observer = observer or Observer()
+    with reference_only(config.backend == "reference"):
+        return _train_run(config, out, resume, start, download, observer or Observer())
+
+
+def _train_run(
+    config: TrainConfig,
+    out: Path | None,
+    resume: RunFolder | None,
+    start: Path | None,
+    download: bool,
+    observer: Observer,
+) -> dict[str, Any]:
     set_threads(config.threads)
     keep_freed_memory()
     if resume is not None and start is None:
