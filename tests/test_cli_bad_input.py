@@ -62,7 +62,7 @@ def damage(path: str, how: str) -> None:
     "arguments, words",
     [
         (["trian"], "Did you mean 'train'?"),
-        (["zzz"], "There are train, evaluate, predict, export, compress, bench, verify, info."),
+        (["zzz"], "There are train, evaluate, predict, export, compress, reproduce, bench, verify, info."),
         (["train", "--epoch", "3"], "--epochs"),
         (["train", "--epochs", "many"], "'many' is not a valid integer"),
         (["train", "--epochs", "0"], "epochs must be at least 1"),
@@ -73,7 +73,7 @@ def damage(path: str, how: str) -> None:
         (["train", "--checkpoint-every", "nan"], "checkpoint_every must be"),
         (["train", "--model", "resnet-18"], "did you mean 'resnet18'?"),
         (["train", "--dataset", "cifar"], "did you mean 'cifar10'?"),
-        (["train", "--method", "xnr"], "method must be one of xnor, full, bwn"),
+        (["train", "--method", "xnr"], "method must be one of xnor, full, binary-inputs, bwn"),
         (["train", "--pad-value", "2"], "pad_value must be one of -1, 0, 1; got 2"),
         (["train", "--threads", "0"], "threads must be at least 1"),
         (["train", "--seed", "-1"], "seed must be at least 0"),

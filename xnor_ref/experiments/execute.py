@@ -154,7 +154,12 @@ def _require_network(run: Run, data: Dataset) -> None:
     config = run.config
     size = {"image_size": data.image_size, "in_channels": data.channels, "num_classes": data.num_classes}
     try:
-        models.build(config.model, **size, method=config.method, **config.options_of("method"), **config.model_options)
+        models.build(
+            config.model,
+            **size,
+            method=config.method,
+            **models.combined(config.options_of("method"), config.model_options),
+        )
     except InputError as error:
         raise InputError(f"row {run.row.name}: {error}") from None
 

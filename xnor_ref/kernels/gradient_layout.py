@@ -227,16 +227,16 @@ def expand_bits(start, stop, bits, width, top, left, pad_value, in_bytes, octets
                     else:
                         for phase in range(phases):
                             skip = max(0, -(-(left - phase) // phases))  # columns of padding in this phase
-                            at = np.uint64(row_at + phase * pitch + skip)
-                            x = np.uint64(skip * phases + phase - left)
+                            to = np.uint64(row_at + phase * pitch + skip)
+                            column = np.uint64(skip * phases + phase - left)
                             if in_bytes:
-                                while x < end:
-                                    to_octets[at] = _twice_bit(line[x], bit)
-                                    at, x = at + np.uint64(1), x + np.uint64(phases)
+                                while column < end:
+                                    to_octets[to] = _twice_bit(line[column], bit)
+                                    to, column = to + np.uint64(1), column + np.uint64(phases)
                             else:
-                                while x < end:
-                                    to_reals[at] = _sign_of_bit(line[x], bit)
-                                    at, x = at + np.uint64(1), x + np.uint64(phases)
+                                while column < end:
+                                    to_reals[to] = _sign_of_bit(line[column], bit)
+                                    to, column = to + np.uint64(1), column + np.uint64(phases)
                     row_at += plane
 
 
