@@ -62,6 +62,19 @@ def test_torch_computes_the_same_in_all_its_ways(name):
         assert np.abs(got - logits).max() < 1e-4 * np.abs(logits).max(), way
 
 
+def test_the_twins_run_on_as_many_threads_as_they_are_given():
+    torch = pytest.importorskip("torch")
+    model, images, _ = sample("every layer")
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            for make in torch_twin.variants(model, images, threads, compiled=False).values():
+                make()()
+                assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_batch_norms_are_folded_and_whole_convolutions_are_linear():
     torch = pytest.importorskip("torch")
     model, images, _ = sample("every layer")

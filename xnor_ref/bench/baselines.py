@@ -105,8 +105,8 @@ def _as_it_is(result: NDArray) -> NDArray:
 # --- torch -----------------------------------------------------------------------------------------------------
 
 
-def import_torch(threads: int) -> Any:
-    """torch, on `threads` threads. Raises Unavailable."""
+def import_torch(threads: int | None = None) -> Any:
+    """torch, on `threads` threads; without a number, on those that it has. Raises Unavailable."""
     require("torch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own imports
@@ -114,7 +114,8 @@ def import_torch(threads: int) -> Any:
             import torch
         except (ImportError, OSError) as error:
             raise Unavailable(f"torch cannot be imported: {_first_line(error)}") from None
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     return torch
 
 

@@ -23,7 +23,7 @@ def to_torch(model: nn.Module) -> Any:
 
     Raises baselines.Unavailable without torch, InputError for a layer that torch has no module for.
     """
-    import_torch(1)
+    import_torch()
     return _convert(model).eval()
 
 

@@ -18,8 +18,8 @@ from xnor_ref.kernels.vector_ir import LANES
 _mixed, _uniform, _whole, _octet, _with_byte, _larger = (
     words32.mixed, words32.uniform, words32.whole, words32.octet, words32.with_byte, words32.larger,
 )  # fmt: skip
-_sign_of_bit, _twice_bit, _sign_word, _four_signs = (
-    words32.sign_of_bit, words32.twice_bit, words32.sign_word, words32.four_signs,
+_sign_of_bit, _chosen_byte, _sign_word, _four_signs = (
+    words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs,
 )  # fmt: skip
 _vector = _in(float32, 1)
 
@@ -185,59 +185,36 @@ def expand_bits(start, stop, bits, width, top, left, pad_value, in_bytes, octets
     it, hold the value of the padding.
     """
     shape = octets.shape if in_bytes else reals.shape
-    channels, n_rows, phases, pitch = shape[1], shape[2], shape[3], shape[4]
+    channels, phases, pitch = shape[1], shape[3], shape[4]
     height, columns, words = bits.shape[1], bits.shape[2], bits.shape[3]
-    before = (columns - width) // 2
-    line, source = np.empty(width, np.uint32), bits.reshape(-1)
-    to_octets, to_reals = octets.reshape(-1), reals.reshape(-1)
-    octet, real = np.uint8(pad_value + 1), np.float32(pad_value)
-    plane, end = n_rows * phases * pitch, np.uint64(width)
+    before, plane = (columns - width) // 2, np.uint64(shape[2] * phases * pitch)
+    source, to_octets, to_reals = bits.reshape(-1), octets.reshape(-1), reals.reshape(-1)
+    line = np.zeros(plane, np.uint32)  # one word of every pixel, where the pixels lie in a plane
+    keep, fill = np.zeros(plane, np.uint32), np.full(plane, pad_value + 1, np.uint32)
+    inside, border = np.zeros(plane, np.float32), np.full(plane, pad_value, np.float32)
+    place = np.empty(height * width, np.uint64)
+    for y in range(height):
+        for x in range(width):
+            at = ((top + y) * phases + (x + left) % phases) * pitch + (x + left) // phases
+            place[y * width + x] = at
+            keep[at], fill[at], inside[at], border[at] = 2, 0, 1, 0
     for image in range(start, stop):
-        for c in range(channels):
-            for row in range(n_rows):
-                at = ((image * channels + c) * n_rows + row) * phases * pitch
-                inside = phases == 1 and top <= row < top + height
-                for edge in range(at, at + (left if inside else phases * pitch)):
-                    if in_bytes:
-                        to_octets[edge] = octet
-                    else:
-                        to_reals[edge] = real
-                for edge in range(at + left + width if inside else at, at + pitch if inside else at):
-                    if in_bytes:
-                        to_octets[edge] = octet
-                    else:
-                        to_reals[edge] = real
-        for y in range(height):
-            for word in range(words):
+        for word in range(words):
+            for y in range(height):
                 of = np.uint64(((image * height + y) * columns + before) * words + word)
-                for x in range(end):
-                    line[x] = source[of + x * np.uint64(words)]
-                first = 32 * word
-                row_at = ((image * channels + first) * n_rows + top + y) * phases * pitch
-                for place in range(min(32, channels - first)):
-                    bit = np.uint32(place)
-                    if phases == 1:
-                        at = np.uint64(row_at + left)
-                        if in_bytes:
-                            for x in range(end):
-                                to_octets[at + x] = _twice_bit(line[x], bit)
-                        else:
-                            for x in range(end):
-                                to_reals[at + x] = _sign_of_bit(line[x], bit)
-                    else:
-                        for phase in range(phases):
-                            skip = max(0, -(-(left - phase) // phases))  # columns of padding in this phase
-                            to = np.uint64(row_at + phase * pitch + skip)
-                            column = np.uint64(skip * phases + phase - left)
-                            if in_bytes:
-                                while column < end:
-                                    to_octets[to] = _twice_bit(line[column], bit)
-                                    to, column = to + np.uint64(1), column + np.uint64(phases)
-                            else:
-                                while column < end:
-                                    to_reals[to] = _sign_of_bit(line[column], bit)
-                                    to, column = to + np.uint64(1), column + np.uint64(phases)
-                    row_at += plane
+                for x in range(np.uint64(width)):
+                    line[place[np.uint64(y * width) + x]] = source[of + x * np.uint64(words)]
+            first = 32 * word
+            at = np.uint64(image * channels + first) * plane
+            for c in range(min(32, channels - first)):
+                bit = np.uint32(c)
+                if in_bytes:
+                    for p in range(plane):
+                        to_octets[at + p] = _chosen_byte(line[p], bit, keep[p], fill[p])
+                else:
+                    for p in range(plane):
+                        to_reals[at + p] = _sign_of_bit(line[p], bit) * inside[p] + border[p]
+                at += plane
 
 
 @compiled(void(intp, intp, _in(float32, 4), intp, intp, _out(float32, 5)))

@@ -29,10 +29,14 @@ def _operation(signature: Any, generate: Callable[..., ir.Value]) -> Any:
         return signature, lambda context, b, _, operands: generate(b, *operands)
 
     @intrinsic
+    def four(context, a, c, d, e):
+        return signature, lambda context, b, _, operands: generate(b, *operands)
+
+    @intrinsic
     def five(context, a, c, d, e, f):
         return signature, lambda context, b, _, operands: generate(b, *operands)
 
-    return {1: one, 2: two, 3: three, 5: five}[len(signature.args)]
+    return {1: one, 2: two, 3: three, 4: four, 5: five}[len(signature.args)]
 
 
 def _mix(b, begin, index, seed):
@@ -58,6 +62,10 @@ def _bit(b, word, place):
 
 def _sign(b, word, place):
     return b.sub(b.shl(_bit(b, word, place), _number(1)), _number(1))
+
+
+def _chosen(b, word, place, keep, fill):
+    return b.trunc(b.add(b.mul(_bit(b, word, place), keep), fill), I8)
 
 
 def _four(b, *operands):
@@ -93,8 +101,8 @@ sign_of_bit = _operation(float32(uint32, uint32), lambda b, w, p: b.sitofp(_sign
 """+1 or -1."""
 sign_word = _operation(int32(uint32, uint32), _sign)
 """+1 or -1."""
-twice_bit = _operation(uint8(uint32, uint32), lambda b, w, p: b.trunc(b.shl(_bit(b, w, p), _number(1)), I8))
-"""2 or 0."""
+chosen_byte = _operation(uint8(uint32, uint32, uint32, uint32), _chosen)
+"""`keep` if the bit of a word at a place is 1, else 0; plus `fill`, as a byte."""
 four_signs = _operation(uint32(uint32, uint32, uint32, uint32, uint32), _four)
 """The bits of four words at a place as four bytes, +1 or -1."""
 larger = _operation(int32(int32, float32), _larger)
