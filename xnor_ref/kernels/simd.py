@@ -234,8 +234,8 @@ class Windows:
         rows, columns = self.row_kinds.astype(np.int64), self.column_kinds.astype(np.int64)
         n_inside = rows.sum(axis=1)[:, None] * columns.sum(axis=1)
 
-        def over(rows, columns, values):
-            return np.einsum("ry,cx,yxo->rco", rows, columns, values, optimize=True)
+        def over(rows, columns, values):  # sum over y and x of rows[r, y] columns[c, x] values[y, x, o]
+            return np.tensordot(rows, np.tensordot(columns, values, (1, 1)), (1, 1))
 
         table = channels * n_inside[:, :, None] + 2 * over(rows, 1 - columns, ones)
         if pad_value:
