@@ -50,10 +50,12 @@ def prepared(arguments: list[str], scratch: Path, data: Path | None) -> tuple[li
         return arguments, 0
     if data is None:
         return arguments, 3
-    if "--archive" in arguments:
-        arguments[arguments.index("--archive") + 1] = str(data / "tiny-imagenet-5.zip")
-    else:
+    if "--data-dir" in arguments:
         arguments[arguments.index("--data-dir") + 1] = str(data)
+        return arguments, 0
+    if "--archive" not in arguments:
+        arguments += ["--archive", ""]
+    arguments[arguments.index("--archive") + 1] = str(data / "tiny-imagenet-5.zip")
     return arguments, 0
 
 
