@@ -104,7 +104,7 @@ def _sum_over_pixels(arguments: Any, result: Any) -> Gemm:
 
 
 def _kind(gradient: Any) -> str:
-    return "int8" if gradient.bytes else "float32"
+    return "int8" if gradient.in_bytes else "float32"
 
 
 _FLOAT, _BINARY = "xnor_ref.kernels.float_ops", "xnor_ref.kernels.binary_ops"

@@ -8,8 +8,8 @@ With D = dC/dY (N, OH, OW, O), channels innermost as everything here:
   tap is an address, and D in panels as the tiles of `tile_gradients.py` read them.
 
 `InputGradient` and `WeightGradient` work the geometry out once. Both come in two arithmetics: float32, and bytes
-(`quantize.py`), whose sums are exact integers. Outputs are shared among threads, never sums, so results do not depend
-on their number. Compiled when first called; import this module only when it is needed.
+(`gradient_layout.quantize`), whose sums are exact integers. Outputs are shared among threads, never sums, so results do
+not depend on their number. Compiled when first called; import this module only when it is needed.
 """
 
 from functools import lru_cache
@@ -33,7 +33,7 @@ OFFSET = 128  # of bytes that are gradients
 INPUTS = 32  # input channels of a piece of work
 
 _real_wide, _real_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
-_bytes_wide, _bytes_narrow = tile_gradients.integer[tile.WIDE], tile_gradients.integer[tile.NARROW]
+_in_byteswide, _in_bytesnarrow = tile_gradients.integer[tile.WIDE], tile_gradients.integer[tile.NARROW]
 _descaled_wide, _descaled_narrow = tile_gradients.descaled[tile.WIDE], tile_gradients.descaled[tile.NARROW]
 
 
@@ -45,8 +45,8 @@ _descaled_wide, _descaled_narrow = tile_gradients.descaled[tile.WIDE], tile_grad
 ) = range(13)  # fmt: skip
 
 
-class Maps(NamedTuple):
-    """How planes lie: (N, C, rows, phases, pitch) for images (N, H, W, C), see `planes_of`."""
+class Planes(NamedTuple):
+    """How the planes (N, C, rows, phases, pitch) of images (N, H, W, C) lie; `gradient_layout` fills them."""
 
     rows: int  # of a plane, those of the padding included if they hold something
     phases: int  # columns are sorted by their remainder of the horizontal stride
@@ -63,24 +63,26 @@ class WeightGradient:
     channels, outputs : C, O
     size : (H, W)
     kernel, stride, padding : pairs
-    bytes_ : whether x and dy are bytes, four pixels a word
+    in_bytes : whether x and dy are bytes, four pixels a word
     stored_border : whether the rows of the padding hold something (padding with +1 or -1)
     fold : where a kernel that covers the image makes KH*KW*C channels of it, this C
     """
 
-    def __init__(self, channels, outputs, size, kernel, stride, padding, bytes_=False, stored_border=False, fold=None):
+    def __init__(
+        self, channels, outputs, size, kernel, stride, padding, in_bytes=False, stored_border=False, fold=None
+    ):
         self.channels, self.outputs, self.size, self.kernel = channels, outputs, size, kernel
-        self.stride, self.padding, self.bytes = stride, padding, bytes_
+        self.stride, self.padding, self.in_bytes = stride, padding, in_bytes
         self.out_h, self.out_w = conv_output_size(size, kernel, stride, padding)
-        self.depth = 4 if bytes_ else 1  # pixels of an element
+        self.depth = 4 if in_bytes else 1  # pixels of an element
         self.run = -(-self.out_w // self.depth)
         # Bytes: every tap then meets every pixel of dy, so that all have the same correction.
-        top = padding[0] if stored_border or bytes_ else 0
+        top = padding[0] if stored_border or in_bytes else 0
         columns = (kernel[1] - 1) // stride[1] + max(self.run * self.depth, -(-(size[1] + 2 * padding[1]) // stride[1]))
         pitch = -(-(columns + self.depth) // 4) * 4
-        self.maps = Maps(size[0] + 2 * top, stride[1], pitch, top, padding[1])
-        item = 1 if bytes_ else 4
-        plane_row = self.maps.phases * pitch * item
+        self.layout = Planes(size[0] + 2 * top, stride[1], pitch, top, padding[1])
+        item = 1 if in_bytes else 4
+        plane_row = self.layout.phases * pitch * item
         taps = []
         for ky in range(kernel[0]):
             # output rows whose input row y*s + ky - p is stored
@@ -95,14 +97,14 @@ class WeightGradient:
         g[ROWS], g[RUN], g[OUTPUTS], g[CHANNELS] = self.out_h, self.run, outputs, channels
         g[FOLD] = fold or channels
         g[OUT_CHANNEL], g[OUT_TAP] = len(taps) * (channels // int(g[FOLD])), 1
-        plane = self.maps.rows * plane_row
+        plane = self.layout.rows * plane_row
         g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL] = channels * plane, stride[0] * plane_row, 4, plane
         self._geometry = g
 
     def planes(self, n: int) -> NDArray:
         """Room for the planes of n images: uint8 or float32."""
-        m = self.maps
-        kind = np.uint8 if self.bytes else np.float32
+        m = self.layout
+        kind = np.uint8 if self.in_bytes else np.float32
         return np.empty((n, self.channels, m.rows, m.phases, m.pitch), kind)
 
     def panels(self, n: int) -> NDArray[np.uint32]:
@@ -111,7 +113,7 @@ class WeightGradient:
 
     def __call__(self, x: NDArray, dy: NDArray[np.uint32], n: int, threads: int) -> NDArray:
         """Sums (C * KH*KW, padded O), float32 or int32, over n images: x of `planes`, dy of `panels`."""
-        kind = np.int32 if self.bytes else np.float32
+        kind = np.int32 if self.in_bytes else np.float32
         out = np.zeros((self.channels * len(self.taps), simd.padded_outputs(self.outputs)), kind)
         g = self._geometry.copy()
         g[IMAGES] = n
@@ -204,9 +206,9 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
                         if in_bytes:
                             count, table = n_images * n_rows * run, offsets.ctypes.data
                             if narrow:
-                                _bytes_narrow(n, at, table, xc, w, count, y, next_row)
+                                _in_bytesnarrow(n, at, table, xc, w, count, y, next_row)
                             else:
-                                _bytes_wide(n, at, table, xc, w, count, y, next_row)
+                                _in_byteswide(n, at, table, xc, w, count, y, next_row)
                         elif narrow:
                             _real_narrow(n, at, xi, xr, xs, xc, w, wi, wr, n_images, n_rows, run, y, next_row)
                         else:
@@ -233,7 +235,7 @@ class _Phase:
         self.kinds = kinds
         entry = simd.padded_outputs(whole.inputs) * 4
         begin = (top * row + left + whole.left) * words * 4
-        corner = kind.reshape(-1) * (entry if whole.bytes else 0)
+        corner = kind.reshape(-1) * (entry if whole.in_bytes else 0)
         self.rows = np.stack([begin, n_rows, first, corner], axis=1).astype(np.int64)
         self.table = np.zeros((len(kinds), entry // 4), np.int32)
         self.panels = simd.aligned(max(1, len(self.ky) * len(self.kx) * words * entry // 4))
@@ -259,8 +261,8 @@ class _Phase:
         sums = np.zeros((len(self.offsets), self.table.shape[1]), np.int32)
         arguments = words, alpha, whole.inputs, self.offsets * whole.words
         panels = self.panels, self.panels.view(np.float32), sums
-        split(threads, -(-whole.inputs // WIDE), fill_sign_panels, whole.bytes, *arguments, *panels)
-        if whole.bytes and len(self.offsets):
+        split(threads, -(-whole.inputs // WIDE), fill_sign_panels, whole.in_bytes, *arguments, *panels)
+        if whole.in_bytes and len(self.offsets):
             before = np.zeros((len(self.ky) + 1, sums.shape[1]), np.int64)
             np.cumsum(sums.reshape(len(self.ky), len(self.kx), -1).sum(axis=1), axis=0, out=before[1:])
             self.table[...] = OFFSET * (before[self.kinds.sum(axis=1)] - before[self.kinds[:, 0]])
@@ -290,7 +292,7 @@ class InputGradient:
     """
 
     def __init__(self, channels, outputs, size, kernel, stride, padding, *, in_bytes=False, single=False):
-        self.outputs, self.bytes, self.words = outputs, in_bytes, -(-channels // 32)
+        self.outputs, self.in_bytes, self.words = outputs, in_bytes, -(-channels // 32)
         self.single = single
         n_taps = kernel[0] * kernel[1]
         self.source = np.arange(channels) * n_taps  # where in a filter an input channel begins
@@ -331,7 +333,7 @@ class InputGradient:
             g[simd.X] = dy.ctypes.data + start * g[simd.X_IMAGE]
             items = images * -(-self.inputs // WIDE) * -(-int(g[simd.OUT_H]) // int(g[simd.GROUP_ROWS]))
             place = target[start * (int(g[simd.OUT_IMAGE]) // 4) + phase.first :]
-            if self.bytes:
+            if self.in_bytes:
                 g[simd.TABLE], g[simd.ALPHA] = phase.table.ctypes.data, factor.ctypes.data
                 _convolve_bytes(0, items, g, phase.rows, place)
             else:

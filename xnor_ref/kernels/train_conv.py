@@ -150,7 +150,7 @@ class SignConvolution(_Convolution):
             threads,
             images,
             gradient_layout.expand_bits,
-            *(self._as_rows(saved.bits, self._rows), width, of_weight.maps.top, of_weight.maps.left),
+            *(self._as_rows(saved.bits, self._rows), width, of_weight.layout.top, of_weight.layout.left),
             *(self.pad_value, in_bytes, *targets),
         )
         panels = of_weight.panels(images)
@@ -260,7 +260,7 @@ class RealConvolution(_Convolution):
             planes = of_weight.planes(images)
             width = n if self._rows else self.size[1]
             x = self._as_rows(padded, self._rows)
-            split(threads, images, gradient_layout.to_planes, x, width, of_weight.maps.left, planes)
+            split(threads, images, gradient_layout.to_planes, x, width, of_weight.layout.left, planes)
             sums = of_weight(planes, panels, images, threads)
         dw = self._finish(sums, 1.0, np.zeros(self.outputs, np.int64), latent, alpha, rule, threads)
         if not need_input:
