@@ -442,3 +442,30 @@ def test_json_that_is_nested_too_deep_is_damaged(tmp_path, text):
 def test_the_schedule_takes_its_options(data_dir, tmp_path, options, rates):
     train_run(tiny_config(data_dir, **options), out=tmp_path)
     assert [line["lr"] for line in RunFolder(tmp_path).metrics()] == pytest.approx(rates)
+
+
+def test_a_long_run_says_how_long_and_how_to_go_on(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "TRIAL", 2)
+    for name, seconds in (("short", 1e6), ("long", 0)):
+        monkeypatch.setattr(loop, "LONG", seconds)
+        observer = StopAfter(0)
+        train_run(tiny_config(data_dir, epochs=1), out=tmp_path / name, observer=observer)
+        told = [note for note in observer.notes if "minutes for 1 epochs" in note and "--resume auto" in note]
+        assert len(told) == (name == "long")
+
+
+def test_the_references_train_without_a_kernel(data_dir, tmp_path, monkeypatch):
+    """--backend reference: NumPy alone, and a packed network that agrees."""
+    from xnor_ref.kernels import jit
+
+    config = tiny_config(data_dir, epochs=1, backend="reference")
+    with monkeypatch.context() as patch:
+
+        def kernel(*_):
+            raise AssertionError("a compiled kernel was called")
+
+        patch.setattr(jit.Kernel, "__call__", kernel, raising=False)
+        report = train_run(config, out=tmp_path / "reference")
+    assert report["disagreements"] == 0 and report["max_logit_difference"] == 0
+    other = train_run(tiny_config(data_dir, epochs=1, backward="fp32"), out=tmp_path / "kernels")
+    assert abs(report["float"]["loss"] - other["float"]["loss"]) < 0.1

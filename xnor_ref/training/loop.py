@@ -22,6 +22,8 @@ from xnor_ref.training.mst import MstPull
 from xnor_ref.training.observer import Observer
 from xnor_ref.training.sources import Teacher
 
+TRIAL, LONG = 20, 600  # steps after which a run is estimated, and the seconds that are worth telling
+
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Whole batches only: what is left over comes in another epoch's order. A smaller set is one batch."""
@@ -72,7 +74,7 @@ def train(
     batch_size = min(config.batch_size, len(labels))
     loss_of = LOSSES[config.loss]
     loss_options = config.options_of("loss")
-    saved = time.monotonic()
+    saved, told = time.monotonic(), False
 
     def save(best: bool = False) -> None:
         nonlocal saved
@@ -116,6 +118,14 @@ def train(
             position.correct += int((logits.data.argmax(axis=1) == y).sum())
             position.seen += len(y)
             seconds = time.monotonic() - started
+            left = seconds / (position.step - first_step) * ((config.epochs - epoch) * steps - position.step)
+            if not told and position.step - first_step == TRIAL:
+                told = True
+                if left > LONG:
+                    observer.note(
+                        f"about {left / 60:.0f} minutes for {config.epochs - epoch} epochs, without validation; "
+                        f"saved every {config.checkpoint_every:g} seconds, --resume auto goes on"
+                    )
             observer.progress(
                 f"epoch {epoch + 1}/{config.epochs}",
                 position.step,
@@ -123,7 +133,7 @@ def train(
                 loss=position.loss_sum / position.seen,
                 accuracy=position.correct / position.seen,
                 images_per_second=(position.step - first_step) * batch_size / max(seconds, 1e-9),
-                seconds_left=seconds / (position.step - first_step) * ((config.epochs - epoch) * steps - position.step),
+                seconds_left=left,
             )
             stop_if_asked()
             if time.monotonic() - saved >= config.checkpoint_every and position.step < steps:
