@@ -74,7 +74,7 @@ def train(
     batch_size = min(config.batch_size, len(labels))
     loss_of = LOSSES[config.loss]
     loss_options = config.options_of("loss")
-    saved, told = time.monotonic(), False
+    saved, told, half = time.monotonic(), False, 0.0
 
     def save(best: bool = False) -> None:
         nonlocal saved
@@ -117,10 +117,13 @@ def train(
             position.loss_sum += float(loss.data) * len(y)
             position.correct += int((logits.data.argmax(axis=1) == y).sum())
             position.seen += len(y)
-            seconds = time.monotonic() - started
-            left = seconds / (position.step - first_step) * ((config.epochs - epoch) * steps - position.step)
-            if not told and position.step - first_step == TRIAL:
-                told = True
+            seconds, done = time.monotonic() - started, position.step - first_step
+            to_do = (config.epochs - epoch) * steps - position.step
+            left = seconds / done * to_do
+            if not told and done == TRIAL // 2:
+                half = seconds  # the first steps may have compiled kernels
+            if not told and done == TRIAL:
+                told, left = True, (seconds - half) / (TRIAL - TRIAL // 2) * to_do
                 if left > LONG:
                     observer.note(
                         f"about {left / 60:.0f} minutes for {config.epochs - epoch} epochs, without validation; "
