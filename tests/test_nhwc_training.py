@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import JIT_DISABLED
-from xnor_ref.kernels import float_ops, reference
+from xnor_ref.kernels import float_ops
 from xnor_ref.kernels import nhwc_norm as norm
 from xnor_ref.kernels import nhwc_pool as pool
 
@@ -94,24 +94,6 @@ def test_norm_relu(shape, relu):
     x, scale, shift, *_ = sample(shape)
     y = x * scale + shift
     assert np.array_equal(norm.norm_relu(x, scale, shift, relu, 2), np.maximum(y, 0) if relu else y)
-
-
-@shapes
-@pytest.mark.parametrize("plain", [True, False])
-def test_sign_bits(shape, plain, monkeypatch):
-    if plain:
-        monkeypatch.setattr(norm, "has_vectors", lambda: False)
-    x, scale, shift, *_ = sample(shape)
-    channels, words = shape[-1], -(-shape[-1] // 32) + 1
-    x[-1, -1, -1, -1], shift[0] = np.nan, -0.0  # the first scale is 0
-    y = x * scale + shift
-    bits, mean = norm.sign_bits(x, scale, shift, words, 2, True)
-    found = np.unpackbits(bits.astype("<u4").view(np.uint8), axis=-1, bitorder="little")
-    assert np.array_equal(found[:, :, 2:-2, :channels], y >= 0)
-    assert found.sum() == (y >= 0).sum()
-    assert np.array_equal(mean, reference._channel_means(planes(y)), equal_nan=True)
-    again, nothing = norm.sign_bits(x, scale, shift, words, 2)
-    assert np.array_equal(again, bits) and nothing.size == 0
 
 
 @shapes

@@ -17,10 +17,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numba import float32, float64, intp, types, uint32, void
+from numba import float32, float64, intp, types, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels import signs, vector_sums
+from xnor_ref.kernels import vector_sums
 from xnor_ref.kernels.float_ops import has_vectors
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
@@ -35,7 +35,6 @@ Range = tuple[np.float32, np.float32]
 CHUNK = 1 << 17  # elements of a chunk of rows: 0.5 MB
 RUN = 512  # elements that a run of the inner loop should have about
 MOST = 4096  # elements that it may have to be whole blocks of vectors
-SUMS = 16  # partial sums of |y| in `sign_bits`, as everywhere
 
 _infinity = np.float32(np.inf)
 MASKS: dict[str | bool, Range] = {  # the gradient passes where low < y <= high
@@ -98,31 +97,6 @@ def affine(start, stop, x, scale, shift, floor, y):
         for i in range(np.uint64(min(width, stop * channels - first))):
             v = source[at + i] * scale[i] + shift[i]
             target[at + i] = floor if v < floor else v
-
-
-@compiled(void(intp, intp, _in(float32, 4), _vector, _vector, _out(uint32, 4), _out(float64, 2)))
-def sign_rows(start, stop, x, scale, shift, bits, mean):
-    """`signs.pack_pixels` of x*scale + shift >= 0 in plain loops; A unless `mean` is empty."""
-    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
-    left = (bits.shape[2] - width) // 2
-    sums = np.empty(SUMS, np.float64)
-    for item in range(start, stop):
-        image, row = item // height, item % height
-        for p in range(width):
-            sums[:] = 0
-            for word in range(-(-channels // 32)):
-                found = np.uint32(0)
-                for c in range(word * 32, min(word * 32 + 32, channels)):
-                    v = x[image, row, p, c] * scale[c] + shift[c]
-                    found |= np.uint32(v >= np.float32(0)) << np.uint32(c % 32)
-                    sums[c % SUMS] += abs(np.float64(v))
-                bits[image, row, left + p, word] = found
-            if mean.size:
-                half = SUMS // 2
-                while half:
-                    sums[:half] += sums[half : 2 * half]
-                    half //= 2
-                mean[image, row * width + p] = sums[0] / channels
 
 
 @compiled(void(intp, intp, _rows, _rows, _vector, _vector, _vector, _range, _out(float64, 2)))
@@ -265,42 +239,6 @@ def norm_relu(
     return y
 
 
-def sign_bits(
-    x: F32,
-    scale: F32,
-    shift: F32,
-    words: int,
-    pad: int = 0,
-    with_mean_abs: bool = False,
-    threads: int | None = None,
-    out: NDArray[np.uint32] | None = None,
-) -> tuple[NDArray[np.uint32], F64]:
-    """Bits of y = x*scale + shift >= 0 for x (N, H, W, C), and the mean of |y| over the channels.
-
-    The bit of channel c is bit c % 32 of word c // 32; that of NaN is 0. Result: uint32 (N, H, W + 2*pad, words), 0 in
-    the `pad` columns on either side and in bits beyond C, and float64 (N, H, W) or, without `with_mean_abs`, (0, 0, 0).
-    The mean has the bits of `reference.input_scale_map`'s, which rounds only after its box filter. `out` must come with
-    zeros in all places that are not written.
-    """
-    n, height, width, _ = x.shape
-    bits = np.zeros((n, height, width + 2 * pad, words), np.uint32) if out is None else out
-    mean = np.empty((n, height, width) if with_mean_abs else (0, 0, 0))
-    flat = mean.reshape(n, height * width) if with_mean_abs else np.empty((0, 0))
-    if has_vectors():
-        mode = signs.AFFINE_SIGN_MEAN if with_mean_abs else signs.AFFINE_SIGN
-        zeros = np.zeros_like(scale)
-
-        def pack(start, stop):
-            signs.pack_pixels(start, stop, mode, x, scale, shift, zeros, bits, flat)
-    else:
-
-        def pack(start, stop):
-            sign_rows(start, stop, x, scale, shift, bits, flat)
-
-    parallel_chunks(pack, n * height, max(1, CHUNK // x[0, 0].size), threads)
-    return bits, mean
-
-
 def norm_sign_gradient(
     d: F32,
     x: F32,
@@ -375,11 +313,6 @@ def known_answers() -> tuple[Case, ...]:
         affine(1, 39, reals(41, 20), *channels(20, 3)[:2], np.float32(-3), y)
         return y
 
-    def packed(means):
-        bits, mean = np.zeros((2, 3, 7, 3), np.uint32), np.zeros((2, 15) if means else (0, 0))
-        sign_rows(1, 6, np.round(reals(2, 3, 5, 77)), *channels(77, 1)[:2], bits, mean)
-        return bits, mean
-
     return (
         (_whole_blocks, lambda: _whole_blocks(BLOCK * 3) // BLOCK, 3),
         (partial_moments, lambda: summed(96, 2)[0], "69150d16481ad6f8"),
@@ -389,6 +322,4 @@ def known_answers() -> tuple[Case, ...]:
         (apply_gradients, lambda: applied("sign", False), "3582a9ec31ce7505"),
         (apply_gradients, lambda: applied(False, True), "01a9d8ad3dcd2ede"),
         (affine, transformed, "92201113bcd1c4f9"),
-        (sign_rows, lambda: packed(True), "22f18d77130e32c0"),
-        (sign_rows, lambda: packed(False), "1be9b0d808f06362"),
     )

@@ -133,12 +133,14 @@ _count = _count_words if TARGET.counts_words else _count_bytes
 
 def _multiply_add(b, at: Reach, pixels: int, vectors: int) -> list:
     """Sums of x * w in float32, each one chain of fused multiply-adds in the order of the elements."""
+    zero = ir.Constant(vector(F32), None)
+    return _sums(b, at, pixels, vectors, zero, lambda total, x, w: multiply_add(b, total, x, w))
 
-    def step(total, x, w):
-        x, w = b.bitcast(x, vector(F32)), b.bitcast(w, vector(F32))
-        return instruction(b, "fma", vector(F32), x, w, total)
 
-    return _sums(b, at, pixels, vectors, ir.Constant(vector(F32), None), step)
+def multiply_add(b, total, x, w):
+    """total + x * w in float32, rounded once; x and w are vectors of 32-bit integers."""
+    x, w = b.bitcast(x, vector(F32)), b.bitcast(w, vector(F32))
+    return instruction(b, "fma", vector(F32), x, w, total)
 
 
 # --- what becomes of a tile -------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ from xnor_ref.kernels.vector_ir import (
     LANES,
     TARGET,
     const,
-    instruction,
     intrinsic,
     load,
     repeat,
@@ -37,11 +36,6 @@ from xnor_ref.kernels.vector_ir import (
 )
 
 _BYTES = "llvm.x86.avx512.vpdpbusd." + str(32 * LANES)
-
-
-def _multiply_add(b, total, x, w):
-    x, w = b.bitcast(x, vector(F32)), b.bitcast(w, vector(F32))
-    return instruction(b, "fma", vector(F32), x, w, total)
 
 
 def _dot_bytes(b, total, x, w):
@@ -102,7 +96,7 @@ def _real(vectors):
             def walk(x, w, sums, element):
                 def pixel(values):
                     x, w, *sums = values
-                    return [b.add(x, x_step), *element(x, w, sums, _multiply_add)]
+                    return [b.add(x, x_step), *element(x, w, sums, tile.multiply_add)]
 
                 def row(values):
                     x, w, *sums = values

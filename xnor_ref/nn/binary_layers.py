@@ -210,8 +210,7 @@ class BinaryConv2d(BinaryLayer):
 
     def fits(self, x: Tensor) -> bool:
         """Whether images (N, C, H, W) are what it takes."""
-        window = zip(x.shape[2:], self.padding, self.kernel_size, strict=True)
-        return x.shape[1] == self.in_channels and all(n + 2 * p >= k for n, p, k in window)
+        return x.shape[1] == self.in_channels and functional.window_fits(x, self.kernel_size, self.padding)
 
     def _integers(self, images: NDArray[np.float32]) -> NDArray[np.int32]:
         """Z, the convolution of signs."""

@@ -37,9 +37,14 @@ def require_rows(x: Tensor, features: int, caller: str) -> None:
         raise InputError(f"{caller}: input must be (N, {features}), got shape {x.shape}")
 
 
+def window_fits(x: Tensor, kernel: Pair, padding: Pair) -> bool:
+    """Whether the kernel fits into the padded images (N, C, H, W)."""
+    return x.shape[2] + 2 * padding[0] >= kernel[0] and x.shape[3] + 2 * padding[1] >= kernel[1]
+
+
 def require_window(x: Tensor, kernel: Pair, padding: Pair, caller: str) -> None:
     """Raise unless the kernel fits into the padded image."""
-    if x.shape[2] + 2 * padding[0] < kernel[0] or x.shape[3] + 2 * padding[1] < kernel[1]:
+    if not window_fits(x, kernel, padding):
         raise InputError(f"{caller}: kernel {kernel} is larger than the image {x.shape[2:]} with padding {padding}")
 
 

@@ -268,7 +268,7 @@ class _Pool(Module):
 
     def fits(self, x: Tensor) -> bool:
         """Whether the window fits into images (N, C, H, W)."""
-        return all(n + 2 * p >= k for n, p, k in zip(x.shape[2:], self.padding, self.kernel_size, strict=True))
+        return functional.window_fits(x, self.kernel_size, self.padding)
 
     def describe(self) -> str:
         return f"kernel {self.kernel_size}, stride {self.stride}, padding {self.padding}"

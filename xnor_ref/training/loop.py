@@ -135,7 +135,7 @@ def train(
                 steps,
                 loss=position.loss_sum / position.seen,
                 accuracy=position.correct / position.seen,
-                images_per_second=(position.step - first_step) * batch_size / max(seconds, 1e-9),
+                images_per_second=done * batch_size / max(seconds, 1e-9),
                 seconds_left=left,
             )
             stop_if_asked()
