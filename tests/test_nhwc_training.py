@@ -98,28 +98,28 @@ def test_norm_relu(shape, relu):
 
 @shapes
 @pytest.mark.parametrize("mask", ["sign", "relu", False])
-@pytest.mark.parametrize("added", [True, False])
-def test_gradient_of_norm(shape, mask, added):
+def test_gradient_of_norm(shape, mask):
     x, scale, shift, mean, var, gamma = sample(shape)
-    d, other = np.random.default_rng(1).standard_normal((2, *shape), dtype=np.float32)
+    d = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
     y = x * scale + shift
     passes = {"sign": abs(y) <= 1, "relu": y > 0, False: np.full(shape, True)}[mask]
     inner, inv_std = np.where(passes, d, 0).astype(np.float64), 1 / np.sqrt(var + EPS)
     normal, axes = (x - mean) * inv_std, (0, 1, 2)
     dgamma, dbeta = (inner * normal).sum(axes), inner.sum(axes)
-    dx = gamma * inv_std * (inner - inner.mean(axes) - normal * (inner * normal).mean(axes)) + added * other
+    dx = gamma * inv_std * (inner - inner.mean(axes) - normal * (inner * normal).mean(axes))
 
     def gradient(threads):
-        return norm.norm_sign_gradient(
-            d, x, scale, shift, mean, var, gamma, EPS, threads, mask=mask, other=other if added else None
-        )
+        return norm.norm_gradient(d, norm.GradientSums(x, scale, shift, mean, mask), var, gamma, EPS, threads)
 
     for found, exact in zip(gradient(1), (dx, dgamma, dbeta), strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=3e-5)
     assert same_at_any_number_of_threads(gradient)
-    kept = gradient(1)[0]
-    addend = other if added else None
-    result, _, _ = norm.norm_sign_gradient(d, x, scale, shift, mean, var, gamma, EPS, mask=mask, other=addend, out=d)
+    kept, sums = gradient(1)[0], norm.GradientSums(x, scale, shift, mean, mask)
+    for image in reversed(range(len(d))):
+        sums(d, image, image + 1)
+    by_images = norm.norm_gradient(d, sums, var, gamma, EPS)
+    np.testing.assert_allclose(by_images[0], kept, rtol=1e-4, atol=3e-6)
+    result, _, _ = norm.norm_gradient(d, norm.GradientSums(x, scale, shift, mean, mask), var, gamma, EPS, out=d)
     assert result is d and np.array_equal(d, kept)
 
 
@@ -127,7 +127,7 @@ def test_the_edges_of_the_masks():
     y = np.float32([-1.0000001, -1, 0, 1e-45, 1, 1.0000001]).reshape(1, 1, 6, 1)
     one, zero, nothing = np.ones(1, np.float32), np.zeros(1, np.float32), np.zeros(1)
     for mask, count in (("sign", 4), ("relu", 3), (False, 6)):
-        dbeta = norm.norm_sign_gradient(np.ones_like(y), y, one, zero, nothing, nothing, one, 1, mask=mask)[2]
+        dbeta = norm.norm_gradient(np.ones_like(y), norm.GradientSums(y, one, zero, nothing, mask), nothing, one, 1)[2]
         assert dbeta == count
 
 
@@ -171,7 +171,7 @@ def test_norm_relu_pool_is_one_after_the_other(shape, window):
         )
 
     d = pool.max_pool_gradient(dy, first, shape[1:3], *window)
-    apart = norm.norm_sign_gradient(d, x, scale, shift, mean, var, gamma, EPS, mask="relu")
+    apart = norm.norm_gradient(d, norm.GradientSums(x, scale, shift, mean, "relu"), var, gamma, EPS)
     for found, exact in zip(gradient(1), apart, strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=3e-5)
     assert same_at_any_number_of_threads(gradient)
@@ -204,4 +204,4 @@ def test_any_shape(shape, kernel, stride, data):
     padding = tuple(data.draw(st.integers(low, k - 1)) for low, k in zip(least, kernel, strict=True))
     test_max_pool_and_its_gradient(shape, (kernel, stride, padding))
     test_norm_relu_pool_is_one_after_the_other(shape, (kernel, stride, padding))
-    test_gradient_of_norm(shape, "sign", True)
+    test_gradient_of_norm(shape, "sign")

@@ -119,7 +119,7 @@ TIMED = (
     Timed("weight gradient", _SUMS, "RowsGradient.__call__"),
     Timed("weight gradient", _FUSED, "_Convolution._finish"),
     Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),
-    *(Timed("BatchNorm", _NORM, name) for name in ("moments", "norm_relu", "norm_sign_gradient")),
+    *(Timed("BatchNorm", _NORM, name) for name in ("moments", "norm_relu", "norm_gradient")),
     *(Timed("pooling", _POOL, name) for name in ("norm_relu_pool", "norm_relu_pool_gradient")),  # with its BatchNorm
     *(Timed("pooling", _POOL, name) for name in ("max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient")),
     *(Timed("pooling", _POOL, name) for name in ("global_avg_pool", "global_avg_pool_gradient")),

@@ -18,10 +18,11 @@ from xnor_ref.kernels.vector_ir import LANES
 _mixed, _uniform, _whole, _octet, _with_byte, _larger = (
     words32.mixed, words32.uniform, words32.whole, words32.octet, words32.with_byte, words32.larger,
 )  # fmt: skip
-_sign_of_bit, _chosen_byte, _sign_word, _four_signs = (
-    words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs,
+_sign_of_bit, _chosen_byte, _sign_word, _four_signs, _with_sign = (
+    words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs, words32.with_sign,
 )  # fmt: skip
 _vector = _in(float32, 1)
+_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
 # --- weights ------------------------------------------------------------------------------------------------------
@@ -97,17 +98,25 @@ def fill_sign_panels(start, stop, in_bytes, words, alpha, lanes, offsets, panels
 def pack_filters(start, stop, weight, words, alpha):
     """Filters start..stop of weight (O, C, T): signs into words (O, T, words), and their scale mean|W| (eq. 6)."""
     channels, taps = weight.shape[1], weight.shape[2]
+    flat, n, step = weight.reshape(-1), channels * taps, np.uint64(taps)
+    lanes = np.empty(8)
     for o in range(start, stop):
+        lanes[:] = 0.0
+        of = np.uint64(o * n)
+        for j in range(n // 8):
+            for lane in range(8):
+                lanes[lane] += abs(np.float64(flat[of + np.uint64(8 * j + lane)]))
         total = 0.0
-        for c in range(channels):
-            for t in range(taps):
-                total += abs(np.float64(weight[o, c, t]))
-        alpha[o] = total / (channels * taps)
+        for lane in range(8):
+            total += lanes[lane]
+        for j in range(n // 8 * 8, n):
+            total += abs(np.float64(flat[of + np.uint64(j)]))
+        alpha[o] = total / n
         for t in range(taps):
             for word in range(words.shape[2]):
-                bits = np.uint32(0)
-                for c in range(32 * word, min(32 * word + 32, channels)):
-                    bits |= np.uint32(weight[o, c, t] >= 0) << np.uint32(c - 32 * word)
+                at, bits = of + np.uint64(32 * word * taps + t), np.uint32(0)
+                for c in range(np.uint64(min(32, channels - 32 * word))):
+                    bits = _with_sign(bits, flat[at + c * step], np.uint32(c))
                 words[o, t, word] = bits
 
 
@@ -125,7 +134,11 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
     """
     n = weight.shape[1]
     one, zero = np.float32(1), np.float32(0)
-    part, factor = np.float32(1 / np.float64(n)), np.float32((1 - 1 / np.float64(channels)) * n)
+    part, factor, limit = zero, one, one
+    if mode == 3 or mode == 5:
+        part = np.float32(1 / np.float64(n))
+    if mode == 5:
+        factor, limit = np.float32((1 - 1 / np.float64(channels)) * n), _BELOW_ONE
     lanes = np.zeros(8)
     for begin in range(start, stop, LANES):
         end = min(begin + LANES, stop)
@@ -148,7 +161,7 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
                     g[j] = np.float32(whole[j] - less) * unit
             if mode == 0:
                 continue
-            a = alpha[o] if mode > 1 else one
+            share = zero
             if mode == 2:
                 lanes[:] = 0.0
                 for j in range(n // 8):
@@ -161,17 +174,10 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
                 for j in range(n // 8 * 8, n):
                     shared += g[j] if w[j] >= zero else -g[j]
                 share = np.float32(shared / np.float64(n))
-                for j in range(n):
-                    g[j] = (share if w[j] >= zero else -share) + g[j] * (a if abs(w[j]) <= one else zero)
-            elif mode == 3:
-                for j in range(n):
-                    g[j] = g[j] * (part + (a if abs(w[j]) <= one else zero))
-            elif mode == 5:
-                for j in range(n):
-                    g[j] = g[j] * ((part + (a if abs(w[j]) < one else zero)) * factor)
-            else:
-                for j in range(n):
-                    g[j] = g[j] * (a if abs(w[j]) <= one else zero)
+            a = alpha[o] if mode > 1 else one
+            for j in range(n):
+                v = g[j] * ((part + (a if abs(w[j]) <= limit else zero)) * factor)
+                g[j] = v + (share if w[j] >= zero else -share)
 
 
 # --- activations --------------------------------------------------------------------------------------------------

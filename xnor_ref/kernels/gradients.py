@@ -26,11 +26,13 @@ from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
 from xnor_ref.kernels.simd import NARROW, WIDE, split
+from xnor_ref.kernels.threads import parallel_chunks
 
 Pair = tuple[int, int]
 NEAR = 1 << 18  # bytes of a panel that are worth keeping in a core's cache
 OFFSET = 128  # of bytes that are gradients
-INPUTS = 32  # input channels of a piece of work
+INPUTS = 32  # input channels of a piece of work at most
+PIECES = 32  # that there should be, so that no thread waits long for another
 
 _real_wide, _real_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
 _in_byteswide, _in_bytesnarrow = tile_gradients.integer[tile.WIDE], tile_gradients.integer[tile.NARROW]
@@ -41,8 +43,9 @@ _descaled_wide, _descaled_narrow = tile_gradients.descaled[tile.WIDE], tile_grad
 
 # Entries of a geometry; strides in bytes.
 (
-    IMAGES, ROWS, RUN, OUTPUTS, CHANNELS, X_IMAGE, X_ROW, X_STEP, X_CHANNEL, FOLD, OUT_CHANNEL, OUT_TAP, SIZE,
-) = range(13)  # fmt: skip
+    IMAGES, ROWS, RUN, OUTPUTS, CHANNELS, X_IMAGE, X_ROW, X_STEP, X_CHANNEL, FOLD, OUT_CHANNEL, OUT_TAP, PIECE,
+    SIZE,
+) = range(14)  # fmt: skip
 
 
 class Planes(NamedTuple):
@@ -156,17 +159,25 @@ class RowsGradient:
 
 
 def _sum(g, taps, x, dy, out, threads):
-    items = -(-int(g[OUTPUTS]) // WIDE) * -(-int(g[CHANNELS]) // INPUTS)
+    blocks, channels, piece = -(-int(g[OUTPUTS]) // WIDE), int(g[CHANNELS]), INPUTS
+    while piece > 4 and blocks * -(-channels // piece) < PIECES:
+        piece //= 2
+    g[PIECE], items = piece, blocks * -(-channels // piece)
     words = x.reshape(-1).view(np.uint32)
     in_bytes = out.dtype == np.int32
-    split(threads, items, _sum_over_pixels, in_bytes, g, taps, words, dy, out.view(np.uint32).reshape(-1))
+    target = out.view(np.uint32).reshape(-1)
+
+    def some(start, stop):
+        _sum_over_pixels(start, stop, in_bytes, g, taps, words, dy, target)
+
+    parallel_chunks(some, items, 1, threads)  # items are few and large
     return out
 
 
 @compiled(void(intp, intp, boolean, _in(int64, 1), _in(int64, 2), _in(uint32, 1), _in(uint32, 1), _out(uint32, 1)))
 def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
     """Items start..stop of all (block of outputs, piece of inputs), by pieces of the batch that fit into the cache."""
-    pieces = -(-g[CHANNELS] // INPUTS)
+    pieces = -(-g[CHANNELS] // g[PIECE])
     blocks = -(-g[OUTPUTS] // WIDE)
     last = g[OUTPUTS] - (blocks - 1) * WIDE
     out_row = ((blocks - 1) * WIDE + (NARROW if last <= NARROW else WIDE)) * 4
@@ -179,7 +190,7 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
         panel = dy.ctypes.data + first * g[IMAGES] * g[ROWS] * g[RUN] * 4
         n_near = max(1, NEAR // image_bytes)
         rows_near = g[ROWS] if n_near > 1 else max(1, NEAR // line)
-        bottom = min(g[CHANNELS], (piece + 1) * INPUTS)
+        bottom = min(g[CHANNELS], (piece + 1) * g[PIECE])
         offsets = np.empty(n_near * rows_near * g[RUN] if in_bytes else 0, np.int64)
         for k in range(len(offsets)):  # where the elements of x lie, from the first of a piece on
             row = k // g[RUN]
@@ -187,7 +198,7 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
         for image in range(0, g[IMAGES], n_near):
             n_images = min(n_near, g[IMAGES] - image)
             for top in range(0, g[ROWS], rows_near):
-                c, n = piece * INPUTS, 0
+                c, n = piece * g[PIECE], 0
                 while c + n < bottom:
                     c += n
                     n = min(4, bottom - c, g[FOLD] - c % g[FOLD])

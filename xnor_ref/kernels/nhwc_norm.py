@@ -137,26 +137,27 @@ def partial_gradients(start, stop, d, x, scale, shift, centre, inside, sums):
         intp, intp, _rows, _rows, _vector, _vector, _vector, _range, _vector, _vector, _vector, _out(float32, 2)
     ),
 )  # fmt: skip
-def apply_gradients(start, stop, x, other, scale, shift, centre, inside, factor, slope, offset, d):
-    """d = factor * d' - (slope * (x - centre) + offset) [+ other], in place, of rows start..stop; d' as above."""
+def apply_gradients(start, stop, d, x, scale, shift, centre, inside, factor, slope, offset, dx):
+    """dx = factor * d' - (slope * (x - centre) + offset) of rows start..stop; d' as above, and dx may be d."""
     channels, width = x.shape[1], scale.size
-    source, gradient, addend = x.reshape(-1), d.reshape(-1), other.reshape(-1)
+    source, gradient, target = x.reshape(-1), d.reshape(-1), dx.reshape(-1)
     low, high = inside
+    in_place = d.ctypes.data == dx.ctypes.data  # a loop of its own, or the overlap would keep it from being vector code
     for first in range(start * channels, stop * channels, width):
         at = np.uint64(first)
         length = np.uint64(min(width, stop * channels - first))
-        if addend.size:
+        if in_place:
             for i in range(length):
                 y = source[at + i] * scale[i] + shift[i]
-                v = gradient[at + i] * factor[i]
+                v = target[at + i] * factor[i]
                 v = v if (y > low) & (y <= high) else _ZERO
-                gradient[at + i] = v - (slope[i] * (source[at + i] - centre[i]) + offset[i]) + addend[at + i]
+                target[at + i] = v - (slope[i] * (source[at + i] - centre[i]) + offset[i])
         else:
             for i in range(length):
                 y = source[at + i] * scale[i] + shift[i]
                 v = gradient[at + i] * factor[i]
                 v = v if (y > low) & (y <= high) else _ZERO
-                gradient[at + i] = v - (slope[i] * (source[at + i] - centre[i]) + offset[i])
+                target[at + i] = v - (slope[i] * (source[at + i] - centre[i]) + offset[i])
 
 
 def repeats(channels: int) -> int:
@@ -239,50 +240,65 @@ def norm_relu(
     return y
 
 
-def norm_sign_gradient(
-    d: F32,
-    x: F32,
-    scale: F32,
-    shift: F32,
-    mean: F64,
-    var: F64,
-    gamma: F32,
-    eps: float,
-    threads: int | None = None,
-    *,
-    mask: str | bool = "sign",
-    other: F32 | None = None,
-    out: F32 | None = None,
+class GradientSums:
+    """The two sums over all rows that the gradient of BatchNorm needs, of images as they come.
+
+    Parameters
+    ----------
+    x, scale, shift : float32 (N, H, W, C), (C,), (C,)
+    mean : float64 (C,)
+    mask : a key of `MASKS`
+    """
+
+    def __init__(self, x: F32, scale: F32, shift: F32, mean: F64, mask: str | bool = "sign"):
+        self.rows, self.pixels, self.mean = rows_of(x), x.shape[1] * x.shape[2], mean
+        self.centre, self.inside = mean.astype(np.float32), MASKS[mask]
+        self.vectors = [repeated(v) for v in (scale, shift, self.centre)]
+        self._parts: dict[int, F64] = {}
+
+    def __call__(self, d: F32, start: int, stop: int) -> None:
+        """Add images start..stop of d (N, H, W, C), on this thread; each image once."""
+        self.add(rows_of(d), start * self.pixels, stop * self.pixels)
+
+    def add(self, rows: F32, start: int, stop: int) -> None:
+        """Add rows start..stop of d as (P, C)."""
+        part = partial_sums(1, rows.shape[1])
+        partial_gradients(start, stop, rows, self.rows, *self.vectors, self.inside, part[0])
+        self._parts[start] = part
+
+    def parts(self) -> F64:
+        """The parts in the order of the images, whatever the order in which they were added."""
+        return np.concatenate([self._parts[start] for start in sorted(self._parts)])
+
+    def __bool__(self) -> bool:
+        """Whether anything was added."""
+        return bool(self._parts)
+
+
+def norm_gradient(
+    d: F32, sums: GradientSums, var: F64, gamma: F32, eps: float, threads: int | None = None, out: F32 | None = None
 ) -> tuple[F32, F32, F32]:
     """Gradient of BatchNorm in training mode and of what follows it, a sign, a ReLU or nothing.
 
-    The gradient d (..., C) first passes where |x*scale + shift| <= 1 (`mask` "sign": the straight-through estimator,
-    Hubara et al. 2016, eq. 4), where it is > 0 ("relu"), or everywhere (False). With d' the result, P rows and
+    The gradient d (N, H, W, C) first passes where |x*scale + shift| <= 1 (mask "sign": the straight-through estimator,
+    Hubara et al. 2016, eq. 4), where it is > 0 ("relu"), or everywhere (False); x, its mean, scale, shift and the mask
+    are those of `sums`, to which all of d was added, or nothing yet. With d' the result, P rows and
     n = (x - mean) / sqrt(var + eps):
 
         dbeta = sum d',  dgamma = sum d' n,  dx = gamma / sqrt(var + eps) * (d' - dbeta/P - n dgamma/P)
 
-    (Ioffe and Szegedy 2015, section 3.) Returns dx [+ other], in `out` if given, which may be d; dgamma and dbeta (C,).
+    (Ioffe and Szegedy 2015, section 3.) Returns dx, in `out` if given, which may be d; dgamma and dbeta (C,).
     """
     dx = np.empty_like(d) if out is None else out
-    if dx is not d:
-        np.copyto(dx, d)
-    rows, inputs = rows_of(dx), rows_of(x)
-    inside = MASKS[mask]
-    chunk, a, b = rows_of_a_chunk(gamma.size), repeated(scale), repeated(shift)
-    centre = mean.astype(np.float32)
-    parts, c = partial_sums(-(-len(rows) // chunk), gamma.size), repeated(centre)
-
-    def add_up(start, stop):
-        partial_gradients(start, stop, rows, inputs, a, b, c, inside, parts[start // chunk])
-
-    parallel_chunks(add_up, len(rows), chunk, threads)
-    dgamma, dbeta = gradients_of(parts, mean, var, centre, eps)
-    factors = [repeated(v) for v in factors_of(dgamma, dbeta, mean, var, gamma, eps, len(rows))[1:]]
-    addend = rows_of(other) if other is not None else np.empty((0, 0), np.float32)
+    rows, result = rows_of(d), rows_of(dx)
+    chunk = rows_of_a_chunk(gamma.size)
+    if not sums:
+        parallel_chunks(lambda start, stop: sums.add(rows, start, stop), len(rows), chunk, threads)
+    dgamma, dbeta = gradients_of(sums.parts(), sums.mean, var, sums.centre, eps)
+    factors = [repeated(v) for v in factors_of(dgamma, dbeta, sums.mean, var, gamma, eps, len(rows))[1:]]
 
     def write(start, stop):
-        apply_gradients(start, stop, inputs, addend, a, b, c, inside, *factors, rows)
+        apply_gradients(start, stop, rows, sums.rows, *sums.vectors, sums.inside, *factors, result)
 
     parallel_chunks(write, len(rows), chunk, threads)
     return dx, dgamma.astype(np.float32), dbeta.astype(np.float32)
@@ -301,12 +317,11 @@ def known_answers() -> tuple[Case, ...]:
         partial_gradients(1, 39, reals(42, count)[1:], reals(41, count), a, b, c, MASKS["relu"], sums[1])
         return _total(sums[:1], count), _total(sums[1:], count)  # which lane has what is the processor's
 
-    def applied(mask, added):
-        x, other = reals(41, 20), reals(42, 20)[1:] if added else np.empty((0, 0), np.float32)
+    def applied(mask, alone):
+        d, dx = reals(43, 20)[2:], np.ones((41, 20), np.float32)
         a, b, c, e, f, g = channels(20, 3)
-        d = reals(43, 20)[2:]
-        apply_gradients(1, 39, x, other, a, b, c, MASKS[mask], e, f, g, d)
-        return d
+        apply_gradients(1, 39, d, reals(41, 20), a, b, c, MASKS[mask], e, f, g, d if alone else dx)
+        return d, dx
 
     def transformed():
         y = np.zeros((41, 20), np.float32)
@@ -319,7 +334,7 @@ def known_answers() -> tuple[Case, ...]:
         (partial_moments, lambda: summed(20, 3)[0], "70054917b6232aba"),
         (partial_gradients, lambda: summed(96, 2)[1], "eee20f0a71110414"),
         (partial_gradients, lambda: summed(20, 3)[1], "1e6f65430030e10d"),
-        (apply_gradients, lambda: applied("sign", False), "3582a9ec31ce7505"),
-        (apply_gradients, lambda: applied(False, True), "01a9d8ad3dcd2ede"),
+        (apply_gradients, lambda: applied("sign", True), "df2395c9bb3a2514"),
+        (apply_gradients, lambda: applied(False, False), "9601c7cbed3c57f1"),
         (affine, transformed, "92201113bcd1c4f9"),
     )

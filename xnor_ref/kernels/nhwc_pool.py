@@ -211,11 +211,10 @@ def apply_pooled(
     """`nhwc_norm.apply_gradients` of what `pool_gradient` gives: input rows start..stop of all images, into dx."""
     width = x.shape[2]
     rows, result = x.reshape(-1, x.shape[3]), dx.reshape(-1, x.shape[3])
-    none = np.empty((0, 0), np.float32)
     for item in range(start, stop):
         pool_gradient(item, item + 1, dy, winner, kernel, stride, padding, item, dx)
         first, last = item * width, (item + 1) * width
-        _apply_gradients(first, last, rows, none, scale, shift, centre, inside, factor, slope, offset, result)
+        _apply_gradients(first, last, result, rows, scale, shift, centre, inside, factor, slope, offset, result)
 
 
 @compiled(void(intp, intp, _images, _pair, _pair, _pair, _out(float32, 4)))
@@ -309,7 +308,7 @@ def norm_relu_pool_gradient(
 ) -> tuple[Real, Real, Real]:
     """Gradient of `norm_relu_pool` with BatchNorm in training mode: dx (N, H, W, C), dgamma and dbeta (C,).
 
-    As `nhwc_norm.norm_sign_gradient`, with d' the gradient that reaches the winners of positive maxima.
+    As `nhwc_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima.
     """
     dx = np.empty_like(x) if out is None else out
     n_rows, chunk = _rows(x)

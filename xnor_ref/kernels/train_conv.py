@@ -8,6 +8,7 @@ Gradients are in float32, or (`Rounding`) in bytes: a gradient is divided by its
 that the mean of many roundings is the number itself, and multiplied by the signs in exact integers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,8 +22,11 @@ from xnor_ref.kernels.threads import check_threads, parallel_chunks
 
 F32 = NDArray[np.float32]
 Pair = tuple[int, int]
+Then = Callable[[F32, int, int], None]
 
 RULES = {"none": 0, "clipped": 1, "corrected": 2, "paper": 3, "ste": 4, "official": 5}  # of `gradient_layout.finish`
+NUMBERS = 1 << 17  # of a piece of images that stays in a core's cache
+PIXELS = 256  # of a piece of images, so that weights are worth reading
 MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
 ONE = (1, 1), (1, 1), (0, 0)  # kernel, stride and padding of a product of matrices
 _NO_K = np.zeros((0, 0), np.float32)
@@ -53,18 +57,26 @@ class _Convolution:
         self.size, self.stride, self.padding = size, stride, padding
         self._made: dict = {}  # gradients by arithmetic, as they are needed
 
-    def _images_together(self, n: int, pixels: int) -> int:
-        """Images of a piece of work: enough for the weights to be worth reading."""
-        return max(1, min(-(-n // 4), 4096 // pixels))
+    def _images_together(self, n: int) -> int:
+        """Images of a piece of work: enough for the weights to be worth reading, few enough for the caches."""
+        pixels = self.size[0] * self.size[1]
+        return max(1, min(-(-n // 4), max(NUMBERS // self.channels, PIXELS) // pixels))
 
     def _as_rows(self, array: NDArray, rows: bool) -> NDArray:
         """Images (N, 1, 1, C) as one image of N columns, where the sum over pixels runs over images."""
         return array.reshape(1, 1, len(array), -1) if rows else array
 
-    def _run_input_gradient(self, gradient: InputGradient, dy: NDArray, n: int, scale: float, threads: int) -> F32:
+    def _run_input_gradient(
+        self, gradient: InputGradient, dy: NDArray, n: int, scale: float, threads: int, then: Then | None = None
+    ) -> F32:
         out = np.empty((n, *self.size, self.channels), np.float32)
-        chunk = self._images_together(n, self.size[0] * self.size[1])
-        parallel_chunks(lambda start, stop: gradient(dy, out, start, stop, scale), n, chunk, threads)
+
+        def some(start: int, stop: int) -> None:
+            gradient(dy, out, start, stop, scale)
+            if then is not None:
+                then(out, start, stop)
+
+        parallel_chunks(some, n, self._images_together(n), threads)
         return out
 
     def _finish(self, sums: NDArray, scale: float, offset, weight: F32, alpha: F32, rule: str, threads: int) -> F32:
@@ -131,9 +143,19 @@ class SignConvolution(_Convolution):
         return words, alpha
 
     def backward(
-        self, dy: F32, saved: Signs, weight: F32, rule: str, rounding: Rounding | None, need_input: bool
+        self,
+        dy: F32,
+        saved: Signs,
+        weight: F32,
+        rule: str,
+        rounding: Rounding | None,
+        need_input: bool,
+        then: Then | None = None,
     ) -> tuple[F32, F32 | None]:
-        """(gradient of the latent weight by `rule`, gradient of sign(...)) from dY (N, OH, OW, O)."""
+        """(gradient of the latent weight by `rule`, gradient of sign(...)) from dY (N, OH, OW, O).
+
+        `then(dx, start, stop)` is called on the thread that has just computed these images of the second.
+        """
         threads = check_threads(None)
         n, out_h, out_w, _ = dy.shape
         scaled = saved.k is not None
@@ -177,7 +199,7 @@ class SignConvolution(_Convolution):
         if not need_input:
             return dw, None
         of_input.load_signs(saved.weights, saved.alpha, threads)
-        return dw, self._run_input_gradient(of_input, padded, n, scale_of_input, threads)
+        return dw, self._run_input_gradient(of_input, padded, n, scale_of_input, threads, then)
 
     def _gradients(self, n: int, in_bytes: bool) -> tuple[WeightGradient, InputGradient]:
         key = in_bytes, n if self._rows else 0

@@ -100,12 +100,11 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     def backward(dy):
         rounding = Rounding(seed_of(layer.position)) if gradients_in_bytes() else None
         need = x.requires_grad or norm is not None
-        dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need)
-        if norm is None:
+        sums = None if norm is None else nhwc_norm.GradientSums(images, scale, shift, mean)
+        dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need, sums)
+        if sums is None:
             return None if dx is None else planes(float_ops.mask_ste(images, dx)), dw
-        dx, dgamma, dbeta = nhwc_norm.norm_sign_gradient(
-            dx, images, scale, shift, mean, var, norm.weight.data, norm.eps, out=dx
-        )
+        dx, dgamma, dbeta = nhwc_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps, out=dx)
         return planes(dx), dgamma, dbeta, dw
 
     parents = (x, layer.weight) if norm is None else (x, norm.weight, norm.bias, layer.weight)
@@ -120,12 +119,12 @@ def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
     mean, var = nhwc_norm.moments(images)
     layer.move(mean, var, images.size // layer.channels)
     scale, shift = layer.training_affine(mean, var)
-    arguments = images, scale, shift, mean, var, layer.weight.data, layer.eps
     if pool is None:
         y = nhwc_norm.norm_relu(images, scale, shift, relu)
 
         def backward(dy):
-            dx, *rest = nhwc_norm.norm_sign_gradient(pixels(dy), *arguments, mask="relu" if relu else False)
+            sums = nhwc_norm.GradientSums(images, scale, shift, mean, "relu" if relu else False)
+            dx, *rest = nhwc_norm.norm_gradient(pixels(dy), sums, var, layer.weight.data, layer.eps)
             return planes(dx), *rest
 
     else:
@@ -133,7 +132,8 @@ def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
         y, winner = nhwc_pool.norm_relu_pool(images, scale, shift, *window)
 
         def backward(dy):
-            dx, *rest = nhwc_pool.norm_relu_pool_gradient(pixels(dy), winner, *arguments, *window)
+            arguments = images, scale, shift, mean, var, layer.weight.data, layer.eps, *window
+            dx, *rest = nhwc_pool.norm_relu_pool_gradient(pixels(dy), winner, *arguments)
             return planes(dx), *rest
 
     return apply("batch_norm", planes(y), (x, layer.weight, layer.bias), backward, fresh=True)
