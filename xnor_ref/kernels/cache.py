@@ -18,7 +18,9 @@ import os
 import stat
 import sys
 import tempfile
+import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import llvmlite
@@ -31,11 +33,17 @@ from numba.core.environment import Environment
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
+try:
+    import fcntl
+except ImportError:  # not on this operating system: then every process compiles
+    fcntl = None  # type: ignore[assignment]
+
 _OPTIONS = (  # of Numba, beside the processor's name and features: what changes the machine code
     "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DEBUG_NRT", "LLVM_REFPRUNE_FLAGS", "LLVM_REFPRUNE_PASS", "LOOP_VECTORIZE",
     "NRT_STATS", "OPT", "SLP_VECTORIZE", "USING_SVML",
 )  # fmt: skip
 _SIZE = 32  # bytes of a SHA-256
+_PATIENCE = 60.0  # seconds to wait for another process that compiles
 
 
 class KernelFile:
@@ -82,6 +90,55 @@ class KernelFile:
             return CompileResult._rebuild(self._context, *content)
         except Exception as error:
             return self.drop(f"Numba cannot load it: {error!r}")
+
+    def is_kept(self) -> bool:
+        """Whether the file is there and up to date; a damaged one is told when it is loaded."""
+        try:
+            with open(self.path or "", "rb") as file:
+                file.seek(-2 * _SIZE, os.SEEK_END)
+                return file.read(_SIZE) == self._stamp
+        except OSError:
+            return False
+
+    @contextlib.contextmanager
+    def reserved(self) -> Iterator[bool]:
+        """Keep other processes from compiling this kernel too; gives whether one of them was waited for.
+
+        An abandoned reservation ends with its process. Whoever cannot reserve compiles all the same.
+        """
+        handle, waited = self._lock() if self.path and fcntl else (None, False)
+        try:
+            yield waited
+        finally:
+            if handle is not None:
+                with contextlib.suppress(OSError):
+                    os.remove(f"{self.path}.lock")
+                os.close(handle)
+
+    def _lock(self) -> tuple[int | None, bool]:
+        path, waited, end = f"{self.path}.lock", False, time.monotonic() + _PATIENCE
+        while True:
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            except OSError:
+                return None, waited
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle, waited
+            except FileNotFoundError:  # the one before has just removed it
+                pass
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    os.close(handle)
+                    return None, waited
+                waited = True
+                time.sleep(0.01)
+            except OSError:  # a file system without locks
+                os.close(handle)
+                return None, waited
+            os.close(handle)
 
     def save(self, result: Any) -> None:
         """Keep a compiled kernel, or warn that it cannot be kept."""

@@ -30,7 +30,7 @@ def cases() -> tuple[Case, ...]:
         (layout.to_planes, lambda: (_turned(40, 1, 21), _turned(37, 3, 5)), "a9375091b65b2b25"),
         (layout.pack_gradient, lambda: _packed(37, True, True) + _packed(70, False, False), "4e10efadce7e4b0b"),
         (layout.largest, _largest, "e6147a88e770419e"),
-        (layout.quantize, lambda: _quantized(37, True, True) + _quantized(70, False, False), "b5932788fc4d281e"),
+        (layout.quantize, lambda: _quantized(37, True) + _quantized(70, False), "458b1bbcd8e391d0"),
     )
 
 
@@ -110,7 +110,7 @@ def _finished(mode, channels, taps, integers):
         sums = (16 * sums).astype(np.int32).view(np.float32)
     out, offset = np.zeros((outputs, n), np.float32), np.arange(outputs)
     weight, alpha = reals(outputs, n) / 4, reals(outputs)
-    given = sums.view(np.uint32), integers, 0.25, offset, weight, alpha, mode, channels, out
+    given = sums, integers, 0.25, offset, weight, alpha, mode, channels, out
     layout.finish(0, 32, *given)
     layout.finish(32, outputs, *given)
     return out
@@ -138,14 +138,14 @@ def _packed(outputs, scaled, padding):
 
 def _largest():
     out = np.zeros((2, 37), np.float32)
-    layout.largest(0, 1, reals(2, 3, 5, 37), reals(2, 15), True, out)
-    layout.largest(1, 2, reals(2, 3, 5, 37), reals(2, 15), False, out)
+    layout.largest(0, 1, reals(2, 3, 5, 37), reals(2, 15), True, out.view(np.int32))
+    layout.largest(1, 2, reals(2, 3, 5, 37), reals(2, 15), False, out.view(np.int32))
     return out
 
 
-def _quantized(outputs, scaled, padding):
+def _quantized(outputs, scaled):
     dy, k, alpha = reals(2, 3, 5, outputs), reals(2, 15) / 8, abs(reals(outputs)) / 8
     padded, totals = np.zeros((2, 3, 8, -(-outputs // 4) * 4), np.uint8), np.zeros((2, outputs), np.int64)
     panels, factors = np.ones(12 * simd.padded_outputs(outputs), np.uint32), (np.float32(12), np.float32(8))
-    layout.quantize(0, 2, dy, k, scaled, alpha, *factors, np.uint32(1), padding, 1, padded, panels, totals)
+    layout.quantize(0, 2, dy, k, scaled, alpha, *factors, np.uint32(1), 1, padded, panels, totals)
     return padded, _from_blocks(panels, 12, outputs), totals

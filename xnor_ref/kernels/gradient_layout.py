@@ -18,8 +18,9 @@ from xnor_ref.kernels.vector_ir import LANES
 _mixed, _uniform, _whole, _octet, _with_byte, _larger = (
     words32.mixed, words32.uniform, words32.whole, words32.octet, words32.with_byte, words32.larger,
 )  # fmt: skip
-_sign_of_bit, _chosen_byte, _sign_word, _four_signs, _with_sign = (
+_sign_of_bit, _chosen_byte, _sign_word, _four_signs, _with_sign, _integer = (
     words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs, words32.with_sign,
+    words32.integer_of,
 )  # fmt: skip
 _vector = _in(float32, 1)
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
@@ -122,15 +123,16 @@ def pack_filters(start, stop, weight, words, alpha):
 
 @compiled(
     void(
-        intp, intp, _in(uint32, 2), boolean, float64, _in(int64, 1), _in(float32, 2), _vector, intp, intp,
+        intp, intp, _in(float32, 2), boolean, float64, _in(int64, 1), _in(float32, 2), _vector, intp, intp,
         _out(float32, 2),
     )
 )  # fmt: skip
 def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, channels, out):
     """Gradients of filters start..stop, out (O, n), from sums over pixels (n, padded O).
 
-    Integers are (sum - offset[o]) * scale. `mode` turns G into the gradient of the latent weight: 0 leaves it, 1 is
-    "ste" without alpha; 2 to 5 are "corrected", "paper", "ste" and "official" with it, see `binary.weight_gradient`.
+    `integers`, in the place of float32, are (sum - offset[o]) * scale. `mode` turns G into the gradient of the latent
+    weight: 0 leaves it, 1 is "ste" without alpha; 2 to 5 are "corrected", "paper", "ste" and "official" with it, see
+    `binary.weight_gradient`.
     """
     n = weight.shape[1]
     one, zero = np.float32(1), np.float32(0)
@@ -139,7 +141,7 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
         part = np.float32(1 / np.float64(n))
     if mode == 5:
         factor, limit = np.float32((1 - 1 / np.float64(channels)) * n), _BELOW_ONE
-    lanes = np.zeros(8)
+    lanes = np.empty(8)
     for begin in range(start, stop, LANES):
         end = min(begin + LANES, stop)
         row = sums.shape[1]
@@ -149,16 +151,15 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
                 source = sums.ctypes.data + (j * row + begin) * 4
                 transpose(source, row * 4, out.ctypes.data + (begin * n + j) * 4, n * 4)
         else:
-            reals = sums.view(np.float32)
             for j in range(n):
                 for o in range(begin, end):
-                    out[o, j] = reals[j, o]
+                    out[o, j] = sums[j, o]
         for o in range(begin, end):
             w, g = weight[o], out[o]
             if integers:
-                whole, less, unit = g.view(np.int32), offset[o], np.float32(scale)
+                less, unit = offset[o], np.float32(scale)
                 for j in range(n):
-                    g[j] = np.float32(whole[j] - less) * unit
+                    g[j] = np.float32(_integer(g[j]) - less) * unit
             if mode == 0:
                 continue
             share = zero
@@ -195,9 +196,11 @@ def expand_bits(start, stop, bits, width, top, left, pad_value, in_bytes, octets
     height, columns, words = bits.shape[1], bits.shape[2], bits.shape[3]
     before, plane = (columns - width) // 2, np.uint64(shape[2] * phases * pitch)
     source, to_octets, to_reals = bits.reshape(-1), octets.reshape(-1), reals.reshape(-1)
-    line = np.zeros(plane, np.uint32)  # one word of every pixel, where the pixels lie in a plane
-    keep, fill = np.zeros(plane, np.uint32), np.full(plane, pad_value + 1, np.uint32)
-    inside, border = np.zeros(plane, np.float32), np.full(plane, pad_value, np.float32)
+    line = np.empty(plane, np.uint32)  # one word of every pixel, where the pixels lie in a plane
+    keep, fill = np.empty(plane, np.uint32), np.empty(plane, np.uint32)
+    inside, border = np.empty(plane, np.float32), np.empty(plane, np.float32)
+    for p in range(plane):
+        line[p], keep[p], fill[p], inside[p], border[p] = 0, 0, pad_value + 1, 0, pad_value
     place = np.empty(height * width, np.uint64)
     for y in range(height):
         for x in range(width):
@@ -294,15 +297,14 @@ def pack_gradient(start, stop, dy, k, scaled, padding, left, padded, panels):
                 of += size
 
 
-@compiled(void(intp, intp, _in(float32, 4), _in(float32, 2), boolean, _out(float32, 2)))
+@compiled(void(intp, intp, _in(float32, 4), _in(float32, 2), boolean, _out(int32, 2)))
 def largest(start, stop, dy, k, scaled, out):
-    """Largest |dy * k|, NaN if there is one, of each image start..stop and output channel, into out (N, O)."""
+    """Largest |dy * k|, NaN if there is one, of each image start..stop and output channel, the bits into out (N, O)."""
     pixels, outputs = dy.shape[1] * dy.shape[2], dy.shape[3]
     source, size = dy.reshape(-1), np.uint64(outputs)
-    target = out.view(np.int32)
     of = np.uint64(start * pixels * outputs)
     for image in range(start, stop):
-        top = target[image]
+        top = out[image]
         top[:] = 0
         for p in range(pixels):
             factor = k[image, p] if scaled else np.float32(1)
@@ -313,31 +315,30 @@ def largest(start, stop, dy, k, scaled, out):
 
 @compiled(
     void(
-        intp, intp, _in(float32, 4), _in(float32, 2), boolean, _vector, float32, float32, uint32, boolean, intp,
+        intp, intp, _in(float32, 4), _in(float32, 2), boolean, _vector, float32, float32, uint32, intp,
         _out(uint8, 4), _out(uint32, 1), _out(int64, 2),
     )
 )  # fmt: skip
-def quantize(start, stop, dy, k, scaled, alpha, for_input, for_weight, seed, padding, left, padded, panels, totals):
+def quantize(start, stop, dy, k, scaled, alpha, for_input, for_weight, seed, left, padded, panels, totals):
     """Images start..stop of dy (N, OH, OW, O), times k, rounded at random to bytes, in two ways.
 
     `panels` gets q = dy * for_weight as signed bytes, four pixels a word, in blocks (N, OH, words, WIDE or NARROW),
     and `totals` (N, O) the sums of q. `padded` (N, OH, columns, O up to a multiple of 4) gets dy * alpha[o] * for_input
-    + 128 as unsigned bytes, and 128 around; unless `padding` is False. Rounding is up with the probability of the part
+    + 128 as unsigned bytes, and 128 around. Rounding is up with the probability of the part
     that is lost, so that its mean is the number itself; the dice are a hash of `seed` and the number's place.
     """
     n, height, width, outputs = dy.shape
     columns, wide = padded.shape[2], padded.shape[3]
     source, target = dy.reshape(-1), padded.reshape(-1)
-    words, total = np.zeros(outputs, np.uint32), np.zeros(outputs, np.int32)
+    words, total = np.empty(outputs, np.uint32), np.empty(outputs, np.int32)
     size, run = np.uint64(outputs), -(-width // 4)
     of = np.uint64(start * height * width * outputs)
     for image in range(start, stop):
         total[:] = 0
         for y in range(height):
             at = np.uint64((image * height + y) * columns * wide)
-            if padding:
-                for edge in range(np.uint64(columns * wide)):
-                    target[at + edge] = np.uint8(128)
+            for edge in range(np.uint64(columns * wide)):
+                target[at + edge] = np.uint8(128)
             at += np.uint64(left * wide)
             for group in range(run):
                 for o in range(size):
@@ -345,19 +346,12 @@ def quantize(start, stop, dy, k, scaled, alpha, for_input, for_weight, seed, pad
                 for part in range(min(4, width - 4 * group)):
                     factor = k[image, y * width + 4 * group + part] if scaled else np.float32(1)
                     shift, begin = np.uint32(8 * part), np.uint32(of)
-                    if padding:
-                        for o in range(size):
-                            value = source[of + o] * factor
-                            dice = _mixed(begin, np.uint32(o), seed)
-                            words[o] = _with_byte(words[o], value * for_weight + _uniform(dice, np.uint32(0)), shift)
-                            total[o] += _whole(value * for_weight + _uniform(dice, np.uint32(0)))
-                            target[at + o] = _octet(value * alpha[o] * for_input + _uniform(dice, np.uint32(16)))
-                    else:
-                        for o in range(size):
-                            value = source[of + o] * factor
-                            dice = _mixed(begin, np.uint32(o), seed)
-                            words[o] = _with_byte(words[o], value * for_weight + _uniform(dice, np.uint32(0)), shift)
-                            total[o] += _whole(value * for_weight + _uniform(dice, np.uint32(0)))
+                    for o in range(size):
+                        value = source[of + o] * factor
+                        dice = _mixed(begin, np.uint32(o), seed)
+                        words[o] = _with_byte(words[o], value * for_weight + _uniform(dice, np.uint32(0)), shift)
+                        total[o] += _whole(value * for_weight + _uniform(dice, np.uint32(0)))
+                        target[at + o] = _octet(value * alpha[o] * for_input + _uniform(dice, np.uint32(16)))
                     of += size
                     at += np.uint64(wide)
                 for first in range(0, outputs, WIDE):

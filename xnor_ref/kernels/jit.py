@@ -5,6 +5,7 @@ another one. Either way it must give its known answers (`selftest.py`) before an
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from numba import config, types
@@ -60,6 +61,7 @@ class Kernel(CPUDispatcher):
     args: tuple[types.Type, ...]
     return_type: types.Type | None
     _candidate: Any = None  # compiled, but not tested yet
+    _compiling = False  # whether any kernel of this process is; under Numba's lock
 
     def prepare(self) -> Any:
         """Numba's record of the compiled kernel; it is loaded or compiled, and tested, the first time.
@@ -77,6 +79,20 @@ class Kernel(CPUDispatcher):
 
     def _loaded_or_compiled(self) -> Any:
         file = KernelFile(self)
+        found = self._loaded(file)
+        if found:
+            return found
+        # One reservation at a time: two processes that wait for each other's kernels would wait for ever.
+        outermost = not Kernel._compiling
+        Kernel._compiling = True
+        try:
+            with file.reserved() if outermost else nullcontext(False) as waited:
+                return (self._loaded(file) if waited else None) or self._compiled(file)
+        finally:
+            Kernel._compiling = not outermost
+
+    def _loaded(self, file: KernelFile) -> Any:
+        """The kernel in the file, tested, or None."""
         found = self._candidate = file.load()
         if found:
             wrong = wrong_answer(self)
@@ -84,6 +100,9 @@ class Kernel(CPUDispatcher):
                 self.targetctx.insert_user_function(found.entry_point, found.fndesc, [found.library])
                 return found
             file.drop(f"the kernel in it gives a wrong answer ({wrong})")
+        return None
+
+    def _compiled(self, file: KernelFile) -> Any:
         if file.found:  # with the names of what was loaded, it would be LLVM's choice which of the two runs
             self.py_func.__qualname__ += "_"
         made = self._candidate = self._compiler.compile(self.args, self.return_type)

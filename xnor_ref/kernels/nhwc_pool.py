@@ -6,7 +6,7 @@ zeroed first, and windows may overlap. All kernels take a range of rows of all i
 
 import numpy as np
 from llvmlite import ir
-from numba import boolean, float32, float64, intp, types, uint8, void
+from numba import boolean, float32, intp, types, uint8, void
 from numpy.typing import NDArray
 
 from xnor_ref.kernels import nhwc
@@ -26,10 +26,8 @@ Winner = NDArray[np.uint8]
 NOBODY = 255  # the winner of a window whose maximum ReLU has made 0: no pixel of it gets a gradient
 
 _VECTORS, _ZERO = has_vectors(), np.float32(0)
-_partial_gradients, _apply_gradients = norm.partial_gradients, norm.apply_gradients
 _pair, _vector, _images = types.UniTuple(intp, 2), _in(float32, 1), _in(float32, 4)
-_range, _winners = types.UniTuple(float32, 2), _in(uint8, 4)
-_EVERYWHERE = norm.MASKS[False]
+_winners = _in(uint8, 4)
 
 
 def _window_winner(affine: bool):
@@ -143,10 +141,10 @@ def _windows(position, size, kernel, stride, padding):
     return max(0, (shifted - kernel) // stride + 1), min(size, shifted // stride + 1)
 
 
-@compiled(void(intp, intp, _images, _winners, _pair, _pair, _pair, intp, _out(float32, 4)))
-def pool_gradient(start, stop, dy, winner, kernel, stride, padding, at, dx):
-    """Gradient of `pool_winners` with respect to its input: its rows start..stop, to rows `at` and on of all of dx."""
-    height, width, channels = dx.shape[1], dx.shape[2], dx.shape[3]
+@compiled(void(intp, intp, _images, _winners, _pair, _pair, _pair, intp, intp, _out(float32, 4)))
+def pool_gradient(start, stop, dy, winner, kernel, stride, padding, height, at, dx):
+    """Gradient of `pool_winners` with respect to its input of `height`: rows start..stop, to rows `at` and on of dx."""
+    width, channels = dx.shape[2], dx.shape[3]
     out_h, out_w = dy.shape[1], dy.shape[2]
     source, won, target = dy.reshape(-1), winner.reshape(-1), dx.reshape(-1)
     length = np.uint64(channels)
@@ -174,47 +172,6 @@ def pool_gradient(start, stop, dy, winner, kernel, stride, padding, at, dx):
             if fresh:
                 for c in range(length):
                     target[to + c] = _ZERO
-
-
-@compiled(
-    void(
-        intp, intp, _images, _winners, _pair, _pair, _pair, _images, _vector, _vector, _vector, _range,
-        _out(float32, 4), _out(float64, 2), _out(float64, 2),
-    ),
-)  # fmt: skip
-def pooled_gradients(
-    start, stop, dy, winner, kernel, stride, padding, x, scale, shift, centre, inside, line, part, sums
-):
-    """`nhwc_norm.partial_gradients` of what `pool_gradient` gives: input rows start..stop.
-
-    `line` (1, H, W, C) is scratch, of which a row is used; and so is `part`, of the shape of sums.
-    """
-    width = x.shape[2]
-    rows, routed = x.reshape(-1, x.shape[3]), line.reshape(-1, x.shape[3])
-    sums[:] = 0
-    for item in range(start, stop):
-        pool_gradient(item, item + 1, dy, winner, kernel, stride, padding, 0, line)
-        own = rows[item * width : (item + 1) * width]
-        _partial_gradients(0, width, routed, own, scale, shift, centre, inside, part)
-        sums += part
-
-
-@compiled(
-    void(
-        intp, intp, _images, _winners, _pair, _pair, _pair, _images, _vector, _vector, _vector, _range, _vector,
-        _vector, _vector, _out(float32, 4),
-    ),
-)  # fmt: skip
-def apply_pooled(
-    start, stop, dy, winner, kernel, stride, padding, x, scale, shift, centre, inside, factor, slope, offset, dx
-):
-    """`nhwc_norm.apply_gradients` of what `pool_gradient` gives: input rows start..stop of all images, into dx."""
-    width = x.shape[2]
-    rows, result = x.reshape(-1, x.shape[3]), dx.reshape(-1, x.shape[3])
-    for item in range(start, stop):
-        pool_gradient(item, item + 1, dy, winner, kernel, stride, padding, item, dx)
-        first, last = item * width, (item + 1) * width
-        _apply_gradients(first, last, result, rows, scale, shift, centre, inside, factor, slope, offset, result)
 
 
 @compiled(void(intp, intp, _images, _pair, _pair, _pair, _out(float32, 4)))
@@ -284,7 +241,7 @@ def max_pool_gradient(
     dx = np.empty((len(dy), *size, dy.shape[3]), np.float32)
 
     def route(start, stop):
-        pool_gradient(start, stop, dy, winner, kernel, stride, padding, start, dx)
+        pool_gradient(start, stop, dy, winner, kernel, stride, padding, size[0], start, dx)
 
     parallel_chunks(route, *_rows(dx), threads)
     return dx
@@ -311,25 +268,25 @@ def norm_relu_pool_gradient(
     As `nhwc_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima.
     """
     dx = np.empty_like(x) if out is None else out
+    sums = norm.GradientSums(x, scale, shift, mean, False)  # the winners have told whom the gradient reaches
+    width, channels = x.shape[2:]
+    inputs, result = norm.rows_of(x), norm.rows_of(dx)
     n_rows, chunk = _rows(x)
-    a, b = norm.repeated(scale), norm.repeated(shift)
-    centre = mean.astype(np.float32)
-    parts, c = norm.partial_sums(-(-n_rows // chunk), gamma.size), norm.repeated(centre)
 
     def add_up(start, stop):
-        line, part, sums = np.empty((1, *x.shape[1:]), np.float32), np.empty_like(parts[0]), parts[start // chunk]
-        pooled_gradients(start, stop, dy, winner, kernel, stride, padding, x, a, b, c, _EVERYWHERE, line, part, sums)
+        routed = np.empty((1, stop - start, width, channels), np.float32)
+        pool_gradient(start, stop, dy, winner, kernel, stride, padding, x.shape[1], 0, routed)
+        sums.add(norm.rows_of(routed), start * width)
 
     parallel_chunks(add_up, n_rows, chunk, threads)
-    dgamma, dbeta = norm.gradients_of(parts, mean, var, centre, eps)
-    factors = norm.factors_of(dgamma, dbeta, mean, var, gamma, eps, n_rows * x.shape[2])[1:]
-    wide = [norm.repeated(v) for v in factors]
+    factors, dgamma, dbeta = sums.factors(var, gamma, eps)
 
     def write(start, stop):
-        apply_pooled(start, stop, dy, winner, kernel, stride, padding, x, a, b, c, _EVERYWHERE, *wide, dx)
+        pool_gradient(start, stop, dy, winner, kernel, stride, padding, x.shape[1], start, dx)
+        norm.apply_gradients(start * width, stop * width, result, inputs, *factors, result)
 
     parallel_chunks(write, n_rows, chunk, threads)
-    return dx, dgamma.astype(np.float32), dbeta.astype(np.float32)
+    return dx, dgamma, dbeta
 
 
 def avg_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None) -> Real:
@@ -384,26 +341,7 @@ def known_answers() -> tuple[Case, ...]:
     def routed(*window, shape):
         dy, winner = reals(*shape), (words(*shape) % np.uint64(6)).astype(np.uint8)
         dx = np.ones((2, 5, 6, 19), np.float32)
-        pool_gradient(1, 10, dy, winner, *window, 1, dx)
-        return dx
-
-    def vectors(count):
-        return tuple(np.tile(reals(19 + k)[k:], 3) for k in range(count))
-
-    def summed():
-        x, line, part, sums = (
-            reals(2, 5, 6, 19),
-            np.zeros((1, 5, 6, 19), np.float32),
-            np.zeros((2, 57)),
-            np.ones((2, 57)),
-        )
-        pooled_gradients(1, 10, *given(19), *window, x, *vectors(3), _EVERYWHERE, line, part, sums)
-        return sums
-
-    def applied():
-        dx = np.ones((2, 5, 6, 19), np.float32)
-        a, b, c, e, f, g = vectors(6)
-        apply_pooled(1, 10, *given(19), *window, reals(2, 5, 6, 19), a, b, c, _EVERYWHERE, e, f, g, dx)
+        pool_gradient(1, 10, dy, winner, *window, 5, 1, dx)
         return dx
 
     def spread_out():
@@ -417,7 +355,5 @@ def known_answers() -> tuple[Case, ...]:
         (pool_winners, lambda: pooled(37, False) + pooled(37, True), "273182840c401193"),
         (pool_gradient, lambda: routed(*window, shape=(2, 3, 7, 19)), "948ed4ffd4ca3882"),
         (pool_gradient, lambda: routed((2, 3), (2, 3), (0, 0), shape=(2, 2, 2, 19)), "93bf1bf1b62dd24d"),
-        (pooled_gradients, summed, "a1eed043416e5a64"),
-        (apply_pooled, applied, "1acd36a8aad08282"),
         (mean_gradient, spread_out, "2a181c897dd51ba4"),
     )

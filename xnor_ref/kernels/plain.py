@@ -363,13 +363,8 @@ def box_means(start, stop, mean, size, kernel, stride, padding, valid, out_size,
                     inner[x] += row[x]
             total[:] = 0.0
             for kx in range(kernel[1]):
-                taps = line[kx:]
-                if stride[1] == 1:
-                    for ox in range(out_w):
-                        total[ox] += taps[ox]
-                else:
-                    for ox in range(out_w):
-                        total[ox] += taps[ox * stride[1]]
+                for ox in range(out_w):
+                    total[ox] += line[kx + ox * stride[1]]
             scales = out[image, oy * out_w : (oy + 1) * out_w]
             if valid:
                 for ox in range(out_w):

@@ -83,7 +83,7 @@ class _Convolution:
         flat = weight.reshape(self.outputs, -1)
         out = np.empty_like(flat)
         integers = sums.dtype == np.int32
-        arguments = sums.view(np.uint32), integers, scale, offset, flat, alpha, RULES[rule], self.channels, out
+        arguments = sums.view(np.float32), integers, scale, offset, flat, alpha, RULES[rule], self.channels, out
         parallel_chunks(lambda a, b: gradient_layout.finish(a, b, *arguments), self.outputs, 64, threads)
         return out.reshape(weight.shape)
 
@@ -178,9 +178,10 @@ class SignConvolution(_Convolution):
         panels = of_weight.panels(images)
         kind, unit = (np.uint8, 4) if in_bytes else (np.float32, 1)
         height, columns, words = of_input.padded_shape
-        padded = np.empty((n, height, columns, words * unit) if need_input else (1, 1, 1, unit), kind)
+        fill = need_input or in_bytes  # bytes are always laid out for both
+        padded = np.empty((n, height, columns, words * unit) if fill else (1, 1, 1, unit), kind)
         rows = self._as_rows(dy, self._rows), k.reshape(1, -1) if self._rows and scaled else k
-        target = self._as_rows(padded, self._rows and need_input)
+        target = self._as_rows(padded, self._rows and fill)
         scale_of_weight, scale_of_input = 1.0, 1.0
         totals = np.zeros((images, self.outputs), np.int64)
         if rounding is None:
@@ -188,11 +189,11 @@ class SignConvolution(_Convolution):
             split(threads, images, gradient_layout.pack_gradient, *pack)
         else:
             top = np.empty((images, self.outputs), np.float32)
-            split(threads, images, gradient_layout.largest, *rows, scaled, top)
+            split(threads, images, gradient_layout.largest, *rows, scaled, top.view(np.int32))
             by_channel = top.max(axis=0)
             scale_of_weight, scale_of_input = _unit(by_channel), _unit(by_channel * saved.alpha)
             factors = np.float32(1 / scale_of_input), np.float32(1 / scale_of_weight)
-            rest = np.uint32(rounding.seed), need_input, of_input.left, target, panels, totals
+            rest = np.uint32(rounding.seed), of_input.left, target, panels, totals
             split(threads, images, gradient_layout.quantize, *rows, scaled, saved.alpha, *factors, *rest)
         sums = of_weight(planes, panels, images, threads)
         dw = self._finish(sums, scale_of_weight, totals.sum(axis=0), weight, saved.alpha, rule, threads)

@@ -102,6 +102,8 @@ octet = _operation(uint8(float32), lambda b, x: b.trunc(_floor(b, x), I8))
 """The same plus 128, as an unsigned byte."""
 with_byte = _operation(uint32(uint32, float32, uint32), _with)
 """A word with the integer below a number as the byte at a place that was 0."""
+integer_of = _operation(int32(float32), lambda b, x: b.bitcast(x, I32))
+"""The integer with the bits of a float32."""
 with_sign = _operation(uint32(uint32, float32, uint32), _with_sign)
 """A word with x >= 0 as the bit at a place that was 0."""
 sign_of_bit = _operation(float32(uint32, uint32), lambda b, w, p: b.sitofp(_sign(b, w, p), F32))

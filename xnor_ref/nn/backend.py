@@ -62,6 +62,11 @@ def multiplies_bytes() -> bool:
     return target.multiplies_bytes()
 
 
+def in_bytes(arithmetic: str) -> bool:
+    """Whether gradients are multiplied in bytes inside of `backward_in(arithmetic)`."""
+    return arithmetic != "fp32" and multiplies_bytes()
+
+
 def gradients_in_bytes() -> bool:
     """Whether gradients are multiplied in bytes at the moment."""
-    return _backward != "fp32" and multiplies_bytes()
+    return in_bytes(_backward)

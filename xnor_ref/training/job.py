@@ -22,6 +22,7 @@ from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import sha256_file, write_atomically
 from xnor_ref.training import environment
+from xnor_ref.training.ahead import compile_ahead
 from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.checkpoint import CheckpointFolder, MismatchError, Position, read, split_state, state_of
 from xnor_ref.training.config import TrainConfig
@@ -88,6 +89,7 @@ def _train_run(
         if report is not None:
             observer.note("this run is finished; here is its report again")
             return report
+    compile_ahead(config)
     data = load_data(config, download, observer)
     steps = steps_per_epoch(len(data.train), config.batch_size)
     model = models.build(

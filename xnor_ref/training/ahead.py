@@ -1,0 +1,76 @@
+"""The kernels that a training step needs, in the order in which it needs them, so that two processors can compile them.
+
+See `kernels.ahead`. A list that is too short or too long costs time and nothing else; a test compares it with what
+steps really take.
+"""
+
+from xnor_ref.kernels import ahead
+from xnor_ref.kernels.checks import has_vectors
+from xnor_ref.nn import backend
+from xnor_ref.nn.methods import METHODS
+from xnor_ref.training.config import TrainConfig
+
+_BITS, _REALS, _BYTES, _FLOATS = "binary inputs", "real inputs", "gradients in bytes", "gradients in floats"  # what for
+
+_STEP = (
+    ("datasets.batch_kernel:gather", ""),
+    ("kernels.simd:_fill_panels", ""),
+    ("kernels.nhwc:from_planes", ""),
+    ("kernels.nhwc:copy_inside", ""),
+    ("kernels.gradient_layout:fill_real_panels", ""),
+    ("kernels.simd:_convolve", ""),
+    ("kernels.nhwc_norm:partial_moments", ""),
+    ("kernels.nhwc_pool:pool_winners", ""),
+    ("kernels.gradient_layout:pack_filters", _BITS),
+    ("kernels.signs:pack_pixels", _BITS),
+    ("kernels.plain:box_means", _BITS),
+    ("kernels.nhwc_norm:affine", ""),
+    ("kernels.nhwc:global_mean", ""),
+    ("kernels.nhwc_norm:partial_gradients", ""),
+    ("kernels.nhwc_norm:apply_gradients", ""),
+    ("kernels.gradient_layout:expand_bits", _BITS),
+    ("kernels.gradient_layout:largest", _BYTES),
+    ("kernels.gradient_layout:quantize", _BYTES),
+    ("kernels.gradient_layout:pack_gradient", _FLOATS),
+    ("kernels.gradient_layout:to_planes", _REALS),
+    ("kernels.gradients:_sum_over_pixels", ""),
+    ("kernels.gradient_layout:finish", ""),
+    ("kernels.gradient_layout:fill_sign_panels", _BITS),
+    ("kernels.gradients:_convolve_bytes", _BYTES),
+    ("kernels.nhwc_pool:pool_gradient", ""),
+    ("kernels.gradient_layout:pack_gradient", _BYTES),  # of the real first layer
+    ("optim._kernels:adam", "adam"),
+)
+
+_AFTER = tuple(
+    f"xnor_ref.kernels.{name}"
+    for name in (
+        "float_plain:im2col",
+        "nhwc:look_up",
+        "nhwc:max_pool",
+        "nhwc:affine",
+        "float_plain:affine",
+        "float_plain:max_pool",
+        "plain:channel_means",
+        "float_plain:scale_output",
+    )
+)  # what the evaluation needs, the largest first
+
+
+def kernels_of(config: TrainConfig) -> list[str]:
+    """Names of the kernels, "module:name"; none where the fused layers are not taken."""
+    if not has_vectors():
+        return []
+    method = METHODS[config.method]
+    kinds = {"", config.optimizer}
+    if method.inputs and method.weights:
+        kinds |= {_BITS, _BYTES if backend.in_bytes(config.backward) else _FLOATS}
+    else:
+        kinds |= {_REALS, _FLOATS}
+    return [f"xnor_ref.{name}" for name, kind in _STEP if kind in kinds]
+
+
+def compile_ahead(config: TrainConfig) -> bool:
+    """Have another process compile what the steps of a run need; whether there was anything to do."""
+    names = kernels_of(config)
+    return bool(names) and ahead.start(names, _AFTER)
