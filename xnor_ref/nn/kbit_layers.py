@@ -59,8 +59,10 @@ class _KBitLayer(BinaryLayer):
             )
 
     def _latent(self, shape: tuple[int, ...], rng: np.random.Generator | None) -> Parameter:
+        """Weights of several bits spread over [-1, 1]; their steps grow with that, beside those of one bit."""
         if self.weight_bits > 1 and not self.glorot:
-            return Parameter(uniform(shape, rng), latent=True)
+            spread = np.sqrt(1 / 3) / np.sqrt(2 / np.prod(shape[1:]))  # standard deviations: even, and `he_normal`
+            return Parameter(uniform(shape, rng), latent=True, lr_scale=float(spread))
         return super()._latent(shape, rng)
 
     @property
