@@ -11,6 +11,7 @@ import pytest
 from tests.training_samples import result_bytes, tiny_config
 from xnor_ref import models
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError, OutputError
+from xnor_ref.packed import load_packed
 from xnor_ref.training import environment, job, loop
 from xnor_ref.training.checkpoint import BEST
 from xnor_ref.training.evaluation import compare, score
@@ -308,6 +309,20 @@ def test_limits_pick_the_same_images_each_time(data_dir):
     np.testing.assert_array_equal(a.train.images, b.train.images)
     with pytest.raises(InputError, match="at least 2 images"):
         train_run(tiny_config(data_dir, limit_train=1))
+
+
+def test_the_first_classes_alone(data_dir, tmp_path):
+    whole, part = (job.load_data(tiny_config(data_dir, limit_classes=count)) for count in (None, 5))
+    assert part.classes == whole.classes[:5] and part.sha256 == whole.sha256
+    for name in ("train", "val"):
+        all_of, own = getattr(whole, name), getattr(part, name)
+        assert own.labels.max() == 4
+        np.testing.assert_array_equal(own.images, all_of.images[all_of.labels < 5])
+    train_run(tiny_config(data_dir, limit_classes=5, limit_train=30, epochs=1), out=tmp_path / "run")
+    packed = load_packed(tmp_path / "run" / "model.safetensors")
+    assert tuple(packed.classes) == part.classes
+    with pytest.raises(InputError, match=r"limit_classes \(=13\): the data set shapes has 12 classes"):
+        job.load_data(tiny_config(data_dir, limit_classes=13))
 
 
 @pytest.mark.parametrize(

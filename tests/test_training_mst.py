@@ -320,7 +320,7 @@ def test_what_is_tied_learns_as_one_weight(tmp_path):
     gradients = with_gradients(model)
     made.add_gradients(0)
     before = {name: p.data.copy() for name, p in parameters.items()}
-    for name, parameter in parameters.items():
+    for parameter in parameters.values():
         parameter.data -= np.float32(0.125) * parameter.grad
     made.after_step()
     state = made.state_dict()

@@ -11,7 +11,10 @@ from xnor_ref.cli.group import Command
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.training.config import resolve
 
-_FIELDS = ("dataset", "data_dir", "archive", "train_size", "val_size", "image_size", "limit_val", "threads")
+_FIELDS = (
+    *("dataset", "data_dir", "archive", "train_size", "val_size", "image_size"),
+    *("limit_classes", "limit_val", "threads"),
+)
 
 
 @click.command(
@@ -83,7 +86,8 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     packed = load_packed(path)
     trained = packed.metadata["training"]
     if "dataset" not in said:
-        known = {key: trained[key] for key in ("train_size", "val_size", "image_size", "limit_val") if key in trained}
+        sizes = "train_size", "val_size", "image_size", "limit_classes", "limit_val"
+        known = {key: trained[key] for key in sizes if key in trained}
         if "dataset" not in trained:
             raise InputError(f"{path} does not say what it was trained on; name a data set with --dataset")
         said = {"dataset": trained["dataset"], **known, **said}

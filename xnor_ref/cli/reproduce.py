@@ -10,7 +10,8 @@ from xnor_ref.cli.group import Command
 from xnor_ref.errors import InputError, NonFiniteError
 
 _FIELDS = (
-    *("dataset", "model", "epochs", "batch_size", "lr", "seed", "train_size", "val_size", "limit_train", "limit_val"),
+    *("dataset", "model", "epochs", "batch_size", "lr", "seed", "train_size", "val_size"),
+    *("limit_classes", "limit_train", "limit_val"),
     *("model_options", "data_dir", "archive", "threads"),
 )
 

@@ -258,6 +258,7 @@ class TrainConfig:
         high=1024,
         needs=("dataset", ("folder",)),
     )
+    limit_classes: int | None = _field(None, "int", "Take the first N classes of the data set only.", low=2, high=2**40)
     limit_train: int | None = _field(None, "int", "Train on a fixed choice of N images only.", low=1, high=2**40)
     limit_val: int | None = _field(None, "int", "Validate on a fixed choice of N images only.", low=1, high=2**40)
     data_dir: str = _field("data", "text", "Folder that holds the data sets.", identity=False)

@@ -129,9 +129,23 @@ def load_data(config: TrainConfig, download: bool = False, observer: Observer | 
         progress=observer.progress if observer else None,
         **config.options_of("dataset"),
     )
+    count = config.limit_classes
+    if count is not None and count > data.num_classes:
+        raise InputError(f"limit_classes (={count}): the data set {data.name} has {data.num_classes} classes")
     return dataclasses.replace(
-        data, train=_limited(data.train, config.limit_train), val=_limited(data.val, config.limit_val)
+        data,
+        classes=data.classes[:count],
+        train=_limited(_of_classes(data.train, count), config.limit_train),
+        val=_limited(_of_classes(data.val, count), config.limit_val),
     )
+
+
+def _of_classes(split: Split, count: int | None) -> Split:
+    """The images of the first `count` classes."""
+    if count is None or split.labels.max() < count:
+        return split
+    chosen = split.labels < count
+    return Split(np.ascontiguousarray(split.images[chosen]), split.labels[chosen])
 
 
 def _limited(split: Split, limit: int | None) -> Split:
