@@ -29,13 +29,43 @@ def bench(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(timing, "pace_warning", lambda: None)
     monkeypatch.setattr(timing.Bystanders, "warning", lambda self: None)
 
-    def run(*arguments):
-        code = main(["bench", "train", *arguments])
+    def run(*arguments, command="train"):
+        code = main(["bench", command, *arguments])
         out, err = capfd.readouterr()
         assert "Traceback" not in out + err
         return code, out, err
 
     return run
+
+
+@compiled_only
+def test_scale(bench, tmp_path):
+    arguments = "lenet5", "--images", "300,100", "--batch", "10", "--epochs", "2", "--quick", "--threads", "1"
+    code, out, err = bench(*arguments, "--json", "result.json", command="scale")
+    assert code == 0 and "writing 300 images" in err and "epoch 2 of 2" in err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [entry["images"] for entry in result["sets"]] == [100, 300]
+    for entry in result["sets"]:
+        assert 0 < entry["quartiles"][0] <= entry["images_per_second"] <= entry["quartiles"][1]
+        assert 0 < entry["input_seconds"] < 1 / entry["quartiles"][0]
+    assert result["sets"][0]["ratio"]["ratio"] == 1
+    assert result["memory"] is None or len(result["memory"]) == 2
+    assert "time an image over that with 100 images" in out and "after each epoch over 100 images" in out
+    assert bench_text.scale(result) == out.rstrip("\n")
+
+
+@compiled_only
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--images", "many"), "--images takes whole numbers"),
+        (("--images", "100,200"), "needs at least two batches of 64 images, got 100"),
+        (("--epochs", "0", "--images", "200"), "epochs must be at least 1, got 0"),
+    ],
+)
+def test_scale_refuses(bench, arguments, words):
+    code, _, err = bench("lenet5", *arguments, "--quick", command="scale")
+    assert code == 2 and words in err
 
 
 # --- the command -------------------------------------------------------------------------------------------------

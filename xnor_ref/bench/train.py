@@ -273,16 +273,17 @@ def take_turns(workers: dict[str, Worker], pace: Pace) -> dict[str, list[dict[st
 
 def _throughput(seconds: list[float]) -> dict[str, Any]:
     """Images per second, from the seconds of an image in each round."""
-    low, median, high = _quartiles(seconds)
+    low, median, high = quartiles(seconds)
     return {"images_per_second": 1 / median, "quartiles": [1 / high, 1 / low], "rounds": len(seconds)}
 
 
 def _ratio(theirs: list[float], ours: list[float]) -> dict[str, Any]:
-    low, _, high = _quartiles([a / b for a, b in zip(theirs, ours)])
+    low, _, high = quartiles([a / b for a, b in zip(theirs, ours)])
     return {"ratio": statistics.median(theirs) / statistics.median(ours), "quartiles": [low, high]}
 
 
-def _quartiles(values: list[float]) -> list[float]:
+def quartiles(values: list[float]) -> list[float]:
+    """The three that cut `values` into four."""
     return statistics.quantiles(values, n=4, method="inclusive")
 
 

@@ -22,12 +22,14 @@ from xnor_ref.datasets import batches
 from xnor_ref.kernels.threads import set_threads
 from xnor_ref.nn import backend
 from xnor_ref.training import loop
+from xnor_ref.training.ahead import compile_ahead
 from xnor_ref.training.allocator import keep_freed_memory
+from xnor_ref.training.config import resolve
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.23, 0.23)
 AUGMENT = batches.AugmentSpec(crop_padding=8, flip=True)
 RATES = {"sgd": 0.01, "adam": 0.001}
-BACKWARDS = ("fp32", "int8", "reference")
+BACKWARDS = ("fp32", "int8", "reference", "auto")
 
 _settings = ExitStack()  # of the whole process
 
@@ -44,7 +46,7 @@ def apply_backward(mode: str) -> None:
 
 
 class Ours:
-    """A network of `models.build` and its optimiser, on random images."""
+    """A network of `models.build` and its optimiser, on random images: a few of its own, or the first in a file."""
 
     def __init__(
         self,
@@ -57,11 +59,16 @@ class Ours:
         threads: int,
         backward: str,
         options: dict[str, Any],
+        path: str | None = None,
+        images: int | None = None,
     ):
         set_threads(threads)
         keep_freed_memory()
         apply_backward(backward)
-        self.images, self.labels = _data(4 * batch, size, classes)
+        if backward != "reference":
+            compile_ahead(resolve({"method": method, "optimizer": optimizer, "backward": backward}))
+        self.images, self.labels = _data(4 * batch if images is None else images, size, classes, path)
+        self.order = batches.epoch_order(len(self.labels), 0, 0)
         self.table = batches.normalization_table(MEAN, STD)
         self.batch = batch
         self.steps = 0
@@ -79,8 +86,9 @@ class Ours:
         """Forward, backward and update on the next images; the loss."""
         start = time.perf_counter()
         epoch, position = divmod(self.steps, len(self.labels) // self.batch)
-        order = batches.epoch_order(len(self.labels), 0, epoch)
-        indices = order[position * self.batch : (position + 1) * self.batch]
+        if position == 0:
+            self.order = batches.epoch_order(len(self.labels), 0, epoch)
+        indices = self.order[position * self.batch : (position + 1) * self.batch]
         x = batches.make_batch(self.images, indices, self.table, epoch=epoch, augment=AUGMENT)
         y = self.labels[indices]
         self.data_seconds += time.perf_counter() - start
@@ -147,16 +155,19 @@ class Torch:
         return float(loss.detach())
 
 
-def _data(images: int, size: int, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (images, size, size, 3), dtype=np.uint8), rng.integers(0, classes, images)
+def _data(images: int, size: int, classes: int, path: str | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    rng, shape = np.random.default_rng(0), (images, size, size, 3)
+    labels = rng.integers(0, classes, images)
+    if path is not None:
+        return np.memmap(path, np.uint8, "r", shape=shape), labels
+    return rng.integers(0, 256, shape, dtype=np.uint8), labels
 
 
 # --- memory ----------------------------------------------------------------------------------------------------
 
 
 def resident(what: str = "VmRSS") -> int | None:
-    """Bytes of this process in memory now, or at most ("VmHWM"); Linux only."""
+    """Bytes of this process in memory now, at most ("VmHWM"), or of no file ("RssAnon"); Linux only."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             return next(1024 * int(line.split()[1]) for line in file if line.startswith(f"{what}:"))
@@ -213,8 +224,8 @@ def steps(count: int, before: int = 0) -> dict[str, float]:
 
 
 def memory() -> dict[str, int | None]:
-    """Bytes: of this process before the network was made, and at most since then."""
-    return {"before": _trainer.memory_before, "peak": resident("VmHWM")}
+    """Bytes: of this process before the network was made, at most since then, and now without files it has mapped."""
+    return {"before": _trainer.memory_before, "peak": resident("VmHWM"), "own": resident("RssAnon")}
 
 
 def profile(count: int, threads: int) -> dict[str, Any]:

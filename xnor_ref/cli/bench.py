@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from xnor_ref.cli import bench_options, bench_text, say
+from xnor_ref.cli.bench_scale import scale
 from xnor_ref.cli.bench_train import train
 from xnor_ref.cli.group import Command
 from xnor_ref.errors import InputError
@@ -278,3 +279,4 @@ def ladder(
 
 
 command.add_command(train)
+command.add_command(scale)

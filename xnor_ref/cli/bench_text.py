@@ -179,6 +179,28 @@ def _profile(entry: dict[str, Any]) -> str:
     )
 
 
+def scale(result: dict[str, Any]) -> str:
+    """Training on sets of different sizes, and memory by epochs."""
+    rows: list[Row] = [("images", "images/s", "middle half", "time an image", "input")]
+    for entry in result["sets"]:
+        low, high = entry["quartiles"]
+        speed = f"{entry['images_per_second']:,.1f}", f"{low:,.1f}-{high:,.1f}"
+        rows.append((f"{entry['images']:,}", *speed, _ratio(entry["ratio"]), f"{1e6 * entry['input_seconds']:,.1f} us"))
+    memory = "not known on this system"
+    if result["memory"]:
+        memory = ", ".join(options.size_text(value) for value in result["memory"])
+    fewest = result["sets"][0]["images"]
+    return _joined(
+        [
+            machine(result["machine"], result["threads"], str(result["batch"])),
+            f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels; time an image over "
+            f"that with {fewest:,} images\n\n{options.table(rows, (0, 1, 2, 3, 4))}\n\n"
+            f"memory that the process has to itself after each epoch over {fewest:,} images: {memory}",
+        ],
+        [],
+    )
+
+
 def startup(result: dict[str, Any]) -> str:
     """From the start of a process to its first logits."""
     stages = list(result["cold"]["stages"])
