@@ -337,3 +337,12 @@ def test_sums_beyond_32_bits_are_refused_in_files():
     tensors["1.bits"] = np.zeros((*bits.shape[:2], -(-33_330 // 64)), np.uint64)
     with pytest.raises(ModelFileError, match="33330 products may not fit into 32 bits"):
         type(packed)(metadata, tensors)
+
+
+def test_steps_of_several_bits_are_as_large_for_their_spread_as_those_of_signs():
+    rng = np.random.default_rng(0)
+    signs = nn.BinaryConv2d(64, 32, 3, rng=rng).weight
+    bits = nn.KBitConv2d(64, 32, 3, weight_bits=2, rng=rng).weight
+    assert signs.lr_scale == 1
+    assert bits.lr_scale == pytest.approx(bits.data.std() / signs.data.std(), rel=0.03)
+    assert nn.KBitConv2d(64, 32, 3, input_bits=2, rng=rng).weight.lr_scale == 1

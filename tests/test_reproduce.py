@@ -335,6 +335,10 @@ def test_the_list_and_the_document_of_all(table3b, tmp_path, monkeypatch, capfd)
     text = target.read_text()
     assert "## Table 3b" in text and "| C-B-A-P |" in text and "Not run yet: `reproduce table1`" in text
     assert "Not run yet: `reproduce table3b`" not in text
+    target.write_text(f"old\n\n{report.KEPT}\n\nwords\n")
+    assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 0
+    assert target.read_text() == f"{text}\n{report.KEPT}\n\nwords\n"
+    target.write_text(text)
     for damaged in (b"{", b"[1]", b'{"format": "other"}', b"[" * 100_000):
         (root / "table3b-shapes-quick/results.json").write_bytes(damaged)
         assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 4

@@ -39,7 +39,11 @@ _FIELDS = (
 @click.option("--rows", metavar="A,B,...", help="These rows only.")
 @click.option("--dry-run", is_flag=True, help="Say what is left to do and how long it would take; train nothing.")
 @click.option("--out", metavar="FOLDER", help="Where the folders of experiments lie [runs/reproduce].")
-@click.option("--summary", metavar="FILE.md", help="Write the results of all experiments under --out to one document.")
+@click.option(
+    "--summary",
+    metavar="FILE.md",
+    help="Write the results of all experiments under --out to one document; what it has after its marker stays.",
+)
 @options.field_options(*_FIELDS)
 @click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
 @options.quiet_option
@@ -78,7 +82,9 @@ def command(
         _list(as_json)
         return
     if summary is not None:
-        write_atomically(summary, report.summary(root).encode())
+        target = Path(summary)
+        before = target.read_text(encoding="utf-8", errors="replace") if target.is_file() else ""
+        write_atomically(summary, report.summary(root, before).encode())
         click.echo(f"written: {printable(summary)}")
         return
     if everything and rows is not None:

@@ -288,15 +288,20 @@ python cli.py reproduce table3b                    # minutes: a small network on
 python cli.py reproduce --summary results.md       # this document
 ```
 
-`--budget full` takes the experiment's own network and Tiny ImageNet (also part of it: `--archive`, `--limit-train`),
-hours a row; `--seeds N` repeats every row. All rows of a table have the same seed, the same order of the same images,
-the same epochs and the same optimiser; they differ in the column `settings` and in nothing else. A run that is finished
-is not computed again, also if another table has made it; one that was stopped goes on.
+`--budget full` takes the experiment's own network and Tiny ImageNet (also part of it: `--archive`, `--limit-classes`,
+`--limit-train`), hours a row; `--seeds N` repeats every row. All rows of a table have the same seed, the same order of
+the same images, the same epochs and the same optimiser; they differ in the column `settings` and in nothing else. A run
+that is finished is not computed again, also if another table has made it; one that was stopped goes on.
 """
 
 
-def summary(root: Path) -> str:
+KEPT = "<!-- what follows is kept by reproduce --summary -->"
+
+
+def summary(root: Path, before: str = "") -> str:
     """One Markdown document of every experiment: its results under `root`, or the command that makes them.
+
+    What the document `before` says after a line `KEPT` stays at its end.
 
     Raises
     ------
@@ -313,7 +318,8 @@ def summary(root: Path) -> str:
         parts += [markdown(results, "##") for results in found[name]]
         if not found[name]:
             parts.append(f"## {experiment.title}\n\n{experiment.question}\n\nNot run yet: `reproduce {name}`.\n")
-    return "\n".join(parts)
+    _, kept, words = before.partition(KEPT)
+    return "\n".join([*parts, kept + words] if kept else parts)
 
 
 def _read(path: Path) -> dict[str, Any]:
