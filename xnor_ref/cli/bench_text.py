@@ -196,8 +196,7 @@ def scale(result: dict[str, Any]) -> str:
             f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels; time an image over "
             f"that with {fewest:,} images\n\n{options.table(rows, (0, 1, 2, 3, 4))}\n\n"
             f"memory that the process has to itself after each epoch over {fewest:,} images: {memory}",
-        ],
-        [],
+        ]
     )
 
 

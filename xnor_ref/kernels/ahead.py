@@ -23,7 +23,7 @@ def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
     Then it compiles those that are needed `later`, in their order. Nothing happens on a single processor, or where most
     of `names` are in the cache or nothing is compiled.
     """
-    if get_threads() < 2 or sum(not _is_kept(name) for name in names) < WORTH:
+    if not sys.executable or get_threads() < 2 or sum(not _is_kept(name) for name in names) < WORTH:
         return False
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

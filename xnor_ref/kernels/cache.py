@@ -4,7 +4,8 @@ Numba's own cache can hand out wrong code without a word. It looks at the kernel
 is inlined from others; options like NUMBA_BOUNDSCHECK are no part of its key; index and data are two files, which
 processes on machines of two kinds can mix up; and what is read is run, damaged or not. Here a file carries a stamp of
 all that its code depends on, and a digest. With another stamp it is compiled anew and replaced; with a wrong digest
-too, and a warning is given. Files are written in one step, so that any number of processes may start at once.
+too, and a warning is given. Files are written in one step, so that any number of processes may start at once, and a
+kernel is reserved while it is compiled (a lock on FILE.lock), so that they do not all compile the same.
 
 The folder is the one that Numba would take: that of NUMBA_CACHE_DIR, `__pycache__`, or the user's. Where none can be
 written (a read-only installation without a home), it is one in the system's temporary folder that belongs to this
