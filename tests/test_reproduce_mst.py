@@ -43,7 +43,7 @@ def test_every_run_has_the_costs_of_its_file(results):
 def test_the_table_marks_what_random_filters_need(results):
     made, found = results
     text = (made.folder / report.TABLE).read_text()
-    (row,) = (line for line in text.splitlines() if line.startswith("| neither |") and " M of " in line)
+    (row,) = (line for line in text.splitlines() if line.startswith("| not pulled |") and " M of " in line)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     of = found["rows"][0]["runs"][0]["compression"]
     assert cells[2:4] == [f"{1 / of['ratio']:.2f}", f"{1 / of['random_ratio']:.2f}"]
@@ -68,7 +68,7 @@ def test_the_best_row_is_the_smallest_within_a_point():
     )
     assert "-0.9 points" in best
     assert "No other row is finished that lies within 1 point" in mst._best(rows_of(none=(0.4, 0.7), far=(0.1, 0.6)))
-    assert "is not finished" in mst._best(rows_of(near=(0.25, 0.69)))
+    assert "nothing to compare" in mst._best(rows_of(near=(0.25, 0.69)))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")

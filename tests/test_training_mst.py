@@ -12,7 +12,7 @@ from tests.conftest import JIT_DISABLED
 from tests.training_samples import result_bytes, tiny_config
 from xnor_ref import models
 from xnor_ref.cli.progress import Progress
-from xnor_ref.compress import pull, ties, tree
+from xnor_ref.compress import pull, tree
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.layout import unpack_bits
 from xnor_ref.training.export import export_run
@@ -191,13 +191,10 @@ class StopAfter(Observer):
                 signal.raise_signal(signal.SIGINT)
 
 
-@pytest.fixture(scope="module", params=["tree", "centre", "ties"])
+@pytest.fixture(scope="module", params=["tree", "centre"])
 def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mst")
-    settings = (
-        {"mst_tied": 0.7, "mst_start": 0.5} if request.param == "ties" else SETTINGS | {"mst_pull": request.param}
-    )
-    config = tiny_config(folder, **settings)
+    config = tiny_config(folder, **SETTINGS, mst_pull=request.param)
     train_run(config, out=folder / "whole")
     return config, folder / "whole"
 
@@ -230,13 +227,10 @@ def test_threads_change_no_byte(finished, tmp_path):
 
 
 def test_a_run_logs_every_epoch_and_can_be_exported(finished, tmp_path):
-    config, whole = finished
+    _, whole = finished
     lines = RunFolder(whole).metrics()
     assert all(line["mst_distance"] > 0 and 0 < line["mst_ratio"] < 1 and line["mst_depth"] > 0 for line in lines)
-    if config.mst_tied is None:
-        assert [line["mst_penalty"] > 0 for line in lines] == [True] * 3
-    else:  # of n + E weights along the tree E are at most those that are free, of all filters but one
-        assert all(line["mst_ratio"] < 0.3 + 1 / 8 + 0.02 for line in lines)
+    assert [line["mst_penalty"] > 0 for line in lines] == [True] * 3
     export_run(whole, tmp_path / "best.safetensors", which="best")
 
 
@@ -267,117 +261,7 @@ def test_training_with_the_pull_lowers_the_distance(tmp_path):
     assert ratio[1.0] < 0.8 * ratio[0.0]
 
 
-# --- ties
-
-
-@given(st.integers(1, 9), st.sampled_from((1, 2, 15, 16, 17, 300)), st.integers(1, 3), st.integers(0, 2**32 - 1))
-def test_the_compiled_passes_have_the_bits_of_the_references(channels, n_bits, threads, seed):
-    rng = np.random.default_rng(seed)
-    parent = np.array([rng.integers(-1, o) if o else -1 for o in range(channels)], np.int32)
-    shuffled = rng.permutation(channels)
-    parent = np.array([-1 if p < 0 else shuffled[p] for p in parent], np.int32)[np.argsort(shuffled)]
-    made = ties.Ties(parent, ties.order_of(parent), rng.integers(0, 2, (channels, n_bits), np.uint8))
-    for compiled, reference in ((ties.add_up, ties.add_up_reference), (ties.copy_down, ties.copy_down_reference)):
-        want = rng.standard_normal((channels, n_bits)).astype(np.float32)
-        got = want.copy()
-        reference(made, want)
-        compiled(made, got, threads)
-        assert want.tobytes() == got.tobytes()
-
-
-def test_the_order_of_a_forest():
-    assert ties.order_of(np.array([1, -1, 0, -1], np.int32)).tolist() == [1, 3, 0, 2]
-    assert ties.order_of(np.array([1, 0, -1], np.int32)) is None
-
-
-@given(st.integers(2, 8), st.integers(1, 70), st.sampled_from((0.1, 0.5, 0.77, 1.0)), st.integers(0, 2**32 - 1))
-def test_ties_choose_the_cheapest_signs(channels, n_bits, share, seed):
-    weight = np.random.default_rng(seed).standard_normal((channels, n_bits)).astype(np.float32)
-    before, count = weight.copy(), round(share * n_bits)
-    made = ties.tie(weight, share)
-    assert (made.parent < 0).sum() == 1
-    for o in made.order:
-        j, chosen = made.parent[o], made.tied[o] != 0
-        if j < 0:
-            assert not chosen.any() and np.array_equal(weight[o], before[o])
-            continue
-        assert chosen.sum() == count
-        assert np.array_equal(weight[o, chosen], weight[j, chosen])
-        assert np.array_equal(weight[o, ~chosen], before[o, ~chosen])
-        differ, certain = (before[o] >= 0) != (weight[j] >= 0), np.minimum(abs(before[o]), abs(weight[j]))
-        if (differ & chosen).any():
-            assert (differ | chosen).all()  # every sign that agreed
-            assert certain[differ & chosen].max() <= certain[differ & ~chosen].min(initial=np.inf)
-        else:
-            assert certain[chosen].min(initial=np.inf) >= certain[~differ & ~chosen].max(initial=0)
-
-
-def test_what_is_tied_learns_as_one_weight(tmp_path):
-    """Two filters in all positions but one: a step moves both by the sum of their gradients."""
-    model = network()
-    made = make_regularizer(model, tiny_config(tmp_path, mst_tied=0.8, mst_start=0), STEPS)
-    parameters = {name: p for name, p in model.named_parameters() if p.latent}
-    gradients = with_gradients(model)
-    made.add_gradients(0)
-    before = {name: p.data.copy() for name, p in parameters.items()}
-    for parameter in parameters.values():
-        parameter.data -= np.float32(0.125) * parameter.grad
-    made.after_step()
-    state = made.state_dict()
-    for name, parameter in parameters.items():
-        layer = name.removesuffix(".weight")
-        parent, weight = state[f"{layer}.row"], parameter.data.reshape(len(parameter.data), -1)
-        tied = np.unpackbits(state[f"{layer}.tied"], axis=1, count=weight.shape[1]) != 0
-        root = int(np.flatnonzero(parent < 0)[0])
-        for p in (0, weight.shape[1] - 1):
-            one = {root}  # all that hang together at p
-            for _ in range(len(parent)):
-                one |= {o for o in range(len(parent)) if o != root and tied[o, p] and parent[o] in one}
-            members = sorted(one)
-            total = sum(gradients[name].reshape(weight.shape)[o, p].astype(np.float64) for o in members)
-            old = before[name].reshape(weight.shape)[root, p]
-            assert (weight[members, p] == weight[root, p]).all()
-            assert weight[root, p] == pytest.approx(old - 0.125 * total, abs=1e-5)
-
-
-def test_ties_begin_when_they_shall(tmp_path):
-    model = network()
-    made = make_regularizer(model, tiny_config(tmp_path, mst_tied=0.5, mst_start=0.5), STEPS)
-    before = with_gradients(model)
-    for step in range(2):
-        made.add_gradients(step)
-        made.after_step()
-    assert made.state_dict() == {} and all((p.grad == before[name]).all() for name, p in model.named_parameters())
-    made.add_gradients(2)
-    assert len(made.state_dict()) == 6
-
-
-@pytest.mark.parametrize(
-    ("state", "message"),
-    [
-        ({"block9.row": np.zeros(8, np.int32)}, "block9.row belongs to no layer"),
-        ({"block1.conv.row": np.full(8, -1, np.int32)}, r"block1.conv.tied must be uint8 \(8, 5\)"),
-        ({"block1.conv.row": np.zeros(8, np.int64)}, r"must be int32 \(8,\) of -1 to 7"),
-        ({"block1.conv.row": np.zeros(8, np.int32)}, "goes round in a circle"),
-    ],
-)
-def test_ties_of_other_layers_are_refused(tmp_path, state, message):
-    made = make_regularizer(network(), tiny_config(tmp_path, mst_tied=0.5), STEPS)
-    with pytest.raises(ModelFileError, match=message):
-        made.load_state_dict(state)
-    assert made.state_dict() == {}
-
-
 # --- errors
-
-
-def test_a_pull_and_ties_exclude_each_other(tmp_path):
-    with pytest.raises(InputError, match=r"mst_tied \(=0.5\) and mst_lambda \(=0.1\) exclude each other"):
-        tiny_config(tmp_path, mst_tied=0.5, mst_lambda=0.1)
-    with pytest.raises(InputError, match="mst_tied"):
-        tiny_config(tmp_path, mst_tied=0.0)
-    with pytest.raises(InputError, match=r"mst_tied \(=0.5\) needs layers with one-bit weights"):
-        make_regularizer(network(method="bwn"), tiny_config(tmp_path, mst_tied=0.5, method="bwn"), STEPS)
 
 
 def test_a_network_without_binary_layers_is_refused_before_anything_is_written(tmp_path):
@@ -389,7 +273,7 @@ def test_a_network_without_binary_layers_is_refused_before_anything_is_written(t
 
 @pytest.mark.parametrize("field", ["mst_start", "mst_ramp", "mst_margin"])
 def test_settings_without_a_pull_are_refused(tmp_path, field):
-    with pytest.raises(InputError, match=rf"{field} \(=0.25\) needs mst_lambda above 0.*, got None"):
+    with pytest.raises(InputError, match=rf"{field} \(=0.25\) needs mst_lambda above 0, got None"):
         tiny_config(tmp_path, **{field: 0.25})
     with pytest.raises(InputError, match=r"got 0\.0"):
         tiny_config(tmp_path, mst_lambda=0, **{field: 0.25})

@@ -105,7 +105,7 @@ def lines(results: Mapping[str, Any], heading: str) -> list[str]:
 def _best(results: Mapping[str, Any]) -> str:
     rows = list(_rows(results))
     if not rows or rows[0][0]["name"] != rows[0][0]["base"]:
-        return "The row to compare with is not finished."
+        return "The row that is not pulled is not finished, so there is nothing to compare with."
     base = rows[0][1]
     free = [(row, of) for row, of in rows[1:] if of["top1"] >= base["top1"] - WITHIN]
     if not free:
@@ -126,12 +126,6 @@ def _rows(results: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str
             yield row, mean(row["runs"])
 
 
-def _kind(settings: Mapping[str, Any]) -> str:
-    if "mst_tied" in settings:
-        return "tied"
-    return "pulled, " + settings.get("mst_pull", "tree") if settings.get("mst_lambda", 0) else "neither"
-
-
 def plot(results: Mapping[str, Any], path: Path) -> None:
     """Top-1 against the reduction of XNORs and against bits of weights. Needs matplotlib. Raises OutputError."""
     from matplotlib.figure import Figure  # without pyplot, which would look for a screen
@@ -141,7 +135,8 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row, of in rows:
-        kinds.setdefault(_kind(row["settings"]), []).append(of)
+        pulled = row["settings"].get("mst_lambda", 0)
+        kinds.setdefault(row["settings"].get("mst_pull", "tree") if pulled else "not pulled", []).append(of)
     for number, (kind, points) in enumerate(kinds.items()):
         points.sort(key=lambda of: -of["ratio"])
         top1, colour = [100 * of["top1"] for of in points], f"C{number}"

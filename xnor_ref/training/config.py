@@ -217,21 +217,7 @@ class TrainConfig:
         "What a filter is pulled to (default: tree, its neighbours there; centre: the signs of most).",
         choices=("tree", "centre"),
     )
-    mst_tied: float | None = _field(
-        None,
-        "float",
-        "Share of each filter's weights that are tied to its parent's in the minimum spanning tree.",
-        low=0,
-        high=1,
-        open=True,
-    )
-    mst_start: float | None = _field(
-        None,
-        "float",
-        "Epochs before the pull begins (default: 0), or weights are tied (default: a third of all).",
-        low=0,
-        high=100_000,
-    )
+    mst_start: float | None = _field(None, "float", "Epochs before the pull begins (default: 0).", low=0, high=100_000)
     mst_ramp: float | None = _field(
         None, "float", "Epochs over which the pull rises (default: 0).", low=0, high=100_000
     )
@@ -290,13 +276,9 @@ class TrainConfig:
         for name in ("distill_weight", "temperature"):
             if getattr(self, name) is not None and self.teacher is None:
                 raise InputError(f"{name} (={getattr(self, name):g}) needs a teacher")
-        if self.mst_tied is not None and self.mst_lambda is not None:
-            raise InputError(f"mst_tied (={self.mst_tied:g}) and mst_lambda (={self.mst_lambda:g}) exclude each other")
         for name in ("mst_pull", "mst_start", "mst_ramp", "mst_refresh", "mst_margin"):
-            tied = name == "mst_start" and self.mst_tied is not None
-            if getattr(self, name) is not None and not self.mst_lambda and not tied:
-                needs = "mst_lambda above 0" + " or mst_tied" * (name == "mst_start")
-                raise InputError(f"{name} (={getattr(self, name)}) needs {needs}, got {self.mst_lambda}")
+            if getattr(self, name) is not None and not self.mst_lambda:
+                raise InputError(f"{name} (={getattr(self, name)}) needs mst_lambda above 0, got {self.mst_lambda}")
 
     def require_effect(self, field: dataclasses.Field) -> None:
         """Raise InputError if another field's value leaves `field` without effect."""

@@ -30,7 +30,7 @@ from xnor_ref.training.evaluation import Logits, all_logits, compare, float_logi
 from xnor_ref.training.float_file import save_float
 from xnor_ref.training.interrupt import Interrupted, StopRequest
 from xnor_ref.training.loop import steps_per_epoch, train
-from xnor_ref.training.mst import Regularizer, make_regularizer
+from xnor_ref.training.mst import MstPull, make_regularizer
 from xnor_ref.training.observer import Observer
 from xnor_ref.training.runs import RunFolder, new_run
 from xnor_ref.training.sources import Teacher, make_teacher, start_from
@@ -188,7 +188,7 @@ def _train(
     folder: RunFolder,
     data: Dataset,
     model: models.Network,
-    regularizer: Regularizer | None,
+    regularizer: MstPull | None,
     teacher: Teacher | None,
     resume: bool,
     start: Path | None,

@@ -18,7 +18,7 @@ from xnor_ref.training.checkpoint import CheckpointFolder, Position
 from xnor_ref.training.config import TrainConfig
 from xnor_ref.training.evaluation import all_logits, score
 from xnor_ref.training.interrupt import Interrupted, StopRequest
-from xnor_ref.training.mst import Regularizer
+from xnor_ref.training.mst import MstPull
 from xnor_ref.training.observer import Observer
 from xnor_ref.training.sources import Teacher
 
@@ -46,7 +46,7 @@ def train(
     observer: Observer,
     stop: StopRequest,
     record: Callable[[dict[str, Any]], None],
-    regularizer: Regularizer | None = None,
+    regularizer: MstPull | None = None,
     teacher: Teacher | None = None,
 ) -> None:
     """Train `model` in place, from `position` to the last epoch.
@@ -60,7 +60,7 @@ def train(
     frozen : makes a function from images to logits of the network as it stands, for validation
     record : called with the figures of each epoch, before its checkpoint is written
     teacher : whose answers are part of the loss
-    regularizer : acts on gradients and weights before and after each step, and adds to the figures of each epoch
+    regularizer : adds to the gradients of the task before each step, and to the figures of each epoch
 
     Raises
     ------
@@ -112,8 +112,6 @@ def train(
             optimizer.step()
             for _, module in model.named_modules():
                 module.after_step()
-            if regularizer:
-                regularizer.after_step()
 
             position.step += 1
             position.loss_sum += float(loss.data) * len(y)

@@ -1,9 +1,8 @@
-"""Training towards MST-compression: the filters of each binary layer are kept close together while the task is learned.
+"""Training towards MST-compression: the filters of each binary layer are pulled together while the task is learned.
 
 The paper (ICCV 2023, pp. 6091-6100) has a learning algorithm that lowers the total distance of the minimum spanning
-trees; its text was not to hand. Of the two ways that stand here, the first is a reconstruction, the second is ours.
-
-`MstPull` pulls. Before every step each latent weight gets, in addition to the gradient of the task,
+trees; its text was not to hand, and what stands here is a reconstruction. Before every step each latent weight gets, in
+addition to the gradient of the task,
 
     lambda(step) * rms_l * dP_l/dW            P_l of `compress.pull`, rms_l of the layer's own task gradient
 
@@ -13,14 +12,9 @@ tree ("tree"), with the signs of the moment, or the signs that most filters of t
 distances to it bounds the tree's weight). Trees and centres are found again every `mst_refresh` steps. The pull begins
 after `mst_start` epochs, and lambda rises over `mst_ramp` more; by default it is there from the first step. Two filters
 nearer to each other (or to the centre) than `mst_margin` times their length are let go until the next refresh, so that
-filters do not become equal.
+filters do not become equal. docs/compression.md has what was measured.
 
-`MstTies` ties. After `mst_start` epochs, by default a third of all, it finds the tree once and makes the share
-`mst_tied` of each filter's weights one with its parent's (`compress.ties`). From then on the task alone decides, and no
-filter is further from its parent than the rest of its weights.
-
-docs/compression.md has what was measured. A checkpoint holds the targets or the ties of each layer, so a run that is
-resumed goes on with the trees that it had.
+A checkpoint holds the targets of each layer, so a run that is resumed goes on with the trees that it had.
 """
 
 from dataclasses import dataclass
@@ -30,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.compress import pull, ties, tree
+from xnor_ref.compress import pull, tree
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.layout import n_words, pack_mask, signs_of_words
 from xnor_ref.nn import BinaryConv2d, BinaryLinear
@@ -67,14 +61,14 @@ class Targets:
         return weight if self.centre is None else signs_of_words(self.centre[None], weight.shape[1])
 
 
-class Regularizer:
-    """What acts on the binary layers of a network before and after each step; this one only looks.
+class MstPull:
+    """The pull for all binary layers of a network, with its trees.
 
     Parameters
     ----------
     model : Module
     config : TrainConfig
-        With `mst_lambda` or `mst_tied`.
+        With `mst_lambda`; 0 pulls nothing and only gives the figures.
     steps : int
         Of an epoch.
 
@@ -85,71 +79,23 @@ class Regularizer:
     """
 
     def __init__(self, model: Module, config: TrainConfig, steps: int) -> None:
+        assert config.mst_lambda is not None
+        self._strength = config.mst_lambda
+        self._kind = config.mst_pull or "tree"
+        self._first = round((config.mst_start or 0.0) * steps)
+        self._ramp = round((config.mst_ramp or 0.0) * steps)
+        self._refresh = config.mst_refresh or min(steps, 100)
+        self._margin = config.mst_margin or 0.0
         self._layers: dict[str, BinaryLayer] = {
             name: module
             for name, module in model.named_modules()
             if isinstance(module, BinaryLayer) and type(module) in LAYERS and len(module.weight.data) > 1
         }
         if not self._layers:
-            asked = "mst_lambda" if config.mst_tied is None else "mst_tied"
             raise InputError(
-                f"{asked} (={getattr(config, asked):g}) needs layers with one-bit weights and inputs and more than one "
+                f"mst_lambda (={config.mst_lambda:g}) needs layers with one-bit weights and inputs and more than one "
                 f"output channel; {config.model} with method {config.method!r} has none"
             )
-
-    def add_gradients(self, step: int) -> None:
-        """Change the gradients of the latent weights before a global step, counted from 0."""
-
-    def after_step(self) -> None:
-        """Change the latent weights after it."""
-
-    def figures(self) -> dict[str, Any]:
-        """Of the network as it is, over all layers.
-
-        mst_distance, mst_depth : total distance of the minimum spanning trees, and the depth of the deepest
-        mst_ratio : weights along the trees for one of the network, (n + E)/(o n) summed over layers; where all layers
-            have maps of the same size, the ratio of XNORs as well
-        mst_equal : filters that are equal or opposite to another one, which are as good as lost
-        """
-        trees, equal = [], 0
-        for layer in self._layers.values():
-            weight = _rows(layer.weight.data)
-            trees.append(tree.build(tree.filter_rows(weight), weight.shape[1]))
-            equal += len(weight) - _different(weight)
-        distance = sum(made.total_distance for made in trees)
-        return {
-            "mst_distance": distance,
-            "mst_depth": max(made.depth for made in trees),
-            "mst_ratio": (distance + sum(made.n_bits for made in trees)) / self._count,
-            "mst_equal": equal,
-        }
-
-    @property
-    def _count(self) -> int:
-        return sum(layer.weight.size for layer in self._layers.values())
-
-    def state_dict(self) -> dict[str, NDArray]:
-        """What a checkpoint holds of it."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, NDArray]) -> None:
-        """Take over what `state_dict` gave. Raises ModelFileError."""
-        if state:
-            raise ModelFileError(f"{next(iter(state))} belongs to no layer that is pulled together")
-
-
-class MstPull(Regularizer):
-    """The pull for all binary layers of a network, with its trees."""
-
-    def __init__(self, model: Module, config: TrainConfig, steps: int) -> None:
-        super().__init__(model, config, steps)
-        assert config.mst_lambda is not None
-        self._first = round((config.mst_start or 0.0) * steps)
-        self._strength = config.mst_lambda
-        self._kind = config.mst_pull or "tree"
-        self._ramp = round((config.mst_ramp or 0.0) * steps)
-        self._refresh = config.mst_refresh or min(steps, 100)
-        self._margin = config.mst_margin or 0.0
         self._targets: dict[str, Targets] = {}
 
     def strength(self, step: int) -> float:
@@ -160,7 +106,7 @@ class MstPull(Regularizer):
         return self._strength * min(1.0, (done + 1) / (self._ramp + 1))
 
     def add_gradients(self, step: int) -> None:
-        """Add the pull of a global step."""
+        """Add the pull of a global step to the gradients of the latent weights."""
         strength = self.strength(step)
         if not strength:
             return
@@ -187,12 +133,30 @@ class MstPull(Regularizer):
         return Targets(np.where(distance > self._margin * n_bits, 0, -1).astype(np.int32), centre)
 
     def figures(self) -> dict[str, Any]:
-        """With mst_penalty, the mean of P over the weights of the pulled layers; 0 before the pull begins."""
-        far = 0.0
-        for name, targets in self._targets.items():
-            weight = _rows(self._layers[name].weight.data)
-            far += pull.penalty(weight, targets.toward(weight), targets.near)
-        return {**super().figures(), "mst_penalty": far / self._count}
+        """Of the network as it is, over all layers.
+
+        mst_distance, mst_depth : total distance of the minimum spanning trees, and the depth of the deepest
+        mst_ratio : weights along the trees for one of the network, (n + E)/(o n) summed over layers; where all layers
+            have maps of the same size, the ratio of XNORs as well
+        mst_penalty : mean of P over the weights of the pulled layers; 0 before the pull begins
+        mst_equal : filters that are equal or opposite to another one, which are as good as lost
+        """
+        trees, equal, far, count = [], 0, 0.0, 0
+        for name, layer in self._layers.items():
+            weight = _rows(layer.weight.data)
+            trees.append(tree.build(tree.filter_rows(weight), weight.shape[1]))
+            equal += len(weight) - _different(weight)
+            count += weight.size
+            if name in self._targets:
+                far += pull.penalty(weight, self._targets[name].toward(weight), self._targets[name].near)
+        distance = sum(made.total_distance for made in trees)
+        return {
+            "mst_distance": distance,
+            "mst_depth": max(made.depth for made in trees),
+            "mst_ratio": (distance + sum(made.n_bits for made in trees)) / count,
+            "mst_penalty": far / count,
+            "mst_equal": equal,
+        }
 
     def state_dict(self) -> dict[str, NDArray]:
         """The targets: "<layer>.row" and, with a centre, "<layer>.centre"."""
@@ -209,84 +173,22 @@ class MstPull(Regularizer):
                 continue
             weight = _rows(layer.weight.data)
             last = len(weight) if self._kind == "tree" else 1
-            row = _checked_row(row, name, len(weight), last)
+            fits = row is not None and row.dtype == np.int32 and row.shape == (len(weight),)
+            if row is None or not fits or row.min() < -1 or row.max() >= last:
+                raise ModelFileError(f"{name}.row must be int32 ({len(weight)},) of -1 to {last - 1}")
             if (centre is None) != (self._kind == "tree"):
                 raise ModelFileError(f"{name}.centre is {'there' if self._kind == 'tree' else 'missing'}")
             if centre is not None and (centre.dtype != np.uint64 or centre.shape != (n_words(weight.shape[1]),)):
                 raise ModelFileError(f"{name}.centre must be uint64 ({n_words(weight.shape[1])},)")
             found[name] = Targets(row.copy(), None if centre is None else centre.copy())
-        super().load_state_dict(left)
+        if left:
+            raise ModelFileError(f"{next(iter(left))} belongs to no layer that is pulled together")
         self._targets = found
 
 
-class MstTies(Regularizer):
-    """Weights tied along the trees of all binary layers of a network."""
-
-    def __init__(self, model: Module, config: TrainConfig, steps: int) -> None:
-        super().__init__(model, config, steps)
-        assert config.mst_tied is not None
-        self._first = round((config.epochs / 3 if config.mst_start is None else config.mst_start) * steps)
-        self._share = config.mst_tied
-        self._ties: dict[str, ties.Ties] = {}
-
-    def add_gradients(self, step: int) -> None:
-        """Add up the gradients of what is tied, and tie it if it is time."""
-        if step < self._first:
-            return
-        for name, layer in self._layers.items():
-            if name not in self._ties:
-                self._ties[name] = ties.tie(_rows(layer.weight.data), self._share)
-            if layer.weight.grad is not None:
-                layer.weight.grad = np.ascontiguousarray(layer.weight.grad)
-                ties.add_up(self._ties[name], _rows(layer.weight.grad))
-
-    def after_step(self) -> None:
-        """Make equal what is tied."""
-        for name, tied in self._ties.items():
-            ties.copy_down(tied, _rows(self._layers[name].weight.data))
-
-    def state_dict(self) -> dict[str, NDArray]:
-        """The ties: "<layer>.row", the parents, and "<layer>.tied", the bits of all weights."""
-        state: dict[str, NDArray] = {f"{name}.row": made.parent for name, made in self._ties.items()}
-        return state | {f"{name}.tied": np.packbits(made.tied, axis=1) for name, made in self._ties.items()}
-
-    def load_state_dict(self, state: dict[str, NDArray]) -> None:
-        """Take over what `state_dict` gave. Raises ModelFileError."""
-        found, left = {}, dict(state)
-        for name, layer in self._layers.items():
-            row, bits = left.pop(f"{name}.row", None), left.pop(f"{name}.tied", None)
-            if row is None and bits is None:
-                continue
-            outputs, n = _rows(layer.weight.data).shape
-            if (
-                row is None
-                or row.dtype != np.int32
-                or row.shape != (outputs,)
-                or row.min() < -1
-                or row.max() >= outputs
-            ):
-                raise ModelFileError(f"{name}.row must be int32 ({outputs},) of -1 to {outputs - 1}")
-            order = ties.order_of(row)
-            if order is None:
-                raise ModelFileError(f"{name}.row goes round in a circle")
-            if bits is None or bits.dtype != np.uint8 or bits.shape != (outputs, -(-n // 8)):
-                raise ModelFileError(f"{name}.tied must be uint8 ({outputs}, {-(-n // 8)})")
-            found[name] = ties.Ties(row.copy(), order, np.unpackbits(bits, axis=1, count=n))
-        super().load_state_dict(left)
-        self._ties = found
-
-
-def make_regularizer(model: Module, config: TrainConfig, steps: int) -> Regularizer | None:
+def make_regularizer(model: Module, config: TrainConfig, steps: int) -> MstPull | None:
     """What a config adds to the gradients of the task, or None."""
-    if config.mst_tied is not None:
-        return MstTies(model, config, steps)
     return None if config.mst_lambda is None else MstPull(model, config, steps)
-
-
-def _checked_row(row: NDArray | None, name: str, outputs: int, last: int) -> NDArray[np.int32]:
-    if row is None or row.dtype != np.int32 or row.shape != (outputs,) or row.min() < -1 or row.max() >= last:
-        raise ModelFileError(f"{name}.row must be int32 ({outputs},) of -1 to {last - 1}")
-    return row
 
 
 def _rows(weight: F32) -> F32:
