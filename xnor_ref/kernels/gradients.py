@@ -29,7 +29,7 @@ from xnor_ref.kernels.simd import NARROW, WIDE, split
 from xnor_ref.kernels.threads import parallel_chunks
 
 Pair = tuple[int, int]
-NEAR = 1 << 18  # bytes of a panel that are worth keeping in a core's cache
+NEAR = 1 << 17  # bytes of a panel that are worth keeping in a core's cache
 OFFSET = 128  # of bytes that are gradients
 INPUTS = 32  # input channels of a piece of work at most
 PIECES = 32  # that there should be, so that no thread waits long for another
