@@ -122,6 +122,29 @@ def test_binary_convolution(shape, seed, data):
     assert "dx" not in alone and np.array_equal(alone["weight"], step(make(), normal(seed, *shape))["weight"])
 
 
+@settings(max_examples=30)
+@given(shape=SHAPES, seed=st.integers(0, 999), data=st.data(), bits=st.sampled_from([(1, 1), (1, 2), (3, 1), (4, 4)]))
+def test_other_gradients_of_sign_and_more_bits(shape, seed, data, bits):
+    window, outputs = data.draw(windows(shape[2:])), data.draw(st.sampled_from([1, 17, 33]))
+    options = {
+        "weight_scale": data.draw(st.sampled_from(["alpha", "off"])),
+        "input_scale": data.draw(st.sampled_from(["off", "plain", "valid"])),
+    }
+    if bits == (1, 1):
+        kind, options["sign_gradient"] = nn.BinaryConv2d, "bireal"
+    else:
+        kind, options["input_bits"], options["weight_bits"] = nn.KBitConv2d, *bits
+
+    def make():
+        return kind(shape[1], outputs, *window, **options, rng=np.random.default_rng(1))
+
+    x = normal(seed, *shape)
+    assert both(make, x, seed) == ["binary_conv2d" if bits == (1, 1) else "kbit_conv2d"]
+    with binary_backend("numba"):
+        expected = make()(Tensor(x)).data
+    np.testing.assert_array_equal(make()(Tensor(x)).data, expected)  # integers, and the same roundings
+
+
 @settings(max_examples=50)
 @given(shape=NORMED, seed=st.integers(0, 999), data=st.data())
 def test_norm_and_binary_convolution(shape, seed, data):

@@ -59,6 +59,11 @@ def fits(n_terms: int, bits: Pair) -> bool:
     return n_terms * largest(bits[0]) * largest(bits[1]) < 2**31
 
 
+def exact_in_float32(n_terms: int, bits: Pair) -> bool:
+    """Whether float32 adds up so many products of integers of so many bits without rounding."""
+    return n_terms * largest(bits[0]) * largest(bits[1]) < _EXACT
+
+
 def conv2d_planes(
     m: NDArray[np.int16],
     weight_words: list[Words],
@@ -106,7 +111,7 @@ def conv2d(
 
 def _conv2d_float(m, weight, bits, stride, padding, pad_value, threads) -> NDArray[np.int32]:
     terms = weight[0].size
-    together = next(g for g in range(max(bits), 0, -1) if g == 1 or terms * largest(g) ** 2 < _EXACT)
+    together = next(g for g in range(max(bits), 0, -1) if g == 1 or exact_in_float32(terms, (g, g)))
     z: NDArray[np.int32] | int = 0
     for a, x in _digits(m, bits[0], together):
         border = pad_value * float(largest(min(together, bits[0] - a)))

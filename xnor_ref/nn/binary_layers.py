@@ -104,9 +104,14 @@ class BinaryLayer(Module):
         return self.grad_bits is None and self.sign_gradient == "ste"
 
     @property
+    def fuses_alone(self) -> bool:
+        """Whether `nn.fused` can compute it without what stands before it."""
+        return self.grad_bits is None and not self.k_grad
+
+    @property
     def fuses(self) -> bool:
-        """Whether `nn.fused` can compute it."""
-        return self.plain and not self.k_grad and current_backend() in ("auto", "simd")
+        """Whether `nn.fused` can compute it together with a BatchNorm before it."""
+        return self.plain and self.fuses_alone and current_backend() in ("auto", "simd")
 
     def after_step(self) -> None:
         if self.centre:
@@ -118,10 +123,12 @@ class BinaryLayer(Module):
         """The weight scale (O,), or None."""
         return binary_ops.weight_scale(self.weight.data) if self.weight_scale == "alpha" else None
 
-    def _latent_gradient(self, grad: NDArray[np.float32], alpha: NDArray[np.float32] | None):
+    def latent_gradient(self, grad: NDArray[np.float32], alpha: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """The gradient of the latent weight from that of the binary one, both in its shape."""
         return binary.weight_gradient(grad, self.weight.data, alpha, self.grad_mode)
 
-    def _scaled_signs(self, alpha: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def scaled_signs(self, alpha: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """What stands for the weights in the gradient of the input: alpha sign(W)."""
         signs = binary.sign(self.weight.data)
         if alpha is not None:
             signs *= alpha.reshape(-1, *(1,) * (signs.ndim - 1))
@@ -131,12 +138,12 @@ class BinaryLayer(Module):
         """The gradient that meets the weights on its way to the input."""
         return dz if self.grad_bits is None else binary.quantize_gradient(dz, self.grad_bits)
 
-    def _through_sign(self, x: NDArray[np.float32], dx: NDArray[np.float32]) -> None:
+    def through_sign(self, x: NDArray[np.float32], dx: NDArray[np.float32]) -> NDArray[np.float32]:
         """dx times what stands in for the derivative of sign(x), in place."""
         if self.sign_gradient == "ste":
-            float_ops.mask_ste(x, dx)
-        else:
-            dx *= binary.sign_derivative(x, self.sign_gradient)
+            return float_ops.mask_ste(x, dx)
+        dx *= binary.sign_derivative(x, self.sign_gradient)
+        return dx
 
 
 class BinaryConv2d(BinaryLayer):
@@ -182,8 +189,8 @@ class BinaryConv2d(BinaryLayer):
     def forward(self, x: Tensor) -> Tensor:
         functional.require_images(x, self.in_channels, "BinaryConv2d")
         functional.require_window(x, self.kernel_size, self.padding, "BinaryConv2d")
-        if self.fuses and fused.applies(x):
-            return fused.binary_conv2d(x, None, self)
+        if self.fuses_alone and fused.applies(x):
+            return self._fused(x)
         images = np.ascontiguousarray(x.data)
         z = self._integers(images)
         alpha = self.alpha()
@@ -199,14 +206,17 @@ class BinaryConv2d(BinaryLayer):
             grad = self._correlate(dz, images)
             dx = None
             if x.requires_grad:
-                size, signs = float_ops.spatial(images), self._scaled_signs(alpha)
+                size, signs = float_ops.spatial(images), self.scaled_signs(alpha)
                 dx = float_ops.conv2d_input_gradient(self._for_input(dz), signs, size, self.stride, self.padding)
-                self._through_sign(images, dx)
+                self.through_sign(images, dx)
                 if self.k_grad and scale_map is not None:
                     dx += self._gradient_through_k(dy, z, alpha, images)
-            return dx, self._latent_gradient(grad, alpha)
+            return dx, self.latent_gradient(grad, alpha)
 
         return apply("binary_conv2d", data, (x, self.weight), backward)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        return fused.binary_conv2d(x, None, self)
 
     def fits(self, x: Tensor) -> bool:
         """Whether images (N, C, H, W) are what it takes."""
@@ -288,13 +298,13 @@ class BinaryLinear(BinaryLayer):
             grad = float_ops.linear_weight_gradient(dz, self._coded(rows))
             dx = None
             if x.requires_grad:
-                dx = float_ops.linear_input_gradient(self._for_input(dz), self._scaled_signs(alpha))
-                self._through_sign(rows, dx)
+                dx = float_ops.linear_input_gradient(self._for_input(dz), self.scaled_signs(alpha))
+                self.through_sign(rows, dx)
                 if self.k_grad and scale is not None:
                     scaled = z if alpha is None else z * alpha
                     dk = (dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
                     dx += binary.sign(rows) * (dk / np.float32(self.in_features))
-            return dx, self._latent_gradient(grad, alpha)
+            return dx, self.latent_gradient(grad, alpha)
 
         return apply("binary_linear", data, (x, self.weight), backward)
 

@@ -62,7 +62,7 @@ class _BinaryWeightLayer(BinaryLayer):
 
         def gradients(dy):
             dx, grad = backward(np.ascontiguousarray(dy), signs)
-            return dx, self._latent_gradient(grad, alpha)
+            return dx, self.latent_gradient(grad, alpha)
 
         return apply(type(self).__name__, forward(signs), (x, self.weight), gradients)
 
@@ -70,7 +70,7 @@ class _BinaryWeightLayer(BinaryLayer):
         """W~, or signs drawn at random."""
         if self.stochastic and self.training:
             return binary.stochastic_sign(self.weight.data, np.random.default_rng(self.position))
-        return self._scaled_signs(alpha)
+        return self.scaled_signs(alpha)
 
     def _in_training(self) -> bool:
         return is_grad_enabled() or (self.stochastic and self.training)

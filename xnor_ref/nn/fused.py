@@ -82,7 +82,7 @@ def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None, binary: tuple[F32,
 
 def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     """BatchNorm in training mode (unless `norm` is None), then `BinaryConv2d`."""
-    from xnor_ref.kernels import float_ops, nhwc_norm
+    from xnor_ref.kernels import nhwc_norm
     from xnor_ref.kernels.train_conv import Rounding, SignConvolution
 
     key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, layer.input_scale
@@ -103,12 +103,37 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
         sums = None if norm is None else nhwc_norm.GradientSums(images, scale, shift, mean)
         dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need, sums)
         if sums is None:
-            return None if dx is None else planes(float_ops.mask_ste(images, dx)), dw
+            return None if dx is None else planes(layer.through_sign(images, dx)), dw
         dx, dgamma, dbeta = nhwc_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps, out=dx)
         return planes(dx), dgamma, dbeta, dw
 
     parents = (x, layer.weight) if norm is None else (x, norm.weight, norm.bias, layer.weight)
     return apply("binary_conv2d", planes(y), parents, backward, fresh=True)
+
+
+def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
+    """`KBitConv2d` where `fuses_alone`: its integers are added up by the float32 kernels, without rounding."""
+    from xnor_ref.kernels import binary_ops, bit_planes
+    from xnor_ref.kernels.train_conv import RealConvolution
+
+    images = pixels(x.data)
+    plan = planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.stride, layer.padding)
+    m = plan.pad(bit_planes.levels(images, layer.input_bits).astype(np.float32))
+    alpha, k = layer.alpha(), None
+    y = plan.forward(m, layer.weight_levels().astype(np.float32), None)
+    y *= alpha
+    if layer.input_scale != "off":
+        window = layer.kernel_size, layer.stride, layer.padding, layer.input_scale
+        k = pixels(binary_ops.input_scale_map(np.ascontiguousarray(x.data), *window))
+        y *= k
+
+    def backward(dy):
+        dz, filters = pixels(dy) if k is None else pixels(dy) * k, layer.scaled_signs(alpha)
+        dw, dx = plan.backward(dz, m, filters, x.requires_grad, layer.weight.data, NO_ALPHA, "none")
+        dw /= np.float32(bit_planes.largest(layer.input_bits))
+        return None if dx is None else planes(layer.through_sign(images, dx)), layer.latent_gradient(dw, alpha)
+
+    return apply("kbit_conv2d", planes(y), (x, layer.weight), backward, fresh=True)
 
 
 def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:

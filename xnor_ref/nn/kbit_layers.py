@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref import binary
+from xnor_ref.autodiff import Tensor
 from xnor_ref.binary import kbit
 from xnor_ref.errors import InputError
 from xnor_ref.kernels import bit_planes, float_ops
-from xnor_ref.nn import binary_layers
+from xnor_ref.nn import binary_layers, fused
 from xnor_ref.nn.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear, bit_count
 from xnor_ref.nn.layers import uniform
 from xnor_ref.nn.module import Parameter
@@ -36,7 +37,7 @@ class _KBitLayer(BinaryLayer):
     settings : those of the binary layer; grad_mode "corrected" or "ste" where weights have more than one bit
     """
 
-    fuses = False  # `nn.fused` computes with one bit
+    fuses = False
 
     def __init__(self, *sizes, weight_bits: int = 1, input_bits: int = 1, **settings):
         caller = type(self).__name__
@@ -81,13 +82,13 @@ class _KBitLayer(BinaryLayer):
             return np.full(len(self.weight.data), unit, np.float32)
         return (kbit.weight_scale(self.weight.data, self.weight_levels()) * unit).astype(np.float32)
 
-    def _latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
+    def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
         scale = None
         if self.weight_scale == "alpha" and alpha is not None:
             scale = alpha * np.float32(bit_planes.largest(self.input_bits) * bit_planes.largest(self.weight_bits))
         return binary.kbit_weight_gradient(grad, self.weight.data, self.weight_bits, scale, self.grad_mode)
 
-    def _scaled_signs(self, alpha: F32 | None) -> F32:
+    def scaled_signs(self, alpha: F32 | None) -> F32:
         m = self.weight_levels().astype(np.float32)
         scale = self.alpha() if alpha is None else alpha
         return m * (scale * np.float32(bit_planes.largest(self.input_bits))).reshape(-1, *(1,) * (m.ndim - 1))
@@ -106,6 +107,15 @@ class KBitConv2d(_KBitLayer, BinaryConv2d):
 
     Sizes and settings are those of `BinaryConv2d`, with `weight_bits` and `input_bits` besides.
     """
+
+    @property
+    def fuses_alone(self) -> bool:
+        """Whether float32 adds up its integers without rounding, and zeros stand beyond the border."""
+        exact = bit_planes.exact_in_float32(self.weight.data[0].size, (self.input_bits, self.weight_bits))
+        return super().fuses_alone and exact and self.pad_value == 0
+
+    def _fused(self, x: Tensor) -> Tensor:
+        return fused.kbit_conv2d(x, self)
 
     def _integers(self, images: F32) -> NDArray[np.int32]:
         return self._products(images, self.weight_levels(), self.stride, self.padding, self.pad_value)
