@@ -1,5 +1,7 @@
 """Kernels are tested before they are used, and a stale, damaged or foreign file of the cache never computes."""
 
+import contextlib
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -11,8 +13,10 @@ import subprocess
 import sys
 import threading
 
+import numba
 import numpy as np
 import pytest
+from numba.core.codegen import JITCodeLibrary
 
 from tests import soak_startup
 from tests.conftest import JIT_DISABLED, REPOSITORY
@@ -193,6 +197,18 @@ def test_the_first_call_checks_its_arguments_as_later_ones_do(sample):
         with pytest.raises(TypeError):
             module.double(np.ones(3, np.float32))
     module.double(np.ones(3, np.float32)[:2], np.ones(3, np.float32))
+
+
+@compiler
+@pytest.mark.parametrize("text", [SAMPLE, SAMPLE.replace("x.size", "x.unknown")])
+def test_numba_compiles_other_functions_as_before(sample, monkeypatch, text):
+    rounds, first_round = [], JITCodeLibrary._optimize_functions
+    monkeypatch.setattr(JITCodeLibrary, "_optimize_functions", lambda *args: rounds.append(1) or first_round(*args))
+    with contextlib.suppress(numba.TypingError):
+        sample(text).answer()
+    assert not rounds and gc.isenabled()
+    assert numba.njit(lambda x: x + 1)(1) == 2
+    assert rounds
 
 
 @compiler
