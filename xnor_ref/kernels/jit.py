@@ -128,7 +128,7 @@ class Kernel(CPUDispatcher):
     def _compiled(self, file: KernelFile) -> Any:
         if file.found:  # with the names of what was loaded, it would be LLVM's choice which of the two runs
             self.py_func.__qualname__ += "_"
-        with _one_round(self.targetctx.codegen()):
+        with _one_round(self.targetctx.codegen()):  # type: ignore[attr-defined]
             made = self._candidate = self._compiler.compile(self.args, self.return_type)
         wrong = wrong_answer(self)
         if wrong:
