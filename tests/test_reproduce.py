@@ -111,6 +111,19 @@ def test_the_papers_figures():
     assert printed("gradients") == printed("padding") == printed("kbit") == {}
 
 
+def test_a_plan_knows_its_command_without_the_folders_of_this_machine():
+    said = {
+        "archive": "/somewhere/part.zip",
+        "data_dir": "/elsewhere",
+        "limit_classes": 20,
+        "model_options": {"width": 8},
+    }
+    made = plan.make_plan(EXPERIMENTS["table3b"], said, budget="full", seeds=2, rows=["bacp"])
+    options = "--budget full --seeds 2 --rows bacp --limit-classes 20 --archive part.zip --model-option width=8"
+    assert made.command == f"reproduce table3b {options}"
+    assert plan.make_plan(EXPERIMENTS["table3b"], {}).command == "reproduce table3b"
+
+
 def test_rows_differ_in_nothing_but_what_they_name(data_dir, tmp_path):
     made = tiny_plan("xnorpp", data_dir, tmp_path)
     assert plan.differing(made)["alpha"] == {"method": "xnor", "input_scale": "off"}
@@ -332,8 +345,14 @@ def test_the_list_and_the_document_of_all(table3b, tmp_path, monkeypatch, capfd)
     root, target = tmp_path / "root", tmp_path / "results.md"
     shutil.copytree(table3b[0].folder.parent, root)
     assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 0
+    other = json.loads((root / "table3b-shapes-quick/results.json").read_text()) | {"budget": "full"}
+    (root / "table3b-shapes-full").mkdir()
+    (root / "table3b-shapes-full/results.json").write_text(json.dumps(other))
+    assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 0
     text = target.read_text()
+    assert text.count("## Table 3b") == 1 and text.count("### shapes, budget full") == 1
     assert "## Table 3b" in text and "| C-B-A-P |" in text and "Not run yet: `reproduce table1`" in text
+    assert "### shapes, budget quick" in text and "`python cli.py reproduce table3b --seeds 2 " in text
     assert "Not run yet: `reproduce table3b`" not in text
     target.write_text(f"old\n\n{report.KEPT}\n\nwords\n")
     assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 0

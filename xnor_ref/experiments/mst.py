@@ -90,7 +90,7 @@ def lines(results: Mapping[str, Any], heading: str) -> list[str]:
             ]
         )
     return [
-        f"{heading}# Along the trees",
+        f"{heading} Along the trees",
         "",
         *(f"| {' | '.join(line)} |" for line in cells),
         "",

@@ -34,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment made concrete; `folder` holds the folders of its runs and its results.
+    """An experiment made concrete; `folder` holds the folders of its runs and its results, `command` is what makes it.
 
     Runs of rows that are not among the `chosen` are part of the plan, so that they are shown if they are finished.
     """
@@ -45,6 +45,7 @@ class Plan:
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
     folder: Path
+    command: str
 
 
 def make_plan(
@@ -95,7 +96,23 @@ def make_plan(
             except InputError as error:
                 raise InputError(f"{experiment.name}, row {row.name}: {error}") from None
             runs.append(Run(row, seed, config, folder / f"{row.name}-seed{seed}"))
-    return Plan(experiment, budget, chosen, tuple(range(first, first + seeds)), tuple(runs), folder)
+    command = _command(experiment, said, budget, seeds, rows)
+    return Plan(experiment, budget, chosen, tuple(range(first, first + seeds)), tuple(runs), folder, command)
+
+
+def _command(
+    experiment: Experiment, said: Mapping[str, Any], budget: str, seeds: int, rows: Sequence[str] | None
+) -> str:
+    """The command line that makes this plan, without the folders of one machine."""
+    options: dict[str, Any] = {"budget": budget} if budget != "quick" else {}
+    options |= {"seeds": seeds} if seeds != 1 else {}
+    options |= {"rows": ",".join(rows)} if rows is not None else {}
+    options |= {key: value for key, value in said.items() if key not in ("data_dir", "model_options", "archive")}
+    if said.get("archive") is not None:
+        options["archive"] = Path(said["archive"]).name
+    words = [f"--{key.replace('_', '-')} {value}" for key, value in options.items()]
+    words += [f"--model-option {key}={value}" for key, value in (said.get("model_options") or {}).items()]
+    return " ".join(["reproduce", experiment.name, *words])
 
 
 def _chosen(experiment: Experiment, rows: Sequence[str] | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from xnor_ref.training.observer import Observer
 from xnor_ref.training.runs import RunFolder
 
 RESULTS, TABLE = "results.json", "table.md"
-FORMAT = "xnor_ref experiment 1"
+FORMAT = "xnor_ref experiment 2"
 _VERSIONS = ("xnor_ref", "python", "numpy", "numba", "blas", "cpu", "threads")
 _NOT_COMPARABLE = (
     "The paper's figures are of ImageNet at 224 pixels and of longer training: compare the differences between rows, "
@@ -69,6 +69,7 @@ def write(
         "title": plan.experiment.title,
         "question": plan.experiment.question,
         "notes": list(plan.experiment.notes),
+        "command": plan.command,
         "budget": plan.budget,
         "dataset": {
             "name": data.name,
@@ -152,16 +153,21 @@ def _approximation(plan: Plan, data: Dataset, folders: Mapping[str, Path], obser
 # --- Markdown --------------------------------------------------------------------------------------------------
 
 
-def markdown(results: dict[str, Any], heading: str = "#") -> str:
+def markdown(results: dict[str, Any]) -> str:
     """The table of an experiment with all that it takes to read it."""
-    data, rows = results["dataset"], results["rows"]
-    seeds, several = results["seeds"], len(results["seeds"]) > 1
+    parts = _figures(results), _notes(results), _details(results, "##")
+    lines = [line for part in parts if part for line in ("", *part)]
+    return "\n".join([f"# {results['title']}", "", results["question"], *lines]) + "\n"
+
+
+def _figures(results: dict[str, Any]) -> list[str]:
+    """The table, and what it was made from."""
+    data, seeds = results["dataset"], results["seeds"]
+    several = len(seeds) > 1
     lines = [
-        f"{heading} {results['title']}",
+        _table(results["rows"]),
         "",
-        results["question"],
-        "",
-        _table(rows),
+        f"`python cli.py {results['command']}`",
         "",
         f"Data: {data['name']}, {data['train']:,} training and {data['val']:,} validation images of "
         f"{data['pixels']}x{data['pixels']}, {data['classes']} classes. Network: {', '.join(results['models'])}. "
@@ -171,18 +177,24 @@ def markdown(results: dict[str, Any], heading: str = "#") -> str:
         "",
         f"{_versions_text(results['versions'])}; {clock(results['seconds'])} of training in all.",
     ]
-    if any(row["paper"] for row in rows):
-        sources = dict.fromkeys(row["paper"]["source"] for row in rows if row["paper"])
-        lines += ["", f"Paper: {'; '.join(sources)}. {_NOT_COMPARABLE}"]
-    for note in results["notes"]:
-        lines += ["", note]
-    if not results["complete"]:
-        lines += ["", "Not all runs are finished."]
-    if any("compression" in run for row in rows for run in row["runs"]):
-        lines += ["", *mst.lines(results, heading)]
+    return lines if results["complete"] else [*lines, "", "Not all runs are finished."]
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    """Where the paper's figures are printed, and what there is to say of them."""
+    sources = dict.fromkeys(row["paper"]["source"] for row in results["rows"] if row["paper"])
+    notes = ([f"Paper: {'; '.join(sources)}. {_NOT_COMPARABLE}"] if sources else []) + results["notes"]
+    return "\n\n".join(notes).splitlines()
+
+
+def _details(results: dict[str, Any], heading: str) -> list[str]:
+    """What else was measured, each under a `heading`."""
+    lines = []
+    if any("compression" in run for row in results["rows"] for run in row["runs"]):
+        lines += [*mst.lines(results, heading), ""]
     if "approximation" in results:
-        lines += ["", *_approximation_lines(results, heading)]
-    return "\n".join(lines) + "\n"
+        lines += _approximation_lines(results, heading)
+    return lines
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -251,7 +263,7 @@ def _approximation_lines(results: dict[str, Any], heading: str) -> list[str]:
         mean = network["mean"]
         cells.append([labels[name], *(f"{mean[c]:.3f}" if c in mean else "-" for c in columns)])
     return [
-        f"{heading}# Approximation of the real convolution",
+        f"{heading} Approximation of the real convolution",
         "",
         "||Y - Y'|| / ||Y||, Y the real convolution of what enters a layer with its latent weights, Y' its "
         "approximation; the mean over the binary convolutions of each trained network (every layer is in "
@@ -278,8 +290,8 @@ def clock(seconds: float) -> str:
 _PREFACE = """\
 # Results
 
-The papers' tables and figures, computed here. Each part is the `table.md` of one command; the whole is put together
-from what is finished:
+The papers' tables and figures, computed here, each table by the command under it; the document is put together from
+what is finished:
 
 ```sh
 python cli.py reproduce --list                     # the experiments and their rows
@@ -315,9 +327,15 @@ def summary(root: Path, before: str = "") -> str:
             found[results["experiment"]].append(results)
     parts = [_PREFACE]
     for name, experiment in EXPERIMENTS.items():
-        parts += [markdown(results, "##") for results in found[name]]
-        if not found[name]:
-            parts.append(f"## {experiment.title}\n\n{experiment.question}\n\nNot run yet: `reproduce {name}`.\n")
+        lines = [f"## {experiment.title}", "", experiment.question]
+        if found[name]:
+            lines += ["", *_notes(found[name][0])]
+        else:
+            lines += ["", f"Not run yet: `reproduce {name}`."]
+        for results in found[name]:
+            lines += ["", f"### {results['dataset']['name']}, budget {results['budget']}", "", *_figures(results)]
+            lines += ["", *details] if (details := _details(results, "####")) else []
+        parts.append("\n".join(lines).rstrip() + "\n")
     _, kept, words = before.partition(KEPT)
     return "\n".join([*parts, kept + words] if kept else parts)
 
