@@ -12,7 +12,7 @@ from xnor_ref.kernels.threads import set_threads
 if not has_vectors():
     pytest.skip("the kernels exist compiled only, for processors with vectors", allow_module_level=True)
 
-from xnor_ref.kernels import gradient_layout, reference, train_conv
+from xnor_ref.kernels import gradient_layout, gradients, reference, train_conv
 from xnor_ref.kernels.train_conv import RealConvolution, Rounding, SignConvolution
 
 CHANNELS = st.sampled_from([1, 2, 3, 4, 5, 8, 31, 32, 33, 40, 64, 65, 96])
@@ -344,3 +344,21 @@ def test_the_number_of_threads_changes_no_bit(rounding, place, threads):
         results.append([layer.y, *layer.backward(rounding), *real])
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@ROUNDINGS
+@pytest.mark.parametrize(
+    "place", [((3, 5, 6, 65), (150, 65, 3, 3), (2, 1), (1, 1)), ((33, 2, 2, 64), (192, 64, 2, 2), (1, 1), (0, 0))]
+)
+def test_sums_block_by_block_are_the_same(rounding, place, monkeypatch):
+    """As they are taken where there are many outputs."""
+    results = []
+    for least in (16, 1):
+        monkeypatch.setattr(gradients, "BLOCKS", least)
+        layer = Signs(5, place, 1, "plain", True, "corrected")
+        x, weight, dy = drawn(5, place)
+        conv = RealConvolution(place[1], x.shape[1:3], *place[2:])
+        real = conv.backward(dy, conv.pad(x), weight, False, weight, NOTHING, "none")[0]
+        results.append([*layer.backward(rounding), real])
+        assert conv._gradients(len(x))[0].in_blocks == (least == 1)
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))

@@ -116,8 +116,9 @@ TIMED = (
     Timed("operands of both", _FUSED, "SignConvolution.backward"),
     Timed("operands of both", _FUSED, "RealConvolution.backward"),
     Timed("weight gradient", _SUMS, "WeightGradient.__call__", _sum_over_pixels),
+    Timed("weight gradient", _SUMS, "WeightGradient.each_block", _sum_over_pixels),  # with what is made of the sums
     Timed("weight gradient", _SUMS, "RowsGradient.__call__"),
-    Timed("weight gradient", _FUSED, "_Convolution._finish"),
+    Timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
     Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),
     *(Timed("BatchNorm", _NORM, name) for name in ("moments", "norm_relu", "norm_gradient")),
     *(Timed("pooling", _POOL, name) for name in ("norm_relu_pool", "norm_relu_pool_gradient")),  # with its BatchNorm

@@ -12,6 +12,7 @@ With D = dC/dY (N, OH, OW, O), channels innermost as everything here:
 not depend on their number. Compiled when first called; import this module only when it is needed.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,10 +30,12 @@ from xnor_ref.kernels.simd import NARROW, WIDE, split
 from xnor_ref.kernels.threads import parallel_chunks
 
 Pair = tuple[int, int]
+Then = Callable[[int, NDArray], None]
 NEAR = 1 << 17  # bytes of a panel that are worth keeping in a core's cache
 OFFSET = 128  # of bytes that are gradients
 INPUTS = 32  # input channels of a piece of work at most
 PIECES = 32  # that there should be, so that no thread waits long for another
+BLOCKS = 16  # of outputs that are enough to share them among threads
 
 _real_wide, _real_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
 _in_byteswide, _in_bytesnarrow = tile_gradients.integer[tile.WIDE], tile_gradients.integer[tile.NARROW]
@@ -103,6 +106,7 @@ class WeightGradient:
         plane = self.layout.rows * plane_row
         g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL] = channels * plane, stride[0] * plane_row, 4, plane
         self._geometry = g
+        self.in_blocks = outputs > (BLOCKS - 1) * WIDE  # whether to take `each_block`
 
     def planes(self, n: int) -> NDArray:
         """Room for the planes of n images: uint8 or float32."""
@@ -121,6 +125,25 @@ class WeightGradient:
         g = self._geometry.copy()
         g[IMAGES] = n
         return _sum(g, self.taps, x, dy, out, threads)
+
+    def each_block(self, x: NDArray, dy: NDArray[np.uint32], n: int, threads: int, then: Then) -> None:
+        """The same block by block of outputs: `then(first, sums)` gets those from output `first` on.
+
+        It is called on the thread that has just computed them, while they are in its cache.
+        """
+        words, length = x.reshape(-1).view(np.uint32), n * self.out_h * self.run
+        kind = np.int32 if self.in_bytes else np.float32
+
+        def some(start: int, stop: int) -> None:
+            for first in range(start * WIDE, min(stop * WIDE, self.outputs), WIDE):
+                g = self._geometry.copy()
+                g[IMAGES], g[OUTPUTS], g[PIECE] = n, min(WIDE, self.outputs - first), self.channels
+                sums = np.zeros((self.channels * len(self.taps), simd.padded_outputs(int(g[OUTPUTS]))), kind)
+                target = sums.view(np.uint32).reshape(-1)
+                _sum_over_pixels(0, 1, self.in_bytes, g, self.taps, words, dy[first * length :], target)
+                then(first, sums)
+
+        parallel_chunks(some, -(-self.outputs // WIDE), 1, threads)
 
 
 class RowsGradient:

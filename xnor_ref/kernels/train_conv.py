@@ -79,12 +79,34 @@ class _Convolution:
         parallel_chunks(some, n, self._images_together(n), threads)
         return out
 
-    def _finish(self, sums: NDArray, scale: float, offset, weight: F32, alpha: F32, rule: str, threads: int) -> F32:
+    def _gradient_of_weight(
+        self,
+        of_weight: WeightGradient | RowsGradient,
+        x: NDArray,
+        panels: NDArray[np.uint32],
+        n: int,
+        weight: F32,
+        alpha: F32,
+        rule: str,
+        threads: int,
+        scale: float = 1.0,
+        offset: NDArray[np.int64] | None = None,
+    ) -> F32:
+        """That of the latent `weight`: the sums over pixels, less `offset` (O,), times `scale`, turned by `rule`."""
         flat = weight.reshape(self.outputs, -1)
         out = np.empty_like(flat)
-        integers = sums.dtype == np.int32
-        arguments = sums.view(np.float32), integers, scale, offset, flat, alpha, RULES[rule], self.channels, out
-        parallel_chunks(lambda a, b: gradient_layout.finish(a, b, *arguments), self.outputs, 64, threads)
+        less = np.zeros(self.outputs, np.int64) if offset is None else offset
+
+        def finish(first: int, sums: NDArray, threads: int = 1) -> None:
+            integers, parts = sums.dtype == np.int32, (a[first:] for a in (less, flat, alpha))
+            arguments = sums.view(np.float32), integers, scale, *parts, RULES[rule], self.channels, out[first:]
+            size = min(sums.shape[1], self.outputs - first)
+            parallel_chunks(lambda a, b: gradient_layout.finish(a, b, *arguments), size, 64, threads)
+
+        if isinstance(of_weight, WeightGradient) and of_weight.in_blocks:
+            of_weight.each_block(x, panels, n, threads, finish)
+        else:
+            finish(0, of_weight(x, panels, n, threads), threads)
         return out.reshape(weight.shape)
 
 
@@ -195,8 +217,8 @@ class SignConvolution(_Convolution):
             factors = np.float32(1 / scale_of_input), np.float32(1 / scale_of_weight)
             rest = np.uint32(rounding.seed), of_input.left, target, panels, totals
             split(threads, images, gradient_layout.quantize, *rows, scaled, saved.alpha, *factors, *rest)
-        sums = of_weight(planes, panels, images, threads)
-        dw = self._finish(sums, scale_of_weight, totals.sum(axis=0), weight, saved.alpha, rule, threads)
+        how = weight, saved.alpha, rule, threads, scale_of_weight, totals.sum(axis=0)
+        dw = self._gradient_of_weight(of_weight, planes, panels, images, *how)
         if not need_input:
             return dw, None
         of_input.load_signs(saved.weights, saved.alpha, threads)
@@ -277,15 +299,13 @@ class RealConvolution(_Convolution):
             *(self._as_rows(target, rows), panels.view(np.float32)),
         )
         split(threads, images, gradient_layout.pack_gradient, *pack)
-        if isinstance(of_weight, RowsGradient):
-            sums = of_weight(padded, panels, n, threads)
-        else:
+        planes = padded
+        if isinstance(of_weight, WeightGradient):
             planes = of_weight.planes(images)
             width = n if self._rows else self.size[1]
             x = self._as_rows(padded, self._rows)
             split(threads, images, gradient_layout.to_planes, x, width, of_weight.layout.left, planes)
-            sums = of_weight(planes, panels, images, threads)
-        dw = self._finish(sums, 1.0, np.zeros(self.outputs, np.int64), latent, alpha, rule, threads)
+        dw = self._gradient_of_weight(of_weight, planes, panels, images, latent, alpha, rule, threads)
         if not need_input:
             return dw, None
         of_input.load_reals(weight, threads)
