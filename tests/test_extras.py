@@ -19,6 +19,8 @@ CASES = [
     ("xnor++", {"react": True, **BIREAL}),
     ("binary-inputs", {}),
     ("binary-inputs", {"react": True, **BIREAL}),
+    ("xnor", {"relu": True}),
+    ("xnor", {"relu": True, "input_scale": "off", "shortcut": "bireal"}),
 ]
 
 
@@ -119,6 +121,10 @@ def test_blocks_have_the_parts_that_are_asked_for():
     assert names(dict(network["block2"].children())["sum"]) == ["body"]  # the identity
     network = dict(build("shapes-net", 64, "binary-inputs").children())
     assert names(network["block1"]) == ["bn", "sign", "conv", "pool"]
+    network = dict(build("shapes-net", 64, "xnor", relu=True).children())
+    assert names(network["block1"]) == ["bn", "conv", "act", "pool"]
+    assert isinstance(dict(network["block1"].children())["act"], nn.ReLU)
+    assert names(dict(build("lenet5", 28, relu=True).children())["fc1"]) == ["bn", "linear", "act"]
     resnet = build("resnet18", 64, "xnor", shortcut="bireal")
     around = [module for _, module in resnet.named_modules() if isinstance(module, nn.Residual)]
     binary_convs = [module for _, module in resnet.named_modules() if isinstance(module, nn.BinaryConv2d)]
@@ -130,7 +136,7 @@ def test_blocks_have_the_parts_that_are_asked_for():
 @pytest.mark.parametrize("name", ["shapes-net", "vgg-small", "resnet18", "nin"])
 @pytest.mark.parametrize(("method", "options"), CASES, ids=str)
 def test_packed_logits_are_those_of_the_float_network(name, method, options):
-    if name != "shapes-net" and (JIT_DISABLED or (method, options) not in (CASES[0], CASES[5])):
+    if name != "shapes-net" and (JIT_DISABLED or (method, options) not in (CASES[0], CASES[5], CASES[6])):
         pytest.skip("the widest choices only, and compiled")
     network = settle(build(name, 32, method, **options))
     for _, module in network.named_modules():  # as if learned
@@ -173,6 +179,8 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: build("lenet5", 28, shortcut="yes"), "shortcut must be one of none, bireal, got 'yes'"),
         (lambda: build("lenet5", 28, sign_gradient="swish"), "sign_gradient must be one of ste, bireal, got 'swish'"),
         (lambda: build("lenet5", 28, react=True, block_order="cbap"), "react .=True. needs block_order bacp"),
+        (lambda: build("lenet5", 28, relu=True, block_order="cbap"), "relu .=True. needs block_order bacp"),
+        (lambda: build("lenet5", 28, relu=True, react=True), "two activations of one place"),
         (lambda: build("lenet5", 28, sign_gradient="bireal", block_order="cbap"), "needs block_order bacp"),
         (lambda: build("lenet5", 28, "bwn", react=True), "'bwn' does not take react"),
         (lambda: build("lenet5", 28, "bnn", shortcut="bireal"), "'bnn' does not take shortcut"),

@@ -100,6 +100,27 @@ def test_layers_without_k_go_from_bits_to_bits():
     assert np.array_equal(network.logits(images), network.logits(images, backend="reference"))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_relu_between_layers_is_part_of_the_thresholds(seed):
+    """Thresholds of both signs and directions, so that bits are also 1 or 0 whatever the integer is."""
+    sample = Sample((3, 8, 8), seed=seed)
+    sample.conv2d(3, 40)
+    sample.binary_conv2d(40, 70, scale="off", threshold=True)
+    sample.activation("relu", 70)
+    sample.pool("max_pool", 2, 2, 0)
+    sample.binary_conv2d(70, 64, scale="off", threshold=True)
+    sample.activation("relu", 64)
+    sample.binary_conv2d(64, 33, scale="off", threshold=True)
+    sample.activation("relu", 33)
+    sample.node("global_avg_pool")
+    sample.linear(33, 5)
+    network = sample.network()
+    operations = [op for _, op, _ in network.profile(sample.pixels(1))]
+    assert operations[2:4] == ["binary_conv2d+relu+sign+max_pool", "binary_conv2d+relu+sign"]
+    images = sample.pixels(4)
+    assert np.array_equal(network.logits(images), network.logits(images, backend="reference"))
+
+
 def test_batch_norm_and_relu_are_part_of_the_layers():
     sample = Sample((3, 8, 8))
     sample.conv2d(3, 16)

@@ -269,11 +269,11 @@ def test_a_run_from_before_a_setting_was_there_is_still_known(table3b, data_dir,
 def test_a_run_that_another_experiment_has_finished_is_taken_from_there(table3b, data_dir, tmp_path, monkeypatch):
     shutil.copytree(table3b[0].folder.parent, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(execute, "train_run", None)
-    results = execute.run_plan(tiny_plan("padding", data_dir, tmp_path, rows=["zero"], seeds=2))
+    results = execute.run_plan(tiny_plan("gradients", data_dir, tmp_path, rows=["corrected"], seeds=2))
     (row,) = results["rows"]
     assert row["runs"][1]["folder"] == str(tmp_path / "table3b-shapes-quick/bacp-seed1")
     assert row["top1"] == table3b[1]["rows"][0]["top1"]
-    other = tiny_plan("padding", data_dir, tmp_path, rows=["zero"], seeds=2, lr=0.02)
+    other = tiny_plan("gradients", data_dir, tmp_path, rows=["corrected"], seeds=2, lr=0.02)
     assert all(state.report is None for state in execute.prepare(other)[1].values())
 
 

@@ -191,6 +191,7 @@ def test_fields_that_clash_are_refused():
                 ("shift_batch_norm", True, "bnn"),
                 ("shortcut", "bireal", r"xnor or binary-inputs or xnor\+\+"),
                 ("react", True, r"xnor or binary-inputs or xnor\+\+"),
+                ("relu", True, r"xnor or binary-inputs or xnor\+\+"),
             )
         ),
     ],

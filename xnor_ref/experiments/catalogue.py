@@ -211,7 +211,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             "XNOR-Net++: scales computed or learned",
             "Are learned scales better than analytic ones, in accuracy and as approximations of the real convolution?",
             (
-                Row("alpha-k", "alpha K (XNOR-Net)", {"method": "xnor"}, Paper(51.2, 73.2, _RESNET)),
+                Row(
+                    "alpha-k",
+                    "alpha K (XNOR-Net)",
+                    {"method": "xnor", "input_scale": "plain"},
+                    Paper(51.2, 73.2, _RESNET),
+                ),
                 Row("alpha", "alpha", {"method": "xnor", "input_scale": "off"}),
                 Row("o", "Gamma, case 1: o", {"method": "xnor++", "gamma": "o"}),
                 Row("ohw", "Gamma, case 2: ohw", {"method": "xnor++", "gamma": "ohw"}),
@@ -238,7 +243,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 Row("zero-valid", "0, K over the taps inside", {"input_scale": "valid"}),
             ),
             model="vgg-small",
-            settings={"all": {"method": "xnor"}},
+            settings={"all": {"method": "xnor", "input_scale": "plain"}},
             notes=(_NO_PAPER + " It does not say what it pads with; torch's sign leaves zeros at 0.",),
         ),
         Experiment(

@@ -393,8 +393,17 @@ def global_avg_pool2d(x: F32) -> F32:
 
 
 def relu(x: F32) -> F32:
-    """max(x, 0)."""
-    return np.maximum(x, np.float32(0))
+    """max(x, 0), in the layout of x."""
+    y = np.empty_like(x)
+    parallel_chunks(lambda a, b: np.maximum(x[a:b], np.float32(0), out=y[a:b]), len(x))
+    return y
+
+
+def relu_gradient(x: F32, dy: F32) -> F32:
+    """dy where x > 0, else 0: the gradient of `relu`, in the layout of x."""
+    dx = np.empty_like(x)
+    parallel_chunks(lambda a, b: np.multiply(dy[a:b], x[a:b] > 0, out=dx[a:b]), len(x))
+    return dx
 
 
 def prelu(x: F32, slope: F32) -> F32:

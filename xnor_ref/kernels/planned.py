@@ -103,10 +103,12 @@ class Workspace:
         """(direction, limit): the bit of channel c is direction[c] * x >= limit[c]."""
         return self._affine[0], self._affine[2]
 
-    def integer_limits(self, direction: F32, limit: F32) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
+    def integer_limits(
+        self, direction: F32, limit: F32, floor: float = -np.inf
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
         """The thresholds of the layer after this one, on the integers Z: bit = (Z >= limit) xor flip.
 
-        float32(Z) * alpha grows with Z, so that the first Z past a threshold is found by bisection, exactly.
+        max(float32(Z) * alpha, floor) grows with Z, so the first Z past a threshold is found by bisection, exactly.
         """
         outputs = len(direction)
         bound = self.conv.n_bits + 1
@@ -116,7 +118,8 @@ class Workspace:
         with np.errstate(over="ignore"):
             while (high - low > 1).any():
                 middle = (low + high) // 2
-                past = (direction * (middle.astype(np.float32) * alpha) >= limit) != flipped
+                value = np.maximum(middle.astype(np.float32) * alpha, np.float32(floor))
+                past = (direction * value >= limit) != flipped
                 high, low = np.where(past, middle, high), np.where(past, low, middle)
         flip = np.zeros(simd.padded_outputs(outputs) // simd.WORD + 1, np.uint32)
         words = pack_mask(flipped, 0).view(np.uint32)[: len(flip)]

@@ -109,7 +109,7 @@ _disown = getattr(OpenBLASController, "clear_controlling_thread", lambda force: 
 
 
 def parallel_chunks(
-    function: Callable[[int, int], None],
+    function: Callable[[int, int], object],
     n_items: int,
     chunk: int = 1,
     threads: int | None = None,

@@ -84,7 +84,13 @@ class Builder:
             shortcut = self._shortcut(inputs, outputs, before, pair(stride, "stride", "Builder"))
             body = {"sum": Residual(_sequence(**body), shortcut)}
         self._through(pool)
-        return _sequence(**body, act=rprelu(outputs) if self.options.react else None, pool=pool)
+        return _sequence(**body, act=self._after(outputs), pool=pool)
+
+    def _after(self, channels: int) -> Module | None:
+        """The activation after a binary layer, if there is to be one."""
+        if self.options.react:
+            return rprelu(channels)
+        return ReLU() if self.options.relu else None
 
     def _sign(self, channels: int) -> dict[str, Module | None]:
         """What comes between BatchNorm and a hidden layer: a shift, and the sign where the layer has real weights."""
@@ -136,8 +142,8 @@ class Builder:
         linear = self._linear(inputs, outputs)
         scale = self._scale(linear, outputs, None)
         if self.norm_first:
-            bn, act = self.norm(inputs, kind=BatchNorm1d), rprelu(outputs) if self.options.react else None
-            return _sequence(bn=bn, **self._sign(inputs), linear=linear, scale=scale, act=act)
+            bn = self.norm(inputs, kind=BatchNorm1d)
+            return _sequence(bn=bn, **self._sign(inputs), linear=linear, scale=scale, act=self._after(outputs))
         return _sequence(linear=linear, scale=scale, bn=self.norm(outputs, kind=BatchNorm1d), **self._activation())
 
     def stem(

@@ -155,7 +155,7 @@ def global_avg_pool2d(x: Tensor) -> Tensor:
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
-    return apply("relu", float_ops.relu(x.data), (x,), lambda dy: (dy * (x.data > 0),))
+    return apply("relu", float_ops.relu(x.data), (x,), lambda dy: (float_ops.relu_gradient(x.data, dy),))
 
 
 def hardtanh(x: Tensor) -> Tensor:

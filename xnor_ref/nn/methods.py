@@ -49,6 +49,7 @@ class BinaryOptions:
     sign_gradient: str = "ste"
     shift_batch_norm: bool = False
     shortcut: str = "none"  # "bireal": around every binary convolution (Liu et al. 2018)
+    relu: bool = False  # after every binary layer, the "non-binary activation" of Rastegari et al. 2016, section 3.2
     react: bool = False  # shifted signs, and a shifted PReLU after every binary layer (Liu et al. 2020)
     batch_norm: str = "plain"  # "official": eps and initial scales of the authors' released code, see `Builder.norm`
 
@@ -74,9 +75,12 @@ class BinaryOptions:
                 raise InputError(f"{name} must be an integer from 1 to {MAX_BITS}, got {bits!r}")
         if self.input_bits > 1 and self.sign_gradient != "ste":
             raise InputError(f"sign_gradient (={self.sign_gradient}) needs input_bits 1, got {self.input_bits}")
+        if self.relu and self.react:
+            raise InputError("relu and react (its shifted PReLU) are two activations of one place; take one")
         if self.block_order == "cbap":
-            for name, plain in (("input_bits", 1), ("sign_gradient", "ste"), ("shortcut", "none"), ("react", False)):
-                if getattr(self, name) != plain:
+            plain = {"input_bits": 1, "sign_gradient": "ste", "shortcut": "none", "relu": False, "react": False}
+            for name, value in plain.items():
+                if getattr(self, name) != value:
                     raise InputError(
                         f"{name} (={getattr(self, name)}) needs block_order bacp: with cbap a layer of its own takes "
                         "the signs, before pooling"
@@ -107,7 +111,7 @@ class Method:
 _LATENT = ("grad_mode", "centre", "clamp")
 _UNSCALED = (("weight_scale", "off"), ("input_scale", "off"))
 _KBIT = ("weight_bits", "input_bits", "grad_bits")
-_EXTRAS = ("sign_gradient", "shortcut", "react")
+_EXTRAS = ("sign_gradient", "shortcut", "relu", "react")
 _CLIPPED = (*_UNSCALED, ("clamp", True), ("glorot", True))
 
 METHODS = {

@@ -46,9 +46,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Follower:
-    """A binary layer that takes its bits from the one before, and the max pooling between them."""
+    """A binary layer that takes its bits from the one before, the lower limit and the max pooling between them."""
 
     layer: int
+    floor: float
     pool: dict[str, Any] | None
 
 
@@ -189,14 +190,15 @@ class Blueprint:
                 runs.append(work.scale)
             if follower is None:
                 return [*runs, work.bind(arrays[-1])]
-            return [*runs, *self._to_bits(work, works[follower.layer], follower.pool)]
+            return [*runs, *self._to_bits(work, works[follower.layer], follower)]
 
-        op = op if follower is None else f"{op}+sign" if follower.pool is None else f"{op}+sign+max_pool"
+        if follower is not None:
+            op += ("+relu" if follower.floor == 0 else "") + "+sign" + ("+max_pool" if follower.pool else "")
         sources = () if packed else (source,)
         return Stage(node.name, op, sources, index if follower is None else None, build, workspace, index)
 
     def _takes_bits(self, index: int) -> "Follower | None":
-        """The binary layer that wants nothing of this one's result but signs, maybe after a pooling.
+        """The binary layer that wants nothing of this one's result but signs, maybe after ReLU and a pooling.
 
         Without K the result is alpha times an integer, so that a threshold on it is one on the integer; and the sign
         of a maximum is the OR of signs.
@@ -205,19 +207,22 @@ class Blueprint:
         alpha = arguments["alpha"]
         if arguments["input_scale"] != "off" or (alpha is not None and (alpha < 0).any()):
             return None
-        pool = self._only_reader(index, "max_pool")
-        last = index if pool is None else pool
+        relu = self._only_reader(index, "relu")
+        last = index if relu is None else relu
+        pool = self._only_reader(last, "max_pool")
+        last = last if pool is None else pool
         layer = self._only_reader(last, "binary_conv2d")
         if layer is None or layer in self._along or self.nodes[layer].step.arguments["rule"] is None:
             return None
         self._packed.add(layer)
-        if pool is not None:
-            self._done.add(pool)
-        return Follower(layer, None if pool is None else self.nodes[pool].step.arguments)
+        self._done |= {node for node in (relu, pool) if node is not None}
+        floor = -np.inf if relu is None else 0.0
+        return Follower(layer, floor, None if pool is None else self.nodes[pool].step.arguments)
 
-    def _to_bits(self, work: Workspace, target: Workspace, pool: dict | None) -> list[Run]:
+    def _to_bits(self, work: Workspace, target: Workspace, follower: Follower) -> list[Run]:
         """Count, compare with the thresholds of the next layer, and put the bits into its workspace."""
-        limit, flip = work.integer_limits(*target.thresholds)
+        limit, flip = work.integer_limits(*target.thresholds, follower.floor)
+        pool = follower.pool
         _, width, words = target.conv.padded_shape
         left = target.conv.windows.padding[1] * words
         if pool is None:

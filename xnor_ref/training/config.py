@@ -188,6 +188,12 @@ class TrainConfig:
         choices="xnor_ref.nn.methods:SHORTCUTS",
         needs=_BINARY,
     )
+    relu: bool | None = _field(
+        None,
+        "bool",
+        "ReLU after each binary layer (default: none, but on Tiny ImageNet).",
+        needs=_BINARY,
+    )
     react: bool | None = _field(None, "bool", "Shifted signs and PReLU after each binary layer.", needs=_BINARY)
     batch_norm: str | None = _field(
         None,
@@ -372,7 +378,7 @@ def resolve(said: Mapping[str, Any]) -> TrainConfig:
     check_values(said)
     dataset = said.get("dataset", FIELDS["dataset"].default)
     method = said.get("method", FIELDS["method"].default)
-    config = TrainConfig(**{**recipe(dataset, method), **preset(said), **said})
+    config = TrainConfig(**{**recipe(dataset, method, said), **preset(said), **said})
     for key, value in said.items():
         if value is not None:
             config.require_effect(FIELDS[key])

@@ -24,7 +24,7 @@ _ALL: dict[str, Any] = {
     "augment": True,
 }
 _METHODS: dict[str, dict[str, Any]] = {
-    "xnor": {"input_scale": "off", "pad_value": 0, "optimizer": "adam", "batch_size": 800},
+    "xnor": {"input_scale": "off", "pad_value": 0, "relu": False, "optimizer": "adam", "batch_size": 800},
     "bwn": {"optimizer": "sgd", "batch_size": 128},
 }
 _OPTIMIZERS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,10 @@
 | tiny-imagenet, folder | vgg-small | the most accurate for its time here on 64 x 64 images |
 """
 
+from collections.abc import Mapping
 from typing import Any
+
+from xnor_ref.nn.methods import METHODS
 
 RECIPES: dict[str, dict[str, Any]] = {
     "shapes": {"model": "shapes-net", "epochs": 6, "batch_size": 50, "lr": 0.005},
@@ -43,6 +46,17 @@ The squared hinge loss of their authors, who train for hundreds of epochs, is be
 """
 
 
-def recipe(dataset: str, method: str = "xnor") -> dict[str, Any]:
-    """Settings for a data set and a method: a fresh dict of config fields, `dataset` and `method` included."""
-    return {**RECIPES[dataset], **METHOD_RECIPES.get(method, {}), "dataset": dataset, "method": method}
+BINARY_RECIPES: dict[str, dict[str, Any]] = {"tiny-imagenet": {"relu": True, "input_scale": "off"}}
+"""Settings for a data set of those methods that take them; docs/results.md has what they are worth."""
+
+
+def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings for a data set and a method: a fresh dict of config fields, `dataset` and `method` included.
+
+    What does not go with the fields that were `said` is left out.
+    """
+    options = METHODS[method].options if method in METHODS else ()
+    binary = {key: value for key, value in BINARY_RECIPES.get(dataset, {}).items() if key in options}
+    if said and (said.get("react") or said.get("block_order") == "cbap"):
+        binary.pop("relu", None)  # another activation stands in its place
+    return {**RECIPES[dataset], **METHOD_RECIPES.get(method, {}), **binary, "dataset": dataset, "method": method}
