@@ -2,8 +2,8 @@
 
 Order matters (Rastegari et al. 2016, section 3.2 and Table 3b). A block with real inputs is C-B-A-P: convolution,
 BatchNorm, ReLU, pooling. XNOR-Net's is B-A-C-P: BatchNorm first, so that inputs are centred when their sign is taken;
-pooling last, because the maximum of signs is almost always +1. BinaryConnect and BinaryNet pool before BatchNorm,
-C-P-B-A; BinaryNet's activation is the sign that the next layer takes of its input.
+pooling last, because the maximum of signs is almost always +1; `relu` puts a ReLU between the two. BinaryConnect and
+BinaryNet pool before BatchNorm, C-P-B-A; BinaryNet's activation is the sign that the next layer takes of its input.
 """
 
 from dataclasses import dataclass, field
