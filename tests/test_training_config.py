@@ -57,6 +57,28 @@ def test_every_field_that_needs_another_names_a_value_that_it_may_have():
     assert {name for name, (other, _) in needs.items() if other == "method"} == set(BinaryOptions.names())
 
 
+@pytest.mark.parametrize(
+    ("said", "relu", "input_scale"),
+    [
+        ({}, True, "off"),
+        ({"input_scale": "plain"}, True, "plain"),
+        ({"k_grad": True}, True, None),
+        ({"block_order": "cbap"}, None, "off"),
+        ({"react": True}, None, "off"),
+        ({"relu": False}, False, "off"),
+        ({"method": "xnor++"}, True, None),
+        ({"method": "full"}, None, None),
+        ({"model": "alexnet"}, None, None),
+        ({"faithful": "allenai"}, False, "off"),
+        ({"dataset": "shapes"}, None, None),
+    ],
+    ids=str,
+)
+def test_the_recipe_of_tiny_imagenet_gives_way_to_what_was_said(said, relu, input_scale):
+    config = resolve({"dataset": "tiny-imagenet", **said})
+    assert (config.relu, config.input_scale) == (relu, input_scale)
+
+
 @pytest.mark.parametrize("dataset", RECIPES)
 def test_every_data_set_has_a_recipe_that_is_sound(dataset):
     config = resolve({"dataset": dataset})

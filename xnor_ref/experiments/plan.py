@@ -1,6 +1,7 @@
 """From an experiment and what the user asked for to the runs that it takes: a config and a folder for each."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +111,10 @@ def _command(
     options |= {key: value for key, value in said.items() if key not in ("data_dir", "model_options", "archive")}
     if said.get("archive") is not None:
         options["archive"] = Path(said["archive"]).name
-    words = [f"--{key.replace('_', '-')} {value}" for key, value in options.items()]
-    words += [f"--model-option {key}={value}" for key, value in (said.get("model_options") or {}).items()]
-    return " ".join(["reproduce", experiment.name, *words])
+    words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    for key, value in (said.get("model_options") or {}).items():
+        words += ["--model-option", f"{key}={value}"]
+    return shlex.join(["reproduce", experiment.name, *words])
 
 
 def _chosen(experiment: Experiment, rows: Sequence[str] | None) -> tuple[str, ...]:

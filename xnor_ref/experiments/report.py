@@ -188,13 +188,10 @@ def _notes(results: dict[str, Any]) -> list[str]:
 
 
 def _details(results: dict[str, Any], heading: str) -> list[str]:
-    """What else was measured, each under a `heading`."""
-    lines = []
+    """What else was measured of an experiment's networks, under a `heading`."""
     if any("compression" in run for row in results["rows"] for run in row["runs"]):
-        lines += [*mst.lines(results, heading), ""]
-    if "approximation" in results:
-        lines += _approximation_lines(results, heading)
-    return lines
+        return mst.lines(results, heading)
+    return _approximation_lines(results, heading) if "approximation" in results else []
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

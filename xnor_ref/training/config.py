@@ -110,7 +110,7 @@ class TrainConfig:
     input_scale: str | None = _field(
         None,
         "choice",
-        "Activation scale K of binary layers (default: the model's).",
+        "Activation scale K of binary layers (default: plain, but off for vgg-small on Tiny ImageNet).",
         choices="xnor_ref.nn:BinaryConv2d.input_scales",
         needs=_BINARY,
     )
@@ -191,7 +191,7 @@ class TrainConfig:
     relu: bool | None = _field(
         None,
         "bool",
-        "ReLU after each binary layer (default: none, but on Tiny ImageNet).",
+        "ReLU after each binary layer (default: none, but for vgg-small on Tiny ImageNet).",
         needs=_BINARY,
     )
     react: bool | None = _field(None, "bool", "Shifted signs and PReLU after each binary layer.", needs=_BINARY)

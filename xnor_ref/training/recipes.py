@@ -47,7 +47,7 @@ The squared hinge loss of their authors, who train for hundreds of epochs, is be
 
 
 BINARY_RECIPES: dict[str, dict[str, Any]] = {"tiny-imagenet": {"relu": True, "input_scale": "off"}}
-"""Settings for a data set of those methods that take them; docs/results.md has what they are worth."""
+"""Settings for the network of `RECIPES`, with those methods that take them; docs/results.md has what they are worth."""
 
 
 def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -55,8 +55,12 @@ def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = 
 
     What does not go with the fields that were `said` is left out.
     """
-    options = METHODS[method].options if method in METHODS else ()
-    binary = {key: value for key, value in BINARY_RECIPES.get(dataset, {}).items() if key in options}
-    if said and (said.get("react") or said.get("block_order") == "cbap"):
-        binary.pop("relu", None)  # another activation stands in its place
-    return {**RECIPES[dataset], **METHOD_RECIPES.get(method, {}), **binary, "dataset": dataset, "method": method}
+    said, settings = said or {}, {**RECIPES[dataset], **METHOD_RECIPES.get(method, {})}
+    if said.get("model", settings["model"]) == settings["model"] and method in METHODS:
+        options = METHODS[method].options
+        settings |= {key: value for key, value in BINARY_RECIPES.get(dataset, {}).items() if key in options}
+    if said.get("react") or said.get("block_order") == "cbap":
+        settings.pop("relu", None)  # another activation stands in its place
+    if said.get("k_grad"):
+        settings.pop("input_scale", None)
+    return {**settings, "dataset": dataset, "method": method}
