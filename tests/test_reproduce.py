@@ -128,7 +128,11 @@ def test_rows_differ_in_nothing_but_what_they_name(data_dir, tmp_path):
     made = tiny_plan("xnorpp", data_dir, tmp_path)
     assert plan.differing(made)["alpha"] == {"method": "xnor", "input_scale": "off"}
     assert plan.differing(made)["ohw"] == {"method": "xnor++", "gamma": "ohw"}
-    assert plan.differing(tiny_plan("table3b", data_dir, tmp_path)) == {"bacp": {}, "cbap": {"block_order": "cbap"}}
+    assert plan.differing(tiny_plan("table3b", data_dir, tmp_path)) == {
+        "bacp": {"relu": False},
+        "cbap": {"block_order": "cbap"},
+        "bacp-relu": {"relu": True},
+    }
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_what_an_experiment_compares_cannot_be_chosen(data_dir, tmp_path):
 def test_results_are_those_of_the_runs(table3b):
     made, results = table3b
     assert results == json.loads((made.folder / "results.json").read_text()) and results["complete"]
-    assert [row["name"] for row in results["rows"]] == ["bacp", "cbap"] and results["seeds"] == [0, 1]
+    assert [row["name"] for row in results["rows"]] == ["bacp", "cbap", "bacp-relu"] and results["seeds"] == [0, 1]
     for row in results["rows"]:
         reports = [json.loads((made.folder / f"{row['name']}-seed{s}/report.json").read_text()) for s in (0, 1)]
         top1 = [one["packed"]["top1"] for one in reports]
@@ -177,7 +181,7 @@ def test_results_are_those_of_the_runs(table3b):
         assert row["top1"] == {"mean": statistics.fmean(top1), "std": statistics.stdev(top1)}
         assert [len(run["by_epoch"]) for run in row["runs"]] == [1, 1]
     text = (made.folder / "table.md").read_text()
-    bacp, cbap = (line for line in text.splitlines() if line.startswith(("| B-A-C-P", "| C-B-A-P")))
+    bacp, cbap = (line for line in text.splitlines() if line.startswith(("| B-A-C-P |", "| C-B-A-P |")))
     assert "| 44.2 / 69.2 |" in bacp and "| 30.3 / 57.5 | -13.9 |" in cbap and "block_order cbap" in cbap
     mean = 100 * results["rows"][1]["top1"]["mean"]
     assert f"| {mean:.1f} ± " in cbap and f"| {mean - 100 * results['rows'][0]['top1']['mean']:+.1f} |" in cbap
@@ -195,7 +199,7 @@ def test_the_same_seed_sees_the_same_data_in_every_row(table3b):
     configs = [json.loads((run.folder / "config.json").read_text()) for run in made.runs]
     assert all(config["data"] == configs[0]["data"] for config in configs)
     for config in configs:
-        for key in ("seed", "block_order"):
+        for key in ("seed", "block_order", "relu"):
             del config["config"][key]
     assert all(config == configs[0] for config in configs)
 
@@ -223,13 +227,13 @@ def test_an_interrupted_experiment_goes_on_to_the_same_results(table3b, data_dir
     made, results = table3b
     again = tiny_plan("table3b", data_dir, tmp_path, seeds=2)
     with pytest.raises(Interrupted, match="the same command goes on") as caught:
-        execute.run_plan(again, observer=StopAfter(8))  # in the second of four runs
+        execute.run_plan(again, observer=StopAfter(8))  # in the second of six runs
     assert caught.value.run is None
     half = json.loads((again.folder / "results.json").read_text())
-    assert not half["complete"] and [len(row["runs"]) for row in half["rows"]] == [1, 0]
+    assert not half["complete"] and [len(row["runs"]) for row in half["rows"]] == [1, 0, 0]
     assert "Not all runs are finished" in (again.folder / "table.md").read_text()
     _, states = execute.prepare(again)
-    assert [state.report is not None for state in states.values()] == [True, False, False, False]
+    assert [state.report is not None for state in states.values()] == [True] + [False] * 5
     assert without_folders(execute.run_plan(again)) == without_folders(results)
     for run, other in zip(made.runs, again.runs):
         for name in ("model.safetensors", "float.safetensors"):
@@ -241,8 +245,8 @@ def test_some_rows_first_and_the_others_later(table3b, data_dir, tmp_path):
     assert [row["name"] for row in results["rows"]] == ["cbap"] and not results["complete"]
     assert results["rows"][0]["runs"][0]["top1"] == table3b[1]["rows"][1]["runs"][0]["top1"]
     assert "| - |" in report.markdown(results)  # there is no row to compare it with
-    results = execute.run_plan(tiny_plan("table3b", data_dir, tmp_path, rows=["bacp"]))
-    assert [row["name"] for row in results["rows"]] == ["bacp", "cbap"] and results["complete"]
+    results = execute.run_plan(tiny_plan("table3b", data_dir, tmp_path, rows=["bacp", "bacp-relu"]))
+    assert [row["name"] for row in results["rows"]] == ["bacp", "cbap", "bacp-relu"] and results["complete"]
 
 
 def test_other_settings_or_other_data_are_refused(table3b, data_dir, tmp_path):
@@ -271,8 +275,8 @@ def test_a_run_that_another_experiment_has_finished_is_taken_from_there(table3b,
     monkeypatch.setattr(execute, "train_run", None)
     results = execute.run_plan(tiny_plan("gradients", data_dir, tmp_path, rows=["corrected"], seeds=2))
     (row,) = results["rows"]
-    assert row["runs"][1]["folder"] == str(tmp_path / "table3b-shapes-quick/bacp-seed1")
-    assert row["top1"] == table3b[1]["rows"][0]["top1"]
+    assert row["runs"][1]["folder"] == str(tmp_path / "table3b-shapes-quick/bacp-relu-seed1")
+    assert row["top1"] == table3b[1]["rows"][2]["top1"]
     other = tiny_plan("gradients", data_dir, tmp_path, rows=["corrected"], seeds=2, lr=0.02)
     assert all(state.report is None for state in execute.prepare(other)[1].values())
 
@@ -281,7 +285,7 @@ def test_a_row_that_diverges_does_not_stop_the_others(data_dir, tmp_path, monkey
     real = execute.train_run
 
     def diverging(config, **options):
-        if config.block_order is None:
+        if config.relu is False:
             raise NonFiniteError("step 3: the loss is nan")
         return real(config, **options)
 
@@ -304,12 +308,14 @@ def test_a_dry_run_says_what_is_left_and_trains_nothing(table3b, data_dir, tmp_p
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     lines = estimate.estimate(made, *execute.prepare(made))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert [line["name"] for line in lines] == [f"{row}-seed{seed}" for seed in range(3) for row in ("bacp", "cbap")]
-    assert [line["images"] for line in lines] == [0, 0, 0, 60, 60, 60]
-    assert [line["epochs"] for line in lines] == [0, 0, 0, 1, 1, 1]
-    assert lines[0]["finished"] and lines[0]["seconds"] == 0 and lines[3]["seconds"] > 0
+    rows = ("bacp", "cbap", "bacp-relu")
+    assert [line["name"] for line in lines] == [f"{row}-seed{seed}" for seed in range(3) for row in rows]
+    left = [0, 0, 0, 0, 1, 0, 1, 1, 1]
+    assert [line["images"] for line in lines] == [60 * n for n in left]
+    assert [line["epochs"] for line in lines] == left
+    assert lines[0]["finished"] and lines[0]["seconds"] == 0 and lines[4]["seconds"] > 0
     assert lines[-1]["seconds_so_far"] == pytest.approx(sum(line["seconds"] for line in lines))
-    assert lines[3]["images_per_second"] == lines[5]["images_per_second"] > 0
+    assert lines[6]["images_per_second"] > 0 and lines[7]["images_per_second"] == lines[4]["images_per_second"] > 0
 
 
 def test_the_cost_of_a_row_can_be_measured_whatever_its_schedule(data_dir, tmp_path):

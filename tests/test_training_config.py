@@ -70,11 +70,13 @@ def test_every_field_that_needs_another_names_a_value_that_it_may_have():
         ({"method": "full"}, None, None),
         ({"model": "alexnet"}, None, None),
         ({"faithful": "allenai"}, False, "off"),
-        ({"dataset": "shapes"}, None, None),
+        ({"dataset": "shapes"}, True, None),
+        ({"dataset": "shapes", "method": "bwn"}, None, None),
+        ({"dataset": "cifar10"}, None, None),
     ],
     ids=str,
 )
-def test_the_recipe_of_tiny_imagenet_gives_way_to_what_was_said(said, relu, input_scale):
+def test_recipes_of_binary_methods_give_way_to_what_was_said(said, relu, input_scale):
     config = resolve({"dataset": "tiny-imagenet", **said})
     assert (config.relu, config.input_scale) == (relu, input_scale)
 
@@ -230,7 +232,7 @@ def test_methods_bring_their_learning_rate():
 
 def test_only_options_with_an_effect_are_handed_on():
     config = resolve({"grad_mode": "ste", "train_size": 50})
-    assert config.options_of("method") == {"grad_mode": "ste"} and config.options_of("dataset") == {"train_size": 50}
+    assert config.options_of("method") == {"relu": True, "grad_mode": "ste"} and config.options_of("dataset") == {"train_size": 50}
     assert config.options_of("optimizer") == {} and config.options_of("loss") == {"label_smoothing": 0.0}
     config = resolve({"optimizer": "sgd", "loss": "squared-hinge", "schedule": "step", "milestones": (2, 4)})
     assert config.options_of("optimizer") == {"momentum": 0.9} and config.options_of("loss") == {}

@@ -154,11 +154,15 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Table 3b: the order within a block",
             "Does it matter whether BatchNorm and sign stand before the convolution or after it?",
             (
-                Row("bacp", "B-A-C-P", {}, Paper(44.2, 69.2, _table("Table 3b"))),
+                Row("bacp", "B-A-C-P", {"relu": False}, Paper(44.2, 69.2, _table("Table 3b"))),
                 Row("cbap", "C-B-A-P", {"block_order": "cbap"}, Paper(30.3, 57.5, _table("Table 3b"))),
+                Row("bacp-relu", "B-A-C-P, ReLU after C", {"relu": True}),
             ),
             settings={"all": {"method": "xnor"}},
-            notes=("Networks with shortcuts have no C-B-A-P: it would add to signs.",),
+            notes=(
+                "Networks with shortcuts have no C-B-A-P: it would add to signs. The ReLU is optional in the paper and "
+                "missing in its released code.",
+            ),
         ),
         Experiment(
             "binary-gradient",

@@ -191,7 +191,7 @@ class TrainConfig:
     relu: bool | None = _field(
         None,
         "bool",
-        "ReLU after each binary layer (default: none, but for vgg-small on Tiny ImageNet).",
+        "ReLU after each binary layer (default: none, but on for shapes-net on shapes and vgg-small on Tiny ImageNet).",
         needs=_BINARY,
     )
     react: bool | None = _field(None, "bool", "Shifted signs and PReLU after each binary layer.", needs=_BINARY)

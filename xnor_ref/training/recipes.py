@@ -46,7 +46,10 @@ The squared hinge loss of their authors, who train for hundreds of epochs, is be
 """
 
 
-BINARY_RECIPES: dict[str, dict[str, Any]] = {"tiny-imagenet": {"relu": True, "input_scale": "off"}}
+BINARY_RECIPES: dict[str, dict[str, Any]] = {
+    "shapes": {"relu": True},
+    "tiny-imagenet": {"relu": True, "input_scale": "off"},
+}
 """Settings for the network of `RECIPES`, with those methods that take them; docs/results.md has what they are worth."""
 
 
