@@ -12,7 +12,7 @@ from xnor_ref.kernels.threads import set_threads
 if not has_vectors():
     pytest.skip("the kernels exist compiled only, for processors with vectors", allow_module_level=True)
 
-from xnor_ref.kernels import gradient_layout, gradients, reference, train_conv
+from xnor_ref.kernels import gradient_layout, gradients, reference, train_conv, winograd
 from xnor_ref.kernels.train_conv import RealConvolution, Rounding, SignConvolution
 
 CHANNELS = st.sampled_from([1, 2, 3, 4, 5, 8, 31, 32, 33, 40, 64, 65, 96])
@@ -22,8 +22,20 @@ PRECISION = 2e-6  # of a float32 sum, against the sum of the absolute values
 
 
 @st.composite
+def tiled_places(draw):
+    """Those that `winograd.suits`."""
+    n, height, width, padding = (draw(st.integers(*limits)) for limits in ((1, 9), (4, 9), (4, 9), (0, 2)))
+    channels, outputs = draw(st.sampled_from([32, 33, 40, 65])), draw(st.sampled_from([32, 33, 48, 65, 130]))
+    place = (n, height, width, channels), (outputs, channels, 3, 3), (1, 1), (padding, padding)
+    assert winograd.suits(*place[1:], place[0][1:3])
+    return place
+
+
+@st.composite
 def places(draw):
     """(N, H, W, C), shape of the weights, stride, padding."""
+    if draw(st.integers(0, 3)) == 0:  # what goes by tiles in float32
+        return draw(tiled_places())
     n, height, width = draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)))
     stride, padding = (draw(st.tuples(st.integers(a, 3), st.integers(a, 3))) for a in (1, 0))
     if draw(st.integers(0, 3)) == 0:  # a product of matrices
@@ -71,6 +83,15 @@ def assert_close(found, expected, magnitude):
     """To float32's precision; `magnitude` is the same sum over absolute values."""
     assert found.dtype == np.float32 and found.shape == expected.shape
     assert (abs(found - expected) <= PRECISION * magnitude).all()
+
+
+def of_tiles(place, magnitudes):
+    """What errors are small beside: with tiles the largest sum of an image's channel, or of a filter's."""
+    (_, *size, _), *geometry = place
+    if not winograd.suits(*geometry, size):
+        return magnitudes
+    axes = (1, 2), (2, 3), (1, 2)
+    return [m.max(axis=a, keepdims=True) for m, a in zip(magnitudes, axes, strict=True)]
 
 
 def latent(grad, weight, alpha, rule):
@@ -135,8 +156,9 @@ class Signs:
 def test_sign_convolution(seed, place, pad_value, scale, affine, rule):
     layer = Signs(seed, place, pad_value, scale, affine, rule)
     found = layer.y, *layer.backward()
-    for one, expected, magnitude in zip(found, *layer.expected(), strict=True):
-        assert_close(one, expected, magnitude)
+    expected, magnitudes = layer.expected()
+    for one, number, magnitude in zip(found, expected, of_tiles(place, magnitudes), strict=True):
+        assert_close(one, number, magnitude)
     dw, nothing = layer.backward(need_input=False)
     assert nothing is None and np.array_equal(dw, found[1])
 
@@ -157,12 +179,15 @@ def test_real_convolution(seed, place, biased, rule):
     conv = RealConvolution(shape, x.shape[1:3], *geometry)
     padded = conv.pad(x)
     found = conv.forward(padded, weight, bias), *conv.backward(dy, padded, weight, True, latents, alpha, rule)
-    expected, magnitude = exact(x, weight, dy, *geometry), exact(abs(x), abs(weight), abs(dy), *geometry)
+    (y, dw, dx), (all_y, all_dw, all_dx) = (
+        exact(x, weight, dy, *geometry),
+        exact(abs(x), abs(weight), abs(dy), *geometry),
+    )
     add = 0 if bias is None else bias
-    assert_close(found[0], expected[0] + add, magnitude[0] + abs(add))
-    all_dw = abs(latent(magnitude[1], abs(latents), alpha, rule))
-    assert_close(found[1], latent(expected[1], latents, alpha, rule), all_dw)
-    assert_close(found[2], expected[2], magnitude[2])
+    magnitudes = all_y + abs(add), abs(latent(all_dw, abs(latents), alpha, rule)), all_dx
+    expected = y + add, latent(dw, latents, alpha, rule), dx
+    for one, number, magnitude in zip(found, expected, of_tiles(place, magnitudes), strict=True):
+        assert_close(one, number, magnitude)
     dw, nothing = conv.backward(dy, padded, weight, False, latents, alpha, rule)
     assert nothing is None and np.array_equal(dw, found[1])
 
@@ -312,6 +337,19 @@ def test_what_is_not_finite_stays_so_in_a_real_convolution(value, place):
     assert not np.isfinite(dx[1, 0, 0]).any() and np.isfinite(dx[0]).all()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_so_in_tiles(value):
+    x, weight, dy = drawn(0, ((3, 6, 6, 33), (40, 33, 3, 3), (1, 1), (1, 1)))
+    conv = RealConvolution(weight.shape, (6, 6), (1, 1), (1, 1))
+    for at in ((1, 0, 0, 3), (1, 5, 5, 3), (1, 2, 3, 3)):
+        bad = dy.copy()
+        bad[at] = value
+        dw, dx = conv.backward(bad, x, weight, True, weight, NOTHING, "none")
+        assert not np.isfinite(dw[3]).all() and np.isfinite(np.delete(dw, 3, axis=0)).all()
+        inside = dx[1, max(0, at[1] - 1) : at[1] + 2, max(0, at[2] - 1) : at[2] + 2]
+        assert not np.isfinite(inside).any() and np.isfinite(dx[[0, 2]]).all()
+
+
 def test_the_largest_of_an_image_is_nan_wherever_one_is():
     dy, k = np.ones((3, 2, 2, 37), np.float32), np.full((3, 4), 2, np.float32)
     dy[1, 0, 1, 5], dy[2, 1, 1, 36], dy[0, 0, 0, 0] = np.nan, -np.inf, -3
@@ -330,7 +368,12 @@ def threads():
 
 @ROUNDINGS
 @pytest.mark.parametrize(
-    "place", [((13, 9, 7, 65), (70, 65, 3, 3), (2, 1), (1, 1)), ((33, 2, 2, 64), (40, 64, 2, 2), (1, 1), (0, 0))]
+    "place",
+    [
+        ((13, 9, 7, 65), (70, 65, 3, 3), (2, 1), (1, 1)),
+        ((33, 2, 2, 64), (40, 64, 2, 2), (1, 1), (0, 0)),
+        ((150, 9, 7, 65), (70, 65, 3, 3), (1, 1), (1, 1)),  # by tiles
+    ],
 )
 def test_the_number_of_threads_changes_no_bit(rounding, place, threads):
     results = []

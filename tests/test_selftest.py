@@ -49,6 +49,7 @@ VECTOR_CODE = {
     "xnor_ref.kernels.nhwc_pool",
     "xnor_ref.kernels.signs",
     "xnor_ref.kernels.simd",
+    "xnor_ref.kernels.winograd",
 }
 SAMPLE = """
 import numpy as np

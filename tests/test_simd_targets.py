@@ -30,7 +30,8 @@ from xnor_ref.nn.backend import backward_in, binary_backend
 def step(path, arithmetic):
     rng = np.random.default_rng(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 40, 3, 1, 1, rng=rng), nn.BatchNorm2d(40), nn.BinaryConv2d(40, 33, 3, 2, 1, rng=rng),
+        nn.Conv2d(3, 40, 3, 1, 1, rng=rng), nn.BatchNorm2d(40), nn.BinaryConv2d(40, 40, 3, 1, 1, rng=rng),
+        nn.Conv2d(40, 40, 3, 1, 1, rng=rng), nn.BatchNorm2d(40), nn.BinaryConv2d(40, 33, 3, 2, 1, rng=rng),
         nn.BatchNorm2d(33), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(33, 5, 2, bias=True, rng=rng),
     )
     x = Tensor(rng.standard_normal((4, 3, 9, 9), dtype=np.float32), requires_grad=True)

@@ -232,7 +232,9 @@ def test_methods_bring_their_learning_rate():
 
 def test_only_options_with_an_effect_are_handed_on():
     config = resolve({"grad_mode": "ste", "train_size": 50})
-    assert config.options_of("method") == {"relu": True, "grad_mode": "ste"} and config.options_of("dataset") == {"train_size": 50}
+    assert config.options_of("method") == {"relu": True, "grad_mode": "ste"} and config.options_of("dataset") == {
+        "train_size": 50
+    }
     assert config.options_of("optimizer") == {} and config.options_of("loss") == {"label_smoothing": 0.0}
     config = resolve({"optimizer": "sgd", "loss": "squared-hinge", "schedule": "step", "milestones": (2, 4)})
     assert config.options_of("optimizer") == {"momentum": 0.9} and config.options_of("loss") == {}

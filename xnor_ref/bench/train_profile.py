@@ -77,16 +77,19 @@ def _to_weight(arguments: Any, result: Any) -> Gemm:
     return _gemm(arguments[0], result)
 
 
-def _geometry(conv: Any, images: int, kind: str) -> Gemm:
-    """The same from an object that knows channels, outputs, size, kernel, stride and padding."""
+def _geometry(conv: Any, images: int, kind: str, by: Any = None) -> Gemm:
+    """The same from an object that knows channels, outputs, size, kernel, stride and padding; `by` may have tiles."""
     pixels = conv_output_size(conv.size, conv.kernel, conv.stride, conv.padding)
     kernel, place = "x".join(map(str, conv.kernel)), "x".join(map(str, pixels))
     products = images * prod(pixels) * conv.outputs * conv.channels * prod(conv.kernel)
-    return Gemm(f"{conv.channels} {kernel} -> {conv.outputs} at {place}", products, kind)
+    name = f"{conv.channels} {kernel} -> {conv.outputs} at {place}"
+    if hasattr(by, "tiles"):  # of `winograd`: an element of a tile is a product for each pair of channels
+        return Gemm(name + " (tiles)", images * prod(by.tiles) * 16 * conv.outputs * conv.channels, kind)
+    return Gemm(name, products, kind)
 
 
 def _real_convolution(arguments: Any, result: Any) -> Gemm:
-    return _geometry(arguments[0], len(result), "float32")
+    return _geometry(arguments[0], len(result), "float32", arguments[0].in_tiles)
 
 
 def _sign_convolution(arguments: Any, result: Any) -> Gemm:
@@ -95,12 +98,12 @@ def _sign_convolution(arguments: Any, result: Any) -> Gemm:
 
 def _convolution_to_input(arguments: Any, result: Any) -> Gemm:
     conv, gradient = arguments[:2]
-    return _geometry(conv, len(result), _kind(gradient))
+    return _geometry(conv, len(result), _kind(gradient), gradient)
 
 
 def _sum_over_pixels(arguments: Any, result: Any) -> Gemm:
     gradient, images = arguments[0], arguments[3]
-    return _geometry(gradient, images, _kind(gradient))
+    return _geometry(gradient, images, _kind(gradient), gradient)
 
 
 def _kind(gradient: Any) -> str:
@@ -109,6 +112,7 @@ def _kind(gradient: Any) -> str:
 
 _FLOAT, _BINARY = "xnor_ref.kernels.float_ops", "xnor_ref.kernels.binary_ops"
 _FUSED, _SUMS = "xnor_ref.kernels.train_conv", "xnor_ref.kernels.gradients"
+_TILES = "xnor_ref.kernels.winograd"
 _NORM, _POOL = "xnor_ref.kernels.nhwc_norm", "xnor_ref.kernels.nhwc_pool"
 TIMED = (
     Timed("forward", _FUSED, "SignConvolution.forward", _sign_convolution),
@@ -118,6 +122,7 @@ TIMED = (
     Timed("weight gradient", _SUMS, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _SUMS, "WeightGradient.each_block", _sum_over_pixels),  # with what is made of the sums
     Timed("weight gradient", _SUMS, "RowsGradient.__call__"),
+    Timed("weight gradient", _TILES, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
     Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),
     *(Timed("BatchNorm", _NORM, name) for name in ("moments", "norm_relu", "norm_gradient")),

@@ -38,7 +38,7 @@ def _octets(*shape):
     return words(*shape).astype(np.uint8)
 
 
-def _in_blocks(values):
+def in_blocks(values):
     """Numbers of 32 bits (rows, lanes) as tiles read them, in blocks of the processor's width."""
     n_rows, lanes = values.shape
     wide = np.zeros((n_rows, simd.padded_outputs(lanes)), values.dtype)
@@ -46,7 +46,7 @@ def _in_blocks(values):
     return np.concatenate([wide[:, first : first + simd.WIDE].reshape(-1) for first in range(0, lanes, simd.WIDE)])
 
 
-def _from_blocks(panels, n_rows, lanes):
+def from_blocks(panels, n_rows, lanes):
     """The numbers again."""
     cuts = [min(first, simd.padded_outputs(lanes)) * n_rows for first in range(0, lanes + simd.WIDE, simd.WIDE)]
     blocks = [panels[a:b].reshape(n_rows, -1) for a, b in pairwise(cuts)]
@@ -59,13 +59,13 @@ def _summed(kernel, outputs, stride, padding, in_bytes):
     planes, rows = sums.planes(2), 2 * sums.out_h * sums.run
     planes[...] = _octets(*planes.shape) % 3 if in_bytes else reals(*planes.shape)
     dy = _octets(rows, 4 * outputs).view("<u4") if in_bytes else reals(rows, outputs).view(np.uint32)
-    return sums(planes, _in_blocks(dy.astype(np.uint32)), 2, 1)[:, :outputs]
+    return sums(planes, in_blocks(dy.astype(np.uint32)), 2, 1)[:, :outputs]
 
 
 def _summed_rows():
     sums = gradients.RowsGradient(3, 21, (5, 9), (3, 2), (2, 1), (1, 1))
     dy = reals(2 * 3 * 10, 21).view(np.uint32)
-    return sums(reals(2, 5, 11, 3), _in_blocks(dy), 2, 1)[:, :21]
+    return sums(reals(2, 5, 11, 3), in_blocks(dy), 2, 1)[:, :21]
 
 
 def _convolved(channels, kernel, stride, padding):
@@ -84,7 +84,7 @@ def _real_panels():
     panels = np.zeros(6 * simd.padded_outputs(70), np.float32)
     for block in range(-(-70 // simd.WIDE)):
         layout.fill_real_panels(block, block + 1, weight, source, 3, 2, offsets, panels)
-    return _from_blocks(panels, 6, 70)
+    return from_blocks(panels, 6, 70)
 
 
 def _sign_panels(in_bytes):
@@ -93,7 +93,7 @@ def _sign_panels(in_bytes):
     panels = np.zeros(2 * steps * simd.padded_outputs(70), np.uint32)
     blocks = -(-70 // simd.WIDE)
     layout.fill_sign_panels(0, blocks, in_bytes, bits, reals(6), 70, offsets, panels, panels.view(np.float32), sums)
-    return _from_blocks(panels, 2 * steps, 70), sums
+    return from_blocks(panels, 2 * steps, 70), sums
 
 
 def _filters():
@@ -133,7 +133,7 @@ def _packed(outputs, scaled, padding):
     padded, panels = np.ones((2, 3, 8, outputs), np.float32), np.ones(30 * simd.padded_outputs(outputs), np.float32)
     dy, k = reals(2, 3, 5, outputs), reals(2, 15)
     layout.pack_gradient(0, 2, dy, k, scaled, padding, 1, padded, panels)
-    return padded, _from_blocks(panels, 30, outputs)
+    return padded, from_blocks(panels, 30, outputs)
 
 
 def _largest():
@@ -148,4 +148,4 @@ def _quantized(outputs, scaled):
     padded, totals = np.zeros((2, 3, 8, -(-outputs // 4) * 4), np.uint8), np.zeros((2, outputs), np.int64)
     panels, factors = np.ones(12 * simd.padded_outputs(outputs), np.uint32), (np.float32(12), np.float32(8))
     layout.quantize(0, 2, dy, k, scaled, alpha, *factors, np.uint32(1), 1, padded, panels, totals)
-    return padded, _from_blocks(panels, 12, outputs), totals
+    return padded, from_blocks(panels, 12, outputs), totals

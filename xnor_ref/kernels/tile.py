@@ -193,6 +193,12 @@ def _real(b, sums, pixel, bias, scale, shift, floor, out):
         store(b, b.select(b.fcmp_ordered("<", y, low), low, y), b.add(out, at))  # NaN stays
 
 
+def _plain(b, sums, pixel, unused0, unused1, unused2, unused3, out):
+    """The sums as they are."""
+    for v, total in enumerate(sums):
+        store(b, total, b.add(out, const(v * LANES * 4)))
+
+
 # --- rows of tiles, as Numba calls them -------------------------------------------------------------------------
 
 
@@ -239,3 +245,4 @@ integers = {v: _row(_count, _integers, v, _STAY) for v in (WIDE, NARROW)}
 scaled = {v: _row(_count, _scaled, v, _FOLLOW) for v in (WIDE, NARROW)}
 bits = {v: _row(_count, _bits, v, _STAY) for v in (WIDE, NARROW)}
 real = {v: _row(_multiply_add, _real, v, (0, 0, 0, 0)) for v in (WIDE, NARROW)}
+plain = {v: _row(_multiply_add, _plain, v, (0, 0, 0, 0)) for v in (WIDE, NARROW)}

@@ -4,18 +4,20 @@
 lay out the weights anew at each call, since training changes them, and keep no state of a call: what the backward pass
 needs is handed back. Images are float32 (N, H, W, C).
 
+Real convolutions of 3x3, and gradients of both, go by tiles (`winograd.py`) where that is faster.
+
 Gradients are in float32, or (`Rounding`) in bytes: a gradient is divided by its largest value, rounded at random so
 that the mean of many roundings is the number itself, and multiplied by the signs in exact integers.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels import gradient_layout, nhwc, plain, signs, simd
+from xnor_ref.kernels import gradient_layout, nhwc, plain, signs, simd, winograd
 from xnor_ref.kernels.gradients import InputGradient, RowsGradient, WeightGradient
 from xnor_ref.kernels.simd import split
 from xnor_ref.kernels.threads import check_threads, parallel_chunks
@@ -55,6 +57,7 @@ class _Convolution:
         self.outputs, self.channels, *kernel = shape
         self.kernel: Pair = (kernel[0], kernel[1])
         self.size, self.stride, self.padding = size, stride, padding
+        self._tiled = winograd.suits(shape, stride, padding, size)
         self._made: dict = {}  # gradients by arithmetic, as they are needed
 
     def _images_together(self, n: int) -> int:
@@ -67,8 +70,9 @@ class _Convolution:
         return array.reshape(1, 1, len(array), -1) if rows else array
 
     def _run_input_gradient(
-        self, gradient: InputGradient, dy: NDArray, n: int, scale: float, threads: int, then: Then | None = None
+        self, gradient: Any, dy: Any, n: int, scale: float, threads: int, then: Then | None = None
     ) -> F32:
+        """All images' gradients of the input, by `gradient`, of dy as that one takes it."""
         out = np.empty((n, *self.size, self.channels), np.float32)
 
         def some(start: int, stop: int) -> None:
@@ -81,9 +85,9 @@ class _Convolution:
 
     def _gradient_of_weight(
         self,
-        of_weight: WeightGradient | RowsGradient,
-        x: NDArray,
-        panels: NDArray[np.uint32],
+        of_weight: Any,
+        x: Any,
+        dy: Any,
         n: int,
         weight: F32,
         alpha: F32,
@@ -92,7 +96,10 @@ class _Convolution:
         scale: float = 1.0,
         offset: NDArray[np.int64] | None = None,
     ) -> F32:
-        """That of the latent `weight`: the sums over pixels, less `offset` (O,), times `scale`, turned by `rule`."""
+        """That of the latent `weight`: the sums over pixels, less `offset` (O,), times `scale`, turned by `rule`.
+
+        `of_weight` makes the sums, of x and dy as it takes them.
+        """
         flat = weight.reshape(self.outputs, -1)
         out = np.empty_like(flat)
         less = np.zeros(self.outputs, np.int64) if offset is None else offset
@@ -104,10 +111,38 @@ class _Convolution:
             parallel_chunks(lambda a, b: gradient_layout.finish(a, b, *arguments), size, 64, threads)
 
         if isinstance(of_weight, WeightGradient) and of_weight.in_blocks:
-            of_weight.each_block(x, panels, n, threads, finish)
+            of_weight.each_block(x, dy, n, threads, finish)
         else:
-            finish(0, of_weight(x, panels, n, threads), threads)
+            finish(0, of_weight(x, dy, n, threads), threads)
         return out.reshape(weight.shape)
+
+    def _backward_by_tiles(
+        self,
+        dy: F32,
+        k: F32 | None,
+        x: winograd.Images,
+        filters: F32,
+        alpha: F32 | None,
+        finish: tuple[F32, F32, str],
+        need_input: bool,
+        then: Then | None = None,
+    ) -> tuple[F32, F32 | None]:
+        """Both gradients from dY, times `k` if there is one; `filters` and `alpha` as in `winograd.Convolution.load`.
+
+        `finish` is what turns that of the weight into that of the latent one: weight, alpha, rule.
+        """
+        threads, n = check_threads(None), len(dy)
+        if "tiles" not in self._made:
+            of_weight = winograd.WeightGradient(self.channels, self.outputs, self.size, self.padding[0])
+            around = 2 - self.padding[0]
+            self._made["tiles"] = of_weight, winograd.Convolution(self.outputs, self.channels, dy.shape[1:3], around)
+        of_weight, of_input = self._made["tiles"]
+        near, far = (winograd.Images.of(dy, dy.shape[2], around, k) for around in (0, of_input.padding))
+        dw = self._gradient_of_weight(of_weight, x, near, n, *finish, threads)
+        if not need_input:
+            return dw, None
+        of_input.load(filters, threads, back=True, alpha=alpha)
+        return dw, self._run_input_gradient(of_input, far, n, 1.0, threads, then)
 
 
 class SignConvolution(_Convolution):
@@ -184,6 +219,10 @@ class SignConvolution(_Convolution):
         k = saved.k if saved.k is not None else _NO_K
         if rounding is not None and n * out_h * out_w > MAX_SUM:
             rounding = None
+        if rounding is None and self._tiled:
+            x = winograd.Images.of_signs(saved.bits, self.size[1], self.padding[0], self.pad_value)
+            finish = weight, saved.alpha, rule
+            return self._backward_by_tiles(dy, saved.k, x, weight, saved.alpha, finish, need_input, then)
         of_weight, of_input = self._gradients(n, rounding is not None)
         images = 1 if self._rows else n
         planes = of_weight.planes(images)
@@ -250,18 +289,24 @@ def _unit(largest: F32) -> float:
 
 
 class RealConvolution(_Convolution):
-    """A real convolution with weights (O, C, KH, KW), for images of one size."""
+    """A real convolution with weights (O, C, KH, KW), for images of one size.
 
-    def __init__(self, shape, size, stride, padding):
+    With `chained` each output is one chain of multiply-adds, so that sums of integers below 2^24 are exact.
+    """
+
+    def __init__(self, shape, size, stride, padding, chained: bool = False):
         super().__init__(shape, size, stride, padding)
         self._conv = simd.RealConv(np.zeros(shape, np.float32), size, stride, padding)
         self._rows = self.kernel == size and padding == (0, 0)
+        self.in_tiles: winograd.Convolution | None = None
+        if self._tiled and not chained:
+            self.in_tiles = winograd.Convolution(self.channels, self.outputs, size, padding[0])
         taps = self.kernel[0] * self.kernel[1]
         self._source, self._offsets = np.arange(self.outputs) * self.channels * taps, np.arange(taps)
 
     def pad(self, x: F32) -> F32:
-        """Images (N, H, W, C) with columns of zeros, as `forward` and `backward` take them."""
-        if self._conv.padded_shape == x.shape[1:]:
+        """Images (N, H, W, C) with columns of zeros where `forward` and `backward` want them."""
+        if self.in_tiles or self._conv.padded_shape == x.shape[1:]:
             return x
         padded = np.zeros((len(x), *self._conv.padded_shape), np.float32)
         split(check_threads(None), x.shape[0] * x.shape[1], nhwc.copy_inside, x, padded)
@@ -271,12 +316,20 @@ class RealConvolution(_Convolution):
         """Y (N, OH, OW, O) of images with their padding."""
         threads = check_threads(None)
         conv, n = self._conv, len(padded)
+        y = np.empty((n, conv.windows.out_h, conv.windows.out_w, self.outputs), np.float32)
+        tiled = self.in_tiles
+        if tiled:
+            images = winograd.Images.of(padded, self.size[1], self.padding[0])
+            tiled.load(weight, threads)
+            tiled.set_bias(np.float32(0) if bias is None else bias)
+            some = self._images_together(n)
+            parallel_chunks(lambda start, stop: tiled(images, y, start, stop), n, some, threads)
+            return y
         arguments = weight.reshape(-1), self._source, self.channels, len(self._offsets), self._offsets
         panels = conv.panels.view(np.float32)
         split(threads, -(-self.outputs // simd.WIDE), gradient_layout.fill_real_panels, *arguments, panels)
         if bias is not None:
             conv.set_bias(bias)
-        y = np.empty((n, conv.windows.out_h, conv.windows.out_w, self.outputs), np.float32)
         conv.bind(padded, y)(n, threads)
         return y
 
@@ -289,6 +342,9 @@ class RealConvolution(_Convolution):
         """
         threads = check_threads(None)
         n = len(dy)
+        if self._tiled:
+            x = winograd.Images.of(padded, self.size[1], self.padding[0])
+            return self._backward_by_tiles(dy, None, x, weight, None, (latent, alpha, rule), need_input)
         images = 1 if self._rows else n
         of_weight, of_input = self._gradients(n)
         panels = of_weight.panels(images)
@@ -303,8 +359,8 @@ class RealConvolution(_Convolution):
         if isinstance(of_weight, WeightGradient):
             planes = of_weight.planes(images)
             width = n if self._rows else self.size[1]
-            x = self._as_rows(padded, self._rows)
-            split(threads, images, gradient_layout.to_planes, x, width, of_weight.layout.left, planes)
+            shown = self._as_rows(padded, self._rows)
+            split(threads, images, gradient_layout.to_planes, shown, width, of_weight.layout.left, planes)
         dw = self._gradient_of_weight(of_weight, planes, panels, images, latent, alpha, rule, threads)
         if not need_input:
             return dw, None

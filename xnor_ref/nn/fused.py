@@ -117,7 +117,7 @@ def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
     from xnor_ref.kernels.train_conv import RealConvolution
 
     images = pixels(x.data)
-    plan = planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.stride, layer.padding)
+    plan = planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.stride, layer.padding, True)
     m = plan.pad(bit_planes.levels(images, layer.input_bits).astype(np.float32))
     alpha, k = layer.alpha(), None
     y = plan.forward(m, layer.weight_levels().astype(np.float32), None)
