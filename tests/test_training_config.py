@@ -72,7 +72,8 @@ def test_every_field_that_needs_another_names_a_value_that_it_may_have():
         ({"faithful": "allenai"}, False, "off"),
         ({"dataset": "shapes"}, True, None),
         ({"dataset": "shapes", "method": "bwn"}, None, None),
-        ({"dataset": "cifar10"}, None, None),
+        ({"dataset": "cifar10"}, True, "off"),
+        ({"dataset": "mnist"}, None, None),
     ],
     ids=str,
 )

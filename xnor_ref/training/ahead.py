@@ -10,7 +10,8 @@ from xnor_ref.nn import backend
 from xnor_ref.nn.methods import METHODS
 from xnor_ref.training.config import TrainConfig
 
-_BITS, _REALS, _BYTES, _FLOATS = "binary inputs", "real inputs", "gradients in bytes", "gradients in floats"  # what for
+# What for: binary inputs, real ones, gradients in bytes, in floats, and in floats behind binary inputs.
+_BITS, _REALS, _BYTES, _FLOATS, _BACK = "bits", "reals", "bytes", "floats", "back"
 
 _STEP = (
     ("datasets.batch_kernel:gather", ""),
@@ -21,6 +22,8 @@ _STEP = (
     ("kernels.simd:_convolve", ""),
     ("kernels.nhwc_norm:partial_moments", ""),
     ("kernels.nhwc_pool:pool_winners", ""),
+    ("kernels.winograd:_transform_filters", _REALS),
+    ("kernels.winograd:_convolve", _REALS),
     ("kernels.gradient_layout:pack_filters", _BITS),
     ("kernels.signs:pack_pixels", _BITS),
     ("kernels.plain:box_means", _BITS),
@@ -28,17 +31,22 @@ _STEP = (
     ("kernels.nhwc:global_mean", ""),
     ("kernels.nhwc_norm:partial_gradients", ""),
     ("kernels.nhwc_norm:apply_gradients", ""),
-    ("kernels.gradient_layout:expand_bits", _BITS),
+    ("kernels.gradient_layout:expand_bits", _BYTES),
     ("kernels.gradient_layout:largest", _BYTES),
     ("kernels.gradient_layout:quantize", _BYTES),
-    ("kernels.gradient_layout:pack_gradient", _FLOATS),
-    ("kernels.gradient_layout:to_planes", _REALS),
-    ("kernels.gradients:_sum_over_pixels", ""),
+    ("kernels.gradients:_sum_over_pixels", _BYTES),
+    ("kernels.winograd:_transform_input", _FLOATS),
+    ("kernels.winograd:_transform_gradient", _FLOATS),
+    ("kernels.winograd:_add_products", _FLOATS),
+    ("kernels.winograd:_transform_sums", _FLOATS),
     ("kernels.gradient_layout:finish", ""),
-    ("kernels.gradient_layout:fill_sign_panels", _BITS),
+    ("kernels.gradient_layout:fill_sign_panels", _BYTES),
     ("kernels.gradients:_convolve_bytes", _BYTES),
+    ("kernels.winograd:_transform_filters", _BACK),
+    ("kernels.winograd:_convolve", _BACK),
     ("kernels.nhwc_pool:pool_gradient", ""),
-    ("kernels.gradient_layout:pack_gradient", _BYTES),  # of the real first layer
+    ("kernels.gradient_layout:pack_gradient", ""),  # of the real first layer, as what follows
+    ("kernels.gradients:_sum_over_pixels", _FLOATS),
     ("optim._kernels:adam", "adam"),
 )
 
@@ -64,7 +72,7 @@ def kernels_of(config: TrainConfig) -> list[str]:
     method = METHODS[config.method]
     kinds = {"", config.optimizer}
     if method.inputs and method.weights:
-        kinds |= {_BITS, _BYTES if backend.in_bytes(config.backward) else _FLOATS}
+        kinds |= {_BITS} | ({_BYTES} if backend.in_bytes(config.backward) else {_FLOATS, _BACK})
     else:
         kinds |= {_REALS, _FLOATS}
     return [f"xnor_ref.{name}" for name, kind in _STEP if kind in kinds]

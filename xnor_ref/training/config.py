@@ -110,7 +110,7 @@ class TrainConfig:
     input_scale: str | None = _field(
         None,
         "choice",
-        "Activation scale K of binary layers (default: plain, but off for vgg-small on Tiny ImageNet).",
+        "Activation scale K of binary layers (default: plain, unless the data set's recipe says off).",
         choices="xnor_ref.nn:BinaryConv2d.input_scales",
         needs=_BINARY,
     )
@@ -191,7 +191,7 @@ class TrainConfig:
     relu: bool | None = _field(
         None,
         "bool",
-        "ReLU after each binary layer (default: none, but on for shapes-net on shapes and vgg-small on Tiny ImageNet).",
+        "ReLU after each binary layer (default: what the data set's recipe says).",
         needs=_BINARY,
     )
     react: bool | None = _field(None, "bool", "Shifted signs and PReLU after each binary layer.", needs=_BINARY)

@@ -46,11 +46,17 @@ The squared hinge loss of their authors, who train for hundreds of epochs, is be
 """
 
 
+_ON_PHOTOGRAPHS = {"relu": True, "input_scale": "off"}
 BINARY_RECIPES: dict[str, dict[str, Any]] = {
     "shapes": {"relu": True},
-    "tiny-imagenet": {"relu": True, "input_scale": "off"},
+    **dict.fromkeys(("cifar10", "tiny-imagenet", "folder"), _ON_PHOTOGRAPHS),
 }
-"""Settings for the network of `RECIPES`, with those methods that take them; docs/results.md has what they are worth."""
+"""Settings for the network of `RECIPES`, with those methods that take them.
+
+docs/results.md has what they are worth on shapes and Tiny ImageNet. On CIFAR-10 (8,068 images, 4 epochs, seed 0) K alone
+gave 49.5 % top-1, K and ReLU 52.6 %, ReLU alone 54.4 %; with LeNet-5 they made no difference (mnist 98.9 to 99.0 %,
+fashion-mnist 89.6 %).
+"""
 
 
 def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = None) -> dict[str, Any]:
