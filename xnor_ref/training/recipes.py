@@ -53,9 +53,9 @@ BINARY_RECIPES: dict[str, dict[str, Any]] = {
 }
 """Settings for the network of `RECIPES`, with those methods that take them.
 
-docs/results.md has what they are worth on shapes and Tiny ImageNet. On CIFAR-10 (8,068 images, 4 epochs, seed 0) K alone
-gave 49.5 % top-1, K and ReLU 52.6 %, ReLU alone 54.4 %; with LeNet-5 they made no difference (mnist 98.9 to 99.0 %,
-fashion-mnist 89.6 %).
+docs/results.md has what they are worth on shapes and Tiny ImageNet. On CIFAR-10 (8,068 images, 4 epochs, seed 0) K
+alone gave 49.5 % top-1, K and ReLU 52.6 %, ReLU alone 54.4 %; with LeNet-5 they made no difference (mnist 98.9 to
+99.0 %, fashion-mnist 89.6 %).
 """
 
 
