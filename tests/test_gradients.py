@@ -24,9 +24,11 @@ PRECISION = 2e-6  # of a float32 sum, against the sum of the absolute values
 @st.composite
 def tiled_places(draw):
     """Those that `winograd.suits`."""
-    n, height, width, padding = (draw(st.integers(*limits)) for limits in ((1, 9), (4, 9), (4, 9), (0, 2)))
+    n, height, width = (draw(st.integers(*limits)) for limits in ((1, 9), (5, 9), (5, 9)))
+    kernel = draw(st.sampled_from([3, 5]))
+    padding = draw(st.integers(0, kernel - 1))
     channels, outputs = draw(st.sampled_from([32, 33, 40, 65])), draw(st.sampled_from([32, 33, 48, 65, 130]))
-    place = (n, height, width, channels), (outputs, channels, 3, 3), (1, 1), (padding, padding)
+    place = (n, height, width, channels), (outputs, channels, kernel, kernel), (1, 1), (padding, padding)
     assert winograd.suits(*place[1:], place[0][1:3])
     return place
 
@@ -86,12 +88,13 @@ def assert_close(found, expected, magnitude):
 
 
 def of_tiles(place, magnitudes):
-    """What errors are small beside: with tiles the largest sum of an image's channel, or of a filter's."""
+    """What errors are small beside: with tiles the largest sum of an image's channel, or of a filter's, times some."""
     (_, *size, _), *geometry = place
     if not winograd.suits(*geometry, size):
         return magnitudes
     axes = (1, 2), (2, 3), (1, 2)
-    return [m.max(axis=a, keepdims=True) for m, a in zip(magnitudes, axes, strict=True)]
+    times = 1 if place[1][2] == 3 else 5
+    return [times * m.max(axis=a, keepdims=True) for m, a in zip(magnitudes, axes, strict=True)]
 
 
 def latent(grad, weight, alpha, rule):
@@ -373,6 +376,7 @@ def threads():
         ((13, 9, 7, 65), (70, 65, 3, 3), (2, 1), (1, 1)),
         ((33, 2, 2, 64), (40, 64, 2, 2), (1, 1), (0, 0)),
         ((150, 9, 7, 65), (70, 65, 3, 3), (1, 1), (1, 1)),  # by tiles
+        ((90, 9, 7, 65), (70, 65, 5, 5), (1, 1), (1, 1)),
     ],
 )
 def test_the_number_of_threads_changes_no_bit(rounding, place, threads):

@@ -4,7 +4,7 @@
 lay out the weights anew at each call, since training changes them, and keep no state of a call: what the backward pass
 needs is handed back. Images are float32 (N, H, W, C).
 
-Real convolutions of 3x3, and gradients of both, go by tiles (`winograd.py`) where that is faster.
+Real convolutions of 3x3 and 5x5, and gradients of both, go by tiles (`winograd.py`) where that is faster.
 
 Gradients are in float32, or (`Rounding`) in bytes: a gradient is divided by its largest value, rounded at random so
 that the mean of many roundings is the number itself, and multiplied by the signs in exact integers.
@@ -133,9 +133,11 @@ class _Convolution:
         """
         threads, n = check_threads(None), len(dy)
         if "tiles" not in self._made:
-            of_weight = winograd.WeightGradient(self.channels, self.outputs, self.size, self.padding[0])
-            around = 2 - self.padding[0]
-            self._made["tiles"] = of_weight, winograd.Convolution(self.outputs, self.channels, dy.shape[1:3], around)
+            kernel, padding = self.kernel[0], self.padding[0]
+            self._made["tiles"] = (
+                winograd.WeightGradient(self.channels, self.outputs, self.size, kernel, padding),
+                winograd.Convolution(self.outputs, self.channels, dy.shape[1:3], kernel, kernel - 1 - padding),
+            )
         of_weight, of_input = self._made["tiles"]
         near, far = (winograd.Images.of(dy, dy.shape[2], around, k) for around in (0, of_input.padding))
         dw = self._gradient_of_weight(of_weight, x, near, n, *finish, threads)
@@ -300,7 +302,7 @@ class RealConvolution(_Convolution):
         self._rows = self.kernel == size and padding == (0, 0)
         self.in_tiles: winograd.Convolution | None = None
         if self._tiled and not chained:
-            self.in_tiles = winograd.Convolution(self.channels, self.outputs, size, padding[0])
+            self.in_tiles = winograd.Convolution(self.channels, self.outputs, size, self.kernel[0], padding[0])
         taps = self.kernel[0] * self.kernel[1]
         self._source, self._offsets = np.arange(self.outputs) * self.channels * taps, np.arange(taps)
 

@@ -1,20 +1,31 @@
-"""Convolutions of 3x3 and stride 1 in float32, and their gradients, with 16 products in the place of 36.
+"""Convolutions of 3x3 and 5x5 with stride 1 in float32, and their gradients, with less than half the products.
 
-Winograd's F(2x2, 3x3), after Lavin and Gray 2016 (arXiv 1509.09308, section 4.1). A tile of 2x2 outputs comes from 4x4
-inputs d and the filter g, element by element:
+Winograd's F(2x2, 3x3) and F(2x2, 5x5), after Lavin and Gray 2016 (arXiv 1509.09308, section 4.1). A tile of 2x2 outputs
+comes from 4x4 (6x6) inputs d and the filter g. Written for one dimension, element by element,
 
-    Y = A^T [(G g G^T) * (B^T d B)] A
+    y = A^T [(G g) * (B^T d)]
 
-            1  0 -1  0            1    0    0           1  0
-    B^T  =  0  1  1  0      G  =  1/2  1/2  1/2    A =  1  1
-            0 -1  1  0            1/2 -1/2  1/2         1 -1
-            0  1  0 -1            0    0    1           0 -1
+               1  0 -1  0          1    0    0             1  1  1  0
+    3:  B^T =  0  1  1  0     G =  1/2  1/2  1/2    A^T =  0  1 -1 -1
+               0 -1  1  0          1/2 -1/2  1/2
+               0  1  0 -1          0    0    1
 
-Summed over channels before A, the products of all tiles are 16 products of matrices, one for each element of a tile
-(V times `panels` is M below). The gradient of the filter is the same turned round, G^T [(B^T d B) * (A D A^T)] G with
-D = dC/dY, summed over tiles: again 16 products of matrices. All numbers are float32, and sums of inputs are rounded
-before they are multiplied, so that errors are a little larger than those of plain sums, and of another kind: they are
-small beside the largest number of a tile, not beside each.
+               pq   0 -p-q    0  1  0           1/pq     0     0     0     0
+                0 -aq   -q    a  1  0           1/r    a/r   p/r  ap/r  pp/r              1  1  1  1  1  0
+    5:  B^T =   0  aq   -q   -a  1  0     G  =  1/r   -a/r   p/r -ap/r  pp/r       A^T =  0  a -a  b -b  1
+                0 -bp   -p    b  1  0           1/s    b/s   q/s  bq/s  qq/s
+                0  bp   -p   -b  1  0           1/s   -b/s   q/s -bq/s  qq/s
+                0  pq    0 -p-q  0  1            0       0     0     0     1
+
+with points 0, a, -a, b, -b and infinity, p = a^2, q = b^2, r = 2p (p - q), s = 2q (q - p). With a = 3/4 and b = 3/2
+the coefficients of B^T are exact, and errors are a half, at the worst place of a filter's gradient a quarter, of those
+with 1 and 2. In two dimensions Y = A^T [(G g G^T) * (B^T d B)] A: 16 products for four outputs in the place of 36, or
+36 of 100. Summed over channels before A, the products in brackets are, for all tiles together, 16 (36) products of
+matrices, one for each element of a tile. The gradient of the filter is the same turned round,
+G^T [(B^T d B) * (A D A^T)] G with D = dC/dY, summed over tiles: products of matrices again.
+
+Numbers are added up, in float32, before and after they are multiplied. So errors are some times larger than those of
+plain sums, and of another kind: small beside the largest number of a tile, not beside each.
 
 Pieces of work depend on the problem alone, so results have the same bits on any number of threads. Compiled when first
 called; import this module only when it is needed.
@@ -23,7 +34,7 @@ called; import this module only when it is needed.
 from typing import NamedTuple
 
 import numpy as np
-from numba import boolean, float32, int64, intp, uint32, void
+from numba import boolean, float32, int64, intp, uint32, uint64, void
 from numpy.typing import NDArray
 
 from xnor_ref.kernels import tile, tile_gradients, words32
@@ -36,10 +47,11 @@ from xnor_ref.kernels.vector_ir import LANES
 
 F32 = NDArray[np.float32]
 Pair = tuple[int, int]
+KERNELS = (3, 3), (5, 5)
 FEW = 32  # channels with which changing to tiles and back would cost what it saves
 SMALL = 4  # pixels a side below which tiles would compute too much beyond the border
-TILES = 64  # of a piece, so that its products stay in the cache of a core
-NUMBERS = 1 << 17  # of a piece of the weight's gradient, for each element of a tile: 8 MB in all
+TILES = 1 << 10  # elements of tiles of a piece, so that its products stay in the cache of a core
+NUMBERS = 1 << 21  # of a piece of the weight's gradient: 8 MB
 NEAR = 64  # of them, whose gradients stay in its nearest cache
 REALS, SCALED, BITS = range(3)  # what `Images` hold
 _NO_REALS, _NO_BITS, _NO_K = np.zeros((1,) * 4, np.float32), np.zeros((1,) * 4, np.uint32), np.zeros((1, 1), np.float32)
@@ -73,30 +85,32 @@ class Images(NamedTuple):
 
 def suits(shape: tuple[int, ...], stride: Pair, padding: Pair, size: Pair) -> bool:
     """Whether a convolution of images (H, W) with weights of this shape (O, C, KH, KW) gains from tiles."""
-    fits = tuple(shape[2:]) == (3, 3) and stride == (1, 1) and padding[0] == padding[1] <= 2
+    fits = tuple(shape[2:]) in KERNELS and stride == (1, 1) and padding[0] == padding[1] < shape[2]
     return fits and min(shape[:2]) >= FEW and min(size) >= SMALL
 
 
 class Convolution:
-    """Y (N, H + 2p - 2, W + 2p - 2, O) of images of one size with p = `padding` pixels around them."""
+    """Y (N, H + 2p - K + 1, W + 2p - K + 1, O) of images of one size with p = `padding` pixels around them."""
 
     in_bytes = False
 
-    def __init__(self, channels: int, outputs: int, size: Pair, padding: int):
+    def __init__(self, channels: int, outputs: int, size: Pair, kernel: int, padding: int):
         self.channels, self.outputs, self.padding = channels, outputs, padding
-        self.out_size = size[0] + 2 * padding - 2, size[1] + 2 * padding - 2
+        self.side = kernel + 1  # of a tile
+        self.out_size = size[0] + 2 * padding - kernel + 1, size[1] + 2 * padding - kernel + 1
         self.tiles = -(-self.out_size[0] // 2), -(-self.out_size[1] // 2)
-        self._panels = aligned(16 * channels * padded_outputs(outputs)).view(np.float32)
+        self._panels = aligned(self.side**2 * channels * padded_outputs(outputs)).view(np.float32)
         self._bias = np.zeros(outputs, np.float32)
 
     def load(self, weight: F32, threads: int, *, back: bool = False, alpha: F32 | None = None) -> None:
-        """Take filters (O, C, 3, 3).
+        """Take filters (O, C, K, K).
 
-        With `back`, (C, O, 3, 3), of which this is the way back; with `alpha` (C,) too, their signs times alpha.
+        With `back`, (C, O, K, K), of which this is the way back; with `alpha` (C,) too, their signs times alpha.
         """
-        steps = (9, 9 * self.outputs) if back else (9 * self.channels, 9)
+        taps = (self.side - 1) ** 2
+        steps = (taps, taps * self.outputs) if back else (taps * self.channels, taps)
         scale = np.zeros(0, np.float32) if alpha is None else alpha
-        rest = self.outputs, self.channels, *steps, back, scale, self._panels
+        rest = self.outputs, self.channels, *steps, back, scale, self.side, self._panels
         split(threads, -(-self.outputs // WIDE), _transform_filters, weight.reshape(-1), *rest)
 
     def set_bias(self, bias: F32 | np.float32) -> None:
@@ -105,7 +119,7 @@ class Convolution:
 
     def __call__(self, images: Images, out: F32, start: int, stop: int, scale: float = 1.0) -> None:
         """Images start..stop of Y, on this thread; `scale`, as in `gradients.InputGradient`, is for bytes."""
-        _convolve(start, stop, *images, *self.tiles, self.channels, self._panels, self._bias, out)
+        _convolve(start, stop, *images, self.side, *self.tiles, self.channels, self._panels, self._bias, out)
 
 
 class WeightGradient:
@@ -113,164 +127,265 @@ class WeightGradient:
 
     in_blocks = in_bytes = False
 
-    def __init__(self, channels: int, outputs: int, size: Pair, padding: int):
+    def __init__(self, channels: int, outputs: int, size: Pair, kernel: int, padding: int):
         self.channels, self.outputs, self.size = channels, outputs, size
-        self.kernel, self.stride, self.padding = (3, 3), (1, 1), (padding, padding)
-        self.tiles = -(-(size[0] + 2 * padding - 2) // 2), -(-(size[1] + 2 * padding - 2) // 2)
+        self.kernel, self.stride, self.padding = (kernel, kernel), (1, 1), (padding, padding)
+        self.side = kernel + 1
+        self.tiles = -(-(size[0] + 2 * padding - kernel + 1) // 2), -(-(size[1] + 2 * padding - kernel + 1) // 2)
 
     def __call__(self, x: Images, dy: Images, n: int, threads: int) -> F32:
-        """(C * 9, padded O), over n images."""
-        rows, across = self.tiles
-        wide, items = padded_outputs(self.outputs), n * rows
-        piece = max(1, min(items, NUMBERS // (self.channels + wide) // across))
+        """(C * K*K, padded O), over n images."""
+        side, (rows, across) = self.side, self.tiles
+        elements, wide, items = side**2, padded_outputs(self.outputs), n * rows
+        piece = max(1, min(items, NUMBERS // elements // (self.channels + wide) // across))
         pitch = (-(-self.channels // LANES) | 1) * LANES  # odd: tiles side by side do not meet in one set of a cache
-        v = np.empty((16, piece * across, pitch), np.float32)
-        d = aligned(16 * piece * across * wide).view(np.float32)
-        sums = np.zeros((16, self.channels, wide), np.float32)
+        v = np.empty((elements, piece * across, pitch), np.float32)
+        d = aligned(elements * piece * across * wide).view(np.float32).reshape(elements, -1)
+        sums = np.zeros((elements, self.channels, wide), np.float32)
         for first in range(0, items, piece):
             last = min(first + piece, items)
 
             def transform(start: int, stop: int, first: int = first) -> None:
-                _transform_input(first + start, first + stop, first, *x, rows, across, self.channels, v)
-                _transform_gradient(first + start, first + stop, first, *dy, rows, across, self.outputs, d)
+                part = first + start, first + stop, first
+                _transform_input(*part, *x, side, rows, across, self.channels, v)
+                _transform_gradient(*part, *dy, side, rows, across, self.outputs, d)
 
             def multiply(start: int, stop: int, tiles: int = (last - first) * across) -> None:
                 _add_products(start, stop, tiles, v, d, self.outputs, sums)
 
             parallel_chunks(transform, last - first, max(1, (last - first) // 8), threads)
             blocks = -(-self.outputs // WIDE)
-            parallel_chunks(multiply, 16 * blocks, blocks, threads)
-        out = np.empty((9 * self.channels, wide), np.float32)
-        split(threads, self.channels, _transform_sums, sums, out)
+            parallel_chunks(multiply, elements * blocks, blocks, threads)
+        out = np.empty(((side - 1) ** 2 * self.channels, wide), np.float32)
+        split(threads, self.channels, _transform_sums, side, sums, out)
         return out
+
+
+# --- one dimension -----------------------------------------------------------------------------------------------
+# Each takes numbers j < n of the lines x[of + j], x[of + step + j], ... to the lines y[to + j], y[to + jump + j], ...
+
+_part = _in(float32, 1), uint64, uint64, _out(float32, 1), uint64, uint64, uint64
+_F = np.float32
+_HALF, _A, _B, _P, _Q = _F(1 / 2), _F(3 / 4), _F(3 / 2), _F(9 / 16), _F(9 / 4)
+_PQ, _SUM = _F(81 / 64), _F(45 / 16)  # p q, and p + q
+_BY_PQ, _BY_R, _BY_S = _F(64 / 81), _F(-128 / 243), _F(32 / 243)  # one through each
+_0, _1, _2, _3, _4, _5 = (np.uint64(n) for n in range(6))
+
+
+@compiled(void(boolean, *_part), forceinline=True)
+def _inputs(small, x, of, step, y, to, jump, n):
+    """B^T x."""
+    if small:
+        for j in range(n):
+            d0, d1, d2, d3 = x[of + j], x[of + step + j], x[of + _2 * step + j], x[of + _3 * step + j]
+            y[to + j] = d0 - d2
+            y[to + jump + j] = d1 + d2
+            y[to + _2 * jump + j] = d2 - d1
+            y[to + _3 * jump + j] = d1 - d3
+    else:
+        for j in range(n):
+            d0, d1, d2 = x[of + j], x[of + step + j], x[of + _2 * step + j]
+            d3, d4, d5 = x[of + _3 * step + j], x[of + _4 * step + j], x[of + _5 * step + j]
+            even_a, odd_a = d4 - _Q * d2, _A * (d3 - _Q * d1)
+            even_b, odd_b = d4 - _P * d2, _B * (d3 - _P * d1)
+            y[to + j] = _PQ * d0 - _SUM * d2 + d4
+            y[to + jump + j] = even_a + odd_a
+            y[to + _2 * jump + j] = even_a - odd_a
+            y[to + _3 * jump + j] = even_b + odd_b
+            y[to + _4 * jump + j] = even_b - odd_b
+            y[to + _5 * jump + j] = _PQ * d1 - _SUM * d3 + d5
+
+
+@compiled(void(boolean, *_part), forceinline=True)
+def _gradients(small, x, of, step, y, to, jump, n):
+    """A x."""
+    for j in range(n):
+        d0, d1 = x[of + j], x[of + step + j]
+        y[to + j] = d0
+        if small:
+            y[to + jump + j] = d0 + d1
+            y[to + _2 * jump + j] = d0 - d1
+            y[to + _3 * jump + j] = -d1
+        else:
+            y[to + jump + j] = d0 + _A * d1
+            y[to + _2 * jump + j] = d0 - _A * d1
+            y[to + _3 * jump + j] = d0 + _B * d1
+            y[to + _4 * jump + j] = d0 - _B * d1
+            y[to + _5 * jump + j] = d1
+
+
+@compiled(void(boolean, *_part), forceinline=True)
+def _filters(small, x, of, step, y, to, jump, n):
+    """G x."""
+    if small:
+        for j in range(n):
+            g0, g1, g2 = x[of + j], x[of + step + j], x[of + _2 * step + j]
+            y[to + j] = g0
+            y[to + jump + j] = _HALF * (g0 + g2 + g1)
+            y[to + _2 * jump + j] = _HALF * (g0 + g2 - g1)
+            y[to + _3 * jump + j] = g2
+    else:
+        for j in range(n):
+            g0, g1, g2 = x[of + j], x[of + step + j], x[of + _2 * step + j]
+            g3, g4 = x[of + _3 * step + j], x[of + _4 * step + j]
+            even_a, odd_a = g0 + _P * (g2 + _P * g4), _A * (g1 + _P * g3)
+            even_b, odd_b = g0 + _Q * (g2 + _Q * g4), _B * (g1 + _Q * g3)
+            y[to + j] = _BY_PQ * g0
+            y[to + jump + j] = _BY_R * (even_a + odd_a)
+            y[to + _2 * jump + j] = _BY_R * (even_a - odd_a)
+            y[to + _3 * jump + j] = _BY_S * (even_b + odd_b)
+            y[to + _4 * jump + j] = _BY_S * (even_b - odd_b)
+            y[to + _5 * jump + j] = g4
+
+
+@compiled(void(boolean, *_part), forceinline=True)
+def _outputs(small, x, of, step, y, to, jump, n):
+    """A^T x."""
+    for j in range(n):
+        m0, m1, m2, m3 = x[of + j], x[of + step + j], x[of + _2 * step + j], x[of + _3 * step + j]
+        if small:
+            y[to + j] = m0 + m1 + m2
+            y[to + jump + j] = m1 - m2 - m3
+        else:
+            m4, m5 = x[of + _4 * step + j], x[of + _5 * step + j]
+            y[to + j] = m0 + (m1 + m2) + (m3 + m4)
+            y[to + jump + j] = _A * (m1 - m2) + _B * (m3 - m4) + m5
+
+
+@compiled(void(boolean, *_part), forceinline=True)
+def _filter_gradients(small, x, of, step, y, to, jump, n):
+    """G^T x."""
+    if small:
+        for j in range(n):
+            s0, s1, s2, s3 = x[of + j], x[of + step + j], x[of + _2 * step + j], x[of + _3 * step + j]
+            both = _HALF * (s1 + s2)
+            y[to + j] = s0 + both
+            y[to + jump + j] = _HALF * (s1 - s2)
+            y[to + _2 * jump + j] = both + s3
+    else:
+        for j in range(n):
+            s0, s1, s2 = x[of + j], x[of + step + j], x[of + _2 * step + j]
+            s3, s4, s5 = x[of + _3 * step + j], x[of + _4 * step + j], x[of + _5 * step + j]
+            even_a, odd_a = _BY_R * (s1 + s2), _BY_R * (_A * (s1 - s2))
+            even_b, odd_b = _BY_S * (s3 + s4), _BY_S * (_B * (s3 - s4))
+            y[to + j] = _BY_PQ * s0 + even_a + even_b
+            y[to + jump + j] = odd_a + odd_b
+            y[to + _2 * jump + j] = _P * even_a + _Q * even_b
+            y[to + _3 * jump + j] = _P * odd_a + _Q * odd_b
+            y[to + _4 * jump + j] = _P * (_P * even_a) + _Q * (_Q * even_b) + s5
 
 
 # --- to tiles ----------------------------------------------------------------------------------------------------
 
 
-@compiled(void(*_images, intp, intp, intp, intp, _out(float32, 1)))
-def _fill_line(reals, bits, k, kind, width, padding, border, image, y, columns, channels, line):
-    """Row y of an image, `padding` columns of the border before it and up to `columns` after it: line (columns, C)."""
+@compiled(void(*_images, intp, intp, intp, intp, _out(float32, 1), uint64))
+def _fill_line(reals, bits, k, kind, width, padding, border, image, y, columns, channels, lines, at):
+    """Row y of an image, `padding` columns of the border before it, some after it: (columns, C) from lines[at] on."""
     size = np.uint64(channels)
     height = bits.shape[1] if kind == BITS else reals.shape[1]
-    if y < 0 or y >= height:
-        for j in range(np.uint64(columns * channels)):
-            line[j] = border
-        return
-    for j in range(np.uint64(padding * channels)):
-        line[j] = border
-    for j in range(np.uint64(min(padding + width, columns) * channels), np.uint64(columns * channels)):
-        line[j] = border
-    stored = bits.shape[2] if kind == BITS else reals.shape[2]
-    before, shown = (stored - width) // 2, min(width, columns - padding)
-    at = np.uint64(padding * channels)
+    shown = min(width, columns - padding) if 0 <= y < height else 0
+    before = padding if shown else columns
+    for _ in range(np.uint64(before * channels)):
+        lines[at] = border
+        at += _1
     if kind == BITS:
+        left = (bits.shape[2] - width) // 2
         for x in range(shown):
             for word in range(bits.shape[3]):
-                signs, first = bits[image, y, before + x, word], 32 * word
-                to = at + np.uint64(first)
-                for c in range(np.uint64(max(0, min(32, channels - first)))):
-                    line[to + c] = _sign_of_bit(signs, np.uint32(c))
+                signs, of = bits[image, y, left + x, word], at + np.uint64(32 * word)
+                for c in range(np.uint64(max(0, min(32, channels - 32 * word)))):
+                    lines[of + c] = _sign_of_bit(signs, np.uint32(c))
             at += size
-        return
-    source = reals.reshape(-1)
-    of = np.uint64(((image * height + y) * stored + before) * channels)
-    for x in range(shown):
-        factor = k[image, y * width + x] if kind == SCALED else np.float32(1)
-        for c in range(size):
-            line[at + c] = source[of + c] * factor
-        at += size
-        of += size
+    else:
+        stored, source = reals.shape[2], reals.reshape(-1)
+        of = np.uint64(((image * height + y) * stored + (stored - width) // 2) * channels)
+        for x in range(shown):
+            factor = k[image, y * width + x] if kind == SCALED else np.float32(1)
+            for c in range(size):
+                lines[at + c] = source[of + c] * factor
+            at += size
+            of += size
+    for _ in range(np.uint64((columns - before - shown) * channels)):
+        lines[at] = border
+        at += _1
 
 
-@compiled(void(intp, intp, intp, *_images, intp, intp, intp, _out(float32, 3)))
-def _transform_input(start, stop, first, reals, bits, k, kind, width, padding, border, rows, across, channels, v):
+@compiled(void(intp, intp, intp, *_images, intp, intp, intp, intp, _out(float32, 3)))
+def _transform_input(start, stop, first, reals, bits, k, kind, width, padding, border, side, rows, across, channels, v):
     """B^T d B for the rows of tiles start..stop of all images.
 
     Tile t of row `first` and of what follows is v[:, t, :channels].
     """
-    columns, size, pitch = 2 * across + 2, np.uint64(channels), np.uint64(v.shape[2])
-    whole, plane = np.uint64(columns * channels), np.uint64(v.shape[1] * v.shape[2])
-    lines, turned, out = np.empty(4 * whole, np.float32), np.empty(4 * whole, np.float32), v.reshape(-1)
-    two, three = np.uint64(2), np.uint64(3)
+    small, columns = side == 4, 2 * across + side - 2
+    size, pitch, plane = np.uint64(channels), np.uint64(v.shape[2]), np.uint64(v.shape[1] * v.shape[2])
+    whole, room = np.uint64(columns * channels), 4 * side
+    lines, turned, out = np.empty(room * whole, np.float32), np.empty(side * whole, np.float32), v.reshape(-1)
+    here = 0
     for item in range(start, stop):
         image, top = item // rows, 2 * (item % rows)
-        for y in range(top + 2 if item > start and top > 0 else top, top + 4):  # two are there already
-            line = lines[(y % 4) * whole : (y % 4 + 1) * whole]
-            _fill_line(reals, bits, k, kind, width, padding, border, image, y - padding, columns, channels, line)
-        a, b = np.uint64(top % 4) * whole, np.uint64((top + 2) % 4) * whole
-        for j in range(whole):
-            d0, d1, d2, d3 = lines[a + j], lines[a + whole + j], lines[b + j], lines[b + whole + j]
-            turned[j] = d0 - d2
-            turned[whole + j] = d1 + d2
-            turned[two * whole + j] = d2 - d1
-            turned[three * whole + j] = d1 - d3
-        for i in range(4):
+        known = 0
+        if item > start and top > 0:  # all lines but two are there
+            here, known = here + 2, side - 2
+            if here + side > room:
+                of = np.uint64(here) * whole
+                for j in range(np.uint64(known) * whole):
+                    lines[j] = lines[of + j]
+                here = 0
+        else:
+            here = 0
+        for n in range(known, side):
+            at, y = np.uint64(here + n) * whole, top + n - padding
+            _fill_line(reals, bits, k, kind, width, padding, border, image, y, columns, channels, lines, at)
+        _inputs(small, lines, np.uint64(here) * whole, whole, turned, _0, whole, whole)
+        for i in range(side):
             of = np.uint64(i) * whole
-            to = np.uint64(4 * i) * plane + np.uint64((item - first) * across) * pitch
+            to = np.uint64(side * i) * plane + np.uint64((item - first) * across) * pitch
             for _ in range(across):
-                for c in range(size):
-                    e0, e1 = turned[of + c], turned[of + size + c]
-                    e2, e3 = turned[of + two * size + c], turned[of + three * size + c]
-                    out[to + c] = e0 - e2
-                    out[to + plane + c] = e1 + e2
-                    out[to + two * plane + c] = e2 - e1
-                    out[to + three * plane + c] = e1 - e3
-                of += two * size
+                _inputs(small, turned, of, size, out, to, plane, size)
+                of += _2 * size
                 to += pitch
 
 
-@compiled(void(intp, intp, intp, *_images, intp, intp, intp, _out(float32, 1)))
-def _transform_gradient(start, stop, first, reals, bits, k, kind, width, padding, border, rows, across, outputs, d):
-    """A D A^T for such rows of tiles; d is (16, blocks of outputs, tiles, WIDE or NARROW)."""
-    columns, size, two, three = 2 * across, np.uint64(outputs), np.uint64(2), np.uint64(3)
-    whole = np.uint64(columns * outputs)
-    lines, turned = np.empty(2 * whole, np.float32), np.empty(4 * whole, np.float32)
-    wide = (outputs // WIDE) * WIDE
+@compiled(void(intp, intp, intp, *_images, intp, intp, intp, intp, _out(float32, 2)))
+def _transform_gradient(
+    start, stop, first, reals, bits, k, kind, width, padding, border, side, rows, across, outputs, d
+):
+    """A D A^T for such rows of tiles; d is (elements, all of blocks of outputs, tiles, WIDE or NARROW)."""
+    small, columns, size = side == 4, 2 * across, np.uint64(outputs)
+    whole, plane, out = np.uint64(columns * outputs), np.uint64(d.shape[1]), d.reshape(-1)
+    lines, turned = np.empty(2 * whole, np.float32), np.empty(side * whole, np.float32)
+    wide = outputs // WIDE * WIDE
     if outputs > wide:
         wide += NARROW if outputs - wide <= NARROW else WIDE
-    plane = np.uint64(len(d) // 16)
-    tiles = len(d) // 16 // wide
+    tiles = d.shape[1] // wide
     for item in range(start, stop):
         image, top = item // rows, 2 * (item % rows)
         for y in range(2):
-            line = lines[y * whole : (y + 1) * whole]
-            _fill_line(reals, bits, k, kind, width, padding, border, image, top + y, columns, outputs, line)
-        for j in range(whole):
-            d0, d1 = lines[j], lines[whole + j]
-            turned[j] = d0
-            turned[whole + j] = d0 + d1
-            turned[two * whole + j] = d0 - d1
-            turned[three * whole + j] = -d1
-        for i in range(4):
+            at = np.uint64(y) * whole
+            _fill_line(reals, bits, k, kind, width, padding, border, image, top + y, columns, outputs, lines, at)
+        _gradients(small, lines, _0, whole, turned, _0, whole, whole)
+        for i in range(side):
             for block in range(0, outputs, WIDE):
                 used = np.uint64(min(WIDE, outputs - block))
                 lanes = np.uint64(NARROW if used <= NARROW else WIDE)
-                to = np.uint64(4 * i) * plane + np.uint64(block * tiles) + np.uint64((item - first) * across) * lanes
                 of = np.uint64(i) * whole + np.uint64(block)
+                to = np.uint64(side * i) * plane + np.uint64(block * tiles) + np.uint64((item - first) * across) * lanes
                 for _ in range(across):
-                    for o in range(used):
-                        e0, e1 = turned[of + o], turned[of + size + o]
-                        d[to + o] = e0
-                        d[to + plane + o] = e0 + e1
-                        d[to + two * plane + o] = e0 - e1
-                        d[to + three * plane + o] = -e1
-                    of += two * size
+                    _gradients(small, turned, of, size, out, to, plane, used)
+                    of += _2 * size
                     to += lanes
 
 
-@compiled(void(intp, intp, _in(float32, 1), intp, intp, intp, intp, boolean, _in(float32, 1), _out(float32, 1)))
-def _transform_filters(start, stop, weight, lanes, inner, lane_step, inner_step, back, alpha, panels):
-    """G g G^T for blocks start..stop of lanes: panels (16, blocks of lanes, inner, WIDE or NARROW).
+@compiled(void(intp, intp, _in(float32, 1), intp, intp, intp, intp, boolean, _in(float32, 1), intp, _out(float32, 1)))
+def _transform_filters(start, stop, weight, lanes, inner, lane_step, inner_step, back, alpha, side, panels):
+    """G g G^T for blocks start..stop of lanes: panels (elements, blocks of lanes, inner, WIDE or NARROW).
 
     Lane l of step r is the filter from weight[l * lane_step + r * inner_step] on, from its end to its beginning if
     `back`; or, if there is an alpha, its signs times alpha[r].
     """
-    wide = (lanes // WIDE) * WIDE
-    if lanes > wide:
-        wide += NARROW if lanes - wide <= NARROW else WIDE
-    plane, signs = np.uint64(wide * inner), len(alpha) > 0
-    g, half = np.empty((9, WIDE), np.float32), np.empty((12, WIDE), np.float32)
+    small, kernel = side == 4, side - 1
+    taps, plane, signs = kernel * kernel, np.uint64(len(panels) // (side * side)), len(alpha) > 0
+    g, half, lane_of = np.zeros(taps * WIDE, np.float32), np.empty(side * kernel * WIDE, np.float32), np.uint64(WIDE)
     for block in range(start, stop):
         first = block * WIDE
         used = min(WIDE, lanes - first)
@@ -280,52 +395,38 @@ def _transform_filters(start, stop, weight, lanes, inner, lane_step, inner_step,
             scale = alpha[r] if signs else np.float32(1)
             for lane in range(used):
                 of = np.uint64((first + lane) * lane_step + r * inner_step)
-                for tap in range(9):
-                    value = weight[of + np.uint64(8 - tap if back else tap)]
-                    g[tap, lane] = (scale if value >= 0 else -scale) if signs else value
-            _thirds(g[0], g[3], g[6], half[0], half[3], half[6], half[9])
-            _thirds(g[1], g[4], g[7], half[1], half[4], half[7], half[10])
-            _thirds(g[2], g[5], g[8], half[2], half[5], half[8], half[11])
+                for tap in range(taps):
+                    value = weight[of + np.uint64(taps - 1 - tap if back else tap)]
+                    g[tap * WIDE + lane] = (scale if value >= 0 else -scale) if signs else value
+            for column in range(kernel):
+                at, step = np.uint64(column * WIDE), np.uint64(kernel * WIDE)
+                _filters(small, g, at, step, half, at, step, lane_of)
             to = np.uint64(first * inner + r * width)
-            for i in range(4):
-                for lane in range(np.uint64(width)):
-                    a, b, c = half[3 * i, lane], half[3 * i + 1, lane], half[3 * i + 2, lane]
-                    at = to + np.uint64(4 * i) * plane + lane
-                    panels[at] = a
-                    panels[at + plane] = np.float32(0.5) * (a + b + c)
-                    panels[at + np.uint64(2) * plane] = np.float32(0.5) * (a - b + c)
-                    panels[at + np.uint64(3) * plane] = c
-
-
-_line = _out(float32, 1)
-
-
-@compiled(void(_line, _line, _line, _line, _line, _line, _line))
-def _thirds(a, b, c, out0, out1, out2, out3):
-    """G times (a, b, c)."""
-    for lane in range(np.uint64(len(a))):
-        outer = a[lane] + c[lane]
-        out0[lane] = a[lane]
-        out1[lane] = np.float32(0.5) * (outer + b[lane])
-        out2[lane] = np.float32(0.5) * (outer - b[lane])
-        out3[lane] = c[lane]
+            for i in range(side):
+                of = np.uint64(i * kernel * WIDE)
+                _filters(small, half, of, lane_of, panels, to + np.uint64(side * i) * plane, plane, np.uint64(width))
 
 
 # --- products ----------------------------------------------------------------------------------------------------
 
 
-@compiled(void(intp, intp, *_images, intp, intp, intp, _in(float32, 1), _in(float32, 1), _out(float32, 4)))
-def _convolve(start, stop, reals, bits, k, kind, width, padding, border, rows, across, channels, panels, bias, out):
+@compiled(void(intp, intp, *_images, intp, intp, intp, intp, _in(float32, 1), _in(float32, 1), _out(float32, 4)))
+def _convolve(
+    start, stop, reals, bits, k, kind, width, padding, border, side, rows, across, channels, panels, bias, out
+):
     """Images start..stop of Y, by pieces of some rows of tiles."""
-    outputs = out.shape[3]
-    wide = len(panels) // 16 // channels
-    piece = max(1, min(TILES // across, (stop - start) * rows))
-    v, m = np.empty((16, piece * across, channels), np.float32), np.empty((16, piece * across, wide), np.float32)
+    outputs, elements = out.shape[3], side * side
+    wide = len(panels) // elements // channels
+    piece = max(1, min(TILES // elements // across, (stop - start) * rows))
+    v = np.empty((elements, piece * across, channels), np.float32)
+    m = np.empty((elements, piece * across, wide), np.float32)
     for first in range(start * rows, stop * rows, piece):
         last = min(first + piece, stop * rows)
-        _transform_input(first, last, first, reals, bits, k, kind, width, padding, border, rows, across, channels, v)
+        _transform_input(
+            first, last, first, reals, bits, k, kind, width, padding, border, side, rows, across, channels, v
+        )
         tiles, step = (last - first) * across, wide * 4
-        for element in range(16):
+        for element in range(elements):
             x = v.ctypes.data + element * v[0].size * 4
             y = m.ctypes.data + element * m[0].size * 4
             for block in range(0, outputs, WIDE):
@@ -335,12 +436,12 @@ def _convolve(start, stop, reals, bits, k, kind, width, padding, border, rows, a
                     _narrow(tiles, x, 0, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step)
                 else:
                     _wide(tiles, x, 0, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step)
-        _transform_output(first, last, m, rows, across, bias, out)
+        _transform_output(first, last, m, side, rows, across, bias, out)
 
 
-@compiled(void(intp, intp, intp, _in(float32, 3), _in(float32, 1), intp, _out(float32, 3)))
+@compiled(void(intp, intp, intp, _in(float32, 3), _in(float32, 2), intp, _out(float32, 3)))
 def _add_products(start, stop, tiles, v, d, outputs, sums):
-    """Items start..stop of all (element, block of outputs): sums (16, C, padded O) += V^T D over the first `tiles`."""
+    """Items start..stop of all (element, block of outputs): sums (elements, C, padded O) += V^T D over `tiles`."""
     room, pitch, channels, wide = v.shape[1], v.shape[2] * 4, sums.shape[1], sums.shape[2]
     blocks = -(-outputs // WIDE)
     for item in range(start, stop):
@@ -362,62 +463,45 @@ def _add_products(start, stop, tiles, v, d, outputs, sums):
 # --- from tiles --------------------------------------------------------------------------------------------------
 
 
-@compiled(void(intp, intp, _in(float32, 3), intp, intp, _in(float32, 1), _out(float32, 4)))
-def _transform_output(first, last, m, rows, across, bias, out):
-    """A^T M A, plus bias, for rows of tiles first..last, which begin m (16, tiles, padded O)."""
+@compiled(void(intp, intp, _in(float32, 3), intp, intp, intp, _in(float32, 1), _out(float32, 4)))
+def _transform_output(first, last, m, side, rows, across, bias, out):
+    """A^T M A, plus bias, for rows of tiles first..last, which begin m (elements, tiles, padded O)."""
     _, height, width, outputs = out.shape
-    size, plane, wide = np.uint64(outputs), np.uint64(m.shape[1] * m.shape[2]), np.uint64(m.shape[2])
-    two, three = np.uint64(2), np.uint64(3)
-    source, target, half = m.reshape(-1), out.reshape(-1), np.empty(8 * size, np.float32)
+    small, size = side == 4, np.uint64(outputs)
+    plane, wide = np.uint64(m.shape[1] * m.shape[2]), np.uint64(m.shape[2])
+    source, target = m.reshape(-1), out.reshape(-1)
+    whole = np.uint64(side * outputs)  # of the left column of a tile, and of the right one
+    half, tile = np.empty(2 * side * outputs, np.float32), np.empty(4 * outputs, np.float32)
     for item in range(first, last):
         image, top = item // rows, 2 * (item % rows)
         for column in range(across):
             of = np.uint64((item - first) * across + column) * wide
-            for i in range(4):
-                left, right = np.uint64(2 * i) * size, np.uint64(2 * i + 1) * size
-                for o in range(size):
-                    e0, e1 = source[of + o], source[of + plane + o]
-                    e2, e3 = source[of + two * plane + o], source[of + three * plane + o]
-                    half[left + o] = e0 + e1 + e2
-                    half[right + o] = e1 - e2 - e3
-                of += np.uint64(4) * plane
-            for x in range(min(2, width - 2 * column)):
-                at = np.uint64(x) * size
-                to = np.uint64(((image * height + top) * width + 2 * column + x) * outputs)
-                for o in range(size):
-                    e0, e1, e2 = half[at + o], half[at + two * size + o], half[at + np.uint64(4) * size + o]
-                    target[to + o] = e0 + e1 + e2 + bias[o]
-                if top + 1 < height:
-                    to += np.uint64(width * outputs)
+            for i in range(side):
+                _outputs(small, source, of + np.uint64(side * i) * plane, plane, half, np.uint64(i) * size, whole, size)
+            for x in range(2):
+                _outputs(small, half, np.uint64(x) * whole, size, tile, np.uint64(x) * size, _2 * size, size)
+            for y in range(min(2, height - top)):
+                for x in range(min(2, width - 2 * column)):
+                    at = np.uint64(2 * y + x) * size
+                    to = np.uint64((((image * height + top + y) * width) + 2 * column + x) * outputs)
                     for o in range(size):
-                        e1, e2 = half[at + two * size + o], half[at + np.uint64(4) * size + o]
-                        target[to + o] = e1 - e2 - half[at + np.uint64(6) * size + o] + bias[o]
+                        target[to + o] = tile[at + o] + bias[o]
 
 
-@compiled(void(intp, intp, _in(float32, 3), _out(float32, 2)))
-def _transform_sums(start, stop, sums, out):
-    """G^T S G for channels start..stop: out (C * 9, padded O)."""
-    wide = np.uint64(sums.shape[2])
-    plane = np.uint64(sums.shape[1]) * wide
-    source, target, half = sums.reshape(-1), out.reshape(-1), np.empty(12 * wide, np.float32)
-    two, three, part = np.uint64(2), np.uint64(3), np.float32(0.5)
+@compiled(void(intp, intp, intp, _in(float32, 3), _out(float32, 2)))
+def _transform_sums(start, stop, side, sums, out):
+    """G^T S G for channels start..stop: out (C * K*K, padded O)."""
+    small, kernel, wide = side == 4, side - 1, np.uint64(sums.shape[2])
+    plane, source, target = np.uint64(sums.shape[1]) * wide, sums.reshape(-1), out.reshape(-1)
+    half = np.empty(side * kernel * wide, np.float32)
     for c in range(start, stop):
-        for i in range(4):
-            of, to = np.uint64(c) * wide + np.uint64(4 * i) * plane, np.uint64(3 * i) * wide
-            for o in range(wide):
-                e0, e1 = source[of + o], source[of + plane + o]
-                e2, e3 = source[of + two * plane + o], source[of + three * plane + o]
-                half[to + o] = e0 + part * (e1 + e2)
-                half[to + wide + o] = part * (e1 - e2)
-                half[to + two * wide + o] = part * (e1 + e2) + e3
-        for j in range(3):
-            of, to = np.uint64(j) * wide, np.uint64(9 * c + j) * wide
-            for o in range(wide):
-                e0, e1 = half[of + o], half[of + three * wide + o]
-                e2, e3 = half[of + np.uint64(6) * wide + o], half[of + np.uint64(9) * wide + o]
-                target[to + o] = e0 + part * (e1 + e2)
-                target[to + three * wide + o] = part * (e1 - e2)
-                target[to + np.uint64(6) * wide + o] = part * (e1 + e2) + e3
+        for i in range(side):
+            of = np.uint64(c) * wide + np.uint64(side * i) * plane
+            _filter_gradients(small, source, of, plane, half, np.uint64(i * kernel) * wide, wide, wide)
+        row = np.uint64(kernel) * wide
+        for j in range(kernel):
+            to = np.uint64(c * kernel * kernel + j) * wide
+            _filter_gradients(small, half, np.uint64(j) * wide, row, target, to, row, wide)
 
 
 def known_answers():

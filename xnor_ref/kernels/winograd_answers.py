@@ -1,5 +1,7 @@
 """Known answers of the kernels of `winograd.py`; `selftest` says what for."""
 
+from functools import partial
+
 import numpy as np
 
 from xnor_ref.kernels import winograd
@@ -11,17 +13,42 @@ from xnor_ref.kernels.winograd import Images
 
 def cases() -> tuple[Case, ...]:
     """A case or more for each kernel."""
-    return (
-        (winograd._fill_line, _lines, "c820282063618aff"),
-        (winograd._transform_input, lambda: tuple(_input(images) for images in _images(37)), "557968bcb9710456"),
-        (winograd._transform_gradient, lambda: _gradient(37) + _gradient(70), "e218e2124b4c3d0b"),
-        (winograd._thirds, _thirds, "eda7c8740c5bdc33"),
-        (winograd._transform_filters, lambda: _filters(70, False) + _filters(37, True), "97b16d7e4ef95ccd"),
-        (winograd._add_products, lambda: (_products(37), _products(70)), "aa6304f76931adba"),
-        (winograd._transform_sums, _sums, "481b6c2972191b05"),
-        (winograd._transform_output, _output, "d8143508ffc0f229"),
-        (winograd._convolve, lambda: (_convolved(37, 0), _convolved(70, 2)), "6fc9ac03fc93a240"),
+    lines = (winograd._inputs, winograd._gradients, winograd._filters, winograd._outputs, winograd._filter_gradients)
+    digests = (
+        ("db65b33550d48c75", "d1de0683bf09651f"),
+        ("19f606553ca5ee24", "beb7544d1ca9c572"),
+        ("cdd52d46d6edaa3c", "d489e938d0175f50"),
+        ("ef516b291fcdf6a2", "c73f338bf907fb90"),
+        ("aa6539d5cacec2f2", "ea07bb5336608e1b"),
     )
+    return (
+        *(
+            (kernel, partial(_mapped, kernel, side), digest)
+            for kernel, of_kernel in zip(lines, digests, strict=True)
+            for side, digest in zip((4, 6), of_kernel, strict=True)
+        ),
+        (winograd._fill_line, _lines, "c50da07045b09202"),
+        (winograd._transform_input, lambda: tuple(_input(images, 4) for images in _images(37)), "75cf54b9f583cc32"),
+        (winograd._transform_input, lambda: _input(_images(37)[1], 6), "5ed6bf1f02afb02f"),
+        (winograd._transform_gradient, lambda: _gradient(37, 4) + _gradient(70, 6), "6f9086dc0f884d1d"),
+        (winograd._transform_filters, lambda: _filters(70, 4, False) + _filters(37, 4, True), "6c43e9b0ac8a042c"),
+        (winograd._transform_filters, lambda: _filters(37, 6, False), "a2f4790cb233975d"),
+        (winograd._add_products, lambda: (_products(37), _products(70)), "aa6304f76931adba"),
+        (winograd._transform_sums, lambda: (_sums(4), _sums(6)), "92fbb06e4d11fbb6"),
+        (winograd._transform_output, lambda: (_output(4), _output(6)), "36279d3070532008"),
+        (
+            winograd._convolve,
+            lambda: (_convolved(37, 3, 0), _convolved(70, 3, 2), _convolved(37, 5, 3)),
+            "2223c6435287e18e",
+        ),
+    )
+
+
+def _mapped(kernel, side):
+    """37 numbers of up to six lines that lie apart, to lines that lie apart; multiples of 24, so that all is exact."""
+    x, y = np.round(24 * reals(6, 50)).reshape(-1), np.zeros(6 * 40, np.float32)
+    kernel(side == 4, x, 3, 50, y, 2, 40, 37)
+    return y
 
 
 def _images(channels):
@@ -31,70 +58,65 @@ def _images(channels):
 
 
 def _lines():
-    line, found = np.zeros(14 * 37, np.float32), []
-    for images in _images(37):
-        for y in (-1, 0, 4, 5):
-            winograd._fill_line(*images, 1, y, 14, 37, line)
-            found.append(line.copy())
-    winograd._fill_line(*Images.of(reals(1, 2, 4, 37), 4, 0), 0, 1, 3, 37, line)
-    return *found, line
+    lines = np.zeros((13, 14 * 37), np.float32)
+    cases = [(images, 1, y) for images in _images(37) for y in (-1, 0, 4, 5)]
+    for number, case in enumerate(cases):
+        winograd._fill_line(*case[0], *case[1:], 14, 37, lines.reshape(-1), number * 14 * 37)
+    winograd._fill_line(*Images.of(reals(1, 2, 4, 37), 4, 0), 0, 1, 3, 37, lines.reshape(-1), 12 * 14 * 37)
+    return lines
 
 
-def _input(images):
-    """Rows of tiles from the second of the first image to the first of the second one."""
-    rows, across = 2 + images.padding - 1, 4 + images.padding
-    v = np.zeros((16, (rows + 1) * across, 40), np.float32)
-    winograd._transform_input(1, rows + 1, 1, *images, rows, across, 37, v)
+def _input(images, side):
+    """Rows of tiles from the second of the first image to the second of the second one."""
+    rows, across = 3, 6
+    v = np.zeros((side * side, (rows + 1) * across, 40), np.float32)
+    winograd._transform_input(1, rows + 2, 1, *images, side, rows, across, 37, v)
     return v
 
 
-def _gradient(outputs):
+def _gradient(outputs, side):
     dy, wide = Images.of(reals(2, 3, 5, outputs), 5, 0, reals(2, 15)), padded_outputs(outputs)
-    d = np.zeros(16 * 9 * wide, np.float32)
-    winograd._transform_gradient(1, 4, 1, *dy, 2, 3, outputs, d)
-    return tuple(from_blocks(part, 9, outputs) for part in d.reshape(16, -1))
+    d = np.zeros((side * side, 9 * wide), np.float32)
+    winograd._transform_gradient(1, 4, 1, *dy, side, 2, 3, outputs, d)
+    return tuple(from_blocks(part, 9, outputs) for part in d)
 
 
-def _thirds():
-    a, b, c, *out = (reals(8, 37) + np.float32(1)).copy()
-    winograd._thirds(a, b, c, *out[:4])
-    return tuple(out[:4])
-
-
-def _filters(lanes, back):
+def _filters(lanes, side, back):
     """Three filters to each of the lanes; of the way back signs."""
-    alpha, panels = reals(3) if back else reals(0), np.zeros(16 * 3 * padded_outputs(lanes), np.float32)
-    steps = (9, 9 * lanes) if back else (27, 9)
-    weight = np.round(reals(lanes * 27) / 4)
+    alpha, taps, elements = reals(3) if back else reals(0), (side - 1) ** 2, side * side
+    panels = np.zeros(elements * 3 * padded_outputs(lanes), np.float32)
+    steps = (taps, taps * lanes) if back else (3 * taps, taps)
+    weight = np.round(reals(lanes * 3 * taps)) * (1 if side == 4 else 576)
     for block in range(-(-lanes // winograd.WIDE)):
-        winograd._transform_filters(block, block + 1, weight, lanes, 3, *steps, back, alpha, panels)
-    return tuple(from_blocks(part, 3, lanes) for part in panels.reshape(16, -1))
+        winograd._transform_filters(block, block + 1, weight, lanes, 3, *steps, back, alpha, side, panels)
+    return tuple(from_blocks(part, 3, lanes) for part in panels.reshape(elements, -1))
 
 
 def _products(outputs):
     v, sums = reals(16, 70, 7), np.ones((16, 5, padded_outputs(outputs)), np.float32)
-    d = np.concatenate([in_blocks(part) for part in reals(16, 70, outputs)])
+    d = np.stack([in_blocks(part) for part in reals(16, 70, outputs)])
     winograd._add_products(0, 16 * -(-outputs // winograd.WIDE), 67, v, d, outputs, sums)
     return sums[:, :, :outputs]
 
 
-def _sums():
-    sums, out = reals(16, 3, 37), np.zeros((27, 37), np.float32)
-    winograd._transform_sums(1, 3, sums, out)
-    winograd._transform_sums(0, 1, sums, out)
+def _sums(side):
+    taps = (side - 1) ** 2
+    sums, out = np.round(576 * reals(side * side, 3, 37)), np.zeros((3 * taps, 37), np.float32)
+    winograd._transform_sums(1, 3, side, sums, out)
+    winograd._transform_sums(0, 1, side, sums, out)
     return out
 
 
-def _output():
-    m, out = reals(16, 9, 40), np.zeros((2, 3, 5, 37), np.float32)
-    winograd._transform_output(1, 4, m, 2, 3, reals(37), out)
+def _output(side):
+    m, out = reals(side * side, 9, 40), np.zeros((2, 3, 5, 37), np.float32)
+    winograd._transform_output(1, 4, m, side, 2, 3, reals(37), out)
     return out
 
 
-def _convolved(outputs, padding):
-    conv = winograd.Convolution(35, outputs, (5, 9), padding)
-    conv.load(np.round(reals(outputs, 35, 3, 3)), 1)
+def _convolved(outputs, kernel, padding):
+    conv = winograd.Convolution(5, outputs, (5, 9), kernel, padding)
+    conv.load(np.round(reals(outputs, 5, kernel, kernel)) * (1 if kernel == 3 else 576), 1)
     conv.set_bias(reals(outputs))
     out = np.zeros((2, *conv.out_size, outputs), np.float32)
-    conv(Images.of(reals(2, 5, 9, 35), 9, padding), out, 0, 2)
+    conv(Images.of(np.round(reals(2, 5, 9, 5)), 9, padding), out, 0, 2)
     return out
