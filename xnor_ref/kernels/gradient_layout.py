@@ -11,16 +11,16 @@ from xnor_ref.kernels import words32
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
-from xnor_ref.kernels.pack import transpose
+from xnor_ref.kernels.pack import sign_mean, transpose
 from xnor_ref.kernels.simd import NARROW, WIDE
 from xnor_ref.kernels.vector_ir import LANES
+from xnor_ref.kernels.vector_sums import signed_sum
 
 _mixed, _uniform, _whole, _octet, _with_byte, _larger = (
     words32.mixed, words32.uniform, words32.whole, words32.octet, words32.with_byte, words32.larger,
 )  # fmt: skip
-_sign_of_bit, _chosen_byte, _sign_word, _four_signs, _with_sign, _integer = (
-    words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs, words32.with_sign,
-    words32.integer_of,
+_sign_of_bit, _chosen_byte, _sign_word, _four_signs, _integer = (
+    words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs, words32.integer_of,
 )  # fmt: skip
 _vector = _in(float32, 1)
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
@@ -98,27 +98,26 @@ def fill_sign_panels(start, stop, in_bytes, words, alpha, lanes, offsets, panels
 @compiled(void(intp, intp, _in(float32, 3), _out(uint32, 3), _out(float32, 1)))
 def pack_filters(start, stop, weight, words, alpha):
     """Filters start..stop of weight (O, C, T): signs into words (O, T, words), and their scale mean|W| (eq. 6)."""
-    channels, taps = weight.shape[1], weight.shape[2]
-    flat, n, step = weight.reshape(-1), channels * taps, np.uint64(taps)
-    lanes = np.empty(8)
+    channels, taps, row = weight.shape[1], weight.shape[2], words.shape[2] * 4
+    size, n = weight.size, channels * taps
+    by_tap = np.empty((taps + LANES if taps > 1 else 0, channels), np.float32)
     for o in range(start, stop):
-        lanes[:] = 0.0
-        of = np.uint64(o * n)
-        for j in range(n // 8):
-            for lane in range(8):
-                lanes[lane] += abs(np.float64(flat[of + np.uint64(8 * j + lane)]))
+        source, of, step = weight.ctypes.data + o * n * 4, np.uint64(o * n), channels * 4
+        if taps > 1:  # turned, so that the channels of a tap lie side by side
+            done = 0
+            while done + LANES <= channels and o * n + (done + LANES + 1) * taps + LANES <= size:
+                for t in range(0, taps, LANES):
+                    transpose(source + (done * taps + t) * 4, taps * 4, by_tap.ctypes.data + t * step + done * 4, step)
+                done += LANES
+            flat = weight.reshape(-1)
+            for t in range(taps):
+                for c in range(done, channels):
+                    by_tap[t, c] = flat[of + np.uint64(c * taps + t)]
+            source = by_tap.ctypes.data
         total = 0.0
-        for lane in range(8):
-            total += lanes[lane]
-        for j in range(n // 8 * 8, n):
-            total += abs(np.float64(flat[of + np.uint64(j)]))
-        alpha[o] = total / n
         for t in range(taps):
-            for word in range(words.shape[2]):
-                at, bits = of + np.uint64(32 * word * taps + t), np.uint32(0)
-                for c in range(np.uint64(min(32, channels - 32 * word))):
-                    bits = _with_sign(bits, flat[at + c * step], np.uint32(c))
-                words[o, t, word] = bits
+            total += sign_mean(source + t * step, channels, 0, 0, 0, words.ctypes.data + (o * taps + t) * row)
+        alpha[o] = total / n
 
 
 @compiled(
@@ -141,7 +140,6 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
         part = np.float32(1 / np.float64(n))
     if mode == 5:
         factor, limit = np.float32((1 - 1 / np.float64(channels)) * n), _BELOW_ONE
-    lanes = np.empty(8)
     for begin in range(start, stop, LANES):
         end = min(begin + LANES, stop)
         row = sums.shape[1]
@@ -164,17 +162,7 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
                 continue
             share = zero
             if mode == 2:
-                lanes[:] = 0.0
-                for j in range(n // 8):
-                    for lane in range(8):
-                        at = np.uint64(8 * j + lane)
-                        lanes[lane] += g[at] if w[at] >= zero else -g[at]
-                shared = 0.0
-                for lane in range(8):
-                    shared += lanes[lane]
-                for j in range(n // 8 * 8, n):
-                    shared += g[j] if w[j] >= zero else -g[j]
-                share = np.float32(shared / np.float64(n))
+                share = np.float32(signed_sum(g.ctypes.data, w.ctypes.data, n) / np.float64(n))
             a = alpha[o] if mode > 1 else one
             for j in range(n):
                 v = g[j] * ((part + (a if abs(w[j]) <= limit else zero)) * factor)

@@ -1,14 +1,29 @@
-"""Two sums over rows of channels, in explicit vector code: the inner loops of `nhwc_norm`.
+"""Sums in explicit vector code: two over rows of channels, the inner loops of `nhwc_norm`, and one over a filter.
 
-The sums of a block of channels stay in registers while some rows pass. That is no order which a processor foresees, so
-the same place of the next rows is asked for meanwhile.
+The two sums of a block of channels stay in registers while some rows pass. That is no order which a processor foresees,
+so the same place of the next rows is asked for meanwhile.
 """
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from xnor_ref.kernels.vector_ir import F32, F64, I8, I32, LANES, const, intrinsic, load, repeat, spread, store, vector
+from xnor_ref.kernels.vector_ir import (
+    F32,
+    F64,
+    I8,
+    I32,
+    I64,
+    LANES,
+    const,
+    intrinsic,
+    load,
+    masked_load,
+    repeat,
+    spread,
+    store,
+    vector,
+)
 
 GROUPS = 2
 BLOCK = GROUPS * LANES  # channels whose sums are in registers together
@@ -90,3 +105,38 @@ def _gradients(b, x, d, given, limits):
 
 moments = _two_sums(F64, 1, _moments)
 gradients = _two_sums(F32, 3, _gradients)
+
+
+@intrinsic
+def signed_sum(context, x, w, n):
+    """The float64 sum of n numbers x, each times the sign of its w; takes addresses of float32."""
+
+    def generate(context, b, signature, arguments):
+        x, w, n = arguments
+        nothing = ir.Constant(vector(F32), None)
+
+        def more(total, x, w):
+            signed = b.select(b.fcmp_ordered(">=", w, nothing), x, b.fneg(x))
+            return b.fadd(total, b.fpext(signed, vector(F64)))
+
+        def whole(values):
+            x, w, total = values
+            following = more(total, load(b, x, vector(F32)), load(b, w, vector(F32)))
+            return [b.add(x, const(4 * LANES)), b.add(w, const(4 * LANES)), following]
+
+        def rest(values):
+            x, w, total = values
+            left = spread(b, b.trunc(b.urem(n, const(LANES)), I32))
+            used = b.icmp_unsigned("<", ir.Constant(vector(I32), list(range(LANES))), left)
+            return [x, w, more(total, *(masked_load(b, at, vector(F32), used) for at in (x, w)))]
+
+        values = repeat(b, b.udiv(n, const(LANES)), [x, w, ir.Constant(vector(F64), None)], whole)
+        *_, total = repeat(b, b.zext(b.icmp_signed("!=", b.urem(n, const(LANES)), const(0)), I64), values, rest)
+        lanes = LANES
+        while lanes > 1:
+            lanes //= 2
+            halves = (ir.Constant(vector(I32, lanes), list(range(a, a + lanes))) for a in (0, lanes))
+            total = b.fadd(*(b.shuffle_vector(total, total, half) for half in halves))
+        return b.extract_element(total, ir.Constant(I32, 0))
+
+    return types.float64(*[types.int64] * 3), generate

@@ -82,11 +82,6 @@ def _with(b, word, x, shift):
     return b.or_(word, b.shl(byte, shift))
 
 
-def _with_sign(b, word, x, place):
-    bit = b.zext(b.fcmp_ordered(">=", x, ir.Constant(F32, 0)), I32)
-    return b.or_(word, b.shl(bit, place))
-
-
 def _larger(b, bits, x):
     magnitude = b.and_(b.bitcast(x, I32), _number(0x7FFFFFFF))
     return b.select(b.icmp_signed(">", magnitude, bits), magnitude, bits)
@@ -104,8 +99,6 @@ with_byte = _operation(uint32(uint32, float32, uint32), _with)
 """A word with the integer below a number as the byte at a place that was 0."""
 integer_of = _operation(int32(float32), lambda b, x: b.bitcast(x, I32))
 """The integer with the bits of a float32."""
-with_sign = _operation(uint32(uint32, float32, uint32), _with_sign)
-"""A word with x >= 0 as the bit at a place that was 0."""
 sign_of_bit = _operation(float32(uint32, uint32), lambda b, w, p: b.sitofp(_sign(b, w, p), F32))
 """+1 or -1."""
 sign_word = _operation(int32(uint32, uint32), _sign)
