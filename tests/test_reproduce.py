@@ -116,11 +116,12 @@ def test_a_plan_knows_its_command_without_the_folders_of_this_machine():
         "archive": "/somewhere/part.zip",
         "data_dir": "/elsewhere",
         "limit_classes": 20,
+        "relu": False,
         "model_options": {"width": 8},
     }
-    made = plan.make_plan(EXPERIMENTS["table3b"], said, budget="full", seeds=2, rows=["bacp"])
-    options = "--budget full --seeds 2 --rows bacp --limit-classes 20 --archive part.zip --model-option width=8"
-    assert made.command == f"reproduce table3b {options}"
+    made = plan.make_plan(EXPERIMENTS["padding"], said, budget="full", seeds=2, rows=["plus"])
+    options = "--limit-classes 20 --no-relu --archive part.zip --model-option width=8"
+    assert made.command == f"reproduce padding --budget full --seeds 2 --rows plus {options}"
     assert plan.make_plan(EXPERIMENTS["table3b"], {}).command == "reproduce table3b"
 
 

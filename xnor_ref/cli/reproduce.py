@@ -11,7 +11,7 @@ from xnor_ref.errors import InputError, NonFiniteError
 
 _FIELDS = (
     *("dataset", "model", "epochs", "batch_size", "lr", "seed", "train_size", "val_size"),
-    *("limit_classes", "limit_train", "limit_val"),
+    *("limit_classes", "limit_train", "limit_val", "relu", "input_scale"),
     *("model_options", "data_dir", "archive", "threads"),
 )
 
@@ -45,7 +45,7 @@ _FIELDS = (
     help="Write the results of all experiments under --out to one document; what it has after its marker stays.",
 )
 @options.field_options(*_FIELDS)
-@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
+@click.option("--download", is_flag=True, help="Fetch Tiny ImageNet if it is not there.")
 @options.quiet_option
 @options.json_option
 def command(

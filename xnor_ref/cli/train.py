@@ -25,7 +25,7 @@ from xnor_ref.training.config import FIELDS, TrainConfig, check_values, load_tom
 )
 @click.option("--tiny-imagenet", is_flag=True, help="The same as --dataset tiny-imagenet.")
 @options.field_options(*FIELDS)
-@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
+@click.option("--download", is_flag=True, help="Fetch Tiny ImageNet if it is not there.")
 @click.option("--config", "config_file", metavar="FILE.toml", help="Settings; the command line overrides them.")
 @click.option(
     "--resume",

@@ -111,7 +111,10 @@ def _command(
     options |= {key: value for key, value in said.items() if key not in ("data_dir", "model_options", "archive")}
     if said.get("archive") is not None:
         options["archive"] = Path(said["archive"]).name
-    words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    words = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        words += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
     for key, value in (said.get("model_options") or {}).items():
         words += ["--model-option", f"{key}={value}"]
     return shlex.join(["reproduce", experiment.name, *words])

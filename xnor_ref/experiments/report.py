@@ -287,14 +287,15 @@ def clock(seconds: float) -> str:
 _PREFACE = """\
 # Results
 
-The papers' tables and figures, computed here, each table by the command under it; the document is put together from
-what is finished:
+The papers' tables and figures, computed here, each table by the command under it. `difference` is top-1 less that of
+the first row (in table 2 of the network's own full-precision row), `difference there` the same in the paper's figures.
+The document is put together from what is finished:
 
 ```sh
 python cli.py reproduce --list                     # the experiments and their rows
 python cli.py reproduce table3b --dry-run          # what is left to do, and how long it would take
 python cli.py reproduce table3b                    # minutes: a small network on the data set shapes
-python cli.py reproduce --summary results.md       # this document
+python cli.py reproduce --summary docs/results.md  # this document
 ```
 
 `--budget full` takes the experiment's own network and Tiny ImageNet (also part of it: `--archive`, `--limit-classes`,

@@ -18,13 +18,14 @@ comes from 4x4 (6x6) inputs d and the filter g. Written for one dimension, eleme
                 0  pq    0 -p-q  0  1            0       0     0     0     1
 
 with points 0, a, -a, b, -b and infinity, p = a^2, q = b^2, r = 2p (p - q), s = 2q (q - p). With a = 3/4 and b = 3/2
-the coefficients of B^T are exact, and errors are a half, at the worst place of a filter's gradient a quarter, of those
-with 1 and 2. In two dimensions Y = A^T [(G g G^T) * (B^T d B)] A: 16 products for four outputs in the place of 36, or
-36 of 100. Summed over channels before A, the products in brackets are, for all tiles together, 16 (36) products of
-matrices, one for each element of a tile. The gradient of the filter is the same turned round,
-G^T [(B^T d B) * (A D A^T)] G with D = dC/dY, summed over tiles: products of matrices again.
+the coefficients of B^T are exact, and errors are half as large as with 1 and 2, at the worst place of a filter's
+gradient a quarter. In two dimensions, * still being element by element, Y = A^T [(G g G^T) * (B^T d B)] A: 16 products
+for four outputs in the place of 36, or 36 of 100. Summed over channels before A, the products in brackets are, for all
+tiles together, 16 (36) products of matrices, one for each element of a tile. The gradient of the filter is the same
+turned round, G^T [(B^T d B) * (A D A^T)] G with D the gradient of the loss by Y, summed over tiles: products of
+matrices again.
 
-Numbers are added up, in float32, before and after they are multiplied. So errors are some times larger than those of
+Numbers are added up, in float32, before and after they are multiplied. So errors are several times larger than those of
 plain sums, and of another kind: small beside the largest number of a tile, not beside each.
 
 Pieces of work depend on the problem alone, so results have the same bits on any number of threads. Compiled when first
@@ -52,7 +53,7 @@ FEW = 32  # channels with which changing to tiles and back would cost what it sa
 SMALL = 4  # pixels a side below which tiles would compute too much beyond the border
 TILES = 1 << 10  # elements of tiles of a piece, so that its products stay in the cache of a core
 NUMBERS = 1 << 21  # of a piece of the weight's gradient: 8 MB
-NEAR = 64  # of them, whose gradients stay in its nearest cache
+NEAR = 64  # tiles whose gradients stay in its nearest cache
 REALS, SCALED, BITS = range(3)  # what `Images` hold
 _NO_REALS, _NO_BITS, _NO_K = np.zeros((1,) * 4, np.float32), np.zeros((1,) * 4, np.uint32), np.zeros((1, 1), np.float32)
 _wide, _narrow = tile.plain[tile.WIDE], tile.plain[tile.NARROW]
@@ -318,7 +319,7 @@ def _transform_input(start, stop, first, reals, bits, k, kind, width, padding, b
     """
     small, columns = side == 4, 2 * across + side - 2
     size, pitch, plane = np.uint64(channels), np.uint64(v.shape[2]), np.uint64(v.shape[1] * v.shape[2])
-    whole, room = np.uint64(columns * channels), 4 * side
+    whole, room = np.uint64(columns * channels), 2 * side
     lines, turned, out = np.empty(room * whole, np.float32), np.empty(side * whole, np.float32), v.reshape(-1)
     here = 0
     for item in range(start, stop):
