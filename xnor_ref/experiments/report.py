@@ -295,7 +295,7 @@ The document is put together from what is finished:
 python cli.py reproduce --list                     # the experiments and their rows
 python cli.py reproduce table3b --dry-run          # what is left to do, and how long it would take
 python cli.py reproduce table3b                    # minutes: a small network on the data set shapes
-python cli.py reproduce --summary docs/results.md  # this document
+python cli.py reproduce --summary results.md       # this document
 ```
 
 `--budget full` takes the experiment's own network and Tiny ImageNet (also part of it: `--archive`, `--limit-classes`,
