@@ -10,12 +10,14 @@ from xnor_ref.kernels.vector_ir import (
     I64,
     LANES,
     const,
+    first_lanes,
     instruction,
     intrinsic,
     load,
     masked_load,
     repeat,
     store,
+    total_of,
     vector,
 )
 
@@ -58,12 +60,7 @@ def _pack_pixel(affine: bool, mean: bool):
 
             def last(values):
                 *addresses, total = values
-                n = b.trunc(left, I32)
-                nothing = ir.Constant(vector(I32, WORD), ir.Undefined)
-                every = b.shuffle_vector(
-                    b.insert_element(nothing, n, ir.Constant(I32, 0)), nothing, _indices(0, WORD, step=0)
-                )
-                used = b.icmp_unsigned("<", _indices(0, WORD), every)
+                used = first_lanes(b, left, WORD)
                 ones, total = word(addresses, total, lambda at: masked_load(b, at, whole, used))
                 store(b, b.bitcast(b.and_(ones, used), I32), addresses[-1])
                 return [*addresses, total]
@@ -72,22 +69,15 @@ def _pack_pixel(affine: bool, mean: bool):
             start = [x, scale, shift, limit, out, ir.Constant(vector(F64, SUMS), None)]
             values = repeat(b, b.udiv(channels, const(WORD)), start, full)
             *_, total = repeat(b, b.zext(b.icmp_signed("!=", left, const(0)), I64), values, last)
-            lanes = SUMS
-            while lanes > 1:
-                lanes //= 2
-                total = b.fadd(
-                    b.shuffle_vector(total, total, _indices(0, lanes)),
-                    b.shuffle_vector(total, total, _indices(lanes, lanes)),
-                )
-            return b.extract_element(total, ir.Constant(I32, 0))
+            return total_of(b, total)
 
         return types.float64(*[types.int64] * 6), generate
 
     return pack
 
 
-def _indices(first: int, count: int, step: int = 1) -> ir.Constant:
-    return ir.Constant(vector(I32, count), [first + step * i for i in range(count)])
+def _indices(first: int, count: int) -> ir.Constant:
+    return ir.Constant(vector(I32, count), list(range(first, first + count)))
 
 
 sign = _pack_pixel(affine=False, mean=False)

@@ -57,6 +57,22 @@ def spread(b: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.Value:
     return b.shuffle_vector(first, nothing, ir.Constant(vector(I32, lanes), [0] * lanes))
 
 
+def first_lanes(b: ir.IRBuilder, count: ir.Value, lanes: int = LANES) -> ir.Value:
+    """The mask of the first `count` (64 bits) lanes."""
+    numbers = ir.Constant(vector(I32, lanes), list(range(lanes)))
+    return b.icmp_unsigned("<", numbers, spread(b, b.trunc(count, I32), lanes))
+
+
+def total_of(b: ir.IRBuilder, sums: ir.Value) -> ir.Value:
+    """The sum of a vector's lanes, added up by halves."""
+    lanes = sums.type.count
+    while lanes > 1:
+        lanes //= 2
+        halves = (ir.Constant(vector(I32, lanes), list(range(a, a + lanes))) for a in (0, lanes))
+        sums = b.fadd(*(b.shuffle_vector(sums, sums, half) for half in halves))
+    return b.extract_element(sums, ir.Constant(I32, 0))
+
+
 def instruction(b: ir.IRBuilder, name: str, kind: ir.VectorType, *operands: ir.Value) -> ir.Value:
     """An operation that LLVM offers as a function of vectors of one type, such as ctpop or fma."""
     suffix = {F32: "f32", F64: "f64", I32: "i32", I8: "i8"}[kind.element]

@@ -16,12 +16,14 @@ from xnor_ref.kernels.vector_ir import (
     I64,
     LANES,
     const,
+    first_lanes,
     intrinsic,
     load,
     masked_load,
     repeat,
     spread,
     store,
+    total_of,
     vector,
 )
 
@@ -126,17 +128,12 @@ def signed_sum(context, x, w, n):
 
         def rest(values):
             x, w, total = values
-            left = spread(b, b.trunc(b.urem(n, const(LANES)), I32))
-            used = b.icmp_unsigned("<", ir.Constant(vector(I32), list(range(LANES))), left)
+            used = first_lanes(b, left)
             return [x, w, more(total, *(masked_load(b, at, vector(F32), used) for at in (x, w)))]
 
+        left = b.urem(n, const(LANES))
         values = repeat(b, b.udiv(n, const(LANES)), [x, w, ir.Constant(vector(F64), None)], whole)
-        *_, total = repeat(b, b.zext(b.icmp_signed("!=", b.urem(n, const(LANES)), const(0)), I64), values, rest)
-        lanes = LANES
-        while lanes > 1:
-            lanes //= 2
-            halves = (ir.Constant(vector(I32, lanes), list(range(a, a + lanes))) for a in (0, lanes))
-            total = b.fadd(*(b.shuffle_vector(total, total, half) for half in halves))
-        return b.extract_element(total, ir.Constant(I32, 0))
+        *_, total = repeat(b, b.zext(b.icmp_signed("!=", left, const(0)), I64), values, rest)
+        return total_of(b, total)
 
     return types.float64(*[types.int64] * 3), generate

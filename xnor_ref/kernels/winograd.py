@@ -1,29 +1,11 @@
 """Convolutions of 3x3 and 5x5 with stride 1 in float32, and their gradients, with less than half the products.
 
-Winograd's F(2x2, 3x3) and F(2x2, 5x5), after Lavin and Gray 2016 (arXiv 1509.09308, section 4.1). A tile of 2x2 outputs
-comes from 4x4 (6x6) inputs d and the filter g. Written for one dimension, element by element,
-
-    y = A^T [(G g) * (B^T d)]
-
-               1  0 -1  0          1    0    0             1  1  1  0
-    3:  B^T =  0  1  1  0     G =  1/2  1/2  1/2    A^T =  0  1 -1 -1
-               0 -1  1  0          1/2 -1/2  1/2
-               0  1  0 -1          0    0    1
-
-               pq   0 -p-q    0  1  0           1/pq     0     0     0     0
-                0 -aq   -q    a  1  0           1/r    a/r   p/r  ap/r  pp/r              1  1  1  1  1  0
-    5:  B^T =   0  aq   -q   -a  1  0     G  =  1/r   -a/r   p/r -ap/r  pp/r       A^T =  0  a -a  b -b  1
-                0 -bp   -p    b  1  0           1/s    b/s   q/s  bq/s  qq/s
-                0  bp   -p   -b  1  0           1/s   -b/s   q/s -bq/s  qq/s
-                0  pq    0 -p-q  0  1            0       0     0     0     1
-
-with points 0, a, -a, b, -b and infinity, p = a^2, q = b^2, r = 2p (p - q), s = 2q (q - p). With a = 3/4 and b = 3/2
-the coefficients of B^T are exact, and errors are half as large as with 1 and 2, at the worst place of a filter's
-gradient a quarter. In two dimensions, * still being element by element, Y = A^T [(G g G^T) * (B^T d B)] A: 16 products
-for four outputs in the place of 36, or 36 of 100. Summed over channels before A, the products in brackets are, for all
-tiles together, 16 (36) products of matrices, one for each element of a tile. The gradient of the filter is the same
-turned round, G^T [(B^T d B) * (A D A^T)] G with D the gradient of the loss by Y, summed over tiles: products of
-matrices again.
+Winograd's F(2x2, 3x3) and F(2x2, 5x5), after Lavin and Gray 2016 (arXiv 1509.09308, section 4.1): a tile of 2x2 outputs
+comes from 4x4 (6x6) inputs d and the filter g. `winograd_maps.py` has the matrices for one dimension. In two
+dimensions, * being element by element, Y = A^T [(G g G^T) * (B^T d B)] A: 16 products for four outputs in the place of
+36, or 36 of 100. Summed over channels before A, the products in brackets are, for all tiles together, 16 (36) products
+of matrices, one for each element of a tile. The gradient of the filter is the same turned round,
+G^T [(B^T d B) * (A D A^T)] G with D the gradient of the loss by Y, summed over tiles: products of matrices again.
 
 Numbers are added up, in float32, before and after they are multiplied. So errors are several times larger than those of
 plain sums, and of another kind: small beside the largest number of a tile, not beside each.
@@ -38,7 +20,7 @@ import numpy as np
 from numba import boolean, float32, int64, intp, uint32, uint64, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels import tile, tile_gradients, words32
+from xnor_ref.kernels import tile, tile_gradients, winograd_maps, words32
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
@@ -59,6 +41,11 @@ _NO_REALS, _NO_BITS, _NO_K = np.zeros((1,) * 4, np.float32), np.zeros((1,) * 4, 
 _wide, _narrow = tile.plain[tile.WIDE], tile.plain[tile.NARROW]
 _sum_wide, _sum_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
 _sign_of_bit = words32.sign_of_bit
+_inputs, _gradients, _filters, _outputs, _filter_gradients = (
+    winograd_maps.inputs, winograd_maps.gradients, winograd_maps.filters, winograd_maps.outputs,
+    winograd_maps.filter_gradients,
+)  # fmt: skip
+_0, _1, _2 = (np.uint64(n) for n in range(3))
 _images = _in(float32, 4), _in(uint32, 4), _in(float32, 2), int64, int64, int64, float32
 
 
@@ -141,7 +128,7 @@ class WeightGradient:
         piece = max(1, min(items, NUMBERS // elements // (self.channels + wide) // across))
         pitch = (-(-self.channels // LANES) | 1) * LANES  # odd: tiles side by side do not meet in one set of a cache
         v = np.empty((elements, piece * across, pitch), np.float32)
-        d = aligned(elements * piece * across * wide).view(np.float32).reshape(elements, -1)
+        d = aligned(elements * piece * across * wide).view(np.float32).reshape(elements, wide, -1)
         sums = np.zeros((elements, self.channels, wide), np.float32)
         for first in range(0, items, piece):
             last = min(first + piece, items)
@@ -160,120 +147,6 @@ class WeightGradient:
         out = np.empty(((side - 1) ** 2 * self.channels, wide), np.float32)
         split(threads, self.channels, _transform_sums, side, sums, out)
         return out
-
-
-# --- one dimension -----------------------------------------------------------------------------------------------
-# Each takes numbers j < n of the lines x[of + j], x[of + step + j], ... to the lines y[to + j], y[to + jump + j], ...
-
-_part = _in(float32, 1), uint64, uint64, _out(float32, 1), uint64, uint64, uint64
-_F = np.float32
-_HALF, _A, _B, _P, _Q = _F(1 / 2), _F(3 / 4), _F(3 / 2), _F(9 / 16), _F(9 / 4)
-_PQ, _SUM = _F(81 / 64), _F(45 / 16)  # p q, and p + q
-_BY_PQ, _BY_R, _BY_S = _F(64 / 81), _F(-128 / 243), _F(32 / 243)  # one through each
-_0, _1, _2, _3, _4, _5 = (np.uint64(n) for n in range(6))
-
-
-@compiled(void(boolean, *_part), forceinline=True)
-def _inputs(small, x, of, step, y, to, jump, n):
-    """B^T x."""
-    if small:
-        for j in range(n):
-            d0, d1, d2, d3 = x[of + j], x[of + step + j], x[of + _2 * step + j], x[of + _3 * step + j]
-            y[to + j] = d0 - d2
-            y[to + jump + j] = d1 + d2
-            y[to + _2 * jump + j] = d2 - d1
-            y[to + _3 * jump + j] = d1 - d3
-    else:
-        for j in range(n):
-            d0, d1, d2 = x[of + j], x[of + step + j], x[of + _2 * step + j]
-            d3, d4, d5 = x[of + _3 * step + j], x[of + _4 * step + j], x[of + _5 * step + j]
-            even_a, odd_a = d4 - _Q * d2, _A * (d3 - _Q * d1)
-            even_b, odd_b = d4 - _P * d2, _B * (d3 - _P * d1)
-            y[to + j] = _PQ * d0 - _SUM * d2 + d4
-            y[to + jump + j] = even_a + odd_a
-            y[to + _2 * jump + j] = even_a - odd_a
-            y[to + _3 * jump + j] = even_b + odd_b
-            y[to + _4 * jump + j] = even_b - odd_b
-            y[to + _5 * jump + j] = _PQ * d1 - _SUM * d3 + d5
-
-
-@compiled(void(boolean, *_part), forceinline=True)
-def _gradients(small, x, of, step, y, to, jump, n):
-    """A x."""
-    for j in range(n):
-        d0, d1 = x[of + j], x[of + step + j]
-        y[to + j] = d0
-        if small:
-            y[to + jump + j] = d0 + d1
-            y[to + _2 * jump + j] = d0 - d1
-            y[to + _3 * jump + j] = -d1
-        else:
-            y[to + jump + j] = d0 + _A * d1
-            y[to + _2 * jump + j] = d0 - _A * d1
-            y[to + _3 * jump + j] = d0 + _B * d1
-            y[to + _4 * jump + j] = d0 - _B * d1
-            y[to + _5 * jump + j] = d1
-
-
-@compiled(void(boolean, *_part), forceinline=True)
-def _filters(small, x, of, step, y, to, jump, n):
-    """G x."""
-    if small:
-        for j in range(n):
-            g0, g1, g2 = x[of + j], x[of + step + j], x[of + _2 * step + j]
-            y[to + j] = g0
-            y[to + jump + j] = _HALF * (g0 + g2 + g1)
-            y[to + _2 * jump + j] = _HALF * (g0 + g2 - g1)
-            y[to + _3 * jump + j] = g2
-    else:
-        for j in range(n):
-            g0, g1, g2 = x[of + j], x[of + step + j], x[of + _2 * step + j]
-            g3, g4 = x[of + _3 * step + j], x[of + _4 * step + j]
-            even_a, odd_a = g0 + _P * (g2 + _P * g4), _A * (g1 + _P * g3)
-            even_b, odd_b = g0 + _Q * (g2 + _Q * g4), _B * (g1 + _Q * g3)
-            y[to + j] = _BY_PQ * g0
-            y[to + jump + j] = _BY_R * (even_a + odd_a)
-            y[to + _2 * jump + j] = _BY_R * (even_a - odd_a)
-            y[to + _3 * jump + j] = _BY_S * (even_b + odd_b)
-            y[to + _4 * jump + j] = _BY_S * (even_b - odd_b)
-            y[to + _5 * jump + j] = g4
-
-
-@compiled(void(boolean, *_part), forceinline=True)
-def _outputs(small, x, of, step, y, to, jump, n):
-    """A^T x."""
-    for j in range(n):
-        m0, m1, m2, m3 = x[of + j], x[of + step + j], x[of + _2 * step + j], x[of + _3 * step + j]
-        if small:
-            y[to + j] = m0 + m1 + m2
-            y[to + jump + j] = m1 - m2 - m3
-        else:
-            m4, m5 = x[of + _4 * step + j], x[of + _5 * step + j]
-            y[to + j] = m0 + (m1 + m2) + (m3 + m4)
-            y[to + jump + j] = _A * (m1 - m2) + _B * (m3 - m4) + m5
-
-
-@compiled(void(boolean, *_part), forceinline=True)
-def _filter_gradients(small, x, of, step, y, to, jump, n):
-    """G^T x."""
-    if small:
-        for j in range(n):
-            s0, s1, s2, s3 = x[of + j], x[of + step + j], x[of + _2 * step + j], x[of + _3 * step + j]
-            both = _HALF * (s1 + s2)
-            y[to + j] = s0 + both
-            y[to + jump + j] = _HALF * (s1 - s2)
-            y[to + _2 * jump + j] = both + s3
-    else:
-        for j in range(n):
-            s0, s1, s2 = x[of + j], x[of + step + j], x[of + _2 * step + j]
-            s3, s4, s5 = x[of + _3 * step + j], x[of + _4 * step + j], x[of + _5 * step + j]
-            even_a, odd_a = _BY_R * (s1 + s2), _BY_R * (_A * (s1 - s2))
-            even_b, odd_b = _BY_S * (s3 + s4), _BY_S * (_B * (s3 - s4))
-            y[to + j] = _BY_PQ * s0 + even_a + even_b
-            y[to + jump + j] = odd_a + odd_b
-            y[to + _2 * jump + j] = _P * even_a + _Q * even_b
-            y[to + _3 * jump + j] = _P * odd_a + _Q * odd_b
-            y[to + _4 * jump + j] = _P * (_P * even_a) + _Q * (_Q * even_b) + s5
 
 
 # --- to tiles ----------------------------------------------------------------------------------------------------
@@ -347,18 +220,14 @@ def _transform_input(start, stop, first, reals, bits, k, kind, width, padding, b
                 to += pitch
 
 
-@compiled(void(intp, intp, intp, *_images, intp, intp, intp, intp, _out(float32, 2)))
+@compiled(void(intp, intp, intp, *_images, intp, intp, intp, intp, _out(float32, 3)))
 def _transform_gradient(
     start, stop, first, reals, bits, k, kind, width, padding, border, side, rows, across, outputs, d
 ):
-    """A D A^T for such rows of tiles; d is (elements, all of blocks of outputs, tiles, WIDE or NARROW)."""
+    """A D A^T for such rows of tiles; d (elements, padded O, tiles) holds blocks (tiles, WIDE or NARROW) of outputs."""
     small, columns, size = side == 4, 2 * across, np.uint64(outputs)
-    whole, plane, out = np.uint64(columns * outputs), np.uint64(d.shape[1]), d.reshape(-1)
+    whole, plane, out = np.uint64(columns * outputs), np.uint64(d.shape[1] * d.shape[2]), d.reshape(-1)
     lines, turned = np.empty(2 * whole, np.float32), np.empty(side * whole, np.float32)
-    wide = outputs // WIDE * WIDE
-    if outputs > wide:
-        wide += NARROW if outputs - wide <= NARROW else WIDE
-    tiles = d.shape[1] // wide
     for item in range(start, stop):
         image, top = item // rows, 2 * (item % rows)
         for y in range(2):
@@ -370,7 +239,11 @@ def _transform_gradient(
                 used = np.uint64(min(WIDE, outputs - block))
                 lanes = np.uint64(NARROW if used <= NARROW else WIDE)
                 of = np.uint64(i) * whole + np.uint64(block)
-                to = np.uint64(side * i) * plane + np.uint64(block * tiles) + np.uint64((item - first) * across) * lanes
+                to = (
+                    np.uint64(side * i) * plane
+                    + np.uint64(block * d.shape[2])
+                    + np.uint64((item - first) * across) * lanes
+                )
                 for _ in range(across):
                     _gradients(small, turned, of, size, out, to, plane, used)
                     of += _2 * size
@@ -440,7 +313,7 @@ def _convolve(
         _transform_output(first, last, m, side, rows, across, bias, out)
 
 
-@compiled(void(intp, intp, intp, _in(float32, 3), _in(float32, 2), intp, _out(float32, 3)))
+@compiled(void(intp, intp, intp, _in(float32, 3), _in(float32, 3), intp, _out(float32, 3)))
 def _add_products(start, stop, tiles, v, d, outputs, sums):
     """Items start..stop of all (element, block of outputs): sums (elements, C, padded O) += V^T D over `tiles`."""
     room, pitch, channels, wide = v.shape[1], v.shape[2] * 4, sums.shape[1], sums.shape[2]
