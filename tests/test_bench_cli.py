@@ -186,9 +186,7 @@ def test_plots(bench, tmp_path, arguments, name):
         (["--threads", "0"], "threads must be from 1 to 1024, got 0"),
         (["--baselines", "numpi"], "there is no baseline 'numpi'; there are numpy, torch"),
         (["--plot", "plot.doc"], "ends in png, svg, pdf; got 'plot.doc'"),
-        (["--plot", "no/folder/plot.png"], "--plot no/folder/plot.png: not a file that can be written"),
-        (["--json", "no/folder/result.json"], "--json no/folder/result.json: not a file that can be written"),
-        (["--json", "."], "--json .: not a file that can be written"),
+        (["--json", "a.png", "--plot", "a.png"], "--json, --plot: each needs a file of its own"),
         (["--epochs", "3"], "No such option"),
         (["network", "resnet"], "there is no network 'resnet'; there are shapes-net, lenet5, nin"),
         (["network", "resnet18", "--size", "4"], "resnet18 needs images of at least 16 pixels, got 4"),
@@ -204,6 +202,13 @@ def test_wrong_usage_exits_2_and_says_why(bench, tmp_path, arguments, words):
     code, out, err = bench(*arguments)
     assert code == 2 and words in err and out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@compiled_only
+@pytest.mark.parametrize("option", [["--json", "no/such/x.png"], ["--plot", "no/such/x.png"], ["--json", "."]])
+def test_what_cannot_be_written_exits_7_before_anything_is_measured(bench, option):
+    code, out, err = bench(*option)
+    assert code == 7 and " ".join(option) in err and out == ""
 
 
 @compiled_only

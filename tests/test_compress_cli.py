@@ -76,6 +76,16 @@ def test_json(close, run):
     assert shown["total"]["direct_xnors"] == 20 * 576 * 16
 
 
+def test_only_results_of_its_own_are_replaced(close, run):
+    command = ["compress", "close.safetensors", "--json"]
+    Path("empty").touch()
+    Path("nested").write_text("[" * 100_000)
+    Path("config.json").write_text('{"model": "x"}')
+    for name, expected in (("new", 0), ("new", 0), ("empty", 0), ("nested", 2), ("config.json", 2)):
+        before = Path(name).read_bytes() if expected else b""
+        assert run(*command, name)[0] == expected and (not expected or Path(name).read_bytes() == before)
+
+
 def test_layers_that_stay_bits_are_named(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     one_convolution(Sample().normal(20, 64, 3, 3)).network().save("far")
@@ -117,6 +127,10 @@ def test_plot(close, run, kind):
     assert code == 0, err
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
     assert Path(f"tree.{kind}").read_bytes().startswith(begins)
+    assert run("compress", "close.safetensors", "--plot", f"tree.{kind}")[0] == 0
+    Path(f"tree.{kind}").write_bytes(begins)
+    assert run("compress", "close.safetensors", "--plot", f"tree.{kind}")[0] == 2
+    assert Path(f"tree.{kind}").read_bytes() == begins
 
 
 def test_plot_without_matplotlib(close, run, monkeypatch):
@@ -146,6 +160,10 @@ def test_places_of_a_plot():
         (["close.safetensors", "-o", "."], 2, "is a folder"),
         (["close.safetensors", "-o", "no/such/x"], 7, "does not exist"),
         (["close.safetensors", "--json", "no/such/x"], 7, "does not exist"),
+        (["close.safetensors", "--plot", "no/such/x.png"], 7, "does not exist"),
+        (["close.safetensors", "--json", "close.safetensors"], 2, "is there already and not of this command"),
+        (["close.safetensors", "--json", "notes.txt"], 2, "is there already and not of this command"),
+        (["close.safetensors", "-o", "x", "--json", "./x"], 2, "each needs a file of its own"),
         (["close.safetensors", "--plot", "tree.gif"], 2, "must end in .png, .svg, .pdf; got 'tree.gif'"),
         (
             ["close.safetensors", "--plot", "x.png", "--layer", "block9"],

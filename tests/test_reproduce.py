@@ -130,9 +130,9 @@ def test_rows_differ_in_nothing_but_what_they_name(data_dir, tmp_path):
     assert plan.differing(made)["alpha"] == {"method": "xnor", "input_scale": "off"}
     assert plan.differing(made)["ohw"] == {"method": "xnor++", "gamma": "ohw"}
     assert plan.differing(tiny_plan("table3b", data_dir, tmp_path)) == {
-        "bacp": {"relu": False},
+        "bacp": {"input_scale": "off", "relu": False},
         "cbap": {"block_order": "cbap"},
-        "bacp-relu": {"relu": True},
+        "bacp-relu": {"input_scale": "off", "relu": True},
     }
 
 
@@ -274,11 +274,11 @@ def test_a_run_from_before_a_setting_was_there_is_still_known(table3b, data_dir,
 def test_a_run_that_another_experiment_has_finished_is_taken_from_there(table3b, data_dir, tmp_path, monkeypatch):
     shutil.copytree(table3b[0].folder.parent, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(execute, "train_run", None)
-    results = execute.run_plan(tiny_plan("gradients", data_dir, tmp_path, rows=["corrected"], seeds=2))
+    results = execute.run_plan(tiny_plan("xnorpp", data_dir, tmp_path, rows=["alpha"], seeds=2))
     (row,) = results["rows"]
     assert row["runs"][1]["folder"] == str(tmp_path / "table3b-shapes-quick/bacp-relu-seed1")
     assert row["top1"] == table3b[1]["rows"][2]["top1"]
-    other = tiny_plan("gradients", data_dir, tmp_path, rows=["corrected"], seeds=2, lr=0.02)
+    other = tiny_plan("xnorpp", data_dir, tmp_path, rows=["alpha"], seeds=2, lr=0.02)
     assert all(state.report is None for state in execute.prepare(other)[1].values())
 
 
@@ -361,9 +361,14 @@ def test_the_list_and_the_document_of_all(table3b, tmp_path, monkeypatch, capfd)
     assert "## Table 3b" in text and "| C-B-A-P |" in text and "Not run yet: `reproduce table1`" in text
     assert "### shapes, budget quick" in text and "`python cli.py reproduce table3b --seeds 2 " in text
     assert "Not run yet: `reproduce table3b`" not in text
+    assert text.endswith(f"\n\n{report.KEPT}\n")
     target.write_text(f"old\n\n{report.KEPT}\n\nwords\n")
     assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 0
-    assert target.read_text() == f"{text}\n{report.KEPT}\n\nwords\n"
+    assert target.read_text() == f"{text}\nwords\n"
+    for foreign in (b"# Notes\n", f"\xff{report.KEPT}".encode("latin-1")):
+        target.write_bytes(foreign)
+        assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 2
+        assert "is there already and not of this command" in capfd.readouterr().err and target.read_bytes() == foreign
     target.write_text(text)
     for damaged in (b"{", b"[1]", b'{"format": "other"}', b"[" * 100_000):
         (root / "table3b-shapes-quick/results.json").write_bytes(damaged)

@@ -1,16 +1,13 @@
 """What the commands of `bench` share: options, and what they do before and after they measure."""
 
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 from xnor_ref.cli import options, say
 from xnor_ref.cli.progress import Progress
-from xnor_ref.errors import InputError
 from xnor_ref.storage import write_atomically
 
 threads_option = click.option(
@@ -61,11 +58,7 @@ def prepared(threads: int, json_file: str | None, plot: str | None = None) -> tu
     roof.require_compiler()
     if check_threads(threads, "bench") > available_threads():
         say(f"warning: {threads} threads share {available_threads()} processors")
-    for option, path in (("--json", json_file), ("--plot", plot)):
-        if path is not None and path != "-":
-            folder = Path(path).parent
-            if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-                raise InputError(f"bench: {option} {path}: not a file that can be written")
+    options.check_results(json_file, plot, ("machine",))
     if plot is not None:
         plots.check_plot(plot)
     return Progress(quiet=json_file == "-"), timing.Bystanders()

@@ -54,6 +54,7 @@ def command(model: str, output: str | None, force: bool, report: bool, json_file
     path = Path(model)
     path = path / "model.safetensors" if path.is_dir() else path
     target = None if output is None else options.model_target(output, force)
+    options.check_results(json_file, values["plot"], ("model", "layers", "total"), target)
     metadata, tensors, network = compressing.read(path)
     made = compressing.compress(
         metadata, tensors, network, kind=values["tree"], complement=values["complement"], store=values["store"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.errors import InputError, ModelFileError, OutputError
 from xnor_ref.training.config import FIELDS, choices_of
 
 DATA_DIR_VARIABLE = "XNOR_REF_DATA"
@@ -102,6 +102,37 @@ def model_target(output: str, force: bool) -> Path:
         except ModelFileError:
             raise InputError(f"-o {target} is not a packed model file, so --force does not overwrite it") from None
     return target
+
+
+def check_results(json_file: str | None, plot: str | None, keys: tuple[str, ...], model: Path | None = None) -> None:
+    """Refuse, before any work, files of --json and --plot that cannot be written or would replace something else.
+
+    What is there already is replaced only if it is empty or such a result itself: a JSON object with all `keys`, a
+    picture that matplotlib drew. `model` is the file that -o names.
+    """
+    paths = {"-o": model, "--json": json_file, "--plot": plot}
+    named = {option: Path(path) for option, path in paths.items() if path is not None and path != "-"}
+    if len({path.resolve() for path in named.values()}) < len(named):
+        raise InputError(f"{', '.join(named)}: each needs a file of its own")
+    for option, path in named.items():
+        folder = path.parent
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{option} {path} exists and is not a regular file")
+        if not folder.is_dir():
+            raise OutputError(f"{option} {path}: the folder {folder} does not exist")
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"{option} {path}: no permission to write into the folder {folder}")
+        before = b"" if option == "-o" or not path.exists() else path.read_bytes()
+        if before and not (b"atplotlib" in before if option == "--plot" else _is_result(before, keys)):
+            raise InputError(f"{option} {path} is there already and not of this command; name another file")
+
+
+def _is_result(text: bytes, keys: tuple[str, ...]) -> bool:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.keys() >= set(keys)
 
 
 def print_json(value: Any) -> None:

@@ -42,7 +42,7 @@ _FIELDS = (
 @click.option(
     "--summary",
     metavar="FILE.md",
-    help="Write the results of all experiments under --out to one document; what it has after its marker stays.",
+    help="Write the results of all experiments under --out to one document; what is added below its last line stays.",
 )
 @options.field_options(*_FIELDS)
 @click.option("--download", is_flag=True, help="Fetch Tiny ImageNet if it is not there.")
@@ -82,9 +82,7 @@ def command(
         _list(as_json)
         return
     if summary is not None:
-        target = Path(summary)
-        before = target.read_text(encoding="utf-8", errors="replace") if target.is_file() else ""
-        write_atomically(summary, report.summary(root, before).encode())
+        write_atomically(summary, report.summary(root, _written_before(Path(summary))).encode())
         click.echo(f"written: {printable(summary)}")
         return
     if everything and rows is not None:
@@ -106,6 +104,20 @@ def command(
     failed = [] if dry_run else [run for result in shown for row in result["rows"] for run in row["failures"]]
     if failed:
         raise NonFiniteError(f"numbers became NaN or infinite in {', '.join(failed)}; the other runs are finished")
+
+
+def _written_before(path: Path) -> str:
+    """The document of --summary as it is, "" for none; a file of anything else is not to be replaced."""
+    from xnor_ref.experiments.report import KEPT
+
+    before = path.read_bytes() if path.is_file() else b""
+    try:
+        text = before.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if before and KEPT not in text:
+        raise InputError(f"--summary {path} is there already and not of this command; name another file")
+    return text
 
 
 def _run(plan: Any, download: bool, progress: Any) -> dict[str, Any]:

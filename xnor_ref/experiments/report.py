@@ -311,7 +311,7 @@ KEPT = "<!-- what follows is kept by reproduce --summary -->"
 def summary(root: Path, before: str = "") -> str:
     """One Markdown document of every experiment: its results under `root`, or the command that makes them.
 
-    What the document `before` says after a line `KEPT` stays at its end.
+    It ends with the line `KEPT`, and with what the document `before` says after that.
 
     Raises
     ------
@@ -334,8 +334,7 @@ def summary(root: Path, before: str = "") -> str:
             lines += ["", f"### {results['dataset']['name']}, budget {results['budget']}", "", *_figures(results)]
             lines += ["", *details] if (details := _details(results, "####")) else []
         parts.append("\n".join(lines).rstrip() + "\n")
-    _, kept, words = before.partition(KEPT)
-    return "\n".join([*parts, kept + words] if kept else parts)
+    return "\n".join([*parts, KEPT + (before.partition(KEPT)[2] or "\n")])
 
 
 def _read(path: Path) -> dict[str, Any]:
