@@ -134,6 +134,8 @@ def test_a_plot(bench, tmp_path):
         (["--baselines", ""], "there is no baseline ''; there are torch, torch-bf16"),
         (["--batch", "1"], "BatchNorm needs a batch of at least 2 images to train on, got 1"),
         (["--batch", "-3"], "batch must be at least 1, got -3"),
+        (["--batch", "0"], "batch must be at least 1, got 0"),
+        (["--classes", "0"], "classes must be at least 1, got 0"),
         (["--threads", "0"], "threads must be from 1 to 1024, got 0"),
         (["--optimizer", "lion"], "'lion' is not one of 'sgd', 'adam'"),
         (["lenet5", "--size", "4", "--quick", "--backward", "fp32"], "lenet5 needs images of at least"),

@@ -110,6 +110,9 @@ def damage(path: str, how: str) -> None:
         (["evaluate"], "Missing argument 'RUN|MODEL'"),
         (["evaluate", "runs/done", "--limit-val", "0"], "limit_val must be at least 1"),
         (["evaluate", "runs/done/model.safetensors", "--dataset", "shape"], "did you mean 'shapes'?"),
+        (["evaluate", "runs/done", "--archive", "x.zip"], "data set shapes: no option archive"),
+        (["predict", "runs/done", "runs/done/sample.png", "--threads", "0"], "threads must be at least 1"),
+        (["verify", "--threads", "0"], "threads must be at least 1"),
         (["predict", "runs/done"], "Missing argument 'IMAGE...'"),
         (["predict", "runs/done", "runs/done/sample.png", "--top", "0"], "--top"),
         (["export", "runs/done"], "Missing option '-o'"),
@@ -221,6 +224,30 @@ def test_a_model_for_other_images_or_classes_is_refused(at_work, classes, size, 
     options = ("--dataset", "folder", "--data-dir", "pictures", "--image-size", size)
     code, out, err = at_work("evaluate", "runs/done/model.safetensors", *options)
     assert code == 2 and words in err and out == ""
+
+
+def test_a_run_on_another_data_set_leaves_the_settings_of_its_own(at_work):
+    code, _, err = at_work("evaluate", "runs/done", "--dataset", "mnist", "--data-dir", "data")
+    assert code == 3 and "mnist" in err
+    code, _, err = at_work("evaluate", "runs/done", "--dataset", "mnist", "--val-size", "60")
+    assert code == 2 and "val_size (=60) needs dataset shapes, got dataset 'mnist'" in err
+
+
+@pytest.mark.parametrize("text", ["garbage", "garbage\ngarbage\n", '{"epoch": 1}\n'])
+def test_info_says_that_the_small_files_of_a_run_are_damaged(at_work, text):
+    code, out, err = at_work("info", "runs/done")
+    assert code == 0 and err == "" and "not finished" not in out
+    Path("runs/done/metrics.jsonl").write_text(text)
+    code, _, err = at_work("info", "runs/done")
+    assert code == 0 and "warning: runs/done/metrics.jsonl is damaged" in err and "report.json" not in err
+    Path("runs/done/report.json").write_text(text)
+    code, out, err = at_work("info", "runs/done")
+    assert code == 0 and "warning: runs/done/report.json is damaged" in err and "not finished" in out
+
+
+def test_info_says_that_there_is_no_data_folder(at_work):
+    assert "data dir           nowhere (there is no such folder)\n" in at_work("info", "--data-dir", "nowhere")[1]
+    assert "no such folder" not in at_work("info", "--data-dir", "data")[1]
 
 
 def test_numbers_that_overflow_exit_5(at_work):

@@ -284,7 +284,7 @@ def test_networks_without_trees_are_refused():
     sample = Sample(shape=(2, 3, 3), classes=2)
     sample.node("flatten")
     sample.linear(18, 2)
-    with pytest.raises(InputError, match="no binary layers; its operations are flatten, linear"):
+    with pytest.raises(InputError, match="both binary weights and binary inputs; the operations are flatten, linear"):
         in_trees(sample)
     sample = Sample(shape=(2, 3, 3), classes=1)
     sample.binary_conv2d(2, 1)

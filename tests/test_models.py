@@ -186,7 +186,7 @@ def test_same_seed_same_network():
         ({"name": "lenet"}, "one of shapes-net, lenet5, .*got 'lenet'"),
         ({"method": "xnor+"}, "one of xnor, full, .*bwn, .* bnn, got 'xnor\\+'"),
         ({"image_size": 8}, "at least 16 pixels, got 8"),
-        ({"image_size": 10**6}, "refused: image_size=1000000"),
+        ({"image_size": 10**6}, "image_size must be at most 4,096, got 1,000,000"),
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"width": 3}, "has no option width; its options are weight_scale"),
         ({"name": "resnet18", "downsample": "none"}, "one of binary, real, identity, got 'none'"),

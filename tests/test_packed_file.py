@@ -9,7 +9,7 @@ import pytest
 
 from tests import packed_samples
 from tests.packed_samples import Sample
-from xnor_ref.errors import ModelFileError, OutputError
+from xnor_ref.errors import InputTypeError, ModelFileError, OutputError
 from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed import file as packed_file
 from xnor_ref.packed.ops import OPS
@@ -41,6 +41,12 @@ def test_file_round_trip(tmp_path):
     assert np.array_equal(first.logits(pixels), second.logits(pixels))
     assert second.metadata == sample.metadata == first.metadata
     assert second.classes == tuple(sample.metadata["classes"]) and second.input_shape == (3, 9, 8)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"model.safetensors"])
+def test_what_is_no_path(path):
+    with pytest.raises(InputTypeError, match="path must be a str or PathLike, got "):
+        load_packed(path)
 
 
 def test_truncated_at_every_length(tiny_file):

@@ -119,7 +119,7 @@ def test_the_command(tmp_path):
     code, out, err = run_cli("info", "--network", "lenet5", cwd=tmp_path)
     assert code == 0 and err == "" and out.startswith("lenet5 (xnor), 1 channels, 28x28 pixels, 10 classes\n")
     assert "conv2.conv  BinaryConv2d  50x8x8" in out and "as additions" not in out
-    assert "packed      90.2 kB (0.09 MiB), 19.2 times smaller" in out
+    assert "packed      90.2 kB (0.09 MiB), 19.2 times smaller; a model file also has its description" in out
     assert "all binary  54.1 kB (0.05 MiB), as in Figure 4(a)" in out
     options = ["--size", "32", "--channels", "3", "--classes", "7", "--method", "bwn", "--model-option", "width=16"]
     code, out, _ = run_cli("info", "--network", "shapes-net", *options, "--json", cwd=tmp_path)
@@ -131,8 +131,9 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--network", "alexnot"], "model must be one of shapes-net, .*got 'alexnot'"),
+        (["--network", "alexnot"], "--network must be one of shapes-net, .*got 'alexnot'; did you mean 'alexnet'"),
         (["--network", "alexnet", "--size", "8"], "alexnet needs images of at least 16 pixels, got 8"),
+        (["--network", "alexnet", "--size", "5000"], "image_size must be at most 4,096, got 5,000"),
         (["--network", "alexnet", "--size", "0"], "image_size must be at least 1, got 0"),
         (["--network", "lenet5", "--classes", "-1"], "num_classes must be at least 1, got -1"),
         (["--network", "lenet5", "--method", "xor"], "method must be one of xnor"),

@@ -222,9 +222,13 @@ def load_tensors(
 
     Raises
     ------
+    InputTypeError
+        `path` is no path.
     ModelFileError
         Missing, unreadable, not a regular file, empty, cut short, altered, of another kind or version.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputTypeError(f"path must be a str or PathLike, got {path!r}")
     try:
         _check_size(path, max_bytes)
         with safe_open(os.fspath(path), framework="np") as file:

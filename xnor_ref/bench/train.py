@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 class Task:
     """What is trained: a network of `models.build` on square colour images.
 
-    Raises InputError for a network, method or size that there is not.
+    Raises InputError for a network, method, size or number of classes that there is not.
     """
 
     network: str
@@ -61,6 +61,8 @@ class Task:
         networks.check_names([self.network])
         if self.method not in METHODS:
             raise InputError(f"bench: there is no method {self.method!r}; there are {', '.join(METHODS)}")
+        if self.classes < 1:
+            raise InputError(f"bench: classes must be at least 1, got {self.classes}")
         check_batch(self.batch, self.size)
         if self.batch < 2:
             raise InputError(f"bench: BatchNorm needs a batch of at least 2 images to train on, got {self.batch}")

@@ -144,9 +144,9 @@ def network(
 ) -> None:
     """Whole networks, from an image array to logits.
 
-    NAME is vgg-small, resnet18, nin or alexnet (all four by default), with random weights; it is compared with the same
-    network in full precision in torch, in every way that torch has to run it, and in onnxruntime. --model measures a
-    packed file of yours, with the time of each layer.
+    NAME is a network of `train --model`, with random weights; by default vgg-small, resnet18, nin and alexnet. It is
+    compared with the same network in full precision in torch, in every way that torch has to run it, and in
+    onnxruntime. --model measures a packed file of yours, with the time of each layer.
     """
     from xnor_ref.bench import networks, plots
 

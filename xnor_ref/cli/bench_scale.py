@@ -26,7 +26,7 @@ def scale(
 ) -> None:
     """Training on data sets of different sizes, in turns; and the memory that it takes, epoch by epoch.
 
-    NAME is vgg-small, resnet18, nin or alexnet, for 64x64 pixels. The images are random, in a temporary file.
+    NAME is a network of `train --model`, for 64x64 pixels. The images are random, in a temporary file.
     """
     from xnor_ref.bench import scale as measuring
     from xnor_ref.bench import train as training

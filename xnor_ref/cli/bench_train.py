@@ -53,9 +53,9 @@ def train(
 ) -> None:
     """Training steps of whole networks: forward, backward and update.
 
-    NAME is vgg-small, resnet18, nin or alexnet (all four by default). torch trains the same network in full precision,
-    at its best of eager and torch.compile, both layouts, batches of 64 and 128 and two settings of its allocator. Ours
-    and torch take turns, each in a process of its own.
+    NAME is a network of `train --model`; by default vgg-small, resnet18, nin and alexnet. torch trains the same network
+    in full precision, at its best of eager and torch.compile, both layouts, batches of 64 and 128 and two settings of
+    its allocator. Ours and torch take turns, each in a process of its own.
     """
     from xnor_ref.bench import networks, plots
     from xnor_ref.bench import train as training
@@ -67,7 +67,9 @@ def train(
     scales = training.parse_scales(method, input_scale)
     compared = training.parse_baselines(baselines, () if quick else tuple(training.PRECISIONS))
     tasks = [
-        training.Task(name, size, classes, method, optimizer, batch or training.batch_of(name, quick), threads)
+        training.Task(
+            name, size, classes, method, optimizer, training.batch_of(name, quick) if batch is None else batch, threads
+        )
         for name in names or networks.NETWORKS[: 1 if quick else None]
     ]
     about, measured = bench_options.machine(bench_options.pace_of(quick)), []

@@ -43,14 +43,13 @@ def command(model: str, output: str | None, force: bool, report: bool, json_file
     which from which (MST-compression). The new file gives the same answers to the bit. Layers that would not become
     smaller stay as bits; the report says so, and what each layer would cost in operations and bits.
     """
-    from xnor_ref.kernels.threads import set_threads
     from xnor_ref.packed import compressing
 
     if force and output is None:
         raise InputError("--force needs -o, the file to overwrite")
     if values["layer"] is not None and values["plot"] is None:
         raise InputError("--layer needs --plot: it names the layer to draw")
-    set_threads(values["threads"])
+    options.use_threads(values["threads"])
     path = Path(model)
     path = path / "model.safetensors" if path.is_dir() else path
     target = None if output is None else options.model_target(output, force)

@@ -11,10 +11,8 @@ from xnor_ref.cli.group import Command
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.training.config import resolve
 
-_FIELDS = (
-    *("dataset", "data_dir", "archive", "train_size", "val_size", "image_size"),
-    *("limit_classes", "limit_val", "threads"),
-)
+_SIZES = ("train_size", "val_size", "image_size", "limit_classes", "limit_val")  # of a run's own data set
+_FIELDS = ("dataset", "data_dir", "archive", *_SIZES, "threads")
 
 
 @click.command(
@@ -60,7 +58,10 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     from xnor_ref.training.runs import RunFolder
 
     folder = RunFolder(path)
-    config = dataclasses.replace(folder.config(), **said)
+    config = folder.config()
+    if said.get("dataset", config.dataset) != config.dataset:
+        said = {**dict.fromkeys((*_SIZES, "archive")), **said}
+    config = dataclasses.replace(config, **said)
     missing = [file.name for file in (folder.float_path, folder.packed_path) if not file.exists()]
     if missing:
         raise ModelFileError(
@@ -86,8 +87,7 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     packed = load_packed(path)
     trained = packed.metadata["training"]
     if "dataset" not in said:
-        sizes = "train_size", "val_size", "image_size", "limit_classes", "limit_val"
-        known = {key: trained[key] for key in sizes if key in trained}
+        known = {key: trained[key] for key in _SIZES if key in trained}
         if "dataset" not in trained:
             raise InputError(f"{path} does not say what it was trained on; name a data set with --dataset")
         said = {"dataset": trained["dataset"], **known, **said}

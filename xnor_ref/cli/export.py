@@ -39,7 +39,7 @@ def _text(result: dict[str, Any]) -> str:
             f"{result['file']}: {options.size_text(result['packed_bytes'])}, from {result['checkpoint']} "
             f"(after {result['epochs']} epochs)",
             f"{result['float_parameter_bytes'] / result['packed_bytes']:.1f} times smaller than its "
-            f"{options.size_text(result['float_parameter_bytes'])} of float32 parameters",
+            f"{options.size_text(result['float_parameter_bytes'])} of float32 parameters and statistics of BatchNorm",
             f"read back and compared on {result['images_compared']} images: largest difference of a logit "
             f"{result['max_logit_difference']:g}",
         ]

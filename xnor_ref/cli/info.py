@@ -5,9 +5,11 @@ from typing import Any
 
 import click
 
-from xnor_ref.cli import options, printable
+from xnor_ref.cli import options, printable, say
 from xnor_ref.cli.group import Command
 from xnor_ref.cli.summary_text import summary_text
+from xnor_ref.errors import InputError
+from xnor_ref.training.config import did_you_mean
 
 
 @click.command(
@@ -71,6 +73,8 @@ def _installation_text(result: dict[str, Any]) -> str:
     rows = []
     for key, value in result.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if key == "data_dir" and not Path(value).is_dir():
+            shown += " (there is no such folder)"
         rows.append((key.replace("_", " "), shown or "nothing"))
     return options.table(rows)
 
@@ -79,6 +83,9 @@ def _network(name: str, given: dict[str, Any]) -> dict[str, Any]:
     from xnor_ref import models
     from xnor_ref.packed.summary import summarise
 
+    if name not in models.names():
+        known = ", ".join(models.names())
+        raise InputError(f"--network must be one of {known}; got {name!r}{did_you_mean(name, models.names())}")
     size, channels, classes = models.usual_input(name)
     own = options.said({"model_options": given.get("model_options")}).get("model_options", {})
     network = models.build(
@@ -151,13 +158,18 @@ def _run(path: Path) -> dict[str, Any]:
     from xnor_ref.training.runs import RunFolder
 
     folder = RunFolder(path)
-    config = folder.config()
+    config, lines, report = folder.config(), folder.metrics(), finished_report(folder)
+    rows = folder.metrics_path.read_bytes().count(b"\n") if folder.metrics_path.exists() else 0
+    if len(lines) < max(rows, config.epochs if report else 0):
+        say(f"warning: {folder.metrics_path} is damaged: lines of it are missing or cannot be read")
+    if report is None and folder.report_path.exists():
+        say(f"warning: {folder.report_path} is damaged, or not of the networks beside it")
     result = {
         "run": str(path),
         "config": {key: value for key, value in config.to_dict().items() if value is not None},
-        "epochs_done": len(folder.metrics()),
+        "epochs_done": len(lines),
         "checkpoints": [p.name for p in CheckpointFolder(folder.checkpoints_path, {}).candidates()],
-        "report": finished_report(folder),
+        "report": report,
     }
     if folder.packed_path.exists():
         result["model"] = _model(folder.packed_path)

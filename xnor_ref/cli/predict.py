@@ -29,10 +29,9 @@ def command(model: str, images: tuple[str, ...], top: int, threads: int | None, 
     size and colours. An image that cannot be read is reported, the others are still answered, and the exit code is 3.
     """
     from xnor_ref.datasets.images import load_photo
-    from xnor_ref.kernels.threads import set_threads
     from xnor_ref.packed import load_packed
 
-    set_threads(threads)
+    options.use_threads(threads)
     path = Path(model)
     network = load_packed(path / "model.safetensors" if path.is_dir() else path)
     channels, height, _ = network.input_shape

@@ -38,7 +38,7 @@ def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{total['parameters']:,}; {latent:,} bits of binary weights"),
         ("operations", f"{total['macs'] / 1e6:,.1f} M MACs"),
         ("float32", _bytes(whole)),
-        ("packed", f"{_bytes(packed)}, {whole / packed:.1f} times smaller"),
+        ("packed", f"{_bytes(packed)}, {whole / packed:.1f} times smaller; a model file also has its description"),
         (
             "all binary",
             f"{_bytes(bits)}, as in Figure 4(a): one bit a parameter, 1/64 of double precision, "

@@ -157,7 +157,7 @@ def report_text(report: dict[str, Any], config: TrainConfig) -> str:
         options.table(rows, right=(1, 2, 3, 4)),
         "",
         *options.agreement_lines(report),
-        f"the packed file is {ratio:.1f} times smaller",
+        f"the packed file is {ratio:.1f} times smaller than that of the float network",
         f"time per epoch: {per_epoch:.1f} s" if per_epoch else "time per epoch: not measured in one piece",
         f"run folder: {report['run']}",
         "",

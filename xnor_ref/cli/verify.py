@@ -31,10 +31,9 @@ def command(examples: int, seed: int | None, threads: int | None, as_json: bool)
     """
     from xnor_ref import verify
     from xnor_ref.cli.progress import Progress
-    from xnor_ref.kernels.threads import set_threads
     from xnor_ref.training import environment
 
-    set_threads(threads)
+    options.use_threads(threads)
     progress = Progress(quiet=as_json)
     ends = [time.monotonic()]
 

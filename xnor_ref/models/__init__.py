@@ -57,6 +57,12 @@ def _module(name: str) -> Any:
     return import_module(_NETWORKS[name])
 
 
+def _limited(value: Any, name: str, most: int) -> int:
+    if positive(value, name, "build") > most:
+        raise InputError(f"build: {name} must be at most {most:,}, got {value:,}")
+    return int(value)
+
+
 def build(
     name: str,
     *,
@@ -83,11 +89,9 @@ def build(
         that the machine's memory cannot hold.
     """
     module = _module(name)
-    size = positive(image_size, "image_size", "build")
-    positive(in_channels, "in_channels", "build")
-    positive(num_classes, "num_classes", "build")
-    if size > 4096 or num_classes > 100_000 or in_channels > 4096:
-        raise InputError(f"build: refused: image_size={size}, in_channels={in_channels}, classes={num_classes}")
+    size = _limited(image_size, "image_size", 4096)
+    _limited(in_channels, "in_channels", 4096)
+    _limited(num_classes, "num_classes", 100_000)
     if size < module.SMALLEST:
         raise InputError(f"build: {name} needs images of at least {module.SMALLEST} pixels, got {size}")
     binary = {key: value for key, value in options.items() if key in BinaryOptions.names()}

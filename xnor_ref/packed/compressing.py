@@ -99,14 +99,14 @@ def compress(
     Raises
     ------
     InputError
-        The network has no binary layers, or none with more than one output channel; an unknown option.
+        No layer has binary weights and binary inputs, or none of them more than one output channel; an unknown option.
     """
     if store not in STORE or kind not in ("mst", "star"):
         raise InputError(f"compress: kind must be mst or star and store auto or tree; got {kind!r} and {store!r}")
     binary = [node for node in network.nodes if node.op in BINARY]
     if not binary:
         ops = ", ".join(dict.fromkeys(node.op for node in network.nodes))
-        raise InputError(f"compress: the network has no binary layers; its operations are {ops}")
+        raise InputError(f"compress: no layer has both binary weights and binary inputs; the operations are {ops}")
     layers, held = [], 0
     for node in binary:
         source = node.inputs[0]
