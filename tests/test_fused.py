@@ -42,9 +42,10 @@ def shaken(model, seed=0):
     return model
 
 
-def step(model, x, path="auto", arithmetic="fp32", loss=None, times=1):
+def step(model, x, path="auto", arithmetic="fp32", loss=None, times=1, at=0):
     """Results of a step by name: outputs, gradients, and what moved. The fused path unless `path` is "numba"."""
     x = x if isinstance(x, Tensor) else Tensor(x, requires_grad=True)
+    model.set_position(0, at)
     with binary_backend(path), backward_in(arithmetic):
         for _ in range(times):
             y = model(x)
@@ -180,6 +181,27 @@ def test_norm_relu_and_pooling(shape, seed, data):
     both(lambda: nn.MaxPool2d(*pool), np.round(x), seed)  # with ties
     both(lambda: nn.AvgPool2d(*pool), x, seed)
     both(nn.GlobalAvgPool2d, x, seed)
+
+
+@pytest.mark.parametrize("gamma", nn.GAMMAS)
+def test_a_learned_scale_keeps_channels_innermost(gamma):
+    """Its neighbours are fused as without it, and no image or gradient between them is turned."""
+
+    def innermost(array):
+        return array.transpose(0, 2, 3, 1).flags.c_contiguous
+
+    def make():
+        conv = nn.BinaryConv2d(5, 33, 3, 1, 1, weight_scale="off", input_scale="off", rng=np.random.default_rng(1))
+        return nn.Sequential(nn.BatchNorm2d(5), conv, nn.Scale(33, gamma, (6, 6)), nn.ReLU(), nn.MaxPool2d(2))
+
+    x = normal(0, 4, 5, 6, 6)
+    assert both(make, x) == ["max_pool2d", "relu", "scale", "binary_conv2d"]
+    y = make()(Tensor(x, requires_grad=True))
+    dy = normal(1, *y.shape)
+    while y.record is not None:
+        assert innermost(y.data)
+        y, dy = y.record.parents[0], y.record.backward(dy)[0]
+        assert innermost(dy)
 
 
 # --- whole networks
@@ -374,6 +396,7 @@ def test_the_layout_of_the_input_changes_no_bit(arithmetic):
             Tensor(images, requires_grad=True),
         )
         with backward_in(arithmetic):
+            model.set_position(0, 0)
             y = model(leaf)
             y.backward(gradient)
         results.append({"y": y.data, "dx": leaf.grad} | {name: p.grad for name, p in model.named_parameters()})
@@ -392,9 +415,7 @@ def test_arithmetics():
     assert np.array_equal(by["fp32"]["y"], by["int8"]["y"])
     for name in ("dx", "1.weight", "0.weight", "0.bias"):
         assert 1e-5 < distance(by["int8"][name], by["fp32"][name]) < 0.05
-    moved = block()
-    moved.set_position(0, 1)
-    assert not np.array_equal(step(moved, x, arithmetic="int8")["dx"], by["int8"]["dx"])
+    assert not np.array_equal(step(block(), x, arithmetic="int8", at=1)["dx"], by["int8"]["dx"])
 
 
 def test_an_arithmetic_is_a_choice_and_ends_with_its_block():

@@ -312,6 +312,7 @@ def test_some_steps_lower_the_loss(case):
         (lambda: build("lenet5", 28, input_bits=2, block_order="cbap"), "input_bits .=2. needs block_order bacp"),
         (lambda: build("lenet5", 28, input_bits=2, sign_gradient="bireal"), "needs input_bits 1, got 2"),
         (lambda: build("lenet5", 28, weight_bits=2, grad_mode="paper"), "grad_mode 'paper' is for weight_bits 1"),
+        (lambda: build("lenet5", 28, weight_bits=2, clamp=False), "clamp .=False. needs weight_bits 1, got 2"),
         (lambda: nn.KBitConv2d(3, 4, 3), "with one bit everywhere use BinaryConv2d"),
         (lambda: nn.KBitLinear(3, 4, weight_bits=9), "weight_bits must be from 1 to 8, got 9"),
         (lambda: nn.KBitLinear(3, 4, input_bits=0), "input_bits must be at least 1, got 0"),

@@ -12,7 +12,7 @@ from xnor_ref import binary, nn, optim
 from xnor_ref.autodiff import Tensor, gradcheck, no_grad
 from xnor_ref.binary import weight_gradient
 from xnor_ref.errors import InputError
-from xnor_ref.kernels import sign_sums
+from xnor_ref.kernels import float_ops, sign_sums
 from xnor_ref.nn import functional
 from xnor_ref.nn.methods import METHODS, methods_with
 from xnor_ref.packed.freeze import freeze
@@ -152,6 +152,17 @@ def test_stochastic_signs_follow_the_hard_sigmoid():
         assert abs((drawn > 0).mean() - chance) <= (0.015 if 0 < chance < 1 else 0)
 
 
+def test_layers_that_were_never_told_a_position_draw_anew_each_time():
+    x = Tensor(np.ones((1, 50), np.float32))
+    layers = [nn.BinaryWeightLinear(50, 40, weight_scale="off", stochastic=True) for _ in range(2)]
+    for layer in layers:
+        layer.weight.data[...] = 0
+    drawn = [layer(x).data for layer in layers for _ in range(2)]
+    assert len({y.tobytes() for y in drawn}) == 4
+    drop = nn.Dropout(0.5)
+    assert drop(x).data.tobytes() != drop(x).data.tobytes()
+
+
 def test_stochastic_layers_draw_by_their_position_and_only_in_training():
     layer = nn.BinaryWeightLinear(40, 3, "off", stochastic=True, rng=np.random.default_rng(0))
     x = Tensor(np.random.default_rng(1).standard_normal((2, 40), dtype=np.float32))
@@ -198,6 +209,57 @@ def test_gradients_of_gamma(gamma):
     x = rng.standard_normal((3, 4, 5, 6))
     factors = [rng.standard_normal([x.shape[axis] for axis in own]) for own in axes]
     gradcheck(lambda x, *factors: functional.scale(x, factors, axes), [x, *factors])
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.tuples(*(st.integers(1, size) for size in (20, 9, 5, 5))),
+    gamma=st.sampled_from([*nn.GAMMAS, "rows"]),
+    orders=st.tuples(*[st.sampled_from([(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 3, 2)])] * 2),
+    seed=st.integers(0, 999),
+)
+def test_gamma_in_any_layout_and_on_any_number_of_threads(shape, gamma, orders, seed):
+    """Held to the plain formula; x and dy lie in memory in their own orders, and the results lie as x does."""
+    rng = np.random.default_rng(seed)
+    shape, axes = (shape[:2], [(1,)]) if gamma == "rows" else (shape, list(nn.GAMMAS[gamma].values()))
+    factors = [rng.standard_normal([shape[axis] for axis in own], dtype=np.float32) for own in axes]
+    arrays = rng.standard_normal((2, *shape), dtype=np.float32)
+    if gamma != "rows":
+        arrays = [
+            np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
+            for array, order in zip(arrays, orders, strict=True)
+        ]
+    x, dy = arrays
+
+    def scaled(count):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("xnor_ref.kernels.threads._threads", count)
+            patch.setattr(float_ops, "SCALED", 30)
+            patch.setattr(float_ops, "SUMMED", (7, 3))
+            first, *others = (Tensor(array, requires_grad=True) for array in (x, *factors))
+            y = functional.scale(first, others, axes)
+            return y.data, *y.record.backward(dy)
+
+    spread = [f.reshape([n if axis in own else 1 for axis, n in enumerate(shape)]) for f, own in zip(factors, axes)]
+    whole = np.float32(1)
+    for part in spread:
+        whole = whole * part
+    y, dx, *gradients = scaled(1)
+    np.testing.assert_array_equal(y, x * whole)
+    np.testing.assert_array_equal(dx, dy * whole)
+    for index, (found, own) in enumerate(zip(gradients, axes, strict=True)):
+        terms = dy.astype(np.float64) * x
+        for other in spread[:index] + spread[index + 1 :]:
+            terms = terms * other
+        rest = tuple(axis for axis in range(len(shape)) if axis not in own)
+        assert found.dtype == np.float32
+        assert (abs(found - terms.sum(rest)) <= 1e-6 * abs(terms).sum(rest)).all()
+    last = len(shape) == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous
+    for result in (y, dx):
+        assert (result.transpose(0, 2, 3, 1) if last else result).flags.c_contiguous
+    for count in (2, 3):
+        for found, expected in zip(scaled(count), (y, dx, *gradients), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_gamma_of_rows_and_columns_by_hand():
@@ -312,6 +374,22 @@ def test_packed_logits_are_those_of_the_float_network(name, method, options):
             np.testing.assert_array_equal(packed.logits(x, backend=backend), expected)
 
 
+def test_batch_norms_of_binaryconnect_and_binarynet_have_the_eps_of_their_codes():
+    for method in METHODS:
+        norms = [m for _, m in build("shapes-net", 32, method).named_modules() if isinstance(m, nn.BatchNorm2d)]
+        assert {norm.eps for norm in norms} == ({1e-4} if method in ("binaryconnect", "bnn") else {1e-5})
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gamma_begins_with_the_least_squares_scale(bits):
+    network = build("shapes-net", 32, "xnor++", gamma="o", gamma_init="alpha", weight_bits=bits)
+    layers = dict(network.named_modules())
+    w, layer = layers["block2.conv"].weight.data.astype(np.float64), layers["block2.conv"]
+    q = sign(w) if bits == 1 else layer.weight_levels() / (2**bits - 1)
+    expected = (w * q).sum(axis=(1, 2, 3)) / (q * q).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(layers["block2.scale"].channel.data, expected, rtol=1e-5)
+
+
 def test_binary_weights_take_a_bit_on_disk(tmp_path):
     """Each is one bit of the file in place of 32; what is left over are words' tails, scales and real layers."""
     for method in ("bwn", "binaryconnect"):
@@ -359,6 +437,9 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: build("lenet5", 28, "xnor", block_order="abcp"), "block_order must be one of bacp, cbap, got 'abcp'"),
         (lambda: build("lenet5", 28, "bwn", weight_scale="beta"), "one of alpha, off, learned, got 'beta'"),
         (lambda: build("lenet5", 28, "bwn", weight_scale="learned", grad_mode="paper"), "needs weight_scale 'alpha'"),
+        (lambda: build("lenet5", 28, block_order="cbap", input_scale="plain"), "input_scale .=plain. needs block_"),
+        (lambda: build("lenet5", 28, block_order="cbap", k_grad=True), "k_grad is the gradient through K"),
+        (lambda: build("lenet5", 28, input_scale="off", k_grad=True), "k_grad is the gradient through K"),
         (lambda: build("resnet18", 32, "xnor", block_order="cbap"), "resnet18: block_order 'cbap'"),
         (lambda: nn.BinaryWeightConv2d(3, 4, 3, stochastic=True), "stochastic signs need weight_scale 'off'"),
         (lambda: nn.BinaryWeightConv2d(3, 4, 3)(Tensor(np.zeros((1, 4, 5, 5), np.float32))), "C=4"),

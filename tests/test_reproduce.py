@@ -136,6 +136,12 @@ def test_rows_differ_in_nothing_but_what_they_name(data_dir, tmp_path):
     }
 
 
+def test_alexnets_have_one_layout():
+    for said, layout in (({}, "xnor"), ({"model_options": {"layout": "bwn"}}, "bwn")):
+        made = plan.make_plan(EXPERIMENTS["table1"], said, budget="full")
+        assert {run.config.model_options["layout"] for run in made.runs} == {layout}
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -200,7 +206,7 @@ def test_the_same_seed_sees_the_same_data_in_every_row(table3b):
     configs = [json.loads((run.folder / "config.json").read_text()) for run in made.runs]
     assert all(config["data"] == configs[0]["data"] for config in configs)
     for config in configs:
-        for key in ("seed", "block_order", "relu"):
+        for key in ("seed", "block_order", "relu", "input_scale"):
             del config["config"][key]
     assert all(config == configs[0] for config in configs)
 

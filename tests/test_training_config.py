@@ -193,6 +193,13 @@ def test_fields_that_clash_are_refused():
         ({"momentum": FIELDS["momentum"].default}, "needs optimizer sgd"),
         ({"milestones": [2]}, "milestones .* needs schedule step, got schedule 'cosine'"),
         ({"schedule": "linear", "power": 2}, "power .* needs schedule polynomial, got schedule 'linear'"),
+        *(
+            ({"backward": "int8", **more}, r"backward \(=int8\) needs binary layers with binary inputs")
+            for more in ({"method": "full"}, {"method": "bwn"}, {"k_grad": True}, {"grad_bits": 1})
+        ),
+        ({"decay_all": True}, r"decay_all \(=True\) needs weight_decay above 0"),
+        ({"decay_epochs": 3}, r"decay_epochs \(=3\) needs weight_decay above 0"),
+        ({"epochs": 6, "mst_lambda": 0.1, "mst_start": 6}, r"mst_start \(=6\) must be less than epochs \(=6\)"),
         ({"schedule": "step", "final_lr": 1e-6}, "final_lr .* needs schedule cosine or linear or polynomial"),
         *(
             ({"method": "full", name: value}, f"{name} .* needs method {words}, got method 'full'")

@@ -50,6 +50,10 @@ def network(place, **changes):
     return models.build(**options)
 
 
+def module(model, name):
+    return dict(model.named_modules())[name]
+
+
 @pytest.mark.parametrize("what", ["", "float.safetensors", "checkpoints/best.safetensors"])
 def test_weights_are_taken_over_by_name(place, what):
     source, _ = load_network(place / "first" / what)
@@ -67,6 +71,45 @@ def test_latent_weights_are_projected_at_once(place):
     start_from(model, place / "first")
     weight = model.state_dict()["block1.conv.weight"]
     np.testing.assert_allclose(weight.mean(axis=1), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_real_weights_are_spread_over_all_levels_of_several_bits(place, bits):
+    first, model = load_network(place / "first")[0], network(place, weight_bits=bits)
+    start_from(model, place / "first")
+    weight, source = model.state_dict()["block2.conv.weight"], first.state_dict()["block2.conv.weight"]
+    np.testing.assert_allclose(weight, np.clip(source / source.std() * np.sqrt(1 / 3), -1, 1), rtol=1e-5)
+    assert len(np.unique(module(model, "block2.conv").weight_levels())) == 2**bits
+
+
+def test_weights_of_as_many_bits_are_taken_as_they_are(place, tmp_path):
+    config = tiny_config(place / "data", epochs=1, weight_bits=2)
+    train_run(config, out=tmp_path / "run")
+    model = network(place, weight_bits=2, seed=9)
+    start_from(model, tmp_path / "run")
+    for name, array in load_network(tmp_path / "run")[0].state_dict().items():
+        np.testing.assert_array_equal(model.state_dict()[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "xnor++", "gamma": "o", "gamma_init": "alpha"}, {"weight_scale": "learned"}]
+)
+def test_learned_scales_begin_with_the_weights_that_were_taken(place, options):
+    model = network(place, **options)
+    start_from(model, place / "first")
+    weight = module(model, "block2.conv").weight.data
+    np.testing.assert_allclose(
+        module(model, "block2.scale").channel.data, np.abs(weight).mean(axis=(1, 2, 3)), rtol=1e-6
+    )
+
+
+def test_learned_scales_that_the_other_has_are_taken(place, tmp_path):
+    options = {"method": "xnor++", "gamma": "o", "gamma_init": "alpha"}
+    train_run(tiny_config(place / "data", epochs=1, **options), out=tmp_path / "run")
+    model = network(place, seed=9, **options)
+    start_from(model, tmp_path / "run")
+    trained = load_network(tmp_path / "run")[0].state_dict()["block2.scale.channel"]
+    np.testing.assert_array_equal(module(model, "block2.scale").channel.data, trained)
 
 
 def test_of_a_run_under_way_the_newest_checkpoint_counts(place, tmp_path):

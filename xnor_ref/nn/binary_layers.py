@@ -74,6 +74,8 @@ class BinaryLayer(Module):
             raise InputError(f"{caller}: grad_mode must be one of {', '.join(binary.GRAD_MODES)}, got {grad_mode!r}")
         if weight_scale == "off" and grad_mode != "ste":
             raise InputError(f"{caller}: grad_mode {grad_mode!r} needs weight_scale 'alpha'; without it use 'ste'")
+        if k_grad and input_scale == "off":
+            raise InputError(f"{caller}: k_grad is the gradient through K; input_scale 'off', as with cbap, has no K")
         if shape[1] == 1 and (centre or grad_mode == "official"):
             raise InputError(f"{caller}: centring over one input channel would make every weight 0")
         if sign_gradient not in binary.SIGN_GRADIENTS:
@@ -121,7 +123,11 @@ class BinaryLayer(Module):
 
     def alpha(self) -> NDArray[np.float32] | None:
         """The weight scale (O,), or None."""
-        return binary_ops.weight_scale(self.weight.data) if self.weight_scale == "alpha" else None
+        return self.analytic_scale() if self.weight_scale == "alpha" else None
+
+    def analytic_scale(self) -> NDArray[np.float32]:
+        """mean|W| of each filter (O,), eq. 6, whether or not the layer multiplies by it."""
+        return binary_ops.weight_scale(self.weight.data)
 
     def latent_gradient(self, grad: NDArray[np.float32], alpha: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """The gradient of the latent weight from that of the binary one, both in its shape."""

@@ -69,7 +69,7 @@ class _BinaryWeightLayer(BinaryLayer):
     def _filters(self, alpha: F32 | None) -> F32:
         """W~, or signs drawn at random."""
         if self.stochastic and self.training:
-            return binary.stochastic_sign(self.weight.data, np.random.default_rng(self.position))
+            return binary.stochastic_sign(self.weight.data, np.random.default_rng(self.draw_position()))
         return self.scaled_signs(alpha)
 
     def _in_training(self) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.binary_ops import weight_scale
 from xnor_ref.kernels.float_ops import Pair, conv_output_size
 from xnor_ref.nn.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
 from xnor_ref.nn.binary_weight_layers import BinaryWeightConv2d, BinaryWeightLinear
@@ -171,13 +170,14 @@ class Builder:
     def norm(self, channels: int, place: str = "hidden", kind: type[BatchNorm] = BatchNorm2d) -> BatchNorm:
         """A BatchNorm in the "first" block, a "hidden" one, or before the "last" layer.
 
-        With `batch_norm="official"` it is that of the authors' released AlexNets: eps 1e-3 everywhere for real inputs;
-        for binary ones 1e-5, 1e-4 and 1e-3 at the three places; scales drawn evenly from [0, 1), as Torch 7 did.
+        BinaryConnect's and BinaryNet's have eps 1e-4, as in their authors' codes. With `batch_norm="official"` it is
+        that of the XNOR-Net authors' released AlexNets: eps 1e-3 everywhere for real inputs; for binary ones 1e-5, 1e-4
+        and 1e-3 at the three places; scales drawn evenly from [0, 1), as Torch 7 did.
         """
         if self.options.shift_batch_norm:
             return (ShiftBatchNorm2d if kind is BatchNorm2d else ShiftBatchNorm1d)(channels)
         if self.options.batch_norm == "plain":
-            return kind(channels)
+            return kind(channels, 1e-4) if self.how.ends else kind(channels)
         norm = kind(channels, 1e-3 if self.real_inputs else _OFFICIAL_EPS[place])
         norm.weight.data[:] = self.rng.random(channels, np.float32)
         return norm
@@ -229,11 +229,10 @@ class Builder:
         """The learned scale after a hidden layer, for a result of this size; None where the method has none."""
         if not isinstance(layer, BinaryLayer):
             return None
-        alpha = weight_scale(layer.weight.data)
         if "gamma" in self.how.options:
             gamma = self.options.gamma if size else "o"
-            return Scale(outputs, gamma, size, alpha if self.options.gamma_init == "alpha" else None)
-        return Scale(outputs, alpha=alpha) if self.options.weight_scale == "learned" else None
+            return Scale(outputs, gamma, size, layer.analytic_scale if self.options.gamma_init == "alpha" else None)
+        return Scale(outputs, alpha=layer.analytic_scale) if self.options.weight_scale == "learned" else None
 
     def _block(self, conv: Module, outputs: int, pool: MaxPool2d | AvgPool2d | None, first: bool = False) -> Sequential:
         """C-B-A-P, or C-P-B-A where first and last layers are binary."""

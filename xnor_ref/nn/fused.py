@@ -98,7 +98,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     y, saved = plan.forward(images, layer.weight.data, has_alpha, affine)
 
     def backward(dy):
-        rounding = Rounding(seed_of(layer.position)) if gradients_in_bytes() else None
+        rounding = Rounding(seed_of(layer.draw_position())) if gradients_in_bytes() else None
         need = x.requires_grad or norm is not None
         sums = None if norm is None else nhwc_norm.GradientSums(images, scale, shift, mean)
         dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need, sums)

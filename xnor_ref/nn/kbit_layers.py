@@ -26,9 +26,10 @@ from xnor_ref.nn.layers import uniform
 from xnor_ref.nn.module import Parameter
 
 F32 = NDArray[np.float32]
+_EVEN = float(np.sqrt(1 / 3))  # the standard deviation of weights spread evenly over [-1, 1]
 
 
-class _KBitLayer(BinaryLayer):
+class KBitLayer(BinaryLayer):
     """What the convolution and the linear layer share.
 
     Parameters
@@ -62,8 +63,8 @@ class _KBitLayer(BinaryLayer):
     def _latent(self, shape: tuple[int, ...], rng: np.random.Generator | None) -> Parameter:
         """Weights of several bits spread over [-1, 1]; their steps grow with that, beside those of one bit."""
         if self.weight_bits > 1 and not self.glorot:
-            spread = np.sqrt(1 / 3) / np.sqrt(2 / np.prod(shape[1:]))  # standard deviations: even, and `he_normal`
-            return Parameter(uniform(shape, rng), latent=True, lr_scale=float(spread))
+            he_normal = np.sqrt(2 / np.prod(shape[1:]))  # theirs with one bit
+            return Parameter(uniform(shape, rng), latent=True, lr_scale=float(_EVEN / he_normal))
         return super()._latent(shape, rng)
 
     @property
@@ -81,6 +82,18 @@ class _KBitLayer(BinaryLayer):
             unit /= bit_planes.largest(self.weight_bits)
             return np.full(len(self.weight.data), unit, np.float32)
         return (kbit.weight_scale(self.weight.data, self.weight_levels()) * unit).astype(np.float32)
+
+    def analytic_scale(self) -> F32:
+        """<W, Q> / <Q, Q> of each filter (O,) with Q = q_k(W), the least-squares scale."""
+        steps = bit_planes.largest(self.weight_bits)
+        return (kbit.weight_scale(self.weight.data, self.weight_levels()) * steps).astype(np.float32)
+
+    def spread(self) -> None:
+        """Latent weights that were real or of one bit, times one number: spread over [-1, 1] as those drawn anew."""
+        weight = self.weight.data
+        if deviation := weight.std():
+            weight *= np.float32(_EVEN) / deviation
+        self.after_step()
 
     def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
         scale = None
@@ -102,7 +115,7 @@ class _KBitLayer(BinaryLayer):
         return f"{super().describe()}, {self.weight_bits} bits a weight, {self.input_bits} an input"
 
 
-class KBitConv2d(_KBitLayer, BinaryConv2d):
+class KBitConv2d(KBitLayer, BinaryConv2d):
     """q_a(X) (*) q_b(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
 
     Sizes and settings are those of `BinaryConv2d`, with `weight_bits` and `input_bits` besides.
@@ -126,7 +139,7 @@ class KBitConv2d(_KBitLayer, BinaryConv2d):
         return float_ops.conv2d_weight_gradient(dz, q, *window, pad_value=self.pad_value)
 
 
-class KBitLinear(_KBitLayer, BinaryLinear):
+class KBitLinear(KBitLayer, BinaryLinear):
     """q_a(x) q_b(W).T, scaled by alpha and K: (N, I) -> (N, O). Sizes and settings are those of `BinaryLinear`."""
 
     def _integers(self, rows: F32) -> NDArray[np.int32]:

@@ -278,6 +278,7 @@ class MaxPool2d(_Pool):
     """Maximum of each window; the border never wins."""
 
     def forward(self, x: Tensor) -> Tensor:
+        functional.require_images(x, None, "max_pool2d")
         if fused.applies(x) and self.fits(x):
             return fused.max_pool2d(x, self)
         return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
@@ -287,6 +288,7 @@ class AvgPool2d(_Pool):
     """Mean of each window over all its taps, padded zeros included."""
 
     def forward(self, x: Tensor) -> Tensor:
+        functional.require_images(x, None, "avg_pool2d")
         if fused.applies(x) and self.fits(x):
             return fused.avg_pool2d(x, self)
         return functional.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
@@ -296,6 +298,7 @@ class GlobalAvgPool2d(Module):
     """Mean over all pixels: (N, C, H, W) -> (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        functional.require_images(x, None, "global_avg_pool2d")
         if fused.applies(x):
             return fused.global_avg_pool2d(x)
         return functional.global_avg_pool2d(x)
@@ -316,7 +319,7 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return x
-        return functional.dropout(x, self.probability, self.position, self.whole_channels)
+        return functional.dropout(x, self.probability, self.draw_position(), self.whole_channels)
 
     def describe(self) -> str:
         return f"{self.probability}"

@@ -29,15 +29,18 @@ BATCH_NORMS = ("plain", "official")
 
 @dataclass(frozen=True)
 class BinaryOptions:
-    """Settings that all binary layers of a network share; see `BinaryLayer`, `BinaryConv2d`, `Scale` and `Builder`."""
+    """Settings that all binary layers of a network share; see `BinaryLayer`, `BinaryConv2d`, `Scale` and `Builder`.
+
+    `input_scale` and `clamp` are left to the other settings where they are None.
+    """
 
     weight_scale: str = "alpha"  # "learned": a scale layer of its own (Rastegari et al. 2016, Table 3a)
-    input_scale: str = "plain"
+    input_scale: str | None = None  # "plain"; with "cbap" "off", since layers get signs there, whose mean |x| is 1
     pad_value: int = 0
     grad_mode: str | None = None
     k_grad: bool = False
     centre: bool = False
-    clamp: bool = False
+    clamp: bool | None = None  # with several bits a weight, which are made for [-1, 1], True; else False
     glorot: bool = False
     stochastic: bool = False
     gamma: str = "o-h-w"
@@ -75,6 +78,8 @@ class BinaryOptions:
                 raise InputError(f"{name} must be an integer from 1 to {MAX_BITS}, got {bits!r}")
         if self.input_bits > 1 and self.sign_gradient != "ste":
             raise InputError(f"sign_gradient (={self.sign_gradient}) needs input_bits 1, got {self.input_bits}")
+        if self.weight_bits > 1 and self.clamp is False:
+            raise InputError(f"clamp (=False) needs weight_bits 1, got {self.weight_bits}: more are made for [-1, 1]")
         if self.relu and self.react:
             raise InputError("relu and react (its shifted PReLU) are two activations of one place; take one")
         if self.block_order == "cbap":
@@ -85,6 +90,17 @@ class BinaryOptions:
                         f"{name} (={getattr(self, name)}) needs block_order bacp: with cbap a layer of its own takes "
                         "the signs, before pooling"
                     )
+            if self.input_scale not in (None, "off"):
+                raise InputError(
+                    f"input_scale (={self.input_scale}) needs block_order bacp: with cbap a layer's inputs are signs, "
+                    "and K, their mean |x|, is 1"
+                )
+        for name, value in (
+            ("input_scale", "off" if self.block_order == "cbap" else "plain"),
+            ("clamp", self.weight_bits > 1),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)

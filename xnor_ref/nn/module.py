@@ -1,5 +1,6 @@
 """Parameter and Module: a tree of layers with names, a training flag and a state."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -7,6 +8,8 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError
+
+_draws = itertools.count()
 
 
 class Parameter(Tensor):
@@ -101,11 +104,18 @@ class Module:
         """Called on every module after each optimiser step; binary layers project their latent weights here."""
 
     def set_position(self, seed: int, step: int) -> None:
-        """Tell layers that draw random numbers where training stands, so that a resumed run draws the same."""
-        for index, (_, module) in enumerate(self.named_modules()):
-            module.position = (seed, step, index)
+        """Tell layers that draw random numbers where training stands, so that a resumed run draws the same.
 
-    position: tuple[int, int, int] = (0, 0, 0)
+        To be called before every step; layers that have never been told draw other numbers every time.
+        """
+        for index, (_, module) in enumerate(self.named_modules()):
+            module._position = (seed, step, index)
+
+    _position: tuple[int, int, int] | None = None
+
+    def draw_position(self) -> tuple[int, int, int]:
+        """(seed, step, layer), all that the layer's next random numbers depend on."""
+        return self._position or (0, next(_draws), 0)
 
     def __repr__(self) -> str:
         inner = "".join(f"\n  ({name}): {child!r}".replace("\n", "\n  ") for name, child in self.children())

@@ -14,6 +14,8 @@ All but `o` fix the resolution. After a layer without alpha, `o` is also the "se
 Table 3a.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +42,7 @@ class Scale(Module):
     channels : C
     gamma : one of `GAMMAS`
     size : (H, W), which gammas other than "o" need
-    alpha : float32 (C,), what Gamma is at first, over all pixels; by default ones
+    alpha : what Gamma is at first, over all pixels: float32 (C,), or a function that returns it; by default ones
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Scale(Module):
         channels: int,
         gamma: str = "o",
         size: int | Pair | None = None,
-        alpha: NDArray[np.float32] | None = None,
+        alpha: NDArray[np.float32] | Callable[[], NDArray[np.float32]] | None = None,
     ):
         if gamma not in GAMMAS:
             raise InputError(f"Scale: gamma must be one of {', '.join(GAMMAS)}, got {gamma!r}")
@@ -57,15 +59,22 @@ class Scale(Module):
         self.channels = positive(channels, "channels", "Scale")
         self.gamma = gamma
         self.size = None if gamma == "o" or size is None else pair(size, "size", "Scale")
-        if alpha is not None and alpha.shape != (channels,):
-            raise InputError(f"Scale: alpha must be ({channels},), got {alpha.shape}")
+        self._alpha = alpha
         shape = (1, self.channels, *(self.size or ()))
-        first = np.ones(channels, np.float32) if alpha is None else alpha
         for name, axes in GAMMAS[gamma].items():
-            data = np.ones([shape[axis] for axis in axes], np.float32)
-            if 1 in axes:
-                data *= first.reshape(-1, *(1,) * (data.ndim - 1))
-            setattr(self, name, Parameter(data))
+            setattr(self, name, Parameter(np.empty([shape[axis] for axis in axes], np.float32)))
+        self.reset()
+
+    def reset(self) -> None:
+        """Make Gamma what it is at first, by what alpha is now. Raises InputError if alpha has a wrong shape."""
+        for factor in self.factors().values():
+            factor.data[...] = 1
+        if self._alpha is not None:
+            alpha = self._alpha() if callable(self._alpha) else self._alpha
+            first = next(iter(self.factors().values())).data
+            if alpha.shape != (self.channels,):
+                raise InputError(f"Scale: alpha must be ({self.channels},), got {alpha.shape}")
+            first *= alpha.reshape(-1, *(1,) * (first.ndim - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4:

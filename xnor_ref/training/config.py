@@ -278,13 +278,26 @@ class TrainConfig:
             raise InputError(f"lr_factors (={self.lr_factors}) must be as many as milestones (={self.milestones})")
         if self.final_lr is not None and self.final_lr > self.lr:
             raise InputError(f"final_lr (={self.final_lr:g}) must not be more than lr (={self.lr:g})")
+        if self.backward == "int8":
+            from xnor_ref.nn.methods import METHODS
 
+            method = METHODS[self.method]
+            if not (method.inputs and method.weights) or self.k_grad or self.grad_bits:
+                raise InputError(
+                    "backward (=int8) needs binary layers with binary inputs, without k_grad and grad_bits; got method "
+                    f"{self.method}, k_grad {bool(self.k_grad)}, grad_bits {self.grad_bits}"
+                )
+        for name in ("decay_all", "decay_epochs"):
+            if getattr(self, name) is not None and not self.weight_decay:
+                raise InputError(f"{name} (={getattr(self, name)}) needs weight_decay above 0")
         for name in ("distill_weight", "temperature"):
             if getattr(self, name) is not None and self.teacher is None:
                 raise InputError(f"{name} (={getattr(self, name):g}) needs a teacher")
         for name in ("mst_pull", "mst_start", "mst_ramp", "mst_refresh", "mst_margin"):
             if getattr(self, name) is not None and not self.mst_lambda:
                 raise InputError(f"{name} (={getattr(self, name)}) needs mst_lambda above 0, got {self.mst_lambda}")
+        if self.mst_start is not None and self.mst_start >= self.epochs:
+            raise InputError(f"mst_start (={self.mst_start:g}) must be less than epochs (={self.epochs})")
 
     def require_effect(self, field: dataclasses.Field) -> None:
         """Raise InputError if another field's value leaves `field` without effect."""

@@ -52,12 +52,17 @@ def preset(said: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"faithful {name} needs method {' or '.join(_METHODS)}, got method {method!r}")
     values = {**_ALL, **_METHODS[method]}
     values |= _OPTIMIZERS.get(said.get("optimizer", values["optimizer"]), {})
+    if said.get("k_grad"):
+        values.pop("input_scale", None)
+    if said.get("weight_decay") == 0:
+        values = {key: value for key, value in values.items() if not key.startswith("decay_")}
     if "milestones" in said:
         del values["lr_factors"]
     elif kept := [epoch for epoch in values["milestones"] if epoch < said.get("epochs", values["epochs"])]:
         values |= {"milestones": kept, "lr_factors": values["lr_factors"][: len(kept)]}
     else:
         values |= {"schedule": "constant"}
+        del values["milestones"], values["lr_factors"]
     together = {**values, **said}
     return {key: value for key, value in values.items() if _has_effect(key, together, method)}
 

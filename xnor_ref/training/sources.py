@@ -11,7 +11,8 @@ from xnor_ref import models
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.datasets import Dataset
 from xnor_ref.errors import InputError, ModelFileError
-from xnor_ref.nn import distillation
+from xnor_ref.nn import Scale, distillation
+from xnor_ref.nn.kbit_layers import KBitLayer
 from xnor_ref.packed import load_packed
 from xnor_ref.storage import sha256_file
 from xnor_ref.training.checkpoint import CheckpointFolder, read, split_state
@@ -59,7 +60,8 @@ def start_from(model: models.Network, path: Path) -> str:
     """Give `model` the parameters and running statistics of another float network, by name; say what was taken.
 
     This is how the second stage of two-stage training begins, from real weights as latent ones, and how a network is
-    tuned further. Scales, slopes and shifts that the other has not stay as they are.
+    tuned further. Where weights have several bits here and had not there, they are spread over [-1, 1]. Learned scales
+    that the other has not begin anew, with its weights; slopes and shifts stay as they are.
 
     Raises
     ------
@@ -69,10 +71,10 @@ def start_from(model: models.Network, path: Path) -> str:
         A tensor of another shape, or a weight that the other lacks.
     """
     try:
-        state = load_network(path)[0].state_dict()
+        source = load_network(path)[0]
     except ModelFileError as error:
         raise ModelFileError(f"init_from needs a float network, its checkpoint or its run: {error}") from None
-    own = model.state_dict()
+    state, own = source.state_dict(), model.state_dict()
     for name, array in own.items():
         if name in state and state[name].shape != array.shape:
             raise InputError(f"init_from {path}: {name} is {state[name].shape} there, {array.shape} here")
@@ -81,8 +83,14 @@ def start_from(model: models.Network, path: Path) -> str:
     for name, array in own.items():
         if name in state:
             array[...] = state[name]
-    for _, module in model.named_modules():
+    there = dict(source.named_modules())
+    for name, module in model.named_modules():
         module.after_step()
+        if isinstance(module, KBitLayer) and module.weight_bits > 1 and getattr(there[name], "weight_bits", 1) == 1:
+            module.spread()
+    for name, module in model.named_modules():
+        if isinstance(module, Scale) and not any(f"{name}.{factor}" in state for factor in module.factors()):
+            module.reset()
     fresh = [name for name in own if name not in state]
     left = [name for name in state if name not in own]
     return (
