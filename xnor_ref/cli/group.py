@@ -61,9 +61,9 @@ class Command(click.Command):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done; 1 a bug; 2 wrong usage; 3 data set; 4 model or checkpoint refused; 5 numbers not "
-    "finite; 6 an equality does not hold; 7 cannot write; 130 or 143 stopped by Ctrl-C or SIGTERM; 141 nobody "
-    "reads the output any more.",
+    epilog="Exit codes: 0 done; 1 a bug; 2 wrong usage; 3 data set; 4 model, checkpoint or run refused; 5 "
+    "numbers not finite; 6 an equality does not hold; 7 cannot write; 130 or 143 stopped by Ctrl-C or SIGTERM; 141 "
+    "nobody reads the output any more.",
 )
 @click.version_option(__version__, prog_name="xnor_ref")
 def cli() -> None:

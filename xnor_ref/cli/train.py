@@ -30,8 +30,8 @@ from xnor_ref.training.config import FIELDS, TrainConfig, check_values, load_tom
 @click.option(
     "--resume",
     metavar="PATH|auto",
-    help="Go on with a run: a run folder, a checkpoint, or 'auto' for the newest run that agrees with the options "
-    "given (if there is none, a new one starts).",
+    help="Go on with a run: a run folder, a checkpoint, or 'auto' for the newest run, finished or not, that agrees "
+    "with the options given (if there is none, a new one starts).",
 )
 @click.option("--out", metavar="FOLDER", help="Run folder [runs/<dataset>-<model>-<method>-<seed>].")
 @options.quiet_option

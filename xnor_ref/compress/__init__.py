@@ -6,6 +6,6 @@ and n + E operations replace o*n (E the weight of the tree, o the number of chan
 runs a layer along it, `costs` counts, `codec` writes it as bytes. Everything here works on packed filters or latent
 weights and knows no networks; `packed.compressing` and `packed.trees` put it into model files.
 
-The paper's text was not to hand when this was written: what is known of it is its abstract. The identity, the costs and
-the tree below are derived (docs/compression.md) and checked by tests; they claim nothing about the paper's own figures.
+All of this is reconstructed from the paper's abstract. The identity, the costs and the tree are derived
+(docs/compression.md) and checked by tests; they claim nothing about the paper's own figures.
 """
