@@ -184,27 +184,39 @@ def sign(x: Tensor, gradient: str = "ste") -> Tensor:
 
 
 def scale(x: Tensor, factors: Sequence[Tensor], axes: Sequence[tuple[int, ...]]) -> Tensor:
-    """x (N, C[, H, W]) times Gamma, the outer product of `factors`, each over its axes of x.
+    """x (N, C[, H, W]) times Gamma, the outer product of `factors`, each over its axes of x; in the layout of x.
 
-    Y = Gamma . X, so dX = Gamma . D, and each factor gets the sum of D . X . (the other factors) over the axes that it
-    does not have (Bulat and Tzimiropoulos 2019; with alpha (x) beta (x) gamma for Gamma_oij = alpha_o beta_i gamma_j).
+    Y = Gamma . X, so dX = Gamma . D; and with T the sum of D . X over N, each factor gets the sum of T . (the other
+    factors) over the axes that it does not have (Bulat and Tzimiropoulos 2019; with alpha (x) beta (x) gamma for
+    Gamma_oij = alpha_o beta_i gamma_j).
     """
+    channels_last = x.ndim == 4 and x.data.transpose(0, 2, 3, 1).flags.c_contiguous
+    order = (0, 2, 3, 1) if channels_last else range(x.ndim)
+    image, back = [x.shape[axis] for axis in order[1:]], np.argsort(order)
+
+    def rows(array):  # (N, C[, H, W]) as (N, P), in the order in which x lies in memory
+        return np.ascontiguousarray(array.transpose(order)).reshape(len(array), -1)
+
+    def turned_back(array):
+        return array.reshape(-1, *image).transpose(back)
+
     spread = [
         factor.data.reshape([size if axis in own else 1 for axis, size in enumerate(x.shape)])
         for factor, own in zip(factors, axes)
     ]
-    gamma = reduce(np.multiply, spread)
+    inputs, gamma = rows(x.data), rows(np.broadcast_to(reduce(np.multiply, spread), (1, *x.shape[1:])))
 
     def backward(dy):
-        terms = np.multiply(dy, x.data, dtype=np.float64)
+        d = rows(dy)
+        terms = turned_back(float_ops.product_sums(d, inputs))
         grads = []
         for index, own in enumerate(axes):
             others = math.prod(spread[:index] + spread[index + 1 :])
             rest = tuple(axis for axis in range(x.ndim) if axis not in own)
             grads.append((terms * others).sum(axis=rest).reshape(factors[index].shape).astype(x.dtype))
-        return dy * gamma, *grads
+        return turned_back(float_ops.scale(d, gamma)), *grads
 
-    return apply("scale", x.data * gamma, (x, *factors), backward)
+    return apply("scale", turned_back(float_ops.scale(inputs, gamma)), (x, *factors), backward, fresh=True)
 
 
 def dropout(x: Tensor, probability: float, position: tuple[int, int, int], whole_channels: bool = False) -> Tensor:
