@@ -13,17 +13,30 @@ from xnor_ref.kernels.checks import has_vectors
 if JIT_DISABLED or not has_vectors() or platform.machine() not in ("x86_64", "AMD64"):
     pytest.skip("emulates x86 processors by way of Numba's compiler", allow_module_level=True)
 
-from xnor_ref.kernels.target import target
+from xnor_ref.kernels.target import multiplies_bytes, target
 
 LANES = target().lanes
-# What runs here must not need more than the processor has; each name is an instruction set with another road.
-EMULATED = [("nehalem", 0, "None"), ("haswell", 8, "'AVX2'"), ("skylake-avx512", 16, "'AVX-512'")]
+# What runs here must not need more than the processor has. Each name is an instruction set with another road.
+EMULATED = {
+    "nehalem": (0, "None"),
+    "haswell": (8, "'AVX2'"),
+    "skylake-avx512": (16, "'AVX-512'"),
+}
+# The tile of ARM's NEON in the place of the processor's own: LLVM makes code for any of vectors of 4 lanes.
+NEON = """
+from xnor_ref.kernels import target as module
+neon = module.Target("NEON", 4, 4, False)
+module.target = lambda: neon
+"""
 PROGRAM = """
+import importlib
+import pkgutil
 import sys
 import numpy as np
-from xnor_ref import nn
+from xnor_ref import kernels, nn
 from xnor_ref.autodiff import Tensor
 from xnor_ref.cli import main
+from xnor_ref.kernels.jit import Kernel
 from xnor_ref.kernels.target import multiplies_bytes, target
 from xnor_ref.nn.backend import backward_in, binary_backend
 
@@ -42,6 +55,15 @@ def step(path, arithmetic):
     return last, [y.data, x.grad, *(p.grad for p in model.parameters())]
 
 print(target())
+if target():  # every kernel gives its known answers, or raises
+    for found in pkgutil.iter_modules(kernels.__path__, kernels.__name__ + "."):
+        for kernel in vars(importlib.import_module(found.name)).values():
+            if isinstance(kernel, Kernel):
+                kernel.prepare()
+if multiplies_bytes():
+    import tests.conftest  # sets hypothesis up
+    from tests.test_gradients import test_sums_of_bytes_are_exact
+    test_sums_of_bytes_are_exact()
 (op, found), (_, auto), (_, expected) = step("auto", "fp32"), step("auto", "auto"), step("numba", "fp32")
 close = all(np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b) for a, b in zip(found, expected, strict=True))
 same = all(np.array_equal(a, b) for a, b in zip(found, auto, strict=True))
@@ -50,21 +72,50 @@ sys.exit(main(["verify", "--examples", "4", "--seed", "1"]))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("processor", "lanes", "name"), EMULATED)
-def test_every_rung_is_exact(processor, lanes, name, tmp_path):
-    if lanes > LANES:
-        pytest.skip(f"this processor cannot run code for {processor}")
-    environment = {
-        **os.environ,
-        "NUMBA_CPU_NAME": processor,
-        "NUMBA_CPU_FEATURES": "",
-        "NUMBA_CACHE_DIR": str(tmp_path),
-    }
+def run(folder, prelude="", **settings):
+    """What the program says of the target, of training and of the rest, under Numba's settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_CPU_")}
+    environment |= {**settings, "NUMBA_CACHE_DIR": str(folder)}
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", prelude + PROGRAM], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert name in result.stdout.splitlines()[0]
-    assert result.stdout.splitlines()[1] == f"training: {'batch_norm' if lanes else 'max_pool2d'} close fp32 True"
-    assert ("planned layers" in result.stdout) == bool(lanes)
+    return result.stdout.split("\n", 2)
+
+
+def check(said, name, arithmetic="fp32"):
+    found, training, rest = said
+    vectors = found != "None"
+    assert name in found
+    op = "batch_norm" if vectors else "max_pool2d"
+    assert training == f"training: {op} close {arithmetic} {arithmetic == 'fp32'}"
+    assert ("planned layers" in rest) == vectors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", EMULATED)
+def test_every_rung_is_exact(processor, tmp_path):
+    lanes, name = EMULATED[processor]
+    if lanes > LANES:
+        pytest.skip(f"this processor cannot run code for {processor}")
+    check(run(tmp_path, NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=""), name)
+
+
+@pytest.mark.slow
+def test_four_lanes_are_exact(tmp_path):
+    check(run(tmp_path, NEON), "'NEON'")
+
+
+@pytest.mark.slow
+def test_without_avx_the_target_is_what_numba_compiles_for(tmp_path):
+    """That may be vectors of AVX2: Numba leaves FMA and VAES on, which bring them along."""
+    said = run(tmp_path, NUMBA_ENABLE_AVX="0")
+    assert "AVX-512" not in said[0]
+    check(said, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(LANES < 16 or not multiplies_bytes(), reason="this processor has no VNNI on vectors of AVX-512")
+def test_bytes_are_exact(tmp_path):
+    said = run(tmp_path, NUMBA_CPU_NAME="cascadelake", NUMBA_CPU_FEATURES="+avx512vnni")
+    check(said, "'AVX-512'", "bytes")

@@ -69,14 +69,14 @@ def fill_sign_panels(start, stop, in_bytes, words, alpha, lanes, offsets, panels
         width = NARROW if used <= NARROW else WIDE
         at = np.uint64(first * len(offsets) * steps)
         for t in range(len(offsets)):
-            begin = offsets[t] + first // 32
+            begin, bit = offsets[t] + first // 32, np.uint64(first % 32)  # a block is words, or lies within one
             if in_bytes:
                 for group in range(-(-used // 32)):
                     total = sums[t, first + 32 * group :]
                     for o in range(outputs):
                         bits = words[o, begin + group]
-                        for lane in range(min(32, used - 32 * group)):
-                            total[lane] += _sign_word(bits, np.uint32(lane))
+                        for lane in range(np.uint64(min(32, used - 32 * group))):
+                            total[lane] += _sign_word(bits, np.uint32(bit + lane))
             for r in range(steps):
                 for group in range(-(-used // 32)):
                     here = at + np.uint64(32 * group)
@@ -87,11 +87,11 @@ def fill_sign_panels(start, stop, in_bytes, words, alpha, lanes, offsets, panels
                         c, d = words[min(o + 2, last), begin + group], words[min(o + 3, last), begin + group]
                         keep = np.uint32(0xFFFFFFFF) >> np.uint32(8 * max(0, o + 3 - last))
                         for lane in range(n):
-                            panels[here + lane] = _four_signs(a, b, c, d, np.uint32(lane)) & keep
+                            panels[here + lane] = _four_signs(a, b, c, d, np.uint32(bit + lane)) & keep
                     else:
                         bits, scale = words[r, begin + group], alpha[r]
                         for lane in range(n):
-                            reals[here + lane] = _sign_of_bit(bits, np.uint32(lane)) * scale
+                            reals[here + lane] = _sign_of_bit(bits, np.uint32(bit + lane)) * scale
                 at += np.uint64(width)
 
 

@@ -1,7 +1,7 @@
 """Which vectors the processor has: what LLVM makes of two vector operations, under Numba's own settings.
 
-Those are the processor that runs this, or the one that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name; looking at the
-generated instructions covers both, and processors that do not exist yet.
+Those are the processor that runs this, with AVX or without (NUMBA_ENABLE_AVX), or the one that NUMBA_CPU_NAME and
+NUMBA_CPU_FEATURES name; looking at the generated instructions covers all, and processors that do not exist yet.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from functools import cache
 
 import llvmlite.binding as llvm
 from numba import config
+from numba.core import codegen
 
 _PROBE = """
 declare <16 x i32> @llvm.ctpop.v16i32(<16 x i32>)
@@ -36,10 +37,7 @@ def target() -> Target | None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name = config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
-    features = config.CPU_FEATURES  # type: ignore[attr-defined]
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
-    machine = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features)
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=_features())
     assembly = machine.emit_assembly(llvm.parse_assembly(_PROBE))
     counts = "vpopcntd" in assembly
     if "zmm" in assembly:
@@ -55,10 +53,13 @@ def target() -> Target | None:
 def multiplies_bytes() -> bool:
     """Whether the processor has VNNI on its widest vectors: products of four pairs of bytes a lane, added up."""
     found = target()
-    features = config.CPU_FEATURES  # type: ignore[attr-defined]
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
-    named = set(features.split(","))
+    named = set(_features().split(","))
     if found is None or found.lanes not in (8, 16):
         return False
     return "+avx512vnni" in named and (found.lanes == 16 or "+avx512vl" in named)
+
+
+def _features() -> str:
+    """The features of the processor that Numba compiles for."""
+    given = config.CPU_FEATURES  # type: ignore[attr-defined]
+    return codegen.get_host_cpu_features() if given is None else given
