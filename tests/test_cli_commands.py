@@ -41,7 +41,7 @@ def test_train_reports_what_matters(trained):
     assert "images on which the two disagree: 0 of 24; largest difference of a logit: 0" in out
     assert re.search(r"the packed file is \d+\.\d times smaller", out)
     assert re.search(r"time per epoch: \d+\.\d s", out) and f"run folder: {RUN}" in out
-    assert len(re.findall(r"^epoch +\d+  train loss", err, re.M)) == 3
+    assert len(re.findall(r"^epoch +\d+  train loss .* s  \d+ images/s  \d:\d\d left", err, re.M)) == 3
     assert "\r" not in err and "\x1b" not in err and "warning" not in err.lower()
     assert {p.name for p in (folder / RUN).iterdir() if p.name != ".lock"} == {
         *("config.json", "env.json", "metrics.jsonl", "report.json", "sample.png"),
@@ -247,14 +247,19 @@ def test_a_terminal_gets_a_bar(trained):
     assert re.search(r"\repoch|\x1b\[Kepoch", text) and "images/s" in text and "left" in text and "accuracy" in text
 
 
+FIGURES = {
+    **{"loss": 1.25, "accuracy": 0.5},
+    **{"images_per_second": 812.3, "seconds_left": 65.4, "with_validation": True},
+}
+
+
 def test_the_bar_fits_its_line():
-    figures = {"loss": 1.25, "accuracy": 0.5, "images_per_second": 812.3, "seconds_left": 65.4}
-    line = bar("epoch 1/8", 30, 120, figures, 99)
+    line = bar("epoch 1/8", 30, 120, FIGURES, 99)
     assert re.fullmatch(
         r"epoch 1/8 \[#{7}\.{21}\]  25%  loss 1\.250  accuracy 50\.0%  812 images/s  1:05 left", line
     ), line
     for width in (10, 40, 60, 79):
-        assert len(bar("epoch 1/8", 120, 120, figures, width)) <= width
+        assert len(bar("epoch 1/8", 120, 120, FIGURES, width)) <= width
     assert bar("unpacking", 1, 2, {}, 60).endswith(" 50%") and bar("x", 0, 0, {}, 60).endswith("100%")
     assert (clock(59.6), clock(3661)) == ("1:00", "1:01:01")
 
@@ -268,6 +273,26 @@ def test_plain_lines_where_there_is_no_terminal(capfd):
     quiet = Progress(quiet=True)
     quiet.progress("unpacking", 0, 2)
     quiet.note("x")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_log_gets_a_line_a_minute_and_the_speed_of_each_epoch(capfd, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("xnor_ref.cli.progress.time.monotonic", lambda: now)
+    progress = Progress()
+    for seconds in range(0, 130, 2):
+        now = 1000.0 + seconds
+        progress.progress("epoch 1/8", seconds, 200, **FIGURES | {"with_validation": seconds > 90})
+    assert capfd.readouterr().err.splitlines() == [
+        "epoch 1/8   30%  loss 1.250  accuracy 50.0%  812 images/s  1:05 and validation left",
+        "epoch 1/8   60%  loss 1.250  accuracy 50.0%  812 images/s  1:05 left",
+    ]
+    now = 1179.0
+    scores = {"train_loss": 1, "train_top1": 0.5, "val_loss": 1, "val_top1": 0.5, "val_top5": 1, "best": True}
+    progress.epoch({"epoch": 1, "seconds": 4, "val_seconds": 1, **scores, **FIGURES})
+    assert capfd.readouterr().err.endswith("top-5 100.00%  5.0 s  812 images/s  1:05 left  best\n")
+    now = 1238.0  # a minute after the last minute's line, but not after the epoch's
+    progress.progress("epoch 2/8", 1, 200, **FIGURES)
     assert capfd.readouterr().err == ""
 
 

@@ -459,28 +459,48 @@ def test_the_schedule_takes_its_options(data_dir, tmp_path, options, rates):
     assert [line["lr"] for line in RunFolder(tmp_path).metrics()] == pytest.approx(rates)
 
 
-def test_a_long_run_says_how_long_and_how_to_go_on(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "TRIAL", 2)
+@pytest.mark.parametrize(
+    "trial, stated",
+    [(2, "of epoch 3, without validation; saved"), (6, "of epoch 3; saved")],  # in the first and the second epoch
+)
+def test_a_long_run_says_how_long_and_how_to_go_on(data_dir, tmp_path, monkeypatch, trial, stated):
+    monkeypatch.setattr(loop, "TRIAL", trial)
     for name, seconds in (("short", 1e6), ("long", 0)):
         monkeypatch.setattr(loop, "LONG", seconds)
         observer = StopAfter(0)
-        train_run(tiny_config(data_dir, epochs=1), out=tmp_path / name, observer=observer)
-        told = [note for note in observer.notes if "minutes for 1 epochs" in note and "--resume auto" in note]
+        train_run(tiny_config(data_dir), out=tmp_path / name, observer=observer)
+        told = [note for note in observer.notes if f"minutes to the end {stated}" in note and "--resume auto" in note]
         assert len(told) == (name == "long")
 
 
-def test_the_references_train_without_a_kernel(data_dir, tmp_path, monkeypatch):
-    """--backend reference: NumPy alone, and a packed network that agrees."""
-    from xnor_ref.kernels import jit
+def test_the_time_left_is_that_of_the_whole_run_also_after_resuming(data_dir, tmp_path, monkeypatch):
+    class Left(StopAfter):
+        def __init__(self, steps):
+            super().__init__(steps)
+            self.told, self.epochs = [], []
 
-    config = tiny_config(data_dir, epochs=1, backend="reference")
-    with monkeypatch.context() as patch:
+        def progress(self, what, done, total, **figures):
+            if "loss" in figures:
+                self.told.append((round(figures["seconds_left"], 6), figures["with_validation"]))
+            super().progress(what, done, total, **figures)
 
-        def kernel(*_):
-            raise AssertionError("a compiled kernel was called")
+        def epoch(self, line):
+            self.epochs.append(round(line["seconds_left"], 6))
 
-        patch.setattr(jit.Kernel, "__call__", kernel, raising=False)
-        report = train_run(config, out=tmp_path / "reference")
-    assert report["disagreements"] == 0 and report["max_logit_difference"] == 0
-    other = train_run(tiny_config(data_dir, epochs=1, backward="fp32"), out=tmp_path / "kernels")
-    assert abs(report["float"]["loss"] - other["float"]["loss"]) < 0.1
+    class SecondPerStep(loop.Pace):
+        def step(self, seconds):
+            super().step(1.0)
+
+        def figures(self, position):
+            self.validation = self.validation and 10.0
+            return super().figures(position)
+
+    monkeypatch.setattr(loop, "Pace", SecondPerStep)
+    first, second = Left(6), Left(0)
+    with pytest.raises(Interrupted):
+        train_run(tiny_config(data_dir), out=tmp_path, observer=first)
+    assert first.told == [*((left, False) for left in (11, 10, 9, 8)), (27, True), (26, True)]
+    assert first.epochs == [28]
+    train_run(tiny_config(data_dir), resume=RunFolder(tmp_path), observer=second)
+    assert second.told == [(5, False), (4, False), *((left, True) for left in (13, 12, 11, 10))]
+    assert second.epochs == [14, 0]

@@ -9,6 +9,7 @@ from xnor_ref.cli import say
 from xnor_ref.training.observer import Observer
 
 _REDRAW_SECONDS = 0.1
+_PLAIN_SECONDS = 60  # between lines about an epoch, where there is no bar
 
 
 class Progress(Observer):
@@ -22,17 +23,21 @@ class Progress(Observer):
             self.terminal = False
         self._drawn = 0.0
         self._shown = False
+        self._said = time.monotonic()
         self._announced: set[str] = set()
 
     def progress(self, what: str, done: int, total: int, **figures: Any) -> None:
         if self.quiet:
             return
-        if not self.terminal:
-            if "loss" not in figures and what not in self._announced:  # epochs report themselves when they end
-                self._announced.add(what)
-                say(f"{what} ...")
-            return
         now = time.monotonic()
+        if not self.terminal:
+            if "loss" in figures:
+                if now - self._said >= _PLAIN_SECONDS:
+                    self.note(f"{what}  {details(done, total, figures)}")
+            elif what not in self._announced:
+                self._announced.add(what)
+                self.note(f"{what} ...")
+            return
         if done < total and now - self._drawn < _REDRAW_SECONDS:
             return
         self._drawn, self._shown = now, True
@@ -46,12 +51,14 @@ class Progress(Observer):
         if not self.quiet:
             self.clear()
             say(text)
+            self._said = time.monotonic()
 
     def epoch(self, line: dict[str, Any]) -> None:
+        took = [f"{line['seconds'] + line['val_seconds']:.1f} s", *speed(line)]
         self.note(
             f"epoch {line['epoch']:3d}  train loss {line['train_loss']:.4f} accuracy {line['train_top1']:6.2%}  "
             f"validation loss {line['val_loss']:.4f} top-1 {line['val_top1']:6.2%} top-5 {line['val_top5']:6.2%}  "
-            f"{line['seconds'] + line['val_seconds']:.1f} s{trees(line)}{'  best' if line['best'] else ''}"
+            f"{'  '.join(took)}{trees(line)}{'  best' if line['best'] else ''}"
         )
 
     def clear(self) -> None:
@@ -64,16 +71,32 @@ class Progress(Observer):
 
 def bar(what: str, done: int, total: int, figures: dict[str, Any], width: int) -> str:
     """One line of at most `width` characters: what, a bar, and the figures that fit."""
-    share = min(1.0, done / total) if total else 1.0
-    parts = [f"{share:4.0%}"]
-    if "loss" in figures:
-        parts += [f"loss {figures['loss']:.3f}", f"accuracy {figures['accuracy']:.1%}"]
-        parts += [f"{figures['images_per_second']:.0f} images/s", f"{clock(figures['seconds_left'])} left"]
-    tail = "  ".join(parts)
+    tail = details(done, total, figures)
     cells = max(0, min(30, width - len(what) - len(tail) - 5))
-    full = round(cells * share)
+    full = round(cells * part(done, total))
     drawn = f" [{'#' * full}{'.' * (cells - full)}] " if cells >= 5 else " "
     return f"{what}{drawn}{tail}"[:width]
+
+
+def details(done: int, total: int, figures: dict[str, Any]) -> str:
+    """How much is done, and the figures of an epoch."""
+    parts = [f"{part(done, total):4.0%}"]
+    if "loss" in figures:
+        parts += [f"loss {figures['loss']:.3f}", f"accuracy {figures['accuracy']:.1%}"]
+    return "  ".join(parts + speed(figures))
+
+
+def part(done: int, total: int) -> float:
+    """What is done, from 0 to 1."""
+    return min(1.0, done / total) if total else 1.0
+
+
+def speed(figures: dict[str, Any]) -> list[str]:
+    """Images a second and the time left, where they are known."""
+    if "seconds_left" not in figures:
+        return []
+    left = clock(figures["seconds_left"]) + ("" if figures["with_validation"] else " and validation")
+    return [f"{figures['images_per_second']:.0f} images/s", f"{left} left"]
 
 
 def trees(line: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from xnor_ref.training.evaluation import all_logits, score
 from xnor_ref.training.interrupt import Interrupted, StopRequest
 from xnor_ref.training.mst import MstPull
 from xnor_ref.training.observer import Observer
+from xnor_ref.training.pace import Pace
 from xnor_ref.training.sources import Teacher
 
 TRIAL, LONG = 20, 600  # steps after which a run is estimated, and the seconds that are worth telling
@@ -74,7 +75,7 @@ def train(
     batch_size = min(config.batch_size, len(labels))
     loss_of = LOSSES[config.loss]
     loss_options = config.options_of("loss")
-    saved, told, half = time.monotonic(), False, 0.0
+    saved, pace = time.monotonic(), Pace(config.epochs, steps, batch_size)
 
     def save(best: bool = False) -> None:
         nonlocal saved
@@ -89,7 +90,7 @@ def train(
 
     while position.epoch < config.epochs:
         epoch, first_step, started = position.epoch, position.step, time.monotonic()
-        order = epoch_order(len(labels), config.seed, epoch)
+        trained, order = started, epoch_order(len(labels), config.seed, epoch)
         model.train()
         while position.step < steps:
             step = epoch * steps + position.step
@@ -117,34 +118,30 @@ def train(
             position.loss_sum += float(loss.data) * len(y)
             position.correct += int((logits.data.argmax(axis=1) == y).sum())
             position.seen += len(y)
-            seconds, done = time.monotonic() - started, position.step - first_step
-            to_do = (config.epochs - epoch) * steps - position.step
-            left = seconds / done * to_do
-            if not told and done == TRIAL // 2:
-                half = seconds  # the first steps may have compiled kernels
-            if not told and done == TRIAL:
-                told, left = True, (seconds - half) / (TRIAL - TRIAL // 2) * to_do
-                if left > LONG:
-                    observer.note(
-                        f"about {left / 60:.0f} minutes for {config.epochs - epoch} epochs, without validation; "
-                        f"saved every {config.checkpoint_every:g} seconds, --resume auto goes on"
-                    )
+            before, trained = trained, time.monotonic()
+            pace.step(trained - before)
+            figures = pace.figures(position)
+            if pace.taken == TRIAL and figures["seconds_left"] > LONG:
+                observer.note(
+                    f"about {figures['seconds_left'] / 60:.0f} minutes to the end of epoch {config.epochs}"
+                    f"{'' if figures['with_validation'] else ', without validation'}; "
+                    f"saved every {config.checkpoint_every:g} seconds, --resume auto goes on"
+                )
             observer.progress(
                 f"epoch {epoch + 1}/{config.epochs}",
                 position.step,
                 steps,
                 loss=position.loss_sum / position.seen,
                 accuracy=position.correct / position.seen,
-                images_per_second=done * batch_size / max(seconds, 1e-9),
-                seconds_left=left,
+                **figures,
             )
             stop_if_asked()
             if time.monotonic() - saved >= config.checkpoint_every and position.step < steps:
                 save()
 
-        trained = time.monotonic()
         validation = all_logits(frozen(), data.val.images, stop_if_asked)
         scores = score(validation, data.val.labels, f"validation after epoch {epoch + 1}")
+        pace.validation = round(time.monotonic() - trained, 3)
         is_best = scores.top1 > position.best_top1
         if is_best:
             position.best_top1, position.best_epoch = scores.top1, epoch
@@ -159,7 +156,7 @@ def train(
             "val_top5": scores.top5,
             "best": is_best,
             "seconds": round(trained - started, 3),
-            "val_seconds": round(time.monotonic() - trained, 3),
+            "val_seconds": pace.validation,
             "whole_epoch": first_step == 0,  # False: `seconds` covers only the steps since the run was resumed
         }
         if regularizer:
@@ -167,7 +164,7 @@ def train(
         position.next_epoch()
         record(line)
         save(best=is_best)
-        observer.epoch(line)
+        observer.epoch(line | pace.figures(position))
         stop_if_asked()
 
 

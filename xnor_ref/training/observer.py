@@ -13,4 +13,4 @@ class Observer:
         """Something that the user should know, in one line."""
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """An epoch ended; `line` is what went to metrics.jsonl."""
+        """An epoch ended; `line` is what went to metrics.jsonl, and the figures of `Pace`."""
