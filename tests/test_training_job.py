@@ -11,6 +11,7 @@ import pytest
 from tests.training_samples import result_bytes, tiny_config
 from xnor_ref import models
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError, OutputError
+from xnor_ref.nn import backend
 from xnor_ref.packed import load_packed
 from xnor_ref.training import environment, job, loop
 from xnor_ref.training.checkpoint import BEST
@@ -504,3 +505,27 @@ def test_the_time_left_is_that_of_the_whole_run_also_after_resuming(data_dir, tm
     train_run(tiny_config(data_dir), resume=RunFolder(tmp_path), observer=second)
     assert second.told == [(5, False), (4, False), *((left, True) for left in (13, 12, 11, 10))]
     assert second.epochs == [14, 0]
+
+
+def test_the_arithmetic_of_a_run_is_recorded_and_a_change_pointed_out(finished, data_dir, tmp_path, monkeypatch):
+    import dataclasses
+
+    config, out, _ = finished
+    before = json.loads((out / "env.json").read_text())
+    assert before["binary_gradients"] == ("int8" if backend.multiplies_bytes() else "fp32") and before["vectors"]
+    plain = dataclasses.replace(config, backend="reference", backward="int8", epochs=1)
+    observer = StopAfter(0)
+    train_run(plain, out=tmp_path, observer=observer)
+    assert "the NumPy references compute: gradients are multiplied in fp32" in observer.notes
+    here = json.loads((tmp_path / "env.json").read_text())
+    assert (here["vectors"], here["binary_gradients"]) == ("none", "fp32")
+    monkeypatch.setattr(backend, "multiplies_bytes", lambda: True)
+    assert environment.describe()["binary_gradients"] == environment.describe("int8")["binary_gradients"] == "int8"
+    now = {**before, "vectors": "AVX9", "binary_gradients": "int4"}
+    changed = environment.changes(out / "env.json", now)
+    assert changed == (
+        f"vectors {before['vectors']}, now AVX9, binary_gradients {before['binary_gradients']}, now int4"
+    )
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps({"numpy": "1.0"}))
+    assert environment.changes(older, now) == f"numpy 1.0, now {np.__version__}"

@@ -9,13 +9,19 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
+from xnor_ref.kernels.checks import has_vectors
 from xnor_ref.kernels.threads import available_threads, get_threads
+from xnor_ref.nn.backend import in_bytes
 
 PACKAGES = ("numpy", "numba", "safetensors", "pillow", "click", "hypothesis", "threadpoolctl")
 
 
-def describe() -> dict[str, Any]:
-    """Versions and hardware as JSON values; nothing that names the machine or its user."""
+def describe(backward: str = "auto") -> dict[str, Any]:
+    """Versions and hardware as JSON values; nothing that names the machine or its user.
+
+    "vectors" are those that the kernels take, and "binary_gradients" what `--backward` comes to with them: the
+    arithmetic in which the gradients of binary convolutions are multiplied.
+    """
     import numpy  # noqa: F401 - so that its BLAS is loaded when the libraries are listed
 
     import xnor_ref
@@ -34,6 +40,8 @@ def describe() -> dict[str, Any]:
         "cpu": cpu_name(),
         "processors": available_threads(),
         "threads": get_threads(),
+        "vectors": _vectors(),
+        "binary_gradients": "int8" if in_bytes(backward) else "fp32",
         "jit": os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"),
     }
 
@@ -44,10 +52,10 @@ def changes(path: Path, here: dict[str, Any]) -> str:
         before = json.loads(path.read_bytes())
         return ", ".join(
             f"{key} {before[key]}, now {here[key]}"
-            for key in ("xnor_ref", "numpy", "numba", "blas", "cpu", "jit")
-            if before[key] != here[key]
+            for key in ("xnor_ref", "numpy", "numba", "blas", "cpu", "vectors", "binary_gradients", "jit")
+            if key in before and before[key] != here[key]  # older descriptions say less
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return ""  # no description: nothing to compare with
 
 
@@ -56,6 +64,14 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _vectors() -> str:
+    """The vectors that the kernels take."""
+    from xnor_ref.kernels.target import target
+
+    found = target() if has_vectors() else None
+    return found.name if found else "none"
 
 
 def cpu_name() -> str:

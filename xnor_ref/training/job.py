@@ -14,7 +14,7 @@ from xnor_ref import datasets, models, optim
 from xnor_ref.datasets import AugmentSpec, Dataset, Split
 from xnor_ref.datasets.batches import epoch_order, normalization_table
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError
-from xnor_ref.kernels.rungs import reference_only
+from xnor_ref.kernels.rungs import reference_only, without_kernels
 from xnor_ref.kernels.threads import set_threads
 from xnor_ref.nn import binary_backend
 from xnor_ref.nn.backend import backward_in, multiplies_bytes
@@ -108,7 +108,8 @@ def _train_run(
     regularizer = make_regularizer(model, config, steps)
     observer.note(describe_model(model, data))
     if config.backward == "int8" and not multiplies_bytes():
-        observer.note("this processor does not multiply bytes (VNNI): gradients are multiplied in fp32")
+        why = "the NumPy references compute" if without_kernels() else "this processor does not multiply bytes (VNNI)"
+        observer.note(f"{why}: gradients are multiplied in fp32")
     folder = resume or new_run(config, out)
     with folder.lock():
         try:
@@ -212,9 +213,9 @@ def _train(
     if resume:
         position = _resume(checkpoints, start, model, optimizer, regularizer, steps, observer)
     folder.write_json(folder.config_path, {"config": config.to_dict(), "data": identity["data"]})
-    here = environment.describe()
+    here = environment.describe(config.backward)
     if resume and (changed := environment.changes(folder.env_path, here)):
-        observer.note(f"the run began under other conditions, its last bits may come out otherwise: {changed}")
+        observer.note(f"the run began under other conditions, its numbers may come out otherwise: {changed}")
     folder.write_json(folder.env_path, here)
     folder.truncate_metrics(position.epoch)
     folder.report_path.unlink(missing_ok=True)
