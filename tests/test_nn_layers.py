@@ -345,6 +345,16 @@ def test_wrong_layers_and_inputs_are_refused(make, error, text):
         make()
 
 
+@pytest.mark.parametrize("shape", [(0, 8, 6, 6), (2, 0, 6, 6), (2, 8, 0, 6)])
+@pytest.mark.parametrize(
+    "layer", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.GlobalAvgPool2d()], ids=lambda m: type(m).__name__
+)
+def test_pools_refuse_empty_images_on_both_paths(layer, shape):
+    for path in ("auto", "numba"):
+        with nn.binary_backend(path), pytest.raises(InputError, match="pool2d: input must be a non-empty"):
+            layer(zeros(*shape))
+
+
 def test_work_is_shared_raises_nests_and_survives_a_fork():
     done = np.zeros(100, int)
 
