@@ -34,7 +34,7 @@ class TrainConfig:
         message names the key, the value and what is allowed.
     """
 
-    dataset: str = _field("shapes", "choice", "Data set to train on.", choices="xnor_ref.datasets:names")
+    dataset: str = _field("shapes", "choice", "Data set.", choices="xnor_ref.datasets:names")
     model: str = _field("shapes-net", "choice", "Network.", choices="xnor_ref.models:names")
     method: str = _field(
         "xnor",
