@@ -235,7 +235,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 ),
             ),
             model="resnet18",
-            notes=("The paper's figures of cases 1 to 3 were not to hand.",),
+            notes=("The paper's figures of cases 1 to 3 are not shown.",),
             approximation=True,
         ),
         Experiment(
@@ -268,7 +268,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             model="vgg-small",
             settings={"all": {"method": "xnor"}},
             notes=(
-                "No figure of the MST-compression paper was to hand, and its learning algorithm is reconstructed "
+                "No figure of the MST-compression paper is shown, and its learning algorithm is reconstructed "
                 "(training/mst.py); compare rows with each other. `--model resnet18` and `--model resnet20` take other "
                 "networks.",
             ),

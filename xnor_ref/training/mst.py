@@ -1,7 +1,7 @@
 """Training towards MST-compression: the filters of each binary layer are pulled together while the task is learned.
 
 The paper (ICCV 2023, pp. 6091-6100) has a learning algorithm that lowers the total distance of the minimum spanning
-trees; its text was not to hand, and what stands here is a reconstruction. Before every step each latent weight gets, in
+trees; what stands here is a reconstruction from the paper's abstract. Before every step each latent weight gets, in
 addition to the gradient of the task,
 
     lambda(step) * rms_l * dP_l/dW            P_l of `compress.pull`, rms_l of the layer's own task gradient
