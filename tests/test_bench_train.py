@@ -365,6 +365,29 @@ def test_fused_convolutions_are_profiled_with_the_same_work():
     assert shares.seconds["operands of both"] > 0
 
 
+@compiled_only
+@pytest.mark.parametrize(
+    ("channels", "kernel", "products", "name"),
+    [
+        (32, 3, 9 * 16, "32 3x3 -> 40 at 6x6 (tiles)"),  # 9 tiles of 2x2 outputs, each of 4x4 products
+        (32, 5, 9 * 36, "32 5x5 -> 40 at 6x6 (tiles)"),
+        (3, 5, 36 * 25, "3 5x5 -> 40 at 6x6"),  # a stem
+    ],
+)
+def test_each_gemm_of_a_real_convolution_is_profiled_with_its_products(channels, kernel, products, name):
+    x, weight = np.ones((2, 6, 6, channels), np.float32), np.ones((40, channels, kernel, kernel), np.float32)
+    dy = np.ones((2, 6, 6, 40), np.float32)
+    conv = train_conv.RealConvolution(weight.shape, (6, 6), (1, 1), (kernel // 2, kernel // 2))
+    shares = train_profile.Shares()
+    with shares.watch():
+        padded = conv.pad(x)
+        conv.forward(padded, weight, None)
+        conv.backward(dy, padded, weight, True, weight, np.zeros(0, np.float32), "none")
+    work = [1, 2 * products * channels * 40]  # calls, multiply-accumulates
+    places = [(share, name, "float32") for share in ("forward", "weight gradient", "input gradient")]
+    assert {place: found[:2] for place, found in shares.gemms.items()} == dict.fromkeys(places, work)
+
+
 def test_time_of_inner_functions_counts_once(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(train_profile.time, "perf_counter", lambda: now[0])

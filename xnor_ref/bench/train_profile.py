@@ -84,7 +84,7 @@ def _geometry(conv: Any, images: int, kind: str, by: Any = None) -> Gemm:
     products = images * prod(pixels) * conv.outputs * conv.channels * prod(conv.kernel)
     name = f"{conv.channels} {kernel} -> {conv.outputs} at {place}"
     if hasattr(by, "tiles"):  # of `winograd`: an element of a tile is a product for each pair of channels
-        return Gemm(name + " (tiles)", images * prod(by.tiles) * 16 * conv.outputs * conv.channels, kind)
+        return Gemm(name + " (tiles)", images * prod(by.tiles) * by.side**2 * conv.outputs * conv.channels, kind)
     return Gemm(name, products, kind)
 
 
@@ -121,7 +121,7 @@ TIMED = (
     Timed("operands of both", _FUSED, "RealConvolution.backward"),
     Timed("weight gradient", _SUMS, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _SUMS, "WeightGradient.each_block", _sum_over_pixels),  # with what is made of the sums
-    Timed("weight gradient", _SUMS, "RowsGradient.__call__"),
+    Timed("weight gradient", _SUMS, "RowsGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _TILES, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
     Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),

@@ -149,8 +149,11 @@ class WeightGradient:
 class RowsGradient:
     """The same for images with few channels, float32 (N, H, W + padding, C): KW*C neighbours are the inputs."""
 
+    in_bytes = False
+
     def __init__(self, channels, outputs, size, kernel, stride, padding):
-        self.channels, self.outputs, self.kernel = channels, outputs, kernel
+        self.channels, self.outputs, self.size, self.kernel = channels, outputs, size, kernel
+        self.stride, self.padding = stride, padding
         out_h, out_w = conv_output_size(size, kernel, stride, padding)
         row = (size[1] + 2 * padding[1]) * channels * 4
         taps = []
