@@ -187,15 +187,19 @@ def measure_training(
 
 
 def ours(task: Task, backwards: tuple[str, ...], input_scales: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """What each contender of ours is told to make, by name."""
+    """What each contender of ours is told to make, by name. Raises InputError if there is none."""
     with_k = task.method in methods_with("input_scale")
     setups = {}
     for scale in input_scales if with_k else (None,):
         for backward in backwards:
+            if backward == "int8" and not METHODS[task.method].on_bits:
+                continue
             way = "layer by layer" if backward == "reference" else f"{backward} backward"
             name = f"ours, {way}" + (", K" if scale == "plain" else "")
             options = {"input_scale": scale} if scale else {}
             setups[name] = {"kind": "ours", **vars(task), "backward": backward, "options": options}
+    if not setups:
+        raise InputError(f"backward int8 is for binary layers with binary inputs, which method {task.method} has not")
     return setups
 
 

@@ -123,6 +123,11 @@ class Method:
     options: tuple[str, ...] = ()
     fixed: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def on_bits(self) -> bool:
+        """Whether hidden layers multiply signs by signs."""
+        return self.inputs and self.weights
+
 
 _LATENT = ("grad_mode", "centre", "clamp")
 _UNSCALED = (("weight_scale", "off"), ("input_scale", "off"))

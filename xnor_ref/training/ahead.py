@@ -71,7 +71,7 @@ def kernels_of(config: TrainConfig) -> list[str]:
         return []
     method = METHODS[config.method]
     kinds = {"", config.optimizer}
-    if method.inputs and method.weights:
+    if method.on_bits:
         kinds |= {_BITS} | ({_BYTES} if backend.in_bytes(config.backward) else {_FLOATS, _BACK})
     else:
         kinds |= {_REALS, _FLOATS}

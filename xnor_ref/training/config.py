@@ -282,7 +282,7 @@ class TrainConfig:
             from xnor_ref.nn.methods import METHODS
 
             method = METHODS[self.method]
-            if not (method.inputs and method.weights) or self.k_grad or self.grad_bits:
+            if not method.on_bits or self.k_grad or self.grad_bits:
                 raise InputError(
                     "backward (=int8) needs binary layers with binary inputs, without k_grad and grad_bits; got method "
                     f"{self.method}, k_grad {bool(self.k_grad)}, grad_bits {self.grad_bits}"
