@@ -73,7 +73,6 @@ def test_scale_refuses(bench, arguments, words):
 SMALL = ("lenet5", "--size", "16", "--classes", "5", "--batch", "3", "--quick", "--backward", "fp32")
 
 
-@compiled_only
 def test_methods_without_binary_products_have_no_gradients_in_bytes():
     task = train.Task("vgg-small", method="full")
     assert list(train.ours(task, ("fp32", "int8"), ("off",))) == ["ours, fp32 backward"]
@@ -81,6 +80,7 @@ def test_methods_without_binary_products_have_no_gradients_in_bytes():
         train.ours(task, ("int8",), ("off",))
 
 
+@compiled_only
 def test_ours_alone_with_its_profile(bench, tmp_path):
     code, out, err = bench(*SMALL, "--profile", "--json", "result.json")
     assert code == 0 and "lenet5: in turns ..." in err and "torch" not in err
