@@ -12,7 +12,7 @@ from xnor_ref import binary, nn, optim
 from xnor_ref.autodiff import Tensor, gradcheck, no_grad
 from xnor_ref.binary import weight_gradient
 from xnor_ref.errors import InputError
-from xnor_ref.kernels import float_ops, sign_sums
+from xnor_ref.kernels import products, sign_sums
 from xnor_ref.nn import functional
 from xnor_ref.nn.methods import METHODS, methods_with
 from xnor_ref.packed.freeze import freeze
@@ -234,8 +234,8 @@ def test_gamma_in_any_layout_and_on_any_number_of_threads(shape, gamma, orders, 
     def scaled(count):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("xnor_ref.kernels.threads._threads", count)
-            patch.setattr(float_ops, "SCALED", 30)
-            patch.setattr(float_ops, "SUMMED", (7, 3))
+            patch.setattr(products, "PRODUCTS", 30)
+            patch.setattr(products, "SUMS", (7, 3))
             first, *others = (Tensor(array, requires_grad=True) for array in (x, *factors))
             y = functional.scale(first, others, axes)
             return y.data, *y.record.backward(dy)

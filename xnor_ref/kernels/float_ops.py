@@ -25,8 +25,6 @@ Pair = tuple[int, int]
 
 COLUMNS = 256  # GEMM columns that are worth gathering several images for, in training
 FEATURES = 256  # outputs (or inputs) of one GEMM of `linear` and its gradients
-SCALED = 1 << 17  # elements of a chunk of `scale`
-SUMMED = 1 << 13, 8  # sums of a chunk of `product_sums`, and rows of it that are added in float32
 
 
 def pixel_table(mean: Sequence[float], std: Sequence[float]) -> F32:
@@ -438,28 +436,6 @@ def scale_output(z: NDArray[np.int32], alpha: F32 | None, k: F32 | None, threads
         threads,
     )
     return y
-
-
-def scale(x: NDArray, gamma: NDArray) -> NDArray:
-    """x (N, P) times gamma (1, P)."""
-    y = np.empty_like(x)
-    chunk = max(1, SCALED // gamma.size)
-    parallel_chunks(lambda a, b: np.multiply(x[a:b], gamma, out=y[a:b]), len(x), chunk)
-    return y
-
-
-def product_sums(dy: NDArray, x: NDArray) -> NDArray[np.float64]:
-    """Sums (P,) over N of dy * x, both (N, P): a few rows in their own precision, these sums in float64."""
-    sums = np.zeros(x.shape[1])
-    chunk, few = SUMMED
-
-    def add_up(start, stop):
-        for row in range(0, len(x), few):
-            block = slice(row, row + few), slice(start, stop)
-            sums[start:stop] += np.einsum("np,np->p", dy[block], x[block])
-
-    parallel_chunks(add_up, sums.size, chunk)
-    return sums
 
 
 def mask_ste(x: F32, dx: F32, threads: int | None = None) -> F32:

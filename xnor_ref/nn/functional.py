@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xnor_ref import binary
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels import float_ops
+from xnor_ref.kernels import float_ops, products
 from xnor_ref.kernels.float_ops import Pair
 
 
@@ -208,15 +208,15 @@ def scale(x: Tensor, factors: Sequence[Tensor], axes: Sequence[tuple[int, ...]])
 
     def backward(dy):
         d = rows(dy)
-        terms = turned_back(float_ops.product_sums(d, inputs))
+        terms = turned_back(products.product_sums(d, inputs))
         grads = []
         for index, own in enumerate(axes):
             others = math.prod(spread[:index] + spread[index + 1 :])
             rest = tuple(axis for axis in range(x.ndim) if axis not in own)
             grads.append((terms * others).sum(axis=rest).reshape(factors[index].shape).astype(x.dtype))
-        return turned_back(float_ops.scale(d, gamma)), *grads
+        return turned_back(products.scaled(d, gamma)), *grads
 
-    return apply("scale", turned_back(float_ops.scale(inputs, gamma)), (x, *factors), backward, fresh=True)
+    return apply("scale", turned_back(products.scaled(inputs, gamma)), (x, *factors), backward, fresh=True)
 
 
 def dropout(x: Tensor, probability: float, position: tuple[int, int, int], whole_channels: bool = False) -> Tensor:
