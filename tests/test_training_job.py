@@ -474,6 +474,23 @@ def test_a_long_run_says_how_long_and_how_to_go_on(data_dir, tmp_path, monkeypat
         assert len(told) == (name == "long")
 
 
+def test_the_references_train_without_a_kernel(data_dir, tmp_path, monkeypatch):
+    """--backend reference: NumPy alone, and a packed network that agrees."""
+    from xnor_ref.kernels import jit
+
+    config = tiny_config(data_dir, epochs=1, backend="reference")
+    with monkeypatch.context() as patch:
+
+        def kernel(*_):
+            raise AssertionError("a compiled kernel was called")
+
+        patch.setattr(jit.Kernel, "__call__", kernel, raising=False)
+        report = train_run(config, out=tmp_path / "reference")
+    assert report["disagreements"] == 0 and report["max_logit_difference"] == 0
+    other = train_run(tiny_config(data_dir, epochs=1, backward="fp32"), out=tmp_path / "kernels")
+    assert abs(report["float"]["loss"] - other["float"]["loss"]) < 0.1
+
+
 def test_the_time_left_is_that_of_the_whole_run_also_after_resuming(data_dir, tmp_path, monkeypatch):
     class Left(StopAfter):
         def __init__(self, steps):

@@ -89,11 +89,10 @@ class KBitLayer(BinaryLayer):
         return (kbit.weight_scale(self.weight.data, self.weight_levels()) * steps).astype(np.float32)
 
     def spread(self) -> None:
-        """Latent weights that were real or of one bit, times one number: spread over [-1, 1] as those drawn anew."""
+        """Multiply latent weights that were real or of one bit by one number: as far from 0 as those drawn anew."""
         weight = self.weight.data
         if deviation := weight.std():
             weight *= np.float32(_EVEN) / deviation
-        self.after_step()
 
     def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
         scale = None

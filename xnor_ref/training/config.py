@@ -391,7 +391,10 @@ def resolve(said: Mapping[str, Any]) -> TrainConfig:
     check_values(said)
     dataset = said.get("dataset", FIELDS["dataset"].default)
     method = said.get("method", FIELDS["method"].default)
-    config = TrainConfig(**{**recipe(dataset, method, said), **preset(said), **said})
+    brought = recipe(dataset, method, said) | preset(said)
+    if said.get("k_grad"):
+        brought.pop("input_scale", None)  # which would leave no K
+    config = TrainConfig(**{**brought, **said})
     for key, value in said.items():
         if value is not None:
             config.require_effect(FIELDS[key])

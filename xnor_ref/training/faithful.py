@@ -52,8 +52,6 @@ def preset(said: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"faithful {name} needs method {' or '.join(_METHODS)}, got method {method!r}")
     values = {**_ALL, **_METHODS[method]}
     values |= _OPTIMIZERS.get(said.get("optimizer", values["optimizer"]), {})
-    if said.get("k_grad"):
-        values.pop("input_scale", None)
     if said.get("weight_decay") == 0:
         values = {key: value for key, value in values.items() if not key.startswith("decay_")}
     if "milestones" in said:

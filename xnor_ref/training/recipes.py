@@ -70,6 +70,4 @@ def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = 
         settings |= {key: value for key, value in BINARY_RECIPES.get(dataset, {}).items() if key in options}
     if said.get("react") or said.get("block_order") == "cbap":
         settings.pop("relu", None)  # another activation stands in its place
-    if said.get("k_grad"):
-        settings.pop("input_scale", None)
     return {**settings, "dataset": dataset, "method": method}

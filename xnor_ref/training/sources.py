@@ -85,9 +85,9 @@ def start_from(model: models.Network, path: Path) -> str:
             array[...] = state[name]
     there = dict(source.named_modules())
     for name, module in model.named_modules():
-        module.after_step()
         if isinstance(module, KBitLayer) and module.weight_bits > 1 and getattr(there[name], "weight_bits", 1) == 1:
             module.spread()
+        module.after_step()
     for name, module in model.named_modules():
         if isinstance(module, Scale) and not any(f"{name}.{factor}" in state for factor in module.factors()):
             module.reset()
