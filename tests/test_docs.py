@@ -1,6 +1,7 @@
 """The documents say what is true: commands parse, examples run, links lead somewhere, every exit code is told."""
 
 import doctest
+import inspect
 import re
 from importlib import import_module
 
@@ -10,6 +11,9 @@ from tests.conftest import REPOSITORY
 from tests.run_docs import documented_commands
 from xnor_ref import errors
 from xnor_ref.cli.group import COMMANDS as NAMES
+from xnor_ref.datasets import shapes
+from xnor_ref.training.config import load_toml, resolve
+from xnor_ref.training.recipes import RECIPES
 
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "data/*.md") for path in REPOSITORY.glob(pattern))
 COMMANDS = [command for path in DOCUMENTS for command in documented_commands(path.read_text())]
@@ -39,6 +43,29 @@ def test_python_examples_give_what_they_show():
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_the_defaults_of_each_data_set_are_told():
+    text = (REPOSITORY / "docs" / "training-options.md").read_text()
+    (table,) = re.findall(r"^\| `--dataset` .*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = {
+        cells[0]: cells[1:]
+        for cells in ([c.strip() for c in line.strip("|").split("|")] for line in table.splitlines())
+    }
+    assert list(rows) == list(RECIPES)
+    for dataset, row in rows.items():
+        found = resolve({"dataset": dataset})
+        shown = [found.model, *(str(v) for v in (found.epochs, found.batch_size, found.lr))]
+        has_k = found.input_scale != "off"
+        assert row == [*shown, *("yes" if v else "no" for v in (found.augment, found.relu, has_k))]
+    assert "6,000 images for training and 1,200 for validation" in text
+    assert inspect.signature(shapes.load).parameters["train_size"].default == 6000
+
+
+def test_the_example_of_a_config_file_is_one(tmp_path):
+    (example,) = re.findall(r"^```toml\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "settings.toml").write_text(example)
+    assert resolve(load_toml(tmp_path / "settings.toml")).epochs == 20
 
 
 def test_every_exit_code_is_in_the_readme():

@@ -91,7 +91,7 @@ def test_what_is_said_comes_first_and_is_named():
         ({"epochs": 30}, {"milestones": [18, 29], "lr_factors": [0.5, 0.1], "schedule": "step"}),
         ({"epochs": 18}, {"milestones": None, "lr_factors": None, "schedule": "constant"}),
         ({"milestones": [3, 4]}, {"milestones": [3, 4], "lr_factors": None}),
-        ({"epochs": 10, "schedule": "step"}, {"milestones": None, "lr_factors": None, "schedule": "step"}),
+        ({"epochs": 10, "schedule": "step", "milestones": [5]}, {"milestones": [5], "lr_factors": None}),
         ({"k_grad": True}, {"input_scale": None, "k_grad": True}),
         ({"optimizer": "sgd", "weight_decay": 0.0}, {"decay_epochs": None, "decay_all": None}),
         ({"schedule": "cosine"}, {"milestones": None, "lr_factors": None, "schedule": "cosine"}),
@@ -102,6 +102,17 @@ def test_what_is_said_comes_first_and_is_named():
 def test_settings_that_would_clash_with_what_was_said_are_left_out(said, expected):
     config = resolve({**CODE, **said})
     assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_its_schedule_needs_its_epochs():
+    text = r"schedule step begins to fall after epoch 18, and epochs is 18; say milestones too"
+    with pytest.raises(InputError, match=text):
+        resolve({**CODE, "epochs": 18, "schedule": "step"})
+
+
+def test_k_that_comes_with_its_gradient_is_named():
+    assert overridden({**CODE, "k_grad": True}) == ["input_scale plain in place of off"]
+    assert overridden({**CODE, "k_grad": True, "input_scale": "valid"}) == ["input_scale valid in place of off"]
 
 
 def test_factors_without_their_milestones_are_refused():

@@ -194,8 +194,15 @@ def test_fields_that_clash_are_refused():
         ({"milestones": [2]}, "milestones .* needs schedule step, got schedule 'cosine'"),
         ({"schedule": "linear", "power": 2}, "power .* needs schedule polynomial, got schedule 'linear'"),
         *(
-            ({"backward": "int8", **more}, r"backward \(=int8\) needs binary layers with binary inputs")
-            for more in ({"method": "full"}, {"method": "bwn"}, {"k_grad": True}, {"grad_bits": 1})
+            ({"backward": "int8", **more}, r"backward \(=int8\) needs layers with signs for weights and inputs")
+            for more in (
+                {"method": "full"},
+                {"method": "bwn"},
+                {"k_grad": True},
+                {"grad_bits": 1},
+                {"weight_bits": 2, "input_bits": 2},
+                {"input_bits": 4},
+            )
         ),
         ({"decay_all": True}, r"decay_all \(=True\) needs weight_decay above 0"),
         ({"decay_epochs": 3}, r"decay_epochs \(=3\) needs weight_decay above 0"),

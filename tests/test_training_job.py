@@ -537,7 +537,9 @@ def test_the_arithmetic_of_a_run_is_recorded_and_a_change_pointed_out(finished, 
     here = json.loads((tmp_path / "env.json").read_text())
     assert (here["vectors"], here["binary_gradients"]) == ("none", "fp32")
     monkeypatch.setattr(backend, "multiplies_bytes", lambda: True)
-    assert environment.describe()["binary_gradients"] == environment.describe("int8")["binary_gradients"] == "int8"
+    for more, found in (({"backward": "int8"}, "int8"), ({}, "int8"), ({"k_grad": True}, "fp32")):
+        assert environment.describe(dataclasses.replace(config, **more))["binary_gradients"] == found
+    assert "binary_gradients" not in environment.describe()
     now = {**before, "vectors": "AVX9", "binary_gradients": "int4"}
     changed = environment.changes(out / "env.json", now)
     assert changed == (

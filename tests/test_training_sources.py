@@ -78,7 +78,7 @@ def test_real_weights_are_spread_over_all_levels_of_several_bits(place, bits):
     first, model = load_network(place / "first")[0], network(place, weight_bits=bits)
     start_from(model, place / "first")
     weight, source = model.state_dict()["block2.conv.weight"], first.state_dict()["block2.conv.weight"]
-    np.testing.assert_allclose(weight, np.clip(source / source.std() * np.sqrt(1 / 3), -1, 1), rtol=1e-5)
+    np.testing.assert_allclose(weight, np.clip(source / np.sqrt(3 * (source**2).mean()), -1, 1), rtol=1e-5)
     assert len(np.unique(module(model, "block2.conv").weight_levels())) == 2**bits
 
 

@@ -34,7 +34,7 @@ _DTYPES = {
 _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 
 
-def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *, flush: bool = True) -> None:
     """Write a whole file, or change nothing.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and take the place of `path`
@@ -46,6 +46,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None]) -
     path : str or PathLike
         The file to write; its folder must exist.
     data : bytes, or a function that is given the open binary file and writes to it
+    flush : whether to wait for the disk; if not, the file may be found empty after the power has failed
 
     Raises
     ------
@@ -70,8 +71,9 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None]) -
                     data(file)
                 else:
                     file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if flush:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
             _remove_quietly(temporary)
@@ -81,7 +83,8 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None]) -
     except OSError as error:
         raise OutputError(f"cannot write {path}: {_reason(error, folder)}") from error
     try:
-        sync_folder(folder)
+        if flush:
+            sync_folder(folder)
     except OSError as error:
         raise OutputError(f"{path} is written, but its folder could not be flushed: {error.strerror}") from error
 

@@ -66,7 +66,7 @@ class Ours:
         keep_freed_memory()
         apply_backward(backward)
         if backward != "reference":
-            compile_ahead(resolve({"method": method, "optimizer": optimizer, "backward": backward}))
+            compile_ahead(resolve({"method": method, "optimizer": optimizer, "backward": backward, **options}))
         self.images, self.labels = _data(4 * batch if images is None else images, size, classes, path)
         self.order = batches.epoch_order(len(self.labels), 0, 0)
         self.table = batches.normalization_table(MEAN, STD)

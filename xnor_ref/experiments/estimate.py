@@ -79,7 +79,7 @@ def measure(run: Run, data: Dataset) -> tuple[float, float]:
     """Seconds that one image takes in training and in validation, by a run of a few steps whose folder is removed."""
     batch = min(run.config.batch_size, len(data.train))
     changes: dict[str, Any] = dict.fromkeys(run.config.options_of("schedule"))  # milestones lie beyond the one epoch
-    changes |= {"schedule": "constant", "warmup_epochs": 0.0, "epochs": 1, "checkpoint_every": 1e9}
+    changes |= {"schedule": "constant", "warmup_epochs": 0.0, "epochs": 1, "checkpoint_every": 1e9, "mst_start": None}
     config = dataclasses.replace(run.config, **changes, limit_train=batch * STEPS, limit_val=VALIDATED)
     watch = _Watch()
     with tempfile.TemporaryDirectory(prefix="xnor_ref-") as folder:

@@ -90,7 +90,7 @@ def make_plan(
     if shared.get("archive") is not None:
         shared["archive"] = os.path.abspath(shared["archive"])
     if shared.get("model") in _SAME:
-        shared["model_options"] = {**_SAME[shared["model"]], **shared.get("model_options", {})}
+        shared["model_options"] = {**_SAME[shared["model"]], **(shared.get("model_options") or {})}
     first = shared.pop("seed", 0)
     runs = []
     for seed in range(first, first + seeds):

@@ -288,7 +288,8 @@ _PREFACE = """\
 # Results
 
 The papers' tables and figures, computed here, each table by the command under it. `difference` is top-1 less that of
-the first row (in table 2 of the network's own full-precision row), `difference there` the same in the paper's figures.
+the first row (in table 2 of the network's own full-precision row, in figure 5 BinaryNet's of XNOR-Net's); `difference
+there` is the same in the paper's figures.
 The document is put together from what is finished:
 
 ```sh
@@ -298,7 +299,7 @@ python cli.py reproduce table3b                    # minutes: a small network on
 python cli.py reproduce --summary results.md       # this document
 ```
 
-`--budget full` takes the experiment's own network and Tiny ImageNet (also part of it: `--archive`, `--limit-classes`,
+`--budget full` takes the experiment's own network and Tiny ImageNet (or a part of it: `--archive`, `--limit-classes`,
 `--limit-train`), hours a row; `--seeds N` repeats every row. All rows of a table have the same seed, the same order of
 the same images, the same epochs and the same optimiser; they differ in the column `settings` and in nothing else. A run
 that is finished is not computed again, also if another table has made it; one that was stopped goes on.

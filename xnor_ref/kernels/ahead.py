@@ -42,8 +42,11 @@ def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
 
 
 def prepare() -> None:
-    """Load or compile the kernels that the command line names."""
+    """Load or compile the kernels that the command line names, while the process that asked for them is there."""
+    asked = os.getppid()
     for name in sys.argv[1:]:
+        if os.getppid() != asked:
+            return
         _kernel(name).prepare()
 
 

@@ -151,7 +151,7 @@ class KernelFile:
         *parts, environments = result._reduce()
         content = dumps((*parts, [_light(environment) for environment in environments])) + self._stamp
         try:
-            write_atomically(self.path, content + _sha256(content))
+            write_atomically(self.path, content + _sha256(content), flush=False)  # its digest tells what was lost
         except OutputError as error:
             _warn(f"a compiled kernel cannot be kept, and will be compiled again at the next start: {error}")
 

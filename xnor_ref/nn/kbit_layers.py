@@ -26,7 +26,7 @@ from xnor_ref.nn.layers import uniform
 from xnor_ref.nn.module import Parameter
 
 F32 = NDArray[np.float32]
-_EVEN = float(np.sqrt(1 / 3))  # the standard deviation of weights spread evenly over [-1, 1]
+_EVEN = float(np.sqrt(1 / 3))  # the root mean square of weights spread evenly over [-1, 1]
 
 
 class KBitLayer(BinaryLayer):
@@ -81,18 +81,24 @@ class KBitLayer(BinaryLayer):
         if self.weight_scale == "off":
             unit /= bit_planes.largest(self.weight_bits)
             return np.full(len(self.weight.data), unit, np.float32)
-        return (kbit.weight_scale(self.weight.data, self.weight_levels()) * unit).astype(np.float32)
+        return self._fitted(unit)
 
     def analytic_scale(self) -> F32:
         """<W, Q> / <Q, Q> of each filter (O,) with Q = q_k(W), the least-squares scale."""
-        steps = bit_planes.largest(self.weight_bits)
-        return (kbit.weight_scale(self.weight.data, self.weight_levels()) * steps).astype(np.float32)
+        return self._fitted(bit_planes.largest(self.weight_bits))
+
+    def _fitted(self, unit: float) -> F32:
+        """<W, m_W> / <m_W, m_W> of each filter (O,), times `unit`."""
+        return (kbit.weight_scale(self.weight.data, self.weight_levels()) * unit).astype(np.float32)
 
     def spread(self) -> None:
-        """Multiply latent weights that were real or of one bit by one number: as far from 0 as those drawn anew."""
+        """Multiply latent weights that were real or of one bit by one number: as far from 0 as those drawn anew.
+
+        With the weights alpha grows, and the output; a BatchNorm takes that back, a shortcut does not.
+        """
         weight = self.weight.data
-        if deviation := weight.std():
-            weight *= np.float32(_EVEN) / deviation
+        if distance := np.sqrt(np.mean(np.square(weight, dtype=np.float64))):
+            weight *= np.float32(_EVEN / distance)
 
     def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
         scale = None

@@ -10,8 +10,8 @@ from xnor_ref.nn import backend
 from xnor_ref.nn.methods import METHODS
 from xnor_ref.training.config import TrainConfig
 
-# What for: binary inputs, real ones, gradients in bytes, in floats, and in floats behind binary inputs.
-_BITS, _REALS, _BYTES, _FLOATS, _BACK = "bits", "reals", "bytes", "floats", "back"
+# What for: binary inputs, their K, real ones, gradients in bytes, in floats, and in floats behind binary inputs.
+_BITS, _K, _REALS, _BYTES, _FLOATS, _BACK = "bits", "K", "reals", "bytes", "floats", "back"
 
 _STEP = (
     ("datasets.batch_kernel:gather", ""),
@@ -26,7 +26,7 @@ _STEP = (
     ("kernels.winograd:_convolve", _REALS),
     ("kernels.gradient_layout:pack_filters", _BITS),
     ("kernels.signs:pack_pixels", _BITS),
-    ("kernels.plain:box_means", _BITS),
+    ("kernels.plain:box_means", _K),
     ("kernels.nhwc_norm:affine", ""),
     ("kernels.nhwc:global_mean", ""),
     ("kernels.nhwc_norm:partial_gradients", ""),
@@ -72,7 +72,10 @@ def kernels_of(config: TrainConfig) -> list[str]:
     method = METHODS[config.method]
     kinds = {"", config.optimizer}
     if method.on_bits:
-        kinds |= {_BITS} | ({_BYTES} if backend.in_bytes(config.backward) else {_FLOATS, _BACK})
+        in_bytes = config.has_gradients_of_signs and backend.in_bytes(config.backward)
+        kinds |= {_BITS} | ({_BYTES} if in_bytes else {_FLOATS, _BACK})
+        has_k = "input_scale" in method.options and config.input_scale != "off" and config.block_order != "cbap"
+        kinds |= {_K} if has_k else set()
     else:
         kinds |= {_REALS, _FLOATS}
     return [f"xnor_ref.{name}" for name, kind in _STEP if kind in kinds]

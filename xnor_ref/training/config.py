@@ -110,7 +110,8 @@ class TrainConfig:
     input_scale: str | None = _field(
         None,
         "choice",
-        "Activation scale K of binary layers (default: plain, unless the data set's recipe says off).",
+        "Activation scale K of binary layers (default: plain, but off where the data set's recipe, block order cbap or "
+        "faithful says so, and k_grad does not need it).",
         choices="xnor_ref.nn:BinaryConv2d.input_scales",
         needs=_BINARY,
     )
@@ -278,15 +279,12 @@ class TrainConfig:
             raise InputError(f"lr_factors (={self.lr_factors}) must be as many as milestones (={self.milestones})")
         if self.final_lr is not None and self.final_lr > self.lr:
             raise InputError(f"final_lr (={self.final_lr:g}) must not be more than lr (={self.lr:g})")
-        if self.backward == "int8":
-            from xnor_ref.nn.methods import METHODS
-
-            method = METHODS[self.method]
-            if not method.on_bits or self.k_grad or self.grad_bits:
-                raise InputError(
-                    "backward (=int8) needs binary layers with binary inputs, without k_grad and grad_bits; got method "
-                    f"{self.method}, k_grad {bool(self.k_grad)}, grad_bits {self.grad_bits}"
-                )
+        if self.backward == "int8" and not self.has_gradients_of_signs:
+            raise InputError(
+                "backward (=int8) needs layers with signs for weights and inputs, without k_grad and grad_bits; got "
+                f"method {self.method}, weight_bits {self.weight_bits or 1}, input_bits {self.input_bits or 1}, "
+                f"k_grad {bool(self.k_grad)}, grad_bits {self.grad_bits}"
+            )
         for name in ("decay_all", "decay_epochs"):
             if getattr(self, name) is not None and not self.weight_decay:
                 raise InputError(f"{name} (={getattr(self, name)}) needs weight_decay above 0")
@@ -298,6 +296,14 @@ class TrainConfig:
                 raise InputError(f"{name} (={getattr(self, name)}) needs mst_lambda above 0, got {self.mst_lambda}")
         if self.mst_start is not None and self.mst_start >= self.epochs:
             raise InputError(f"mst_start (={self.mst_start:g}) must be less than epochs (={self.epochs})")
+
+    @property
+    def has_gradients_of_signs(self) -> bool:
+        """Whether there are layers whose gradients `backward` decides on: products of a gradient with signs."""
+        from xnor_ref.nn.methods import METHODS
+
+        few_bits = (self.weight_bits or 1) > 1 or (self.input_bits or 1) > 1
+        return METHODS[self.method].on_bits and not (few_bits or self.k_grad or self.grad_bits)
 
     def require_effect(self, field: dataclasses.Field) -> None:
         """Raise InputError if another field's value leaves `field` without effect."""
@@ -393,7 +399,7 @@ def resolve(said: Mapping[str, Any]) -> TrainConfig:
     method = said.get("method", FIELDS["method"].default)
     brought = recipe(dataset, method, said) | preset(said)
     if said.get("k_grad"):
-        brought.pop("input_scale", None)  # which would leave no K
+        brought.pop("input_scale", None)  # "off", which would leave no K
     config = TrainConfig(**{**brought, **said})
     for key, value in said.items():
         if value is not None:

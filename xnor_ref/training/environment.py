@@ -12,15 +12,16 @@ from threadpoolctl import threadpool_info
 from xnor_ref.kernels.checks import has_vectors
 from xnor_ref.kernels.threads import available_threads, get_threads
 from xnor_ref.nn.backend import in_bytes
+from xnor_ref.training.config import TrainConfig
 
 PACKAGES = ("numpy", "numba", "safetensors", "pillow", "click", "hypothesis", "threadpoolctl")
 
 
-def describe(backward: str = "auto") -> dict[str, Any]:
+def describe(config: TrainConfig | None = None) -> dict[str, Any]:
     """Versions and hardware as JSON values; nothing that names the machine or its user.
 
-    "vectors" are those that the kernels take, and "binary_gradients" what `--backward` comes to with them: the
-    arithmetic in which the gradients of binary convolutions are multiplied.
+    "vectors" are those that the kernels take. With the config of a run also "binary_gradients", what `--backward`
+    comes to with them: the arithmetic in which the gradients of binary convolutions are multiplied.
     """
     import numpy  # noqa: F401 - so that its BLAS is loaded when the libraries are listed
 
@@ -41,8 +42,8 @@ def describe(backward: str = "auto") -> dict[str, Any]:
         "processors": available_threads(),
         "threads": get_threads(),
         "vectors": _vectors(),
-        "binary_gradients": "int8" if in_bytes(backward) else "fp32",
         "jit": os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"),
+        **({} if config is None else {"binary_gradients": _gradients(config)}),
     }
 
 
@@ -57,6 +58,10 @@ def changes(path: Path, here: dict[str, Any]) -> str:
         )
     except (OSError, ValueError, TypeError, RecursionError):
         return ""  # no description: nothing to compare with
+
+
+def _gradients(config: TrainConfig) -> str:
+    return "int8" if config.has_gradients_of_signs and in_bytes(config.backward) else "fp32"
 
 
 def _version(package: str) -> str | None:

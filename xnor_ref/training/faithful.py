@@ -42,7 +42,7 @@ def preset(said: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        A method that the released code does not have.
+        A method that the released code does not have, or its schedule with too few epochs.
     """
     name = said.get("faithful")
     if name is None:
@@ -56,6 +56,11 @@ def preset(said: Mapping[str, Any]) -> dict[str, Any]:
         values = {key: value for key, value in values.items() if not key.startswith("decay_")}
     if "milestones" in said:
         del values["lr_factors"]
+    elif said.get("schedule") == "step" and said.get("epochs", values["epochs"]) <= values["milestones"][0]:
+        raise InputError(
+            f"faithful {name}: its schedule step begins to fall after epoch {values['milestones'][0]}, and epochs is "
+            f"{said['epochs']}; say milestones too, or leave the schedule out and the learning rate stays constant"
+        )
     elif kept := [epoch for epoch in values["milestones"] if epoch < said.get("epochs", values["epochs"])]:
         values |= {"milestones": kept, "lr_factors": values["lr_factors"][: len(kept)]}
     else:
@@ -73,6 +78,12 @@ def _has_effect(key: str, values: Mapping[str, Any], method: str) -> bool:
 
 
 def overridden(said: Mapping[str, Any]) -> list[str]:
-    """'batch_size 100 in place of 800' for each setting that was said and is another than the preset's."""
+    """'batch_size 100 in place of 800' for each setting that was said and is another than the preset's.
+
+    `k_grad` also brings K, which the preset leaves out.
+    """
     alone = preset({key: said[key] for key in ("faithful", "method") if key in said})
-    return [f"{key} {said[key]} in place of {value}" for key, value in alone.items() if said.get(key, value) != value]
+    chosen = {"input_scale": "plain", **said} if said.get("k_grad") else said
+    return [
+        f"{key} {chosen[key]} in place of {value}" for key, value in alone.items() if chosen.get(key, value) != value
+    ]

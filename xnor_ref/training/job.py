@@ -213,7 +213,7 @@ def _train(
     if resume:
         position = _resume(checkpoints, start, model, optimizer, regularizer, steps, observer)
     folder.write_json(folder.config_path, {"config": config.to_dict(), "data": identity["data"]})
-    here = environment.describe(config.backward)
+    here = environment.describe(config)
     if resume and (changed := environment.changes(folder.env_path, here)):
         observer.note(f"the run began under other conditions, its numbers may come out otherwise: {changed}")
     folder.write_json(folder.env_path, here)

@@ -62,7 +62,7 @@ alone gave 49.5 % top-1, K and ReLU 52.6 %, ReLU alone 54.4 %; with LeNet-5 they
 def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Settings for a data set and a method: a fresh dict of config fields, `dataset` and `method` included.
 
-    What does not go with the fields that were `said` is left out.
+    An activation that does not go with the fields that were `said` is left out.
     """
     said, settings = said or {}, {**RECIPES[dataset], **METHOD_RECIPES.get(method, {})}
     if said.get("model", settings["model"]) == settings["model"] and method in METHODS:
