@@ -68,7 +68,7 @@ def test_every_field_that_needs_another_names_a_value_that_it_may_have():
         ({"relu": False}, False, "off"),
         ({"method": "xnor++"}, True, None),
         ({"method": "full"}, None, None),
-        ({"model": "alexnet"}, None, None),
+        ({"model": "alexnet"}, True, "off"),
         ({"faithful": "allenai"}, False, "off"),
         ({"dataset": "shapes"}, True, None),
         ({"dataset": "shapes", "method": "bwn"}, None, None),

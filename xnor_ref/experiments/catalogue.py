@@ -133,7 +133,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                     ("GoogLenet", "googlenet", "xnor", "XNOR-Net", None),
                 )
             ),
-            settings={"quick": {"train_size": 1500, "val_size": 600}},
+            settings={"quick": {"train_size": 1500, "val_size": 600, "lr": 0.002}},
             notes=("The paper gives no XNOR-Net figure for the GoogLenet variant.",),
         ),
         Experiment(
