@@ -71,6 +71,8 @@ def test_every_field_that_needs_another_names_a_value_that_it_may_have():
         ({"model": "alexnet"}, True, "off"),
         ({"faithful": "allenai"}, False, "off"),
         ({"dataset": "shapes"}, True, None),
+        ({"dataset": "shapes", "model": "resnet18"}, True, "off"),
+        ({"dataset": "mnist", "model": "shapes-net", "k_grad": True}, True, None),
         ({"dataset": "shapes", "method": "bwn"}, None, None),
         ({"dataset": "cifar10"}, True, "off"),
         ({"dataset": "mnist"}, None, None),
