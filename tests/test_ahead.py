@@ -153,6 +153,31 @@ def test_an_abandoned_reservation_stops_nobody(tmp_path, monkeypatch):
         assert waited is False
 
 
+def test_nothing_more_is_compiled_for_a_process_that_is_gone(monkeypatch):
+    parents, prepared = iter((7, 7, 7, 1)), []
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(sys, "argv", ["-c", "a:a", "a:b", "a:c", "a:d"])
+    monkeypatch.setattr(ahead, "_kernel", lambda name: type("", (), {"prepare": lambda self: prepared.append(name)})())
+    ahead.prepare()
+    assert prepared == ["a:a", "a:b"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_k"),
+    [
+        ({"input_scale": None}, True),
+        ({"input_scale": "off"}, False),
+        ({"block_order": "cbap"}, False),
+        ({"method": "xnor++"}, False),
+    ],
+    ids=str,
+)
+@vectors
+def test_the_box_means_are_compiled_where_there_is_a_k(tmp_path, settings, has_k):
+    listed = kernels_of(tiny_config(tmp_path, **settings))
+    assert ("xnor_ref.kernels.plain:box_means" in listed) == has_k
+
+
 @vectors
 @pytest.mark.skipif(not multiplies_bytes(), reason="of gradients in bytes")
 def test_the_other_process_compiles(tmp_path, monkeypatch):

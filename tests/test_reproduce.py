@@ -137,7 +137,11 @@ def test_rows_differ_in_nothing_but_what_they_name(data_dir, tmp_path):
 
 
 def test_alexnets_have_one_layout():
-    for said, layout in (({}, "xnor"), ({"model_options": {"layout": "bwn"}}, "bwn")):
+    for said, layout in (
+        ({}, "xnor"),
+        ({"model_options": None}, "xnor"),
+        ({"model_options": {"layout": "bwn"}}, "bwn"),
+    ):
         made = plan.make_plan(EXPERIMENTS["table1"], said, budget="full")
         assert {run.config.model_options["layout"] for run in made.runs} == {layout}
 

@@ -7,7 +7,7 @@ steps really take.
 from xnor_ref.kernels import ahead
 from xnor_ref.kernels.checks import has_vectors
 from xnor_ref.nn import backend
-from xnor_ref.nn.methods import METHODS
+from xnor_ref.nn.methods import METHODS, options_of
 from xnor_ref.training.config import TrainConfig
 
 # What for: binary inputs, their K, real ones, gradients in bytes, in floats, and in floats behind binary inputs.
@@ -74,8 +74,7 @@ def kernels_of(config: TrainConfig) -> list[str]:
     if method.on_bits:
         in_bytes = config.has_gradients_of_signs and backend.in_bytes(config.backward)
         kinds |= {_BITS} | ({_BYTES} if in_bytes else {_FLOATS, _BACK})
-        has_k = "input_scale" in method.options and config.input_scale != "off" and config.block_order != "cbap"
-        kinds |= {_K} if has_k else set()
+        kinds |= {_K} if options_of(config.method, config.options_of("method")).input_scale != "off" else set()
     else:
         kinds |= {_REALS, _FLOATS}
     return [f"xnor_ref.{name}" for name, kind in _STEP if kind in kinds]
