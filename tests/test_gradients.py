@@ -205,18 +205,41 @@ def test_weights_may_change_between_calls():
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.parametrize("outputs", [16, 96, 160, 200])
+@pytest.mark.parametrize("place", [((7, 9), (1, 1), (1, 1), (0, 0)), ((9, 8), (3, 2), (2, 1), (1, 0))])
+def test_results_past_the_caches_are_the_same(outputs, place, monkeypatch):
+    size, kernel, *rest = place
+    x, weight, _ = drawn(0, ((3, *size, 20), (outputs, 20, *kernel), *rest))
+    sign_conv = SignConvolution(weight.shape, size, *rest, 1, "plain")
+    real_conv = RealConvolution(weight.shape, size, *rest)
+
+    def results():
+        return sign_conv.forward(x, weight, True, None)[0], real_conv.forward(real_conv.pad(x), weight, None)
+
+    cached = results()
+    monkeypatch.setattr(train_conv, "CACHED", 0)
+    streams = train_conv._is_long(cached[0])
+    assert streams == (outputs % 16 == 0) and all(map(np.array_equal, results(), cached))
+
+
 # --- in bytes
 
 
-def rounded(value, factor, seed, shift):
-    """Integers from float32 numbers times `factor`, with the dice that `gradient_layout.quantize` throws."""
-    h = np.arange(value.size, dtype=np.uint32) * np.uint32(0x9E3779B1) ^ np.uint32(seed)
+def hashed(numbers, seed):
+    h = numbers.astype(np.uint32) * np.uint32(0x9E3779B1) ^ np.uint32(seed)
     for right, by in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         h = (h ^ (h >> np.uint32(right))) * np.uint32(by)
-    h ^= h >> np.uint32(16)
-    uniform = ((h >> np.uint32(shift) & np.uint32(0xFFFF)).astype(np.float32) + np.float32(0.5)) / np.float32(65536)
-    scaled = value.reshape(-1) * factor + uniform + np.float32(128)
-    return (np.floor(scaled) - 128).reshape(value.shape).astype(np.int64)
+    return h ^ (h >> np.uint32(16))
+
+
+def rounded(value, factor, seed, shift):
+    """Integers from float32 numbers (..., O) times `factor`, with the dice that `gradient_layout.quantize` throws."""
+    outputs = value.shape[-1]
+    h = hashed(np.arange(0, value.size, outputs), seed)[:, None] ^ hashed(np.arange(outputs), 0)
+    h = h * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> np.uint32(15))) * np.uint32(0xC2B2AE35)
+    dice = (h >> np.uint32(shift) & np.uint32(0xFFFF)).astype(np.float32) / np.float32(65536) + np.float32(128)
+    return (np.floor(value * factor + dice.reshape(value.shape)) - 128).astype(np.int64)
 
 
 def unit_of(value):
@@ -237,8 +260,8 @@ def test_sums_of_bytes_are_exact(seed, place, pad_value, scale, rule):
     value, alpha = layer.dy * layer.k[..., None], layer.alpha.astype(np.float32)
     largest = abs(value).max(axis=(0, 1, 2))
     for_weight, for_input = unit_of(largest), unit_of(largest * alpha)
-    q = rounded(value, np.float32(1 / for_weight), seed, 0)
-    p = rounded(value * alpha, np.float32(1 / for_input), seed, 16)
+    q = rounded(value, np.float32(1 / for_weight), seed, 16)
+    p = rounded(value, alpha * np.float32(1 / for_input), seed, 0)
     assert abs(q).max() <= 127 and abs(p).max() <= 127
     *geometry, border = layer.geometry
     grad = exact(layer.signs, layer.filters, q, *geometry, border)[1].astype(np.float32) * np.float32(for_weight)

@@ -38,6 +38,12 @@ def sample(shape, seed=0):
     return x, exact.astype(np.float32), (beta - mean * exact).astype(np.float32), mean, var, gamma
 
 
+def whole(gradient, x, threads=None):
+    """All of dx, with dgamma and dbeta."""
+    write, *rest = gradient
+    return norm.written(write, np.empty_like(x), threads), *rest
+
+
 def same(results):
     first, *others = results
     return all(np.array_equal(a, b) for other in others for a, b in zip(first, other, strict=True))
@@ -108,19 +114,22 @@ def test_gradient_of_norm(shape, mask):
     dgamma, dbeta = (inner * normal).sum(axes), inner.sum(axes)
     dx = gamma * inv_std * (inner - inner.mean(axes) - normal * (inner * normal).mean(axes))
 
+    def sums_of(mask):
+        return norm.GradientSums(x, scale, shift, mean, mask)
+
     def gradient(threads):
-        return norm.norm_gradient(d, norm.GradientSums(x, scale, shift, mean, mask), var, gamma, EPS, threads)
+        return whole(norm.norm_gradient(d, sums_of(mask), var, gamma, EPS, threads), x, threads)
 
     for found, exact in zip(gradient(1), (dx, dgamma, dbeta), strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=3e-5)
     assert same_at_any_number_of_threads(gradient)
-    kept, sums = gradient(1)[0], norm.GradientSums(x, scale, shift, mean, mask)
+    kept, sums = gradient(1)[0], sums_of(mask)
     for image in reversed(range(len(d))):
         sums(d, image, image + 1)
-    by_images = norm.norm_gradient(d, sums, var, gamma, EPS)
+    by_images = whole(norm.norm_gradient(d, sums, var, gamma, EPS), x)
     np.testing.assert_allclose(by_images[0], kept, rtol=1e-4, atol=3e-6)
-    result, _, _ = norm.norm_gradient(d, norm.GradientSums(x, scale, shift, mean, mask), var, gamma, EPS, out=d)
-    assert result is d and np.array_equal(d, kept)
+    write, *_ = norm.norm_gradient(d, sums_of(mask), var, gamma, EPS)
+    assert np.array_equal(norm.written(write, d), kept)
 
 
 def test_the_edges_of_the_masks():
@@ -166,12 +175,11 @@ def test_norm_relu_pool_is_one_after_the_other(shape, window):
     dy = np.random.default_rng(1).standard_normal(y.shape, dtype=np.float32)
 
     def gradient(threads):
-        return pool.norm_relu_pool_gradient(
-            dy, winner, x, scale, shift, mean, var, gamma, EPS, *window, threads=threads
-        )
+        given = dy, winner, x, scale, shift, mean, var, gamma, EPS, *window
+        return whole(pool.norm_relu_pool_gradient(*given, threads=threads), x, threads)
 
     d = pool.max_pool_gradient(dy, first, shape[1:3], *window)
-    apart = norm.norm_gradient(d, norm.GradientSums(x, scale, shift, mean, "relu"), var, gamma, EPS)
+    apart = whole(norm.norm_gradient(d, norm.GradientSums(x, scale, shift, mean, "relu"), var, gamma, EPS), x)
     for found, exact in zip(gradient(1), apart, strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=3e-5)
     assert same_at_any_number_of_threads(gradient)

@@ -119,14 +119,17 @@ TIMED = (
     Timed("forward", _FUSED, "RealConvolution.forward", _real_convolution),
     Timed("operands of both", _FUSED, "SignConvolution.backward"),
     Timed("operands of both", _FUSED, "RealConvolution.backward"),
+    Timed("operands of both", _FUSED, "RealConvolution.backward_by_parts"),  # with BatchNorm's last pass
     Timed("weight gradient", _SUMS, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _SUMS, "WeightGradient.each_block", _sum_over_pixels),  # with what is made of the sums
     Timed("weight gradient", _SUMS, "RowsGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _TILES, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
     Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),
-    *(Timed("BatchNorm", _NORM, name) for name in ("moments", "norm_relu", "norm_gradient")),
-    *(Timed("pooling", _POOL, name) for name in ("norm_relu_pool", "norm_relu_pool_gradient")),  # with its BatchNorm
+    *(Timed("BatchNorm", _NORM, name) for name in ("moments", "norm_relu", "norm_gradient", "written")),
+    *(
+        Timed("pooling", _POOL, name) for name in ("norm_relu_pool", "norm_relu_pool_gradient")
+    ),  # with sums of BatchNorm
     *(Timed("pooling", _POOL, name) for name in ("max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient")),
     *(Timed("pooling", _POOL, name) for name in ("global_avg_pool", "global_avg_pool_gradient")),
     Timed("forward", _FLOAT, "conv2d", _forward),

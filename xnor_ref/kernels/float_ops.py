@@ -23,6 +23,8 @@ from xnor_ref.kernels.threads import check_threads, parallel_chunks
 F32 = NDArray[np.float32]
 Pair = tuple[int, int]
 
+FEW = 4  # channels of an image, so few that a convolution's gradient takes neighbours in a row as inputs of a pixel
+
 COLUMNS = 256  # GEMM columns that are worth gathering several images for, in training
 FEATURES = 256  # outputs (or inputs) of one GEMM of `linear` and its gradients
 

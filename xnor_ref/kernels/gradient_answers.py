@@ -30,7 +30,7 @@ def cases() -> tuple[Case, ...]:
         (layout.to_planes, lambda: (_turned(40, 1, 21), _turned(37, 3, 5)), "a9375091b65b2b25"),
         (layout.pack_gradient, lambda: _packed(37, True, True) + _packed(70, False, False), "4e10efadce7e4b0b"),
         (layout.largest, _largest, "e6147a88e770419e"),
-        (layout.quantize, lambda: _quantized(37, True) + _quantized(70, False), "458b1bbcd8e391d0"),
+        (layout.quantize, lambda: _quantized(37, True) + _quantized(70, False), "18490715e6c4900b"),
     )
 
 
@@ -132,7 +132,7 @@ def _turned(channels, phases, width):
 def _packed(outputs, scaled, padding):
     padded, panels = np.ones((2, 3, 8, outputs), np.float32), np.ones(30 * simd.padded_outputs(outputs), np.float32)
     dy, k = reals(2, 3, 5, outputs), reals(2, 15)
-    layout.pack_gradient(0, 2, dy, k, scaled, padding, 1, padded, panels)
+    layout.pack_gradient(0, 2, 0, 2, dy, k, scaled, padding, 1, padded, panels)
     return padded, from_blocks(panels, 30, outputs)
 
 

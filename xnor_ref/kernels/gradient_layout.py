@@ -16,8 +16,8 @@ from xnor_ref.kernels.simd import NARROW, WIDE
 from xnor_ref.kernels.vector_ir import LANES
 from xnor_ref.kernels.vector_sums import signed_sum
 
-_mixed, _uniform, _whole, _octet, _with_byte, _larger = (
-    words32.mixed, words32.uniform, words32.whole, words32.octet, words32.with_byte, words32.larger,
+_mixed, _dice, _octet, _with_byte, _sum_of_bytes, _larger = (
+    words32.mixed, words32.dice, words32.octet, words32.with_byte, words32.sum_of_bytes, words32.larger,
 )  # fmt: skip
 _sign_of_bit, _chosen_byte, _sign_word, _four_signs, _integer = (
     words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs, words32.integer_of,
@@ -245,17 +245,20 @@ def to_planes(start, stop, x, width, left, planes):
 
 
 @compiled(
-    void(intp, intp, _in(float32, 4), _in(float32, 2), boolean, boolean, intp, _out(float32, 4), _out(float32, 1))
-)
-def pack_gradient(start, stop, dy, k, scaled, padding, left, padded, panels):
-    """Images start..stop of dy (N, OH, OW, O), times k (N, OH*OW) if `scaled`, into `padded` and `panels`.
+    void(
+        intp, intp, intp, intp, _in(float32, 4), _in(float32, 2), boolean, boolean, intp, _out(float32, 4),
+        _out(float32, 1),
+    )
+)  # fmt: skip
+def pack_gradient(start, stop, origin, n, dy, k, scaled, padding, left, padded, panels):
+    """Images start..stop of N, times k (N, OH*OW) if `scaled`, into `padded` and `panels`; dy begins with `origin`.
 
     `padded` (N, OH, columns, O), unless `padding` is False: with zeros before (`left`) and after; `panels`: blocks of
     WIDE or NARROW outputs, (N, OH, OW, block).
     """
-    n, height, width, outputs = dy.shape
+    _, height, width, outputs = dy.shape
     source, target, columns = dy.reshape(-1), padded.reshape(-1), padded.shape[2]
-    of = np.uint64(start * height * width * outputs)
+    of = np.uint64((start - origin) * height * width * outputs)
     size = np.uint64(outputs)
     for image in range(start, stop):
         for y in range(height):
@@ -312,13 +315,16 @@ def quantize(start, stop, dy, k, scaled, alpha, for_input, for_weight, seed, lef
 
     `panels` gets q = dy * for_weight as signed bytes, four pixels a word, in blocks (N, OH, words, WIDE or NARROW),
     and `totals` (N, O) the sums of q. `padded` (N, OH, columns, O up to a multiple of 4) gets dy * alpha[o] * for_input
-    + 128 as unsigned bytes, and 128 around. Rounding is up with the probability of the part
-    that is lost, so that its mean is the number itself; the dice are a hash of `seed` and the number's place.
+    + 128 as unsigned bytes, and 128 around. Rounding is up with the probability of the part that is lost, to 16 bits,
+    so that its mean is the number itself; the dice are a hash of `seed` and the number's place.
     """
     n, height, width, outputs = dy.shape
     columns, wide = padded.shape[2], padded.shape[3]
     source, target = dy.reshape(-1), padded.reshape(-1)
     words, total = np.empty(outputs, np.uint32), np.empty(outputs, np.int32)
+    names, back = np.empty(outputs, np.uint32), np.empty(outputs, np.float32)
+    for o in range(outputs):
+        names[o], back[o] = _mixed(np.uint32(o), np.uint32(0), np.uint32(0)), alpha[o] * for_input
     size, run = np.uint64(outputs), -(-width // 4)
     of = np.uint64(start * height * width * outputs)
     for image in range(start, stop):
@@ -329,30 +335,31 @@ def quantize(start, stop, dy, k, scaled, alpha, for_input, for_weight, seed, lef
                 target[at + edge] = np.uint8(128)
             at += np.uint64(left * wide)
             for group in range(run):
+                used = min(4, width - 4 * group)
+                absent = np.uint32(0x80808080 << 8 * used & 0x80808080)
                 for o in range(size):
-                    words[o] = 0
-                for part in range(min(4, width - 4 * group)):
+                    words[o] = absent
+                for part in range(used):
                     factor = k[image, y * width + 4 * group + part] if scaled else np.float32(1)
-                    shift, begin = np.uint32(8 * part), np.uint32(of)
+                    shift, here = np.uint32(8 * part), _mixed(np.uint32(of), np.uint32(0), seed)
                     for o in range(size):
-                        value = source[of + o] * factor
-                        dice = _mixed(begin, np.uint32(o), seed)
-                        words[o] = _with_byte(words[o], value * for_weight + _uniform(dice, np.uint32(0)), shift)
-                        total[o] += _whole(value * for_weight + _uniform(dice, np.uint32(0)))
-                        target[at + o] = _octet(value * alpha[o] * for_input + _uniform(dice, np.uint32(16)))
+                        value, dice = source[of + o] * factor, _dice(names[o], here)
+                        words[o] = _with_byte(words[o], value * for_weight, dice, shift)
+                        target[at + o] = _octet(value * back[o], dice)
                     of += size
                     at += np.uint64(wide)
                 for first in range(0, outputs, WIDE):
-                    used = min(WIDE, outputs - first)
-                    block = NARROW if used <= NARROW else WIDE
+                    lanes = min(WIDE, outputs - first)
+                    block = NARROW if lanes <= NARROW else WIDE
                     to = np.uint64(first * n * height * run + ((image * height + y) * run + group) * block)
-                    begin_64 = np.uint64(first)
-                    for lane in range(np.uint64(used)):
-                        panels[to + lane] = words[begin_64 + lane]
-                    for lane in range(np.uint64(used), np.uint64(block)):
+                    begin = np.uint64(first)
+                    for lane in range(np.uint64(lanes)):
+                        panels[to + lane] = words[begin + lane] ^ np.uint32(0x80808080)
+                        total[begin + lane] += _sum_of_bytes(words[begin + lane])
+                    for lane in range(np.uint64(lanes), np.uint64(block)):
                         panels[to + lane] = 0
         for o in range(outputs):
-            totals[image, o] = total[o]
+            totals[image, o] = total[o] - 512 * height * run
 
 
 def known_answers():

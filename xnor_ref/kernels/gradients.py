@@ -26,6 +26,7 @@ from xnor_ref.kernels.gradient_layout import fill_real_panels, fill_sign_panels
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
+from xnor_ref.kernels.memory import LINE, empty, zeros
 from xnor_ref.kernels.simd import NARROW, WIDE, split
 from xnor_ref.kernels.threads import parallel_chunks
 
@@ -112,16 +113,16 @@ class WeightGradient:
         """Room for the planes of n images: uint8 or float32."""
         m = self.layout
         kind = np.uint8 if self.in_bytes else np.float32
-        return np.empty((n, self.channels, m.rows, m.phases, m.pitch), kind)
+        return empty((n, self.channels, m.rows, m.phases, m.pitch), kind)
 
     def panels(self, n: int) -> NDArray[np.uint32]:
         """Room for the gradients of n images, uint32, in blocks (n, OH, run, WIDE or NARROW)."""
-        return np.empty(n * self.out_h * self.run * simd.padded_outputs(self.outputs), np.uint32)
+        return empty((n * self.out_h * self.run * simd.padded_outputs(self.outputs),), np.uint32)
 
     def __call__(self, x: NDArray, dy: NDArray[np.uint32], n: int, threads: int) -> NDArray:
         """Sums (C * KH*KW, padded O), float32 or int32, over n images: x of `planes`, dy of `panels`."""
         kind = np.int32 if self.in_bytes else np.float32
-        out = np.zeros((self.channels * len(self.taps), simd.padded_outputs(self.outputs)), kind)
+        out = zeros((self.channels * len(self.taps), simd.padded_outputs(self.outputs)), kind)
         g = self._geometry.copy()
         g[IMAGES] = n
         return _sum(g, self.taps, x, dy, out, threads)
@@ -138,7 +139,7 @@ class WeightGradient:
             for first in range(start * WIDE, min(stop * WIDE, self.outputs), WIDE):
                 g = self._geometry.copy()
                 g[IMAGES], g[OUTPUTS], g[PIECE] = n, min(WIDE, self.outputs - first), self.channels
-                sums = np.zeros((self.channels * len(self.taps), simd.padded_outputs(int(g[OUTPUTS]))), kind)
+                sums = zeros((self.channels * len(self.taps), simd.padded_outputs(int(g[OUTPUTS]))), kind)
                 target = sums.view(np.uint32).reshape(-1)
                 _sum_over_pixels(0, 1, self.in_bytes, g, self.taps, words, dy[first * length :], target)
                 then(first, sums)
@@ -172,13 +173,13 @@ class RowsGradient:
 
     def panels(self, n: int) -> NDArray[np.uint32]:
         """As in `WeightGradient`."""
-        return np.empty(n * self._room, np.uint32)
+        return empty((n * self._room,), np.uint32)
 
     def __call__(self, x: NDArray[np.float32], dy: NDArray[np.uint32], n: int, threads: int) -> NDArray[np.float32]:
         """Sums (C * KH*KW, padded O) over n images."""
         g = self._geometry.copy()
         g[IMAGES] = n
-        out = np.zeros((len(self.taps) * int(g[CHANNELS]), simd.padded_outputs(self.outputs)), np.float32)
+        out = zeros((len(self.taps) * int(g[CHANNELS]), simd.padded_outputs(self.outputs)))
         _sum(g, self.taps, x, dy, out, threads)
         by_channel = out.reshape(-1, self.channels, out.shape[1]).transpose(1, 0, 2)
         return np.ascontiguousarray(by_channel).reshape(out.shape)
@@ -275,12 +276,13 @@ class _Phase:
         corner = kind.reshape(-1) * (entry if whole.in_bytes else 0)
         self.rows = np.stack([begin, n_rows, first, corner], axis=1).astype(np.int64)
         self.table = np.zeros((len(kinds), entry // 4), np.int32)
-        self.panels = simd.aligned(max(1, len(self.ky) * len(self.kx) * words * entry // 4))
+        self.panels = zeros((max(1, len(self.ky) * len(self.kx) * words * entry // 4),), np.uint32)
         offsets = [ky * whole.kernel[1] + kx for ky in self.ky for kx in self.kx]
         self.offsets = np.array(offsets if not whole.single else [0], np.int64)
         pixel = whole.inputs * 4
         self.first = (a * whole.size[1] + b) * whole.inputs
         self.geometry = g = np.zeros(simd.SIZE, np.int64)
+        g[simd.PAST] = LINE
         g[simd.N_IMAGES], g[simd.OUT_H], g[simd.OUT_W], g[simd.OUT_CHANNELS] = 1, height, width, whole.inputs
         g[simd.GROUP_ROWS], g[simd.W] = max(1, simd.GROUP // width), self.panels.ctypes.data
         g[simd.RUN], g[simd.KERNEL_H] = len(self.kx) * words, len(self.ky)
@@ -410,9 +412,9 @@ def _convolve_bytes(start, stop, g, rows, out):
                 y, step = scratch.ctypes.data, width * 4
             n, x_row, x_pixel, n_rows, run = g[simd.OUT_W], g[simd.X_ROW], g[simd.X_PIXEL], rows[oy, 1], g[simd.RUN]
             if narrow:
-                _descaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, 0, g[simd.ALPHA], 0, y, step)
+                _descaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, 0, g[simd.ALPHA], 0, y, step, LINE)
             else:
-                _descaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, 0, g[simd.ALPHA], 0, y, step)
+                _descaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, 0, g[simd.ALPHA], 0, y, step, LINE)
             if used < width:
                 for p in range(n):
                     for c in range(used):

@@ -13,8 +13,7 @@ not depend on the number of threads.
 A loop reads few arrays and writes one or two: LLVM compares each pair for overlap, and gives up beyond 8 pairs.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,18 @@ from xnor_ref.kernels.float_ops import has_vectors
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
+from xnor_ref.kernels.memory import empty
 from xnor_ref.kernels.selftest import Case, reals
 from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.vector_ir import LANES
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Range = tuple[np.float32, np.float32]
+Write = Callable[[int, int, F32], None]  # rows start..stop of something to where they belong
 
 CHUNK = 1 << 17  # elements of a chunk of rows: 0.5 MB
 RUN = 512  # elements that a run of the inner loop should have about
-MOST = 4096  # elements that it may have to be whole blocks of vectors
 
 _infinity = np.float32(np.inf)
 MASKS: dict[str | bool, Range] = {  # the gradient passes where low < y <= high
@@ -45,47 +46,29 @@ MASKS: dict[str | bool, Range] = {  # the gradient passes where low < y <= high
 }
 
 _ZERO = np.float32(0)
-_TILE = 2048  # elements whose sums are taken block by block
-_VECTORS = has_vectors()
-_add_moments, _add_gradients, BLOCK = vector_sums.moments, vector_sums.gradients, vector_sums.BLOCK
+_LANES = LANES if has_vectors() else 1 << 62  # how long a vector is
+_add_moments, _add_gradients = vector_sums.moments, vector_sums.gradients
 _vector, _rows, _range = _in(float32, 1), _in(float32, 2), types.UniTuple(float32, 2)
-
-
-@compiled(intp(intp))
-def _whole_blocks(channels):
-    """The least multiple of `channels` that is whole blocks of vector code."""
-    run = channels
-    while run % BLOCK:
-        run += channels
-    return run
 
 
 @compiled(void(intp, intp, _rows, _in(float64, 1), _out(float64, 2)))
 def partial_moments(start, stop, x, shift, sums):
     """sums (2, size of shift) = sum of x - shift, and of its square, over rows start..stop of x (P, C)."""
     channels, width = x.shape[1], shift.size
-    source, total = x.reshape(-1), sums.reshape(-1)
+    source, total, second = x.reshape(-1), sums.reshape(-1), np.uint64(width)
     total[:] = 0
-    first, last = start * channels, stop * channels
-    run = _whole_blocks(channels)
-    if _VECTORS and run <= width:
-        tile = max(1, _TILE // run)
-        step, a = run * 4, shift.ctypes.data
-        while last - first >= run:
-            runs = min(tile, (last - first) // run)
-            at = x.ctypes.data + first * 4
-            _add_moments(at, at, step, runs, run // BLOCK, a, a, a, sums.ctypes.data, 8 * width, _ZERO, _ZERO)
-            first += runs * run
-    second = np.uint64(width)
-    while first < last:
-        at = np.uint64(first)
-        length = np.uint64(min(width, last - first))
-        for i in range(length):
-            total[i] += np.float64(source[at + i]) - shift[i]
-        for i in range(length):
-            v = np.float64(source[at + i]) - shift[i]
+    one, a = sums.ctypes.data, shift.ctypes.data
+    for first in range(start * channels, stop * channels, width):
+        length = min(width, stop * channels - first)
+        n, at = length // _LANES, x.ctypes.data + first * 4
+        if n > 0:
+            _add_moments(at, at, n, a, a, a, one, one + width * 8, _ZERO, _ZERO)
+        of = np.uint64(first)
+        for i in range(np.uint64(n * _LANES), np.uint64(length)):
+            total[i] += np.float64(source[of + i]) - shift[i]
+        for i in range(np.uint64(n * _LANES), np.uint64(length)):
+            v = np.float64(source[of + i]) - shift[i]
             total[second + i] += v * v
-        first += width
 
 
 @compiled(void(intp, intp, _rows, _vector, _vector, float32, _out(float32, 2)))
@@ -107,30 +90,23 @@ def partial_gradients(start, stop, d, x, scale, shift, centre, inside, sums):
     d' = d where low < x*scale + shift <= high with (low, high) = `inside`, else 0; see `MASKS`.
     """
     channels, width = x.shape[1], scale.size
-    source, gradient, total = x.reshape(-1), d.reshape(-1), sums.reshape(-1)
+    source, gradient, total, second = x.reshape(-1), d.reshape(-1), sums.reshape(-1), np.uint64(width)
     total[:] = 0
     low, high = inside
-    first, last = start * channels, stop * channels
-    run = _whole_blocks(channels)
-    if _VECTORS and run <= width:
-        tile = max(1, _TILE // run)
-        step, a, b, c = run * 4, scale.ctypes.data, shift.ctypes.data, centre.ctypes.data
-        while last - first >= run:
-            runs = min(tile, (last - first) // run)
-            at, of = x.ctypes.data + first * 4, d.ctypes.data + first * 4
-            _add_gradients(at, of, step, runs, run // BLOCK, a, b, c, sums.ctypes.data, 8 * width, low, high)
-            first += runs * run
-    second = np.uint64(width)
-    while first < last:
-        at = np.uint64(first)
-        length = np.uint64(min(width, last - first))
-        for i in range(length):
-            y, v = source[at + i] * scale[i] + shift[i], gradient[at + i]
+    one, a, b, c = sums.ctypes.data, scale.ctypes.data, shift.ctypes.data, centre.ctypes.data
+    for first in range(start * channels, stop * channels, width):
+        length = min(width, stop * channels - first)
+        n, at = length // _LANES, first * 4
+        if n > 0:
+            x_at, d_at = x.ctypes.data + at, d.ctypes.data + at
+            _add_gradients(x_at, d_at, n, a, b, c, one, one + width * 8, low, high)
+        of = np.uint64(first)
+        for i in range(np.uint64(n * _LANES), np.uint64(length)):
+            y, v = source[of + i] * scale[i] + shift[i], gradient[of + i]
             total[i] += v if (y > low) & (y <= high) else _ZERO
-        for i in range(length):
-            y, v = source[at + i] * scale[i] + shift[i], gradient[at + i] * (source[at + i] - centre[i])
+        for i in range(np.uint64(n * _LANES), np.uint64(length)):
+            y, v = source[of + i] * scale[i] + shift[i], gradient[of + i] * (source[of + i] - centre[i])
             total[second + i] += v if (y > low) & (y <= high) else _ZERO
-        first += width
 
 
 @compiled(
@@ -163,10 +139,7 @@ def apply_gradients(start, stop, d, x, scale, shift, centre, inside, factor, slo
 
 def repeats(channels: int) -> int:
     """How often the kernels' per-channel vectors should hold their numbers."""
-    unit = BLOCK // math.gcd(channels, BLOCK)  # makes whole blocks
-    if unit * channels > MOST:
-        return max(1, RUN // channels)
-    return max(unit, RUN // (unit * channels) * unit)
+    return max(1, RUN // channels)
 
 
 def repeated(vector: NDArray) -> NDArray:
@@ -231,7 +204,7 @@ def norm_relu(
     x: F32, scale: F32, shift: F32, relu: bool = True, threads: int | None = None, out: F32 | None = None
 ) -> F32:
     """x*scale + shift of x (..., C), one rounded product and one rounded sum; negative ones become 0 if `relu`."""
-    y = np.empty_like(x) if out is None else out
+    y = empty(x.shape) if out is None else out
     rows, result, a, b = rows_of(x), rows_of(y), repeated(scale), repeated(shift)
     floor = MASKS["relu" if relu else False][0]
     parallel_chunks(
@@ -281,8 +254,8 @@ class GradientSums:
 
 
 def norm_gradient(
-    d: F32, sums: GradientSums, var: F64, gamma: F32, eps: float, threads: int | None = None, out: F32 | None = None
-) -> tuple[F32, F32, F32]:
+    d: F32, sums: GradientSums, var: F64, gamma: F32, eps: float, threads: int | None = None
+) -> tuple[Write, F32, F32]:
     """Gradient of BatchNorm in training mode and of what follows it, a sign, a ReLU or nothing.
 
     The gradient d (N, H, W, C) first passes where |x*scale + shift| <= 1 (mask "sign": the straight-through estimator,
@@ -292,18 +265,27 @@ def norm_gradient(
 
         dbeta = sum d',  dgamma = sum d' n,  dx = gamma / sqrt(var + eps) * (d' - dbeta/P - n dgamma/P)
 
-    (Ioffe and Szegedy 2015, section 3.) Returns dx, in `out` if given, which may be d; dgamma and dbeta (C,).
+    (Ioffe and Szegedy 2015, section 3.) Returns a function that computes rows of dx as (P, C), on the calling thread,
+    and may write them over those of d; dgamma and dbeta (C,). See `written`.
     """
-    dx = np.empty_like(d) if out is None else out
-    rows, result = rows_of(d), rows_of(dx)
-    chunk = rows_of_a_chunk(gamma.size)
+    rows, inputs = rows_of(d), sums.rows
     if not sums:
+        chunk = rows_of_a_chunk(gamma.size)
         parallel_chunks(lambda start, stop: sums.add(rows[start:stop], start), len(rows), chunk, threads)
     factors, dgamma, dbeta = sums.factors(var, gamma, eps)
-    parallel_chunks(
-        lambda start, stop: apply_gradients(start, stop, rows, sums.rows, *factors, result), len(rows), chunk, threads
-    )
-    return dx, dgamma, dbeta
+
+    def write(start: int, stop: int, place: F32) -> None:
+        apply_gradients(0, stop - start, rows[start:stop], inputs[start:stop], *factors, place)
+
+    return write, dgamma, dbeta
+
+
+def written(write: Write, out: F32, threads: int | None = None) -> F32:
+    """All of `out` (N, H, W, C), by whole rows of images."""
+    rows, width = rows_of(out), out.shape[2]
+    chunk = max(1, rows_of_a_chunk(out.shape[3]) // width) * width
+    parallel_chunks(lambda start, stop: write(start, stop, rows[start:stop]), len(rows), chunk, threads)
+    return out
 
 
 def known_answers() -> tuple[Case, ...]:
@@ -336,7 +318,6 @@ def known_answers() -> tuple[Case, ...]:
         return y
 
     return (
-        (_whole_blocks, lambda: _whole_blocks(BLOCK * 3) // BLOCK, 3),
         (partial_moments, lambda: moments(96, 2), "69150d16481ad6f8"),
         (partial_moments, lambda: moments(20, 3), "70054917b6232aba"),
         (partial_gradients, lambda: gradients(96, 2), "eee20f0a71110414"),

@@ -15,6 +15,7 @@ from xnor_ref.kernels.float_ops import Pair, conv_output_size, has_vectors
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
+from xnor_ref.kernels.memory import empty
 from xnor_ref.kernels.selftest import Case, reals, words
 from xnor_ref.kernels.threads import parallel_chunks
 from xnor_ref.kernels.vector_ir import F32, I8, I32, LANES, const, intrinsic, load, repeat, spread, store, vector
@@ -203,7 +204,7 @@ def _rows(x: Real) -> tuple[int, int]:
 
 
 def _pooled(x: Real, scale: Real | None, shift: Real | None, kernel: Pair, stride: Pair, padding: Pair, threads):
-    y = np.empty((len(x), *conv_output_size(x.shape[1:3], kernel, stride, padding), x.shape[3]), np.float32)
+    y = empty((len(x), *conv_output_size(x.shape[1:3], kernel, stride, padding), x.shape[3]))
     winner = np.empty(y.shape, np.uint8)
     none = np.empty(0, np.float32)
     a, b = (none, none) if scale is None else (scale, shift)
@@ -238,7 +239,7 @@ def max_pool_gradient(
     dy: Real, winner: Winner, size: Pair, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None
 ) -> Real:
     """Gradient of `max_pool` with respect to its input of (H, W) `size`: all of it goes to the winners."""
-    dx = np.empty((len(dy), *size, dy.shape[3]), np.float32)
+    dx = empty((len(dy), *size, dy.shape[3]))
 
     def route(start, stop):
         pool_gradient(start, stop, dy, winner, kernel, stride, padding, size[0], start, dx)
@@ -261,37 +262,38 @@ def norm_relu_pool_gradient(
     stride: Pair,
     padding: Pair,
     threads: int | None = None,
-    out: Real | None = None,
-) -> tuple[Real, Real, Real]:
-    """Gradient of `norm_relu_pool` with BatchNorm in training mode: dx (N, H, W, C), dgamma and dbeta (C,).
+) -> tuple[norm.Write, Real, Real]:
+    """Gradient of `norm_relu_pool` with BatchNorm in training mode: a function that computes rows, dgamma and dbeta.
 
-    As `nhwc_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima.
+    As `nhwc_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima; what the function
+    computes must be whole rows of images.
     """
-    dx = np.empty_like(x) if out is None else out
     sums = norm.GradientSums(x, scale, shift, mean, False)  # the winners have told whom the gradient reaches
     width, channels = x.shape[2:]
-    inputs, result = norm.rows_of(x), norm.rows_of(dx)
+    inputs = norm.rows_of(x)
     n_rows, chunk = _rows(x)
 
     def add_up(start, stop):
-        routed = np.empty((1, stop - start, width, channels), np.float32)
+        routed = empty((1, stop - start, width, channels))
         pool_gradient(start, stop, dy, winner, kernel, stride, padding, x.shape[1], 0, routed)
         sums.add(norm.rows_of(routed), start * width)
 
     parallel_chunks(add_up, n_rows, chunk, threads)
     factors, dgamma, dbeta = sums.factors(var, gamma, eps)
 
-    def write(start, stop):
-        pool_gradient(start, stop, dy, winner, kernel, stride, padding, x.shape[1], start, dx)
-        norm.apply_gradients(start * width, stop * width, result, inputs, *factors, result)
+    def write(start, stop, place):
+        pool_gradient(
+            start // width, stop // width, dy, winner, kernel, stride, padding, x.shape[1], 0,
+            place.reshape(1, -1, width, channels),
+        )  # fmt: skip
+        norm.apply_gradients(0, len(place), place, inputs[start:stop], *factors, place)
 
-    parallel_chunks(write, n_rows, chunk, threads)
-    return dx, dgamma, dbeta
+    return write, dgamma, dbeta
 
 
 def avg_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None) -> Real:
     """Mean of each window of x (N, H, W, C), padded zeros counted."""
-    y = np.empty((len(x), *conv_output_size(x.shape[1:3], kernel, stride, padding), x.shape[3]), np.float32)
+    y = empty((len(x), *conv_output_size(x.shape[1:3], kernel, stride, padding), x.shape[3]))
     parallel_chunks(
         lambda start, stop: nhwc.avg_pool(start, stop, x, kernel, stride, padding, y),
         y.shape[0] * y.shape[1], max(1, norm.CHUNK // (x[0, 0].size * stride[0])), threads,
@@ -303,7 +305,7 @@ def avg_pool_gradient(
     dy: Real, size: Pair, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None
 ) -> Real:
     """Gradient of `avg_pool` with respect to its input of (H, W) `size`."""
-    dx = np.empty((len(dy), *size, dy.shape[3]), np.float32)
+    dx = empty((len(dy), *size, dy.shape[3]))
     parallel_chunks(
         lambda start, stop: mean_gradient(start, stop, dy, kernel, stride, padding, dx), *_rows(dx), threads
     )
@@ -319,7 +321,7 @@ def global_avg_pool(x: Real, threads: int | None = None) -> Real:
 
 def global_avg_pool_gradient(dy: Real, size: Pair, threads: int | None = None) -> Real:
     """Gradient (N, H, W, C) of `global_avg_pool` with respect to its input of (H, W) `size`."""
-    dx = np.empty((len(dy), *size, dy.shape[1]), np.float32)
+    dx = empty((len(dy), *size, dy.shape[1]))
     share = (dy / np.float32(size[0] * size[1]))[:, None, None]
     parallel_chunks(lambda start, stop: np.copyto(dx[start:stop], share[start:stop]), len(dy), 1, threads)
     return dx

@@ -25,9 +25,10 @@ from xnor_ref.kernels.float_ops import conv_output_size
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
+from xnor_ref.kernels.memory import LINE, zeros
 from xnor_ref.kernels.pack import transpose
 from xnor_ref.kernels.threads import check_threads, parallel_chunks
-from xnor_ref.kernels.vector_ir import LANES
+from xnor_ref.kernels.vector_ir import LANES, fence
 
 U32 = NDArray[np.uint32]
 Pair = tuple[int, int]
@@ -43,8 +44,8 @@ INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `t
 # Entries of a geometry, addresses and strides in bytes.
 (
     N_IMAGES, OUT_H, OUT_W, OUT_CHANNELS, GROUP_ROWS, RUN, KERNEL_H,
-    X, X_IMAGE, X_ROW, X_PIXEL, W, TABLE, COLUMNS, ALPHA, K, K_IMAGE, PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, SIZE,
-) = range(22)  # fmt: skip
+    X, X_IMAGE, X_ROW, X_PIXEL, W, TABLE, COLUMNS, ALPHA, K, K_IMAGE, PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
+) = range(23)  # fmt: skip
 
 _narrow, _wide = tile.NARROW, tile.WIDE
 _int_wide, _int_narrow = tile.integers[_wide], tile.integers[_narrow]
@@ -105,30 +106,30 @@ def _convolve(start, stop, kind, g, rows, out):
                     + oy * g[OUT_ROW]
                     + (first // 8 if kind == BITS else first * 4)
                 )
-                step = g[OUT_PIXEL]
+                step, past = g[OUT_PIXEL], g[PAST]
             else:
                 y = scratch.ctypes.data + (oy - top) * g[OUT_W] * width * 4
-                step = width * 4
+                step, past = width * 4, LINE
             n, x_row, x_pixel, n_rows, run = g[OUT_W], g[X_ROW], g[X_PIXEL], rows[oy, 1], g[RUN]
             if kind == SCALED:
                 if narrow:
-                    _scaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                    _scaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
                 else:
-                    _scaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                    _scaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
             elif kind == REAL:
                 if narrow:
-                    _real_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                    _real_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
                 else:
-                    _real_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                    _real_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
             elif kind == INTEGERS:
                 if narrow:
-                    _int_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                    _int_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
                 else:
-                    _int_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                    _int_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
             elif narrow:
-                _bits_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                _bits_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
             else:
-                _bits_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step)
+                _bits_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
         n_pixels = (bottom - top) * g[OUT_W]
         if direct:
             continue
@@ -142,6 +143,8 @@ def _convolve(start, stop, kind, g, rows, out):
                 at = (image * g[OUT_IMAGE] + row * g[OUT_ROW] + column * g[OUT_PIXEL]) // 4 + first
                 for o in range(used):
                     out[at + o] = scratch[p * width + o]
+    if g[PAST] == 0:
+        fence()
 
 
 @compiled(void(_in(uint32, 2), _out(uint32, 1)))
@@ -166,16 +169,9 @@ def padded_outputs(outputs: int) -> int:
 def panels(weight: NDArray) -> U32:
     """Weights of 32 bits (O, length) in the order in which tiles read them, 64-byte aligned."""
     outputs, length = weight.shape
-    filled = aligned(padded_outputs(outputs) * length)
+    filled = zeros((padded_outputs(outputs) * length,), np.uint32)
     _fill_panels(np.ascontiguousarray(weight).view(np.uint32), filled)
     return filled
-
-
-def aligned(size: int) -> U32:
-    """Zeros, uint32 (size,), at a multiple of 64 bytes."""
-    memory = np.zeros(size + 16, np.uint32)
-    skip = -memory.ctypes.data % 64 // 4
-    return memory[skip : skip + size]
 
 
 def padded(values: NDArray, fill: float = 0) -> NDArray:
@@ -277,12 +273,13 @@ class _Conv:
         """(OH, OW, O) of one image's result."""
         return self.windows.out_h, self.windows.out_w, self.windows.outputs
 
-    def _bind(self, kind, x, out, parts, planes=False, place=None):
+    def _bind(self, kind, x, out, parts, planes=False, place=None, stream=False):
         """Work on images in the buffer x and write into the buffer out, as a function of (n, threads).
 
         `parts` are the arrays whose addresses the epilogue takes: table, columns, alpha, K, or what stands for them.
         `place` says where results go if not side by side: strides from image to image, row to row and pixel to pixel
-        in bytes, and the element of `out` where they begin.
+        in bytes, and the element of `out` where they begin. With `stream` they go past the caches where pixels begin
+        with a line; that pays for results that are read when no cache would hold them any more, or not at all.
         """
         g = self._geometry.copy()
         height, width, channels = self.out_shape
@@ -291,6 +288,7 @@ class _Conv:
             place = height * width * channels * 4, width * channels * 4, channels * 4, 0
         g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL], first = place
         target = out.reshape(-1).view(np.uint32)[first:]
+        g[PAST] = 0 if stream else LINE
         g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, height * width * 4
         for entry, part in zip((TABLE, COLUMNS, ALPHA, K), parts, strict=True):
             g[entry] = part.ctypes.data
@@ -327,7 +325,7 @@ class SignConv(_Conv):
             shape = (len(words), *self.windows.kernel, -1)
             self._table[...] = self.windows.border_table(words.reshape(shape), self.channels, self._pad_value)
 
-    def bind(self, kind, bits, out, alpha=_NOTHING, k=_NOTHING, *, planes=False, place=None):
+    def bind(self, kind, bits, out, alpha=_NOTHING, k=_NOTHING, *, planes=False, place=None, stream=False):
         """The convolution of images in the buffer `bits` into the buffer `out`, as a function of (n, threads).
 
         Parameters
@@ -338,9 +336,10 @@ class SignConv(_Conv):
             layer, and `place` where in them, see `_bind`
         alpha : float32 (`padded_outputs`,) for SCALED; the limits, int32, for BITS
         k : float32 (N, OH * OW) for SCALED; for BITS uint32, the bits of a pixel that are flipped
+        stream : for SCALED, see `_bind`
         """
         columns = np.zeros(len(bits), np.int64) if self.single else self._columns
-        return self._bind(kind, bits, out, (self._table, columns, alpha, k), planes, place)
+        return self._bind(kind, bits, out, (self._table, columns, alpha, k), planes, place, stream)
 
 
 class RealConv(_Conv):
@@ -371,12 +370,13 @@ class RealConv(_Conv):
         """Take another bias."""
         self._parts[0][: len(bias)] = bias
 
-    def bind(self, x, out, *, planes=False):
+    def bind(self, x, out, *, planes=False, stream=False):
         """The convolution of images in the buffer x, float32 (N, *padded_shape), into the buffer `out`.
 
         `out` is float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`. The result is a function of (n, threads).
+        `stream`: see `_bind`.
         """
-        return self._bind(REAL, x, out, self._parts, planes)
+        return self._bind(REAL, x, out, self._parts, planes, stream=stream)
 
 
 class Bound:

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from llvmlite import ir
 from numba import types
 
+from xnor_ref.kernels.memory import LINE
 from xnor_ref.kernels.vector_ir import (
     F32,
     I8,
@@ -41,6 +42,7 @@ from xnor_ref.kernels.vector_ir import (
     repeat,
     spread,
     store,
+    stream,
     vector,
 )
 
@@ -144,34 +146,32 @@ def multiply_add(b, total, x, w):
 
 
 # --- what becomes of a tile -------------------------------------------------------------------------------------
-# Each gets the tile's sums, the pixel's number in it, and the addresses of whatever belongs to the output channels.
+# Each gets the sums of a pixel, its number in the tile, and the addresses of whatever belongs to the output channels,
+# and returns what is written.
 
 
 def _dots(b, counts, pixel, table, columns):
     """Dot products: what the border table holds for this row and column of outputs, less twice the ones."""
     corner = b.add(table, load(b, b.add(columns, const(8 * pixel)), I64))
     two = ir.Constant(vector(I32), [1] * LANES)
-    for v, count in enumerate(counts):
-        full = load(b, b.add(corner, const(v * LANES * 4)), vector(I32))
-        yield b.sub(full, b.shl(count, two))
+    full = [load(b, b.add(corner, const(v * LANES * 4)), vector(I32)) for v in range(len(counts))]
+    return [b.sub(most, b.shl(count, two)) for most, count in zip(full, counts, strict=True)]
 
 
-def _integers(b, counts, pixel, table, columns, alpha, k, out):
+def _integers(b, counts, pixel, table, columns, alpha, k):
     """int32 dot products."""
-    for v, dot in enumerate(_dots(b, counts, pixel, table, columns)):
-        store(b, dot, b.add(out, const(v * LANES * 4)))
+    return _dots(b, counts, pixel, table, columns)
 
 
-def _scaled(b, counts, pixel, table, columns, alpha, k, out):
+def _scaled(b, counts, pixel, table, columns, alpha, k):
     """float32 (dot * alpha) * K, rounded after each product."""
     factor = spread(b, load(b, b.add(k, const(4 * pixel)), F32))
-    for v, dot in enumerate(_dots(b, counts, pixel, table, columns)):
-        scale = load(b, b.add(alpha, const(v * LANES * 4)), vector(F32))
-        y = b.fmul(b.fmul(b.sitofp(dot, vector(F32)), scale), factor)
-        store(b, y, b.add(out, const(v * LANES * 4)))
+    scales = [load(b, b.add(alpha, const(v * LANES * 4)), vector(F32)) for v in range(len(counts))]
+    dots = [b.sitofp(dot, vector(F32)) for dot in _dots(b, counts, pixel, table, columns)]
+    return [b.fmul(b.fmul(dot, scale), factor) for dot, scale in zip(dots, scales, strict=True)]
 
 
-def _bits(b, counts, pixel, table, columns, limit, flip, out):
+def _bits(b, counts, pixel, table, columns, limit, flip):
     """Signs for the next layer: bit dot >= limit, turned round where `flip` has a one."""
     width = ir.IntType(len(counts) * LANES)
     word = load(b, flip, width)
@@ -179,40 +179,59 @@ def _bits(b, counts, pixel, table, columns, limit, flip, out):
         above = b.icmp_signed(">=", dot, load(b, b.add(limit, const(v * LANES * 4)), vector(I32)))
         part = b.zext(b.bitcast(above, ir.IntType(LANES)), width)
         word = b.xor(word, b.shl(part, ir.Constant(width, v * LANES)))
-    store(b, word, out)
+    return [word]
 
 
-def _real(b, sums, pixel, bias, scale, shift, floor, out):
+def _real(b, sums, pixel, bias, scale, shift, floor):
     """float32 max((sum + bias) * scale + shift, floor), rounded after each operation."""
+    results = []
     for v, total in enumerate(sums):
         at = const(v * LANES * 4)
         y = b.fadd(total, load(b, b.add(bias, at), vector(F32)))
         y = b.fmul(y, load(b, b.add(scale, at), vector(F32)))
         y = b.fadd(y, load(b, b.add(shift, at), vector(F32)))
         low = load(b, b.add(floor, at), vector(F32))
-        store(b, b.select(b.fcmp_ordered("<", y, low), low, y), b.add(out, at))  # NaN stays
+        results.append(b.select(b.fcmp_ordered("<", y, low), low, y))  # NaN stays
+    return results
 
 
-def _plain(b, sums, pixel, unused0, unused1, unused2, unused3, out):
+def _plain(b, sums, pixel, unused0, unused1, unused2, unused3):
     """The sums as they are."""
-    for v, total in enumerate(sums):
-        store(b, total, b.add(out, const(v * LANES * 4)))
+    return sums
+
+
+def _write(b, values, address, past):
+    """Write a pixel's results; past the caches where it begins at `past` in a line, None for nowhere."""
+
+    def write_by(kind):
+        for v, value in enumerate(values):
+            kind(b, value, b.add(address, const(v * LANES * 4)))
+
+    if past is None:
+        write_by(store)
+        return
+    with b.if_else(b.icmp_signed("==", b.and_(address, const(LINE - 1)), past)) as (streams, stays):
+        with streams:
+            write_by(stream)
+        with stays:
+            write_by(store)
 
 
 # --- rows of tiles, as Numba calls them -------------------------------------------------------------------------
 
 
-def _row(sums: Callable, epilogue: Callable, vectors: int, strides: tuple[int, int, int, int]):
+def _row(sums: Callable, epilogue: Callable, vectors: int, strides: tuple[int, int, int, int], streams: bool = False):
     """An intrinsic: `n` neighbouring outputs, in whole tiles and then in smaller ones.
 
     Takes n, the seven addresses and strides of `Reach`, the four addresses of the epilogue, which move on by `strides`
-    bytes a pixel, and the output's address and its stride from pixel to pixel.
+    bytes a pixel, the output's address and its stride from pixel to pixel. With `streams`, those pixels go past the
+    caches whose results begin at byte `past` of a line: 0, or LINE for none. Else `past` says nothing.
     """
 
     @intrinsic
-    def row(context, n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, out, out_pixel):
+    def row(context, n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, out, out_pixel, past):
         def generate(context, b, signature, arguments):
-            left, x, x_row, x_pixel, n_rows, run, w, w_row, *extras, out, out_pixel = arguments
+            left, x, x_row, x_pixel, n_rows, run, w, w_row, *extras, out, out_pixel, past = arguments
             addresses = [x, *extras, out]
             steps = [x_pixel, *map(const, strides), out_pixel]
 
@@ -220,7 +239,8 @@ def _row(sums: Callable, epilogue: Callable, vectors: int, strides: tuple[int, i
                 x, *extras, out = addresses
                 totals = sums(b, Reach(x, x_row, x_pixel, n_rows, run, w, w_row), pixels, vectors)
                 for p in range(pixels):
-                    epilogue(b, totals[p * vectors : (p + 1) * vectors], p, *extras, _moved(b, out, out_pixel, p))
+                    results = epilogue(b, totals[p * vectors : (p + 1) * vectors], p, *extras)
+                    _write(b, results, _moved(b, out, out_pixel, p), past if streams else None)
                 return [_moved(b, at, step, pixels) for at, step in zip(addresses, steps, strict=True)]
 
             pixels = TARGET.pixels
@@ -230,7 +250,7 @@ def _row(sums: Callable, epilogue: Callable, vectors: int, strides: tuple[int, i
                 pixels //= 2
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 14), generate
+        return types.void(*[types.int64] * 15), generate
 
     return row
 
@@ -242,7 +262,7 @@ def _moved(b, address, step, times):
 _FOLLOW = (0, 8, 0, 4)  # table, columns (int64 a pixel), alpha, K (float32 a pixel)
 _STAY = (0, 8, 0, 0)  # table, columns, limit or nothing, flip or nothing
 integers = {v: _row(_count, _integers, v, _STAY) for v in (WIDE, NARROW)}
-scaled = {v: _row(_count, _scaled, v, _FOLLOW) for v in (WIDE, NARROW)}
+scaled = {v: _row(_count, _scaled, v, _FOLLOW, True) for v in (WIDE, NARROW)}
 bits = {v: _row(_count, _bits, v, _STAY) for v in (WIDE, NARROW)}
-real = {v: _row(_multiply_add, _real, v, (0, 0, 0, 0)) for v in (WIDE, NARROW)}
+real = {v: _row(_multiply_add, _real, v, (0, 0, 0, 0), True) for v in (WIDE, NARROW)}
 plain = {v: _row(_multiply_add, _plain, v, (0, 0, 0, 0)) for v in (WIDE, NARROW)}

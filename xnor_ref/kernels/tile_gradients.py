@@ -155,13 +155,12 @@ def _dots(b, at: tile.Reach, pixels: int, vectors: int) -> list:
     return tile._sums(b, at, pixels, vectors, ir.Constant(vector(I32), None), lambda t, x, w: _dot_bytes(b, t, x, w))
 
 
-def _descaled(b, sums, pixel, table, columns, scale, _, out):
+def _descaled(b, sums, pixel, table, columns, scale, _):
     """float32 (sum - table) * scale: `table` holds what the bytes' offset of 128 has added."""
     factor = spread(b, load(b, scale, F32))
-    for v, total in enumerate(sums):
-        at = const(v * LANES * 4)
-        whole = b.sub(total, load(b, b.add(table, at), vector(I32)))
-        store(b, b.fmul(b.sitofp(whole, vector(F32)), factor), b.add(out, at))
+    offsets = [load(b, b.add(table, const(v * LANES * 4)), vector(I32)) for v in range(len(sums))]
+    whole = [b.sub(total, offset) for total, offset in zip(sums, offsets, strict=True)]
+    return [b.fmul(b.sitofp(one, vector(F32)), factor) for one in whole]
 
 
 descaled = {v: tile._row(_dots, _descaled, v, (0, 0, 0, 0)) for v in (tile.WIDE, tile.NARROW)}

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.kernels import gradient_layout, nhwc, plain, signs, simd, winograd
+from xnor_ref.kernels.float_ops import FEW, conv_output_size
 from xnor_ref.kernels.gradients import InputGradient, RowsGradient, WeightGradient
+from xnor_ref.kernels.memory import LINE, empty, zeros
 from xnor_ref.kernels.simd import split
 from xnor_ref.kernels.threads import check_threads, parallel_chunks
 
@@ -28,18 +30,24 @@ Then = Callable[[F32, int, int], None]
 
 RULES = {"none": 0, "clipped": 1, "corrected": 2, "paper": 3, "ste": 4, "official": 5}  # of `gradient_layout.finish`
 NUMBERS = 1 << 17  # of a piece of images that stays in a core's cache
+CACHED = 1 << 23  # bytes of a result that could still be in a cache when it is read
 PIXELS = 256  # of a piece of images, so that weights are worth reading
 MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
 ONE = (1, 1), (1, 1), (0, 0)  # kernel, stride and padding of a product of matrices
 _NO_K = np.zeros((0, 0), np.float32)
 _NO_OCTETS, _NO_REALS = np.zeros((1,) * 5, np.uint8), np.zeros((1,) * 5, np.float32)
-_NONE = np.zeros(0, np.float32)
+_NONE, _NO_IMAGES = np.zeros(0, np.float32), np.zeros((1,) * 4, np.float32)
 
 
 class Rounding(NamedTuple):
     """Gradients in bytes; `seed` decides the roundings."""
 
     seed: int
+
+
+def _is_long(y: F32) -> bool:
+    """Whether a result (N, H, W, C) had better go past the caches, in whole lines."""
+    return y.nbytes > CACHED and y.shape[3] * y.itemsize % LINE == 0
 
 
 @dataclass
@@ -56,6 +64,9 @@ class _Convolution:
     def __init__(self, shape: tuple[int, ...], size: Pair, stride: Pair, padding: Pair):
         self.outputs, self.channels, *kernel = shape
         self.kernel: Pair = (kernel[0], kernel[1])
+        self.image, self.result = size, conv_output_size(size, self.kernel, stride, padding)
+        if (self.kernel, stride, padding) == ONE:
+            size = 1, size[0] * size[1]  # pixels do not meet, so one row of them does as well, and leaves fewer ends
         self.size, self.stride, self.padding = size, stride, padding
         self._tiled = winograd.suits(shape, stride, padding, size)
         self._made: dict = {}  # gradients by arithmetic, as they are needed
@@ -65,6 +76,10 @@ class _Convolution:
         pixels = self.size[0] * self.size[1]
         return max(1, min(-(-n // 4), max(NUMBERS // self.channels, PIXELS) // pixels))
 
+    def _in_rows(self, images: NDArray) -> NDArray:
+        """Images, or gradients of results, as they are computed with."""
+        return images.reshape(len(images), 1, -1, images.shape[3]) if self.size != self.image else images
+
     def _as_rows(self, array: NDArray, rows: bool) -> NDArray:
         """Images (N, 1, 1, C) as one image of N columns, where the sum over pixels runs over images."""
         return array.reshape(1, 1, len(array), -1) if rows else array
@@ -73,7 +88,7 @@ class _Convolution:
         self, gradient: Any, dy: Any, n: int, scale: float, threads: int, then: Then | None = None
     ) -> F32:
         """All images' gradients of the input, by `gradient`, of dy as that one takes it."""
-        out = np.empty((n, *self.size, self.channels), np.float32)
+        out = empty((n, *self.size, self.channels))
 
         def some(start: int, stop: int) -> None:
             gradient(dy, out, start, stop, scale)
@@ -81,7 +96,7 @@ class _Convolution:
                 then(out, start, stop)
 
         parallel_chunks(some, n, self._images_together(n), threads)
-        return out
+        return out.reshape(n, *self.image, self.channels)
 
     def _gradient_of_weight(
         self,
@@ -160,7 +175,7 @@ class SignConvolution(_Convolution):
 
     def __init__(self, shape, size, stride, padding, pad_value: int, input_scale: str):
         super().__init__(shape, size, stride, padding)
-        self.pad_value, self.input_scale = pad_value, input_scale
+        size, self.pad_value, self.input_scale = self.size, pad_value, input_scale
         words = -(-self.channels // 64)
         blank = np.zeros((self.outputs, *self.kernel, words), np.uint64)
         self._conv = simd.SignConv(blank, self.channels, size, stride, padding, pad_value)
@@ -169,7 +184,7 @@ class SignConvolution(_Convolution):
     def forward(self, x: F32, weight: F32, use_alpha: bool, affine: tuple[F32, F32] | None) -> tuple[F32, Signs]:
         """(Y (N, OH, OW, O), what `backward` needs); `affine` is the scale and shift before the sign."""
         threads = check_threads(None)
-        conv, n = self._conv, len(x)
+        conv, x, n = self._conv, self._in_rows(x), len(x)
         out_h, out_w, outputs = conv.windows.out_h, conv.windows.out_w, self.outputs
         words, alpha = self._load(weight, threads)
         if not use_alpha:
@@ -187,10 +202,10 @@ class SignConvolution(_Convolution):
             valid = self.input_scale == "valid"
             place = self.kernel, self.stride, self.padding, valid, (out_h, out_w)
             split(threads, n, plain.box_means, mean, self.size, *place, k)
-        y = np.empty((n, out_h, out_w, outputs), np.float32)
+        y = empty((n, out_h, out_w, outputs))
         ones = np.ones((n, out_h * out_w), np.float32) if k is None else k
-        conv.bind(simd.SCALED, bits, y, simd.padded(alpha), ones)(n, threads)
-        return y, Signs(bits, k, words, alpha)
+        conv.bind(simd.SCALED, bits, y, simd.padded(alpha), ones, stream=_is_long(y))(n, threads)
+        return y.reshape(n, *self.result, outputs), Signs(bits, k, words, alpha)
 
     def _load(self, weight: F32, threads: int) -> tuple[NDArray[np.uint32], F32]:
         """Pack the weights: (signs, alpha)."""
@@ -215,7 +230,7 @@ class SignConvolution(_Convolution):
 
         `then(dx, start, stop)` is called on the thread that has just computed these images of the second.
         """
-        threads = check_threads(None)
+        threads, dy = check_threads(None), self._in_rows(dy)
         n, out_h, out_w, _ = dy.shape
         scaled = saved.k is not None
         k = saved.k if saved.k is not None else _NO_K
@@ -242,14 +257,14 @@ class SignConvolution(_Convolution):
         kind, unit = (np.uint8, 4) if in_bytes else (np.float32, 1)
         height, columns, words = of_input.padded_shape
         fill = need_input or in_bytes  # bytes are always laid out for both
-        padded = np.empty((n, height, columns, words * unit) if fill else (1, 1, 1, unit), kind)
+        padded = empty((n, height, columns, words * unit) if fill else (1, 1, 1, unit), kind)
         rows = self._as_rows(dy, self._rows), k.reshape(1, -1) if self._rows and scaled else k
         target = self._as_rows(padded, self._rows and fill)
         scale_of_weight, scale_of_input = 1.0, 1.0
         totals = np.zeros((images, self.outputs), np.int64)
         if rounding is None:
             pack = *rows, scaled, need_input, of_input.left, target, panels.view(np.float32)
-            split(threads, images, gradient_layout.pack_gradient, *pack)
+            split(threads, images, gradient_layout.pack_gradient, 0, images, *pack)
         else:
             top = np.empty((images, self.outputs), np.float32)
             split(threads, images, gradient_layout.largest, *rows, scaled, top.view(np.int32))
@@ -298,6 +313,7 @@ class RealConvolution(_Convolution):
 
     def __init__(self, shape, size, stride, padding, chained: bool = False):
         super().__init__(shape, size, stride, padding)
+        size = self.size
         self._conv = simd.RealConv(np.zeros(shape, np.float32), size, stride, padding)
         self._rows = self.kernel == size and padding == (0, 0)
         self.in_tiles: winograd.Convolution | None = None
@@ -307,10 +323,11 @@ class RealConvolution(_Convolution):
         self._source, self._offsets = np.arange(self.outputs) * self.channels * taps, np.arange(taps)
 
     def pad(self, x: F32) -> F32:
-        """Images (N, H, W, C) with columns of zeros where `forward` and `backward` want them."""
+        """Images (N, H, W, C) as `forward` and `backward` want them, with columns of zeros."""
+        x = self._in_rows(x)
         if self.in_tiles or self._conv.padded_shape == x.shape[1:]:
             return x
-        padded = np.zeros((len(x), *self._conv.padded_shape), np.float32)
+        padded = zeros((len(x), *self._conv.padded_shape))
         split(check_threads(None), x.shape[0] * x.shape[1], nhwc.copy_inside, x, padded)
         return padded
 
@@ -318,7 +335,7 @@ class RealConvolution(_Convolution):
         """Y (N, OH, OW, O) of images with their padding."""
         threads = check_threads(None)
         conv, n = self._conv, len(padded)
-        y = np.empty((n, conv.windows.out_h, conv.windows.out_w, self.outputs), np.float32)
+        y = empty((n, conv.windows.out_h, conv.windows.out_w, self.outputs))
         tiled = self.in_tiles
         if tiled:
             images = winograd.Images.of(padded, self.size[1], self.padding[0])
@@ -332,8 +349,8 @@ class RealConvolution(_Convolution):
         split(threads, -(-self.outputs // simd.WIDE), gradient_layout.fill_real_panels, *arguments, panels)
         if bias is not None:
             conv.set_bias(bias)
-        conv.bind(padded, y)(n, threads)
-        return y
+        conv.bind(padded, y, stream=_is_long(y))(n, threads)
+        return y.reshape(n, *self.result, self.outputs)
 
     def backward(
         self, dy: F32, padded: F32, weight: F32, need_input: bool, latent: F32, alpha: F32, rule: str
@@ -342,21 +359,20 @@ class RealConvolution(_Convolution):
 
         That of the weight is turned into the one of `latent` by `rule`, with `alpha` (O,) or none.
         """
-        threads = check_threads(None)
-        n = len(dy)
+        threads, dy, n = check_threads(None), self._in_rows(dy), len(dy)
         if self._tiled:
             x = winograd.Images.of(padded, self.size[1], self.padding[0])
             return self._backward_by_tiles(dy, None, x, weight, None, (latent, alpha, rule), need_input)
         images = 1 if self._rows else n
         of_weight, of_input = self._gradients(n)
         panels = of_weight.panels(images)
-        target = np.empty((n, *of_input.padded_shape) if need_input else (1, 1, 1, 1), np.float32)
+        target = empty((n, *of_input.padded_shape) if need_input else (1, 1, 1, 1))
         rows = self._rows and need_input
         pack = (
             *(self._as_rows(dy, self._rows), _NO_K, False, need_input, of_input.left),
             *(self._as_rows(target, rows), panels.view(np.float32)),
         )
-        split(threads, images, gradient_layout.pack_gradient, *pack)
+        split(threads, images, gradient_layout.pack_gradient, 0, images, *pack)
         planes = padded
         if isinstance(of_weight, WeightGradient):
             planes = of_weight.planes(images)
@@ -369,6 +385,23 @@ class RealConvolution(_Convolution):
         of_input.load_reals(weight, threads)
         return dw, self._run_input_gradient(of_input, target, n, 1.0, threads)
 
+    def backward_by_parts(self, dy_of: Callable[[int, int], F32], padded: F32, weight: F32) -> F32:
+        """The gradient of the weight for images of at most FEW channels and results of several pixels.
+
+        dY comes some images at a time, from `dy_of(start, stop)` on any thread.
+        """
+        threads, n = check_threads(None), len(padded)
+        of_weight, _ = self._gradients(n)
+        panels = of_weight.panels(n)
+        rest = _NO_K, False, False, 0, _NO_IMAGES, panels.view(np.float32)
+
+        def pack(start: int, stop: int) -> None:
+            gradient_layout.pack_gradient(start, stop, start, n, dy_of(start, stop), *rest)
+
+        together = max(1, NUMBERS // (self.result[0] * self.result[1] * self.outputs))
+        parallel_chunks(pack, n, together, threads)
+        return self._gradient_of_weight(of_weight, padded, panels, n, weight, _NONE, "none", threads)
+
     def _gradients(self, n: int) -> tuple[WeightGradient | RowsGradient, InputGradient]:
         key = n if self._rows else 0
         if key not in self._made:
@@ -377,7 +410,7 @@ class RealConvolution(_Convolution):
             if self._rows:
                 features = self.channels * self.kernel[0] * self.kernel[1]
                 of_weight = WeightGradient(features, self.outputs, (1, n), *ONE, fold=self.channels)
-            elif self.channels <= 4:
+            elif self.channels <= FEW:
                 of_weight = RowsGradient(self.channels, self.outputs, self.size, *place)
             else:
                 of_weight = WeightGradient(self.channels, self.outputs, self.size, *place)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import extending
+from numba import extending, types
 from numba.core import cgutils
 
 from xnor_ref.kernels.target import Target, target
@@ -48,6 +48,24 @@ def masked_load(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, mask: i
 def store(b: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
     """Write a scalar or a vector."""
     b.store(value, b.inttoptr(address, value.type.as_pointer()), align=4)
+
+
+def stream(b: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
+    """Write a vector past the caches, to a multiple of its size; `fence` must follow before others read it."""
+    size = value.type.count * 4
+    write = b.store(value, b.inttoptr(address, value.type.as_pointer()), align=size)
+    write.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(I32, 1)]))
+
+
+@intrinsic
+def fence(context):
+    """Nothing written before is seen later than what is written after."""
+
+    def generate(context, b, signature, arguments):
+        b.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 def spread(b: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.Value:

@@ -1,18 +1,11 @@
-"""Sums in explicit vector code: two over rows of channels, the inner loops of `nhwc_norm`, and one over a filter.
-
-The two sums of a block of channels stay in registers while some rows pass. That is no order which a processor foresees,
-so the same place of the next rows is asked for meanwhile.
-"""
+"""Sums in explicit vector code: two over rows of channels, the inner loops of `nhwc_norm`, and one over a filter."""
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from xnor_ref.kernels.vector_ir import (
     F32,
     F64,
-    I8,
-    I32,
     I64,
     LANES,
     const,
@@ -27,67 +20,37 @@ from xnor_ref.kernels.vector_ir import (
     vector,
 )
 
-GROUPS = 2
-BLOCK = GROUPS * LANES  # channels whose sums are in registers together
-
-
-def _fetch(b: ir.IRBuilder, address: ir.Value) -> None:
-    """Have a place of memory brought to the nearest cache, whether it exists or not."""
-    pointer = I8.as_pointer()
-    signature = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
-    fetch = cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0")
-    b.call(fetch, [b.inttoptr(address, pointer), *(ir.Constant(I32, n) for n in (0, 3, 1))])  # to read, keep, data
-
 
 def _two_sums(element: ir.Type, n_vectors: int, terms):
-    """An intrinsic that adds two terms for each row and channel to float64 sums.
+    """An intrinsic that adds two terms for each element of a run to two float64 sums.
 
-    Takes the addresses of x and d, the bytes from row to row, the rows, the blocks of channels, the addresses of three
-    per-channel vectors, of which the first `n_vectors` are read, that of the sums, the bytes from the first sums to the
-    second, and two limits. `terms` gives the terms from x, a function that reads d, the vectors and the limits.
+    Takes the addresses of x and d, how many vectors a run has, the addresses of three vectors of `element` that lie
+    beside it, of which the first `n_vectors` are read, those of the two sums, and two limits. `terms` gives the terms
+    from x, a function that reads d, the vectors and the limits.
     """
-    bytes_of_an_element = 8 if element is F64 else 4
+    scale = 2 if element is F64 else 1
 
     @intrinsic
-    def add_up(context, x, d, step, n_rows, n_blocks, first, second, third, sums, gap, low, high):
+    def add_up(context, x, d, n, first, second, third, one, two, low, high):
         def generate(context, b, signature, arguments):
-            x, d, step, n_rows, n_blocks, *vectors, sums, gap, low, high = arguments
+            x, d, n, *vectors, one, two, low, high = arguments
             limits = spread(b, low), spread(b, high)
-            ahead = b.mul(step, n_rows)
 
-            def block(values):
-                (lane,) = values
-                lanes = [b.add(lane, const(i * LANES)) for i in range(GROUPS)]
-                offsets = [b.mul(lane, const(4)) for lane in lanes]
-                places = [b.add(sums, b.mul(lane, const(8))) for lane in lanes]
-                places += [b.add(place, gap) for place in places]
-                given = [
-                    [load(b, b.add(v, b.mul(lane, const(bytes_of_an_element))), vector(element)) for v in vectors]
-                    for lane in lanes
-                ]
+            def step(values):
+                (at,) = values
+                beside, wide = b.mul(at, const(scale)), b.mul(at, const(2))
+                given = [load(b, b.add(v, beside), vector(element)) for v in vectors[:n_vectors]]
+                value = load(b, b.add(x, at), vector(F32))
+                pair = terms(b, value, lambda: load(b, b.add(d, at), vector(F32)), given, limits)
+                for sums, term in zip((one, two), pair, strict=True):
+                    place = b.add(sums, wide)
+                    store(b, b.fadd(load(b, place, vector(F64)), term), place)
+                return [b.add(at, const(4 * LANES))]
 
-                def row(values):
-                    x, d, *totals = values
-                    for i, at in enumerate(offsets):
-                        for place in (x, d)[: 1 + (n_vectors > 1)]:
-                            _fetch(b, b.add(b.add(place, at), ahead))
-                        value = load(b, b.add(x, at), vector(F32))
-                        pair = terms(b, value, lambda at=at, d=d: load(b, b.add(d, at), vector(F32)), given[i], limits)
-                        for place, term in zip((i, i + GROUPS), pair, strict=True):
-                            totals[place] = b.fadd(totals[place], term)
-                    return [b.add(x, step), b.add(d, step), *totals]
-
-                totals = [load(b, place, vector(F64)) for place in places]
-                totals = repeat(b, n_rows, [x, d, *totals], row)[2:]
-                for place, total in zip(places, totals, strict=True):
-                    store(b, total, place)
-                return [b.add(lane, const(BLOCK))]
-
-            vectors = vectors[:n_vectors]
-            repeat(b, n_blocks, [const(0)], block)
+            repeat(b, n, [const(0)], step)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 10, types.float32, types.float32), generate
+        return types.void(*[types.int64] * 8, types.float32, types.float32), generate
 
     return add_up
 

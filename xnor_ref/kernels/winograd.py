@@ -24,7 +24,8 @@ from xnor_ref.kernels import tile, tile_gradients, winograd_maps, words32
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
-from xnor_ref.kernels.simd import NARROW, WIDE, aligned, padded_outputs, split
+from xnor_ref.kernels.memory import LINE, empty, zeros
+from xnor_ref.kernels.simd import NARROW, WIDE, padded_outputs, split
 from xnor_ref.kernels.threads import parallel_chunks
 from xnor_ref.kernels.vector_ir import LANES
 
@@ -87,7 +88,7 @@ class Convolution:
         self.side = kernel + 1  # of a tile
         self.out_size = size[0] + 2 * padding - kernel + 1, size[1] + 2 * padding - kernel + 1
         self.tiles = -(-self.out_size[0] // 2), -(-self.out_size[1] // 2)
-        self._panels = aligned(self.side**2 * channels * padded_outputs(outputs)).view(np.float32)
+        self._panels = zeros((self.side**2 * channels * padded_outputs(outputs),))
         self._bias = np.zeros(outputs, np.float32)
 
     def load(self, weight: F32, threads: int, *, back: bool = False, alpha: F32 | None = None) -> None:
@@ -127,9 +128,9 @@ class WeightGradient:
         elements, wide, items = side**2, padded_outputs(self.outputs), n * rows
         piece = max(1, min(items, NUMBERS // elements // (self.channels + wide) // across))
         pitch = (-(-self.channels // LANES) | 1) * LANES  # odd: tiles side by side do not meet in one set of a cache
-        v = np.empty((elements, piece * across, pitch), np.float32)
-        d = aligned(elements * piece * across * wide).view(np.float32).reshape(elements, wide, -1)
-        sums = np.zeros((elements, self.channels, wide), np.float32)
+        v = empty((elements, piece * across, pitch))
+        d = zeros((elements, wide, piece * across))
+        sums = zeros((elements, self.channels, wide))
         for first in range(0, items, piece):
             last = min(first + piece, items)
 
@@ -144,7 +145,7 @@ class WeightGradient:
             parallel_chunks(transform, last - first, max(1, (last - first) // 8), threads)
             blocks = -(-self.outputs // WIDE)
             parallel_chunks(multiply, elements * blocks, blocks, threads)
-        out = np.empty(((side - 1) ** 2 * self.channels, wide), np.float32)
+        out = empty(((side - 1) ** 2 * self.channels, wide))
         split(threads, self.channels, _transform_sums, side, sums, out)
         return out
 
@@ -307,9 +308,9 @@ def _convolve(
                 w = panels.ctypes.data + (element * wide + block) * channels * 4
                 to = y + block * 4
                 if outputs - block <= NARROW:
-                    _narrow(tiles, x, 0, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step)
+                    _narrow(tiles, x, 0, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step, LINE)
                 else:
-                    _wide(tiles, x, 0, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step)
+                    _wide(tiles, x, 0, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step, LINE)
         _transform_output(first, last, m, side, rows, across, bias, out)
 
 

@@ -46,14 +46,15 @@ def _mix(b, begin, index, seed):
     return b.xor(h, b.lshr(h, _number(16)))
 
 
-def _uniform(b, word, shift):
-    half = b.and_(b.lshr(word, shift), _number(0xFFFF))
-    return b.fmul(b.fadd(b.sitofp(half, F32), ir.Constant(F32, 0.5)), ir.Constant(F32, 2.0**-16))
+def _throw(b, place, other):
+    h = b.mul(b.xor(place, other), _number(0x85EBCA6B))
+    return b.mul(b.xor(h, b.lshr(h, _number(15))), _number(0xC2B2AE35))
 
 
-def _floor(b, x):
-    """Of numbers above -128, as a 32-bit integer plus 128."""
-    return b.fptosi(b.fadd(x, ir.Constant(F32, 128)), I32)
+def _rounded(b, x, half):
+    """Of a number above -128: the integer below x + half / 65536, plus 128."""
+    dice = b.bitcast(b.or_(half, _number(0x43000000)), F32)  # 128 + half / 65536
+    return b.fptosi(b.fadd(x, dice), I32)
 
 
 def _bit(b, word, place):
@@ -77,9 +78,14 @@ def _four(b, *operands):
     return found
 
 
-def _with(b, word, x, shift):
-    byte = b.and_(b.sub(_floor(b, x), _number(128)), _number(255))
-    return b.or_(word, b.shl(byte, shift))
+def _with(b, word, x, dice, shift):
+    return b.or_(word, b.shl(_rounded(b, x, b.lshr(dice, _number(16))), shift))
+
+
+def _sum_of_bytes(b, word):
+    pairs = _number(0x00FF00FF)
+    halves = b.add(b.and_(word, pairs), b.and_(b.lshr(word, _number(8)), pairs))
+    return b.add(b.and_(halves, _number(0xFFFF)), b.lshr(halves, _number(16)))
 
 
 def _larger(b, bits, x):
@@ -89,14 +95,16 @@ def _larger(b, bits, x):
 
 mixed = _operation(uint32(uint32, uint32, uint32), _mix)
 """A hash of 32 bits of (begin + index, seed), without visible pattern (the finaliser of MurmurHash3)."""
-uniform = _operation(float32(uint32, uint32), _uniform)
-"""The 16 bits of a word from a place on as a number in (0, 1), in the middle of its 65536th."""
-whole = _operation(int32(float32), lambda b, x: b.sub(_floor(b, x), _number(128)))
-"""The integer below a number above -128."""
-octet = _operation(uint8(float32), lambda b, x: b.trunc(_floor(b, x), I8))
-"""The same plus 128, as an unsigned byte."""
-with_byte = _operation(uint32(uint32, float32, uint32), _with)
-"""A word with the integer below a number as the byte at a place that was 0."""
+dice = _operation(uint32(uint32, uint32), _throw)
+"""Two times 16 bits of chance, of two hashes whose pair is met only once."""
+octet = _operation(
+    uint8(float32, uint32), lambda b, x, dice: b.trunc(_rounded(b, x, b.and_(dice, _number(0xFFFF))), I8)
+)
+"""A number above -128 rounded at random by the lower half of the dice, plus 128, as a byte."""
+with_byte = _operation(uint32(uint32, float32, uint32, uint32), _with)
+"""A word with such a byte, by the upper half of the dice, at a place that was 0."""
+sum_of_bytes = _operation(int32(uint32), _sum_of_bytes)
+"""The sum of the four bytes of a word, unsigned."""
 integer_of = _operation(int32(float32), lambda b, x: b.bitcast(x, I32))
 """The integer with the bits of a float32."""
 sign_of_bit = _operation(float32(uint32, uint32), lambda b, w, p: b.sitofp(_sign(b, w, p), F32))

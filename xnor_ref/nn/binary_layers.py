@@ -226,7 +226,7 @@ class BinaryConv2d(BinaryLayer):
 
     def fits(self, x: Tensor) -> bool:
         """Whether images (N, C, H, W) are what it takes."""
-        return x.shape[1] == self.in_channels and functional.window_fits(x, self.kernel_size, self.padding)
+        return x.shape[1] == self.in_channels and functional.window_fits(x.shape, self.kernel_size, self.padding)
 
     def _integers(self, images: NDArray[np.float32]) -> NDArray[np.int32]:
         """Z, the convolution of signs."""

@@ -37,14 +37,14 @@ def require_rows(x: Tensor, features: int, caller: str) -> None:
         raise InputError(f"{caller}: input must be (N, {features}), got shape {x.shape}")
 
 
-def window_fits(x: Tensor, kernel: Pair, padding: Pair) -> bool:
-    """Whether the kernel fits into the padded images (N, C, H, W)."""
-    return x.shape[2] + 2 * padding[0] >= kernel[0] and x.shape[3] + 2 * padding[1] >= kernel[1]
+def window_fits(shape: tuple[int, ...], kernel: Pair, padding: Pair) -> bool:
+    """Whether the kernel fits into padded images of this shape (N, C, H, W)."""
+    return shape[2] + 2 * padding[0] >= kernel[0] and shape[3] + 2 * padding[1] >= kernel[1]
 
 
 def require_window(x: Tensor, kernel: Pair, padding: Pair, caller: str) -> None:
     """Raise unless the kernel fits into the padded image."""
-    if not window_fits(x, kernel, padding):
+    if not window_fits(x.shape, kernel, padding):
         raise InputError(f"{caller}: kernel {kernel} is larger than the image {x.shape[2:]} with padding {padding}")
 
 

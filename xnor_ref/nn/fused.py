@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
 from xnor_ref.kernels.checks import has_vectors
 from xnor_ref.kernels.float_ops import spatial
+from xnor_ref.kernels.memory import empty
 from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
 F32 = NDArray[np.float32]
@@ -38,7 +39,7 @@ def pixels(x: NDArray) -> F32:
     from xnor_ref.kernels.simd import split
     from xnor_ref.kernels.threads import check_threads
 
-    out = np.empty(turned.shape, np.float32)
+    out = empty(turned.shape)
     n, channels, height, width = x.shape
     split(check_threads(None), n * height, nhwc.from_planes, x.reshape(n, channels, -1), width, out)
     return out
@@ -80,6 +81,33 @@ def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None, binary: tuple[F32,
     return apply("conv2d", planes(y), (x, weight) if bias is None else (x, weight, bias), backward, fresh=True)
 
 
+def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tensor:
+    """`conv2d` of images of few channels that want no gradient, then `norm`.
+
+    The gradient between the two is never in memory as a whole.
+    """
+    from xnor_ref.kernels.train_conv import RealConvolution
+
+    weight = layer.weight
+    plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
+    padded = plan.pad(pixels(x.data))
+    z = plan.forward(padded, weight.data, None)
+    y, gradient = _norm(z, after, relu, pool)
+    size = z.shape[1] * z.shape[2]
+
+    def backward(dy):
+        write, dgamma, dbeta = gradient(pixels(dy))
+
+        def dz(start, stop):
+            some = empty((stop - start, *z.shape[1:]))
+            write(start * size, stop * size, some.reshape(-1, z.shape[3]))
+            return some
+
+        return plan.backward_by_parts(dz, padded, weight.data), dgamma, dbeta
+
+    return apply("conv2d", planes(y), (weight, after.weight, after.bias), backward, fresh=True)
+
+
 def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     """BatchNorm in training mode (unless `norm` is None), then `BinaryConv2d`."""
     from xnor_ref.kernels import nhwc_norm
@@ -104,8 +132,8 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
         dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need, sums)
         if sums is None:
             return None if dx is None else planes(layer.through_sign(images, dx)), dw
-        dx, dgamma, dbeta = nhwc_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps, out=dx)
-        return planes(dx), dgamma, dbeta, dw
+        write, dgamma, dbeta = nhwc_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps)
+        return planes(nhwc_norm.written(write, dx)), dgamma, dbeta, dw
 
     parents = (x, layer.weight) if norm is None else (x, norm.weight, norm.bias, layer.weight)
     return apply("binary_conv2d", planes(y), parents, backward, fresh=True)
@@ -138,38 +166,47 @@ def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
 
 def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
     """BatchNorm in training mode, then ReLU, and then max pooling, if asked for."""
-    from xnor_ref.kernels import nhwc_norm, nhwc_pool
+    from xnor_ref.kernels import nhwc_norm
 
-    images = pixels(x.data)
-    mean, var = nhwc_norm.moments(images)
-    layer.move(mean, var, images.size // layer.channels)
-    scale, shift = layer.training_affine(mean, var)
-    if pool is None:
-        y = nhwc_norm.norm_relu(images, scale, shift, relu)
+    y, gradient = _norm(pixels(x.data), layer, relu, pool)
 
-        def backward(dy):
-            sums = nhwc_norm.GradientSums(images, scale, shift, mean, "relu" if relu else False)
-            dx, *rest = nhwc_norm.norm_gradient(pixels(dy), sums, var, layer.weight.data, layer.eps)
-            return planes(dx), *rest
-
-    else:
-        window = pool.kernel_size, pool.stride, pool.padding
-        y, winner = nhwc_pool.norm_relu_pool(images, scale, shift, *window)
-
-        def backward(dy):
-            arguments = images, scale, shift, mean, var, layer.weight.data, layer.eps, *window
-            dx, *rest = nhwc_pool.norm_relu_pool_gradient(pixels(dy), winner, *arguments)
-            return planes(dx), *rest
+    def backward(dy):
+        write, *rest = gradient(pixels(dy))
+        return planes(nhwc_norm.written(write, empty((len(dy), *x.shape[2:], x.shape[1])))), *rest
 
     return apply("batch_norm", planes(y), (x, layer.weight, layer.bias), backward, fresh=True)
 
 
-def max_pool2d(x: Tensor, layer: Any) -> Tensor:
-    """`functional.max_pool2d`."""
+def _norm(images: F32, layer: Any, relu: bool, pool: Any) -> tuple[F32, Any]:
+    """The result of `norm`, and what makes of its gradient that of the images, by rows, and dgamma and dbeta."""
+    from xnor_ref.kernels import nhwc_norm, nhwc_pool
+
+    mean, var = nhwc_norm.moments(images)
+    layer.move(mean, var, images.size // layer.channels)
+    scale, shift = layer.training_affine(mean, var)
+    if pool is None:
+
+        def gradient(dy):
+            sums = nhwc_norm.GradientSums(images, scale, shift, mean, "relu" if relu else False)
+            return nhwc_norm.norm_gradient(dy, sums, var, layer.weight.data, layer.eps)
+
+        return nhwc_norm.norm_relu(images, scale, shift, relu), gradient
+    window = pool.kernel_size, pool.stride, pool.padding
+    y, winner = nhwc_pool.norm_relu_pool(images, scale, shift, *window)
+    given = images, scale, shift, mean, var, layer.weight.data, layer.eps, *window
+    return y, lambda dy: nhwc_pool.norm_relu_pool_gradient(dy, winner, *given)
+
+
+def max_pool2d(x: Tensor, layer: Any, relu: bool = False) -> Tensor:
+    """`functional.max_pool2d`, after ReLU if asked for."""
     from xnor_ref.kernels import nhwc_pool
 
     window, size = (layer.kernel_size, layer.stride, layer.padding), spatial(x.data)
-    y, winner = nhwc_pool.max_pool(pixels(x.data), *window)
+    if relu:
+        one, zero = np.ones(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
+        y, winner = nhwc_pool.norm_relu_pool(pixels(x.data), one, zero, *window)
+    else:
+        y, winner = nhwc_pool.max_pool(pixels(x.data), *window)
     return apply(
         "max_pool2d",
         planes(y),

@@ -11,7 +11,7 @@ from xnor_ref.autodiff import Tensor, is_grad_enabled
 from xnor_ref.binary import SIGN_GRADIENTS
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.checks import check_memory
-from xnor_ref.kernels.float_ops import Pair
+from xnor_ref.kernels.float_ops import FEW, Pair, conv_output_size
 from xnor_ref.nn import functional, fused
 from xnor_ref.nn.module import Module, Parameter
 
@@ -90,6 +90,20 @@ class Conv2d(Module):
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = Parameter(he_normal(shape, rng), decay=True)
         self.bias = Parameter(np.zeros(self.out_channels, np.float32)) if bias else None
+
+    def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
+        """Where images of few channels want no gradient, with BatchNorm and what it takes along: one node."""
+        norm: Any = following[0] if following else None
+        alone = self.groups > 1 or self.bias is not None or x.requires_grad or self.in_channels > FEW
+        if alone or not (type(self) is Conv2d and type(norm) is BatchNorm2d and norm.training and fused.applies(x)):
+            return self(x), 0
+        functional.require_images(x, self.in_channels, "conv2d")
+        functional.require_window(x, self.kernel_size, self.padding, "conv2d")
+        size = conv_output_size((x.shape[2], x.shape[3]), self.kernel_size, self.stride, self.padding)
+        if norm.channels != self.out_channels or len(x.data) * size[0] * size[1] < 2 or size == (1, 1):
+            return self(x), 0
+        relu, pool, more = _after_norm((len(x.data), self.out_channels, *size), following[1:])
+        return fused.conv_norm(x, self, norm, relu, pool), 1 + more
 
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1 and fused.applies(x):
@@ -201,23 +215,38 @@ class BatchNorm2d(BatchNorm):
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
         """With a binary convolution, a ReLU, or a ReLU and max pooling after it: one node of the tape."""
-        if not (self.training and following and fused.applies(x) and x.shape[1] == self.channels):
+        if not (self.training and fused.applies(x) and x.shape[1] == self.channels):
             return self(x), 0
         if x.size // self.channels < 2:
             return self(x), 0
-        after: Any = following[0]
+        after: Any = following[0] if following else None
         if getattr(after, "fuses", False) and after.fits(x):
             return fused.binary_conv2d(x, self, after), 1
-        if type(after) is ReLU:
-            pool = following[1] if len(following) > 1 and type(following[1]) is MaxPool2d else None
-            if pool is not None and pool.fits(x) and math.prod(pool.kernel_size) < 256:
-                return fused.norm(x, self, True, pool), 2
-            return fused.norm(x, self, True), 1
-        return self(x), 0
+        relu, pool, more = _after_norm(x.shape, following)
+        return fused.norm(x, self, relu, pool), more
+
+
+def _after_norm(shape: tuple[int, ...], following: Sequence[Module]) -> tuple[bool, "MaxPool2d | None", int]:
+    """What follows a BatchNorm and can be one node with it: ReLU, max pooling after it, and how many layers that is."""
+    if not following or type(following[0]) is not ReLU:
+        return False, None, 0
+    pool = _max_pool(shape, following[1:])
+    return True, pool, 1 if pool is None else 2
+
+
+def _max_pool(shape: tuple[int, ...], following: Sequence[Module]) -> "MaxPool2d | None":
+    """The max pooling that comes next, if it can be one node with a ReLU before it."""
+    pool = following[0] if following else None
+    return pool if type(pool) is MaxPool2d and pool.fits(shape) and math.prod(pool.kernel_size) < 256 else None
 
 
 class ReLU(Module):
     """max(x, 0)."""
+
+    def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
+        """With max pooling after it: one node of the tape."""
+        pool = _max_pool(x.shape, following) if type(self) is ReLU and fused.applies(x) else None
+        return (self(x), 0) if pool is None else (fused.max_pool2d(x, pool, True), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(x)
@@ -266,9 +295,9 @@ class _Pool(Module):
         if self.kernel_size[0] * self.kernel_size[1] > 256:
             raise InputError(f"{caller}: at most 256 taps, got kernel {self.kernel_size}")
 
-    def fits(self, x: Tensor) -> bool:
-        """Whether the window fits into images (N, C, H, W)."""
-        return functional.window_fits(x, self.kernel_size, self.padding)
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the window fits into images of this shape (N, C, H, W)."""
+        return functional.window_fits(shape, self.kernel_size, self.padding)
 
     def describe(self) -> str:
         return f"kernel {self.kernel_size}, stride {self.stride}, padding {self.padding}"
@@ -279,7 +308,7 @@ class MaxPool2d(_Pool):
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_images(x, None, "max_pool2d")
-        if fused.applies(x) and self.fits(x):
+        if fused.applies(x) and self.fits(x.shape):
             return fused.max_pool2d(x, self)
         return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
@@ -289,7 +318,7 @@ class AvgPool2d(_Pool):
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_images(x, None, "avg_pool2d")
-        if fused.applies(x) and self.fits(x):
+        if fused.applies(x) and self.fits(x.shape):
             return fused.avg_pool2d(x, self)
         return functional.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
 
