@@ -34,6 +34,8 @@ from numba.core.environment import Environment
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
+from xnor_ref.kernels.target import multiplies_tiles
+
 try:
     import fcntl
 except ImportError:  # not on this operating system: then every process compiles
@@ -57,7 +59,8 @@ class KernelFile:
         self._context = kernel.targetctx
         code = kernel.py_func.__code__
         options = tuple((name, repr(getattr(config, name, None))) for name in _OPTIONS)
-        key = repr((kernel.args, kernel.return_type, self._context.codegen().magic_tuple(), options))
+        processor = *self._context.codegen().magic_tuple(), multiplies_tiles()
+        key = repr((kernel.args, kernel.return_type, processor, options))
         name = f"{kernel.__module__}.{kernel.__qualname__.replace('<locals>.', '')}.{sys.implementation.cache_tag}"
         name += f"-{_sha256(key.encode()).hex()[:16]}.kernel"
         try:

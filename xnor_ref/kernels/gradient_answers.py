@@ -59,7 +59,9 @@ def _summed(kernel, outputs, stride, padding, in_bytes):
     planes, rows = sums.planes(2), 2 * sums.out_h * sums.run
     planes[...] = _octets(*planes.shape) % 3 if in_bytes else reals(*planes.shape)
     dy = _octets(rows, 4 * outputs).view("<u4") if in_bytes else reals(rows, outputs).view(np.uint32)
-    return sums(planes, in_blocks(dy.astype(np.uint32)), 2, 1)[:, :outputs]
+    panels, blocks = sums.panels(2), in_blocks(dy.astype(np.uint32))
+    panels[: blocks.size] = blocks
+    return sums(planes, panels, 2, 1)[:, :outputs]
 
 
 def _summed_rows():

@@ -29,6 +29,7 @@ from xnor_ref.kernels.jit import writable as _out
 from xnor_ref.kernels.memory import LINE, empty, zeros
 from xnor_ref.kernels.simd import NARROW, WIDE, split
 from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.tile_gradients import BYTES, REALS
 
 Pair = tuple[int, int]
 Then = Callable[[int, NDArray], None]
@@ -40,6 +41,7 @@ BLOCKS = 16  # of outputs that are enough to share them among threads
 
 _real_wide, _real_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
 _in_byteswide, _in_bytesnarrow = tile_gradients.integer[tile.WIDE], tile_gradients.integer[tile.NARROW]
+_shape, _release = tile_gradients.shape, tile_gradients.release
 _descaled_wide, _descaled_narrow = tile_gradients.descaled[tile.WIDE], tile_gradients.descaled[tile.NARROW]
 
 
@@ -48,8 +50,8 @@ _descaled_wide, _descaled_narrow = tile_gradients.descaled[tile.WIDE], tile_grad
 # Entries of a geometry; strides in bytes.
 (
     IMAGES, ROWS, RUN, OUTPUTS, CHANNELS, X_IMAGE, X_ROW, X_STEP, X_CHANNEL, FOLD, OUT_CHANNEL, OUT_TAP, PIECE,
-    SIZE,
-) = range(14)  # fmt: skip
+    TILE_INPUTS, TILE_BLOCKS, SIZE,
+) = range(16)  # fmt: skip
 
 
 class Planes(NamedTuple):
@@ -117,7 +119,8 @@ class WeightGradient:
 
     def panels(self, n: int) -> NDArray[np.uint32]:
         """Room for the gradients of n images, uint32, in blocks (n, OH, run, WIDE or NARROW)."""
-        return empty((n * self.out_h * self.run * simd.padded_outputs(self.outputs),), np.uint32)
+        beyond = BYTES.beyond * WIDE if self.in_bytes else 0
+        return empty((n * self.out_h * self.run * simd.padded_outputs(self.outputs) + beyond,), np.uint32)
 
     def __call__(self, x: NDArray, dy: NDArray[np.uint32], n: int, threads: int) -> NDArray:
         """Sums (C * KH*KW, padded O), float32 or int32, over n images: x of `planes`, dy of `panels`."""
@@ -134,11 +137,13 @@ class WeightGradient:
         """
         words, length = x.reshape(-1).view(np.uint32), n * self.out_h * self.run
         kind = np.int32 if self.in_bytes else np.float32
+        tile_of = BYTES if self.in_bytes else REALS
 
         def some(start: int, stop: int) -> None:
             for first in range(start * WIDE, min(stop * WIDE, self.outputs), WIDE):
                 g = self._geometry.copy()
                 g[IMAGES], g[OUTPUTS], g[PIECE] = n, min(WIDE, self.outputs - first), self.channels
+                g[TILE_INPUTS], g[TILE_BLOCKS] = tile_of.inputs, 1
                 sums = zeros((self.channels * len(self.taps), simd.padded_outputs(int(g[OUTPUTS]))), kind)
                 target = sums.view(np.uint32).reshape(-1)
                 _sum_over_pixels(0, 1, self.in_bytes, g, self.taps, words, dy[first * length :], target)
@@ -186,12 +191,15 @@ class RowsGradient:
 
 
 def _sum(g, taps, x, dy, out, threads):
-    blocks, channels, piece = -(-int(g[OUTPUTS]) // WIDE), int(g[CHANNELS]), INPUTS
-    while piece > 4 and blocks * -(-channels // piece) < PIECES:
-        piece //= 2
-    g[PIECE], items = piece, blocks * -(-channels // piece)
-    words = x.reshape(-1).view(np.uint32)
     in_bytes = out.dtype == np.int32
+    tile_of = BYTES if in_bytes else REALS
+    wide, narrow = divmod(out.shape[1], WIDE)
+    blocks, channels, piece = -(-wide // tile_of.blocks) + (narrow > 0), int(g[CHANNELS]), INPUTS
+    while piece > tile_of.inputs and blocks * -(-channels // piece) < PIECES:
+        piece //= 2
+    g[PIECE], g[TILE_INPUTS], g[TILE_BLOCKS] = piece, tile_of.inputs, tile_of.blocks
+    items = blocks * -(-channels // piece)
+    words = x.reshape(-1).view(np.uint32)
     target = out.view(np.uint32).reshape(-1)
 
     def some(start, stop):
@@ -203,22 +211,29 @@ def _sum(g, taps, x, dy, out, threads):
 
 @compiled(void(intp, intp, boolean, _in(int64, 1), _in(int64, 2), _in(uint32, 1), _in(uint32, 1), _out(uint32, 1)))
 def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
-    """Items start..stop of all (block of outputs, piece of inputs), by pieces of the batch that fit into the cache."""
+    """Items start..stop of all (blocks of outputs, piece of inputs), by pieces of the batch that fit into the cache.
+
+    An item is `TILE_BLOCKS` wide blocks or less, or the narrow one at the end.
+    """
     pieces = -(-g[CHANNELS] // g[PIECE])
-    blocks = -(-g[OUTPUTS] // WIDE)
-    last = g[OUTPUTS] - (blocks - 1) * WIDE
-    out_row = ((blocks - 1) * WIDE + (NARROW if last <= NARROW else WIDE)) * 4
+    wide = g[OUTPUTS] // WIDE + (g[OUTPUTS] % WIDE > NARROW)
+    out_row = (wide * WIDE + (NARROW if wide * WIDE < g[OUTPUTS] else 0)) * 4
+    shaped = 0
     for item in range(start, stop):
-        block, piece = item // pieces, item % pieces
+        block, piece = item // pieces * g[TILE_BLOCKS], item % pieces
+        narrow = block >= wide
+        block = min(block, wide)
         first = block * WIDE
-        narrow = g[OUTPUTS] - first <= NARROW
         line = g[RUN] * (NARROW if narrow else WIDE) * 4  # bytes of a row of dy
         image_bytes = g[ROWS] * line
         panel = dy.ctypes.data + first * g[IMAGES] * g[ROWS] * g[RUN] * 4
         n_near = max(1, NEAR // image_bytes)
         rows_near = g[ROWS] if n_near > 1 else max(1, NEAR // line)
         bottom = min(g[CHANNELS], (piece + 1) * g[PIECE])
-        offsets = np.empty(n_near * rows_near * g[RUN] if in_bytes else 0, np.int64)
+        table = np.empty(2 + n_near * rows_near * g[RUN] if in_bytes else 2, np.int64)
+        offsets = table[2:]
+        table[0] = 1 if narrow else min(g[TILE_BLOCKS], wide - block)
+        table[1] = g[IMAGES] * g[ROWS] * g[RUN] * WIDE * 4
         for k in range(len(offsets)):  # where the elements of x lie, from the first of a piece on
             row = k // g[RUN]
             offsets[k] = row // rows_near * g[X_IMAGE] + row % rows_near * g[X_ROW] + k % g[RUN] * g[X_STEP]
@@ -228,7 +243,10 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
                 c, n = piece * g[PIECE], 0
                 while c + n < bottom:
                     c += n
-                    n = min(4, bottom - c, g[FOLD] - c % g[FOLD])
+                    n = min(g[TILE_INPUTS], bottom - c, g[FOLD] - c % g[FOLD])
+                    if in_bytes and n != shaped:
+                        shaped = n
+                        _shape(n)
                     first_row = c % g[FOLD] * g[OUT_CHANNEL] + c // g[FOLD]
                     for tap in range(len(taps)):
                         begin = max(top, taps[tap, 1])
@@ -242,15 +260,17 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
                         xi, xr, xs, xc, run = g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL], g[RUN]
                         wi, wr = image_bytes, line
                         if in_bytes:
-                            count, table = n_images * n_rows * run, offsets.ctypes.data
+                            count, places = n_images * n_rows * run, offsets.ctypes.data
                             if narrow:
-                                _in_bytesnarrow(n, at, table, xc, w, count, y, next_row)
+                                _in_bytesnarrow(n, at, places, xc, w, count, y, next_row)
                             else:
-                                _in_byteswide(n, at, table, xc, w, count, y, next_row)
+                                _in_byteswide(n, at, places, xc, w, count, y, next_row)
                         elif narrow:
                             _real_narrow(n, at, xi, xr, xs, xc, w, wi, wr, n_images, n_rows, run, y, next_row)
                         else:
                             _real_wide(n, at, xi, xr, xs, xc, w, wi, wr, n_images, n_rows, run, y, next_row)
+    if in_bytes:
+        _release()
 
 
 # --- the gradient of the input -----------------------------------------------------------------------------------
@@ -276,7 +296,9 @@ class _Phase:
         corner = kind.reshape(-1) * (entry if whole.in_bytes else 0)
         self.rows = np.stack([begin, n_rows, first, corner], axis=1).astype(np.int64)
         self.table = np.zeros((len(kinds), entry // 4), np.int32)
-        self.panels = zeros((max(1, len(self.ky) * len(self.kx) * words * entry // 4),), np.uint32)
+        size = len(self.ky) * len(self.kx) * words * entry // 4
+        beyond = BYTES.beyond * WIDE if whole.in_bytes else 0
+        self.panels = zeros((max(1, size + beyond),), np.uint32)
         offsets = [ky * whole.kernel[1] + kx for ky in self.ky for kx in self.kx]
         self.offsets = np.array(offsets if not whole.single else [0], np.int64)
         pixel = whole.inputs * 4
@@ -370,16 +392,17 @@ class InputGradient:
             images = 1 if self.single else n
             g[simd.OUT_W if self.single else simd.N_IMAGES] = n
             g[simd.X] = dy.ctypes.data + start * g[simd.X_IMAGE]
-            items = images * -(-self.inputs // WIDE) * -(-int(g[simd.OUT_H]) // int(g[simd.GROUP_ROWS]))
+            pieces = -(-self.inputs // WIDE) * -(-int(g[simd.OUT_H]) // int(g[simd.GROUP_ROWS]))
             place = target[start * (int(g[simd.OUT_IMAGE]) // 4) + phase.first :]
             if self.in_bytes:
                 g[simd.TABLE], g[simd.ALPHA] = phase.table.ctypes.data, factor.ctypes.data
-                _convolve_bytes(0, items, g, phase.rows, place)
+                together = max(1, BYTES.pixels // int(g[simd.OUT_W]))
+                _convolve_bytes(0, -(-images // together) * pieces, g, phase.rows, together, place)
             else:
                 parts = _plain_parts(simd.padded_outputs(self.inputs))
                 for entry, part in zip((simd.TABLE, simd.COLUMNS, simd.ALPHA, simd.K), parts):
                     g[entry] = part.ctypes.data
-                simd._convolve(0, items, simd.REAL, g, phase.rows, place)
+                simd._convolve(0, images * pieces, simd.REAL, g, phase.rows, place)
 
 
 @lru_cache(maxsize=64)
@@ -388,15 +411,24 @@ def _plain_parts(n: int) -> tuple[NDArray[np.float32], ...]:
     return tuple(np.full(n, value, np.float32) for value in (0, 1, 0, -np.inf))
 
 
-@compiled(void(intp, intp, _in(int64, 1), _in(int64, 2), _out(uint32, 1)))
-def _convolve_bytes(start, stop, g, rows, out):
-    """Items start..stop of all (block of channels, image, group of rows), as `simd._convolve`, from bytes to reals."""
-    n_groups = -(-g[simd.OUT_H] // g[simd.GROUP_ROWS])
+@compiled(void(intp, intp, _in(int64, 1), _in(int64, 2), intp, _out(uint32, 1)))
+def _convolve_bytes(start, stop, g, rows, together, out):
+    """Items start..stop of all (block of channels, `together` images, group of rows), from bytes to reals.
+
+    As `simd._convolve` in everything else.
+    """
+    n_groups, per_block = -(-g[simd.OUT_H] // g[simd.GROUP_ROWS]), -(-g[simd.N_IMAGES] // together)
     block_bytes = g[simd.KERNEL_H] * g[simd.RUN] * WIDE * 4
-    scratch = np.empty(g[simd.OUT_W] * WIDE if g[simd.OUT_CHANNELS] % NARROW else 0, np.uint32)
+    scratch = np.empty(together * g[simd.OUT_W] * WIDE if g[simd.OUT_CHANNELS] % NARROW else 0, np.uint32)
+    images, shaped = np.empty(4, np.int64), 0
+    images[1], images[3] = g[simd.X_IMAGE], -(-g[simd.OUT_W] // -(-g[simd.OUT_W] // BYTES.pixels))
     for item in range(start, stop):
-        block, rest = item // (g[simd.N_IMAGES] * n_groups), item % (g[simd.N_IMAGES] * n_groups)
-        image, group = rest // n_groups, rest % n_groups
+        block, rest = item // (per_block * n_groups), item % (per_block * n_groups)
+        image, group = rest // n_groups * together, rest % n_groups
+        images[0] = min(together, g[simd.N_IMAGES] - image)
+        if images[0] * images[3] != shaped:
+            shaped = images[0] * images[3]
+            _shape(shaped)
         first = block * WIDE
         used = min(WIDE, g[simd.OUT_CHANNELS] - first)
         narrow = used <= NARROW
@@ -408,17 +440,26 @@ def _convolve_bytes(start, stop, g, rows, out):
             table = g[simd.TABLE] + rows[oy, 3] + first * 4
             place = image * g[simd.OUT_IMAGE] + oy * g[simd.OUT_ROW] + first * 4
             y, step = out.ctypes.data + place, g[simd.OUT_PIXEL]
+            images[2] = g[simd.OUT_IMAGE]
             if used < width:
                 y, step = scratch.ctypes.data, width * 4
+                images[2] = g[simd.OUT_W] * step
             n, x_row, x_pixel, n_rows, run = g[simd.OUT_W], g[simd.X_ROW], g[simd.X_PIXEL], rows[oy, 1], g[simd.RUN]
+            batch = images.ctypes.data
             if narrow:
-                _descaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, 0, g[simd.ALPHA], 0, y, step, LINE)
+                _descaled_narrow(
+                    n, x, x_row, x_pixel, n_rows, run, w, w_row, table, batch, g[simd.ALPHA], 0, y, step, LINE
+                )
             else:
-                _descaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, table, 0, g[simd.ALPHA], 0, y, step, LINE)
+                _descaled_wide(
+                    n, x, x_row, x_pixel, n_rows, run, w, w_row, table, batch, g[simd.ALPHA], 0, y, step, LINE
+                )
             if used < width:
-                for p in range(n):
+                for p in range(images[0] * n):
+                    to = place + p // n * g[simd.OUT_IMAGE] + p % n * g[simd.OUT_PIXEL]
                     for c in range(used):
-                        out[(place + p * g[simd.OUT_PIXEL]) // 4 + c] = scratch[p * width + c]
+                        out[to // 4 + c] = scratch[p * width + c]
+    _release()
 
 
 def known_answers():

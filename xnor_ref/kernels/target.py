@@ -4,6 +4,9 @@ Those are the processor that runs this, with AVX or without (NUMBA_ENABLE_AVX), 
 NUMBA_CPU_FEATURES name; looking at the generated instructions covers all, and processors that do not exist yet.
 """
 
+import ctypes
+import platform
+import sys
 from dataclasses import dataclass
 from functools import cache
 
@@ -57,6 +60,22 @@ def multiplies_bytes() -> bool:
     if found is None or found.lanes not in (8, 16):
         return False
     return "+avx512vnni" in named and (found.lanes == 16 or "+avx512vl" in named)
+
+
+@cache
+def multiplies_tiles() -> bool:
+    """Whether the processor has AMX for bytes, products of whole tiles, and the system lets this process use it."""
+    found = target()
+    named = set(_features().split(","))
+    return found is not None and found.lanes == 16 and {"+amx-tile", "+amx-int8"} <= named and _may_use_tiles()
+
+
+def _may_use_tiles() -> bool:
+    """Ask Linux for AMX's registers, which it lets a process have when it asks: arch_prctl(ARCH_REQ_XCOMP_PERM)."""
+    if not (sys.platform == "linux" and platform.machine() == "x86_64"):
+        return False
+    arch_prctl, ask, registers = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, ask, registers) == 0
 
 
 def _features() -> str:

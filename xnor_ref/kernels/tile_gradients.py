@@ -13,12 +13,14 @@ With bytes a lane takes four products at a time, of an unsigned byte of x and a 
 are then so short that the loops would cost more than they do; so there is one, and a table says where x lies.
 """
 
+from typing import NamedTuple
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from xnor_ref.kernels import tile
-from xnor_ref.kernels.target import multiplies_bytes
+from xnor_ref.kernels import amx, tile
+from xnor_ref.kernels.target import multiplies_bytes, multiplies_tiles
 from xnor_ref.kernels.vector_ir import (
     F32,
     I8,
@@ -144,7 +146,21 @@ def _integer(vectors):
 
 
 real = {vectors: _real(vectors) for vectors in (tile.WIDE, tile.NARROW)}
-integer = {vectors: _integer(vectors) for vectors in (tile.WIDE, tile.NARROW)}
+_of_bytes = amx.products if multiplies_tiles() else _integer
+integer = {vectors: _of_bytes(vectors) for vectors in (tile.WIDE, tile.NARROW)}
+
+
+class Tile(NamedTuple):
+    """What one call of a micro-kernel takes."""
+
+    inputs: int  # at most, of `real` and `integer`
+    blocks: int  # of outputs, of the same
+    pixels: int  # images that have no more than these together go through one call of `descaled`
+    beyond: int  # elements of w, of a whole block, that must be there behind the last one
+
+
+REALS = Tile(4, 1, 1, 0)
+BYTES = Tile(amx.ROWS, 4, amx.ROWS, amx.BEYOND) if multiplies_tiles() else REALS
 
 
 # --- a convolution of bytes with signs, for the gradient of the input ---------------------------------------------
@@ -163,4 +179,24 @@ def _descaled(b, sums, pixel, table, columns, scale, _):
     return [b.fmul(b.sitofp(one, vector(F32)), factor) for one in whole]
 
 
-descaled = {v: tile._row(_dots, _descaled, v, (0, 0, 0, 0)) for v in (tile.WIDE, tile.NARROW)}
+@intrinsic
+def _no_shape(context, rows):
+    return types.void(types.int64), lambda context, b, signature, arguments: context.get_dummy_value()
+
+
+@intrinsic
+def _no_release(context):
+    return types.void(), lambda context, b, signature, arguments: context.get_dummy_value()
+
+
+# To be called before `integer` and `descaled`, with the number of inputs or pixels of a tile, and after the last.
+shape, release = (amx.shape, amx.release) if multiplies_tiles() else (_no_shape, _no_release)
+
+
+def _row_of_bytes(vectors):
+    if multiplies_tiles():
+        return amx.row(vectors, _descaled)
+    return tile._row(_dots, _descaled, vectors, (0, 0, 0, 0))
+
+
+descaled = {vectors: _row_of_bytes(vectors) for vectors in (tile.WIDE, tile.NARROW)}

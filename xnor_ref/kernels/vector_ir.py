@@ -14,6 +14,7 @@ from xnor_ref.kernels.target import Target, target
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
+_SUFFIXES = {F32: "f32", F64: "f64", I64: "i64", I32: "i32", I8: "i8"}  # in LLVM's names of functions
 
 # Without vectors none of these kernels is ever called; a shape only keeps the modules importable.
 TARGET = target() or Target("none", 4, 1, False)
@@ -38,10 +39,11 @@ def load(b: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
 
 
 def masked_load(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, mask: ir.Value) -> ir.Value:
-    """Read the lanes of a float32 vector where `mask` is 1; the others are 0, and their memory is not touched."""
+    """Read the lanes of a vector where `mask` is 1; the others are 0, and their memory is not touched."""
     pointer = kind.as_pointer()
     signature = ir.FunctionType(kind, [pointer, I32, mask.type, kind])
-    read = cgutils.get_or_insert_function(b.module, signature, f"llvm.masked.load.v{kind.count}f32.p0")
+    name = f"llvm.masked.load.v{kind.count}{_SUFFIXES[kind.element]}.p0"
+    read = cgutils.get_or_insert_function(b.module, signature, name)
     return b.call(read, [b.inttoptr(address, pointer), ir.Constant(I32, 4), mask, ir.Constant(kind, None)])
 
 
@@ -93,9 +95,11 @@ def total_of(b: ir.IRBuilder, sums: ir.Value) -> ir.Value:
 
 def instruction(b: ir.IRBuilder, name: str, kind: ir.VectorType, *operands: ir.Value) -> ir.Value:
     """An operation that LLVM offers as a function of vectors of one type, such as ctpop or fma."""
-    suffix = {F32: "f32", F64: "f64", I32: "i32", I8: "i8"}[kind.element]
     signature = ir.FunctionType(kind, [kind] * len(operands))
-    return b.call(cgutils.get_or_insert_function(b.module, signature, f"llvm.{name}.v{kind.count}{suffix}"), operands)
+    return b.call(
+        cgutils.get_or_insert_function(b.module, signature, f"llvm.{name}.v{kind.count}{_SUFFIXES[kind.element]}"),
+        operands,
+    )
 
 
 def repeat(b: ir.IRBuilder, count: ir.Value, values: list, body: Callable[[list], list]) -> list:
