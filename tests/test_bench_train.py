@@ -13,6 +13,7 @@ from xnor_ref.bench import baselines, process, roof, timing, torch_twin, train, 
 from xnor_ref.cli import bench_text, main
 from xnor_ref.errors import InputError, XnorRefError
 from xnor_ref.kernels import float_ops, train_conv
+from xnor_ref.kernels.target import multiplies_tiles
 from xnor_ref.kernels.threads import set_threads
 from xnor_ref.nn import backend
 
@@ -448,3 +449,16 @@ def test_the_loop_of_bytes_multiplies_what_it_claims():
     for rounds in (0, 1, 3):
         assert roof._dot_product(rounds) == rounds * roof._SUMS * products
     assert load.work % (4 * roof.LANES) == 0
+
+
+@compiled_only
+@pytest.mark.skipif(not multiplies_tiles(), reason="this processor has no AMX")
+def test_the_loop_of_tiles_multiplies_what_it_claims():
+    rows, *columns = operands = np.random.default_rng(0).integers(0, 256, (4, 16, 64), dtype=np.uint8)
+    for rounds in (0, 1, 3):
+        sums = np.full((3, 16, 16), 7, np.int32)
+        roof._tile_products(rounds, operands.reshape(-1), sums.reshape(-1))
+        for found, column in zip(sums, columns, strict=True):
+            signed = column.reshape(16, 16, 4).transpose(0, 2, 1).reshape(64, 16).view(np.int8).astype(np.int64)
+            assert np.array_equal(found, rounds * (rows.astype(np.int64) @ signed))
+    assert roof.int8_roof(2).work % (2 * 3 * 16 * 16 * 64) == 0

@@ -18,21 +18,25 @@ from functools import cache
 
 import numpy as np
 from llvmlite import ir
-from numba import intp, uint64
+from numba import int32, intp, uint8, uint64, void
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from xnor_ref.errors import InputError
+from xnor_ref.kernels import amx
 from xnor_ref.kernels.float_ops import jit_disabled
-from xnor_ref.kernels.jit import compiled, readonly
-from xnor_ref.kernels.target import multiplies_bytes, target
+from xnor_ref.kernels.jit import compiled, readonly, writable
+from xnor_ref.kernels.memory import LINE
+from xnor_ref.kernels.selftest import words
+from xnor_ref.kernels.target import multiplies_bytes, multiplies_tiles, target
 from xnor_ref.kernels.threads import parallel_chunks
 from xnor_ref.kernels.vector_ir import F32, I32, I64, LANES, const, instruction, repeat, vector
 
 VECTOR_BITS = 32 * LANES
 _CHAIN = 32  # additions of one round
 _VNNI = f"llvm.x86.avx512.vpdpbusd.{VECTOR_BITS}"  # sums of four products of an unsigned and a signed byte
+_TILE = amx.ROWS * LINE  # bytes of a register of AMX
 _SUMS = 12  # independent multiply-adds: more than latency times pipelines, and with two operands within 16 registers
 
 # Processors differ in what they count at once and in their number of registers; the fastest form is the roof.
@@ -150,13 +154,46 @@ def _dot_product(rounds):
 
 
 @intrinsic
+def _tile_product_loop(typing_context, rounds, operands, sums):
+    """(rounds, addresses): add the products of a register's rows with three registers of columns to `sums` (AMX)."""
+
+    def codegen(context, b, signature, arguments):
+        rounds, operands, sums = arguments
+        for number, register in enumerate((amx.ROW, *amx.COLUMNS)):
+            amx.move(b, "tileloadd64", register, b.add(operands, const(number * _TILE)), const(LINE))
+        for number, _ in enumerate(amx.COLUMNS):
+            amx.instruct(b, "tilezero", number)
+
+        def body(values):
+            for number, column in enumerate(amx.COLUMNS):
+                amx.instruct(b, "tdpbusd", number, amx.ROW, column)
+            return values
+
+        repeat(b, rounds, [], body)
+        for number, _ in enumerate(amx.COLUMNS):
+            amx.move(b, "tilestored64", number, b.add(sums, const(number * _TILE)), const(LINE))
+        return context.get_dummy_value()
+
+    return void(intp, intp, intp), codegen
+
+
+@compiled(void(intp, readonly(uint8, 1), writable(int32, 1)))
+def _tile_products(rounds, operands, sums):
+    amx.shape(amx.ROWS)
+    _tile_product_loop(rounds, operands.ctypes.data, sums.ctypes.data)  # type: ignore[call-arg]
+    amx.release()
+
+
+@intrinsic
 def _chain_loop(typing_context, rounds):
     """(rounds) -> sum: `_CHAIN` additions that wait for one another, each one clock cycle long, `rounds` times."""
 
     def codegen(context, b, signature, arguments):
+        one = _opaque(b, const(1))  # some processors add numbers that stand in the instruction in no time
+
         def body(values):
             for _ in range(_CHAIN):
-                values = [_opaque(b, b.add(values[0], const(1)))]
+                values = [_opaque(b, b.add(values[0], one))]
             return values
 
         return repeat(b, arguments[0], [const(0)], body)[0]
@@ -220,8 +257,19 @@ def float_roof(threads: int = 1) -> Load:
 
 
 def int8_roof(threads: int = 1) -> Load | None:
-    """Multiply-accumulates of bytes into int32 (VNNI) on `threads` threads; None where no instruction does them."""
+    """Multiply-accumulates of bytes into int32 (AMX, VNNI) on `threads` threads; None where no instruction does them.
+
+    AMX's operands are no zeros: power is its limit, which numbers without pattern need most of.
+    """
     require_compiler()
+    if multiplies_tiles():
+        rounds, n_sums = _rounds(2_000, threads), len(amx.COLUMNS)
+        operands = words((1 + n_sums) * _TILE // 8).view(np.uint8)
+
+        def run() -> None:
+            _tile_products(rounds, operands, np.empty(n_sums * _TILE // 4, np.int32))
+
+        return Load(_on_threads(run, threads), threads * rounds * n_sums * amx.ROWS * _TILE)
     if not multiplies_bytes():
         return None
     rounds = _rounds(40_000, threads)
@@ -246,7 +294,7 @@ def instruction_set() -> str:
     """The vectors that our kernels and the roof use."""
     found = target()
     name = found.name if found else "none that the SIMD rung uses"
-    return f"{name}, vectors of {VECTOR_BITS} bits"
+    return f"{name}, vectors of {VECTOR_BITS} bits" + (", AMX" if multiplies_tiles() else "")
 
 
 def require_compiler() -> None:

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from xnor_ref.kernels.memory import LINE
 from xnor_ref.kernels.vector_ir import (
     I8,
     I32,
@@ -32,22 +33,21 @@ from xnor_ref.kernels.vector_ir import (
 ROWS = 16  # of a register
 GROUPS = 16  # of four bytes, in a row
 BEYOND = GROUPS - 1  # groups of w, of all columns, behind the last one: they are read, though they do not count
-_LINE = 64  # bytes of a row
 _STEPS = 16
-_ROW, _COLUMNS = 4, (5, 6, 7)  # registers; the first four are sums, and columns take turns so that none has to wait
+ROW, COLUMNS = 4, (5, 6, 7)  # registers; the first four are sums, and columns take turns so that none has to wait
 _POINTER = I8.as_pointer()
 
 
-def _tile(b, name: str, *operands) -> None:
+def instruct(b, name: str, *operands) -> None:
     """An instruction of AMX; Python numbers are registers."""
     operands = tuple(ir.Constant(I8, one) if isinstance(one, int) else one for one in operands)
     signature = ir.FunctionType(ir.VoidType(), [one.type for one in operands])
     b.call(cgutils.get_or_insert_function(b.module, signature, f"llvm.x86.{name}"), operands)
 
 
-def _move(b, name: str, register: int, address, stride) -> None:
+def move(b, name: str, register: int, address, stride) -> None:
     """Load or store a register, whose rows lie `stride` bytes apart."""
-    _tile(b, name, register, b.inttoptr(address, _POINTER), stride)
+    instruct(b, name, register, b.inttoptr(address, _POINTER), stride)
 
 
 def _room(b, size: int):
@@ -66,10 +66,10 @@ def shape(context, rows):
             store(b, ir.Constant(vector(I32, 4), None), b.add(place, const(16 * part)))
         store(b, ir.Constant(I8, 1), place)  # the palette
         for register in range(8):
-            store(b, ir.Constant(I8, _LINE), b.add(place, const(16 + 2 * register)))
-            n_rows = ir.Constant(I8, ROWS) if register in _COLUMNS else b.trunc(arguments[0], I8)
+            store(b, ir.Constant(I8, LINE), b.add(place, const(16 + 2 * register)))
+            n_rows = ir.Constant(I8, ROWS) if register in COLUMNS else b.trunc(arguments[0], I8)
             store(b, n_rows, b.add(place, const(48 + register)))
-        _tile(b, "ldtilecfg", b.inttoptr(place, _POINTER))
+        instruct(b, "ldtilecfg", b.inttoptr(place, _POINTER))
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -80,7 +80,7 @@ def release(context):
     """Give the registers back."""
 
     def generate(context, b, signature, arguments):
-        _tile(b, "tilerelease")
+        instruct(b, "tilerelease")
         return context.get_dummy_value()
 
     return types.void(), generate
@@ -88,15 +88,15 @@ def release(context):
 
 def _walk(b, vectors, x, x_row, x_step, w, steps):
     """Add the products of so many steps to the sums; the address of w that follows, and of x."""
-    w_row = vectors * _LINE
+    w_row = vectors * LINE
 
     def step(values):
         x, w = values
-        _move(b, "tileloadd64", _ROW, x, x_row)
+        move(b, "tileloadd64", ROW, x, x_row)
         for v in range(vectors):
-            column = _COLUMNS[v % len(_COLUMNS)]
-            _move(b, "tileloadd64", column, b.add(w, const(v * _LINE)), const(w_row))
-            _tile(b, "tdpbusd", v, _ROW, column)
+            column = COLUMNS[v % len(COLUMNS)]
+            move(b, "tileloadd64", column, b.add(w, const(v * LINE)), const(w_row))
+            instruct(b, "tdpbusd", v, ROW, column)
         return [b.add(x, x_step), b.add(w, const(GROUPS * w_row))]
 
     return repeat(b, steps, [x, w], step)
@@ -117,7 +117,7 @@ def row(vectors: int, epilogue):
             n_images, x_image, out_image, size = (load(b, b.add(images, const(8 * k)), I64) for k in range(4))
             tiles = b.udiv(b.add(n, b.sub(size, const(1))), size)
             alone = b.icmp_signed("==", n_images, const(1))
-            sums, gathered = _room(b, ROWS * vectors * _LINE), _room(b, _STEPS * ROWS * _LINE)
+            sums, gathered = _room(b, ROWS * vectors * LINE), _room(b, _STEPS * ROWS * LINE)
 
             def gather(x, groups, to):
                 """Copy one step's bytes of all pixels of all images to rows of 64 bytes."""
@@ -129,7 +129,7 @@ def row(vectors: int, epilogue):
                     def pixel(values):
                         x, to = values
                         store(b, masked_load(b, x, vector(I32, GROUPS), mask), to)
-                        return [b.add(x, x_pixel), b.add(to, const(_LINE))]
+                        return [b.add(x, x_pixel), b.add(to, const(LINE))]
 
                     _, to = repeat(b, size, [x, to], pixel)
                     return [b.add(x, x_image), to]
@@ -141,29 +141,29 @@ def row(vectors: int, epilogue):
                 end = b.sub(n, size)  # the last tile goes over some pixels again
                 here = b.select(b.icmp_signed("<", first, end), first, end)
                 for v in range(vectors):
-                    _tile(b, "tilezero", v)
+                    instruct(b, "tilezero", v)
 
                 def line(values):
                     x, w = values
                     whole = b.select(alone, b.udiv(run, const(GROUPS)), const(0))
-                    there, weights = _walk(b, vectors, x, x_pixel, const(_LINE), w, whole)
+                    there, weights = _walk(b, vectors, x, x_pixel, const(LINE), w, whole)
                     left = b.sub(run, b.mul(whole, const(GROUPS)))
                     _in_pieces(b, vectors, gather, there, left, gathered, weights)
                     return [b.add(x, x_row), b.add(w, w_row)]
 
                 repeat(b, n_rows, [b.add(x, b.mul(here, x_pixel)), w], line)
                 for v in range(vectors):
-                    _move(b, "tilestored64", v, b.add(sums, const(v * _LINE)), const(vectors * _LINE))
+                    move(b, "tilestored64", v, b.add(sums, const(v * LINE)), const(vectors * LINE))
 
                 def image(values):
                     of, to = values
 
                     def pixel(values):
                         of, to = values
-                        totals = [load(b, b.add(of, const(v * _LINE)), vector(I32)) for v in range(vectors)]
+                        totals = [load(b, b.add(of, const(v * LINE)), vector(I32)) for v in range(vectors)]
                         for v, result in enumerate(epilogue(b, totals, 0, table, None, scale, None)):
-                            store(b, result, b.add(to, const(v * _LINE)))
-                        return [b.add(of, const(vectors * _LINE)), b.add(to, out_pixel)]
+                            store(b, result, b.add(to, const(v * LINE)))
+                        return [b.add(of, const(vectors * LINE)), b.add(to, out_pixel)]
 
                     of, _ = repeat(b, size, [of, to], pixel)
                     return [of, b.add(to, out_image)]
@@ -188,11 +188,11 @@ def _in_pieces(b, vectors, gather, x, groups, gathered, w) -> None:
         def one(values):
             x, to, left = values
             gather(x, left, to)
-            return [b.add(x, const(_LINE)), b.add(to, const(ROWS * _LINE)), b.sub(left, const(GROUPS))]
+            return [b.add(x, const(LINE)), b.add(to, const(ROWS * LINE)), b.sub(left, const(GROUPS))]
 
         steps = _steps(b, left)
         x, _, left = repeat(b, steps, [x, gathered, left], one)
-        return [x, _walk(b, vectors, gathered, const(_LINE), const(ROWS * _LINE), w, steps)[1], left]
+        return [x, _walk(b, vectors, gathered, const(LINE), const(ROWS * LINE), w, steps)[1], left]
 
     repeat(b, _pieces(b, groups), [x, w, groups], piece)
 
@@ -220,11 +220,11 @@ def products(vectors: int):
         def generate(context, b, signature, arguments):
             n, x, offsets, x_input, w, count, out, out_input = arguments
             n_blocks, w_block = load(b, b.sub(offsets, const(16)), I64), load(b, b.sub(offsets, const(8)), I64)
-            gathered = _room(b, _STEPS * ROWS * _LINE)
+            gathered = _room(b, _STEPS * ROWS * LINE)
 
-            def move(name, at):
+            def move_sums(name, at):
                 for v in range(vectors):
-                    _move(b, name, v, b.add(at, const(v * _LINE)), out_input)
+                    move(b, name, v, b.add(at, const(v * LINE)), out_input)
 
             def piece(values):
                 offsets, w, left = values
@@ -237,20 +237,20 @@ def products(vectors: int):
                 with b.if_then(apart):
                     _gather(b, n, x, x_input, offsets, left, steps, gathered)
                 address = b.select(apart, gathered, b.add(x, first))
-                row = b.select(apart, const(_LINE), x_input)
-                step = b.select(apart, const(ROWS * _LINE), const(_LINE))
+                row = b.select(apart, const(LINE), x_input)
+                step = b.select(apart, const(ROWS * LINE), const(LINE))
 
                 def block(values):
                     w, out = values
-                    move("tileloadd64", out)
+                    move_sums("tileloadd64", out)
                     _walk(b, vectors, address, row, step, w, steps)
-                    move("tilestored64", out)
-                    return [b.add(w, w_block), b.add(out, const(vectors * _LINE))]
+                    move_sums("tilestored64", out)
+                    return [b.add(w, w_block), b.add(out, const(vectors * LINE))]
 
                 repeat(b, n_blocks, [w, out], block)
                 offsets, w = (
                     b.add(offsets, b.mul(n_groups, const(8))),
-                    b.add(w, b.mul(n_groups, const(vectors * _LINE))),
+                    b.add(w, b.mul(n_groups, const(vectors * LINE))),
                 )
                 return [offsets, w, b.sub(left, n_groups)]
 
@@ -277,10 +277,10 @@ def _gather(b, n, x, x_input, offsets, left, steps, to) -> None:
             x, to = values
             places = b.inttoptr(b.add(spread(b, x, GROUPS), apart), pointers)
             store(b, b.call(gather, [places, ir.Constant(I32, 4), mask, ir.Constant(kind, None)]), to)
-            return [b.add(x, x_input), b.add(to, const(_LINE))]
+            return [b.add(x, x_input), b.add(to, const(LINE))]
 
         repeat(b, n, [x, to], one)
-        offsets, to = b.add(offsets, const(8 * GROUPS)), b.add(to, const(ROWS * _LINE))
+        offsets, to = b.add(offsets, const(8 * GROUPS)), b.add(to, const(ROWS * LINE))
         return [offsets, to, b.sub(left, const(GROUPS))]
 
     repeat(b, steps, [offsets, to, left], step)
