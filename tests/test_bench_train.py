@@ -99,7 +99,23 @@ def test_ours_alone_with_its_profile(bench, tmp_path):
     assert sum(profile["shares"].values()) == pytest.approx(1) and min(profile["shares"].values()) >= 0
     for words in ("a batch of 3", "network, memory", "weight gradient", "GMAC/s", "roofs of all threads", "(cached)"):
         assert words in out
-    assert bench_text.training(result) == out.rstrip("\n")
+    head = bench_text.machine(result["machine"], result["threads"], "3")
+    assert out == f"{head}\n\n{bench_text.training(network)}\n"
+
+
+@compiled_only
+def test_each_network_is_shown_when_it_is_measured(bench, monkeypatch):
+    measured, found = [], train.measure_training
+
+    def measure(task, *arguments, **options):
+        if measured:
+            raise XnorRefError("no more")
+        measured.append(found(task, *arguments, **options))
+        return measured[0]
+
+    monkeypatch.setattr(train, "measure_training", measure)
+    code, out, err = bench("lenet5", *SMALL)
+    assert code == 1 and "no more" in err and bench_text.training(measured[0]) in out
 
 
 @compiled_only

@@ -13,7 +13,7 @@ from xnor_ref.kernels.checks import has_vectors
 if JIT_DISABLED or not has_vectors() or platform.machine() not in ("x86_64", "AMD64"):
     pytest.skip("emulates x86 processors by way of Numba's compiler", allow_module_level=True)
 
-from xnor_ref.kernels.target import multiplies_bytes, target
+from xnor_ref.kernels.target import multiplies_bytes, multiplies_tiles, target
 
 LANES = target().lanes
 # What runs here must not need more than the processor has. Each name is an instruction set with another road.
@@ -119,3 +119,26 @@ def test_without_avx_the_target_is_what_numba_compiles_for(tmp_path):
 def test_bytes_are_exact(tmp_path):
     said = run(tmp_path, NUMBA_CPU_NAME="cascadelake", NUMBA_CPU_FEATURES="+avx512vnni")
     check(said, "'AVX-512'", "bytes")
+
+
+SYSTEM = """
+from xnor_ref.kernels import cache, target
+{}
+from xnor_ref.kernels import gradients, tile_gradients
+print(tile_gradients.BYTES == tile_gradients.REALS, gradients._convolve_bytes.prepare() is not None)
+print(cache.KernelFile(gradients._convolve_bytes).path)
+"""
+
+
+@pytest.mark.skipif(not multiplies_tiles(), reason="this processor has no AMX")
+def test_where_the_system_grants_no_amx_vnni_multiplies(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def said(program):
+        run = [sys.executable, "-c", program]
+        return subprocess.run(run, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
+
+    granted = said(SYSTEM.format("")).split()
+    refused = said(SYSTEM.format("target._may_use_tiles = lambda: False")).split()
+    assert granted[:2] == ["False", "True"] and refused[:2] == ["True", "True"]
+    assert granted[2] != refused[2]  # neither takes the other's code

@@ -119,10 +119,11 @@ TIMED = (
     Timed("forward", _FUSED, "RealConvolution.forward", _real_convolution),
     Timed("operands of both", _FUSED, "SignConvolution.backward"),
     Timed("operands of both", _FUSED, "RealConvolution.backward"),
-    Timed("operands of both", _FUSED, "RealConvolution.backward_by_parts"),  # with BatchNorm's last pass
     Timed("weight gradient", _SUMS, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _SUMS, "WeightGradient.each_block", _sum_over_pixels),  # with what is made of the sums
-    Timed("weight gradient", _SUMS, "RowsGradient.__call__", _sum_over_pixels),
+    Timed(
+        "weight gradient", _SUMS, "RowsGradient.__call__", _sum_over_pixels
+    ),  # with its operand, and BatchNorm's last pass
     Timed("weight gradient", _TILES, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
     Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),

@@ -74,8 +74,10 @@ def machine(pace: Any) -> dict[str, Any]:
     return about
 
 
-def finish(result: dict[str, Any], text: Callable[[dict[str, Any]], str], json_file: str | None, others: Any) -> None:
-    """Print or write the result."""
+def finish(
+    result: dict[str, Any], text: Callable[[dict[str, Any]], str] | None, json_file: str | None, others: Any
+) -> None:
+    """Print or write the result; without `text` it has been printed, unless as JSON."""
     warning = others.warning()
     if warning:
         say(f"warning: {warning}")
@@ -85,4 +87,5 @@ def finish(result: dict[str, Any], text: Callable[[dict[str, Any]], str], json_f
         return
     if json_file is not None:
         write_atomically(json_file, json.dumps(result, indent=2).encode() + b"\n")
-    click.echo(text(result))
+    if text is not None:
+        click.echo(text(result))

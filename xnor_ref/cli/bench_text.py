@@ -120,15 +120,10 @@ def _kernel_and_whole(measured: dict[str, float] | None) -> str:
     return "-" if measured is None else f"{measured['kernel']:.1f}x, {measured['whole']:.1f}x"
 
 
-def training(result: dict[str, Any]) -> str:
-    """Training steps, ours and torch's, and where ours spend their time."""
-    networks = result["networks"]
-    batches = " and ".join(str(batch) for batch in sorted({network["batch"] for network in networks}))
-    parts = [machine(result["machine"], result["threads"], batches)]
-    for network in networks:
-        parts.append(_training(network))
-        parts += [_profile(entry) for entry in network["contenders"] if "profile" in entry]
-    return _joined(parts, _absences(networks))
+def training(network: dict[str, Any]) -> str:
+    """Training steps of a network, ours and torch's, and where ours spend their time."""
+    profiles = [_profile(entry) for entry in network["contenders"] if "profile" in entry]
+    return _joined([_training(network), *profiles], _absences([network]))
 
 
 def _training(result: dict[str, Any]) -> str:

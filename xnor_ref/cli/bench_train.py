@@ -73,6 +73,7 @@ def train(
         for name in names or networks.NETWORKS[: 1 if quick else None]
     ]
     about, measured = bench_options.machine(bench_options.pace_of(quick)), []
+    batches = " and ".join(str(size) for size in sorted({task.batch for task in tasks}))
     try:
         for task in tasks:
             measured.append(
@@ -88,10 +89,14 @@ def train(
                     say=lambda text: progress.progress(text, 0, 1),
                 )
             )
+            if json_file != "-":  # at once: the next one takes minutes
+                progress.clear()
+                head = "" if measured[1:] else bench_text.machine(about, threads, batches) + "\n"
+                click.echo(f"{head}\n{bench_text.training(measured[-1])}")
     finally:
         progress.clear()
     result = {"machine": about, "threads": threads, "networks": measured}
-    bench_options.finish(result, bench_text.training, json_file, others)
+    bench_options.finish(result, None, json_file, others)
     if plot is not None:
         speeds = {
             f"{one['network']}: {entry['name']}": entry["images_per_second"]

@@ -20,9 +20,8 @@ import numpy as np
 from numba import boolean, int64, intp, uint32, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels import simd, tile, tile_gradients
+from xnor_ref.kernels import gradient_layout, simd, tile, tile_gradients
 from xnor_ref.kernels.float_ops import conv_output_size
-from xnor_ref.kernels.gradient_layout import fill_real_panels, fill_sign_panels
 from xnor_ref.kernels.jit import compiled
 from xnor_ref.kernels.jit import readonly as _in
 from xnor_ref.kernels.jit import writable as _out
@@ -33,16 +32,23 @@ from xnor_ref.kernels.tile_gradients import BYTES, REALS
 
 Pair = tuple[int, int]
 Then = Callable[[int, NDArray], None]
+Parts = Callable[[int, int], NDArray[np.float32]]
 NEAR = 1 << 17  # bytes of a panel that are worth keeping in a core's cache
 OFFSET = 128  # of bytes that are gradients
 INPUTS = 32  # input channels of a piece of work at most
 PIECES = 32  # that there should be, so that no thread waits long for another
 BLOCKS = 16  # of outputs that are enough to share them among threads
+IMAGE_GROUPS = 16  # that are summed apart where there are few inputs, whatever the number of threads
+NUMBERS = 1 << 17  # of a piece of images that stays in a core's cache
 
 _real_wide, _real_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
 _in_byteswide, _in_bytesnarrow = tile_gradients.integer[tile.WIDE], tile_gradients.integer[tile.NARROW]
 _shape, _release = tile_gradients.shape, tile_gradients.release
 _descaled_wide, _descaled_narrow = tile_gradients.descaled[tile.WIDE], tile_gradients.descaled[tile.NARROW]
+
+
+# Of `gradient_layout.pack_gradient`, where nothing but panels is wanted.
+_NO_PADDED = np.zeros((0, 0), np.float32), False, False, 0, np.zeros((1,) * 4, np.float32)
 
 
 # --- the gradient of the weight ----------------------------------------------------------------------------------
@@ -175,18 +181,40 @@ class RowsGradient:
         g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL] = size[0] * row, stride[0] * row, stride[1] * channels * 4, 4
         self._geometry = g
         self._room = out_h * out_w * simd.padded_outputs(outputs)
+        self._together = max(1, NUMBERS // self._room)
 
     def panels(self, n: int) -> NDArray[np.uint32]:
         """As in `WeightGradient`."""
         return empty((n * self._room,), np.uint32)
 
-    def __call__(self, x: NDArray[np.float32], dy: NDArray[np.uint32], n: int, threads: int) -> NDArray[np.float32]:
-        """Sums (C * KH*KW, padded O) over n images."""
-        g = self._geometry.copy()
-        g[IMAGES] = n
-        out = zeros((len(self.taps) * int(g[CHANNELS]), simd.padded_outputs(self.outputs)))
-        _sum(g, self.taps, x, dy, out, threads)
-        by_channel = out.reshape(-1, self.channels, out.shape[1]).transpose(1, 0, 2)
+    def __call__(self, x: NDArray[np.float32], dy_of: Parts, n: int, threads: int) -> NDArray[np.float32]:
+        """Sums (C * KH*KW, padded O) over n images.
+
+        `dy_of(start, stop)` gives some images' gradients (N, OH, OW, O), on any thread; they are used at once, so that
+        they need not pass through memory. Images are added up in groups, each on one thread, and the groups in order.
+        """
+        each = -(-n // IMAGE_GROUPS)
+        inputs, padded = int(self._geometry[CHANNELS]), simd.padded_outputs(self.outputs)
+        sums = zeros((-(-n // each), len(self.taps) * inputs, padded))
+
+        def some(start: int, stop: int) -> None:
+            for group in range(start, stop):
+                end = min((group + 1) * each, n)
+                for image in range(group * each, end, self._together):
+                    dy = dy_of(image, min(image + self._together, end))
+                    panels = self.panels(len(dy))
+                    gradient_layout.pack_gradient(
+                        0, len(dy), 0, len(dy), dy, *_NO_PADDED, panels.view(np.float32)
+                    )  # fmt: skip
+                    g = self._geometry.copy()
+                    g[IMAGES], g[PIECE], g[TILE_INPUTS], g[TILE_BLOCKS] = len(dy), inputs, REALS.inputs, REALS.blocks
+                    target = sums[group].view(np.uint32).reshape(-1)
+                    words, blocks = x[image:].reshape(-1).view(np.uint32), -(-padded // WIDE)
+                    _sum_over_pixels(0, blocks, False, g, self.taps, words, panels, target)
+
+        parallel_chunks(some, len(sums), 1, threads)
+        out = sums.sum(axis=0)
+        by_channel = out.reshape(-1, self.channels, padded).transpose(1, 0, 2)
         return np.ascontiguousarray(by_channel).reshape(out.shape)
 
 
@@ -315,14 +343,20 @@ class _Phase:
     def load_reals(self, whole: "InputGradient", weight, threads: int) -> None:
         """Lay out real weights (O, C*KH*KW)."""
         arguments = weight.reshape(-1), whole.source, whole.outputs, weight[0].size, self.offsets
-        split(threads, -(-whole.inputs // WIDE), fill_real_panels, *arguments, self.panels.view(np.float32))
+        split(
+            threads,
+            -(-whole.inputs // WIDE),
+            gradient_layout.fill_real_panels,
+            *arguments,
+            self.panels.view(np.float32),
+        )
 
     def load_signs(self, whole: "InputGradient", words, alpha, threads: int) -> None:
         """Lay out signs, words (O, KH*KW*words)."""
         sums = np.zeros((len(self.offsets), self.table.shape[1]), np.int32)
         arguments = words, alpha, whole.inputs, self.offsets * whole.words
         panels = self.panels, self.panels.view(np.float32), sums
-        split(threads, -(-whole.inputs // WIDE), fill_sign_panels, whole.in_bytes, *arguments, *panels)
+        split(threads, -(-whole.inputs // WIDE), gradient_layout.fill_sign_panels, whole.in_bytes, *arguments, *panels)
         if whole.in_bytes and len(self.offsets):
             before = np.zeros((len(self.ky) + 1, sums.shape[1]), np.int64)
             np.cumsum(sums.reshape(len(self.ky), len(self.kx), -1).sum(axis=1), axis=0, out=before[1:])

@@ -10,7 +10,8 @@ an element is one pixel p, or four with bytes; and the vectors hold dy of that p
                 acc[i, v] += x[i] * w[v]
 
 With bytes a lane takes four products at a time, of an unsigned byte of x and a signed byte of w (VNNI, vpdpbusd). Rows
-are then so short that the loops would cost more than they do; so there is one, and a table says where x lies.
+are then so short that the loops would cost more than they do; so there is one, and a table says where x lies. Where
+the processor has AMX, `amx.py` has other micro-kernels for bytes, with the same arguments and results.
 """
 
 from typing import NamedTuple

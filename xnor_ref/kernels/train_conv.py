@@ -365,21 +365,24 @@ class RealConvolution(_Convolution):
             return self._backward_by_tiles(dy, None, x, weight, None, (latent, alpha, rule), need_input)
         images = 1 if self._rows else n
         of_weight, of_input = self._gradients(n)
-        panels = of_weight.panels(images)
-        target = empty((n, *of_input.padded_shape) if need_input else (1, 1, 1, 1))
-        rows = self._rows and need_input
-        pack = (
-            *(self._as_rows(dy, self._rows), _NO_K, False, need_input, of_input.left),
-            *(self._as_rows(target, rows), panels.view(np.float32)),
-        )
-        split(threads, images, gradient_layout.pack_gradient, 0, images, *pack)
-        planes = padded
-        if isinstance(of_weight, WeightGradient):
+        finish = latent, alpha, rule, threads
+        if need_input or isinstance(of_weight, WeightGradient):
+            panels = of_weight.panels(images)
+            target = empty((n, *of_input.padded_shape) if need_input else (1, 1, 1, 1))
+            rows = self._rows and need_input
+            pack = (
+                *(self._as_rows(dy, self._rows), _NO_K, False, need_input, of_input.left),
+                *(self._as_rows(target, rows), panels.view(np.float32)),
+            )
+            split(threads, images, gradient_layout.pack_gradient, 0, images, *pack)
+        if isinstance(of_weight, RowsGradient):
+            dw = self._gradient_of_weight(of_weight, padded, lambda start, stop: dy[start:stop], n, *finish)
+        else:
             planes = of_weight.planes(images)
             width = n if self._rows else self.size[1]
             shown = self._as_rows(padded, self._rows)
             split(threads, images, gradient_layout.to_planes, shown, width, of_weight.layout.left, planes)
-        dw = self._gradient_of_weight(of_weight, planes, panels, images, latent, alpha, rule, threads)
+            dw = self._gradient_of_weight(of_weight, planes, panels, images, *finish)
         if not need_input:
             return dw, None
         of_input.load_reals(weight, threads)
@@ -391,16 +394,7 @@ class RealConvolution(_Convolution):
         dY comes some images at a time, from `dy_of(start, stop)` on any thread.
         """
         threads, n = check_threads(None), len(padded)
-        of_weight, _ = self._gradients(n)
-        panels = of_weight.panels(n)
-        rest = _NO_K, False, False, 0, _NO_IMAGES, panels.view(np.float32)
-
-        def pack(start: int, stop: int) -> None:
-            gradient_layout.pack_gradient(start, stop, start, n, dy_of(start, stop), *rest)
-
-        together = max(1, NUMBERS // (self.result[0] * self.result[1] * self.outputs))
-        parallel_chunks(pack, n, together, threads)
-        return self._gradient_of_weight(of_weight, padded, panels, n, weight, _NONE, "none", threads)
+        return self._gradient_of_weight(self._gradients(n)[0], padded, dy_of, n, weight, _NONE, "none", threads)
 
     def _gradients(self, n: int) -> tuple[WeightGradient | RowsGradient, InputGradient]:
         key = n if self._rows else 0
