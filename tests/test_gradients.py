@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xnor_ref import binary
@@ -246,6 +246,14 @@ def unit_of(value):
     return max(float(abs(value).max()) / 126.999, 2.0**-126)
 
 
+LARGE = (  # longer than pieces, with ends: of a row of pixels, of sums, of the blocks of outputs and of inputs
+    ((3, 33, 40, 35), (200, 35, 1, 1), (1, 1), (0, 0)),
+    ((9, 6, 17, 50), (290, 50, 3, 3), (1, 1), (1, 1)),
+    ((37, 4, 4, 20), (97, 20, 3, 3), (1, 1), (1, 1)),
+    ((5, 21, 35, 18), (64, 18, 5, 5), (2, 1), (2, 2)),
+)
+
+
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**20),
@@ -254,6 +262,10 @@ def unit_of(value):
     scale=st.sampled_from(["off", "plain", "valid"]),
     rule=st.sampled_from(["none", "clipped", "ste"]),
 )
+@example(0, LARGE[0], 0, "off", "none")
+@example(1, LARGE[1], 1, "plain", "ste")
+@example(2, LARGE[2], 0, "plain", "clipped")
+@example(3, LARGE[3], -1, "off", "ste")
 def test_sums_of_bytes_are_exact(seed, place, pad_value, scale, rule):
     layer = Signs(seed, place, pad_value, scale, rule=rule)
     dw, dx = layer.backward(Rounding(seed))
@@ -401,6 +413,7 @@ def threads():
         ((33, 2, 2, 64), (40, 64, 2, 2), (1, 1), (0, 0)),
         ((150, 9, 7, 65), (70, 65, 3, 3), (1, 1), (1, 1)),  # by tiles
         ((90, 9, 7, 65), (70, 65, 5, 5), (1, 1), (1, 1)),
+        ((37, 40, 36, 3), (97, 3, 5, 5), (1, 2), (2, 2)),  # few channels: groups of images
     ],
 )
 def test_the_number_of_threads_changes_no_bit(rounding, place, threads):

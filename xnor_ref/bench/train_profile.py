@@ -121,9 +121,7 @@ TIMED = (
     Timed("operands of both", _FUSED, "RealConvolution.backward"),
     Timed("weight gradient", _SUMS, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _SUMS, "WeightGradient.each_block", _sum_over_pixels),  # with what is made of the sums
-    Timed(
-        "weight gradient", _SUMS, "RowsGradient.__call__", _sum_over_pixels
-    ),  # with its operand, and BatchNorm's last pass
+    Timed("weight gradient", _SUMS, "RowsGradient.__call__", _sum_over_pixels),  # with BatchNorm's last pass
     Timed("weight gradient", _TILES, "WeightGradient.__call__", _sum_over_pixels),
     Timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
     Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),

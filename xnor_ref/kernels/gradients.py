@@ -8,8 +8,9 @@ With D = dC/dY (N, OH, OW, O), channels innermost as everything here:
   tap is an address, and D in panels as the tiles of `tile_gradients.py` read them.
 
 `InputGradient` and `WeightGradient` work the geometry out once. Both come in two arithmetics: float32, and bytes
-(`gradient_layout.quantize`), whose sums are exact integers. Outputs are shared among threads, never sums, so results do
-not depend on their number. Compiled when first called; import this module only when it is needed.
+(`gradient_layout.quantize`), whose sums are exact integers. Outputs are shared among threads, never sums, but for
+`RowsGradient`, which cuts sums at the same places whatever the threads; so results do not depend on their number.
+Compiled when first called; import this module only when it is needed.
 """
 
 from collections.abc import Callable

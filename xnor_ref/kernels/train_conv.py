@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.kernels import gradient_layout, nhwc, plain, signs, simd, winograd
 from xnor_ref.kernels.float_ops import FEW, conv_output_size
-from xnor_ref.kernels.gradients import InputGradient, RowsGradient, WeightGradient
+from xnor_ref.kernels.gradients import NUMBERS, InputGradient, RowsGradient, WeightGradient
 from xnor_ref.kernels.memory import LINE, empty, zeros
 from xnor_ref.kernels.simd import split
 from xnor_ref.kernels.threads import check_threads, parallel_chunks
@@ -29,7 +29,6 @@ Pair = tuple[int, int]
 Then = Callable[[F32, int, int], None]
 
 RULES = {"none": 0, "clipped": 1, "corrected": 2, "paper": 3, "ste": 4, "official": 5}  # of `gradient_layout.finish`
-NUMBERS = 1 << 17  # of a piece of images that stays in a core's cache
 CACHED = 1 << 23  # bytes of a result that could still be in a cache when it is read
 PIXELS = 256  # of a piece of images, so that weights are worth reading
 MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
