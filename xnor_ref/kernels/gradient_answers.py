@@ -65,9 +65,10 @@ def _summed(kernel, outputs, stride, padding, in_bytes):
 
 
 def _summed_rows():
-    sums = gradients.RowsGradient(3, 21, (5, 9), (3, 2), (2, 1), (1, 1))
-    dy = reals(2, 3, 10, 21)
-    return sums(reals(2, 5, 11, 3), lambda start, stop: dy[start:stop], 2, 1)[:, :21]
+    gradient = gradients.RowsGradient(3, 21, (5, 9), (3, 2), (2, 1), (1, 1))
+    sums = gradient.sums(1)
+    gradient.add(reals(2, 5, 11, 3), in_blocks(reals(2 * 3 * 10, 21).view(np.uint32)), 2, sums[0])
+    return gradient.total(sums)[:, :21]
 
 
 def _convolved(channels, kernel, stride, padding):

@@ -195,8 +195,7 @@ class RowsGradient:
         they need not pass through memory. Images are added up in groups, each on one thread, and the groups in order.
         """
         each = -(-n // IMAGE_GROUPS)
-        inputs, padded = int(self._geometry[CHANNELS]), simd.padded_outputs(self.outputs)
-        sums = zeros((-(-n // each), len(self.taps) * inputs, padded))
+        sums = self.sums(-(-n // each))
 
         def some(start: int, stop: int) -> None:
             for group in range(start, stop):
@@ -204,18 +203,28 @@ class RowsGradient:
                 for image in range(group * each, end, self._together):
                     dy = dy_of(image, min(image + self._together, end))
                     panels = self.panels(len(dy))
-                    gradient_layout.pack_gradient(
-                        0, len(dy), 0, len(dy), dy, *_NO_PADDED, panels.view(np.float32)
-                    )  # fmt: skip
-                    g = self._geometry.copy()
-                    g[IMAGES], g[PIECE], g[TILE_INPUTS], g[TILE_BLOCKS] = len(dy), inputs, REALS.inputs, REALS.blocks
-                    target = sums[group].view(np.uint32).reshape(-1)
-                    words, blocks = x[image:].reshape(-1).view(np.uint32), -(-padded // WIDE)
-                    _sum_over_pixels(0, blocks, False, g, self.taps, words, panels, target)
+                    place = *_NO_PADDED, panels.view(np.float32)
+                    gradient_layout.pack_gradient(0, len(dy), 0, len(dy), dy, *place)
+                    self.add(x[image:], panels, len(dy), sums[group])
 
         parallel_chunks(some, len(sums), 1, threads)
+        return self.total(sums)
+
+    def sums(self, groups: int) -> NDArray[np.float32]:
+        """Room for the sums of so many groups, zeros."""
+        return zeros((groups, len(self.taps) * int(self._geometry[CHANNELS]), simd.padded_outputs(self.outputs)))
+
+    def add(self, x: NDArray[np.float32], dy: NDArray[np.uint32], n: int, sums: NDArray[np.float32]) -> None:
+        """Add those over n images to one group's, on this thread: dy of `panels`."""
+        g = self._geometry.copy()
+        g[IMAGES], g[PIECE], g[TILE_INPUTS], g[TILE_BLOCKS] = n, g[CHANNELS], REALS.inputs, REALS.blocks
+        words, target = (array.reshape(-1).view(np.uint32) for array in (x, sums))
+        _sum_over_pixels(0, -(-self.outputs // WIDE), False, g, self.taps, words, dy, target)
+
+    def total(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
+        """All groups' sums, as `__call__` gives them."""
         out = sums.sum(axis=0)
-        by_channel = out.reshape(-1, self.channels, padded).transpose(1, 0, 2)
+        by_channel = out.reshape(-1, self.channels, out.shape[1]).transpose(1, 0, 2)
         return np.ascontiguousarray(by_channel).reshape(out.shape)
 
 
