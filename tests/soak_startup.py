@@ -31,7 +31,7 @@ def compute(work: str) -> str:
             param.grad = param.data * 2
             optimizer.step()
         return hashlib.sha256(param.data.tobytes()).hexdigest()
-    from tests.packed_samples import every_op
+    from tests.packed.packed_samples import every_op
 
     sample = every_op()
     pixels, network = sample.pixels(), sample.network()

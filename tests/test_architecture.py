@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "xnor_ref"
-ROOMS = (  # from the top: each may import only from those after it
+ROOMS = (  # from the top: each may import only from those after it, and from files of its own room
     "cli",
     "bench",
     "verify",
@@ -30,7 +30,21 @@ ROOMS = (  # from the top: each may import only from those after it
     "storage",
     "errors",
 )
+SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
+    "kernels": ("answers", "ops", "training", "vectors", "readable", "microkernels", "compiling", "basics"),
+    "bench": ("training", "", "peers", "measuring"),
+    "cli": ("commands", "bench", ""),
+    "training": ("", "callbacks", "storing", "settings"),
+}
+MOST_FILES = 13  # of a folder, without its __init__.py
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in SOURCES}
 
 
 def room_of(module: str) -> str | None:
@@ -38,7 +52,13 @@ def room_of(module: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[0] == "xnor_ref" else None
 
 
+def sub_room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 and parts[2] in SUB_ROOMS[parts[1]] else ""
+
+
 def imported_modules(source: str):
+    """What a file imports, also inside of functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -48,23 +68,91 @@ def imported_modules(source: str):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def upward_imports(room: str, source: str) -> list[str]:
+def upward_imports(module: str, source: str) -> list[str]:
+    """What a module imports from a room, or a sub-room of its own room, that is above it."""
+    room = room_of(module)
     below = ROOMS[ROOMS.index(room) :]
-    return [m for m in imported_modules(source) if (target := room_of(m)) in ROOMS and target not in below]
+    found = []
+    for name in imported_modules(source):
+        target = room_of(name)
+        if target not in ROOMS or name not in MODULES:
+            continue
+        if target not in below:
+            found.append(name)
+        elif target == room in SUB_ROOMS and MODULES[name].name != "__init__.py":
+            order = SUB_ROOMS[room]
+            if order.index(sub_room_of(name)) < order.index(sub_room_of(module)):
+                found.append(name)
+    return found
+
+
+def arrows(sources: dict[str, str]) -> dict[str, set[str]]:
+    """What each module imports of the others: of `from a import b`, a.b where that is a module, else a."""
+    found: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        names = set(imported_modules(source)) & set(sources)
+        packages = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+        found[module] = names - packages - {module}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that need each other."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        left = list(graph[start])
+        while left:
+            module = left.pop()
+            if module not in seen:
+                seen.add(module)
+                left += graph[module]
+        reached[start] = seen
+    groups = {frozenset(b for b in reached[a] if a in reached[b]) for a in graph if a in reached[a]}
+    return sorted(sorted(group) for group in groups)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_downwards(path):
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if room == "__init__":
+    module = module_of(path)
+    if module == "xnor_ref":
         return  # the lazy public names
-    assert room in ROOMS, f"{room} has no place in the order of rooms"
-    assert upward_imports(room, path.read_text()) == []
+    assert room_of(module) in ROOMS, f"{module} has no place in the order of rooms"
+    assert upward_imports(module, path.read_text()) == []
 
 
 def test_an_upward_import_is_seen():
-    assert upward_imports("kernels", "from xnor_ref.nn import layers") == ["xnor_ref.nn", "xnor_ref.nn.layers"]
-    assert upward_imports("nn", "import xnor_ref.kernels.layout") == []
+    def found(module, name):
+        return upward_imports(module, f"def f():\n    import {name}")
+
+    assert found("xnor_ref.kernels.ops.planned", "xnor_ref.nn.module") == ["xnor_ref.nn.module"]
+    assert found("xnor_ref.nn.module", "xnor_ref.kernels.basics.layout") == []
+    assert found("xnor_ref.kernels.basics.layout", "xnor_ref.kernels.ops.planned") == ["xnor_ref.kernels.ops.planned"]
+    assert found("xnor_ref.kernels.ops.planned", "xnor_ref.kernels.basics.layout") == []
+    assert found("xnor_ref.bench.peers.naive", "xnor_ref.bench.compare") == ["xnor_ref.bench.compare"]
+
+
+def test_every_sub_room_has_its_place():
+    folders = {path.parent for path in SOURCES if len(path.relative_to(PACKAGE).parts) == 3}
+    for room in SUB_ROOMS:
+        found = {folder.name for folder in folders if folder.parent.name == room}
+        assert found == set(SUB_ROOMS[room]) - {""}
+
+
+def test_no_two_files_need_each_other():
+    assert circles(arrows({module: path.read_text() for module, path in MODULES.items()})) == []
+
+
+def test_a_circle_is_seen():
+    sources = {"p": "", "p.a": "from p import b", "p.b": "def f():\n    from p.c import x", "p.c": "import p.a"}
+    assert circles(arrows(sources)) == [["p.a", "p.b", "p.c"]]
+    assert circles(arrows({**sources, "p.c": ""})) == []
+
+
+def test_no_folder_has_too_many_files():
+    folders = {path.parent for path in [*SOURCES, *(REPOSITORY / "tests").rglob("*.py")]}
+    counts = {folder: sum(path.name != "__init__.py" for path in folder.glob("*.py")) for folder in folders}
+    assert {str(folder): count for folder, count in counts.items() if count > MOST_FILES} == {}
 
 
 PICKLE = re.compile(r"\b(import pickle|from pickle|allow_pickle\s*=\s*True|\beval\(|\bexec\()")
@@ -109,12 +197,12 @@ def test_public_names_are_there():
 
 
 def test_kernels_compile_where_neither_the_package_nor_the_home_can_be_written(tmp_path):
-    """Numba finds no place for its cache there and would refuse; `kernels/cache.py` has a private one."""
+    """Numba finds no place for its cache there and would refuse; `kernels/compiling/cache.py` has a private one."""
     code = (
         "import tempfile; tempfile.tempdir = sys.argv[1]\n"
         "import numba.core.caching as caching\n"
         "[c for c in vars(caching).values() if hasattr(c, '_locator_classes')][0]._locator_classes = []\n"
-        "from xnor_ref.kernels import cache\n"
+        "from xnor_ref.kernels.compiling import cache\n"
         "folder = cache.folder_of(cache.folder_of)\n"
         "print(folder, oct(os.stat(folder).st_mode & 0o777))"
     )

@@ -12,8 +12,9 @@ from tests.run_docs import documented_commands
 from xnor_ref import errors
 from xnor_ref.cli.group import COMMANDS as NAMES
 from xnor_ref.datasets import shapes
-from xnor_ref.training.config import load_toml, resolve
-from xnor_ref.training.recipes import RECIPES
+from xnor_ref.training.settings.config import load_toml
+from xnor_ref.training.settings.recipes import RECIPES
+from xnor_ref.training.settings.resolve import resolve
 
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "data/*.md") for path in REPOSITORY.glob(pattern))
 COMMANDS = [command for path in DOCUMENTS for command in documented_commands(path.read_text())]
@@ -27,7 +28,7 @@ def test_commands_are_found():
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_documented_commands_parse(arguments):
     assert arguments[0] in NAMES
-    command = import_module(f"xnor_ref.cli.{arguments[0]}").command
+    command = import_module(f"xnor_ref.cli.commands.{arguments[0]}").command
     command.make_context(arguments[0], list(arguments[1:]))
 
 

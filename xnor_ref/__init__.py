@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "pack_bits": "xnor_ref.kernels.layout",
-    "unpack_bits": "xnor_ref.kernels.layout",
-    "binary_conv2d": "xnor_ref.kernels.binary_ops",
-    "xnor_conv2d": "xnor_ref.kernels.binary_ops",
-    "binary_linear": "xnor_ref.kernels.binary_ops",
+    "pack_bits": "xnor_ref.kernels.basics.layout",
+    "unpack_bits": "xnor_ref.kernels.basics.layout",
+    "binary_conv2d": "xnor_ref.kernels.ops.binary_ops",
+    "xnor_conv2d": "xnor_ref.kernels.ops.binary_ops",
+    "binary_linear": "xnor_ref.kernels.ops.binary_ops",
     "load_packed": "xnor_ref.packed",
-    "set_threads": "xnor_ref.kernels.threads",
-    "get_threads": "xnor_ref.kernels.threads",
+    "set_threads": "xnor_ref.kernels.basics.threads",
+    "get_threads": "xnor_ref.kernels.basics.threads",
 }
 
 __all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from xnor_ref.kernels.binary_ops import binary_conv2d as binary_conv2d
-    from xnor_ref.kernels.binary_ops import binary_linear as binary_linear
-    from xnor_ref.kernels.binary_ops import xnor_conv2d as xnor_conv2d
-    from xnor_ref.kernels.layout import pack_bits as pack_bits
-    from xnor_ref.kernels.layout import unpack_bits as unpack_bits
-    from xnor_ref.kernels.threads import get_threads as get_threads
-    from xnor_ref.kernels.threads import set_threads as set_threads
+    from xnor_ref.kernels.basics.layout import pack_bits as pack_bits
+    from xnor_ref.kernels.basics.layout import unpack_bits as unpack_bits
+    from xnor_ref.kernels.basics.threads import get_threads as get_threads
+    from xnor_ref.kernels.basics.threads import set_threads as set_threads
+    from xnor_ref.kernels.ops.binary_ops import binary_conv2d as binary_conv2d
+    from xnor_ref.kernels.ops.binary_ops import binary_linear as binary_linear
+    from xnor_ref.kernels.ops.binary_ops import xnor_conv2d as xnor_conv2d
     from xnor_ref.packed import load_packed as load_packed
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.basics.threads import parallel_chunks
 
 Backward = Callable[[NDArray], tuple[NDArray | None, ...]]
 

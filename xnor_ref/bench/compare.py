@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref.bench import baselines, roof
-from xnor_ref.bench.layers import F32, Layer, Linear, check_size, random_data
-from xnor_ref.bench.timing import FULL, Pace, Timing, limited, measure
+from xnor_ref.bench.measuring import roof
+from xnor_ref.bench.measuring.layers import F32, Layer, Linear, check_size, random_data
+from xnor_ref.bench.measuring.timing import FULL, Pace, Timing, limited, measure
+from xnor_ref.bench.peers import baselines
 from xnor_ref.errors import EquivalenceError
-from xnor_ref.kernels import binary_ops
-from xnor_ref.kernels.planned import PlannedConv2d, PlannedLinear
+from xnor_ref.kernels.ops import binary_ops
+from xnor_ref.kernels.ops.planned import PlannedConv2d, PlannedLinear
 
 LAYOUTS = ("NHWC", "NCHW")
-PARTS = ("pack", "scale", "convolve")  # of the whole operation, in their order
 Runs = dict[str, Callable[[], Any]]
 
 

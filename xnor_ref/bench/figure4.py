@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 from xnor_ref.bench.compare import measure_layers
-from xnor_ref.bench.layers import PAPER, Conv
-from xnor_ref.bench.timing import FULL, Pace
+from xnor_ref.bench.measuring.layers import PAPER, Conv
+from xnor_ref.bench.measuring.timing import FULL, Pace
 
 CHANNELS = (1, 2, 3, 8, 16, 32, 64, 128, 256, 512, 1024)  # 3x3 filters, figure 4(b)
 FILTERS = (1, 2, 3, 5, 7, 11, 20)  # 256 channels, figure 4(c)

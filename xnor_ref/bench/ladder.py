@@ -11,12 +11,12 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-from xnor_ref.bench import machine
-from xnor_ref.bench.baselines import BASELINES
 from xnor_ref.bench.compare import measure_layers
-from xnor_ref.bench.layers import PAPER, Conv
-from xnor_ref.bench.process import run_python
-from xnor_ref.bench.timing import FULL, Pace
+from xnor_ref.bench.measuring import machine
+from xnor_ref.bench.measuring.layers import PAPER, Conv
+from xnor_ref.bench.measuring.process import run_python
+from xnor_ref.bench.measuring.timing import FULL, Pace
+from xnor_ref.bench.peers.baselines import BASELINES
 from xnor_ref.errors import InputError, XnorRefError
 
 RUNGS = {  # groups of `baselines.BASELINES` that lead up to our fastest kernel, and what each adds

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
-from xnor_ref.bench import baselines, onnx_twin, roof, torch_twin
-from xnor_ref.bench.layers import check_batch
-from xnor_ref.bench.timing import FULL, Pace, limited, measure
+from xnor_ref.bench.measuring import roof
+from xnor_ref.bench.measuring.layers import check_batch
+from xnor_ref.bench.measuring.timing import FULL, Pace, limited, measure
+from xnor_ref.bench.peers import baselines, onnx_twin, torch_twin
 from xnor_ref.errors import EquivalenceError, InputError
-from xnor_ref.kernels.threads import check_threads
-from xnor_ref.nn.layers import BatchNorm
+from xnor_ref.kernels.basics.threads import check_threads
+from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import PathLike

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from xnor_ref.bench import networks, roof
-from xnor_ref.bench.process import run_python
-from xnor_ref.bench.timing import FULL, Pace
+from xnor_ref.bench import networks
+from xnor_ref.bench.measuring import roof
+from xnor_ref.bench.measuring.process import run_python
+from xnor_ref.bench.measuring.timing import FULL, Pace
 from xnor_ref.storage import PathLike
 
 STAGES = ("interpreter", "numpy", "numba", "xnor_ref", "load", "first answer")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from xnor_ref.binary.sign import ste_mask
 from xnor_ref.binary.weights import weight_gradient
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.bit_planes import MAX_BITS as MAX_BITS
-from xnor_ref.kernels.bit_planes import largest, levels
+from xnor_ref.kernels.ops.bit_planes import MAX_BITS as MAX_BITS
+from xnor_ref.kernels.ops.bit_planes import largest, levels
 
 F32 = NDArray[np.float32]
 

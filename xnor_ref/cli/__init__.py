@@ -9,6 +9,9 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
+from xnor_ref.cli.text import printable as printable
+from xnor_ref.cli.text import program as program
+from xnor_ref.cli.text import say as say
 from xnor_ref.errors import OutputError, XnorRefError
 
 _WRITE_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG}
@@ -84,29 +87,3 @@ def _interrupted(interrupt: KeyboardInterrupt) -> int:
         text += f"; go on with: {program()} train --resume {shlex.quote(str(run))}"
     say(text)
     return 128 + getattr(interrupt, "signal_number", signal.SIGINT)
-
-
-def program() -> str:
-    """How this program was called, for messages that can be pasted."""
-    path = sys.argv[0]
-    if os.path.basename(path).startswith("xnor-ref"):
-        return "xnor-ref"
-    return f"python {shlex.quote(path)}" if os.path.basename(path) == "cli.py" else "python cli.py"
-
-
-def say(text: str) -> None:
-    """A line on stderr; quiet where stderr is closed."""
-    if sys.stderr is None:
-        return
-    try:
-        sys.stderr.write(printable(text) + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
-
-
-def printable(text: str) -> str:
-    """`text` with what is not printable escaped: names come from files and folders that anyone may have made."""
-    escaped = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return escaped.encode(encoding, "backslashreplace").decode(encoding)

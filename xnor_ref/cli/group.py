@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from xnor_ref import __version__
-from xnor_ref.cli import program
+from xnor_ref.cli.text import program
 
 COMMANDS = {
     "train": "Train a network, freeze it to bits and prove that the bits agree.",
@@ -23,7 +23,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Commands by name from `COMMANDS`; module `xnor_ref.cli.<name>` holds `command`."""
+    """Commands by name from `COMMANDS`; module `xnor_ref.cli.commands.<name>` holds `command`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -31,7 +31,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return import_module(f"xnor_ref.cli.{cmd_name}").command
+        return import_module(f"xnor_ref.cli.commands.{cmd_name}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from xnor_ref.errors import InputError, ModelFileError, OutputError
-from xnor_ref.training.config import FIELDS, check_values, choices_of
+from xnor_ref.training.settings.config import FIELDS, check_values, choices_of
 
 DATA_DIR_VARIABLE = "XNOR_REF_DATA"
 
@@ -64,7 +64,7 @@ def said(values: dict[str, Any]) -> dict[str, Any]:
 
 def use_threads(threads: int | None) -> None:
     """Compute on the threads of --threads."""
-    from xnor_ref.kernels.threads import set_threads
+    from xnor_ref.kernels.basics.threads import set_threads
 
     check_values({"threads": threads}, "--threads")
     set_threads(threads)

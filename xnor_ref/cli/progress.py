@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-from xnor_ref.cli import say
+from xnor_ref.cli.text import say
 from xnor_ref.training.observer import Observer
 
 _REDRAW_SECONDS = 0.1

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from xnor_ref.compress import range_coder
 from xnor_ref.compress.tree import Tree, from_parents
 from xnor_ref.errors import InputError, ModelFileError
-from xnor_ref.kernels.layout import n_words
+from xnor_ref.kernels.basics.layout import n_words
 
 MAX_FILTER = 2**24 - 2  # signs of a filter, so that the coder's range can be cut in n + 1 steps
 MAX_WEIGHTS = 2**28  # signs of a layer

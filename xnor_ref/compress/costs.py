@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.compress.tree import Tree
-from xnor_ref.kernels.layout import WORD_BITS, mask_tail, n_words
+from xnor_ref.kernels.basics.layout import WORD_BITS, mask_tail, n_words
 
 
 @dataclass(frozen=True)

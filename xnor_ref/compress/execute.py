@@ -26,11 +26,13 @@ from xnor_ref.compress.planes import Planes
 from xnor_ref.compress.tree import Tree, build, check_fit, filter_rows
 from xnor_ref.compress.visits import FORMS, WORK, visits_of
 from xnor_ref.errors import InputError
-from xnor_ref.kernels import binary_ops
-from xnor_ref.kernels.checks import Pair, check_conv, check_linear, check_memory
-from xnor_ref.kernels.float_ops import conv_output_size, jit_disabled
-from xnor_ref.kernels.layout import mask_tail, signs_of_words
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.basics.checks import check_conv, check_linear
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
+from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.kernels.basics.rungs import jit_disabled
+from xnor_ref.kernels.basics.threads import parallel_chunks
+from xnor_ref.kernels.ops import binary_ops
 
 _PIECE = 1024  # outputs of a channel that are added up together
 

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.checks import Pair
-from xnor_ref.kernels.float_ops import conv_output_size
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
 
 TILE = 64  # outputs that are computed together
+BLOCK = 16  # channels of one piece of work
 
 U64 = NDArray[np.uint64]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numba import int32, int64, intp
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.jit import compiled, readonly, writable
+from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 
 _FAR = np.int64(2**62)
 

@@ -18,9 +18,9 @@ import numpy as np
 from numba import float32, int32, intp, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.float_ops import jit_disabled
-from xnor_ref.kernels.jit import compiled, readonly, writable
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.basics.rungs import jit_disabled
+from xnor_ref.kernels.basics.threads import parallel_chunks
+from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 
 _WORK = 1 << 18  # weights that are worth a chunk of their own
 

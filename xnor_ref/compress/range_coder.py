@@ -7,7 +7,7 @@ below 2**57, so int64 holds them.
 import numpy as np
 from numba import int64, intp, types, uint8, uint64
 
-from xnor_ref.kernels.jit import compiled, readonly, writable
+from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 
 _TOP = 1 << 32
 _BOTTOM = 1 << 24

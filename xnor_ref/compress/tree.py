@@ -1,6 +1,7 @@
 """Trees over the output channels of a binary layer: distances, minimum spanning trees of small depth, baselines.
 
-Filters are rows of packed signs, uint64 (O, n_words(n_bits)), see `kernels.layout`. Weights (O, C, KH, KW) or (O, I) of
+Filters are rows of packed signs, uint64 (O, n_words(n_bits)), see `kernels.basics.layout`. Weights (O, C, KH, KW) or
+(O, I) of
 latent float32 numbers become such rows by `filter_rows`.
 """
 
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 
 from xnor_ref.compress import prim
 from xnor_ref.errors import InputError
-from xnor_ref.kernels import binary_ops
-from xnor_ref.kernels.float_ops import jit_disabled
-from xnor_ref.kernels.layout import mask_tail, pack_mask
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.basics.layout import mask_tail, pack_mask
+from xnor_ref.kernels.basics.rungs import jit_disabled
+from xnor_ref.kernels.basics.threads import parallel_chunks
+from xnor_ref.kernels.ops import binary_ops
 
 KINDS = ("mst", "star", "direct")
 _START_WORK = 1 << 30  # distances that all runs of Prim's algorithm together may look at

@@ -6,14 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.compress.planes import TILE, Planes
+from xnor_ref.compress.planes import BLOCK, TILE, Planes
 from xnor_ref.compress.tree import Tree
 from xnor_ref.errors import InputError
-from xnor_ref.kernels import reference
-from xnor_ref.kernels.layout import pack_mask, signs_of_words
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.basics.layout import pack_mask, signs_of_words
+from xnor_ref.kernels.basics.threads import parallel_chunks
+from xnor_ref.kernels.readable import reference
 
-BLOCK = 16  # channels of one piece of work
 WORK = 1 << 21  # additions of bytes that are worth a chunk of their own
 
 I32 = NDArray[np.int32]

@@ -3,8 +3,8 @@
 import numpy as np
 from numba import float32, int64, uint8, void
 
-from xnor_ref.kernels.jit import compiled, readonly, writable
-from xnor_ref.kernels.selftest import Case, reals, words
+from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
+from xnor_ref.kernels.compiling.selftest import Case, reals, words
 
 _INDICES = readonly(int64, 1)
 

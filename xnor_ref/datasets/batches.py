@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels.float_ops import pixel_table
-from xnor_ref.kernels.rungs import without_kernels
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.basics.rungs import without_kernels
+from xnor_ref.kernels.basics.threads import parallel_chunks
+from xnor_ref.kernels.ops.float_ops import pixel_table
 
 _ORDER_TAG = 0x6F72646572  # "order": keeps this use of (seed, epoch) apart from every other
 _AUGMENT_TAG = 0x63726F70  # "crop"

@@ -17,7 +17,7 @@ import numpy as np
 
 from xnor_ref.datasets.base import Images
 from xnor_ref.errors import DatasetError, InputError
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.basics.threads import parallel_chunks
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -30,9 +30,9 @@ from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.datasets import Dataset, Split
 from xnor_ref.datasets.batches import make_batch, normalization_table
 from xnor_ref.errors import InputError
-from xnor_ref.kernels import binary_ops, float_ops
+from xnor_ref.kernels.ops import binary_ops, float_ops
 from xnor_ref.nn import GAMMAS, BinaryConv2d, binary_backend
-from xnor_ref.nn.scale_layers import Scale
+from xnor_ref.nn.layers.scale_layers import Scale
 
 F64 = NDArray[np.float64]
 IMAGES = 200

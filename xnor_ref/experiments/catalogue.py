@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xnor_ref.errors import InputError
-from xnor_ref.training.config import did_you_mean
+from xnor_ref.training.settings.config import did_you_mean
 
 XNOR_NET = "Rastegari et al. 2016"
 XNOR_NET_PP = "Bulat and Tzimiropoulos 2019"
@@ -270,8 +270,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             settings={"all": {"method": "xnor"}},
             notes=(
                 "No figure of the MST-compression paper is shown, and its learning algorithm is reconstructed "
-                "(training/mst.py); compare rows with each other. `--model resnet18` and `--model resnet20` take other "
-                "networks.",
+                "(training/callbacks/mst.py); compare rows with each other. `--model resnet18` and `--model resnet20` "
+                "take other networks.",
             ),
             compression=True,
         ),

@@ -13,7 +13,7 @@ from xnor_ref.experiments.plan import Plan, Run
 from xnor_ref.training.interrupt import Interrupted
 from xnor_ref.training.job import train_run
 from xnor_ref.training.observer import Observer
-from xnor_ref.training.runs import RunFolder
+from xnor_ref.training.storing.runs import RunFolder
 
 STEPS = 5  # of which the first is left out: it compiles kernels and makes buffers
 VALIDATED = 100

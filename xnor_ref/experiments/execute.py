@@ -16,12 +16,12 @@ from xnor_ref.datasets import Dataset
 from xnor_ref.errors import InputError, ModelFileError, NonFiniteError, OutputError
 from xnor_ref.experiments import report
 from xnor_ref.experiments.plan import Plan, Run
-from xnor_ref.training.config import differences
 from xnor_ref.training.interrupt import Interrupted
 from xnor_ref.training.job import data_identity, finished_report, load_data, train_run
 from xnor_ref.training.loop import steps_per_epoch
 from xnor_ref.training.observer import Observer
-from xnor_ref.training.runs import RunFolder, is_empty
+from xnor_ref.training.settings.config import differences
+from xnor_ref.training.storing.runs import RunFolder, is_empty
 
 
 @dataclasses.dataclass(frozen=True)

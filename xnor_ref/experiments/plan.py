@@ -9,7 +9,8 @@ from typing import Any
 
 from xnor_ref.errors import InputError
 from xnor_ref.experiments.catalogue import Experiment, Row
-from xnor_ref.training.config import TrainConfig, did_you_mean, resolve
+from xnor_ref.training.settings.config import TrainConfig, did_you_mean
+from xnor_ref.training.settings.resolve import resolve
 
 ROOT = Path("runs") / "reproduce"
 BUDGETS = {"quick": "shapes", "full": "tiny-imagenet"}  # with the data set that each is meant for

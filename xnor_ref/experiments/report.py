@@ -12,10 +12,10 @@ from xnor_ref.experiments import mst
 from xnor_ref.experiments.catalogue import EXPERIMENTS
 from xnor_ref.experiments.plan import Plan, differing
 from xnor_ref.storage import write_atomically
-from xnor_ref.training.float_file import load_float
 from xnor_ref.training.job import finished_report
 from xnor_ref.training.observer import Observer
-from xnor_ref.training.runs import RunFolder
+from xnor_ref.training.storing.float_file import load_float
+from xnor_ref.training.storing.runs import RunFolder
 
 RESULTS, TABLE = "results.json", "table.md"
 FORMAT = "xnor_ref experiment 2"

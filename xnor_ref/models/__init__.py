@@ -11,7 +11,7 @@ import numpy as np
 
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import BinaryOptions, Builder
-from xnor_ref.nn.layers import positive
+from xnor_ref.nn.layers.real_layers import positive
 from xnor_ref.nn.methods import options_of
 from xnor_ref.nn.module import Sequential
 

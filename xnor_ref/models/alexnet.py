@@ -12,7 +12,7 @@ former, all others the latter. Both have BatchNorms of their own, see `batch_nor
 
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import Dropout, Flatten, MaxPool2d
+from xnor_ref.nn.layers.real_layers import Dropout, Flatten, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16

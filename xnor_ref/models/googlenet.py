@@ -8,7 +8,7 @@ pooling, and below it is 3x3 with stride 1.
 """
 
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import GlobalAvgPool2d, MaxPool2d
+from xnor_ref.nn.layers.real_layers import GlobalAvgPool2d, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16

@@ -1,7 +1,7 @@
 """LeNet-5 (LeCun et al. 1998) in the form that binary networks use: 20 and 50 maps, 500 hidden units, BatchNorm."""
 
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import BatchNorm1d, Flatten, MaxPool2d
+from xnor_ref.nn.layers.real_layers import BatchNorm1d, Flatten, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16

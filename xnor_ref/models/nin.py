@@ -4,7 +4,7 @@ For images from 64 pixels the first convolution takes every second pixel, from 1
 """
 
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from xnor_ref.nn.layers.real_layers import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16

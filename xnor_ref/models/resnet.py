@@ -8,9 +8,9 @@ nothing of its bits: it is binary by default like every inner convolution, and r
 
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import Conv2d, GlobalAvgPool2d, MaxPool2d, ReLU
+from xnor_ref.nn.layers.real_layers import Conv2d, GlobalAvgPool2d, MaxPool2d, ReLU
+from xnor_ref.nn.layers.shortcuts import IdentityShortcut
 from xnor_ref.nn.module import Module, Residual, Sequential
-from xnor_ref.nn.shortcuts import IdentityShortcut
 
 SMALLEST = 16
 USUAL = (224, 3, 1000)

@@ -7,7 +7,7 @@ ResNet-18.
 
 from xnor_ref.models.resnet import check, residual_block
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import GlobalAvgPool2d
+from xnor_ref.nn.layers.real_layers import GlobalAvgPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16

@@ -2,7 +2,7 @@
 
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import GlobalAvgPool2d, MaxPool2d, positive
+from xnor_ref.nn.layers.real_layers import GlobalAvgPool2d, MaxPool2d, positive
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16

@@ -6,7 +6,7 @@ block has 64 maps and the halvings come earlier, so that the cost stays within r
 """
 
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers import Flatten, GlobalAvgPool2d, MaxPool2d
+from xnor_ref.nn.layers.real_layers import Flatten, GlobalAvgPool2d, MaxPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16

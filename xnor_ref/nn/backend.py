@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.checks import BACKENDS, has_vectors
+from xnor_ref.kernels.basics.checks import BACKENDS
+from xnor_ref.kernels.basics.rungs import has_vectors
 
 BACKWARDS = ("auto", "fp32", "int8")
 
@@ -57,7 +58,7 @@ def multiplies_bytes() -> bool:
     """Whether the processor has what "int8" needs."""
     if not has_vectors():
         return False
-    from xnor_ref.kernels import target
+    from xnor_ref.kernels.basics import target
 
     return target.multiplies_bytes()
 

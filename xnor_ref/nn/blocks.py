@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.float_ops import Pair, conv_output_size
-from xnor_ref.nn.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
-from xnor_ref.nn.binary_weight_layers import BinaryWeightConv2d, BinaryWeightLinear
-from xnor_ref.nn.kbit_layers import KBitConv2d, KBitLinear
-from xnor_ref.nn.layers import (
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.nn.layers.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
+from xnor_ref.nn.layers.binary_weight_layers import BinaryWeightConv2d, BinaryWeightLinear
+from xnor_ref.nn.layers.kbit_layers import KBitConv2d, KBitLinear
+from xnor_ref.nn.layers.react_layers import Shift, rprelu
+from xnor_ref.nn.layers.real_layers import (
     AvgPool2d,
     BatchNorm,
     BatchNorm1d,
@@ -28,13 +29,12 @@ from xnor_ref.nn.layers import (
     Sign,
     pair,
 )
+from xnor_ref.nn.layers.scale_layers import Scale
+from xnor_ref.nn.layers.shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from xnor_ref.nn.methods import METHODS as METHODS
 from xnor_ref.nn.methods import BinaryOptions as BinaryOptions
 from xnor_ref.nn.methods import Method
 from xnor_ref.nn.module import Module, Residual, Sequential
-from xnor_ref.nn.react_layers import Shift, rprelu
-from xnor_ref.nn.scale_layers import Scale
-from xnor_ref.nn.shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
 
 _OFFICIAL_EPS = {"first": 1e-5, "hidden": 1e-4, "last": 1e-3}
 

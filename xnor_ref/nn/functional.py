@@ -1,6 +1,6 @@
 """Differentiable functions behind the real-valued layers: each op beside its own backward.
 
-Images are (N, C, H, W) float32; strides, paddings and kernels are pairs. Arithmetic lives in `kernels.float_ops`.
+Images are (N, C, H, W) float32; strides, paddings and kernels are pairs. Arithmetic lives in `kernels.ops.float_ops`.
 In training (gradients recorded) convolutions may share GEMMs between images; otherwise every image is computed alone,
 so that inference gives the same bits at any batch size.
 """
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from xnor_ref import binary
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels import float_ops, products
-from xnor_ref.kernels.float_ops import Pair
+from xnor_ref.kernels.basics import geometry
+from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.ops import float_ops, products
 
 
 def require_images(x: Tensor, channels: int | None, caller: str) -> None:
@@ -51,7 +52,7 @@ def require_window(x: Tensor, kernel: Pair, padding: Pair, caller: str) -> None:
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Tensor:
     """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, KH, KW) -> (N, O, OH, OW)."""
     require_images(x, weight.shape[1] * groups, "conv2d")
-    kernel = float_ops.spatial(weight.data)
+    kernel = geometry.spatial(weight.data)
     require_window(x, kernel, padding, "conv2d")
     images = np.ascontiguousarray(x.data)
     data = float_ops.conv2d(
@@ -68,7 +69,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding
         dy = np.ascontiguousarray(dy)
         dx = None
         if x.requires_grad:
-            dx = float_ops.conv2d_input_gradient(dy, weight.data, float_ops.spatial(x.data), stride, padding, groups)
+            dx = float_ops.conv2d_input_gradient(dy, weight.data, geometry.spatial(x.data), stride, padding, groups)
         dw = float_ops.conv2d_weight_gradient(dy, images, kernel, stride, padding, groups)
         return (dx, dw) if bias is None else (dx, dw, dy.sum(axis=(0, 2, 3)))
 
@@ -123,7 +124,7 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
 
     def backward(dy):
         dy = np.ascontiguousarray(dy)
-        return (float_ops.max_pool2d_gradient(dy, winner, float_ops.spatial(x.data), kernel, stride, padding),)
+        return (float_ops.max_pool2d_gradient(dy, winner, geometry.spatial(x.data), kernel, stride, padding),)
 
     return apply("max_pool2d", data, (x,), backward)
 
@@ -133,7 +134,7 @@ def avg_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     require_images(x, None, "avg_pool2d")
     require_window(x, kernel, padding, "avg_pool2d")
     data = float_ops.avg_pool2d(x.data, kernel, stride, padding)
-    size = float_ops.spatial(x.data)
+    size = geometry.spatial(x.data)
     return apply(
         "avg_pool2d",
         data,

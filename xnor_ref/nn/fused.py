@@ -1,7 +1,8 @@
 """Training on images with their channels innermost: several layers as one node of the tape.
 
 Every function here computes what the layers of `functional`, `binary_layers` and `layers` do one by one, to within
-rounding, with fewer passes over memory and with the kernels of `kernels/train_conv.py`. Tensors keep their shape
+rounding, with fewer passes over memory and with the kernels of `kernels/training/convolution.py`. Tensors keep their
+shape
 (N, C, H, W); only their memory is laid out as (N, H, W, C), so that other operations need not know. They apply in
 training, where gradients are recorded, on processors with vectors; `nn.binary_backend` with another name than "auto"
 and "simd" takes the layers one by one.
@@ -14,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
-from xnor_ref.kernels.checks import has_vectors
-from xnor_ref.kernels.float_ops import spatial
-from xnor_ref.kernels.memory import empty
+from xnor_ref.kernels.basics.geometry import spatial
+from xnor_ref.kernels.basics.memory import empty
+from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
 F32 = NDArray[np.float32]
@@ -35,9 +36,9 @@ def pixels(x: NDArray) -> F32:
     turned = x.transpose(0, 2, 3, 1)
     if turned.flags.c_contiguous or not x.flags.c_contiguous:
         return np.ascontiguousarray(turned)
-    from xnor_ref.kernels import nhwc
-    from xnor_ref.kernels.simd import split
-    from xnor_ref.kernels.threads import check_threads
+    from xnor_ref.kernels.basics.threads import check_threads
+    from xnor_ref.kernels.vectors import nhwc
+    from xnor_ref.kernels.vectors.simd import split
 
     out = empty(turned.shape)
     n, channels, height, width = x.shape
@@ -64,7 +65,7 @@ def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None, binary: tuple[F32,
     `binary` holds other filters to take in place of the weights, their alpha (O,) (empty without one), and the rule by
     which the gradient of the filters becomes that of the latent weights, one of `train_conv.RULES`.
     """
-    from xnor_ref.kernels.train_conv import RealConvolution
+    from xnor_ref.kernels.training.convolution import RealConvolution
 
     weight = layer.weight
     plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
@@ -86,7 +87,7 @@ def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tenso
 
     The gradient between the two is never in memory as a whole.
     """
-    from xnor_ref.kernels.train_conv import RealConvolution
+    from xnor_ref.kernels.training.convolution import RealConvolution
 
     weight = layer.weight
     plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
@@ -110,8 +111,8 @@ def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tenso
 
 def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     """BatchNorm in training mode (unless `norm` is None), then `BinaryConv2d`."""
-    from xnor_ref.kernels import nhwc_norm
-    from xnor_ref.kernels.train_conv import Rounding, SignConvolution
+    from xnor_ref.kernels.training import batch_norm
+    from xnor_ref.kernels.training.convolution import Rounding, SignConvolution
 
     key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, layer.input_scale
     plan = planned(layer, SignConvolution, *key)
@@ -120,7 +121,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     rule = layer.grad_mode if has_alpha else "clipped"
     affine: tuple[F32, F32] | None = None
     if norm is not None:
-        mean, var = nhwc_norm.moments(images)
+        mean, var = batch_norm.moments(images)
         norm.move(mean, var, images.size // norm.channels)
         scale, shift = affine = norm.training_affine(mean, var)
     y, saved = plan.forward(images, layer.weight.data, has_alpha, affine)
@@ -128,12 +129,12 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     def backward(dy):
         rounding = Rounding(seed_of(layer.draw_position())) if gradients_in_bytes() else None
         need = x.requires_grad or norm is not None
-        sums = None if norm is None else nhwc_norm.GradientSums(images, scale, shift, mean)
+        sums = None if norm is None else batch_norm.GradientSums(images, scale, shift, mean)
         dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need, sums)
         if sums is None:
             return None if dx is None else planes(layer.through_sign(images, dx)), dw
-        write, dgamma, dbeta = nhwc_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps)
-        return planes(nhwc_norm.written(write, dx)), dgamma, dbeta, dw
+        write, dgamma, dbeta = batch_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps)
+        return planes(batch_norm.written(write, dx)), dgamma, dbeta, dw
 
     parents = (x, layer.weight) if norm is None else (x, norm.weight, norm.bias, layer.weight)
     return apply("binary_conv2d", planes(y), parents, backward, fresh=True)
@@ -141,8 +142,8 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
 
 def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
     """`KBitConv2d` where `fuses_alone`: its integers are added up by the float32 kernels, without rounding."""
-    from xnor_ref.kernels import binary_ops, bit_planes
-    from xnor_ref.kernels.train_conv import RealConvolution
+    from xnor_ref.kernels.ops import binary_ops, bit_planes
+    from xnor_ref.kernels.training.convolution import RealConvolution
 
     images = pixels(x.data)
     plan = planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.stride, layer.padding, True)
@@ -166,74 +167,74 @@ def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
 
 def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
     """BatchNorm in training mode, then ReLU, and then max pooling, if asked for."""
-    from xnor_ref.kernels import nhwc_norm
+    from xnor_ref.kernels.training import batch_norm
 
     y, gradient = _norm(pixels(x.data), layer, relu, pool)
 
     def backward(dy):
         write, *rest = gradient(pixels(dy))
-        return planes(nhwc_norm.written(write, empty((len(dy), *x.shape[2:], x.shape[1])))), *rest
+        return planes(batch_norm.written(write, empty((len(dy), *x.shape[2:], x.shape[1])))), *rest
 
     return apply("batch_norm", planes(y), (x, layer.weight, layer.bias), backward, fresh=True)
 
 
 def _norm(images: F32, layer: Any, relu: bool, pool: Any) -> tuple[F32, Any]:
     """The result of `norm`, and what makes of its gradient that of the images, by rows, and dgamma and dbeta."""
-    from xnor_ref.kernels import nhwc_norm, nhwc_pool
+    from xnor_ref.kernels.training import batch_norm, pooling
 
-    mean, var = nhwc_norm.moments(images)
+    mean, var = batch_norm.moments(images)
     layer.move(mean, var, images.size // layer.channels)
     scale, shift = layer.training_affine(mean, var)
     if pool is None:
 
         def gradient(dy):
-            sums = nhwc_norm.GradientSums(images, scale, shift, mean, "relu" if relu else False)
-            return nhwc_norm.norm_gradient(dy, sums, var, layer.weight.data, layer.eps)
+            sums = batch_norm.GradientSums(images, scale, shift, mean, "relu" if relu else False)
+            return batch_norm.norm_gradient(dy, sums, var, layer.weight.data, layer.eps)
 
-        return nhwc_norm.norm_relu(images, scale, shift, relu), gradient
+        return batch_norm.norm_relu(images, scale, shift, relu), gradient
     window = pool.kernel_size, pool.stride, pool.padding
-    y, winner = nhwc_pool.norm_relu_pool(images, scale, shift, *window)
+    y, winner = pooling.norm_relu_pool(images, scale, shift, *window)
     given = images, scale, shift, mean, var, layer.weight.data, layer.eps, *window
-    return y, lambda dy: nhwc_pool.norm_relu_pool_gradient(dy, winner, *given)
+    return y, lambda dy: pooling.norm_relu_pool_gradient(dy, winner, *given)
 
 
 def max_pool2d(x: Tensor, layer: Any, relu: bool = False) -> Tensor:
     """`functional.max_pool2d`, after ReLU if asked for."""
-    from xnor_ref.kernels import nhwc_pool
+    from xnor_ref.kernels.training import pooling
 
     window, size = (layer.kernel_size, layer.stride, layer.padding), spatial(x.data)
     if relu:
         one, zero = np.ones(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
-        y, winner = nhwc_pool.norm_relu_pool(pixels(x.data), one, zero, *window)
+        y, winner = pooling.norm_relu_pool(pixels(x.data), one, zero, *window)
     else:
-        y, winner = nhwc_pool.max_pool(pixels(x.data), *window)
+        y, winner = pooling.max_pool(pixels(x.data), *window)
     return apply(
         "max_pool2d",
         planes(y),
         (x,),
-        lambda dy: (planes(nhwc_pool.max_pool_gradient(pixels(dy), winner, size, *window)),),
+        lambda dy: (planes(pooling.max_pool_gradient(pixels(dy), winner, size, *window)),),
         fresh=True,
     )
 
 
 def avg_pool2d(x: Tensor, layer: Any) -> Tensor:
     """`functional.avg_pool2d`."""
-    from xnor_ref.kernels import nhwc_pool
+    from xnor_ref.kernels.training import pooling
 
     window, size = (layer.kernel_size, layer.stride, layer.padding), spatial(x.data)
-    y = nhwc_pool.avg_pool(pixels(x.data), *window)
+    y = pooling.avg_pool(pixels(x.data), *window)
     return apply(
-        "avg_pool2d", planes(y), (x,), lambda dy: (planes(nhwc_pool.avg_pool_gradient(pixels(dy), size, *window)),)
+        "avg_pool2d", planes(y), (x,), lambda dy: (planes(pooling.avg_pool_gradient(pixels(dy), size, *window)),)
     )
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:
     """`functional.global_avg_pool2d`."""
-    from xnor_ref.kernels import nhwc_pool
+    from xnor_ref.kernels.training import pooling
 
     size = spatial(x.data)
-    y = nhwc_pool.global_avg_pool(pixels(x.data))
-    return apply("global_avg_pool2d", y, (x,), lambda dy: (planes(nhwc_pool.global_avg_pool_gradient(dy, size)),))
+    y = pooling.global_avg_pool(pixels(x.data))
+    return apply("global_avg_pool2d", y, (x,), lambda dy: (planes(pooling.global_avg_pool_gradient(dy, size)),))
 
 
 def seed_of(position: tuple[int, int, int]) -> int:

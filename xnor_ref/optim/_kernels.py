@@ -6,8 +6,8 @@ No fastmath, so LLVM neither reorders nor contracts: the bits are those of `_ref
 import numpy as np
 from numba import boolean, float32, void
 
-from xnor_ref.kernels.jit import compiled, readonly, writable
-from xnor_ref.kernels.selftest import Case, reals
+from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
+from xnor_ref.kernels.compiling.selftest import Case, reals
 
 _in, _out = readonly(float32, 1), writable(float32, 1)
 

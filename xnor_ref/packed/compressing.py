@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xnor_ref.compress import codec, costs
 from xnor_ref.compress.tree import Tree, build
 from xnor_ref.errors import InputError, ModelFileError
-from xnor_ref.kernels.layout import pack_mask
+from xnor_ref.kernels.basics.layout import pack_mask
 from xnor_ref.packed import file
 from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
 from xnor_ref.packed.trees import MAX_TREE_WEIGHTS

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import ModelFileError
-from xnor_ref.kernels import float_ops
+from xnor_ref.kernels.ops import float_ops
 from xnor_ref.packed.ops import OPS, Node, Shape, Step, shown
 from xnor_ref.packed.trees import MAX_TREE_WEIGHTS
 from xnor_ref.storage import PathLike, load_tensors

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 import xnor_ref
 from xnor_ref import nn
 from xnor_ref.errors import InputError, NonFiniteError
-from xnor_ref.kernels import bit_planes
-from xnor_ref.nn.layers import BatchNorm
+from xnor_ref.kernels.ops import bit_planes
+from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.packed.file import FORMAT, version_of
 from xnor_ref.packed.ops import compact_bits
 from xnor_ref.packed.runtime import PackedNetwork

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import ModelFileError
-from xnor_ref.kernels import float_ops
+from xnor_ref.kernels.basics import geometry
+from xnor_ref.kernels.basics.geometry import Pair as Pair
 
 F32 = NDArray[np.float32]
 Shape = tuple[int, ...]
-Pair = tuple[int, int]
 
 MAX_SIDE = 1024  # of a kernel, a stride or a padding
 
@@ -116,7 +116,7 @@ class Node:
 
     def window(self, x: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
         """Output height and width of a window that slides over the input."""
-        size = float_ops.conv_output_size((x[1], x[2]), kernel, stride, padding)
+        size = geometry.conv_output_size((x[1], x[2]), kernel, stride, padding)
         self.need(min(size) > 0, f"kernel {kernel} is larger than the input {x} with padding {padding}")
         return size
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels import binary_ops, bit_planes, float_ops, sign_sums
-from xnor_ref.kernels.bit_planes import MAX_BITS
-from xnor_ref.kernels.layout import WORD_BITS, n_words, pack_mask, signs_of_words
-from xnor_ref.kernels.sign_sums import compact_bits as compact_bits
+from xnor_ref.kernels.basics.layout import WORD_BITS, n_words, pack_mask, signs_of_words
+from xnor_ref.kernels.ops import binary_ops, bit_planes, float_ops, sign_sums
+from xnor_ref.kernels.ops.bit_planes import MAX_BITS
+from xnor_ref.kernels.ops.sign_sums import compact_bits as compact_bits
 from xnor_ref.packed import trees
 from xnor_ref.packed.nodes import F32 as F32
 from xnor_ref.packed.nodes import Node as Node

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels import nhwc, signs, simd
-from xnor_ref.kernels.planned import Workspace
+from xnor_ref.kernels.ops.planned import Workspace
+from xnor_ref.kernels.vectors import nhwc, signs, simd
 from xnor_ref.packed import trees
 from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
 from xnor_ref.packed.ops import Settings

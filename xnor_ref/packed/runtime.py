@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFiniteError
-from xnor_ref.kernels.checks import check_memory, check_options, has_vectors
-from xnor_ref.kernels.threads import parallel_chunks
+from xnor_ref.kernels.basics.checks import check_options
+from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.packed import file
 from xnor_ref.packed.ops import Settings
 from xnor_ref.storage import PathLike, save_tensors

@@ -11,11 +11,11 @@ from functools import singledispatch
 from typing import Any
 
 from xnor_ref import nn
-from xnor_ref.kernels.float_ops import Pair, conv_output_size
-from xnor_ref.kernels.layout import n_words
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.models import Network
-from xnor_ref.nn.binary_layers import BinaryLayer
-from xnor_ref.nn.layers import AvgPool2d, MaxPool2d
+from xnor_ref.nn.layers.binary_layers import BinaryLayer
+from xnor_ref.nn.layers.real_layers import AvgPool2d, MaxPool2d
 from xnor_ref.packed.freeze import freeze
 
 Shape = tuple[int, ...]

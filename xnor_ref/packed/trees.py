@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.kernels.basics.geometry import Pair
 
 if TYPE_CHECKING:
     from xnor_ref.compress.execute import TreeConv, TreeLinear
     from xnor_ref.compress.tree import Tree
-    from xnor_ref.packed.ops import Node, Settings
+    from xnor_ref.packed.nodes import Node, Settings
 
 I32 = NDArray[np.int32]
 U64 = NDArray[np.uint64]
-Pair = tuple[int, int]
 
 EXECUTIONS = ("auto", "direct", "tree")
 MAX_TREE_WEIGHTS = 2**30  # of all layers of a file together

@@ -10,11 +10,11 @@ from xnor_ref.datasets.batches import normalization_table
 from xnor_ref.errors import EquivalenceError, ModelFileError
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import load_packed
-from xnor_ref.training.checkpoint import BEST, CheckpointFolder, Position, read, split_state
 from xnor_ref.training.evaluation import compare, float_logits
-from xnor_ref.training.float_file import rebuild
 from xnor_ref.training.job import freeze_model
-from xnor_ref.training.runs import RunFolder
+from xnor_ref.training.storing.checkpoint import BEST, CheckpointFolder, Position, read, split_state
+from xnor_ref.training.storing.float_file import rebuild
+from xnor_ref.training.storing.runs import RunFolder
 
 COMPARED = 16
 

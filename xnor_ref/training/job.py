@@ -14,26 +14,26 @@ from xnor_ref import datasets, models, optim
 from xnor_ref.datasets import AugmentSpec, Dataset, Split
 from xnor_ref.datasets.batches import epoch_order, normalization_table
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError
-from xnor_ref.kernels.rungs import reference_only, without_kernels
-from xnor_ref.kernels.threads import set_threads
+from xnor_ref.kernels.basics.rungs import reference_only, without_kernels
+from xnor_ref.kernels.basics.threads import set_threads
 from xnor_ref.nn import binary_backend
 from xnor_ref.nn.backend import backward_in, multiplies_bytes
 from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import sha256_file, write_atomically
-from xnor_ref.training import environment
 from xnor_ref.training.ahead import compile_ahead
 from xnor_ref.training.allocator import keep_freed_memory
-from xnor_ref.training.checkpoint import CheckpointFolder, MismatchError, Position, read, split_state, state_of
-from xnor_ref.training.config import TrainConfig
+from xnor_ref.training.callbacks.mst import MstPull, make_regularizer
+from xnor_ref.training.callbacks.sources import Teacher, make_teacher, start_from
 from xnor_ref.training.evaluation import Logits, all_logits, compare, float_logits, score
-from xnor_ref.training.float_file import save_float
 from xnor_ref.training.interrupt import Interrupted, StopRequest
 from xnor_ref.training.loop import steps_per_epoch, train
-from xnor_ref.training.mst import MstPull, make_regularizer
 from xnor_ref.training.observer import Observer
-from xnor_ref.training.runs import RunFolder, new_run
-from xnor_ref.training.sources import Teacher, make_teacher, start_from
+from xnor_ref.training.settings.config import TrainConfig
+from xnor_ref.training.storing import environment
+from xnor_ref.training.storing.checkpoint import CheckpointFolder, MismatchError, Position, read, split_state, state_of
+from xnor_ref.training.storing.float_file import save_float
+from xnor_ref.training.storing.runs import RunFolder, new_run
 
 
 def train_run(

@@ -14,14 +14,14 @@ from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.datasets.batches import epoch_order, make_batch
 from xnor_ref.errors import InputError, NonFiniteError
 from xnor_ref.nn import LOSSES
-from xnor_ref.training.checkpoint import CheckpointFolder, Position
-from xnor_ref.training.config import TrainConfig
+from xnor_ref.training.callbacks.mst import MstPull
+from xnor_ref.training.callbacks.sources import Teacher
 from xnor_ref.training.evaluation import all_logits, score
 from xnor_ref.training.interrupt import Interrupted, StopRequest
-from xnor_ref.training.mst import MstPull
 from xnor_ref.training.observer import Observer
 from xnor_ref.training.pace import Pace
-from xnor_ref.training.sources import Teacher
+from xnor_ref.training.settings.config import TrainConfig
+from xnor_ref.training.storing.checkpoint import CheckpointFolder, Position
 
 TRIAL, LONG = 20, 600  # steps after which a run is estimated, and the seconds that are worth telling
 

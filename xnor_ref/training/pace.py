@@ -4,7 +4,7 @@ from collections import deque
 from statistics import fmean
 from typing import Any
 
-from xnor_ref.training.checkpoint import Position
+from xnor_ref.training.storing.checkpoint import Position
 
 FIRST, LAST = 10, 100  # the first steps may compile kernels and do not count; the speed is the mean of the last ones
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from xnor_ref.kernels.checks import has_vectors
-from xnor_ref.kernels.float_ops import jit_disabled
+from xnor_ref.kernels.basics.rungs import has_vectors, jit_disabled
 
 JIT = not jit_disabled()
 VECTORS = has_vectors()

@@ -7,8 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from xnor_ref.compress import codec, execute, tree
-from xnor_ref.kernels import binary_ops, layout
-from xnor_ref.kernels.planned import PlannedConv2d
+from xnor_ref.kernels.basics import layout
+from xnor_ref.kernels.ops import binary_ops
+from xnor_ref.kernels.ops.planned import PlannedConv2d
 from xnor_ref.verify import cases, oracle
 from xnor_ref.verify.runner import Property
 

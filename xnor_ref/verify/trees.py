@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xnor_ref.compress.tree import KINDS, filter_rows
 from xnor_ref.compress.visits import FORMS
-from xnor_ref.kernels.sign_sums import compact_bits
+from xnor_ref.kernels.ops.sign_sums import compact_bits
 from xnor_ref.packed import PackedNetwork, compressing, load_packed, trees
 from xnor_ref.packed.file import examine
 from xnor_ref.verify import cases, oracle

@@ -1,0 +1,146 @@
+"""Other processors, emulated by Numba's own settings: the fitting code is chosen by itself, exact, and trains."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import JIT_DISABLED, REPOSITORY
+from xnor_ref.kernels.basics.rungs import has_vectors
+
+if JIT_DISABLED or not has_vectors() or platform.machine() not in ("x86_64", "AMD64"):
+    pytest.skip("emulates x86 processors by way of Numba's compiler", allow_module_level=True)
+
+from xnor_ref.kernels.basics.target import multiplies_bytes, multiplies_tiles, target
+
+LANES = target().lanes
+# What runs here must not need more than the processor has. Each name is an instruction set with another road.
+EMULATED = {
+    "nehalem": (0, "None"),
+    "haswell": (8, "'AVX2'"),
+    "skylake-avx512": (16, "'AVX-512'"),
+}
+# The tile of ARM's NEON in the place of the processor's own: LLVM makes code for any of vectors of 4 lanes.
+NEON = """
+from xnor_ref.kernels.basics import target as module
+neon = module.Target("NEON", 4, 4, False)
+module.target = lambda: neon
+"""
+PROGRAM = """
+import importlib
+import pkgutil
+import sys
+import numpy as np
+from xnor_ref import kernels, nn
+from xnor_ref.autodiff import Tensor
+from xnor_ref.cli import main
+from xnor_ref.kernels.compiling.jit import Kernel
+from xnor_ref.kernels.basics.target import multiplies_bytes, target
+from xnor_ref.nn.backend import backward_in, binary_backend
+
+def step(path, arithmetic):
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 40, 3, 1, 1, rng=rng), nn.BatchNorm2d(40), nn.BinaryConv2d(40, 40, 3, 1, 1, rng=rng),
+        nn.Conv2d(40, 40, 3, 1, 1, rng=rng), nn.BatchNorm2d(40), nn.BinaryConv2d(40, 33, 3, 2, 1, rng=rng),
+        nn.BatchNorm2d(33), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(33, 5, 2, bias=True, rng=rng),
+    )
+    x = Tensor(rng.standard_normal((4, 3, 9, 9), dtype=np.float32), requires_grad=True)
+    with binary_backend(path), backward_in(arithmetic):
+        y = model(x)
+        last = y.record.parents[0].record.op
+        y.backward(rng.standard_normal(y.shape, dtype=np.float32))
+    return last, [y.data, x.grad, *(p.grad for p in model.parameters())]
+
+print(target())
+if target():  # every kernel gives its known answers, or raises
+    for found in pkgutil.walk_packages(kernels.__path__, kernels.__name__ + "."):
+        for kernel in vars(importlib.import_module(found.name)).values():
+            if isinstance(kernel, Kernel):
+                kernel.prepare()
+if multiplies_bytes():
+    import tests.conftest  # sets hypothesis up
+    from tests.kernels.test_gradients import test_sums_of_bytes_are_exact
+    test_sums_of_bytes_are_exact()
+(op, found), (_, auto), (_, expected) = step("auto", "fp32"), step("auto", "auto"), step("numba", "fp32")
+close = all(np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b) for a, b in zip(found, expected, strict=True))
+same = all(np.array_equal(a, b) for a, b in zip(found, auto, strict=True))
+print("training:", op, "close" if close else "wrong", "bytes" if multiplies_bytes() else "fp32", same)
+sys.exit(main(["verify", "--examples", "4", "--seed", "1"]))
+"""
+
+
+def run(folder, prelude="", **settings):
+    """What the program says of the target, of training and of the rest, under Numba's settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_CPU_")}
+    environment |= {**settings, "NUMBA_CACHE_DIR": str(folder)}
+    result = subprocess.run(
+        [sys.executable, "-c", prelude + PROGRAM], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout.split("\n", 2)
+
+
+def check(said, name, arithmetic="fp32"):
+    found, training, rest = said
+    vectors = found != "None"
+    assert name in found
+    op = "batch_norm" if vectors else "max_pool2d"
+    assert training == f"training: {op} close {arithmetic} {arithmetic == 'fp32'}"
+    assert ("planned layers" in rest) == vectors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", EMULATED)
+def test_every_rung_is_exact(processor, tmp_path):
+    lanes, name = EMULATED[processor]
+    if lanes > LANES:
+        pytest.skip(f"this processor cannot run code for {processor}")
+    check(run(tmp_path, NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=""), name)
+
+
+@pytest.mark.slow
+def test_four_lanes_are_exact(tmp_path):
+    check(run(tmp_path, NEON), "'NEON'")
+
+
+@pytest.mark.slow
+def test_without_avx_the_target_is_what_numba_compiles_for(tmp_path):
+    """That may be vectors of AVX2: Numba leaves FMA and VAES on, which bring them along."""
+    said = run(tmp_path, NUMBA_ENABLE_AVX="0")
+    assert "AVX-512" not in said[0]
+    check(said, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(LANES < 16 or not multiplies_bytes(), reason="this processor has no VNNI on vectors of AVX-512")
+def test_bytes_are_exact(tmp_path):
+    said = run(tmp_path, NUMBA_CPU_NAME="cascadelake", NUMBA_CPU_FEATURES="+avx512vnni")
+    check(said, "'AVX-512'", "bytes")
+
+
+SYSTEM = """
+from xnor_ref.kernels.compiling import cache
+from xnor_ref.kernels.basics import target
+{}
+from xnor_ref.kernels.training import gradients
+from xnor_ref.kernels.microkernels import tile_gradients
+print(tile_gradients.BYTES == tile_gradients.REALS, gradients._convolve_bytes.prepare() is not None)
+print(cache.KernelFile(gradients._convolve_bytes).path)
+"""
+
+
+@pytest.mark.skipif(not multiplies_tiles(), reason="this processor has no AMX")
+def test_where_the_system_grants_no_amx_vnni_multiplies(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def said(program):
+        run = [sys.executable, "-c", program]
+        return subprocess.run(run, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
+
+    granted = said(SYSTEM.format("")).split()
+    refused = said(SYSTEM.format("target._may_use_tiles = lambda: False")).split()
+    assert granted[:2] == ["False", "True"] and refused[:2] == ["True", "True"]
+    assert granted[2] != refused[2]  # neither takes the other's code

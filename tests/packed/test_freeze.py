@@ -1,0 +1,231 @@
+"""Freezing: the packed network repeats the float network's inference to the bit, for every layer and option."""
+
+import numpy as np
+import pytest
+
+from tests.packed import independent_reader
+from xnor_ref import models, nn
+from xnor_ref.autodiff import Tensor, no_grad
+from xnor_ref.errors import InputError, ModelFileError, NonFiniteError
+from xnor_ref.nn import binary_backend
+from xnor_ref.packed import PackedNetwork, load_packed
+from xnor_ref.packed.freeze import emit, freeze
+
+SHAPE = (3, 10, 9)
+SIDES = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+
+
+def lived_in(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Statistics and scales as after training, with gammas of both signs and zeros among them."""
+    rng = np.random.default_rng(seed)
+    for _, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            count = module.channels
+            module.running_mean[...] = rng.normal(size=count)
+            module.running_var[...] = rng.uniform(0.1, 4, count)
+            module.weight.data[...] = rng.normal(size=count)
+            module.bias.data[...] = rng.normal(size=count)
+            module.weight.data[rng.random(count) < 0.1] = 0
+            module.bias.data[rng.random(count) < 0.1] = 0
+    return model
+
+
+def float_logits(model: nn.Module, images) -> np.ndarray:
+    model.eval()
+    with no_grad(), binary_backend("float"):  # shares no code with the bits
+        return model(Tensor(images)).data
+
+
+def frozen(model: nn.Module, shape=SHAPE, classes=5, **options) -> PackedNetwork:
+    values = {key: value[: shape[0]] for key, value in SIDES.items()}
+    names = tuple(f"class {i}" for i in range(classes))
+    return freeze(model, input_shape=shape, **values, classes=names, **options)
+
+
+def assert_agree(model, shape=SHAPE, classes=5, n=6, **options) -> PackedNetwork:
+    packed = frozen(model, shape, classes, **options)
+    images = np.random.default_rng(1).standard_normal((n, *shape), dtype=np.float32)
+    expected = float_logits(model, images)
+    assert expected.std() > 0
+    assert np.array_equal(packed.logits(images), expected)
+    return packed
+
+
+def every_layer(**binary):
+    """All kinds of layers, with the given settings of the binary ones."""
+    linear = {key: value for key, value in binary.items() if key != "pad_value"}
+    if linear.get("input_scale") == "valid":
+        linear["input_scale"] = "plain"
+    rng = np.random.default_rng(0)
+    block = nn.Sequential(
+        bn=nn.BatchNorm2d(66), drop=nn.Dropout(0.5), conv=nn.BinaryConv2d(66, 66, 3, 1, 1, **binary, rng=rng)
+    )
+    down = nn.Sequential(bn=nn.BatchNorm2d(66), conv=nn.BinaryConv2d(66, 20, 3, 2, 1, **binary, rng=rng))
+    short = nn.Sequential(nn.BatchNorm2d(66), nn.BinaryConv2d(66, 20, 1, 2, **binary, rng=rng))
+    return nn.Sequential(
+        stem=nn.Conv2d(3, 6, 3, padding=1, groups=3, bias=True, rng=rng),
+        bn=nn.BatchNorm2d(6),
+        act=nn.PReLU(6),
+        first=nn.BinaryConv2d(6, 66, (3, 2), (1, 1), (1, 0), **binary, rng=rng),
+        pool=nn.MaxPool2d(3, 2, 1),
+        same=nn.Residual(block),
+        down=nn.Residual(down, short),
+        tanh=nn.Hardtanh(),
+        avg=nn.AvgPool2d(2, 1),
+        relu=nn.ReLU(),
+        flat=nn.Flatten(),
+        bn1=nn.BatchNorm1d(40),
+        fc1=nn.BinaryLinear(40, 65, **linear, rng=rng),
+        slope=nn.PReLU(),
+        bn2=nn.BatchNorm1d(65),
+        fc2=nn.BinaryLinear(65, 10, **linear, rng=rng),
+        out=nn.Linear(10, 5, rng=rng),
+    )
+
+
+@pytest.mark.parametrize("pad_value", [-1, 0, 1])
+@pytest.mark.parametrize("input_scale", ["off", "plain", "valid"])
+@pytest.mark.parametrize("weight_scale", ["alpha", "off"])
+def test_every_layer(pad_value, input_scale, weight_scale, tmp_path):
+    model = lived_in(every_layer(pad_value=pad_value, input_scale=input_scale, weight_scale=weight_scale))
+    packed = assert_agree(model)
+    packed.save(tmp_path / "model")
+    pixels = np.random.default_rng(2).integers(0, 256, (5, 10, 9, 3), np.uint8)
+    assert np.array_equal(load_packed(tmp_path / "model").logits(pixels), packed.logits(pixels))
+    theirs = independent_reader.logits(tmp_path / "model", pixels)
+    scale = max(1, np.abs(theirs).max())
+    assert np.abs(theirs - packed.logits(pixels)).max() <= 1e-4 * scale
+    assert np.array_equal(theirs.argmax(axis=1), packed.predict(pixels))
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("method", ["xnor", "full"])
+@pytest.mark.slow
+def test_models(name, method):
+    for input_scale in ("plain", "off") if method == "xnor" else ("plain",):
+        options = {"input_scale": input_scale} if method == "xnor" else {}
+        model = models.build(name, image_size=32, in_channels=3, num_classes=5, method=method, **options)
+        assert_agree(lived_in(model), (3, 32, 32), n=3)
+
+
+def ops(packed):
+    return [row["op"] for row in packed.summary()]
+
+
+def test_batch_norm_before_a_binary_layer_without_k_is_folded():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BinaryConv2d(3, 5, 3, input_scale="off"), nn.GlobalAvgPool2d())
+    assert ops(assert_agree(lived_in(model))) == ["binary_conv2d", "global_avg_pool"]
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(270), nn.BinaryLinear(270, 5, input_scale="off"))
+    assert ops(assert_agree(lived_in(model))) == ["flatten", "binary_linear"]
+
+
+def test_batch_norm_stays_where_its_numbers_are_needed():
+    with_k = nn.Sequential(nn.BatchNorm2d(3), nn.BinaryConv2d(3, 5, 3), nn.GlobalAvgPool2d())
+    assert ops(assert_agree(lived_in(with_k))) == ["affine", "binary_conv2d", "global_avg_pool"]
+    pooled = nn.Sequential(
+        nn.BatchNorm2d(3), nn.MaxPool2d(2), nn.BinaryConv2d(3, 5, 3, input_scale="off"), nn.GlobalAvgPool2d()
+    )
+    assert ops(assert_agree(lived_in(pooled)))[:2] == ["affine", "max_pool"]
+    shared = nn.Sequential(
+        nn.BatchNorm2d(3),
+        nn.Residual(nn.BinaryConv2d(3, 3, 3, 1, 1, input_scale="off")),
+        nn.GlobalAvgPool2d(),
+        nn.Linear(3, 5),
+    )
+    assert ops(assert_agree(lived_in(shared)))[:3] == ["affine", "binary_conv2d", "add"]
+
+
+def test_inputs_of_both_arms_are_renumbered():
+    arm = nn.Sequential(nn.BatchNorm2d(3), nn.BinaryConv2d(3, 4, 3, 1, 1, input_scale="off"))
+    other = nn.Sequential(nn.BatchNorm2d(3), nn.BinaryConv2d(3, 4, 1, input_scale="off"), nn.Dropout())
+    model = nn.Sequential(nn.Residual(arm, other), nn.Residual(nn.Sequential()), nn.Flatten(), nn.Linear(360, 5))
+    assert ops(assert_agree(lived_in(model))) == ["binary_conv2d", "binary_conv2d", "add", "add", "flatten", "linear"]
+
+
+def test_a_single_layer():
+    assert [row["name"] for row in assert_agree(nn.GlobalAvgPool2d(), classes=3).summary()] == ["global_avg_pool"]
+    model = nn.Residual(nn.GlobalAvgPool2d(), nn.GlobalAvgPool2d())
+    assert [row["name"] for row in assert_agree(model, classes=3).summary()] == ["body", "shortcut", "add"]
+
+
+def test_projected_latent_weights():
+    """Centring and clamping happen after each step, so the stored weights are what the network computes with."""
+    model = nn.Sequential(
+        nn.BinaryConv2d(3, 5, 3, centre=True, clamp=True, rng=np.random.default_rng(0)), nn.GlobalAvgPool2d()
+    )
+    assert_agree(model)
+
+
+def test_training_mode_and_weights_are_left_alone():
+    model = lived_in(every_layer())
+    model.train()
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    packed = frozen(model)
+    assert all(module.training for _, module in model.named_modules())
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 10, 9, 3), np.uint8)
+    logits = packed.logits(pixels)
+    for name, array in model.state_dict().items():
+        assert np.array_equal(array, before[name])
+        array[...] = 0  # the packed network has numbers of its own
+    assert np.array_equal(packed.logits(pixels), logits)
+
+
+def test_same_network_gives_same_bytes(tmp_path):
+    for path in ("one", "two"):
+        frozen(lived_in(every_layer())).save(tmp_path / path)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_what_the_file_says_about_its_origin():
+    model = nn.Sequential(nn.GlobalAvgPool2d())
+    packed = frozen(model, classes=3, training={"epochs": 2, "lr": 0.5}, data_sha256="ab" * 32)
+    about = packed.metadata
+    assert about["training"] == {"epochs": 2, "lr": 0.5} and about["data_sha256"] == "ab" * 32
+    assert about["producer"].keys() == {"xnor_ref", "python", "numpy", "numba"}
+    assert packed.mean == SIDES["mean"] and packed.std == SIDES["std"] and packed.input_shape == SHAPE
+    assert frozen(model, classes=3).metadata["data_sha256"] is None
+
+
+class Doubling(nn.Module):
+    def forward(self, x):
+        return x + x
+
+
+class LouderReLU(nn.ReLU):
+    def forward(self, x):
+        return super().forward(x) * 2.0
+
+
+class NamedReLU(nn.ReLU):
+    """Computes what its base does."""
+
+
+def test_unknown_layers_are_named():
+    for layer, name in ((Doubling(), "Doubling"), (LouderReLU(), "LouderReLU"), (nn.Module(), "Module")):
+        with pytest.raises(InputError, match=rf"layer 'a\.b' is a {name}"):
+            frozen(nn.Sequential(a=nn.Sequential(b=layer)))
+    model = nn.Sequential(NamedReLU(), nn.GlobalAvgPool2d())
+    assert ops(assert_agree(model, classes=3)) == ["relu", "global_avg_pool"]
+
+
+def test_every_layer_of_nn_can_be_packed():
+    layers = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+    for kind in set(layers) - {nn.Module}:
+        assert emit.dispatch(kind) is not emit.dispatch(object), kind
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_parameters(bad):
+    model = every_layer()
+    model.state_dict()["same.body.bn.running_var"][3] = bad
+    with pytest.raises(NonFiniteError, match=r"same\.body\.bn\.running_var"):
+        frozen(model)
+
+
+def test_clashes_are_found_at_freezing():
+    with pytest.raises(ModelFileError, match="for 4 classes"):
+        frozen(every_layer(), classes=4)
+    with pytest.raises(ModelFileError, match="stem"):
+        frozen(every_layer(), shape=(1, 10, 9))
+    with pytest.raises(ModelFileError, match="1 to"):
+        frozen(nn.Sequential())

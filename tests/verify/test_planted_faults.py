@@ -1,0 +1,236 @@
+"""Faults planted on purpose: each must be caught by the properties within their default number of examples.
+
+`Planted` is a small NumPy implementation of the kernels with one fault switched on; without a fault it passes. The
+properties that drive it are those of `python cli.py verify`.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.conftest import JIT_DISABLED
+from xnor_ref.kernels.ops import binary_ops
+from xnor_ref.verify import DEFAULT_EXAMPLES, kernels
+from xnor_ref.verify.runner import run_property
+
+PROPERTIES = {prop.check.__name__: prop for prop in reversed(kernels.PROPERTIES)}  # of two, the first one
+LONGEST = next(prop for prop in kernels.PROPERTIES if "76,800" in prop.name)
+SEED = 1603
+
+
+def pair(value):
+    return value if isinstance(value, tuple) else (value, value)
+
+
+class Planted:
+    def __init__(self, fault=None):
+        self.fault = fault
+
+    # --- words
+
+    def native(self, x):
+        if self.fault == "byte order ignored" and not x.dtype.isnative:
+            x = x.view(x.dtype.newbyteorder())
+        if self.fault == "memory order taken for the logical order":
+            x = x.ravel(order="K").reshape(x.shape)
+        return np.ascontiguousarray(x, x.dtype.newbyteorder("="))
+
+    def positive(self, x):
+        if self.fault == "sign(0) is -1":
+            return x > 0
+        if self.fault == "sign(-0.0) is -1":
+            return ~np.signbit(x)
+        if self.fault == "subnormals flushed to zero" and x.dtype.kind == "f":
+            x = np.where(np.abs(x) < np.finfo(x.dtype).tiny, 0, x)
+        return x >= 0
+
+    def pack_bits(self, x, axis=-1):
+        rows = np.moveaxis(self.positive(self.native(x)), axis, -1)
+        tail = -rows.shape[-1] % 64
+        fill = 1 if self.fault == "tail bits packed as 1" else 0
+        rows = np.concatenate([rows, np.full((*rows.shape[:-1], tail), fill, bool)], axis=-1)
+        order = "big" if self.fault == "most significant bit first" else "little"
+        words = np.packbits(np.ascontiguousarray(rows), axis=-1, bitorder=order).view(np.uint64)
+        return np.ascontiguousarray(np.moveaxis(words, -1, axis))
+
+    def differing(self, a, b, n_bits):
+        """Bits in which a (..., words) and b (..., words) differ, tail excluded: integers (...)."""
+        differ = a ^ b
+        used = n_bits % 64
+        if self.fault == "tail mask zero at multiples of 64":
+            differ[..., -1] &= np.uint64((1 << used) - 1)
+        elif self.fault == "words of the tail dropped":
+            if used:
+                differ[..., -1] = 0
+        elif used and self.fault != "tail bits counted":
+            differ[..., -1] &= np.uint64((1 << used) - 1)
+        counts = np.bitwise_count(differ)
+        if self.fault == "sums of 8 bits":
+            return counts.sum(axis=-1, dtype=np.uint8).astype(np.int64)
+        return counts.sum(axis=-1, dtype=np.int64)
+
+    def length(self, n_bits):
+        return -(-n_bits // 64) * 64 if self.fault == "n_bits rounded up to 64" else n_bits
+
+    # --- convolution
+
+    def binary_conv2d(self, x, weight, stride=1, padding=0, pad_value=0, backend="auto", threads=None):
+        x, weight = self.native(x), self.native(weight)
+        words = [np.ascontiguousarray(np.moveaxis(self.pack_bits(a, 1), 1, -1)) for a in (x, weight)]
+        return self.conv2d_bits(*words, x.shape[1], stride, padding, pad_value, backend, threads)
+
+    def conv2d_bits(self, x, weight, channels, stride, padding, pad_value, backend="auto", threads=None):
+        fault = self.fault
+        if fault == "stride of one axis for both":
+            stride = (stride[0], stride[0])
+        if fault == "strides swapped":
+            stride = stride[::-1]
+        if fault == "pad 0 taken for -1" and pad_value == 0:
+            pad_value = -1
+        if fault == "pad +1 taken for 0" and pad_value == 1:
+            pad_value = 0
+        if fault == "pad -1 taken for +1" and pad_value == -1:
+            pad_value = 1
+        if fault == "kernel flipped":
+            weight = weight[:, ::-1, ::-1]
+        (n, height, width, _), (out_channels, kh, kw, _) = x.shape, weight.shape
+        out_h = (height + 2 * padding[0] - kh) // stride[0] + 1
+        out_w = (width + 2 * padding[1] - kw) // stride[1] + 1
+        (ph, pw) = padding[::-1] if fault == "paddings swapped" else padding
+        total = np.zeros((n, out_channels, out_h, out_w), np.int64)
+        zero = np.zeros_like(weight[0, 0, 0])
+        n_bits = self.length(channels)
+        for ky in range(kh):
+            for kx in range(kw):
+                tap = (ky * kw + kx) % (4 if fault == "tap index narrowed" else 2**31)
+                w = weight[:, tap // kw, tap % kw]  # (O, words)
+                iy = np.arange(out_h) * stride[0] - ph + ky
+                ix = np.arange(out_w) * stride[1] - pw + kx
+                inside = ((iy >= 0) & (iy < height))[:, None] & ((ix >= 0) & (ix < width))
+                if fault == "last image column taken for padding":
+                    inside &= ix < max(width - 1, 1)
+                pixels = x[:, np.clip(iy, 0, height - 1)[:, None], np.clip(ix, 0, width - 1)]  # (N, OH, OW, words)
+                differ = self.differing(pixels[:, None], w[:, None, None], channels)  # (N, O, OH, OW)
+                border = pad_value * (n_bits - 2 * self.differing(~zero, w, channels))[:, None, None]
+                total += np.where(inside, n_bits - 2 * differ, border)
+        if fault == "last output row not written":
+            total[:, :, -1] = 0
+        if fault == "last output column twice":
+            total[:, :, :, -1] = total[:, :, :, max(0, out_w - 2)]
+        if fault == "last image lost by the third thread" and threads == 3:
+            total[-1] = 0
+        if fault == "last output channel of the second block lost":
+            total[:, 64:] = 0
+        return total.astype(np.int16 if fault == "16-bit sums" else np.int32).astype(np.int32)
+
+    # --- matrix product
+
+    def binary_linear(self, x, weight, backend="auto", threads=None):
+        x, weight = self.native(x), self.native(weight)
+        return self.gemm_bits(self.pack_bits(x), self.pack_bits(weight), x.shape[1], backend, threads)
+
+    def gemm_bits(self, x, weight, n_bits, backend="auto", threads=None):
+        return (self.length(n_bits) - 2 * self.differing(x[:, None], weight, n_bits)).astype(np.int32)
+
+    # --- thresholds and scales
+
+    def threshold_pack(self, x, threshold, flip, backend="auto", threads=None):
+        limit = threshold[:, None, None]
+        bits = np.where(flip[:, None, None], x <= limit, x >= limit)
+        if self.fault == "threshold exclusive where flipped":
+            bits = np.where(flip[:, None, None], x < limit, x >= limit)
+        if self.fault == "flip negates the whole comparison":
+            bits = (x >= limit) ^ flip[:, None, None]
+        return binary_ops.sign_pack(np.where(bits, np.float32(1), np.float32(-1)))
+
+    def xnor_conv2d(self, x, weight, input_scale="plain", **options):
+        if self.fault == "K of valid taps in plain mode" and input_scale == "plain":
+            input_scale = "valid"
+        if self.fault == "K left out":
+            input_scale = "off"
+        if self.fault == "mean of x instead of |x|":
+            y = binary_ops.xnor_conv2d(x, weight, input_scale=input_scale, **options)
+            return -y if x.mean() < 0 and input_scale != "off" else y
+        y = binary_ops.xnor_conv2d(x, weight, input_scale=input_scale, **options)
+        if self.fault == "one alpha for all filters":
+            alpha = binary_ops.weight_scale(np.ascontiguousarray(weight, np.float32))
+            y = y / np.maximum(alpha, np.float32(1e-45))[:, None, None] * alpha.mean()
+        return y
+
+    def input_scale_map(self, x, kernel, stride, padding, mode, backend="auto", threads=None):
+        if self.fault == "K summed in float32 by one rung" and backend == "numba":
+            mean = np.abs(x).mean(axis=1, keepdims=True, dtype=np.float32)
+            return binary_ops.input_scale_map(mean, kernel, stride, padding, mode, backend)
+        return binary_ops.input_scale_map(x, kernel, stride, padding, mode, backend)
+
+    def implementation(self):
+        names = (name for name in vars(Planted) if name in kernels.Implementation.__dataclass_fields__)
+        return replace(kernels.Implementation(), **{name: getattr(self, name) for name in names})
+
+
+CAUGHT_BY = {
+    "conv_is_exact": (
+        "sign(0) is -1",
+        "sign(-0.0) is -1",
+        "subnormals flushed to zero",
+        "byte order ignored",
+        "memory order taken for the logical order",
+        "n_bits rounded up to 64",
+        "tail mask zero at multiples of 64",
+        "words of the tail dropped",
+        "stride of one axis for both",
+        "strides swapped",
+        "paddings swapped",
+        "pad 0 taken for -1",
+        "pad +1 taken for 0",
+        "pad -1 taken for +1",
+        "kernel flipped",
+        "tap index narrowed",
+        "last image column taken for padding",
+        "last output row not written",
+        "last output column twice",
+        "last image lost by the third thread",
+        "last output channel of the second block lost",
+    ),
+    "conv_ignores_tails": ("tail bits counted",),
+    "linear_is_exact": (
+        "tail bits counted",
+        "n_bits rounded up to 64",
+        "tail mask zero at multiples of 64",
+        "memory order taken for the logical order",
+    ),
+    "packing_round_trip": ("most significant bit first", "tail bits packed as 1", "sign(0) is -1", "sign(-0.0) is -1"),
+    "thresholds_are_exact": ("threshold exclusive where flipped", "flip negates the whole comparison"),
+    "xnor_is_close": (
+        "K of valid taps in plain mode",
+        "K left out",
+        "mean of x instead of |x|",
+        "one alpha for all filters",
+    ),
+    "scale_map_bits_agree": ("K summed in float32 by one rung",),
+}
+
+
+@pytest.mark.parametrize(("check", "fault"), [(check, fault) for check in CAUGHT_BY for fault in CAUGHT_BY[check]])
+def test_fault_is_caught(check, fault):
+    if JIT_DISABLED and "second block" in fault:
+        pytest.skip("as many output channels are drawn only for compiled kernels")
+    result = run_property(PROPERTIES[check], Planted(fault).implementation(), DEFAULT_EXAMPLES, SEED, shrink=False)
+    assert not result.passed, f"{fault}: passed {result.examples} examples"
+
+
+@pytest.mark.parametrize("fault", ["16-bit sums", "sums of 8 bits"])
+def test_overflow_is_caught_by_the_longest_dot_product(fault):
+    assert not run_property(LONGEST, Planted(fault).implementation(), DEFAULT_EXAMPLES, SEED, shrink=False).passed
+
+
+def test_16_bit_sums_are_caught_by_nothing_shorter():
+    faulty = Planted("16-bit sums").implementation()
+    assert run_property(PROPERTIES["conv_is_exact"], faulty, DEFAULT_EXAMPLES, SEED).passed
+
+
+@pytest.mark.parametrize("prop", kernels.PROPERTIES, ids=lambda prop: prop.name)
+def test_without_a_fault_all_properties_hold(prop):
+    result = run_property(prop, Planted().implementation(), 30, SEED)
+    assert result.passed, f"{result.failure}\nsmallest example: {result.example}"

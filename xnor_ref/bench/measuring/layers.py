@@ -1,0 +1,197 @@
+"""Layers to measure, by set, and their random data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.basics.checks import check_n_bits
+from xnor_ref.kernels.basics.memory import check_memory
+
+F32 = NDArray[np.float32]
+
+LARGEST = 65_536  # channels, pixels a side, taps a side
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution of square images (channels, size, size) with a square kernel, padded by kernel // 2 with zeros."""
+
+    channels: int
+    size: int
+    kernel: int
+    out_channels: int
+    stride: int = 1
+
+    @property
+    def name(self) -> str:
+        """'256@14x14 3x3 -> 256', with '/2' after the kernel for stride 2."""
+        stride = f"/{self.stride}" if self.stride > 1 else ""
+        image, kernel = f"{self.channels}@{self.size}x{self.size}", f"{self.kernel}x{self.kernel}{stride}"
+        return f"{image} {kernel} -> {self.out_channels}"
+
+    @property
+    def padding(self) -> int:
+        """Zeros on each side of an axis."""
+        return self.kernel // 2
+
+    @property
+    def out_size(self) -> int:
+        """Pixels of a side of the output."""
+        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """(O, C, KH, KW)."""
+        return self.out_channels, self.channels, self.kernel, self.kernel
+
+    @property
+    def n_bits(self) -> int:
+        """Length of one dot product."""
+        return self.channels * self.kernel**2
+
+    def rows(self, batch: int) -> int:
+        """Images that are computed together."""
+        return batch
+
+    def macs(self, batch: int) -> int:
+        """Multiply-accumulates, those with padded zeros included."""
+        return batch * self.n_bits * self.out_channels * self.out_size**2
+
+    def input_shape(self, batch: int) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+        return batch, self.channels, self.size, self.size
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fully connected layer; `fixed_rows` vectors at a time, or as many as the batch has images."""
+
+    inputs: int
+    outputs: int
+    fixed_rows: int | None = None
+
+    @property
+    def name(self) -> str:
+        """'linear 9216 -> 4096', or 'GEMM 64x4096x9216' (rows, outputs, inputs)."""
+        if self.fixed_rows is None:
+            return f"linear {self.inputs} -> {self.outputs}"
+        return f"GEMM {self.fixed_rows}x{self.outputs}x{self.inputs}"
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """(O, I)."""
+        return self.outputs, self.inputs
+
+    @property
+    def n_bits(self) -> int:
+        """Length of one dot product."""
+        return self.inputs
+
+    def rows(self, batch: int) -> int:
+        """Vectors that are computed together."""
+        return batch if self.fixed_rows is None else self.fixed_rows
+
+    def macs(self, batch: int) -> int:
+        """Multiply-accumulates."""
+        return self.rows(batch) * self.inputs * self.outputs
+
+    def input_shape(self, batch: int) -> tuple[int, ...]:
+        """(N, I)."""
+        return self.rows(batch), self.inputs
+
+
+Layer = Conv | Linear
+
+PAPER = Conv(256, 14, 3, 256)  # the fixed point of Rastegari et al. 2016, section 4.1
+
+LAYER_SETS: dict[str, tuple[Layer, ...]] = {
+    "paper": (
+        PAPER,
+        Conv(96, 27, 5, 256),
+        Conv(256, 13, 3, 384),
+        Conv(384, 13, 3, 384),
+        Conv(64, 56, 3, 64),
+        Conv(128, 28, 3, 128),
+        Conv(512, 7, 3, 512),
+    ),
+    "alexnet": (
+        Conv(96, 27, 5, 256),
+        Conv(256, 13, 3, 384),
+        Conv(384, 13, 3, 384),
+        Conv(384, 13, 3, 256),
+        Linear(9216, 4096),
+        Linear(4096, 4096),
+    ),
+    "resnet18": (
+        Conv(64, 56, 3, 64),
+        Conv(64, 56, 3, 128, 2),
+        Conv(128, 28, 3, 128),
+        Conv(128, 28, 3, 256, 2),
+        Conv(256, 14, 3, 256),
+        Conv(256, 14, 3, 512, 2),
+        Conv(512, 7, 3, 512),
+    ),
+    "gemm": (Linear(1024, 1024, 1024), Linear(9216, 4096, 64)),
+}
+
+
+def parse_layer(text: str) -> Conv:
+    """A convolution from 'C,H,K,O' or 'C,H,K,O,STRIDE'. Raises InputError."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (4, 5):
+        raise InputError(
+            f"bench: a layer is C,H,K,O or C,H,K,O,STRIDE (channels, pixels a side, kernel, output channels), such as "
+            f"256,14,3,256; got {text!r}"
+        )
+    for name, number in zip(("C", "H", "K", "O", "STRIDE"), numbers):
+        if not 1 <= number <= LARGEST:
+            raise InputError(f"bench: layer {text}: {name} must be from 1 to {LARGEST}, got {number}")
+    layer = Conv(*numbers)
+    if layer.kernel > layer.size + 2 * layer.padding:
+        raise InputError(
+            f"bench: layer {text}: the kernel ({layer.kernel}) exceeds the padded image "
+            f"({layer.size} + 2*{layer.padding})"
+        )
+    return layer
+
+
+def layer_set(name: str) -> tuple[Layer, ...]:
+    """The layers of a set. Raises InputError."""
+    if name not in LAYER_SETS:
+        raise InputError(f"bench: there is no layer set {name!r}; there are {', '.join(LAYER_SETS)}")
+    return LAYER_SETS[name]
+
+
+def check_size(layer: Layer, batch: int) -> None:
+    """Raise InputError where the machine's memory cannot hold what is measured."""
+    check_n_bits("bench", layer.n_bits, f"{layer.name}: n_bits", "numba")
+    inputs, weights = np.prod(layer.input_shape(batch), dtype=object), np.prod(layer.weight_shape, dtype=object)
+    outputs = layer.macs(batch) // layer.n_bits
+    columns = layer.n_bits * layer.out_size**2 if isinstance(layer, Conv) else 0
+    check_memory("bench", 4 * (8 * inputs + 8 * weights + 8 * outputs + 2 * columns), f"({layer.name}, batch {batch})")
+
+
+def check_batch(batch: int, size: int = 1) -> None:
+    """Raise InputError unless a batch of images of `size` pixels a side can be held."""
+    if isinstance(batch, bool) or not isinstance(batch, int):
+        raise InputTypeError(f"bench: batch must be an int, got {batch!r}")
+    if batch < 1:
+        raise InputError(f"bench: batch must be at least 1, got {batch}")
+    check_memory("bench", 4 * 64 * batch * size * size, f"(batch {batch} of {size}x{size} pixels)")
+
+
+def random_data(layer: Layer, batch: int, seed: int = 0) -> tuple[F32, F32]:
+    """(x, weight) of standard normal float32: x (N, C, H, W) or (N, I), weight (O, C, KH, KW) or (O, I)."""
+    rng = np.random.default_rng(seed)
+    shapes = layer.input_shape(batch), layer.weight_shape
+    return rng.standard_normal(shapes[0], np.float32), rng.standard_normal(shapes[1], np.float32)
+
+
+def signs(x: F32) -> F32:
+    """+1 and -1."""
+    return np.where(x >= 0, np.float32(1), np.float32(-1))

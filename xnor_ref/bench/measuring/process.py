@@ -1,0 +1,115 @@
+"""Python in a process of its own: for what can only be measured from outside, or set before anything is imported."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import xnor_ref
+from xnor_ref.errors import InputError, XnorRefError
+
+TIMEOUT = 600  # seconds
+
+
+class Unavailable(Exception):
+    """A baseline cannot be measured here; the message says why."""
+
+
+def run_python(code: str, *arguments: str, environment: dict[str, str] | None = None) -> Any:
+    """Run `code` in a new interpreter and give the JSON value on the last line that it prints.
+
+    Raises InputError with the process's own words where it fails with exit code 2, else XnorRefError.
+    """
+    command, full = [sys.executable, "-c", code, *arguments], _environment(environment)
+    try:
+        run = subprocess.run(command, env=full, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise XnorRefError(f"bench: a process that measures took longer than {TIMEOUT} s") from None
+    lines = run.stdout.strip().splitlines()
+    if run.returncode or not lines:
+        raise _error(run.returncode, run.stderr)
+    return json.loads(lines[-1])
+
+
+def _environment(more: dict[str, str] | None) -> dict[str, str]:
+    paths = [str(Path(xnor_ref.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(more or {})}
+
+
+def _error(code: int | None, words: str) -> XnorRefError:
+    kind = InputError if code == InputError.exit_code else XnorRefError
+    return kind(words.strip() or f"bench: a process that measures ended with exit code {code}")
+
+
+class Worker:
+    """A new interpreter that waits for questions and computes nothing meanwhile.
+
+    `code` calls `serve`. Use it in a `with` statement, or call `close`.
+    """
+
+    def __init__(self, code: str, environment: dict[str, str] | None = None):
+        self._words = tempfile.TemporaryFile("w+", errors="replace")  # what it says on stderr; a pipe could fill up
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code], env=_environment(environment), text=True, stdin=pipe, stdout=pipe,
+            stderr=self._words,
+        )  # fmt: skip
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, what: str, **arguments: Any) -> Any:
+        """The answer, a JSON value.
+
+        Raises Unavailable where the worker does, InputError where it does, else XnorRefError if there is no answer.
+        """
+        assert self._process.stdin and self._process.stdout
+        clock = threading.Timer(TIMEOUT, self._process.kill)
+        clock.start()
+        try:
+            self._process.stdin.write(json.dumps({"what": what, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            clock.cancel()
+        if not line:
+            code = self._process.wait()
+            self._words.seek(0)
+            raise _error(code, self._words.read())
+        answer = json.loads(line)
+        if "unavailable" in answer:
+            raise Unavailable(answer["unavailable"])
+        if "error" in answer:
+            raise _error(answer["code"], answer["error"])
+        return answer["value"]
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._words.close()
+
+
+def serve(answers: dict[str, Callable[..., Any]]) -> None:
+    """Answer the questions of a `Worker` until it goes away; `answers` holds a function for each."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            answer = {"value": answers[question.pop("what")](**question)}
+        except Unavailable as reason:
+            answer = {"unavailable": str(reason)}
+        except XnorRefError as error:
+            answer = {"error": str(error), "code": error.exit_code}
+        print(json.dumps(answer), file=channel, flush=True)

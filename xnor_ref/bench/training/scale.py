@@ -1,0 +1,85 @@
+"""Whether training costs more an image on a larger data set, and more memory as epochs go by.
+
+The images are random bytes in a file, mapped into memory as those of a prepared data set are. A process for each number
+of images trains on them, and they take turns; one more goes through the smallest set again and again.
+"""
+
+import statistics
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnor_ref.bench.measuring import roof
+from xnor_ref.bench.measuring.timing import Pace
+from xnor_ref.bench.training.train import Say, Task, ours, quartiles, started, take_turns
+from xnor_ref.errors import InputError
+
+COUNTS, QUICK_COUNTS = (10_000, 100_000), (256, 1024)
+EPOCHS = 5
+_PART = 1000  # images that are written at a time
+
+
+def measure_scale(
+    task: Task, counts: tuple[int, ...], pace: Pace, epochs: int = EPOCHS, say: Say = lambda text: None
+) -> dict[str, Any]:
+    """Train on `counts` images in turns, then for some epochs on the fewest.
+
+    Returns
+    -------
+    dict of JSON values
+        "sets": for each count, images per second with quartiles over the rounds; "ratio", its seconds an image over
+        those of the smallest set, with quartiles round by round; "input_seconds" an image. "memory": bytes that the
+        process has to itself after each epoch over the smallest set; None but on Linux.
+
+    Raises
+    ------
+    InputError
+        Less than two batches of images, or no epoch.
+    """
+    roof.require_compiler()
+    counts = tuple(sorted(set(counts)))
+    if not counts or counts[0] < 2 * task.batch:
+        raise InputError(f"bench: needs at least two batches of {task.batch} images, got {min(counts, default=0)}")
+    if epochs < 1:
+        raise InputError(f"bench: epochs must be at least 1, got {epochs}")
+    (setup,) = ours(task, ("auto",), ("plain",)).values()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xnor_ref-bench-")))
+        say(f"writing {counts[-1]:,} images")
+        _write_images(folder / "images", counts[-1], task.size)
+        setups = {str(count): {**setup, "path": str(folder / "images"), "images": count} for count in counts}
+        say("in turns")
+        workers = {name: stack.enter_context(started(setup)) for name, setup in setups.items()}
+        turns = take_turns(workers, pace)
+        memory = []
+        with started(setups[str(counts[0])]) as worker:
+            for epoch in range(epochs):
+                say(f"epoch {epoch + 1} of {epochs}")
+                worker.ask("steps", count=counts[0] // task.batch)
+                memory.append(worker.ask("memory")["own"])
+    first = [turn["seconds"] for turn in turns[str(counts[0])]]
+    sets = []
+    for count in counts:
+        seconds = [turn["seconds"] for turn in turns[str(count)]]
+        ratios = quartiles([own / base for own, base in zip(seconds, first, strict=True)])
+        rates = quartiles([task.batch / spent for spent in seconds])
+        sets.append(
+            {
+                "images": count,
+                "images_per_second": rates[1],
+                "quartiles": [rates[0], rates[2]],
+                "ratio": {"ratio": ratios[1], "quartiles": [ratios[0], ratios[2]]},
+                "input_seconds": statistics.median(turn["data"] for turn in turns[str(count)]) / task.batch,
+            }
+        )
+    return {**vars(task), "sets": sets, "memory": None if None in memory else memory}
+
+
+def _write_images(path: Path, count: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    with open(path, "wb") as file:
+        for first in range(0, count, _PART):
+            file.write(rng.bytes(min(_PART, count - first) * size * size * 3))

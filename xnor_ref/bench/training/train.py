@@ -1,0 +1,340 @@
+"""Training steps of whole networks, ours and torch's full-precision twin: forward, backward and update.
+
+Each contender trains in a process of its own, so that its memory can be told apart and torch's allocator set before it
+starts. They take turns in rounds, a second or two each, and none computes while another does; what disturbs one
+disturbs all. torch is first tried in all its ways, one setting after the other, and only its best goes into the rounds.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xnor_ref.bench import networks
+from xnor_ref.bench.measuring import roof
+from xnor_ref.bench.measuring.layers import check_batch
+from xnor_ref.bench.measuring.process import Worker
+from xnor_ref.bench.measuring.timing import Pace
+from xnor_ref.bench.peers import baselines
+from xnor_ref.bench.training.train_worker import BACKWARDS
+from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.threads import check_threads
+from xnor_ref.nn.methods import METHODS, methods_with
+
+BATCHES = {"alexnet": 128}  # a larger one spreads the update of its 38 million weights
+PRECISIONS = {"torch": "fp32", "torch-bf16": "bf16"}
+USUAL = BACKWARDS[:2]
+INPUT_SCALES = ("off", "plain")
+SLOW = 0.25  # seconds of a step beside which it does not matter that a turn begins with cold caches
+FULL = Pace(rounds=5, turn=1.5)
+QUICK = Pace(rounds=2, turn=0.0, quick=True)
+
+_OTHER_BATCH = {64: 128, 128: 64}  # that torch may take instead
+_CODE = "from xnor_ref.bench.training.train_worker import main; main()"
+_TUNED = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
+_COMPILER = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # more would stay, and wait for work
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: a network of `models.build` on square colour images.
+
+    Raises InputError for a network, method, size or number of classes that there is not.
+    """
+
+    network: str
+    size: int = 64
+    classes: int = 200
+    method: str = "xnor"
+    optimizer: str = "sgd"
+    batch: int = 64
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        networks.check_names([self.network])
+        if self.method not in METHODS:
+            raise InputError(f"bench: there is no method {self.method!r}; there are {', '.join(METHODS)}")
+        if self.classes < 1:
+            raise InputError(f"bench: classes must be at least 1, got {self.classes}")
+        check_batch(self.batch, self.size)
+        if self.batch < 2:
+            raise InputError(f"bench: BatchNorm needs a batch of at least 2 images to train on, got {self.batch}")
+        check_threads(self.threads, "bench")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the ways that torch has to train."""
+
+    precision: str
+    batch: int
+    layout: str = "NHWC"
+    compiled: bool = False
+    tuned: bool = True  # whether freed memory is kept
+
+    @property
+    def name(self) -> str:
+        """'torch fp32, compile, NHWC, batch 64, allocator tuned'."""
+        mode = "compile" if self.compiled else "eager"
+        allocator = "tuned" if self.tuned else "as it comes"
+        return f"torch {self.precision}, {mode}, {self.layout}, batch {self.batch}, allocator {allocator}"
+
+
+def measure_training(
+    task: Task,
+    names: tuple[str, ...] = tuple(PRECISIONS),
+    pace: Pace = FULL,
+    *,
+    backwards: tuple[str, ...] = USUAL,
+    input_scales: tuple[str, ...] = ("off",),
+    compiled: bool = True,
+    cold: bool = False,
+    profiled: bool = False,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Measure one network against `names`, some of `PRECISIONS`.
+
+    Parameters
+    ----------
+    backwards, input_scales : ours is measured in all combinations; scales have no effect on a method without K
+    compiled : whether torch.compile is tried, which takes half a minute each time
+    cold : whether the start with nothing compiled is measured too
+    profiled : whether `train_profile.profile` is asked for too
+    say : told what is being done
+
+    Returns
+    -------
+    dict of JSON values
+        "contenders", ours first: images per second with quartiles over the rounds; "ratios", its throughput over that
+        of the best of torch in each precision, with quartiles of the ratios round by round; "memory" in bytes, of the
+        network and its training ("network") and of the whole process at most ("peak"), None but on Linux; "data", the
+        share of a step that its input takes; "start", seconds from the start of the process until the first step is
+        done, kernels "cached" and, if asked for, "cold"; "profile" if asked for. "tried" are images per second of
+        torch's ways, roughly. "absent" says why others are missing.
+
+    Raises
+    ------
+    InputError
+        A setting that the network does not take.
+    """
+    roof.require_compiler()
+    absent: dict[str, str] = {}
+    tried: dict[str, float] = {}
+    workers: dict[str, Worker] = {}
+    batches: dict[str, int] = {}
+    starts: dict[str, dict[str, float]] = {}
+    best: dict[str, str] = {}
+    with ExitStack() as stack:
+        for name, setup in ours(task, backwards, input_scales).items():
+            say(f"{task.network}: {name}")
+            try:
+                with started(setup):  # what is not in the cache is compiled now, in a process of its own
+                    pass
+                begun = time.perf_counter()
+                workers[name] = stack.enter_context(started(setup))
+                starts[name] = {"cached": time.perf_counter() - begun}
+                if cold:
+                    starts[name]["cold"] = _cold_start(setup)
+            except baselines.Unavailable as reason:
+                absent[name] = str(reason)
+                continue
+            batches[name] = task.batch
+        for group in names:
+            precision = PRECISIONS[group]
+            try:
+                way = best_way(task, precision, compiled, tried, absent, say)
+                workers[way.name] = stack.enter_context(started(_torch_setup(task, way), _environment(way)))
+            except baselines.Unavailable as reason:
+                absent[f"torch {precision}"] = str(reason)
+                continue
+            batches[way.name], best[precision] = way.batch, way.name
+        say(f"{task.network}: in turns")
+        rounds = take_turns(workers, pace)
+        memories = {name: worker.ask("memory") for name, worker in workers.items()}
+        profiles = {
+            name: worker.ask("profile", count=1 if pace.quick else 5, threads=task.threads)
+            for name, worker in workers.items()
+            if profiled and name not in best.values()
+        }
+    seconds = {name: [turn["seconds"] / batches[name] for turn in turns] for name, turns in rounds.items()}
+    return {
+        **vars(task),
+        "best": best,
+        "contenders": [
+            {
+                "name": name,
+                "ours": name not in best.values(),
+                "batch": batches[name],
+                **_throughput(spent),
+                "ratios": {p: _ratio(seconds[other], spent) for p, other in best.items()},
+                "memory": _memory(memories[name]),
+                "data": statistics.median(turn["data"] / turn["seconds"] for turn in rounds[name]),
+                **({"start": starts[name]} if name in starts else {}),
+                **({"profile": profiles[name]} if name in profiles else {}),
+            }
+            for name, spent in seconds.items()
+        ],
+        "tried": tried,
+        "absent": absent,
+    }
+
+
+def ours(task: Task, backwards: tuple[str, ...], input_scales: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """What each contender of ours is told to make, by name. Raises InputError if there is none."""
+    with_k = task.method in methods_with("input_scale")
+    setups = {}
+    for scale in input_scales if with_k else (None,):
+        for backward in backwards:
+            if backward == "int8" and not METHODS[task.method].on_bits:
+                continue
+            way = "layer by layer" if backward == "reference" else f"{backward} backward"
+            name = f"ours, {way}" + (", K" if scale == "plain" else "")
+            options = {"input_scale": scale} if scale else {}
+            setups[name] = {"kind": "ours", **vars(task), "backward": backward, "options": options}
+    if not setups:
+        raise InputError(f"backward int8 is for binary layers with binary inputs, which method {task.method} has not")
+    return setups
+
+
+@contextmanager
+def started(setup: dict[str, Any], environment: dict[str, str] | None = None) -> Iterator[Worker]:
+    """A process that has made a network and taken its first step. Raises baselines.Unavailable, InputError."""
+    with Worker(_CODE, environment) as worker:
+        worker.ask("begin", **setup)
+        yield worker
+
+
+def _cold_start(setup: dict[str, Any]) -> float:
+    """Seconds until the first step is done where no kernel is compiled yet."""
+    # The process that compiles ahead may still write its last kernel when its parent is gone.
+    with tempfile.TemporaryDirectory(prefix="xnor_ref-bench-", ignore_cleanup_errors=True) as folder:
+        begun = time.perf_counter()
+        with started(setup, {"NUMBA_CACHE_DIR": folder}):
+            return time.perf_counter() - begun
+
+
+def _environment(way: Way) -> dict[str, str]:
+    return {**_COMPILER, **(_TUNED if way.tuned else {})}
+
+
+def _torch_setup(task: Task, way: Way) -> dict[str, Any]:
+    setup = {name: value for name, value in vars(task).items() if name != "method"}
+    return {"kind": "torch", **setup, **{name: value for name, value in vars(way).items() if name != "tuned"}}
+
+
+def best_way(
+    task: Task, precision: str, compiled: bool, tried: dict[str, float], absent: dict[str, str], say: Say
+) -> Way:
+    """The fastest way of torch per image, found by changing one setting after the other; notes all in `tried`.
+
+    Raises baselines.Unavailable where none works.
+    """
+    baselines.require("torch")
+    best = Way(precision, task.batch)
+    changes: list[dict[str, Any]] = [{}, {"layout": "NCHW"}]
+    changes += [{"compiled": True}] if compiled else []
+    changes += [{"batch": _OTHER_BATCH[task.batch]}] if task.batch in _OTHER_BATCH else []
+    changes += [{"tuned": False}]
+    for change in changes:
+        way = replace(best, **change)
+        say(f"{task.network}: trying {way.name}")
+        try:
+            tried[way.name] = _rate(task, way)
+        except baselines.Unavailable as reason:
+            absent[way.name] = str(reason)
+            continue
+        if tried[way.name] > tried.get(best.name, 0):
+            best = way
+    if best.name not in tried:
+        raise baselines.Unavailable(f"none of its ways works: {absent.pop(best.name)}")
+    return best
+
+
+def _rate(task: Task, way: Way) -> float:
+    """Images per second, roughly."""
+    with started(_torch_setup(task, way), _environment(way)) as worker:
+        return way.batch / worker.ask("steps", count=2, before=1)["seconds"]
+
+
+def take_turns(workers: dict[str, Worker], pace: Pace) -> dict[str, list[dict[str, float]]]:
+    """Let each of `workers` train for `pace.turn` seconds in each of `pace.rounds`: what each turn took a step."""
+    names = list(workers)
+    plans = {}
+    for name, worker in workers.items():
+        seconds = worker.ask("steps", count=1, before=1)["seconds"]
+        plans[name] = {"count": max(1, round(pace.turn / seconds)), "before": int(seconds < SLOW)}
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(pace.rounds):
+        for name in names:
+            turns[name].append(workers[name].ask("steps", **plans[name]))
+        names.append(names.pop(0))  # nobody always follows the same one
+    return turns
+
+
+def _throughput(seconds: list[float]) -> dict[str, Any]:
+    """Images per second, from the seconds of an image in each round."""
+    low, median, high = quartiles(seconds)
+    return {"images_per_second": 1 / median, "quartiles": [1 / high, 1 / low], "rounds": len(seconds)}
+
+
+def _ratio(theirs: list[float], ours: list[float]) -> dict[str, Any]:
+    low, _, high = quartiles([a / b for a, b in zip(theirs, ours)])
+    return {"ratio": statistics.median(theirs) / statistics.median(ours), "quartiles": [low, high]}
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """The three that cut `values` into four."""
+    return statistics.quantiles(values, n=4, method="inclusive")
+
+
+def _memory(found: dict[str, Any]) -> dict[str, int] | None:
+    if found["peak"] is None or found["before"] is None:
+        return None
+    return {"network": found["peak"] - found["before"], "peak": found["peak"]}
+
+
+# --- from the command line -------------------------------------------------------------------------------------
+
+
+def batch_of(network: str, quick: bool = False) -> int:
+    """The batch that a network is measured with unless another is asked for."""
+    return 4 if quick else BATCHES.get(network, 64)
+
+
+def parse_names(what: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Some of `known`, from 'fp32,int8'. Raises InputError."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise InputError(f"bench: there is no {what} {', '.join(unknown) or text!r}; there are {', '.join(known)}")
+    return names
+
+
+def parse_baselines(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Some of `PRECISIONS`; None means `default`, 'none' none. Raises InputError, also where torch is not installed."""
+    if text is None or text.strip() == "none":
+        return default if text is None else ()
+    names = parse_names("baseline", text, tuple(PRECISIONS))
+    try:
+        baselines.require("torch")
+    except baselines.Unavailable as reason:
+        raise InputError(f"bench: baseline {', '.join(names)}: {reason}") from None
+    return names
+
+
+def parse_scales(method: str, text: str | None) -> tuple[str, ...]:
+    """Some of `INPUT_SCALES`; None means "off". Raises InputError for a method that has no K."""
+    if text is None:
+        return INPUT_SCALES[:1]
+    if method not in methods_with("input_scale"):
+        raise InputError(f"bench: method {method!r} has no K, so input-scale (={text}) would have no effect")
+    return parse_names("input scale", text, INPUT_SCALES)

@@ -1,0 +1,255 @@
+"""Where the time of a training step goes: the functions that do the work are timed from outside, one by one.
+
+A function's own time is what it takes less what timed functions take that it calls, so that shares add up to one. What
+none of them does (losses, additions, the tape, Python itself) is the rest. A new kernel is one more line of `TIMED`.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from importlib import import_module
+from math import prod
+from threading import get_ident
+from typing import Any, NamedTuple
+
+from xnor_ref.bench.measuring import roof
+from xnor_ref.bench.measuring.timing import Pace, measure
+from xnor_ref.kernels.basics.geometry import conv_output_size
+
+SHARES = (
+    "forward",
+    "input gradient",
+    "weight gradient",
+    "operands of both",
+    "BatchNorm",
+    "activation",
+    "pooling",
+    "update",
+    "data",
+    "rest",
+)
+
+
+class Gemm(NamedTuple):
+    """What one call has multiplied."""
+
+    name: str
+    macs: int
+    roof: str = "float32"  # a key of the roofs
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A function to time: where it is looked up when it is called, its share, and what a call of it multiplies."""
+
+    share: str
+    module: str
+    name: str  # dotted for a method
+    gemm: Callable[[Any, Any], Gemm] | None = None  # of the arguments and the result
+
+
+def _gemm(over: Any, filters: Any, kind: str = "float32") -> Gemm:
+    """As many products as filters (O, C[, KH, KW]) have in a convolution with an output `over` (N, O[, OH, OW])."""
+    outputs, inputs = filters.shape[:2]
+    name = f"{inputs} -> {outputs}"
+    if filters.ndim == 4:
+        kernel, pixels = ("x".join(map(str, array.shape[2:])) for array in (filters, over))
+        name = f"{inputs} {kernel} -> {outputs} at {pixels}"
+    return Gemm(name, over.size * filters[0].size, kind)
+
+
+def _forward(arguments: Any, result: Any) -> Gemm:
+    return _gemm(result, arguments[1])
+
+
+def _forward_of_bits(arguments: Any, result: Any) -> Gemm:
+    return _gemm(result, arguments[1], "binary")
+
+
+def _to_input(arguments: Any, result: Any) -> Gemm:
+    return _gemm(arguments[0], arguments[1])
+
+
+def _to_weight(arguments: Any, result: Any) -> Gemm:
+    return _gemm(arguments[0], result)
+
+
+def _geometry(conv: Any, images: int, kind: str, by: Any = None) -> Gemm:
+    """The same from an object that knows channels, outputs, size, kernel, stride and padding; `by` may have tiles."""
+    pixels = conv_output_size(conv.size, conv.kernel, conv.stride, conv.padding)
+    kernel, place = "x".join(map(str, conv.kernel)), "x".join(map(str, pixels))
+    products = images * prod(pixels) * conv.outputs * conv.channels * prod(conv.kernel)
+    name = f"{conv.channels} {kernel} -> {conv.outputs} at {place}"
+    if hasattr(by, "tiles"):  # of `winograd`: an element of a tile is a product for each pair of channels
+        return Gemm(name + " (tiles)", images * prod(by.tiles) * by.side**2 * conv.outputs * conv.channels, kind)
+    return Gemm(name, products, kind)
+
+
+def _real_convolution(arguments: Any, result: Any) -> Gemm:
+    return _geometry(arguments[0], len(result), "float32", arguments[0].in_tiles)
+
+
+def _sign_convolution(arguments: Any, result: Any) -> Gemm:
+    return _geometry(arguments[0], len(result[0]), "binary")
+
+
+def _convolution_to_input(arguments: Any, result: Any) -> Gemm:
+    conv, gradient = arguments[:2]
+    return _geometry(conv, len(result), _kind(gradient), gradient)
+
+
+def _sum_over_pixels(arguments: Any, result: Any) -> Gemm:
+    gradient, images = arguments[0], arguments[3]
+    return _geometry(gradient, images, _kind(gradient), gradient)
+
+
+def _kind(gradient: Any) -> str:
+    return "int8" if gradient.in_bytes else "float32"
+
+
+_FLOAT, _BINARY = "xnor_ref.kernels.ops.float_ops", "xnor_ref.kernels.ops.binary_ops"
+_FUSED, _SUMS = "xnor_ref.kernels.training.convolution", "xnor_ref.kernels.training.gradients"
+_TILES = "xnor_ref.kernels.training.winograd"
+_NORM, _POOL = "xnor_ref.kernels.training.batch_norm", "xnor_ref.kernels.training.pooling"
+TIMED = (
+    Timed("forward", _FUSED, "SignConvolution.forward", _sign_convolution),
+    Timed("forward", _FUSED, "RealConvolution.forward", _real_convolution),
+    Timed("operands of both", _FUSED, "SignConvolution.backward"),
+    Timed("operands of both", _FUSED, "RealConvolution.backward"),
+    Timed("weight gradient", _SUMS, "WeightGradient.__call__", _sum_over_pixels),
+    Timed("weight gradient", _SUMS, "WeightGradient.each_block", _sum_over_pixels),  # with what is made of the sums
+    Timed("weight gradient", _SUMS, "RowsGradient.__call__", _sum_over_pixels),  # with BatchNorm's last pass
+    Timed("weight gradient", _TILES, "WeightGradient.__call__", _sum_over_pixels),
+    Timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
+    Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),
+    *(Timed("BatchNorm", _NORM, name) for name in ("moments", "norm_relu", "norm_gradient", "written")),
+    *(
+        Timed("pooling", _POOL, name) for name in ("norm_relu_pool", "norm_relu_pool_gradient")
+    ),  # with sums of BatchNorm
+    *(Timed("pooling", _POOL, name) for name in ("max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient")),
+    *(Timed("pooling", _POOL, name) for name in ("global_avg_pool", "global_avg_pool_gradient")),
+    Timed("forward", _FLOAT, "conv2d", _forward),
+    Timed("forward", _FLOAT, "linear", _forward),
+    Timed("forward", _BINARY, "sign_conv2d", _forward_of_bits),
+    Timed("forward", _BINARY, "sign_linear", _forward_of_bits),
+    Timed("forward", _BINARY, "input_scale_map"),
+    Timed("forward", _BINARY, "input_scale_rows"),
+    Timed("forward", _BINARY, "weight_scale"),
+    Timed("forward", _FLOAT, "scale_output"),
+    Timed("forward", "xnor_ref.nn.functional", "scale"),
+    Timed("input gradient", _FLOAT, "conv2d_input_gradient", _to_input),
+    Timed("input gradient", _FLOAT, "linear_input_gradient", _to_input),
+    Timed("input gradient", _FLOAT, "mask_ste"),
+    Timed("weight gradient", _FLOAT, "conv2d_weight_gradient", _to_weight),
+    Timed("weight gradient", _FLOAT, "linear_weight_gradient", _to_weight),
+    Timed("weight gradient", "xnor_ref.binary", "weight_gradient"),
+    Timed("BatchNorm", _FLOAT, "batch_norm"),
+    Timed("BatchNorm", _FLOAT, "batch_norm_gradient"),
+    Timed("activation", "xnor_ref.nn.functional", "relu"),
+    Timed("activation", "xnor_ref.nn.functional", "sign"),
+    Timed("activation", "xnor_ref.binary", "sign"),
+    Timed("pooling", _FLOAT, "max_pool2d_winners"),
+    Timed("pooling", _FLOAT, "max_pool2d_gradient"),
+    Timed("pooling", _FLOAT, "avg_pool2d"),
+    Timed("pooling", _FLOAT, "avg_pool2d_gradient"),
+    Timed("pooling", _FLOAT, "global_avg_pool2d"),
+    Timed("update", "xnor_ref.optim.optimizers", "Optimizer.step"),
+    Timed("update", "xnor_ref.nn.layers.binary_layers", "BinaryLayer.after_step"),
+    Timed("update", "xnor_ref.training.loop", "check_gradients"),
+    Timed("data", "xnor_ref.datasets.batches", "make_batch"),
+)
+
+
+class Shares:
+    """Seconds of each share, and of each GEMM, while `TIMED` are watched on the thread that made this object."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(SHARES[:-1], 0.0)
+        self.gemms: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])  # calls, MACs, seconds
+        self._inner: list[float] = []  # of the timed functions under way: what those they called have taken
+        self._thread = get_ident()
+
+    @contextmanager
+    def watch(self, functions: tuple[Timed, ...] = TIMED) -> Iterator[None]:
+        """Replace the functions by timed ones while inside."""
+        before = []
+        try:
+            for entry in functions:
+                *owners, name = entry.name.split(".")
+                owner = reduce(getattr, owners, import_module(entry.module))
+                before.append((owner, name, getattr(owner, name)))
+                setattr(owner, name, self._timed(entry, getattr(owner, name)))
+            yield
+        finally:
+            for owner, name, function in reversed(before):
+                setattr(owner, name, function)
+
+    def _timed(self, entry: Timed, function: Callable) -> Callable:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            if get_ident() != self._thread:
+                return function(*arguments, **options)
+            self._inner.append(0.0)
+            start = time.perf_counter()
+            try:
+                result = function(*arguments, **options)
+            finally:
+                spent = time.perf_counter() - start
+                self.seconds[entry.share] += spent - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += spent
+            if entry.gemm:
+                gemm = entry.gemm(arguments, result)
+                work = self.gemms[entry.share, gemm.name, gemm.roof]
+                work[0] += 1
+                work[1] += gemm.macs
+                work[2] += spent
+            return result
+
+        return timed
+
+
+def profile(step: Callable[[], object], count: int, threads: int) -> dict[str, Any]:
+    """Take `count` steps and say where their time goes.
+
+    Returns
+    -------
+    dict of JSON values
+        "seconds" of one step; "shares" of `SHARES`; "roofs" in multiply-accumulates per second of all `threads`, None
+        where the processor has no such instruction; "gemms", each with its share, name, calls and seconds in a step,
+        MACs per second (im2col and packing counted as its time) and percent of its roof.
+    """
+    shares = Shares()
+    with shares.watch():
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        whole = time.perf_counter() - start
+    seconds = shares.seconds | {"rest": whole - sum(shares.seconds.values())}
+    roofs = _roofs(threads)
+    return {
+        "seconds": whole / count,
+        "shares": {name: spent / whole for name, spent in seconds.items()},
+        "roofs": roofs,
+        "gemms": [
+            {
+                "share": share,
+                "gemm": name,
+                "calls": calls / count,
+                "seconds": spent / count,
+                "macs_per_second": macs / spent,
+                "roof": kind,
+                "percent_of_roof": 100 * macs / spent / rate if (rate := roofs[kind]) else None,
+            }
+            for (share, name, kind), (calls, macs, spent) in shares.gemms.items()
+        ],
+    }
+
+
+def _roofs(threads: int) -> dict[str, float | None]:
+    makers = {"binary": roof.binary_roof, "float32": roof.float_roof, "int8": roof.int8_roof}
+    loads = {name: make(threads) for name, make in makers.items()}
+    timings = measure({name: load.run for name, load in loads.items() if load}, Pace(rounds=5), threads)
+    return {name: load.work / timings[name].seconds if load else None for name, load in loads.items()}

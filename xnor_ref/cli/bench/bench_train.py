@@ -1,0 +1,107 @@
+"""`bench train`: training steps, ours and torch's."""
+
+import click
+
+from xnor_ref.cli.bench import bench_options, bench_text
+from xnor_ref.cli.group import Command
+
+
+@click.command(cls=Command, examples=("bench train", "bench train vgg-small --backward fp32 --profile --no-compile"))
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--method", default="xnor", show_default=True, metavar="METHOD", help="A method of `train`.")
+@click.option(
+    "--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True, help="On both sides."
+)
+@click.option("--batch", type=int, metavar="N", help="Images of a step [64; alexnet 128].")
+@click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Pixels a side.")
+@click.option("--classes", type=int, default=200, show_default=True, metavar="N", help="Classes.")
+@click.option("--threads", type=int, metavar="N", help="Of every contender [all processors].")
+@click.option(
+    "--backward",
+    default="fp32,int8",
+    show_default=True,
+    metavar="NAME,...",
+    help="Arithmetic of our binary layers' gradients; reference: layers one by one, nothing fused.",
+)
+@click.option(
+    "--input-scale", metavar="NAME,...", help="off, plain or both: without K and with it, where METHOD has one [off]."
+)
+@click.option("--baselines", metavar="NAME,...|none", help="torch, torch-bf16 [both].")
+@click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
+@click.option("--cold", is_flag=True, help="Measure the start with nothing compiled, too.")
+@click.option("--profile", is_flag=True, help="Show where a step's time goes, and each GEMM against its roof.")
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
+def train(
+    names: tuple[str, ...],
+    method: str,
+    optimizer: str,
+    batch: int | None,
+    size: int,
+    classes: int,
+    threads: int | None,
+    backward: str,
+    input_scale: str | None,
+    baselines: str | None,
+    compiled: bool,
+    cold: bool,
+    profile: bool,
+    quick: bool,
+    json_file: str | None,
+    plot: str | None,
+) -> None:
+    """Training steps of whole networks: forward, backward and update.
+
+    NAME is a network of `train --model`; by default vgg-small, resnet18, nin and alexnet. torch trains the same network
+    in full precision, at its best of eager and torch.compile, both layouts, batches of 64 and 128 and two settings of
+    its allocator. Ours and torch take turns, each in a process of its own.
+    """
+    from xnor_ref.bench import networks, plots
+    from xnor_ref.bench.training import train as training
+    from xnor_ref.kernels.basics.threads import get_threads
+
+    threads = get_threads() if threads is None else threads
+    progress, others = bench_options.prepared(threads, json_file, plot)
+    sides = training.parse_names("backward", backward, training.BACKWARDS)
+    scales = training.parse_scales(method, input_scale)
+    compared = training.parse_baselines(baselines, () if quick else tuple(training.PRECISIONS))
+    tasks = [
+        training.Task(
+            name, size, classes, method, optimizer, training.batch_of(name, quick) if batch is None else batch, threads
+        )
+        for name in names or networks.NETWORKS[: 1 if quick else None]
+    ]
+    about, measured = bench_options.machine(bench_options.pace_of(quick)), []
+    batches = " and ".join(str(size) for size in sorted({task.batch for task in tasks}))
+    try:
+        for task in tasks:
+            measured.append(
+                training.measure_training(
+                    task,
+                    compared,
+                    training.QUICK if quick else training.FULL,
+                    backwards=sides,
+                    input_scales=scales,
+                    compiled=compiled and not quick,
+                    cold=cold,
+                    profiled=profile,
+                    say=lambda text: progress.progress(text, 0, 1),
+                )
+            )
+            if json_file != "-":  # at once: the next one takes minutes
+                progress.clear()
+                head = "" if measured[1:] else bench_text.machine(about, threads, batches) + "\n"
+                click.echo(f"{head}\n{bench_text.training(measured[-1])}")
+    finally:
+        progress.clear()
+    result = {"machine": about, "threads": threads, "networks": measured}
+    bench_options.finish(result, None, json_file, others)
+    if plot is not None:
+        speeds = {
+            f"{one['network']}: {entry['name']}": entry["images_per_second"]
+            for one in measured
+            for entry in one["contenders"]
+        }
+        caption = bench_text.caption(about, threads, tasks[0].batch)
+        plots.plot_bars(plot, speeds, "images/s", f"training, {size}x{size} pixels, {optimizer}", caption)

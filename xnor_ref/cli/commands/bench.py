@@ -1,0 +1,283 @@
+"""`bench`: the kernels and networks against the machine's roof and against other libraries."""
+
+import difflib
+from pathlib import Path
+
+import click
+
+from xnor_ref.cli.bench import bench_options, bench_text
+from xnor_ref.cli.bench.bench_scale import scale
+from xnor_ref.cli.bench.bench_train import train
+from xnor_ref.cli.group import Command
+from xnor_ref.cli.text import say
+from xnor_ref.errors import InputError
+
+EXAMPLES = (
+    "bench",
+    "bench alexnet --threads 2 --batch 8",
+    "bench --layer 256,14,3,256 --baselines numpy",
+    "bench network resnet18 --size 64",
+    "bench train resnet18 --optimizer adam",
+    "bench figure4",
+    "bench ladder",
+    "bench startup",
+)
+
+
+class Bench(click.Group):
+    """A group whose first command, `layers`, is meant where none is named; `--model` means `network`."""
+
+    examples = EXAMPLES
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from xnor_ref.bench.measuring.layers import LAYER_SETS
+
+        first = args[0] if args else ""
+        if first not in ("-h", "--help") and first not in self.commands:
+            if first and not first.startswith("-") and first not in LAYER_SETS:
+                known = (*LAYER_SETS, *self.commands)
+                near = difflib.get_close_matches(first, known, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
+                raise click.UsageError(f"bench has no {first!r}. {hint}", ctx)
+            model = any(arg == "--model" or arg.startswith("--model=") for arg in args)
+            args = ["network" if model else "layers", *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # as they are defined
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        Command.format_epilog(self, ctx, formatter)  # type: ignore[arg-type]
+
+
+@click.group(cls=Bench)
+def command() -> None:
+    """Measure speed on this machine: every ratio within one run, beside its baseline.
+
+    Without a command: a table of single layers, `layers paper`. The name of a layer set, or --layer, stands for
+    `layers`, and --model FILE for `network --model FILE`.
+
+    torch and onnxruntime are compared with where they are installed (pip install 'xnor_ref[bench]'); --plot needs
+    matplotlib, which is in the same extra.
+    """
+
+
+# --- commands --------------------------------------------------------------------------------------------------
+
+
+@command.command(cls=Command, examples=("bench layers paper", "bench layers resnet18 gemm --threads 2"))
+@click.argument("sets", metavar="[SET]...", nargs=-1)
+@click.option(
+    "--layer", "own", multiple=True, metavar="C,H,K,O[,STRIDE]", help="A convolution of your own; repeatable."
+)
+@bench_options.batch_option
+@bench_options.threads_option
+@bench_options.baselines_option
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
+def layers(
+    sets: tuple[str, ...],
+    own: tuple[str, ...],
+    batch: int,
+    threads: int,
+    baselines: str | None,
+    quick: bool,
+    json_file: str | None,
+    plot: str | None,
+) -> None:
+    """Single layers, against the roof and the baselines.
+
+    SET is paper (the default: the paper's 256@14x14 and six more), alexnet, resnet18 or gemm. --layer takes channels,
+    pixels a side, kernel size and output channels of a convolution, and a stride; it is padded by half the kernel.
+    """
+    from xnor_ref.bench import plots
+    from xnor_ref.bench.compare import measure_layers
+    from xnor_ref.bench.measuring.layers import check_batch, layer_set, parse_layer
+    from xnor_ref.bench.peers.baselines import USUAL
+
+    progress, others = bench_options.prepared(threads, json_file, plot)
+    chosen = [layer for name in sets or (() if own else ("paper",)) for layer in layer_set(name)]
+    chosen += [parse_layer(text) for text in own]
+    if quick:
+        chosen = chosen[:1]
+    check_batch(batch)
+    names = bench_options.quick_names(baselines, quick, USUAL)
+    pace = bench_options.pace_of(quick)
+    about, rows = bench_options.machine(pace), []
+    progress.progress("measuring", 0, len(chosen))
+    try:
+        for row in measure_layers(chosen, batch, threads, names, pace):
+            rows.append(row)
+            progress.progress("measuring", len(rows), len(chosen))
+    finally:
+        progress.clear()
+    result = {"machine": about, "batch": batch, "threads": threads, "layers": rows}
+    bench_options.finish(result, bench_text.layers, json_file, others)
+    if plot is not None:
+        plots.plot_layers(plot, rows, bench_text.caption(about, threads, batch))
+
+
+@command.command(cls=Command, examples=("bench network", "bench network alexnet --size 224 --threads 2 --batch 64"))
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--model", metavar="FILE", help="A packed model file in place of a network with random weights.")
+@click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Pixels a side.")
+@click.option("--classes", type=int, default=1000, show_default=True, metavar="N", help="Classes.")
+@click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
+@bench_options.batch_option
+@bench_options.threads_option
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
+@click.pass_context
+def network(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    model: str | None,
+    size: int,
+    classes: int,
+    compiled: bool,
+    batch: int,
+    threads: int,
+    quick: bool,
+    json_file: str | None,
+    plot: str | None,
+) -> None:
+    """Whole networks, from an image array to logits.
+
+    NAME is a network of `train --model`, with random weights; by default vgg-small, resnet18, nin and alexnet. It is
+    compared with the same network in full precision in torch, in every way that torch has to run it, and in
+    onnxruntime. --model measures a packed file of yours, with the time of each layer.
+    """
+    from xnor_ref.bench import networks, plots
+
+    progress, others = bench_options.prepared(threads, json_file, plot)
+    pace = bench_options.pace_of(quick)
+    if model is not None:
+        given = [name for name in ("names", "size", "classes", "compiled") if _was_given(ctx, name)]
+        if given:
+            raise InputError(f"bench: --model names the network, so {', '.join(given)} would have no effect")
+        about = bench_options.machine(pace)
+        result = {"machine": about, **networks.measure_file(model, batch, threads, pace)}
+        bench_options.finish(result, bench_text.model, json_file, others)
+        if plot is not None:
+            times = {stage["name"]: 1e6 * stage["seconds"] for stage in result["layers"]}
+            caption = bench_text.caption(about, threads, batch)
+            plots.plot_bars(plot, times, "microseconds", f"{Path(model).name}, time of each layer", caption)
+        return
+    chosen = names or networks.NETWORKS[: 1 if quick else None]
+    networks.check_names(chosen)
+    about, measured = bench_options.machine(pace), []
+    progress.progress("measuring", 0, len(chosen))
+    try:
+        for name in chosen:
+            measured.append(
+                networks.measure_network(name, size, batch, threads, classes, pace, compiled=compiled, others=not quick)
+            )
+            progress.progress("measuring", len(measured), len(chosen))
+    finally:
+        progress.clear()
+    result = {"machine": about, "batch": batch, "threads": threads, "networks": measured}
+    bench_options.finish(result, bench_text.networks, json_file, others)
+    if plot is not None:
+        times = {
+            f"{one['network']}: {entry}": 1e3 * seconds
+            for one in measured
+            for entry, seconds in [*one["ours"].items(), *((e["baseline"], e["seconds"]) for e in one["baselines"])]
+        }
+        caption = bench_text.caption(about, threads, batch)
+        plots.plot_bars(plot, times, "ms a batch", f"{size}x{size} pixels, images to logits", caption)
+
+
+def _was_given(ctx: click.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source is not click.core.ParameterSource.DEFAULT and ctx.params[name] != ()
+
+
+@command.command(cls=Command, examples=("bench figure4", "bench figure4 --plot figure4.png"))
+@bench_options.threads_option
+@bench_options.baselines_option
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
+def figure4(threads: int, baselines: str | None, quick: bool, json_file: str | None, plot: str | None) -> None:
+    """The paper's Figure 4: speed-up against channels and filter size, in theory and measured, and memory."""
+    from xnor_ref.bench import figure4 as figure
+    from xnor_ref.bench import plots
+
+    progress, others = bench_options.prepared(threads, json_file, plot)
+    names = bench_options.quick_names(baselines, quick, ("numpy", "torch"))
+    pace = bench_options.pace_of(quick)
+    about, points = bench_options.machine(pace), []
+    total = sum(map(len, figure.points(pace)))
+    progress.progress("measuring", 0, total)
+    try:
+        for point in figure.measure_figure4(names, pace, threads):
+            points.append(point)
+            progress.progress("measuring", len(points), total)
+    finally:
+        progress.clear()
+    memory = figure.memory()
+    result = {"machine": about, "threads": threads, "points": points, "memory": memory}
+    bench_options.finish(result, bench_text.figure4, json_file, others)
+    if plot is not None:
+        plots.plot_figure4(plot, points, memory, bench_text.caption(about, threads, 1))
+
+
+@command.command(cls=Command, examples=("bench startup",))
+@click.option("--model", metavar="FILE", help="A packed model file [a ResNet-18 with random weights].")
+@bench_options.quick_option
+@bench_options.json_option
+def startup(model: str | None, quick: bool, json_file: str | None) -> None:
+    """From the start of a process to the first answer: kernels compiled, and kernels cached."""
+    from xnor_ref.bench.startup import measure_startup
+    from xnor_ref.packed import load_packed
+
+    progress, others = bench_options.prepared(1, json_file)
+    if model is not None:
+        load_packed(model)
+    about = bench_options.machine(bench_options.pace_of(quick))
+    progress.progress("starting processes", 0, 1)
+    try:
+        measured = measure_startup(model, bench_options.pace_of(quick))
+    finally:
+        progress.clear()
+    bench_options.finish({"machine": about, **measured}, bench_text.startup, json_file, others)
+
+
+@command.command(cls=Command, examples=("bench ladder", "bench ladder --layer 64,56,3,64"))
+@click.option("--layer", "own", metavar="C,H,K,O[,STRIDE]", help="Another convolution than the paper's 256,14,3,256.")
+@click.option("--cpu", metavar="NAME", help="Use only the instructions of haswell (AVX2) or skylake-avx512; torch too.")
+@bench_options.baselines_option
+@bench_options.quick_option
+@bench_options.json_option
+@bench_options.plot_option
+def ladder(
+    own: str | None, cpu: str | None, baselines: str | None, quick: bool, json_file: str | None, plot: str | None
+) -> None:
+    """One layer up the rungs, from naive loops to explicit vectors."""
+    from xnor_ref.bench import ladder as rungs
+    from xnor_ref.bench import plots
+    from xnor_ref.bench.measuring.layers import PAPER, parse_layer
+
+    progress, others = bench_options.prepared(1, json_file, plot)
+    layer = PAPER if own is None else parse_layer(own)
+    if cpu is not None:
+        rungs.emulation(cpu)  # refuses the name
+    names = bench_options.quick_names(baselines, quick, rungs.FLOATS)
+    progress.progress("measuring", 0, 1)
+    try:
+        result = rungs.measure_ladder(layer, names, bench_options.pace_of(quick), cpu)
+    finally:
+        progress.clear()
+    for warning in result["machine"]["warnings"]:
+        say(f"warning: {warning}")
+    bench_options.finish(result, bench_text.ladder, json_file, others)
+    if plot is not None:
+        rates = {rung["rung"]: result["macs"] / rung["seconds"] / 1e9 for rung in result["rungs"]}
+        caption = bench_text.caption(result["machine"], 1, 1)
+        plots.plot_bars(plot, rates, "G binary MAC/s", f"{result['layer']}, rung by rung", caption)
+
+
+command.add_command(train)
+command.add_command(scale)

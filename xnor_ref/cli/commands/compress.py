@@ -1,0 +1,256 @@
+"""`compress`: a model file whose binary layers are held along trees of their output channels."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xnor_ref.cli import options
+from xnor_ref.cli.group import Command
+from xnor_ref.cli.text import printable
+from xnor_ref.errors import InputError
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "compress runs/shapes-shapes-net-xnor-0/model.safetensors",
+        "compress runs/shapes-shapes-net-xnor-0 -o small.safetensors --report --json costs.json",
+    ),
+)
+@click.argument("model", metavar="MODEL|RUN")
+@click.option("-o", "--output", metavar="FILE", help="The model file to write.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it is there and a model file.")
+@click.option("--report", is_flag=True, help="Table of costs by layer [shown if there is no -o].")
+@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout, in place of text.")
+@click.option("--plot", metavar="FILE", help="Draw the tree of a layer: .png, .svg or .pdf; needs matplotlib.")
+@click.option("--layer", metavar="NAME", help="The layer to draw [the one with the most channels].")
+@click.option("--tree", type=click.Choice(["mst", "star"]), default="mst", show_default=True, help="Kind of tree.")
+@click.option("--complement", is_flag=True, help="Let a channel follow from the opposite of another.")
+@click.option(
+    "--store",
+    type=click.Choice(["auto", "tree"]),
+    default="auto",
+    show_default=True,
+    help="Hold a layer along its tree where that is smaller, or wherever it is possible.",
+)
+@click.option("--measure", is_flag=True, help="Time every layer directly and along its tree, on this machine.")
+@options.field_options("threads")
+def command(model: str, output: str | None, force: bool, report: bool, json_file: str | None, **values: Any) -> None:
+    """Hold a network's binary layers along trees of their output channels.
+
+    Filters that differ in few weights follow from each other: a minimum spanning tree over the output channels says
+    which from which (MST-compression). The new file gives the same answers to the bit. Layers that would not become
+    smaller stay as bits; the report says so, and what each layer would cost in operations and bits.
+    """
+    from xnor_ref.packed import compressing
+
+    if force and output is None:
+        raise InputError("--force needs -o, the file to overwrite")
+    if values["layer"] is not None and values["plot"] is None:
+        raise InputError("--layer needs --plot: it names the layer to draw")
+    options.use_threads(values["threads"])
+    path = Path(model)
+    path = path / "model.safetensors" if path.is_dir() else path
+    target = None if output is None else options.model_target(output, force)
+    options.check_results(json_file, values["plot"], ("model", "layers", "total"), target)
+    metadata, tensors, network = compressing.read(path)
+    made = compressing.compress(
+        metadata, tensors, network, kind=values["tree"], complement=values["complement"], store=values["store"]
+    )
+    result = _result(path, made.layers)
+    if values["measure"]:
+        for row, layer in zip(result["layers"], made.layers, strict=True):
+            row["measured"] = _measured(layer)
+    if values["plot"]:
+        _plot(values["plot"], values["layer"], made.layers)
+    if target is not None:
+        result["output"] = _write(target, made, metadata, tensors)
+    _show(result, json_file, report or target is None)
+
+
+def _write(target: Path, made: Any, metadata: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+    """Save the new network, read it back, and compare its answers with the old one's."""
+    import numpy as np
+
+    from xnor_ref.errors import EquivalenceError
+    from xnor_ref.packed import PackedNetwork, load_packed
+
+    before, after = PackedNetwork(metadata, tensors), PackedNetwork(made.metadata, made.tensors)
+    channels, height, width = before.input_shape
+    images = np.random.default_rng(0).integers(0, 256, (4, height, width, channels), np.uint8)
+    known = before.logits(images)
+    if np.array_equal(after.logits(images), known):
+        after.save(target)
+        if np.array_equal(load_packed(target).logits(images), known):
+            return {"file": str(target), "bytes": target.stat().st_size, "images_compared": len(images)}
+    raise EquivalenceError(f"{target}: its answers are not those of the network that it was made from")
+
+
+def _plot(file: str, name: str | None, layers: Any) -> None:
+    from xnor_ref.compress.plot import plot_tree
+
+    trees = {layer.node.name: layer.tree for layer in layers}
+    if name is None:
+        name = max(layers, key=lambda layer: len(layer.rows)).node.name
+    if name not in trees:
+        raise InputError(f"--layer {name!r} is no binary layer; there are {', '.join(trees)}")
+    if trees[name] is None:
+        raise InputError(f"--layer {name} has one output channel, and so no tree")
+    plot_tree(trees[name], file, name)
+
+
+def _measured(layer: Any) -> dict[str, Any] | None:
+    """Times of one image (of 64 samples, for a linear layer) on the threads that are set."""
+    from xnor_ref.compress.measure import layer_times
+    from xnor_ref.kernels.basics.threads import get_threads
+
+    if layer.tree is None:
+        return None
+    given = layer.node.step.arguments
+    words = given["words"] if "channels" in given else given["words"][:, None, None]
+    channels = given.get("channels", layer.n_bits)
+    size = layer.input_shape[1:] or (1, 64)
+    window = given.get("stride", (1, 1)), given.get("padding", (0, 0)), given.get("pad_value", 0)
+    return layer_times(words, channels, layer.tree, size, *window) | {"threads": get_threads()}
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------
+
+
+def _result(path: Path, layers: Any) -> dict[str, Any]:
+    from xnor_ref.compress import costs
+    from xnor_ref.compress.codec import other_codings
+
+    rows = []
+    for layer in layers:
+        tree = layer.tree
+        rows.append(
+            {
+                "name": layer.node.name,
+                "op": layer.node.op,
+                "out_channels": len(layer.rows),
+                "n_bits": layer.n_bits,
+                "costs": layer.costs.to_dict(),
+                "star_ratio": layer.star_ratio,
+                "random_ratio": layer.random_ratio,
+                "mean_distance": tree.mean_fraction if tree else None,
+                "words_touched": costs.touched_words(layer.rows, tree) if tree else None,
+                "parent": tree.parent.tolist() if tree else None,
+                "negated": tree.negated.astype(int).tolist() if tree else None,
+                "distance": tree.distance.tolist() if tree else None,
+                "stored": layer.stored,
+                "note": layer.note,
+                "bytes": {
+                    "bits": layer.packed_bytes,
+                    "tree": None if layer.coded is None else len(layer.coded),
+                    **({key: n for key, n in other_codings(layer.rows, tree).items() if key != "bits"} if tree else {}),
+                },
+            }
+        )
+    total = costs.total(layer.costs for layer in layers).to_dict()
+    return {"model": str(path), "bytes": path.stat().st_size, "layers": rows, "total": total}
+
+
+def _show(result: dict[str, Any], json_file: str | None, table: bool) -> None:
+    from xnor_ref.storage import write_atomically
+
+    text = json.dumps(result, indent=2)
+    if json_file == "-":
+        click.echo(text)
+        return
+    if json_file is not None:
+        write_atomically(json_file, text.encode() + b"\n")
+    parts = [_table(result)] if table else []
+    if any(row.get("measured") for row in result["layers"]):
+        parts.append(_times(result["layers"]))
+    if "output" in result:
+        parts.append(_written(result))
+    click.echo("\n\n".join(parts))
+
+
+def _table(result: dict[str, Any]) -> str:
+    head = ("layer", "channels", "weights", "mean d/n", "depth", "XNORs", "along", "rho", "star", "random", "bytes", "")
+    rows = [head]
+    for row in result["layers"]:
+        costs = row["costs"]
+        mean = "-" if row["mean_distance"] is None else f"{row['mean_distance']:.3f}"
+        rows.append(
+            (
+                printable(row["name"]),
+                f"{row['out_channels']}",
+                f"{row['n_bits']:,}",
+                mean,
+                f"{costs['depth']}",
+                _short(costs["direct_xnors"]),
+                _short(costs["tree_xnors"]),
+                f"{costs['ratio']:.3f}",
+                f"{row['star_ratio']:.3f}",
+                f"{row['random_ratio']:.3f}",
+                f"{row['bytes'][row['stored']]:,}",
+                f"of {row['bytes']['bits']:,}" if row["stored"] == "tree" else f"as bits: {row['note']}",
+            )
+        )
+    total = result["total"]
+    lines = [
+        f"{result['model']}, {options.size_text(result['bytes'])}",
+        "",
+        options.table(rows, right=tuple(range(1, 11))),
+        "",
+        f"XNORs an image: {total['direct_xnors']:,} directly; {total['tree_xnors']:,} and {total['tree_adds']:,} "
+        f"additions along the trees: rho {total['ratio']:.3f}, {1 / total['ratio']:.2f} times fewer",
+        "(random filters of the same shapes have the rho of column 'random': that much comes for free)",
+        f"weights: {total['direct_bits']:,} bits; {total['wired_bits']:,} with positions wired, "
+        f"{total['positions_bits']:,} with positions as numbers, {total['entropy_bits']:,.0f} by an ideal coder",
+        f"results of parents read again: {total['reads']:,}, {total['read_bits'] / 8:,.0f} bytes; deepest tree "
+        f"{total['depth']} levels",
+    ]
+    return "\n".join(lines)
+
+
+def _times(layers: list[dict[str, Any]]) -> str:
+    measured = [row for row in layers if row.get("measured")]
+    names = list(measured[0]["measured"]["seconds"])
+    direct = list(measured[0]["measured"]["crossover"])
+    rows = [("layer", *names, *(f"crossover, {name.removeprefix('direct ')}" for name in direct))]
+    for row in measured:
+        times, cross = row["measured"]["seconds"], row["measured"]["crossover"]
+        cells = (f"{times[name] * 1e6:.0f} us" for name in names)
+        rows.append((printable(row["name"]), *cells, *(_crossover(cross[name]) for name in direct)))
+    threads = measured[0]["measured"]["threads"]
+    return "\n".join(
+        [
+            f"one image on {threads} thread{'s' if threads > 1 else ''}, from packed signs to integers; crossover: "
+            "mean d/n below which a tree is faster",
+            "",
+            options.table(rows, right=tuple(range(1, len(rows[0])))),
+        ]
+    )
+
+
+def _crossover(value: float) -> str:
+    return "never" if value == 0 else "always" if value == 0.5 else f"{value:.3f}"
+
+
+def _written(result: dict[str, Any]) -> str:
+    output = result["output"]
+    held = sum(row["stored"] == "tree" for row in result["layers"])
+    lines = [
+        f"{output['file']}: {options.size_text(output['bytes'])}, from {options.size_text(result['bytes'])}; "
+        f"{held} of {len(result['layers'])} binary layers held along trees",
+        f"read back and compared on {output['images_compared']} images: the same answers to the bit",
+    ]
+    if not held:
+        lines.append("no layer became smaller along its tree: the file holds the same bits as before")
+    return "\n".join(lines)
+
+
+def _short(count: int) -> str:
+    """'12.3 M'."""
+    value, unit = float(count), ""
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1000 or unit == "T":
+            break
+        value /= 1000
+    return f"{value:.0f}" if not unit else f"{value:.1f} {unit}"

@@ -1,0 +1,132 @@
+"""`evaluate`: scores on the validation images."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xnor_ref.cli import options
+from xnor_ref.cli.group import Command
+from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.training.settings.resolve import resolve
+
+_SIZES = ("train_size", "val_size", "image_size", "limit_classes", "limit_val")  # of a run's own data set
+_FIELDS = ("dataset", "data_dir", "archive", *_SIZES, "threads")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "evaluate runs/shapes-shapes-net-xnor-0",
+        "evaluate runs/shapes-shapes-net-xnor-0/model.safetensors --limit-val 100",
+    ),
+)
+@click.argument("run", metavar="RUN|MODEL")
+@options.field_options(*_FIELDS)
+@options.quiet_option
+@options.json_option
+def command(run: str, quiet: bool, as_json: bool, **values: Any) -> None:
+    """Score a run's networks, or a model file, on the validation images.
+
+    RUN is a run folder: its float and its packed network are both evaluated, by two independent paths, and compared.
+    MODEL is a packed model file; its data set is the one it was trained on unless --dataset says otherwise.
+    """
+    from xnor_ref.cli.progress import Progress
+
+    path, said = Path(run), options.said(values)
+    progress = Progress(quiet)
+    try:
+        result = _of_run(path, said, progress) if path.is_dir() else _of_file(path, said, progress)
+    finally:
+        progress.clear()
+    if as_json:
+        options.print_json(result)
+    else:
+        click.echo(_text(result))
+    from xnor_ref.training.job import require_agreement
+
+    if "disagreements" in result:
+        require_agreement(result)
+
+
+def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
+    from xnor_ref.kernels.basics.threads import set_threads
+    from xnor_ref.packed import load_packed
+    from xnor_ref.training import job
+    from xnor_ref.training.storing.float_file import load_float
+    from xnor_ref.training.storing.runs import RunFolder
+
+    folder = RunFolder(path)
+    config = folder.config()
+    if said.get("dataset", config.dataset) != config.dataset:
+        said = {**dict.fromkeys((*_SIZES, "archive")), **said}
+    config = dataclasses.replace(config, **said)
+    missing = [file.name for file in (folder.float_path, folder.packed_path) if not file.exists()]
+    if missing:
+        raise ModelFileError(
+            f"the run in {path} is not finished: it has no {' and no '.join(missing)} yet; "
+            f"go on with it by train --resume {path}"
+        )
+    model, about = load_float(folder.float_path)
+    packed = load_packed(folder.packed_path)
+    set_threads(config.threads)
+    data = job.load_data(config, observer=progress)
+    _require_fit(packed, data, path)
+    if data.sha256 != about["data_sha256"]:
+        progress.note("these are not the images that the run was trained and validated with")
+    return {"run": str(path), "dataset": data.name, **job.evaluate_both(model, packed, data, progress)}
+
+
+def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
+    from xnor_ref.kernels.basics.threads import set_threads
+    from xnor_ref.packed import load_packed
+    from xnor_ref.training import job
+    from xnor_ref.training.evaluation import score
+
+    packed = load_packed(path)
+    trained = packed.metadata["training"]
+    if "dataset" not in said:
+        known = {key: trained[key] for key in _SIZES if key in trained}
+        if "dataset" not in trained:
+            raise InputError(f"{path} does not say what it was trained on; name a data set with --dataset")
+        said = {"dataset": trained["dataset"], **known, **said}
+    config = resolve({"data_dir": options.default_data_dir(), **said})
+    set_threads(config.threads)
+    data = job.load_data(config, observer=progress)
+    _require_fit(packed, data, path)
+    scores = score(job.packed_logits(packed, data, progress), data.val.labels, str(path))
+    return {
+        "model": str(path),
+        "dataset": data.name,
+        "images": scores.images,
+        "packed": {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss},
+    }
+
+
+def _require_fit(packed, data, path: Path) -> None:
+    wanted, given = packed.input_shape, (data.channels, data.image_size, data.image_size)
+    if wanted != given:
+        raise InputError(f"{path} takes images (C, H, W) of {wanted}, the data set {data.name} has {given}")
+    if len(packed.classes) != data.num_classes or tuple(packed.classes) != tuple(data.classes):
+        raise InputError(
+            f"{path} knows {len(packed.classes)} classes, the data set {data.name} has {data.num_classes}"
+            if len(packed.classes) != data.num_classes
+            else f"{path} was trained for other classes than those of the data set {data.name}"
+        )
+
+
+def _text(result: dict[str, Any]) -> str:
+    rows = [("", "top-1", "top-5", "loss")]
+    for name, key in (("float network", "float"), ("packed network", "packed")):
+        if key in result:
+            s = result[key]
+            rows.append((name, f"{s['top1']:.2%}", f"{s['top5']:.2%}", f"{s['loss']:.4f}"))
+    lines = [
+        f"{result.get('run', result.get('model'))} on {result['images']:,} validation images of {result['dataset']}",
+        "",
+        options.table(rows, right=(1, 2, 3)),
+    ]
+    if "disagreements" in result:
+        lines += ["", *options.agreement_lines(result)]
+    return "\n".join(lines)

@@ -1,0 +1,178 @@
+"""`reproduce`: the papers' tables and figures."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xnor_ref.cli import options
+from xnor_ref.cli.group import Command
+from xnor_ref.cli.text import printable
+from xnor_ref.errors import InputError, NonFiniteError
+
+_FIELDS = (
+    *("dataset", "model", "epochs", "batch_size", "lr", "seed", "train_size", "val_size"),
+    *("limit_classes", "limit_train", "limit_val", "relu", "input_scale"),
+    *("model_options", "data_dir", "archive", "threads"),
+)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "reproduce --list",
+        "reproduce table1 --dry-run",
+        "reproduce table3b --epochs 1 --train-size 200 --val-size 100 --out runs/quick-look",
+    ),
+)
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option("--list", "list_them", is_flag=True, help="List the experiments and their rows.")
+@click.option("--all", "everything", is_flag=True, help="Every experiment, one after the other.")
+@click.option(
+    "--budget",
+    default="quick",
+    show_default=True,
+    metavar="[quick|full]",
+    help="quick: minutes, a small network on the data set shapes; full: hours a row, the experiment's own network on "
+    "Tiny ImageNet.",
+)
+@click.option("--seeds", type=int, default=1, show_default=True, metavar="N", help="Runs of each row, seed by seed.")
+@click.option("--rows", metavar="A,B,...", help="These rows only.")
+@click.option("--dry-run", is_flag=True, help="Say what is left to do and how long it would take; train nothing.")
+@click.option("--out", metavar="FOLDER", help="Where the folders of experiments lie [runs/reproduce].")
+@click.option(
+    "--summary",
+    metavar="FILE.md",
+    help="Write the results of all experiments under --out to one document; what is added below its last line stays.",
+)
+@options.field_options(*_FIELDS)
+@click.option("--download", is_flag=True, help="Fetch Tiny ImageNet if it is not there.")
+@options.quiet_option
+@options.json_option
+def command(
+    name: str | None,
+    list_them: bool,
+    everything: bool,
+    budget: str,
+    seeds: int,
+    rows: str | None,
+    dry_run: bool,
+    out: str | None,
+    summary: str | None,
+    download: bool,
+    quiet: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Train the rows of one of the papers' tables or figures, all under the same conditions, and show them beside the
+    paper's own figures.
+
+    Results are written to FOLDER/NAME-DATASET-BUDGET: table.md, results.json, plot.png (with matplotlib), and a run
+    folder for each row and seed. What is finished is not computed again; after Ctrl-C the same command goes on.
+    """
+    from xnor_ref.cli.progress import Progress
+    from xnor_ref.experiments import catalogue, plan, report
+    from xnor_ref.storage import write_atomically
+
+    if [name is not None, everything, list_them, summary is not None].count(True) != 1:
+        raise click.UsageError("give the name of an experiment, or one of --all, --list and --summary")
+    if out == "":
+        raise click.UsageError("--out needs the name of a folder")
+    root = Path(out) if out else plan.ROOT
+    if list_them:
+        _list(as_json)
+        return
+    if summary is not None:
+        write_atomically(summary, report.summary(root, _written_before(Path(summary))).encode())
+        click.echo(f"written: {printable(summary)}")
+        return
+    if everything and rows is not None:
+        raise InputError("--rows names rows of one experiment, so it does not go with --all")
+    experiments = list(catalogue.EXPERIMENTS.values()) if everything else [catalogue.find(str(name))]
+    said = {"data_dir": options.default_data_dir(), **options.said(values)}
+    named = rows.split(",") if rows is not None else None
+    plans = [plan.make_plan(e, said, budget=budget, seeds=seeds, rows=named, root=root) for e in experiments]
+    progress = Progress(quiet)
+    try:
+        shown = [_estimated(p, download, progress) if dry_run else _run(p, download, progress) for p in plans]
+    finally:
+        progress.clear()
+    if as_json:
+        options.print_json(shown if everything else shown[0])
+    else:
+        text = _estimate_text if dry_run else _result_text
+        click.echo("\n\n".join(text(p, result) for p, result in zip(plans, shown)))
+    failed = [] if dry_run else [run for result in shown for row in result["rows"] for run in row["failures"]]
+    if failed:
+        raise NonFiniteError(f"numbers became NaN or infinite in {', '.join(failed)}; the other runs are finished")
+
+
+def _written_before(path: Path) -> str:
+    """The document of --summary as it is, "" for none; a file of anything else is not to be replaced."""
+    from xnor_ref.experiments.report import KEPT
+
+    before = path.read_bytes() if path.is_file() else b""
+    try:
+        text = before.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if before and KEPT not in text:
+        raise InputError(f"--summary {path} is there already and not of this command; name another file")
+    return text
+
+
+def _run(plan: Any, download: bool, progress: Any) -> dict[str, Any]:
+    from xnor_ref.experiments import execute, mst, plot
+
+    results = execute.run_plan(plan, download=download, observer=progress)
+    if plot.can_plot():
+        plot.plot(results, plan.folder / plot.NAME)
+        if plan.experiment.compression:
+            mst.plot(results, plan.folder / mst.PLOT)
+    else:
+        progress.note("no plot: matplotlib is not installed (pip install 'xnor_ref[plot]')")
+    return results
+
+
+def _estimated(plan: Any, download: bool, progress: Any) -> dict[str, Any]:
+    from xnor_ref.experiments import estimate, execute
+
+    data, states = execute.prepare(plan, download, progress)
+    runs = estimate.estimate(plan, data, states, progress)
+    return {"experiment": plan.experiment.name, "folder": str(plan.folder), "runs": runs}
+
+
+def _result_text(plan: Any, results: dict[str, Any]) -> str:
+    from xnor_ref.experiments import report
+
+    return f"{report.markdown(results).rstrip()}\n\nwritten: {printable(str(plan.folder))}"
+
+
+def _estimate_text(plan: Any, result: dict[str, Any]) -> str:
+    from xnor_ref.experiments.report import clock
+
+    rows = [("run", "epochs", "images", "images/s", "time", "sum")]
+    for run in result["runs"]:
+        speed = "-" if run["images_per_second"] is None else f"{run['images_per_second']:.0f}"
+        time = "finished" if run["finished"] else clock(run["seconds"])
+        rows.append((run["name"], str(run["epochs"]), f"{run['images']:,}", speed, time, clock(run["seconds_so_far"])))
+    config = plan.runs[0].config
+    lines = [
+        f"{plan.experiment.title}: {config.dataset}, budget {plan.budget}; what is left to do",
+        "",
+        options.table(rows, right=(1, 2, 3, 4, 5)),
+        "",
+        f"results will be in {printable(result['folder'])}; estimated by a few steps of each row, validation included",
+    ]
+    return "\n".join(lines)
+
+
+def _list(as_json: bool) -> None:
+    from xnor_ref.experiments.catalogue import EXPERIMENTS
+
+    if as_json:
+        options.print_json({e.name: [row.name for row in e.rows] for e in EXPERIMENTS.values()})
+        return
+    rows = [("name", "title", "rows")]
+    rows += [(e.name, e.title, ", ".join(row.name for row in e.rows)) for e in EXPERIMENTS.values()]
+    click.echo(options.table(rows))

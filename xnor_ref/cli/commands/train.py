@@ -1,0 +1,182 @@
+"""`train`: the main job."""
+
+import dataclasses
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xnor_ref.cli import options
+from xnor_ref.cli.group import Command
+from xnor_ref.cli.text import program
+from xnor_ref.errors import ModelFileError
+from xnor_ref.training.settings.config import FIELDS, TrainConfig, check_values, load_toml
+from xnor_ref.training.settings.resolve import resolve
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "train",
+        "train --epochs 1 --train-size 200 --val-size 100 --out runs/quick-try",
+        "train --method full",
+        "train --resume auto",
+    ),
+)
+@click.option("--tiny-imagenet", is_flag=True, help="The same as --dataset tiny-imagenet.")
+@options.field_options(*FIELDS)
+@click.option("--download", is_flag=True, help="Fetch Tiny ImageNet if it is not there.")
+@click.option("--config", "config_file", metavar="FILE.toml", help="Settings; the command line overrides them.")
+@click.option(
+    "--resume",
+    metavar="PATH|auto",
+    help="Go on with a run: a run folder, a checkpoint, or 'auto' for the newest run, finished or not, that agrees "
+    "with the options given (if there is none, a new one starts).",
+)
+@click.option("--out", metavar="FOLDER", help="Run folder [runs/<dataset>-<model>-<method>-<seed>].")
+@options.quiet_option
+@options.json_option
+def command(
+    tiny_imagenet: bool,
+    download: bool,
+    config_file: str | None,
+    resume: str | None,
+    out: str | None,
+    quiet: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Train a network, freeze it to bits and prove that the bits agree.
+
+    Without options: a small XNOR-Net on the data set "shapes", which is drawn on the spot; about a minute on two
+    processors. Defaults of epochs, batch size, network and learning rate depend on the data set. Ctrl-C saves and
+    stops; --resume auto goes on, to the same bytes as a run that was never stopped.
+    """
+    said = {**(load_toml(config_file) if config_file else {}), **options.said(values)}
+    if tiny_imagenet:
+        if said.get("dataset", "tiny-imagenet") != "tiny-imagenet":
+            raise click.UsageError(f"--tiny-imagenet and dataset {said['dataset']!r} exclude each other")
+        said["dataset"] = "tiny-imagenet"
+    if out == "":
+        raise click.UsageError("--out needs the name of a folder")
+    check_values(said)
+    said |= {key: os.path.abspath(said[key]) for key in ("init_from", "teacher") if said.get(key)}
+
+    from xnor_ref.cli.progress import Progress
+    from xnor_ref.training.job import train_run
+    from xnor_ref.training.settings.faithful import overridden
+    from xnor_ref.training.storing import runs
+
+    progress = Progress(quiet)
+    if clashes := overridden(said):
+        progress.note(f"--faithful {said['faithful']}, but as was said: {', '.join(clashes)}")
+    folder, start = _resumed(resume, said, Path(out) if out else None)
+    if folder is not None:
+        progress.note(f"going on with the run in {folder.path}")
+        config = _going_on(folder.config(), said)
+    else:
+        config = _anchored(resolve({"data_dir": options.default_data_dir(), **said}))
+        if out:
+            runs.check_free(Path(out))
+    if resume and folder is None:
+        progress.note("there is no run to go on with: starting a new one")
+    try:
+        report = train_run(
+            config,
+            out=Path(out) if out else None,
+            resume=folder,
+            start=start,
+            download=download,
+            observer=progress,
+        )
+    finally:
+        progress.clear()
+    if as_json:
+        options.print_json(report)
+    else:
+        click.echo(report_text(report, config))
+
+
+def _resumed(resume: str | None, said: dict[str, Any], out: Path | None):
+    """(run folder, checkpoint) that --resume names; (None, None) for a new run."""
+    from xnor_ref.training.storing import runs
+
+    if resume is None:
+        return None, None
+    if resume == "auto":
+        return runs.find_run(said, out), None
+    if out is not None:
+        raise click.UsageError("--out names the folder of a new run; --resume PATH already says where to go on")
+    path, start = Path(resume), None
+    if path.is_file():
+        if path.absolute().parent.name != "checkpoints":
+            raise ModelFileError(
+                f"--resume {resume}: not a checkpoint; name the run folder, or a file in its checkpoints/"
+            )
+        start, path = path, path.absolute().parent.parent
+    elif not path.exists():
+        raise ModelFileError(f"--resume {resume}: there is no such run folder or checkpoint")
+    config = runs.config_of(path)
+    runs.check_said(path, config, said)
+    return runs.RunFolder(path), start
+
+
+def _anchored(config: TrainConfig) -> TrainConfig:
+    """The config with absolute paths, so that a run can be gone on with from any folder."""
+    archive = os.path.abspath(config.archive) if config.archive else config.archive
+    return dataclasses.replace(config, data_dir=os.path.abspath(config.data_dir), archive=archive)
+
+
+def _going_on(config: TrainConfig, said: dict[str, Any]) -> TrainConfig:
+    """The config of a run, with what may change between its parts (threads, folders) as said now."""
+    return dataclasses.replace(
+        config, **{key: value for key, value in said.items() if not FIELDS[key].metadata["identity"]}
+    )
+
+
+def report_text(report: dict[str, Any], config: TrainConfig) -> str:
+    """The closing report and what to try next."""
+    rows = [("", "top-1", "top-5", "loss", "file")]
+    for name, key, size in (("float network", "float", "float_bytes"), ("packed network", "packed", "packed_bytes")):
+        scores = report[key]
+        rows.append(
+            (
+                name,
+                f"{scores['top1']:.2%}",
+                f"{scores['top5']:.2%}",
+                f"{scores['loss']:.4f}",
+                options.size_text(report[size]),
+            )
+        )
+    ratio = report["float_bytes"] / report["packed_bytes"]
+    per_epoch = report["seconds_per_epoch"]
+    lines = [
+        f"{report['model']} ({report['method']}) on {report['dataset']}, {report['epochs']} epochs, "
+        f"{report['images']:,} validation images",
+        "",
+        options.table(rows, right=(1, 2, 3, 4)),
+        "",
+        *options.agreement_lines(report),
+        f"the packed file is {ratio:.1f} times smaller than that of the float network",
+        f"time per epoch: {per_epoch:.1f} s" if per_epoch else "time per epoch: not measured in one piece",
+        f"run folder: {report['run']}",
+        "",
+        "next:",
+        *(f"  {program()} {line}" for line in _next_commands(report, config)),
+    ]
+    return "\n".join(lines)
+
+
+def _next_commands(report: dict[str, Any], config: TrainConfig) -> list[str]:
+    run = shlex.quote(report["run"])
+    lines = [
+        f"evaluate {run}",
+        f"predict {run} {shlex.quote(str(Path(report['run']) / 'sample.png'))}",
+        f"info {shlex.quote(str(Path(report['run']) / 'model.safetensors'))}",
+        "verify",
+    ]
+    if config.method == "xnor" and config.dataset == "shapes":
+        lines.append("train --method full")
+    return lines

@@ -1,0 +1,98 @@
+"""`verify`: the exactness checks, on the user's machine."""
+
+import itertools
+import time
+from typing import Any
+
+import click
+
+from xnor_ref.cli import options
+from xnor_ref.cli.group import Command
+from xnor_ref.errors import EquivalenceError
+
+
+@click.command(cls=Command, examples=("verify", "verify --examples 20 --seed 1"))
+@click.option(
+    "--examples",
+    type=click.IntRange(1, 1_000_000),
+    default=100,
+    show_default=True,
+    help="Cases to try for each property; expensive properties try fewer.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Try the same cases again [new ones each time].")
+@options.field_options("threads")
+@options.json_option
+def command(examples: int, seed: int | None, threads: int | None, as_json: bool) -> None:
+    """Run the exactness checks on this machine.
+
+    Random and extreme inputs go through every implementation of the binary kernels and are compared, bit for bit, with
+    an independent computation. The first case that differs is made as small as it can be, printed, and the exit code
+    is 6.
+    """
+    from xnor_ref import verify
+    from xnor_ref.cli.progress import Progress
+    from xnor_ref.training.storing import environment
+
+    options.use_threads(threads)
+    progress = Progress(quiet=as_json)
+    ends = [time.monotonic()]
+
+    def ended(line: str) -> None:
+        if not line.startswith(" "):  # further lines of a property that failed are indented
+            ends.append(time.monotonic())
+            progress.progress("checking", len(ends) - 1, len(verify.PROPERTIES))
+
+    progress.progress("checking", 0, len(verify.PROPERTIES))
+    try:
+        results = verify.run(examples=examples, seed=seed, report=ended)
+    finally:
+        progress.clear()
+    seconds = [end - start for start, end in itertools.pairwise(ends)]
+    failed = [result for result in results if not result.passed]
+    if as_json:
+        options.print_json(_json(results, seconds, environment.describe()))
+    else:
+        click.echo(_text(results, seconds, environment.describe()))
+    if failed:
+        first = failed[0]
+        raise EquivalenceError(
+            f"{len(failed)} of {len(results)} properties do not hold on this machine; {first.name}: {first.failure}; "
+            f"smallest example: {first.example}"
+        )
+
+
+def _json(results: list[Any], seconds: list[float], environment: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "passed": all(result.passed for result in results),
+        "examples": sum(result.examples for result in results),
+        "seconds": round(sum(seconds), 3),
+        "properties": [
+            {
+                "name": result.name,
+                "examples": result.examples,
+                "passed": result.passed,
+                "failure": result.failure,
+                "example": result.example,
+                "seconds": round(spent, 3),
+            }
+            for result, spent in zip(results, seconds)
+        ],
+        "environment": environment,
+    }
+
+
+def _text(results: list[Any], seconds: list[float], environment: dict[str, Any]) -> str:
+    rows = [("property", "examples", "seconds", "")]
+    rows += [
+        (result.name, f"{result.examples:,}", f"{spent:.1f}", "holds" if result.passed else "FAILS")
+        for result, spent in zip(results, seconds)
+    ]
+    rows.append(("total", f"{sum(result.examples for result in results):,}", f"{sum(seconds):.1f}", ""))
+    versions = ", ".join(f"{key} {environment[key]}" for key in ("xnor_ref", "python", "numpy", "numba", "blas"))
+    return "\n".join(
+        [
+            options.table(rows, right=(1, 2)),
+            "",
+            f"{environment['cpu']}, {environment['threads']} threads; {versions}",
+        ]
+    )

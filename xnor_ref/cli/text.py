@@ -1,0 +1,31 @@
+"""Text for a terminal: names that anyone may have made are escaped, a closed stderr is quiet."""
+
+import os
+import shlex
+import sys
+
+
+def program() -> str:
+    """How this program was called, for messages that can be pasted."""
+    path = sys.argv[0]
+    if os.path.basename(path).startswith("xnor-ref"):
+        return "xnor-ref"
+    return f"python {shlex.quote(path)}" if os.path.basename(path) == "cli.py" else "python cli.py"
+
+
+def say(text: str) -> None:
+    """A line on stderr; quiet where stderr is closed."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def printable(text: str) -> str:
+    """`text` with what is not printable escaped: names come from files and folders that anyone may have made."""
+    escaped = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return escaped.encode(encoding, "backslashreplace").decode(encoding)

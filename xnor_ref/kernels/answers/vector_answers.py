@@ -1,0 +1,136 @@
+"""Known answers of the kernels of `simd.py`, `signs.py` and `nhwc.py`; `selftest` says what for."""
+
+import numpy as np
+
+from xnor_ref.kernels.compiling.selftest import Case, reals, words
+from xnor_ref.kernels.vectors import nhwc, signs, simd
+
+
+def known_answers() -> tuple[Case, ...]:
+    """A case or more for each kernel."""
+    return (
+        (simd._to_planes, _turned, "01c7ea7e22abfef5"),
+        (simd._fill_panels, _filled, "f6e148b5717ec02b"),
+        (simd._convolve, lambda: _integers((3, 3), 21, (1, 1), (1, 1), 0), "47d56595e1b51d98"),
+        (simd._convolve, lambda: _integers((2, 1), 70, (2, 3), (3, 2), 1), "4d2131aff3d4ec43"),  # two blocks
+        (
+            simd._convolve,
+            lambda: _integers((5, 9), 33, (1, 1), (0, 0), 0),
+            "46470afce3acb306",
+        ),  # the window is the image
+        (simd._convolve, lambda: _scaled(130), "e170576a1267b98c"),
+        (simd._convolve, lambda: _compared(94), "4eb87189c2308d6b"),
+        (simd._convolve, lambda: _real(70, False), "f0bc0e92da910444"),
+        (simd._convolve, lambda: _real(20, True), "525f0fe48c041469"),
+        (signs.pack_pixels, lambda: tuple(part for mode in range(4) for part in _packed(mode)), "9a29a7193fe8873b"),
+        (signs.pack_planes, lambda: _packed_planes(80, True) + _packed_planes(96, False), "40f3ab4d27d3d9c8"),
+        (signs.pool_bits, _pooled_bits, "f231663aa1d676f5"),
+        (nhwc.look_up, lambda: tuple(_looked_up(channels) for channels in (2, 3)), "eb4010a4822218a0"),
+        (
+            nhwc.from_planes,
+            lambda: _moved(nhwc.from_planes, 6, reals(2, 3, 15), 5, shape=(2, 3, 7, 3)),
+            "e69bb8c8dc2f15de",
+        ),
+        (nhwc.to_planes, lambda: _moved(nhwc.to_planes, 2, reals(2, 3, 5, 3), shape=(2, 3, 3, 5)), "e1a7578e92b1d555"),
+        (
+            nhwc.copy_inside,
+            lambda: _moved(nhwc.copy_inside, 6, reals(2, 3, 5, 3), shape=(2, 3, 7, 3)),
+            "324726bdec6b4f5b",
+        ),
+        (
+            nhwc.affine,
+            lambda: _moved(nhwc.affine, 3, X, SLOPE, reals(39)[2:], np.float32(-3), shape=X.shape),
+            "31ddc6fa12d7aed3",
+        ),
+        (nhwc.prelu, lambda: _moved(nhwc.prelu, 3, X, SLOPE, shape=X.shape), "345dd71166bd1edd"),
+        (nhwc.max_pool, lambda: tuple(_pooled(nhwc.max_pool, channels) for channels in (3, 37)), "562b600e354b0243"),
+        (nhwc.avg_pool, lambda: _pooled(nhwc.avg_pool, 19), "3b83ab9feed5b77a"),
+        (nhwc.global_mean, lambda: _moved(nhwc.global_mean, 2, reals(2, 3, 5, 19), shape=(2, 19)), "bf00d471aa03b28b"),
+    )
+
+
+X, SLOPE = reals(3, 37), reals(37) / 8
+
+
+def _turned():
+    pixels, out = words(40 * 64).astype(np.uint32), np.zeros(37 * 41 + 5, np.uint32)
+    simd._to_planes(pixels, 64, 39, 37, out, 5, 41)
+    return out
+
+
+def _filled():
+    """The weights again, put together from the blocks, whose width is the processor's."""
+    panels, weight = simd.panels(words(150, 3).astype(np.uint32)), []
+    for first in range(0, 150, simd.WIDE):
+        used = min(simd.WIDE, 150 - first)
+        width = simd.NARROW if used <= simd.NARROW else simd.WIDE
+        weight.append(panels[first * 3 : (first + width) * 3].reshape(3, width).T[:used])
+    return np.concatenate(weight)
+
+
+def _integers(kernel, outputs, stride, padding, pad_value):
+    return simd.conv2d_bits(words(2, 5, 9, 1), words(outputs, *kernel, 1), 64, stride, padding, pad_value, 1)
+
+
+def _conv(outputs, channels):
+    return simd.SignConv(words(outputs, 3, 2, 2) >> np.uint64(128 - channels), channels, (5, 9), (1, 1), (1, 0))
+
+
+def _scaled(outputs):
+    conv = _conv(outputs, 96)
+    bits = words(2, *conv.padded_shape).astype(np.uint32)
+    out = np.zeros((2, *conv.out_shape), np.float32)
+    conv.bind(simd.SCALED, bits, out, simd.padded(reals(outputs)), reals(2, 40))(2, 1)
+    return out
+
+
+def _compared(outputs):
+    conv = _conv(outputs, 96)
+    bits = words(2, *conv.padded_shape).astype(np.uint32)
+    out = np.zeros((2, 5, 10, 3), np.uint32)
+    limits = simd.padded(reals(outputs).astype(np.int32), np.iinfo(np.int32).max)
+    flips = words(5).astype(np.uint32) & np.array([-1, -1, 0x3FFFFFFF, 0, 0]).astype(np.uint32)
+    conv.bind(simd.BITS, bits, out, limits, flips, place=(600, 120, 12, 3))(2, 1)
+    return out
+
+
+def _real(outputs, planes):
+    conv = simd.RealConv(reals(outputs, 3, 2, 3), (5, 9), (2, 1), (1, 0), reals(outputs), reals(outputs) / 4, None, -9)
+    height, width, _ = conv.out_shape
+    out = np.zeros((2, outputs, height, width) if planes else (2, height, width, outputs), np.float32)
+    conv.bind(reals(2, *conv.padded_shape), out, planes=planes)(2, 1)
+    return out
+
+
+def _packed(mode):
+    bits, mean = np.zeros((2, 3, 7, 3), np.uint32), np.zeros((2, 15))
+    x = np.round(reals(2, 3, 5, 77))  # zeros of both signs
+    signs.pack_pixels(0, 6, mode, x, reals(77), reals(78)[1:], reals(79)[2:], bits, mean)
+    return bits, mean
+
+
+def _packed_planes(channels, means):
+    bits, mean = np.zeros((2, 3, 7, 3), np.uint32), np.zeros((2, 15 if means else 0))
+    signs.pack_planes(0, 4, np.round(reals(2, channels, 15)), 5, 2, bits, mean)
+    return bits, mean
+
+
+def _pooled_bits():
+    bits, out = words(2, 5, 6, 2).astype(np.uint32), np.zeros((2, 3, 5, 2), np.uint32)
+    signs.pool_bits(0, 6, bits, words(3).astype(np.uint32), (3, 2), (2, 3), (1, 1), out)
+    return out
+
+
+def _looked_up(channels):
+    images, table = words(2, 3, 5, channels).astype(np.uint8), reals(256, channels)
+    return _moved(nhwc.look_up, 6, images, table, shape=(2, 3, 7, channels))
+
+
+def _pooled(kernel, channels):
+    return _moved(kernel, 6, reals(2, 5, 6, channels), (3, 2), (2, 3), (1, 1), shape=(2, 3, 3, channels))
+
+
+def _moved(kernel, items, *arguments, shape):
+    out = np.zeros(shape, np.float32)
+    kernel(0, items, *arguments, out)
+    return out

@@ -1,0 +1,64 @@
+"""Compiling on a second processor what will be needed soon.
+
+Numba compiles one kernel at a time, whatever the number of threads, so `start` has another process do it. That one
+goes through the list from its end while this process works its way from the beginning, and `cache.KernelFile.reserved`
+keeps the two from compiling the same kernel; where they meet, all is done.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from xnor_ref.kernels.basics.threads import get_threads
+
+WORTH = 3  # kernels that are missing
+
+
+def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
+    """Have another process compile kernels, "module:name", the last one first; whether one was started.
+
+    Then it compiles those that are needed `later`, in their order. Nothing happens on a single processor, or where most
+    of `names` are in the cache or nothing is compiled.
+    """
+    if not sys.executable or get_threads() < 2 or sum(not _is_kept(name) for name in names) < WORTH:
+        return False
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import prepare; prepare()", *reversed(names), *later],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:  # no room for another process: then this one compiles
+        return False
+    threading.Thread(target=process.wait, name="xnor_ref-ahead", daemon=True).start()
+    return True
+
+
+def prepare() -> None:
+    """Load or compile the kernels that the command line names, while the process that asked for them is there."""
+    asked = os.getppid()
+    for name in sys.argv[1:]:
+        if os.getppid() != asked:
+            return
+        _kernel(name).prepare()
+
+
+def _kernel(name: str):
+    module, _, kernel = name.partition(":")
+    return getattr(importlib.import_module(module), kernel)
+
+
+def _is_kept(name: str) -> bool:
+    from xnor_ref.kernels.compiling.cache import KernelFile
+    from xnor_ref.kernels.compiling.jit import Kernel
+
+    kernel = _kernel(name)
+    return not isinstance(kernel, Kernel) or KernelFile(kernel).is_kept()

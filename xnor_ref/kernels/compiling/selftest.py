@@ -1,0 +1,83 @@
+"""Known answers: what each kernel must compute before anything else is computed with it.
+
+A module of kernels, or the module that `ANSWERS` names for it, has a function `known_answers`. It returns a case or
+more for each kernel: the kernel, a function without arguments that calls it, on this thread alone, and returns what it
+computed, and the answer. An answer is a literal, or the `digest` of longer ones. Cases are small, some hundred numbers,
+and hold what goes wrong first: lengths that are no whole number of vectors or words, windows at the border and beyond
+it, zeros of both signs. Sums are of numbers that need no rounding, where their order is the compiler's. The uncompiled
+functions give the same answers, which is where the digests come from.
+
+    def known_answers():
+        return (
+            (double, lambda: doubled(reals(5)), [-1.0, 0.5, 3.25, -7.0, 15.5]),
+            (double, lambda: doubled(reals(37)), "0123456789abcdef"),
+        )
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Case = tuple[Callable, Callable[[], Any], Any]  # the kernel, what to run, its answer
+
+
+_ANSWERS = "xnor_ref.kernels.answers."
+ANSWERS = {  # modules whose known answers need other kernels, and so stand in a module of their own
+    "xnor_ref.kernels.readable.plain": _ANSWERS + "plain_answers",
+    "xnor_ref.kernels.vectors.nhwc": _ANSWERS + "vector_answers",
+    "xnor_ref.kernels.vectors.signs": _ANSWERS + "vector_answers",
+    "xnor_ref.kernels.vectors.simd": _ANSWERS + "vector_answers",
+    "xnor_ref.kernels.training.gradient_layout": _ANSWERS + "gradient_answers",
+    "xnor_ref.kernels.training.gradients": _ANSWERS + "gradient_answers",
+    "xnor_ref.kernels.training.winograd": _ANSWERS + "winograd_answers",
+    "xnor_ref.compress.tree_kernels": "xnor_ref.compress.tree_answers",
+}
+
+
+def cases_of(module: str) -> Sequence[Case]:
+    """The known answers of a module's kernels."""
+    holder = import_module(ANSWERS[module]) if module in ANSWERS else sys.modules[module]
+    return getattr(holder, "known_answers", tuple)()
+
+
+def wrong_answer(kernel: Any) -> str:
+    """How a kernel's first wrong answer differs, or "" if it gives all the known ones; "" too if there are none."""
+    own = [case for case in cases_of(kernel.py_func.__module__) if case[0] is kernel]
+    for number, (_, run, known) in enumerate(own, 1):
+        try:
+            answer = run()
+            found = digest(answer) if isinstance(known, str) else numbers(answer)
+        except Exception as error:  # of code for other arguments, for one
+            found = repr(error)
+        if found != known:
+            return f"case {number} of {len(own)}: {found} in place of {known}"
+    return ""
+
+
+def numbers(answer: Any) -> Any:
+    """Arrays and scalars, alone or in a tuple, as Python numbers and lists of them."""
+    return [numbers(part) for part in answer] if isinstance(answer, tuple) else np.asarray(answer).tolist()
+
+
+def digest(answer: Any) -> str:
+    """Of an array or a tuple of arrays: the first 64 bits of the SHA-256 of its bytes, as 16 hexadecimal digits."""
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    little = [np.ascontiguousarray(part, part.dtype.newbyteorder("<")) for part in parts]
+    return hashlib.sha256(b"".join(part.tobytes() for part in little)).hexdigest()[:16]
+
+
+def words(*shape: int) -> NDArray[np.uint64]:
+    """Words without pattern, the same each time; the first is 0."""
+    x = np.arange(np.prod(shape), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return (x ^ (x >> np.uint64(27))).reshape(shape)
+
+
+def reals(*shape: int) -> NDArray[np.float32]:
+    """Multiples of 1/16 from -8 to below 8 without pattern, the same each time; the first is -8."""
+    return (((words(*shape) >> np.uint64(56)).astype(np.float32) - 128) / 16).astype(np.float32, copy=False)

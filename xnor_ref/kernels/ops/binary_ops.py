@@ -1,0 +1,298 @@
+"""Binary convolution and matrix product: the checked entry points, and the unchecked blocks they are made of.
+
+`binary_conv2d`, `xnor_conv2d` and `binary_linear` validate everything before they allocate anything. The blocks
+(`sign_pack`, `conv2d_bits`, ...) are for callers inside this package whose arrays are known to be right:
+C-contiguous, float32 or uint64, without NaN.
+
+A backend is one of
+- "reference": NumPy, obvious and slow;
+- "numba": the same in compiled loops;
+- "simd": micro-kernels written out in vector code, where the processor has vectors that fit;
+- "float": signs as float32, convolved by BLAS; an independent road to the same integers, for tests;
+- "auto": "simd", or "numba" without such vectors, or "reference" without Numba's compiler (NUMBA_DISABLE_JIT=1).
+All give the same integers, at any number of threads.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from xnor_ref.errors import NonFiniteError
+from xnor_ref.kernels.basics import rungs
+from xnor_ref.kernels.basics.checks import check_conv, check_linear
+from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
+from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.ops import float_ops
+from xnor_ref.kernels.readable import reference
+
+
+def binary_conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    pad_value: int = 0,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> np.ndarray:
+    """Exact convolution (cross-correlation) of the signs of `x` with the signs of `weight`.
+
+    `Z = sign(x) * sign(weight)`, the integer part of XNOR-Net's convolution (Rastegari et al. 2016, eq. 11), computed
+    as `n_bits - 2 * popcount(a xor b)` on packed bits. sign(0) = sign(-0.0) = +1.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (N, C, H, W)
+    weight : ndarray of float32, shape (O, C, KH, KW)
+        Only float32 is taken: rounding a tiny negative float64 to float32 gives -0.0, whose sign is +1.
+        Any memory layout and byte order will do.
+    stride, padding : int or pair (vertical, horizontal)
+        Strides from 1, padding from 0 (on both sides of an axis; it may exceed the kernel).
+    pad_value : {0, 1, -1}
+        What a tap outside the image meets: 0 contributes nothing, +1 and -1 count as signs.
+    backend : {"auto", "reference", "numba", "simd", "float"}
+    threads : int, optional
+        Default: the process-wide setting. The result does not depend on it.
+
+    Returns
+    -------
+    ndarray of int32, shape (N, O, OH, OW)
+        OH = (H + 2*padding - KH) // stride + 1, likewise OW.
+
+    Raises
+    ------
+    InputTypeError
+        An argument has a wrong type or dtype.
+    InputError
+        NaN, infinities, shapes or options that do not fit, or more memory needed than the machine has.
+
+    Examples
+    --------
+    >>> x = np.array([[[[1, -1], [-1, -1]]]], dtype=np.float32)
+    >>> binary_conv2d(x, x, backend="reference")
+    array([[[[4]]]], dtype=int32)
+    """
+    x, weight, stride, padding = check_conv(
+        "binary_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads
+    )
+    return sign_conv2d(x, weight, stride, padding, pad_value, backend, threads)
+
+
+def xnor_conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    pad_value: int = 0,
+    input_scale: str = "plain",
+    backend: str = "auto",
+    threads: int | None = None,
+) -> np.ndarray:
+    """XNOR-Net's convolution with real inputs and weights: `Y = (Z * alpha) * K`.
+
+    Z is `binary_conv2d`, alpha the mean |weight| of each filter and K the local mean of |x| (Rastegari et al. 2016,
+    eq. 6 and 11). The products are rounded to float32 one after the other, in this order.
+
+    Parameters
+    ----------
+    x, weight, stride, padding, pad_value, backend, threads
+        As in `binary_conv2d`.
+    input_scale : {"plain", "valid", "off"}
+        "plain": K as in the paper, the mean over all KH*KW taps, those outside the image counting as zeros;
+        "valid": the mean over the taps inside the image; "off": no K.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, O, OH, OW)
+
+    Raises
+    ------
+    InputTypeError, InputError
+        As in `binary_conv2d`.
+    NonFiniteError
+        The result does not fit float32.
+
+    Examples
+    --------
+    >>> x = np.array([[[[1, -3], [-2, -2]]]], dtype=np.float32)
+    >>> xnor_conv2d(x, -x, backend="reference")  # -4 * 2 * 2
+    array([[[[-16.]]]], dtype=float32)
+    """
+    x, weight, stride, padding = check_conv(
+        "xnor_conv2d", x, weight, stride, padding, pad_value, input_scale, backend, threads
+    )
+    y = sign_conv2d(x, weight, stride, padding, pad_value, backend, threads).astype(np.float32)
+    try:
+        with np.errstate(over="raise", under="ignore"):
+            y *= weight_scale(weight)[:, None, None]
+            if input_scale != "off":
+                y *= input_scale_map(x, weight.shape[2:], stride, padding, input_scale, backend, threads)
+    except FloatingPointError:
+        raise NonFiniteError(
+            "xnor_conv2d: the result does not fit float32; scale x or weight down "
+            f"(largest |x| {np.abs(x).max():g}, largest |weight| {np.abs(weight).max():g})"
+        ) from None
+    return y
+
+
+def binary_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
+    """Exact matrix product of signs, `sign(x) @ sign(weight).T`.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (N, I)
+    weight : ndarray of float32, shape (O, I)
+    backend, threads
+        As in `binary_conv2d`.
+
+    Returns
+    -------
+    ndarray of int32, shape (N, O)
+
+    Raises
+    ------
+    InputTypeError, InputError
+        As in `binary_conv2d`.
+
+    Examples
+    --------
+    >>> x = np.array([[1, -1, -2, 0]], dtype=np.float32)
+    >>> binary_linear(x, np.ones((1, 4), np.float32), backend="reference")
+    array([[0]], dtype=int32)
+    """
+    x, weight = check_linear("binary_linear", x, weight, backend, threads)
+    return sign_linear(x, weight, backend, threads)
+
+
+# --- unchecked blocks ------------------------------------------------------------------------------------------
+
+
+def sign_conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Pair,
+    padding: Pair,
+    pad_value: int,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> np.ndarray:
+    """Convolution of the signs of x (N, C, H, W) and weight (O, C, KH, KW), both float32: int32 (N, O, OH, OW)."""
+    if backend == "float":
+        border = float(pad_value)
+        z = float_ops.conv2d(x, _signs(weight), None, stride, padding, threads=threads, signs=True, pad_value=border)
+        return z.astype(np.int32)
+    x_words, weight_words = sign_pack(x, backend, threads), pack_weight(weight, backend, threads)
+    return conv2d_bits(x_words, weight_words, x.shape[1], stride, padding, pad_value, backend, threads)
+
+
+def sign_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
+    """Matrix product of the signs of x (N, I) and weight (O, I), both float32: int32 (N, O)."""
+    if backend == "float":
+        return float_ops.linear(_signs(x), _signs(weight), None, threads).astype(np.int32)
+    x_words, weight_words = sign_pack_rows(x, backend, threads), pack_weight_rows(weight, backend, threads)
+    return gemm_bits(x_words, weight_words, x.shape[1], backend, threads)
+
+
+def _signs(x: np.ndarray) -> np.ndarray:
+    return np.where(x >= 0, np.float32(1), np.float32(-1))
+
+
+def sign_pack(x: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
+    """Signs of x (N, C, H, W) float32, packed along C: uint64 (N, H, W, n_words(C))."""
+    return _rung(backend).sign_pack(x, threads)
+
+
+def threshold_pack(
+    x: np.ndarray, threshold: np.ndarray, flip: np.ndarray, backend: str = "auto", threads: int | None = None
+) -> np.ndarray:
+    """Bits `x >= threshold[c]`, or `x <= threshold[c]` where flip[c] (bool): uint64 (N, H, W, n_words(C))."""
+    return _rung(backend).threshold_pack(x, threshold, flip, threads)
+
+
+def pack_weight(weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
+    """Signs of weight (O, C, KH, KW) float32, packed along C: uint64 (O, KH, KW, n_words(C))."""
+    return _rung(backend).sign_pack(weight, threads)
+
+
+def sign_pack_rows(x: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
+    """Signs of x (N, I) float32, packed along I: uint64 (N, n_words(I))."""
+    return _rung(backend).sign_pack_rows(x, threads)
+
+
+pack_weight_rows = sign_pack_rows
+
+
+def conv2d_bits(
+    x_words: np.ndarray,
+    weight_words: np.ndarray,
+    channels: int,
+    stride: Pair,
+    padding: Pair,
+    pad_value: int,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> np.ndarray:
+    """Convolution of packed signs, x (N, H, W, words), weight (O, KH, KW, words): int32 (N, O, OH, OW).
+
+    Tail bits beyond `channels` are ignored.
+    """
+    if backend == "float":
+        x, weight = (np.moveaxis(signs_of_words(w, channels), 3, 1).copy() for w in (x_words, weight_words))
+        return sign_conv2d(x, weight, stride, padding, pad_value, backend, threads)
+    x_words, weight_words = mask_tail(x_words, channels), mask_tail(weight_words, channels)
+    return _rung(backend).conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads)
+
+
+def gemm_bits(
+    x_words: np.ndarray,
+    weight_words: np.ndarray,
+    n_bits: int,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> np.ndarray:
+    """Dot products of packed signs, x (N, words), weight (O, words): int32 (N, O). Tail bits are ignored."""
+    if backend == "float":
+        return sign_linear(signs_of_words(x_words, n_bits), signs_of_words(weight_words, n_bits), backend, threads)
+    x_words, weight_words = mask_tail(x_words, n_bits), mask_tail(weight_words, n_bits)
+    return _rung(backend).gemm_bits(x_words, weight_words, n_bits, threads)
+
+
+def input_scale_map(
+    x: np.ndarray,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    mode: str,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> np.ndarray:
+    """K of x (N, C, H, W) float32: the box mean of A = mean over channels of |x|, float32 (N, 1, OH, OW).
+
+    `mode` "plain" divides by KH*KW (A is padded with zeros), "valid" by the number of taps inside the image;
+    a window that lies wholly outside gets 0. All rungs give the same bits.
+    """
+    return _rung(backend).input_scale_map(x, kernel_size, stride, padding, mode, threads)
+
+
+def weight_scale(weight: np.ndarray) -> np.ndarray:
+    """alpha = mean |weight| per filter, weight (O, ...): float32 (O,). Summed in float64, rounded once."""
+    # Converted first: a reduction that converts on the fly works in pieces that depend on the number of rows.
+    return np.abs(weight.reshape(len(weight), -1), dtype=np.float64).mean(axis=1).astype(np.float32)
+
+
+def input_scale_rows(x: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
+    """K of a fully connected layer, mean |x| of each sample, x (N, I): float32 (N, 1). All rungs give the same bits."""
+    return _rung(backend).input_scale_rows(x, threads)
+
+
+def _rung(backend: str) -> Any:
+    if backend == "reference" or (backend == "auto" and rungs.without_kernels()):
+        return reference
+    if backend in ("auto", "simd") and has_vectors():
+        from xnor_ref.kernels.vectors import simd
+
+        return simd
+    from xnor_ref.kernels.readable import plain
+
+    return plain

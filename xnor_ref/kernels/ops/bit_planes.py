@@ -1,0 +1,129 @@
+"""k-bit numbers as weighted sums of signs, so that XNOR and popcount compute with them exactly.
+
+q_k(x) of Rastegari et al. 2016, section 3.2, rounds x in [-1, 1] to one of 2^k even levels. Times 2^k - 1 a level is an
+odd integer, and that is a sum of signs, one a bit plane:
+
+    m = (2^k - 1) q_k(x) = sum_b 2^b s_b,    s_b = +-1, b = 0 .. k-1
+
+so that the dot product of such integers is sum_{a,b} 2^(a+b) (s_a . t_b), each s_a . t_b one of signs. The highest
+plane is sign(x). Padding with 0 contributes nothing to any plane; padding with +1 or -1 is the largest or the smallest
+level.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.ops import binary_ops, float_ops
+
+F32 = NDArray[np.float32]
+Words = NDArray[np.uint64]
+
+MAX_BITS = 8
+_EXACT = 2**24  # float32 holds every integer up to here
+
+
+def largest(bits: int) -> int:
+    """The largest of the odd integers that `bits` planes make up: 2^bits - 1."""
+    return (1 << bits) - 1
+
+
+def levels(x: F32, bits: int) -> NDArray[np.int16]:
+    """m = (2^k - 1) q_k(x) = 2 floor(fl(x (2^k - 1)/2)) + 1 of x clipped to [-1, 1]; halves are rounded up.
+
+    With one bit it is sign(x).
+
+    >>> levels(np.float32([-3, -1, -0.1, -0.0, 0.7, 1]), 2)
+    array([-3, -3, -1,  1,  3,  3], dtype=int16)
+    """
+    if bits == 1:
+        return np.where(x >= 0, np.int16(1), np.int16(-1))
+    steps = np.clip(x, np.float32(-1), np.float32(1)) * np.float32(largest(bits) / 2)
+    with np.errstate(invalid="ignore"):  # NaN is noticed where it comes out
+        return 2 * np.floor(steps, out=steps).astype(np.int16) + np.int16(1)
+
+
+def planes(m: NDArray[np.int16], bits: int) -> list[NDArray[np.bool_]]:
+    """The signs s_b of odd integers m, lowest plane first; True is +1."""
+    code = (m + np.int16(largest(bits))) >> 1
+    return [(code >> b) & 1 == 1 for b in range(bits)]
+
+
+def as_signs(plane: NDArray[np.bool_]) -> F32:
+    """+1 and -1."""
+    return np.where(plane, np.float32(1), np.float32(-1))
+
+
+def fits(n_terms: int, bits: Pair) -> bool:
+    """Whether sums of so many products of integers of so many bits fit into int32."""
+    return n_terms * largest(bits[0]) * largest(bits[1]) < 2**31
+
+
+def exact_in_float32(n_terms: int, bits: Pair) -> bool:
+    """Whether float32 adds up so many products of integers of so many bits without rounding."""
+    return n_terms * largest(bits[0]) * largest(bits[1]) < _EXACT
+
+
+def conv2d_planes(
+    m: NDArray[np.int16],
+    weight_words: list[Words],
+    input_bits: int,
+    stride: Pair,
+    padding: Pair,
+    pad_value: int,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> NDArray[np.int32]:
+    """Convolution of the integers m (N, C, H, W) with weights whose planes are packed: int32 (N, O, OH, OW), exact.
+
+    `weight_words` holds uint64 (O, KH, KW, n_words(C)) for each plane.
+    """
+    total: NDArray[np.int32] | None = None
+    for a, plane in enumerate(planes(m, input_bits)):
+        words = binary_ops.sign_pack(as_signs(plane), backend, threads)
+        for b, weight in enumerate(weight_words):
+            z = binary_ops.conv2d_bits(words, weight, m.shape[1], stride, padding, pad_value, backend, threads)
+            z <<= a + b
+            total = z if total is None else np.add(total, z, out=total)
+    assert total is not None
+    return total
+
+
+def conv2d(
+    m: NDArray[np.int16],
+    weight: NDArray[np.int16],
+    bits: Pair,
+    stride: Pair,
+    padding: Pair,
+    pad_value: int,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> NDArray[np.int32]:
+    """`conv2d_planes` for weights (O, C, KH, KW) that are integers too; `bits` are those of m and of the weights.
+
+    With backend "float" the integers are convolved by BLAS, in pieces that float32 adds up without rounding.
+    """
+    if backend == "float":
+        return _conv2d_float(m, weight, bits, stride, padding, pad_value, threads)
+    words = [binary_ops.pack_weight(as_signs(plane), backend, threads) for plane in planes(weight, bits[1])]
+    return conv2d_planes(m, words, bits[0], stride, padding, pad_value, backend, threads)
+
+
+def _conv2d_float(m, weight, bits, stride, padding, pad_value, threads) -> NDArray[np.int32]:
+    terms = weight[0].size
+    together = next(g for g in range(max(bits), 0, -1) if g == 1 or exact_in_float32(terms, (g, g)))
+    z: NDArray[np.int32] | int = 0
+    for a, x in _digits(m, bits[0], together):
+        border = pad_value * float(largest(min(together, bits[0] - a)))
+        for b, w in _digits(weight, bits[1], together):
+            part = float_ops.conv2d(x, w, None, stride, padding, threads=threads, training=True, pad_value=border)
+            z = z + (part.astype(np.int32) << (a + b))
+    return np.asarray(z, np.int32)
+
+
+def _digits(m: NDArray[np.int16], bits: int, together: int):
+    """m as sum of 2^shift d, each d the odd integers of some neighbouring planes as float32: pairs (shift, d)."""
+    code = (m + np.int16(largest(bits))) >> 1
+    for shift in range(0, bits, together):
+        top = largest(min(together, bits - shift))
+        yield shift, (2 * ((code >> shift) & top) - top).astype(np.float32)

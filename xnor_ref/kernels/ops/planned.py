@@ -1,0 +1,304 @@
+"""Binary layers that are planned once and then run without allocating: float32 in, (Z * alpha) * K out.
+
+One object owns one set of workspaces, so it serves one call at a time; objects for other threads share nothing but
+the laid-out weights (`copy`).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.basics.checks import check_array, check_conv, check_pair
+from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.layout import pack_mask
+from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.kernels.basics.threads import check_threads
+from xnor_ref.kernels.microkernels import pack
+from xnor_ref.kernels.ops import binary_ops
+from xnor_ref.kernels.readable import plain
+from xnor_ref.kernels.vectors import nhwc, signs, simd
+
+F32 = NDArray[np.float32]
+LAYOUTS = ("NHWC", "NCHW")
+_NONE = np.zeros(0, np.float32)
+
+
+def _check_batch(caller: str, batch: Any, image_bytes: int) -> None:
+    if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)):
+        raise InputTypeError(f"{caller}: batch must be an int, got {batch!r}")
+    if batch < 1:
+        raise InputError(f"{caller}: batch must be at least 1, got {batch}")
+    check_memory(caller, int(batch) * image_bytes, f"(batch {batch})")
+
+
+def _check_buffer(name: str, array: Any, shape: tuple[int, ...], images: int, exact: bool = False) -> None:
+    wanted = f"C-contiguous float32 ({images if exact else f'1 to {images}'}, {', '.join(map(str, shape))})"
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        raise InputTypeError(f"PlannedConv2d: {name} must be {wanted}, got {getattr(array, 'dtype', type(array))}")
+    fits = array.shape[1:] == shape and 1 <= len(array) <= images and (not exact or len(array) == images)
+    if not fits or not array.flags.c_contiguous:
+        raise InputError(f"PlannedConv2d: {name} must be {wanted}, got {array.shape} with strides {array.strides}")
+
+
+class Workspace:
+    """The buffers of one binary layer, and the four steps that fill them: `pack`, `scale`, `convolve` and `count`.
+
+    Parameters
+    ----------
+    conv : SignConv
+    alpha : float32 (O,) or None
+    input_scale : {"off", "plain", "valid"}
+    batch : most images of a call
+    affine : (scale, shift, limit), float32 (C,) each, of `signs.pack_pixels`; None for signs alone
+    """
+
+    def __init__(self, conv: simd.SignConv, alpha: F32 | None, input_scale: str, batch: int, affine: Any = None):
+        windows = conv.windows
+        self.conv, self.input_scale, self.batch = conv, input_scale, batch
+        pixels, outputs = windows.size[0] * windows.size[1], windows.out_h * windows.out_w
+        self.bits = np.zeros((batch, *conv.padded_shape), np.uint32)
+        self.mean = np.empty((batch, pixels if input_scale != "off" else 0))
+        self.k = np.ones((batch, outputs), np.float32)
+        self.alpha = simd.padded(np.ones(windows.outputs, np.float32) if alpha is None else alpha)
+        self._alpha = alpha
+        self._affine = (_NONE, _NONE, _NONE) if affine is None else affine
+        self._mode = 2 * (affine is not None) + (input_scale != "off")
+
+    def pack_pixels(self, x: F32, threads: int) -> None:
+        """Bits, and A if the layer has K, of x (N, H, W, C)."""
+        n_rows = x.shape[0] * x.shape[1]
+        simd.split(
+            simd.worth(threads, 200 * x.size),
+            n_rows,
+            signs.pack_pixels,
+            self._mode,
+            x,
+            *self._affine,
+            self.bits,
+            self.mean,
+        )
+
+    def pack_planes(self, x: F32, threads: int) -> None:
+        """Bits, and A if the layer has K, of x (N, C, H, W)."""
+        n, channels, height, width = x.shape
+        threads = simd.worth(threads, 200 * x.size)
+        if channels % pack.SUMS or height * width < pack.GROUP:
+            turned = np.empty((n, height, width, channels), np.float32)
+            simd.split(threads, n * height, nhwc.from_planes, x.reshape(n, channels, -1), width, turned)
+            self.pack_pixels(turned, threads)
+        else:
+            n_groups = -(-height * width // pack.GROUP)
+            planes = x.reshape(n, channels, -1)
+            simd.split(threads, n * n_groups, signs.pack_planes, planes, width, n_groups, self.bits, self.mean)
+
+    def scale(self, n: int, threads: int) -> None:
+        """K of the packed images from their A."""
+        if self.input_scale == "off":
+            return
+        w = self.conv.windows
+        size, out_size, valid = w.size, (w.out_h, w.out_w), self.input_scale == "valid"
+        threads = simd.worth(threads, 1000 * n * self.k.shape[1])
+        simd.split(threads, n, plain.box_means, self.mean, size, w.kernel, w.stride, w.padding, valid, out_size, self.k)
+
+    @property
+    def thresholds(self) -> tuple[F32, F32]:
+        """(direction, limit): the bit of channel c is direction[c] * x >= limit[c]."""
+        return self._affine[0], self._affine[2]
+
+    def integer_limits(
+        self, direction: F32, limit: F32, floor: float = -np.inf
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
+        """The thresholds of the layer after this one, on the integers Z: bit = (Z >= limit) xor flip.
+
+        max(float32(Z) * alpha, floor) grows with Z, so the first Z past a threshold is found by bisection, exactly.
+        """
+        outputs = len(direction)
+        bound = self.conv.n_bits + 1
+        low, high = np.full(outputs, -bound), np.full(outputs, bound)  # below and past the change, whatever they give
+        alpha = np.float32(1) if self._alpha is None else self._alpha
+        flipped = direction < 0
+        with np.errstate(over="ignore"):
+            while (high - low > 1).any():
+                middle = (low + high) // 2
+                value = np.maximum(middle.astype(np.float32) * alpha, np.float32(floor))
+                past = (direction * value >= limit) != flipped
+                high, low = np.where(past, middle, high), np.where(past, low, middle)
+        flip = np.zeros(simd.padded_outputs(outputs) // simd.WORD + 1, np.uint32)
+        words = pack_mask(flipped, 0).view(np.uint32)[: len(flip)]
+        flip[: len(words)] = words
+        return simd.padded(high.astype(np.int32), np.iinfo(np.int32).max), flip
+
+    def bind(self, out: F32, planes: bool = False) -> Any:
+        """The convolution, scaled, of the packed images into `out`, as a function of (n, threads)."""
+        return self.conv.bind(simd.SCALED, self.bits, out, self.alpha, self.k, planes=planes)
+
+
+class _Planned:
+    """What a planned convolution and a planned linear layer have in common."""
+
+    def __init__(self, work: Workspace, shape: tuple[int, ...], planes: bool = False, rows: bool = False) -> None:
+        self._work, self._shape, self._planes, self._rows = work, shape, planes, rows
+        self._counts: NDArray[np.int32] | None = None
+        self._bound: tuple[Any, Any] = (None, None)
+        self._n = 0
+
+    @property
+    def macs(self) -> int:
+        """Binary multiply-accumulates of one image, those on padding included."""
+        windows = self._work.conv.windows
+        return math.prod(self._work.conv.out_shape) * windows.kernel[0] * windows.kernel[1] * self._work.conv.channels
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """One image's result."""
+        height, width, outputs = self._work.conv.out_shape
+        if self._rows:
+            return (outputs,)
+        return (outputs, height, width) if self._planes else (height, width, outputs)
+
+    def run(self, x: F32, out: F32 | None = None, threads: int | None = None) -> F32:
+        """The layer's result.
+
+        Parameters
+        ----------
+        x : float32 (n, H, W, C), (n, C, H, W) or (n, I), C-contiguous, n <= batch
+        out : float32 array of the result's shape, C-contiguous, optional
+            Filled and returned; nothing is allocated then.
+        threads : int, optional
+
+        Raises
+        ------
+        InputTypeError, InputError
+            x or out do not fit, or x holds NaN or infinity.
+        """
+        threads = check_threads(threads, "planned layer")
+        self.pack(x, threads)
+        if out is None:
+            out = np.empty((len(x), *self.out_shape), np.float32)
+        self.scale(threads)
+        if not math.isfinite(np.abs(x).max() if self._work.input_scale == "off" else self._work.k[: len(x)].max()):
+            raise InputError("planned layer: x holds NaN or infinity, or numbers whose mean overflows")
+        self.convolve(out, threads)
+        return out
+
+    def pack(self, x: F32, threads: int | None = None) -> None:
+        """First part of `run`: the signs of x as bits, and A."""
+        _check_buffer("x", x, self._shape, self._work.batch)
+        threads = check_threads(threads, "planned layer")
+        if self._planes:
+            self._work.pack_planes(x, threads)
+        else:
+            self._work.pack_pixels(x.reshape(len(x), 1, 1, -1) if self._rows else x, threads)
+        self._n = len(x)
+
+    def scale(self, threads: int | None = None) -> None:
+        """Second part: K from A."""
+        self._work.scale(self._n, check_threads(threads, "planned layer"))
+
+    def convolve(self, out: F32, threads: int | None = None) -> None:
+        """Third part: count the bits that differ, and scale."""
+        if self._bound[0] is not out:
+            _check_buffer("out", out, self.out_shape, self._n, exact=True)
+            self._bound = out, self._work.bind(out, self._planes)
+        elif len(out) != self._n:
+            raise InputError(f"planned layer: out has {len(out)} images, x had {self._n}")
+        self._bound[1](self._n, check_threads(threads, "planned layer"))
+
+    def count(self, threads: int | None = None) -> NDArray[np.int32]:
+        """The kernel alone: the integers Z of the packed images, in a buffer that the next call overwrites."""
+        if self._counts is None:
+            self._counts = np.empty((self._work.batch, *self.out_shape), np.int32)
+            self._count = self._work.conv.bind(simd.INTEGERS, self._work.bits, self._counts, planes=self._planes)
+        self._count(self._n, check_threads(threads, "planned layer"))
+        return self._counts[: self._n]
+
+
+class PlannedConv2d(_Planned):
+    """`xnor_conv2d` with fixed weights for images of one size: everything that does not depend on x is done here.
+
+    Parameters
+    ----------
+    weight : float32 (O, C, KH, KW)
+    size : (H, W) of the images
+    stride, padding : int or pair
+    pad_value : {0, 1, -1}
+    input_scale : {"plain", "valid", "off"}
+        As in `xnor_conv2d`, whose results it repeats to the bit.
+    layout : {"NHWC", "NCHW"}
+        Of the images and of the result.
+    batch : int
+        Most images of one call.
+
+    Raises
+    ------
+    InputTypeError, InputError
+        As for `xnor_conv2d`; or the processor has no vectors for the "simd" backend.
+
+    Notes
+    -----
+    With `y = PlannedConv2d(weight, size=(6, 6), padding=1).run(x)`, y equals `xnor_conv2d(x, weight, padding=1)` of the
+    images with channels first, turned back.
+    """
+
+    def __init__(
+        self,
+        weight: F32,
+        size: Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        pad_value: int = 0,
+        input_scale: str = "plain",
+        layout: str = "NHWC",
+        batch: int = 1,
+    ) -> None:
+        caller = "PlannedConv2d"
+        if layout not in LAYOUTS:
+            raise InputError(f"{caller}: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        check_array(caller, "weight", weight, "(O, C, KH, KW)")
+        height, width = check_pair(caller, "size", size, 1)
+        channels = weight.shape[1]
+        example = np.zeros((1, channels, height, width), np.float32)
+        _, weight, stride, padding = check_conv(
+            caller, example, weight, stride, padding, pad_value, input_scale, "simd", None
+        )
+        words = binary_ops.pack_weight(weight)
+        if not simd.table_fits(words.shape, (height, width), stride, padding):
+            raise InputError(f"{caller}: padding {padding} has too many borders to plan; use xnor_conv2d")
+        conv = simd.SignConv(words, channels, (height, width), stride, padding, pad_value)
+        _check_batch(caller, batch, 4 * (channels * height * width // 16 + 3 * sum(conv.out_shape)))
+        work = Workspace(conv, binary_ops.weight_scale(weight), input_scale, batch)
+        planes = layout == "NCHW"
+        super().__init__(work, (channels, height, width) if planes else (height, width, channels), planes)
+
+
+class PlannedLinear(_Planned):
+    """A fully connected XNOR layer with fixed weights, (Z * alpha) * K for x (N, I) -> (N, O).
+
+    Parameters
+    ----------
+    weight : float32 (O, I)
+    input_scale : {"plain", "off"}
+        K is the mean |x| of each row.
+    batch : int
+        Most rows of one call.
+
+    Raises
+    ------
+    InputTypeError, InputError
+        As for `PlannedConv2d`.
+    """
+
+    def __init__(self, weight: F32, input_scale: str = "plain", batch: int = 1) -> None:
+        caller = "PlannedLinear"
+        check_array(caller, "weight", weight, "(O, I)")
+        features = weight.shape[1]
+        example = np.zeros((1, features, 1, 1), np.float32)
+        if input_scale not in ("plain", "off"):
+            raise InputError(f"{caller}: input_scale must be plain or off, got {input_scale!r}")
+        _, kernel, _, _ = check_conv(caller, example, weight[:, :, None, None], 1, 0, 0, input_scale, "simd", None)
+        conv = simd.SignConv(binary_ops.pack_weight(kernel), features, (1, 1), (1, 1), (0, 0))
+        _check_batch(caller, batch, 4 * (features // 16 + 3 * len(weight)))
+        super().__init__(Workspace(conv, binary_ops.weight_scale(weight), input_scale, batch), (features,), rows=True)

@@ -1,0 +1,123 @@
+"""Convolution of real inputs with signs: additions and subtractions only, on packed weights.
+
+`I * W ~= (I (+) B) alpha`, where (+) is "a convolution without any multiplication" (Rastegari et al. 2016, section
+3.1): the arithmetic of Binary-Weight-Networks and of BinaryConnect. Unlike sums of signs, sums of real numbers depend
+on their order. It is fixed: each output is one chain of float32 additions and subtractions, every one rounded, from 0
+on, over kernel rows, then kernel columns, then channels; taps beyond the border add 0. So all backends give the same
+bits, in any batch and at any number of threads:
+
+- "numba", "simd" and "auto" add up columns by the bits, in compiled loops; "auto" without Numba's compiler is
+  "reference", the same in NumPy;
+- "float" shares no code with them: signs as float32 numbers in fused multiply-adds, where a product with +-1 is exact;
+  "reference" where the processor has no vectors for that.
+
+Unchecked, as the blocks of `binary_ops`: arrays are float32 or uint64, C-contiguous and known to fit.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.kernels.basics import geometry, rungs
+from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.layout import pack_mask, signs_of_words
+from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.basics.threads import parallel_chunks
+from xnor_ref.kernels.ops import float_ops
+from xnor_ref.kernels.readable import float_reference
+
+F32 = NDArray[np.float32]
+Words = NDArray[np.uint64]
+
+PIXELS = 256  # columns that are worth gathering several images for
+FILTERS = 8  # of one piece of work
+
+
+def conv2d(
+    x: F32,
+    weight_words: Words,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> F32:
+    """Sums (N, O, OH, OW) of x (N, C, H, W), each tap with the sign of its weight, in the order above.
+
+    `weight_words` is uint64 (O, n_words(C*KH*KW)); the sign of weight (o, c, kh, kw) is bit (kh*KW + kw)*C + c of
+    row o, as in a model file.
+    """
+    channels, taps = x.shape[1], kernel[0] * kernel[1]
+    if backend == "float" and has_vectors():
+        signs = signs_of_words(weight_words, channels * taps).reshape(-1, *kernel, channels)
+        weight = np.ascontiguousarray(np.moveaxis(signs, 3, 1))
+        return float_ops.conv2d(x, weight, None, stride, padding, threads=threads)
+    im2col, add_columns = _rung(backend)
+    out_size = geometry.conv_output_size(geometry.spatial(x), kernel, stride, padding)
+    pixels = out_size[0] * out_size[1]
+    order = np.arange(channels * taps).reshape(channels, taps).T.ravel()  # im2col has channels outermost
+    y = np.empty((len(x), len(weight_words), *out_size), np.float32)
+    together = max(1, PIXELS // pixels)
+    for start in range(0, len(x), together):
+        stop = min(start + together, len(x))
+        columns = np.empty((channels * taps, (stop - start) * pixels), np.float32)
+        im2col(x, start, stop, kernel, stride, padding, np.float32(0), False, columns)
+        sums = _sums(add_columns, columns, order, weight_words, threads)
+        y[start:stop] = sums.reshape(-1, stop - start, *out_size).swapaxes(0, 1)
+    return y
+
+
+def linear(x: F32, weight_words: Words, backend: str = "auto", threads: int | None = None) -> F32:
+    """Sums (N, O) of x (N, I) with the signs of weight_words (O, n_words(I)), over inputs in order."""
+    if backend == "float" and has_vectors():
+        return float_ops.linear(x, signs_of_words(weight_words, x.shape[1]), None, threads)
+    add_columns = _rung(backend)[1]
+    return np.ascontiguousarray(
+        _sums(add_columns, np.ascontiguousarray(x.T), np.arange(x.shape[1]), weight_words, threads).T
+    )
+
+
+def compact_bits(weight: F32) -> Words:
+    """Signs of weight (O, C, KH, KW) or (O, I) as model files hold them: bit (kh*KW + kw)*C + c of each row."""
+    rows = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight
+    return pack_mask((rows >= 0).reshape(len(weight), -1), -1)
+
+
+def scale_filters(sums: F32, alpha: F32 | None) -> F32:
+    """Sums (N, O[, OH, OW]) times alpha (O,), in place; None leaves them alone."""
+    if alpha is not None:
+        sums *= alpha.reshape(-1, *(1,) * (sums.ndim - 2))
+    return sums
+
+
+def _rung(backend: str) -> tuple[Callable, Callable]:
+    """(im2col, add_columns)."""
+    if backend in ("reference", "float") or rungs.without_kernels():
+        return float_reference.im2col, _reference
+    from xnor_ref.kernels.readable import float_plain, sign_sums_plain
+
+    return float_plain.im2col, sign_sums_plain.add_columns
+
+
+def _sums(
+    add_columns: Callable, columns: F32, order: NDArray[np.intp], weight_words: Words, threads: int | None
+) -> F32:
+    """Sums (O, P) of columns (n_bits, P), taken in `order`, with the signs of weight_words (O, n_words(n_bits))."""
+    sums = np.empty((len(weight_words), columns.shape[1]), np.float32)
+
+    def add(start: int, stop: int) -> None:
+        add_columns(columns, order, weight_words, start, stop, sums)
+
+    parallel_chunks(add, len(sums), FILTERS, threads)
+    return sums
+
+
+def _reference(columns: F32, order: NDArray[np.intp], weight_words: Words, start: int, stop: int, sums: F32) -> None:
+    """The definition, in NumPy: one addition or subtraction after the other."""
+    plus = signs_of_words(weight_words[start:stop], len(order)) > 0
+    total = np.zeros((stop - start, columns.shape[1]), np.float32)
+    for position, row in enumerate(order):
+        column = columns[row]
+        total = np.where(plus[:, position, None], total + column, total - column)
+    sums[start:stop] = total

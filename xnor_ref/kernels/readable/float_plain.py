@@ -1,0 +1,385 @@
+"""Real-valued building blocks in Numba; `float_reference` says what each one computes.
+
+Inner loops run over contiguous memory and hold no branch, so that LLVM vectorises them. No fastmath: products and sums
+are rounded one by one, in the written order. Arrays are indexed flat and by unsigned numbers in inner loops, where a
+signed index would be checked for wrapping round and a row view would cost reference counts. Sums for BatchNorm are
+taken in float64, a lane per pixel position, and the lanes are added at the end. Imports Numba; import this module only
+when it is needed.
+"""
+
+import numpy as np
+from numba import boolean, float32, float64, intp, types, uint8, void
+from numba import int32 as i32
+
+from xnor_ref.kernels.compiling.jit import compiled
+from xnor_ref.kernels.compiling.jit import readonly as _in
+from xnor_ref.kernels.compiling.jit import writable as _out
+from xnor_ref.kernels.compiling.selftest import Case, reals, words
+
+_pair = types.UniTuple(intp, 2)
+
+
+@compiled(_pair(intp, intp, intp, intp, intp))
+def _valid_range(out_size, size, stride, padding, tap):
+    """Output positions [first, last) whose tap falls inside the image."""
+    first = max(0, -((tap - padding) // stride))  # ceil((padding - tap) / stride)
+    last = min(out_size, (size - 1 + padding - tap) // stride + 1)
+    return first, max(first, last)
+
+
+@compiled(
+    void(_in(float32, 4), intp, intp, _pair, _pair, _pair, float32, boolean, _out(float32, 2)),
+)
+def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
+    kh, kw = kernel
+    sh, sw = stride
+    ph, pw = padding
+    channels, h, w = x.shape[1], x.shape[2], x.shape[3]
+    oh = (h + 2 * ph - kh) // sh + 1
+    ow = (w + 2 * pw - kw) // sw + 1
+    one = np.float32(1)
+    step = np.uint64(sw)
+    source = x.reshape(-1)
+    target = cols.reshape(-1)
+    row = 0
+    for c in range(channels):
+        for i in range(kh):
+            for j in range(kw):
+                first, last = _valid_range(ow, w, sw, pw, j)
+                inside = np.uint64(last - first)
+                for n in range(start, stop):
+                    for y in range(oh):
+                        iy = y * sh - ph + i
+                        if iy < 0 or iy >= h:
+                            for v in range(row, row + ow):
+                                target[np.uint64(v)] = pad_value
+                            row += ow
+                            continue
+                        for v in range(row, row + first):
+                            target[np.uint64(v)] = pad_value
+                        for v in range(row + last, row + ow):
+                            target[np.uint64(v)] = pad_value
+                        at = np.uint64(row + first)
+                        of = np.uint64(((n * channels + c) * h + iy) * w + first * sw + j - pw)
+                        if take_sign:
+                            for v in range(inside):
+                                target[at + v] = one if source[of + v * step] >= 0 else -one
+                        elif sw == 1:
+                            for v in range(inside):
+                                target[at + v] = source[of + v]
+                        else:
+                            for v in range(inside):
+                                target[at + v] = source[of + v * step]
+                        row += ow
+
+
+@compiled(void(_in(float32, 2), intp, intp, _pair, _pair, _pair, _pair, _out(float32, 4)))
+def col2im(cols, start, stop, kernel, stride, padding, out_size, dx):
+    kh, kw = kernel
+    sh, sw = stride
+    ph, pw = padding
+    oh, ow = out_size
+    channels, h, w = dx.shape[1], dx.shape[2], dx.shape[3]
+    step = np.uint64(sw)
+    source = cols.reshape(-1)
+    target = dx.reshape(-1)
+    row = 0
+    for c in range(channels):
+        for i in range(kh):
+            for j in range(kw):
+                first, last = _valid_range(ow, w, sw, pw, j)
+                inside = np.uint64(last - first)
+                for n in range(start, stop):
+                    for y in range(oh):
+                        iy = y * sh - ph + i
+                        if 0 <= iy < h:
+                            of = np.uint64(row + first)
+                            at = np.uint64(((n * channels + c) * h + iy) * w + first * sw + j - pw)
+                            if sw == 1:
+                                for v in range(inside):
+                                    target[at + v] += source[of + v]
+                            else:
+                                for v in range(inside):
+                                    target[at + v * step] += source[of + v]
+                        row += ow
+
+
+@compiled(
+    void(
+        _in(float32, 3), intp, intp, _in(float32, 1), _in(float32, 1), float64,
+        _out(float32, 3), _out(float64, 1), _out(float64, 1),
+    ),
+)  # fmt: skip
+def batch_norm_forward(x, start, stop, gamma, beta, eps, y, mean, var):
+    count, pixels = x.shape[0], x.shape[2]
+    lanes = np.empty(pixels, np.float64)
+    for c in range(start, stop):
+        lanes[:] = 0.0
+        for n in range(count):
+            plane = x[n, c]
+            for p in range(pixels):
+                lanes[p] += plane[p]
+        centre = lanes.sum() / (count * pixels)
+        lanes[:] = 0.0
+        for n in range(count):
+            plane = x[n, c]
+            for p in range(pixels):
+                d = plane[p] - centre
+                lanes[p] += d * d
+        spread = lanes.sum() / (count * pixels)
+        mean[c] = centre
+        var[c] = spread
+        exact = gamma[c] / np.sqrt(spread + eps)
+        scale = np.float32(exact)
+        shift = np.float32(beta[c] - centre * exact)
+        for n in range(count):
+            plane = x[n, c]
+            target = y[n, c]
+            for p in range(pixels):
+                target[p] = plane[p] * scale + shift
+
+
+@compiled(
+    void(
+        _in(float32, 3), _in(float32, 3), intp, intp, _in(float32, 1), _in(float64, 1), _in(float64, 1), float64,
+        _out(float32, 3), _out(float64, 1), _out(float64, 1),
+    ),
+)  # fmt: skip
+def batch_norm_backward(dy, x, start, stop, gamma, mean, var, eps, dx, dgamma, dbeta):
+    count, pixels = x.shape[0], x.shape[2]
+    sums = np.empty(pixels, np.float64)
+    products = np.empty(pixels, np.float64)
+    for c in range(start, stop):
+        centre = np.float32(mean[c])
+        inv_std = np.float32(1.0 / np.sqrt(var[c] + eps))
+        sums[:] = 0.0
+        products[:] = 0.0
+        for n in range(count):
+            plane = x[n, c]
+            grad = dy[n, c]
+            for p in range(pixels):
+                sums[p] += grad[p]
+                products[p] += grad[p] * ((plane[p] - centre) * inv_std)
+        dbeta[c] = sums.sum()
+        dgamma[c] = products.sum()
+        mean_dy = np.float32(dbeta[c] / (count * pixels))
+        mean_dn = np.float32(dgamma[c] / (count * pixels))
+        factor = gamma[c] * inv_std
+        for n in range(count):
+            plane = x[n, c]
+            grad = dy[n, c]
+            target = dx[n, c]
+            for p in range(pixels):
+                target[p] = (grad[p] - mean_dy - (plane[p] - centre) * inv_std * mean_dn) * factor
+
+
+@compiled(
+    void(_in(float32, 3), intp, intp, _in(float32, 1), _in(float32, 1), _out(float32, 3)),
+)
+def affine(x, start, stop, scale, shift, y):
+    for n in range(start, stop):
+        for c in range(x.shape[1]):
+            plane = x[n, c]
+            target = y[n, c]
+            a = scale[c]
+            b = shift[c]
+            for p in range(x.shape[2]):
+                target[p] = plane[p] * a + b
+
+
+@compiled(
+    void(_in(float32, 4), intp, intp, _pair, _pair, _pair, _out(float32, 1), _out(float32, 4)),
+)
+def max_pool(x, start, stop, kernel, stride, padding, line, y):
+    kh, kw = kernel
+    sh, sw = stride
+    ph, pw = padding
+    channels, h, w = x.shape[1], x.shape[2], x.shape[3]
+    oh, ow = y.shape[2], y.shape[3]
+    step = np.uint64(sw)
+    width = np.uint64(w)
+    source = x.reshape(-1)
+    best = y.reshape(-1)
+    out = start * channels * oh * ow
+    for plane in range(start * channels, stop * channels):
+        for v in range(oh):
+            top = v * sh - ph
+            first_i, last_i = max(0, -top), min(kh, h - top)
+            of = np.uint64((plane * h + top + first_i) * w)
+            for u in range(width):  # down the columns first: line = maximum over the rows of the window
+                line[u] = source[of + u]
+            for _ in range(first_i + 1, last_i):
+                of += width
+                for u in range(width):
+                    line[u] = max(line[u], source[of + u])
+            for u in range(out, out + ow):
+                best[np.uint64(u)] = -np.inf
+            for j in range(kw):
+                first, last = _valid_range(ow, w, sw, pw, j)
+                at = np.uint64(out + first)
+                tap = np.uint64(first * sw + j - pw)
+                for u in range(np.uint64(last - first)):
+                    best[at + u] = max(best[at + u], line[tap + u * step])
+            out += ow
+
+
+@compiled(
+    void(_in(float32, 4), intp, intp, _pair, _pair, _pair, _out(float32, 4), _out(uint8, 4)),
+)
+def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
+    kh, kw = kernel
+    sh, sw = stride
+    ph, pw = padding
+    channels, h, w = x.shape[1], x.shape[2], x.shape[3]
+    oh, ow = y.shape[2], y.shape[3]
+    source = x.reshape(-1)
+    best = y.reshape(-1)
+    won = winner.reshape(-1)
+    at = np.uint64(start * channels * oh * ow)
+    for plane in range(start * channels, stop * channels):
+        for v in range(oh):
+            top = v * sh - ph
+            first_i, last_i = max(0, -top), min(kh, h - top)
+            for u in range(ow):
+                left = u * sw - pw
+                first_j, last_j = max(0, -left), min(kw, w - left)
+                tap = first_i * kw + first_j
+                value = source[np.uint64((plane * h + top + first_i) * w + left + first_j)]
+                for i in range(first_i, last_i):
+                    row = (plane * h + top + i) * w + left
+                    for j in range(first_j, last_j):
+                        other = source[np.uint64(row + j)]
+                        better = other > value
+                        value = other if better else value
+                        tap = i * kw + j if better else tap
+                best[at] = value
+                won[at] = tap
+                at += np.uint64(1)
+
+
+@compiled(
+    void(_in(float32, 4), _in(uint8, 4), intp, intp, _pair, _pair, _pair, _out(float32, 4)),
+)
+def max_pool_backward(dy, winner, start, stop, kernel, stride, padding, dx):
+    kw = kernel[1]
+    sh, sw = stride
+    ph, pw = padding
+    h, w = dx.shape[2], dx.shape[3]
+    channels, oh, ow = dy.shape[1], dy.shape[2], dy.shape[3]
+    source = dy.reshape(-1)
+    won = winner.reshape(-1)
+    target = dx.reshape(-1)
+    at = np.uint64(start * channels * oh * ow)
+    for plane in range(start * channels, stop * channels):
+        for v in range(oh):
+            for u in range(ow):
+                tap = intp(won[at])
+                row = plane * h + v * sh - ph + tap // kw
+                target[np.uint64(row * w + u * sw - pw + tap % kw)] += source[at]
+                at += np.uint64(1)
+
+
+@compiled(
+    void(_in(i32, 3), intp, intp, _in(float32, 1), boolean, _in(float32, 2), boolean, _out(float32, 3)),
+)
+def scale_output(z, start, stop, alpha, has_alpha, k, has_k, y):
+    one = np.float32(1)
+    for n in range(start, stop):
+        for o in range(z.shape[1]):
+            source = z[n, o]
+            target = y[n, o]
+            a = alpha[o] if has_alpha else one
+            if has_k:
+                scale = k[n]
+                for p in range(z.shape[2]):
+                    target[p] = (np.float32(source[p]) * a) * scale[p]
+            else:
+                for p in range(z.shape[2]):
+                    target[p] = np.float32(source[p]) * a
+
+
+@compiled(void(_in(float32, 1), _out(float32, 1), intp, intp))
+def mask_ste(x, dx, start, stop):
+    for i in range(start, stop):
+        dx[i] = dx[i] if abs(x[i]) <= np.float32(1) else np.float32(0)
+
+
+def known_answers() -> tuple[Case, ...]:
+    """What the kernels must compute before anything else; see `selftest`."""
+    pair = (2, 3)
+    x = reals(2, 2, 3, 37)
+    planes = np.stack([reals(3, 37) + 3, 3 - reals(3, 37)])  # mean 3, exactly
+    gamma, beta, mean, var = reals(3), reals(4)[1:], np.full(3, 3.0), np.array([2.0, 0.7, 11.0])
+
+    def columns(stride, padding, signs):
+        oh, ow = (3 + 2 * padding[0] - 2) // stride[0] + 1, (37 + 2 * padding[1] - 3) // stride[1] + 1
+        cols = reals(12, oh * ow)
+        im2col(x, 1, 2, pair, stride, padding, np.float32(0.5), signs, cols)
+        return cols
+
+    def scattered(stride):
+        oh, ow = 4 // stride + 1, 36 // stride + 1
+        dx = np.zeros((1, 1, 4, 36), np.float32)
+        col2im(reals(6, oh * ow), 0, 1, pair, (stride, stride), (1, 1), (oh, ow), dx)
+        return dx
+
+    def normalised():
+        y, found, spread = np.zeros_like(planes), np.zeros(3), np.zeros(3)
+        batch_norm_forward(planes, 1, 3, gamma, beta, 1e-3, y, found, spread)
+        return y, found, spread
+
+    def differentiated():
+        dx, dgamma, dbeta = np.zeros_like(planes), np.zeros(3), np.zeros(3)
+        batch_norm_backward(reals(2, 3, 37), planes, 0, 3, gamma, mean, var, 1e-3, dx, dgamma, dbeta)
+        return dx, dgamma, dbeta
+
+    def transformed():
+        y = np.zeros_like(planes)
+        affine(planes, 1, 2, gamma, beta, y)
+        return y
+
+    def pooled(stride):
+        y = np.zeros((2, 2, 3 // stride + 1, 37 // stride + 1), np.float32)
+        max_pool(x, 0, 2, (2, 2), (stride, stride), (1, 1), np.zeros(37, np.float32), y)
+        return y
+
+    def won():
+        y, winner = np.zeros((2, 2, 2, 19), np.float32), np.zeros((2, 2, 2, 19), np.uint8)
+        max_pool_winners(x, 0, 2, pair, (2, 2), (1, 1), y, winner)
+        return y, winner
+
+    def returned():
+        dx = np.zeros_like(x)
+        winner = (words(2, 2, 2, 18) % np.uint64(4)).astype(np.uint8)
+        max_pool_backward(reals(2, 2, 2, 18), winner, 0, 2, (2, 2), (1, 2), (0, 0), dx)
+        return dx
+
+    def scaled(has_alpha, has_k):
+        y = np.zeros((2, 3, 37), np.float32)
+        z = (words(2, 3, 37) >> np.uint64(50)).astype(np.int32) - 8192
+        scale_output(z, 0, 2, gamma / 3, has_alpha, reals(2, 37) / 7, has_k, y)
+        return y
+
+    def masked():
+        dx = reals(67)
+        mask_ste(reals(67) / 4, dx, 1, 67)
+        return dx
+
+    return (
+        (_valid_range, lambda: (_valid_range(7, 12, 2, 3, 1), _valid_range(2, 3, 1, 0, 3)), [[1, 7], [0, 0]]),
+        (im2col, lambda: columns((1, 1), (1, 1), False), "5b2e78b56bbc1b4a"),
+        (im2col, lambda: columns((2, 2), (0, 4), False), "b5535e010b6ffb77"),
+        (im2col, lambda: columns((1, 2), (2, 1), True), "9c089c7dadaf55ac"),
+        (col2im, lambda: scattered(1), "7f06c486d3e6d8e1"),
+        (col2im, lambda: scattered(2), "b19b46dc30661d30"),
+        (batch_norm_forward, normalised, "bada372a0791283d"),
+        (batch_norm_backward, differentiated, "1d1802e33262a44a"),
+        (affine, transformed, "2b9abcf5802e5cb0"),
+        (max_pool, lambda: pooled(1), "0c852c009ebb5515"),
+        (max_pool, lambda: pooled(2), "0eaefd7bb60e7647"),
+        (max_pool_winners, won, "e84392870a9e5e04"),
+        (max_pool_backward, returned, "9bd16b97ff3af419"),
+        (scale_output, lambda: scaled(True, True), "18f0e7bfe5905b0a"),
+        (scale_output, lambda: scaled(False, False), "bc7ed563dd887d9f"),
+        (mask_ste, masked, "eaecef162bc2f107"),
+    )

@@ -1,0 +1,156 @@
+"""Real-valued layers on images (N, H, W, C), channels innermost: every loop over channels is vector code.
+
+Each repeats the bits of its twin in `float_ops`, which works on (N, C, H, W). All take a range of rows first, so that
+`simd.split` can share them among threads.
+"""
+
+import numpy as np
+from numba import float32, intp, types, uint8, void
+
+from xnor_ref.kernels.compiling.jit import compiled
+from xnor_ref.kernels.compiling.jit import readonly as _in
+from xnor_ref.kernels.compiling.jit import writable as _out
+from xnor_ref.kernels.microkernels.ir import LANES
+from xnor_ref.kernels.microkernels.pack import window_max
+
+_pair = types.UniTuple(intp, 2)
+
+
+@compiled(void(intp, intp, _in(uint8, 4), _in(float32, 2), _out(float32, 4)))
+def look_up(start, stop, images, table, out):
+    """Rows start..stop of all images, table[value, channel], into the middle columns of out (N, H, W + padding, C)."""
+    height, width, channels = images.shape[1], images.shape[2], images.shape[3]
+    left = (out.shape[2] - width) // 2
+    for item in range(start, stop):
+        source, target = images[item // height, item % height], out[item // height, item % height, left:]
+        if channels == 3:
+            for x in range(width):
+                target[x, 0] = table[source[x, 0], 0]
+                target[x, 1] = table[source[x, 1], 1]
+                target[x, 2] = table[source[x, 2], 2]
+        else:
+            for x in range(width):
+                for c in range(channels):
+                    target[x, c] = table[source[x, c], c]
+
+
+@compiled(void(intp, intp, _in(float32, 3), intp, _out(float32, 4)))
+def from_planes(start, stop, x, width, out):
+    """Rows start..stop of all images x (N, C, H*W) into the middle columns of out (N, H, W + padding, C)."""
+    height = x.shape[2] // width
+    left = (out.shape[2] - width) // 2
+    for item in range(start, stop):
+        image, first = item // height, item % height * width
+        target = out[image, item % height, left:]
+        if x.shape[1] == 3:
+            a, b, d = x[image, 0, first:], x[image, 1, first:], x[image, 2, first:]
+            for p in range(width):
+                target[p, 0], target[p, 1], target[p, 2] = a[p], b[p], d[p]
+            continue
+        for c in range(x.shape[1]):
+            source = x[image, c, first:]
+            for p in range(width):
+                target[p, c] = source[p]
+
+
+@compiled(void(intp, intp, _in(float32, 4), _out(float32, 4)))
+def to_planes(start, stop, x, out):
+    """Images start..stop of x (N, H, W, C) into out (N, C, H, W)."""
+    for image in range(start, stop):
+        for c in range(x.shape[3]):
+            for y in range(x.shape[1]):
+                for column in range(x.shape[2]):
+                    out[image, c, y, column] = x[image, y, column, c]
+
+
+@compiled(void(intp, intp, _in(float32, 4), _out(float32, 4)))
+def copy_inside(start, stop, x, out):
+    """Rows start..stop of all images x (N, H, W, C) into the middle columns of out (N, H, W + padding, C)."""
+    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    left = (out.shape[2] - width) // 2
+    for item in range(start, stop):
+        source, target = x[item // height, item % height], out[item // height, item % height]
+        for p in range(width):
+            for c in range(channels):
+                target[left + p, c] = source[p, c]
+
+
+@compiled(void(intp, intp, _in(float32, 2), _in(float32, 1), _in(float32, 1), float32, _out(float32, 2)))
+def affine(start, stop, x, scale, shift, floor, y):
+    """max(x * scale + shift, floor) of rows start..stop of x (pixels, C), each operation rounded."""
+    for row in range(start, stop):
+        source, target = x[row], y[row]
+        for c in range(x.shape[1]):
+            v = source[c] * scale[c] + shift[c]
+            target[c] = floor if v < floor else v  # NaN stays
+
+
+@compiled(void(intp, intp, _in(float32, 2), _in(float32, 1), _out(float32, 2)))
+def prelu(start, stop, x, slope, y):
+    """x, or slope * x where x < 0, of rows start..stop of x (pixels, C)."""
+    for row in range(start, stop):
+        source, target = x[row], y[row]
+        for c in range(x.shape[1]):
+            v = source[c]
+            target[c] = v if v >= np.float32(0) else slope[c] * v
+
+
+@compiled(void(intp, intp, _in(float32, 4), _pair, _pair, _pair, _out(float32, 4)))
+def max_pool(start, stop, x, kernel, stride, padding, y):
+    """Rows start..stop of all results: the maximum of each window; padding never wins."""
+    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    column, row = channels * 4, width * channels * 4
+    for item in range(start, stop):
+        image, oy = item // y.shape[1], item % y.shape[1]
+        top = oy * stride[0] - padding[0]
+        first, last = max(0, top), min(height, top + kernel[0])
+        for ox in range(y.shape[2]):
+            left = ox * stride[1] - padding[1]
+            begin, end = max(0, left), min(width, left + kernel[1])
+            if channels >= LANES:
+                at = x.ctypes.data + (image * height + first) * row + begin * column
+                window_max(at, last - first, row, end - begin, column, channels, y[image, oy, ox].ctypes.data)
+                continue
+            for c in range(channels):
+                best = x[image, first, begin, c]
+                for iy in range(first, last):
+                    for ix in range(begin, end):
+                        best = max(best, x[image, iy, ix, c])
+                y[image, oy, ox, c] = best
+
+
+@compiled(void(intp, intp, _in(float32, 4), _pair, _pair, _pair, _out(float32, 4)))
+def avg_pool(start, stop, x, kernel, stride, padding, y):
+    """Rows start..stop of all results: the mean of each window, padded zeros counted."""
+    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    share = np.float32(1 / (kernel[0] * kernel[1]))
+    for item in range(start, stop):
+        image, oy = item // y.shape[1], item % y.shape[1]
+        top = oy * stride[0] - padding[0]
+        for ox in range(y.shape[2]):
+            left = ox * stride[1] - padding[1]
+            target = y[image, oy, ox]
+            target[:] = 0
+            for iy in range(max(0, top), min(height, top + kernel[0])):
+                for ix in range(max(0, left), min(width, left + kernel[1])):
+                    source = x[image, iy, ix]
+                    for c in range(channels):
+                        target[c] += source[c]
+            for c in range(channels):
+                target[c] *= share
+
+
+@compiled(void(intp, intp, _in(float32, 4), _out(float32, 2)))
+def global_mean(start, stop, x, y):
+    """Mean over all pixels of images start..stop, added up in float64, one after the other."""
+    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    sums = np.empty(channels, np.float64)
+    for image in range(start, stop):
+        sums[:] = 0
+        for row in range(height):
+            for p in range(width):
+                source = x[image, row, p]
+                for c in range(channels):
+                    sums[c] += source[c]
+        for c in range(channels):
+            y[image, c] = sums[c] / (height * width)

@@ -1,0 +1,100 @@
+"""From float32 to the bits of a planned convolution (`SignConv.padded_shape`), with BatchNorm and |x| on the way.
+
+The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 in the plain modes. A
+is the mean of |y| over the channels, with the sums in the order of `reference.input_scale_map`.
+"""
+
+import numpy as np
+from numba import float32, float64, intp, types, uint32, void
+
+from xnor_ref.kernels.compiling.jit import compiled
+from xnor_ref.kernels.compiling.jit import readonly as _in
+from xnor_ref.kernels.compiling.jit import writable as _out
+from xnor_ref.kernels.microkernels import pack
+
+SIGN, SIGN_MEAN, AFFINE_SIGN, AFFINE_SIGN_MEAN = range(4)
+
+_sign, _sign_mean, _affine_sign, _affine_sign_mean = (
+    pack.sign, pack.sign_mean, pack.affine_sign, pack.affine_sign_mean,
+)  # fmt: skip
+_group, _group_mean, pack_group = pack.group, pack.group_mean, pack.GROUP
+_vector = _in(float32, 1)
+_pair = types.UniTuple(intp, 2)
+
+
+@compiled(void(intp, intp, intp, _in(float32, 4), _vector, _vector, _vector, _out(uint32, 4), _out(float64, 2)))
+def pack_pixels(start, stop, mode, x, scale, shift, limit, bits, mean):
+    """Rows start..stop of all images x (N, H, W, C) into bits (N, H, W + padding, words) and A, mean (N, H*W)."""
+    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    left = (bits.shape[2] - width) // 2
+    a, b, low = scale.ctypes.data, shift.ctypes.data, limit.ctypes.data
+    for item in range(start, stop):
+        image, row = item // height, item % height
+        at = x.ctypes.data + item * width * channels * 4
+        out = bits.ctypes.data + (item * bits.shape[2] + left) * bits.shape[3] * 4
+        for p in range(width):
+            if mode == SIGN:
+                _sign(at, channels, a, b, low, out)
+            elif mode == AFFINE_SIGN:
+                _affine_sign(at, channels, a, b, low, out)
+            elif mode == SIGN_MEAN:
+                mean[image, row * width + p] = _sign_mean(at, channels, a, b, low, out) / np.float64(channels)
+            else:
+                total = _affine_sign_mean(at, channels, a, b, low, out)
+                mean[image, row * width + p] = total / np.float64(channels)
+            at += channels * 4
+            out += bits.shape[3] * 4
+
+
+@compiled(void(intp, intp, _in(float32, 3), intp, intp, _out(uint32, 4), _out(float64, 2)))
+def pack_planes(start, stop, x, width, n_groups, bits, mean):
+    """Signs of x (N, C, H*W) into bits (N, H, W + padding, words) and, unless it is empty, A into mean (N, H*W).
+
+    Items start..stop of all (image, group of pixels); the last group of `pack.GROUP` may overlap the one before. C must
+    be a multiple of `pack.SUMS`, and an image have at least one whole group.
+    """
+    channels, pixels, words = x.shape[1], x.shape[2], bits.shape[3]
+    left = (bits.shape[2] - width) // 2
+    plane = pixels * 4
+    found = np.empty((words, pack_group), np.uint32)
+    sums = np.empty(pack_group)
+    for item in range(start, stop):
+        image = item // n_groups
+        first = min(item % n_groups * pack_group, pixels - pack_group)
+        at = x.ctypes.data + (image * channels * pixels + first) * 4
+        if mean.size:
+            _group_mean(at, plane, channels, found.ctypes.data, pack_group * 4, sums.ctypes.data)
+            for p in range(pack_group):
+                mean[image, first + p] = sums[p] / np.float64(channels)
+        else:
+            _group(at, plane, channels, found.ctypes.data, pack_group * 4, sums.ctypes.data)
+        y, column = first // width, first % width
+        for p in range(pack_group):
+            target = bits[image, y, left + column]
+            for word in range(words):
+                target[word] = found[word, p]
+            column += 1
+            if column == width:
+                y, column = y + 1, 0
+
+
+@compiled(void(intp, intp, _in(uint32, 4), _in(uint32, 1), _pair, _pair, _pair, _out(uint32, 4)))
+def pool_bits(start, stop, bits, flip, kernel, stride, padding, out):
+    """Max pooling of numbers that bits (N, H, W, words) tell of: rows start..stop of (N, OH, OW + padding, words).
+
+    A bit says "at least the limit", of which a maximum is the OR; or, where `flip` is 1, "at most the limit".
+    """
+    height, width, words = bits.shape[1], bits.shape[2], bits.shape[3]
+    out_width = (width + 2 * padding[1] - kernel[1]) // stride[1] + 1
+    left = (out.shape[2] - out_width) // 2
+    for item in range(start, stop):
+        image, oy = item // out.shape[1], item % out.shape[1]
+        top = oy * stride[0] - padding[0]
+        for ox in range(out_width):
+            begin = ox * stride[1] - padding[1]
+            for word in range(words):
+                any_of = np.uint32(0)
+                for iy in range(max(0, top), min(height, top + kernel[0])):
+                    for ix in range(max(0, begin), min(width, begin + kernel[1])):
+                        any_of |= bits[image, iy, ix, word] ^ flip[word]
+                out[image, oy, left + ox, word] = any_of ^ flip[word]

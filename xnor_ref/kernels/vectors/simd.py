@@ -1,0 +1,439 @@
+"""SIMD rung: convolution by the micro-kernels of `tile.py`, planned once and run many times.
+
+`SignConv` (and `RealConv`, for the layers that stay real) lays out the weights and works out the geometry; after that a
+call is one compiled loop over rows of outputs.
+What makes it fast beyond the tile:
+- a pixel's words are 32 signs, so that 96 channels cost three words and not four halves of two;
+- the words of a kernel row lie in one piece (column after column), in the image as in the weights;
+- padding costs nothing. Kernel rows outside the image are not visited. Columns outside are words of zeros, kept on
+  both sides of every image row; what they add, the ones of the weights there, is known beforehand. So the constant of
+  the dot product, n_bits in the interior, is read from a small table with an entry for each way in which a window can
+  overlap the border, and padding with +1 or -1 only changes its entries;
+- a block of output channels at a time: its weights stay in the nearest caches while the whole image passes.
+
+Compiled when imported; import this module only when it is needed.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numba import int64, intp, uint32, void
+from numpy.typing import NDArray
+
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.memory import LINE, zeros
+from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
+from xnor_ref.kernels.compiling.jit import compiled
+from xnor_ref.kernels.compiling.jit import readonly as _in
+from xnor_ref.kernels.compiling.jit import writable as _out
+from xnor_ref.kernels.microkernels import tile
+from xnor_ref.kernels.microkernels.ir import LANES, fence
+from xnor_ref.kernels.microkernels.pack import transpose
+from xnor_ref.kernels.readable import plain, reference
+
+U32 = NDArray[np.uint32]
+
+WORD = 32  # signs of a word here; a 64-bit word of the other rungs is two of them
+WIDE, NARROW = tile.WIDE * LANES, tile.NARROW * LANES  # output channels of a block, and of a narrow last one
+GROUP = 128  # pixels that are computed before they are turned into planes
+_NOTHING = np.zeros(0, np.uint32)
+SHARED = 80e6  # picoseconds of work that a second thread helps with
+MAX_TABLE = 1 << 20  # entries of a border table
+INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `tile.py`
+
+# Entries of a geometry, addresses and strides in bytes.
+(
+    N_IMAGES, OUT_H, OUT_W, OUT_CHANNELS, GROUP_ROWS, RUN, KERNEL_H,
+    X, X_IMAGE, X_ROW, X_PIXEL, W, TABLE, COLUMNS, ALPHA, K, K_IMAGE, PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
+) = range(23)  # fmt: skip
+
+_narrow, _wide = tile.NARROW, tile.WIDE
+_int_wide, _int_narrow = tile.integers[_wide], tile.integers[_narrow]
+_scaled_wide, _scaled_narrow = tile.scaled[_wide], tile.scaled[_narrow]
+_bits_wide, _bits_narrow = tile.bits[_wide], tile.bits[_narrow]
+_real_wide, _real_narrow = tile.real[_wide], tile.real[_narrow]
+
+
+@compiled(void(_out(uint32, 1), intp, intp, intp, _out(uint32, 1), intp, intp))
+def _to_planes(pixels, width, n_pixels, n_channels, out, at, plane):
+    """Pixels (n_pixels, width) to out[at + channel * plane + pixel]."""
+    blocks = n_channels // LANES
+    for block in range(blocks if n_pixels >= LANES else 0):
+        o = block * LANES
+        for piece in range(0, n_pixels, LANES):
+            p = min(piece, n_pixels - LANES)  # the last square overlaps the one before
+            source = pixels.ctypes.data + (p * width + o) * 4
+            transpose(source, width * 4, out.ctypes.data + (at + o * plane + p) * 4, plane * 4)
+    for o in range(blocks * LANES if n_pixels >= LANES else 0, n_channels):
+        for p in range(n_pixels):
+            out[at + o * plane + p] = pixels[p * width + o]
+
+
+@compiled(void(intp, intp, intp, _in(int64, 1), _in(int64, 2), _out(uint32, 1)))
+def _convolve(start, stop, kind, g, rows, out):
+    """Items start..stop of all (block of output channels, image, group of rows), into out."""
+    n_groups = -(-g[OUT_H] // g[GROUP_ROWS])
+    block_bytes = g[KERNEL_H] * g[RUN] * WIDE * 4
+    planes = g[PLANES] != 0
+    all_direct = kind == BITS or (not planes and g[OUT_CHANNELS] % WIDE == 0)
+    scratch = np.empty(0 if all_direct else min(g[GROUP_ROWS], g[OUT_H]) * g[OUT_W] * WIDE, np.uint32)
+    for item in range(start, stop):
+        block, rest = item // (g[N_IMAGES] * n_groups), item % (g[N_IMAGES] * n_groups)
+        image, group = rest // n_groups, rest % n_groups
+        first = block * WIDE
+        used = min(WIDE, g[OUT_CHANNELS] - first)
+        narrow = used <= NARROW
+        width = NARROW if narrow else WIDE
+        direct = kind == BITS or (used == width and not planes)  # else by way of the scratch
+        top, bottom = group * g[GROUP_ROWS], min((group + 1) * g[GROUP_ROWS], g[OUT_H])
+        for oy in range(top, bottom):
+            x = g[X] + image * g[X_IMAGE] + rows[oy, 0]
+            w_row = g[RUN] * width * 4
+            w = g[W] + block * block_bytes + rows[oy, 2] * w_row
+            p0, p1, p2 = g[TABLE] + rows[oy, 3] + first * 4, g[COLUMNS], g[ALPHA] + first * 4
+            if kind == SCALED:
+                p3 = g[K] + image * g[K_IMAGE] + oy * g[OUT_W] * 4
+            elif kind == BITS:
+                p3 = g[K] + first // 8
+            else:
+                p3 = g[K] + first * 4
+            if kind == REAL:
+                p1 += first * 4
+            if direct:
+                y = (
+                    out.ctypes.data
+                    + image * g[OUT_IMAGE]
+                    + oy * g[OUT_ROW]
+                    + (first // 8 if kind == BITS else first * 4)
+                )
+                step, past = g[OUT_PIXEL], g[PAST]
+            else:
+                y = scratch.ctypes.data + (oy - top) * g[OUT_W] * width * 4
+                step, past = width * 4, LINE
+            n, x_row, x_pixel, n_rows, run = g[OUT_W], g[X_ROW], g[X_PIXEL], rows[oy, 1], g[RUN]
+            if kind == SCALED:
+                if narrow:
+                    _scaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+                else:
+                    _scaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+            elif kind == REAL:
+                if narrow:
+                    _real_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+                else:
+                    _real_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+            elif kind == INTEGERS:
+                if narrow:
+                    _int_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+                else:
+                    _int_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+            elif narrow:
+                _bits_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+            else:
+                _bits_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+        n_pixels = (bottom - top) * g[OUT_W]
+        if direct:
+            continue
+        if planes:
+            plane = g[OUT_H] * g[OUT_W]
+            at = (image * g[OUT_CHANNELS] + first) * plane + top * g[OUT_W]
+            _to_planes(scratch, width, n_pixels, used, out, at, plane)
+        else:
+            for p in range(n_pixels):
+                row, column = top + p // g[OUT_W], p % g[OUT_W]
+                at = (image * g[OUT_IMAGE] + row * g[OUT_ROW] + column * g[OUT_PIXEL]) // 4 + first
+                for o in range(used):
+                    out[at + o] = scratch[p * width + o]
+    if g[PAST] == 0:
+        fence()
+
+
+@compiled(void(_in(uint32, 2), _out(uint32, 1)))
+def _fill_panels(weight, panels):
+    """(O, length) to blocks (length, WIDE), the last (length, NARROW) if that holds it; zeros for missing channels."""
+    outputs, length = weight.shape
+    for first in range(0, outputs, WIDE):
+        used = min(WIDE, outputs - first)
+        width = NARROW if used <= NARROW else WIDE
+        for o in range(width):
+            at = first * length + o
+            for k in range(length):
+                panels[at + k * width] = weight[first + o, k] if o < used else np.uint32(0)
+
+
+def padded_outputs(outputs: int) -> int:
+    """Output channels with those that fill up the last block."""
+    last = outputs % WIDE
+    return outputs - last + (0 if last == 0 else NARROW if last <= NARROW else WIDE)
+
+
+def panels(weight: NDArray) -> U32:
+    """Weights of 32 bits (O, length) in the order in which tiles read them, 64-byte aligned."""
+    outputs, length = weight.shape
+    filled = zeros((padded_outputs(outputs) * length,), np.uint32)
+    _fill_panels(np.ascontiguousarray(weight).view(np.uint32), filled)
+    return filled
+
+
+def padded(values: NDArray, fill: float = 0) -> NDArray:
+    """One value for each output channel, with `fill` for those that fill up the last block."""
+    full = np.full(padded_outputs(len(values)), fill, values.dtype)
+    full[: len(values)] = values
+    return full
+
+
+def table_fits(weight_shape: tuple[int, ...], size: Pair, stride: Pair, padding: Pair) -> bool:
+    """Whether the border table of such a convolution stays small; only a huge padding makes it large."""
+    out_size = conv_output_size(size, (weight_shape[1], weight_shape[2]), stride, padding)
+    kinds = [min(n, 2 * p + 2) for n, p in zip(out_size, padding, strict=True)]
+    return kinds[0] * kinds[1] * padded_outputs(weight_shape[0]) <= MAX_TABLE
+
+
+@lru_cache(maxsize=128)
+def windows_of(*arguments):
+    """`Windows(...)`, shared by all convolutions of this geometry."""
+    return Windows(*arguments)
+
+
+class Windows:
+    """Where the windows of a convolution lie: the rows and columns of outputs, by how they meet the border.
+
+    `rows` int64 (OH, 4): offset in bytes of the first image row that the window meets, number of kernel rows that
+    lie in the image, the first of them, and offset in bytes into the border table. `columns` int64 (OW,): offset in
+    bytes into the table.
+    """
+
+    def __init__(self, size: Pair, words: int, kernel: Pair, stride: Pair, padding: Pair, outputs: int):
+        self.size, self.words, self.kernel, self.stride, self.padding = size, words, kernel, stride, padding
+        self.out_h, self.out_w = conv_output_size(size, kernel, stride, padding)
+        self.outputs = outputs
+        self.row_bytes = (size[1] + 2 * padding[1]) * words * 4
+        self.pixel_bytes = stride[1] * words * 4
+        inside_rows = reference.inside(size[0], kernel[0], stride[0], padding[0])
+        inside_columns = reference.inside(size[1], kernel[1], stride[1], padding[1])
+        self.row_kinds, row_kind = np.unique(inside_rows, axis=0, return_inverse=True)
+        self.column_kinds, column_kind = np.unique(inside_columns, axis=0, return_inverse=True)
+        entry = padded_outputs(outputs) * 4
+        self.columns = column_kind.reshape(-1).astype(np.int64) * entry
+        first = inside_rows.argmax(axis=1)
+        top = np.arange(self.out_h) * stride[0] - padding[0] + first
+        n_rows = inside_rows.sum(axis=1)
+        top[n_rows == 0] = 0
+        offsets = row_kind.reshape(-1) * (len(self.column_kinds) * entry)
+        self.rows = np.stack([top * self.row_bytes, n_rows, first, offsets], axis=1).astype(np.int64)
+
+    def border_table(self, weight_words: NDArray, channels: int, pad_value: int) -> NDArray[np.int32]:
+        """What a dot product is when no bit differs, for each kind of row, kind of column and output channel.
+
+        Rows outside are not visited; columns outside are words of zeros, which differ in the ones of the weights.
+        """
+        ones = np.bitwise_count(weight_words).sum(axis=3, dtype=np.int64).transpose(1, 2, 0)  # (KH, KW, O)
+        rows, columns = self.row_kinds.astype(np.int64), self.column_kinds.astype(np.int64)
+        n_inside = rows.sum(axis=1)[:, None] * columns.sum(axis=1)
+
+        def over(rows, columns, values):  # sum over y and x of rows[r, y] columns[c, x] values[y, x, o]
+            return np.tensordot(rows, np.tensordot(columns, values, (1, 1)), (1, 1))
+
+        table = channels * n_inside[:, :, None] + 2 * over(rows, 1 - columns, ones)
+        if pad_value:
+            signs = 2 * ones - channels
+            table = table + pad_value * (signs.sum(axis=(0, 1)) - over(rows, columns, signs))
+        full = np.zeros((*n_inside.shape, padded_outputs(self.outputs)), np.int32)
+        full[:, :, : self.outputs] = table
+        return full
+
+
+class _Conv:
+    """Fixed weights, for images of one size: what `SignConv` and `RealConv` have in common."""
+
+    def __init__(self, weight: NDArray, words: int, size: Pair, stride: Pair, padding: Pair) -> None:
+        outputs, *kernel, _ = weight.shape
+        self.windows = w = windows_of(size, words, tuple(kernel), stride, padding, outputs)
+        self.single = w.kernel == size and padding == (0, 0)
+        if self.single:  # the window is the image: n images are as good as n pixels side by side
+            kernel = [1, 1]
+            words = weight[0].size
+            w = windows_of((1, 1), words, (1, 1), (1, 1), (0, 0), outputs)
+        self.panels = panels(weight.reshape(outputs, -1))
+        g = np.zeros(SIZE, np.int64)
+        g[N_IMAGES], g[OUT_H], g[OUT_W], g[OUT_CHANNELS] = 1, w.out_h, w.out_w, outputs
+        g[GROUP_ROWS] = max(1, GROUP // w.out_w)
+        g[RUN], g[KERNEL_H] = kernel[1] * words, kernel[0]
+        g[X_IMAGE], g[X_ROW], g[X_PIXEL] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
+        g[W] = self.panels.ctypes.data
+        self._geometry, self._rows, self._columns = g, w.rows, w.columns
+
+    @property
+    def padded_shape(self) -> tuple[int, int, int]:
+        """(H, W + 2*padding, words) of one image as `bind` wants it; the columns of padding must be zero."""
+        w = self.windows
+        return w.size[0], w.size[1] + 2 * w.padding[1], w.words
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(OH, OW, O) of one image's result."""
+        return self.windows.out_h, self.windows.out_w, self.windows.outputs
+
+    def _bind(self, kind, x, out, parts, planes=False, place=None, stream=False):
+        """Work on images in the buffer x and write into the buffer out, as a function of (n, threads).
+
+        `parts` are the arrays whose addresses the epilogue takes: table, columns, alpha, K, or what stands for them.
+        `place` says where results go if not side by side: strides from image to image, row to row and pixel to pixel
+        in bytes, and the element of `out` where they begin. With `stream` they go past the caches where pixels begin
+        with a line; that pays for results that are read when no cache would hold them any more, or not at all.
+        """
+        g = self._geometry.copy()
+        height, width, channels = self.out_shape
+        first = 0
+        if place is None:
+            place = height * width * channels * 4, width * channels * 4, channels * 4, 0
+        g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL], first = place
+        target = out.reshape(-1).view(np.uint32)[first:]
+        g[PAST] = 0 if stream else LINE
+        g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, height * width * 4
+        for entry, part in zip((TABLE, COLUMNS, ALPHA, K), parts, strict=True):
+            g[entry] = part.ctypes.data
+        per_image = -(-channels // WIDE) * -(-height // int(g[GROUP_ROWS]))
+        return Bound(kind, g, self._rows, target, OUT_W if self.single else N_IMAGES, per_image, (self, x, *parts))
+
+
+class SignConv(_Conv):
+    """A convolution of signs with fixed weights, for images of one size.
+
+    Parameters
+    ----------
+    weight_words : uint64 (O, KH, KW, n_words(C)), tail bits zero
+    channels : C
+    size : (H, W) of the images
+    stride, padding, pad_value : as in `binary_conv2d`
+    words : 32-bit words of a pixel; by default as few as hold C signs
+    """
+
+    def __init__(self, weight_words, channels, size, stride, padding, pad_value=0, words=None):
+        self.channels, self._pad_value = channels, pad_value
+        words = words or -(-channels // WORD)
+        super().__init__(np.ascontiguousarray(weight_words).view(np.uint32)[..., :words], words, size, stride, padding)
+        self.n_bits = channels * weight_words[0, :, :, 0].size
+        if self.single:
+            self._table = padded(np.full(len(weight_words), self.n_bits, np.int32))
+        else:
+            self._table = self.windows.border_table(weight_words, channels, pad_value)
+
+    def reload(self, words: U32) -> None:
+        """Take other weights, of the same shape: uint32 (O, KH*KW, words)."""
+        _fill_panels(words.reshape(len(words), -1), self.panels)
+        if not self.single:
+            shape = (len(words), *self.windows.kernel, -1)
+            self._table[...] = self.windows.border_table(words.reshape(shape), self.channels, self._pad_value)
+
+    def bind(self, kind, bits, out, alpha=_NOTHING, k=_NOTHING, *, planes=False, place=None, stream=False):
+        """The convolution of images in the buffer `bits` into the buffer `out`, as a function of (n, threads).
+
+        Parameters
+        ----------
+        kind : INTEGERS, SCALED or BITS
+        bits : uint32 (N, *padded_shape)
+        out : int32 or float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`; for BITS uint32, the bits of the next
+            layer, and `place` where in them, see `_bind`
+        alpha : float32 (`padded_outputs`,) for SCALED; the limits, int32, for BITS
+        k : float32 (N, OH * OW) for SCALED; for BITS uint32, the bits of a pixel that are flipped
+        stream : for SCALED, see `_bind`
+        """
+        columns = np.zeros(len(bits), np.int64) if self.single else self._columns
+        return self._bind(kind, bits, out, (self._table, columns, alpha, k), planes, place, stream)
+
+
+class RealConv(_Conv):
+    """A real convolution with fixed weights, bias, scale and shift and a lower limit, for images of one size.
+
+    Each output is one chain of fused multiply-adds over kernel rows, kernel columns and channels; then
+    max((sum + bias) * scale + shift, floor), every operation rounded to float32. So the result is the same in any
+    batch, in both layouts and on any number of threads.
+
+    Parameters
+    ----------
+    weight : float32 (O, C, KH, KW)
+    size : (H, W)
+    stride, padding : pairs
+    bias, scale, shift : float32 (O,), or None for 0, 1, 0
+    floor : lower limit of the result
+    """
+
+    def __init__(self, weight, size, stride, padding, bias=None, scale=None, shift=None, floor=-np.inf):
+        outputs, channels = weight.shape[:2]
+        super().__init__(np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), channels, size, stride, padding)
+        zeros = np.zeros(outputs, np.float32)
+        values = (bias, 0), (scale, 1), (shift, 0), (None, floor)
+        self._parts = [padded(zeros + np.float32(fill) if v is None else v) for v, fill in values]
+        self._rows = self._rows * np.array([1, 1, 1, 0])  # there is no border table
+
+    def set_bias(self, bias: NDArray[np.float32]) -> None:
+        """Take another bias."""
+        self._parts[0][: len(bias)] = bias
+
+    def bind(self, x, out, *, planes=False, stream=False):
+        """The convolution of images in the buffer x, float32 (N, *padded_shape), into the buffer `out`.
+
+        `out` is float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`. The result is a function of (n, threads).
+        `stream`: see `_bind`.
+        """
+        return self._bind(REAL, x, out, self._parts, planes, stream=stream)
+
+
+class Bound:
+    """A convolution whose buffers are known: all that a call still has to say is how many images and threads."""
+
+    def __init__(self, kind, geometry, rows, target, counter, per_image, keeps):
+        self._arguments = kind, geometry, rows, target
+        g = geometry
+        elements = int(g[OUT_H] * g[OUT_W] * g[OUT_CHANNELS] * g[KERNEL_H] * g[RUN])
+        self._work = elements * (20 if kind == REAL else 32)
+        self._geometry, self._counter, self._per_image = geometry, counter, per_image
+        self._keeps = keeps  # the arrays whose addresses `geometry` holds
+
+    def __call__(self, n: int, threads: int) -> None:
+        self._geometry[self._counter] = n
+        images = n if self._counter == N_IMAGES else 1
+        split(worth(threads, n * self._work), images * self._per_image, _convolve, *self._arguments)
+
+
+def worth(threads: int, picoseconds: float) -> int:
+    """`threads`, or 1 for work (roughly estimated) that is done before another thread would have woken up."""
+    return threads if picoseconds > SHARED else 1
+
+
+def split(threads: int, n_items: int, kernel, *arguments) -> None:
+    """Call `kernel(start, stop, *arguments)` for all items, in a few pieces for each thread."""
+    if threads == 1:
+        kernel(0, n_items, *arguments)
+    else:
+        chunk = max(1, n_items // (4 * threads))
+        parallel_chunks(lambda start, stop: kernel(start, stop, *arguments), n_items, chunk, threads)
+
+
+# --- the rung ---------------------------------------------------------------------------------------------------
+
+sign_pack, threshold_pack, sign_pack_rows = plain.sign_pack, plain.threshold_pack, plain.sign_pack_rows
+input_scale_map, input_scale_rows = plain.input_scale_map, plain.input_scale_rows
+
+
+def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads=None):
+    n, height, width, words = x_words.shape
+    if not table_fits(weight_words.shape, (height, width), stride, padding):
+        return plain.conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads)
+    conv = SignConv(weight_words, channels, (height, width), stride, padding, pad_value, 2 * words)
+    bits = x_words.view(np.uint32)
+    if padding[1]:
+        bits = np.zeros((n, *conv.padded_shape), np.uint32)
+        bits[:, :, padding[1] : padding[1] + width] = x_words.view(np.uint32)
+    out_h, out_w, outputs = conv.out_shape
+    out = np.empty((n, outputs, out_h, out_w), np.int32)
+    conv.bind(INTEGERS, bits, out, planes=True)(n, check_threads(threads))
+    return out
+
+
+def gemm_bits(x_words, weight_words, n_bits, threads=None):
+    n, words = x_words.shape
+    conv = SignConv(weight_words[:, None, None], n_bits, (1, 1), (1, 1), (0, 0), words=2 * words)
+    out = np.empty((n, len(weight_words)), np.int32)
+    conv.bind(INTEGERS, x_words.view(np.uint32), out)(n, check_threads(threads))
+    return out

@@ -1,0 +1,181 @@
+"""Layers with binary weights and real inputs: Binary-Weight-Networks and BinaryConnect.
+
+Forward: Y = (X (+) B) alpha with B = sign(W), a convolution by additions and subtractions (Rastegari et al. 2016,
+section 3.1); without alpha it is BinaryConnect's (Courbariaux et al. 2015, eq. 1). Backward, with D = dC/dY and
+W~ = alpha B: dC/dX = convT(D, W~), and G = dC/dW~ = corr(X, D), which `binary.weight_gradient` turns into the gradient
+of the latent weight ("backward using W~ instead of W", Rastegari et al. 2016, algorithm 1).
+
+In training the convolution is a matrix product with W~. In inference it is the sum in fixed order of
+`kernels.ops.sign_sums`, times alpha, to the bit what a packed network computes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref import binary
+from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
+from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics import geometry
+from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.ops import float_ops, sign_sums
+from xnor_ref.nn import functional, fused
+from xnor_ref.nn.layers.binary_layers import BinaryLayer, current_backend
+from xnor_ref.nn.layers.real_layers import pair, positive
+
+F32 = NDArray[np.float32]
+
+
+class _BinaryWeightLayer(BinaryLayer):
+    """What the convolution and the linear layer share.
+
+    Parameters
+    ----------
+    stochastic : in training each weight is +1 with probability clip((w + 1)/2, 0, 1), else -1 (Courbariaux et al. 2015,
+        eq. 2 and 3), drawn anew at each step; without alpha only. Inference takes sign(W), so that it can be
+        packed; the authors' code evaluates such networks with the real weights.
+    weight_scale, grad_mode, centre, clamp, glorot : see `BinaryLayer`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        weight_scale: str,
+        stochastic: bool,
+        grad_mode: str | None,
+        centre: bool,
+        clamp: bool,
+        glorot: bool,
+        rng: np.random.Generator | None,
+    ):
+        if stochastic and weight_scale != "off":
+            raise InputError(
+                f"{type(self).__name__}: stochastic signs need weight_scale 'off', got {weight_scale!r}: alpha is "
+                "the best scale of sign(W) alone"
+            )
+        super().__init__(shape, weight_scale, "off", grad_mode, False, centre, clamp, glorot, rng)
+        self.stochastic = stochastic
+
+    def _product(self, x: Tensor, forward, backward) -> Tensor:
+        """forward(W~), with the gradients (dX, G) that backward(dy, W~) gives."""
+        alpha = self.alpha()
+        signs = self._filters(alpha)
+
+        def gradients(dy):
+            dx, grad = backward(np.ascontiguousarray(dy), signs)
+            return dx, self.latent_gradient(grad, alpha)
+
+        return apply(type(self).__name__, forward(signs), (x, self.weight), gradients)
+
+    def _filters(self, alpha: F32 | None) -> F32:
+        """W~, or signs drawn at random."""
+        if self.stochastic and self.training:
+            return binary.stochastic_sign(self.weight.data, np.random.default_rng(self.draw_position()))
+        return self.scaled_signs(alpha)
+
+    def _in_training(self) -> bool:
+        return is_grad_enabled() or (self.stochastic and self.training)
+
+    def _words(self) -> NDArray[np.uint64]:
+        """The signs as a model file holds them."""
+        return sign_sums.compact_bits(self.weight.data)
+
+
+def _backend() -> str:
+    """The road to the fixed sum: where nothing else is asked for, the one that is fastest on float32 weights."""
+    backend = current_backend()
+    return "float" if backend == "auto" and has_vectors() else backend
+
+
+class BinaryWeightConv2d(_BinaryWeightLayer):
+    """X (*) sign(W), scaled by alpha: (N, C, H, W) -> (N, O, OH, OW). For the parameters see `_BinaryWeightLayer`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        weight_scale: str = "alpha",
+        stochastic: bool = False,
+        grad_mode: str | None = None,
+        centre: bool = False,
+        clamp: bool = False,
+        glorot: bool = False,
+        rng: np.random.Generator | None = None,
+    ):
+        caller = type(self).__name__
+        self.in_channels = positive(in_channels, "in_channels", caller)
+        self.out_channels = positive(out_channels, "out_channels", caller)
+        self.kernel_size = pair(kernel_size, "kernel_size", caller)
+        self.stride = pair(stride, "stride", caller)
+        self.padding = pair(padding, "padding", caller, 0)
+        shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        super().__init__(shape, weight_scale, stochastic, grad_mode, centre, clamp, glorot, rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.require_images(x, self.in_channels, type(self).__name__)
+        functional.require_window(x, self.kernel_size, self.padding, type(self).__name__)
+        images = np.ascontiguousarray(x.data)
+        place = self.stride, self.padding
+        if not self._in_training():
+            sums = sign_sums.conv2d(images, self._words(), self.kernel_size, *place, _backend())
+            return Tensor(sign_sums.scale_filters(sums, self.alpha()))
+
+        if fused.applies(x):
+            alpha = self.alpha()
+            rule = self.grad_mode if alpha is not None else "clipped"
+            return fused.conv2d(x, self, None, (self._filters(alpha), fused.NO_ALPHA if alpha is None else alpha, rule))
+
+        def backward(dy, weight):
+            dx = None
+            if x.requires_grad:
+                dx = float_ops.conv2d_input_gradient(dy, weight, geometry.spatial(images), *place)
+            return dx, float_ops.conv2d_weight_gradient(dy, images, self.kernel_size, *place)
+
+        return self._product(x, lambda weight: float_ops.conv2d(images, weight, None, *place, training=True), backward)
+
+    def describe(self) -> str:
+        return (
+            f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}, stride {self.stride}, "
+            f"padding {self.padding}, weight scale {self.weight_scale}{', stochastic' if self.stochastic else ''}"
+        )
+
+
+class BinaryWeightLinear(_BinaryWeightLayer):
+    """x sign(W).T, scaled by alpha: (N, I) -> (N, O). For the parameters see `_BinaryWeightLayer`."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        weight_scale: str = "alpha",
+        stochastic: bool = False,
+        grad_mode: str | None = None,
+        centre: bool = False,
+        clamp: bool = False,
+        glorot: bool = False,
+        rng: np.random.Generator | None = None,
+    ):
+        self.in_features = positive(in_features, "in_features", type(self).__name__)
+        self.out_features = positive(out_features, "out_features", type(self).__name__)
+        shape = (self.out_features, self.in_features)
+        super().__init__(shape, weight_scale, stochastic, grad_mode, centre, clamp, glorot, rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.require_rows(x, self.in_features, type(self).__name__)
+        rows = np.ascontiguousarray(x.data)
+        if not self._in_training():
+            sums = sign_sums.linear(rows, self._words(), _backend())
+            return Tensor(sign_sums.scale_filters(sums, self.alpha()))
+
+        def backward(dy, weight):
+            dx = float_ops.linear_input_gradient(dy, weight) if x.requires_grad else None
+            return dx, float_ops.linear_weight_gradient(dy, rows)
+
+        return self._product(x, lambda weight: float_ops.linear(rows, weight, None, training=True), backward)
+
+    def describe(self) -> str:
+        stochastic = ", stochastic" if self.stochastic else ""
+        return f"{self.in_features} -> {self.out_features}, weight scale {self.weight_scale}{stochastic}"

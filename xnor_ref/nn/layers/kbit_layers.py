@@ -1,0 +1,156 @@
+"""Binary layers with more than one bit: weights, inputs or both are rounded to 2^k levels by q_k instead of sign.
+
+Forward (Rastegari et al. 2016, eq. 11 with q_k of section 3.2 for sign): Y = (q_a(X) (*) q_b(W)) alpha K. With the
+integers m = (2^k - 1) q_k, the convolution Z = m_X (*) m_W is exact on bit planes (`kernels.ops.bit_planes`), and
+
+    Y = (Z s) K,    s = alpha / ((2^a - 1)(2^b - 1)), rounded once
+
+alpha = <W, q_b(W)>/<q_b(W), q_b(W)> is the least-squares scale of each filter, mean|W| with one bit. The gradients are
+those of the binary layers with q for sign: dX = 1[|X| <= 1] convT(D K, alpha q_b(W)), G = corr(q_a(X), D K), and
+`binary.kbit_weight_gradient` from G to the latent weight. K stays the mean of |X|.
+
+q_k is made for [-1, 1]: latent weights of more than one bit are drawn evenly from there, and clamped to it.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref import binary
+from xnor_ref.autodiff import Tensor
+from xnor_ref.binary import kbit
+from xnor_ref.errors import InputError
+from xnor_ref.kernels.ops import bit_planes, float_ops
+from xnor_ref.nn import fused
+from xnor_ref.nn.layers import binary_layers
+from xnor_ref.nn.layers.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear, bit_count
+from xnor_ref.nn.layers.real_layers import uniform
+from xnor_ref.nn.module import Parameter
+
+F32 = NDArray[np.float32]
+_EVEN = float(np.sqrt(1 / 3))  # the root mean square of weights spread evenly over [-1, 1]
+
+
+class KBitLayer(BinaryLayer):
+    """What the convolution and the linear layer share.
+
+    Parameters
+    ----------
+    weight_bits, input_bits : from 1 to 8, at least one of them above 1
+    settings : those of the binary layer; grad_mode "corrected" or "ste" where weights have more than one bit
+    """
+
+    fuses = False
+
+    def __init__(self, *sizes, weight_bits: int = 1, input_bits: int = 1, **settings):
+        caller = type(self).__name__
+        self.weight_bits = bit_count(weight_bits, "weight_bits", caller)
+        self.input_bits = bit_count(input_bits, "input_bits", caller)
+        if weight_bits == input_bits == 1:
+            raise InputError(f"{caller}: with one bit everywhere use {type(self).__mro__[2].__name__}")
+        if self.weight_bits > 1:
+            settings["clamp"] = True
+        super().__init__(*sizes, **settings)
+        if self.weight_bits > 1 and self.grad_mode not in ("corrected", "ste"):
+            raise InputError(f"{caller}: grad_mode {self.grad_mode!r} is for weight_bits 1, got {weight_bits}")
+        if self.input_bits > 1 and self.sign_gradient != "ste":
+            raise InputError(f"{caller}: sign_gradient {self.sign_gradient!r} is for input_bits 1, got {input_bits}")
+        terms = self.weight.data[0].size
+        if not bit_planes.fits(terms, (self.input_bits, self.weight_bits)):
+            raise InputError(
+                f"{caller}: {terms} products of {input_bits}-bit inputs and {weight_bits}-bit weights may need more "
+                "than 32 bits; take fewer bits"
+            )
+
+    def _latent(self, shape: tuple[int, ...], rng: np.random.Generator | None) -> Parameter:
+        """Weights of several bits spread over [-1, 1]; their steps grow with that, beside those of one bit."""
+        if self.weight_bits > 1 and not self.glorot:
+            he_normal = np.sqrt(2 / np.prod(shape[1:]))  # theirs with one bit
+            return Parameter(uniform(shape, rng), latent=True, lr_scale=float(_EVEN / he_normal))
+        return super()._latent(shape, rng)
+
+    @property
+    def plain(self) -> bool:
+        return False
+
+    def weight_levels(self) -> NDArray[np.int16]:
+        """m_W = (2^k - 1) q_k(W), odd integers in the shape of the weight."""
+        return bit_planes.levels(self.weight.data, self.weight_bits)
+
+    def alpha(self) -> F32:
+        """s of each filter (O,): what the integers Z are multiplied by."""
+        unit = 1 / bit_planes.largest(self.input_bits)
+        if self.weight_scale == "off":
+            unit /= bit_planes.largest(self.weight_bits)
+            return np.full(len(self.weight.data), unit, np.float32)
+        return self._fitted(unit)
+
+    def analytic_scale(self) -> F32:
+        """<W, Q> / <Q, Q> of each filter (O,) with Q = q_k(W), the least-squares scale."""
+        return self._fitted(bit_planes.largest(self.weight_bits))
+
+    def _fitted(self, unit: float) -> F32:
+        """<W, m_W> / <m_W, m_W> of each filter (O,), times `unit`."""
+        return (kbit.weight_scale(self.weight.data, self.weight_levels()) * unit).astype(np.float32)
+
+    def spread(self) -> None:
+        """Multiply latent weights that were real or of one bit by one number: as far from 0 as those drawn anew.
+
+        With the weights alpha grows, and the output; a BatchNorm takes that back, a shortcut does not.
+        """
+        weight = self.weight.data
+        if distance := np.sqrt(np.mean(np.square(weight, dtype=np.float64))):
+            weight *= np.float32(_EVEN / distance)
+
+    def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
+        scale = None
+        if self.weight_scale == "alpha" and alpha is not None:
+            scale = alpha * np.float32(bit_planes.largest(self.input_bits) * bit_planes.largest(self.weight_bits))
+        return binary.kbit_weight_gradient(grad, self.weight.data, self.weight_bits, scale, self.grad_mode)
+
+    def scaled_signs(self, alpha: F32 | None) -> F32:
+        m = self.weight_levels().astype(np.float32)
+        scale = self.alpha() if alpha is None else alpha
+        return m * (scale * np.float32(bit_planes.largest(self.input_bits))).reshape(-1, *(1,) * (m.ndim - 1))
+
+    def _products(self, x: F32, weight: NDArray[np.int16], stride, padding, pad_value: int) -> NDArray[np.int32]:
+        bits = self.input_bits, self.weight_bits
+        m = bit_planes.levels(x, self.input_bits)
+        return bit_planes.conv2d(m, weight, bits, stride, padding, pad_value, binary_layers.current_backend())
+
+    def describe(self) -> str:
+        return f"{super().describe()}, {self.weight_bits} bits a weight, {self.input_bits} an input"
+
+
+class KBitConv2d(KBitLayer, BinaryConv2d):
+    """q_a(X) (*) q_b(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
+
+    Sizes and settings are those of `BinaryConv2d`, with `weight_bits` and `input_bits` besides.
+    """
+
+    @property
+    def fuses_alone(self) -> bool:
+        """Whether float32 adds up its integers without rounding, and zeros stand beyond the border."""
+        exact = bit_planes.exact_in_float32(self.weight.data[0].size, (self.input_bits, self.weight_bits))
+        return super().fuses_alone and exact and self.pad_value == 0
+
+    def _fused(self, x: Tensor) -> Tensor:
+        return fused.kbit_conv2d(x, self)
+
+    def _integers(self, images: F32) -> NDArray[np.int32]:
+        return self._products(images, self.weight_levels(), self.stride, self.padding, self.pad_value)
+
+    def _correlate(self, dz: F32, images: F32) -> F32:
+        q = binary.quantize(images, self.input_bits)
+        window = self.kernel_size, self.stride, self.padding
+        return float_ops.conv2d_weight_gradient(dz, q, *window, pad_value=self.pad_value)
+
+
+class KBitLinear(KBitLayer, BinaryLinear):
+    """q_a(x) q_b(W).T, scaled by alpha and K: (N, I) -> (N, O). Sizes and settings are those of `BinaryLinear`."""
+
+    def _integers(self, rows: F32) -> NDArray[np.int32]:
+        weight = self.weight_levels()[:, :, None, None]
+        return self._products(rows[:, :, None, None], weight, (1, 1), (0, 0), 0)[:, :, 0, 0]
+
+    def _coded(self, rows: F32) -> F32:
+        return binary.quantize(rows, self.input_bits)

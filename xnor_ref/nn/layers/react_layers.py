@@ -1,0 +1,38 @@
+"""ReActNet's activations with learned shifts (Liu et al. 2020, section 4.2).
+
+RSign is sign(x - t) and RPReLU is PReLU(x - g) + z, with one t, g, z and slope a channel. A `Shift` before a binary
+layer makes its sign an RSign; K, where there is one, is then that of the shifted input.
+"""
+
+import numpy as np
+
+from xnor_ref.autodiff import Tensor, apply
+from xnor_ref.errors import InputError
+from xnor_ref.nn.layers.real_layers import PReLU, positive
+from xnor_ref.nn.module import Module, Parameter, Sequential
+
+
+class Shift(Module):
+    """x + shift[c] for x (N, C[, H, W]), learned, 0 at first."""
+
+    def __init__(self, channels: int):
+        self.channels = positive(channels, "channels", "Shift")
+        self.shift = Parameter(np.zeros(self.channels, np.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 2 or x.shape[1] != self.channels:
+            raise InputError(f"Shift: input has shape {x.shape}, the layer needs (N, {self.channels}, ...)")
+        axes = (0, *range(2, x.ndim))
+
+        def backward(dy):
+            return dy, dy.sum(axis=axes, dtype=np.float64).astype(np.float32)
+
+        return apply("shift", x.data + self.shift.data.reshape(-1, *(1,) * (x.ndim - 2)), (x, self.shift), backward)
+
+    def describe(self) -> str:
+        return f"{self.channels}"
+
+
+def rprelu(channels: int) -> Sequential:
+    """PReLU(x - g) + z a channel."""
+    return Sequential(before=Shift(channels), prelu=PReLU(channels), after=Shift(channels))

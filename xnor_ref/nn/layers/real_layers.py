@@ -1,0 +1,361 @@
+"""Real-valued layers. Sizes are checked at construction, inputs at the call; errors name the values that clash."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor, is_grad_enabled
+from xnor_ref.binary import SIGN_GRADIENTS
+from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, conv_output_size
+from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.nn import functional, fused
+from xnor_ref.nn.module import Module, Parameter
+
+
+def positive(value: int, name: str, caller: str) -> int:
+    """Validate a size of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InputTypeError(f"{caller}: {name} must be an int, got {value!r}")
+    if not 1 <= value < 2**31:
+        raise InputError(f"{caller}: {name} must be at least 1, got {value}")
+    return int(value)
+
+
+def pair(value: int | Pair, name: str, caller: str, minimum: int = 1) -> Pair:
+    """An int or a pair of ints as a pair, each at least `minimum`."""
+    both = value if isinstance(value, tuple | list) else (value, value)
+    if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) for v in both):
+        raise InputTypeError(f"{caller}: {name} must be an int or a pair of ints, got {value!r}")
+    if min(both) < minimum or max(both) >= 2**31:
+        raise InputError(f"{caller}: {name} must be at least {minimum}, got {value}")
+    return int(both[0]), int(both[1])
+
+
+def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
+    """N(0, 2 / fan_in), the initialisation of the XNOR-Net authors' code (He et al. 2015, eq. 10).
+
+    Raises InputError, before anything is drawn, where the machine's memory cannot hold it.
+    """
+    rng = rng or np.random.default_rng()
+    fan_in = math.prod(shape[1:])
+    check_memory("he_normal", 2 * 4 * math.prod(shape), f"(a weight {shape} and its gradient)")
+    weight = rng.standard_normal(shape, dtype=np.float32)
+    weight *= np.float32(math.sqrt(2 / fan_in))
+    return weight
+
+
+def uniform(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
+    """Evenly from [-1, 1). Raises InputError where the machine's memory cannot hold it."""
+    rng = rng or np.random.default_rng()
+    check_memory("uniform", 2 * 4 * math.prod(shape), f"(a weight {shape} and its gradient)")
+    return rng.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
+
+
+def glorot_bound(shape: tuple[int, ...]) -> float:
+    """sqrt(1.5 / (fan_in + fan_out)) of a weight (O, C, KH, KW) or (O, I) (Glorot and Bengio 2010, eq. 16, over 2)."""
+    taps = math.prod(shape[2:])
+    return math.sqrt(1.5 / ((shape[0] + shape[1]) * taps))
+
+
+class Conv2d(Module):
+    """Convolution (cross-correlation) with real weights (O, C/groups, KH, KW).
+
+    A bias has no effect before a BatchNorm and gets no true gradient there, so it is off unless asked for.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        groups: int = 1,
+        bias: bool = False,
+        rng: np.random.Generator | None = None,
+    ):
+        self.in_channels = positive(in_channels, "in_channels", "Conv2d")
+        self.out_channels = positive(out_channels, "out_channels", "Conv2d")
+        self.groups = positive(groups, "groups", "Conv2d")
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels % groups:
+                raise InputError(f"Conv2d: {name} (={channels}) must be divisible by groups (={groups})")
+        self.kernel_size = pair(kernel_size, "kernel_size", "Conv2d")
+        self.stride = pair(stride, "stride", "Conv2d")
+        self.padding = pair(padding, "padding", "Conv2d", 0)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self.weight = Parameter(he_normal(shape, rng), decay=True)
+        self.bias = Parameter(np.zeros(self.out_channels, np.float32)) if bias else None
+
+    def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
+        """Where images of few channels want no gradient, with BatchNorm and what it takes along: one node."""
+        norm: Any = following[0] if following else None
+        alone = self.groups > 1 or self.bias is not None or x.requires_grad or self.in_channels > FEW_CHANNELS
+        if alone or not (type(self) is Conv2d and type(norm) is BatchNorm2d and norm.training and fused.applies(x)):
+            return self(x), 0
+        functional.require_images(x, self.in_channels, "conv2d")
+        functional.require_window(x, self.kernel_size, self.padding, "conv2d")
+        size = conv_output_size((x.shape[2], x.shape[3]), self.kernel_size, self.stride, self.padding)
+        if norm.channels != self.out_channels or len(x.data) * size[0] * size[1] < 2 or size == (1, 1):
+            return self(x), 0
+        relu, pool, more = _after_norm((len(x.data), self.out_channels, *size), following[1:])
+        return fused.conv_norm(x, self, norm, relu, pool), 1 + more
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.groups == 1 and fused.applies(x):
+            functional.require_images(x, self.in_channels, "conv2d")
+            functional.require_window(x, self.kernel_size, self.padding, "conv2d")
+            return fused.conv2d(x, self, self.bias)
+        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups)
+
+    def describe(self) -> str:
+        return (
+            f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}, "
+            f"stride {self.stride}, padding {self.padding}, groups {self.groups}"
+        )
+
+
+class Linear(Module):
+    """x (N, I) -> x W.T + b (N, O) with real weights W (O, I)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, rng: np.random.Generator | None = None):
+        self.in_features = positive(in_features, "in_features", "Linear")
+        self.out_features = positive(out_features, "out_features", "Linear")
+        weight = he_normal((self.out_features, self.in_features), rng)
+        self.weight = Parameter(weight * np.float32(math.sqrt(0.5)), decay=True)  # no ReLU follows: 1 / fan_in
+        self.bias = Parameter(np.zeros(self.out_features, np.float32)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def describe(self) -> str:
+        return f"{self.in_features} -> {self.out_features}"
+
+
+class BatchNorm(Module):
+    """Batch normalisation per channel (Ioffe and Szegedy 2015).
+
+    Training uses the batch's own statistics and moves the running ones by `momentum` (the running variance is the
+    unbiased one). Inference is y = x * scale + shift in float32, the form that a packed network stores.
+    """
+
+    buffer_names = ("running_mean", "running_var")
+    ndim = 0
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+        caller = type(self).__name__
+        self.channels = positive(channels, "channels", caller)
+        if not (0 < eps < 1 and 0 < momentum <= 1):
+            raise InputError(
+                f"{caller}: eps must be in (0, 1) and momentum in (0, 1], got eps={eps}, momentum={momentum}"
+            )
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = Parameter(np.ones(channels, np.float32))
+        self.bias = Parameter(np.zeros(channels, np.float32))
+        self.running_mean = np.zeros(channels, np.float32)
+        self.running_var = np.ones(channels, np.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        caller = type(self).__name__
+        if self.ndim == 4:
+            functional.require_images(x, self.channels, caller)
+        else:
+            functional.require_rows(x, self.channels, caller)
+        if not self.training:
+            return functional.affine(x, *self.inference_affine())
+        count = x.size // self.channels
+        if count < 2:
+            raise InputError(f"{caller}: training needs more than one value per channel, got input {x.shape}")
+        if fused.applies(x):
+            return fused.norm(x, self)
+        y, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
+        if is_grad_enabled():
+            self.move(mean, var, count)
+        return y
+
+    def move(self, mean: NDArray[np.float64], var: NDArray[np.float64], count: int) -> None:
+        """Move the running statistics towards those of a batch, of `count` values a channel, `var` being biased."""
+        keep = 1 - self.momentum
+        unbiased = var * (count / (count - 1))
+        self.running_mean[...] = keep * self.running_mean + self.momentum * mean
+        self.running_var[...] = keep * self.running_var + self.momentum * unbiased
+
+    def training_affine(
+        self, mean: NDArray[np.float64], var: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(scale, shift), float32 (C,), as `inference_affine`, from a batch's own statistics."""
+        scale = self.weight.data / np.sqrt(var + self.eps)
+        return scale.astype(np.float32), (self.bias.data - mean * scale).astype(np.float32)
+
+    def inference_affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(scale, shift), float32 (C,): gamma / sqrt(var + eps) and beta - mean * scale, each rounded once."""
+        scale = self.weight.data / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+        shift = self.bias.data - self.running_mean * scale
+        return scale.astype(np.float32), shift.astype(np.float32)
+
+    def describe(self) -> str:
+        return f"{self.channels}"
+
+
+class BatchNorm1d(BatchNorm):
+    """BatchNorm of (N, C)."""
+
+    ndim = 2
+
+
+class BatchNorm2d(BatchNorm):
+    """BatchNorm of (N, C, H, W)."""
+
+    ndim = 4
+
+    def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
+        """With a binary convolution, a ReLU, or a ReLU and max pooling after it: one node of the tape."""
+        if not (self.training and fused.applies(x) and x.shape[1] == self.channels):
+            return self(x), 0
+        if x.size // self.channels < 2:
+            return self(x), 0
+        after: Any = following[0] if following else None
+        if getattr(after, "fuses", False) and after.fits(x):
+            return fused.binary_conv2d(x, self, after), 1
+        relu, pool, more = _after_norm(x.shape, following)
+        return fused.norm(x, self, relu, pool), more
+
+
+def _after_norm(shape: tuple[int, ...], following: Sequence[Module]) -> tuple[bool, "MaxPool2d | None", int]:
+    """What follows a BatchNorm and can be one node with it: ReLU, max pooling after it, and how many layers that is."""
+    if not following or type(following[0]) is not ReLU:
+        return False, None, 0
+    pool = _max_pool(shape, following[1:])
+    return True, pool, 1 if pool is None else 2
+
+
+def _max_pool(shape: tuple[int, ...], following: Sequence[Module]) -> "MaxPool2d | None":
+    """The max pooling that comes next, if it can be one node with a ReLU before it."""
+    pool = following[0] if following else None
+    return pool if type(pool) is MaxPool2d and pool.fits(shape) and math.prod(pool.kernel_size) < 256 else None
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
+        """With max pooling after it: one node of the tape."""
+        pool = _max_pool(x.shape, following) if type(self) is ReLU and fused.applies(x) else None
+        return (self(x), 0) if pool is None else (fused.max_pool2d(x, pool, True), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x)
+
+
+class PReLU(Module):
+    """x where x >= 0, else a learned slope times x; one slope, or one for each channel."""
+
+    def __init__(self, channels: int = 1, slope: float = 0.25):
+        self.channels = positive(channels, "channels", "PReLU")
+        self.weight = Parameter(np.full(self.channels, slope, np.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.channels not in (1, x.shape[1]):
+            raise InputError(f"PReLU: input has C={x.shape[1]}, the layer {self.channels} slopes")
+        return functional.prelu(x, self.weight)
+
+
+class Hardtanh(Module):
+    """x clipped to [-1, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.hardtanh(x)
+
+
+class Sign(Module):
+    """+1 where x >= 0, else -1: a binary activation by itself; `gradient` is one of `binary.SIGN_GRADIENTS`."""
+
+    def __init__(self, gradient: str = "ste"):
+        if gradient not in SIGN_GRADIENTS:
+            raise InputError(f"Sign: gradient must be one of {', '.join(SIGN_GRADIENTS)}, got {gradient!r}")
+        self.gradient = gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.sign(x, self.gradient)
+
+
+class _Pool(Module):
+    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0):
+        caller = type(self).__name__
+        self.kernel_size = pair(kernel_size, "kernel_size", caller)
+        self.stride = self.kernel_size if stride is None else pair(stride, "stride", caller)
+        self.padding = pair(padding, "padding", caller, 0)
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size)):
+            raise InputError(f"{caller}: padding {self.padding} is more than half of the kernel {self.kernel_size}")
+        if self.kernel_size[0] * self.kernel_size[1] > 256:
+            raise InputError(f"{caller}: at most 256 taps, got kernel {self.kernel_size}")
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the window fits into images of this shape (N, C, H, W)."""
+        return functional.window_fits(shape, self.kernel_size, self.padding)
+
+    def describe(self) -> str:
+        return f"kernel {self.kernel_size}, stride {self.stride}, padding {self.padding}"
+
+
+class MaxPool2d(_Pool):
+    """Maximum of each window; the border never wins."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.require_images(x, None, "max_pool2d")
+        if fused.applies(x) and self.fits(x.shape):
+            return fused.max_pool2d(x, self)
+        return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+
+class AvgPool2d(_Pool):
+    """Mean of each window over all its taps, padded zeros included."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.require_images(x, None, "avg_pool2d")
+        if fused.applies(x) and self.fits(x.shape):
+            return fused.avg_pool2d(x, self)
+        return functional.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+
+class GlobalAvgPool2d(Module):
+    """Mean over all pixels: (N, C, H, W) -> (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.require_images(x, None, "global_avg_pool2d")
+        if fused.applies(x):
+            return fused.global_avg_pool2d(x)
+        return functional.global_avg_pool2d(x)
+
+
+class Dropout(Module):
+    """In training, zeroes elements at random and scales the rest; nothing in inference.
+
+    With `whole_channels` all pixels of a channel go together (spatial dropout, Tompson et al. 2015).
+    """
+
+    def __init__(self, probability: float = 0.5, whole_channels: bool = False):
+        if not 0 <= probability < 1:
+            raise InputError(f"Dropout: probability must be in [0, 1), got {probability}")
+        self.probability = probability
+        self.whole_channels = whole_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        return functional.dropout(x, self.probability, self.draw_position(), self.whole_channels)
+
+    def describe(self) -> str:
+        return f"{self.probability}"
+
+
+class Flatten(Module):
+    """(N, C, H, W) -> (N, C*H*W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], -1)

@@ -1,0 +1,83 @@
+"""BinaryNet's shift-based batch normalisation, whose factors are powers of two (Hubara et al. 2016, algorithm 3).
+
+With c = x - mean of a channel and AP2 the nearest power of two (`binary.ap2`):
+
+    var = mean(c AP2(c)),    inv = AP2(1/sqrt(var + eps)),    y = AP2(gamma) c inv + beta
+
+Gradients pass AP2 straight through, as in the authors' code: they are those of batch normalisation with `inv` and
+AP2(gamma) in place of 1/sqrt(var + eps) and gamma.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
+from xnor_ref.binary import ap2
+from xnor_ref.errors import InputError
+from xnor_ref.kernels.ops import float_ops
+from xnor_ref.nn import functional
+from xnor_ref.nn.layers.real_layers import BatchNorm
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+def shift_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, F64, F64]:
+    """Normalise each channel of x (N, C[, H, W]) as above: (y, mean, var)."""
+    images = np.ascontiguousarray(x.data)
+    axes, shape = (0, *range(2, x.ndim)), (1, -1, *(1,) * (x.ndim - 2))
+    mean = images.mean(axis=axes, dtype=np.float64)
+    centred = images - mean.astype(np.float32).reshape(shape)
+    var = np.multiply(centred, ap2(centred), dtype=np.float64).mean(axis=axes)
+    inv = inverse_root(var, eps)
+    factor = ap2(gamma.data)
+    data = centred * (factor * inv).reshape(shape) + beta.data.reshape(shape)
+
+    def backward(dy):
+        as_if = 1 / np.square(inv, dtype=np.float64) - eps  # the variance whose 1/sqrt(var + eps) is inv
+        return float_ops.batch_norm_gradient(np.ascontiguousarray(dy), images, factor, mean, as_if, eps)
+
+    return apply("shift_batch_norm", data, (x, gamma, beta), backward), mean, var
+
+
+def inverse_root(var: NDArray, eps: float) -> F32:
+    """AP2(1/sqrt(var + eps)), float32."""
+    return ap2((1 / np.sqrt(var.astype(np.float64) + eps)).astype(np.float32))
+
+
+class _ShiftBatchNorm(BatchNorm):
+    """Shift-based batch normalisation per channel; the running variance is that of the powers of two, see above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        caller = type(self).__name__
+        if self.ndim == 4:
+            functional.require_images(x, self.channels, caller)
+        else:
+            functional.require_rows(x, self.channels, caller)
+        count = x.size // self.channels
+        if count < 2:
+            raise InputError(f"{caller}: training needs more than one value per channel, got input {x.shape}")
+        y, mean, var = shift_batch_norm(x, self.weight, self.bias, self.eps)
+        if is_grad_enabled():
+            self.move(mean, var, count)
+        return y
+
+    def inference_affine(self) -> tuple[F32, F32]:
+        """(scale, shift), float32 (C,): AP2(gamma) inv, a power of two, and beta - mean * scale, rounded once."""
+        scale = ap2(self.weight.data) * inverse_root(self.running_var, self.eps)
+        shift = self.bias.data - self.running_mean * scale.astype(np.float64)
+        return scale, shift.astype(np.float32)
+
+
+class ShiftBatchNorm1d(_ShiftBatchNorm):
+    """Shift-based BatchNorm of (N, C)."""
+
+    ndim = 2
+
+
+class ShiftBatchNorm2d(_ShiftBatchNorm):
+    """Shift-based BatchNorm of (N, C, H, W)."""
+
+    ndim = 4

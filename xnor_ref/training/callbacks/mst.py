@@ -1,0 +1,201 @@
+"""Training towards MST-compression: the filters of each binary layer are pulled together while the task is learned.
+
+The paper (ICCV 2023, pp. 6091-6100) has a learning algorithm that lowers the total distance of the minimum spanning
+trees; what stands here is a reconstruction from the paper's abstract. Before every step each latent weight gets, in
+addition to the gradient of the task,
+
+    lambda(step) * rms_l * dP_l/dW            P_l of `compress.pull`, rms_l of the layer's own task gradient
+
+rms_l is the root mean square over the layer, so that lambda says how hard the pull is against the task: the same number
+suits layers and networks of any size. What a filter is pulled to are its neighbours in the layer's minimum spanning
+tree ("tree"), with the signs of the moment, or the signs that most filters of the layer have ("centre"; the sum of the
+distances to it bounds the tree's weight). Trees and centres are found again every `mst_refresh` steps. The pull begins
+after `mst_start` epochs, and lambda rises over `mst_ramp` more; by default it is there from the first step. Two filters
+nearer to each other (or to the centre) than `mst_margin` times their length are let go until the next refresh, so that
+filters do not become equal. docs/compression.md has what was measured.
+
+A checkpoint holds the targets of each layer, so a run that is resumed goes on with the trees that it had.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.compress import pull, tree
+from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.kernels.basics.layout import n_words, pack_mask, signs_of_words
+from xnor_ref.nn import BinaryConv2d, BinaryLinear
+from xnor_ref.nn.layers.binary_layers import BinaryLayer
+from xnor_ref.nn.module import Module
+from xnor_ref.training.settings.config import TrainConfig
+
+LAYERS = (BinaryConv2d, BinaryLinear)  # not their relatives with more bits or real inputs
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the filters of a layer are pulled to until the next refresh.
+
+    row : int32 (O,), the parent in the tree, or 0 for the centre; -1 where there is none, or it is near enough
+    centre : uint64 (n_words(n),), the signs of the centre; None where filters are pulled to each other
+    """
+
+    row: NDArray[np.int32]
+    centre: NDArray[np.uint64] | None
+
+    @cached_property
+    def near(self) -> pull.Neighbours:
+        """`row` as lists; the edges of a tree pull at both of their ends."""
+        if self.centre is None:
+            return pull.neighbours(self.row)
+        first = np.concatenate([[0], np.cumsum(self.row >= 0)])
+        return pull.Neighbours(first.astype(np.int32), self.row[self.row >= 0])
+
+    def toward(self, weight: F32) -> F32:
+        """The rows that `row` names, for latent weights (O, n)."""
+        return weight if self.centre is None else signs_of_words(self.centre[None], weight.shape[1])
+
+
+class MstPull:
+    """The pull for all binary layers of a network, with its trees.
+
+    Parameters
+    ----------
+    model : Module
+    config : TrainConfig
+        With `mst_lambda`; 0 pulls nothing and only gives the figures.
+    steps : int
+        Of an epoch.
+
+    Raises
+    ------
+    InputError
+        No layer has binary weights and inputs and more than one output channel.
+    """
+
+    def __init__(self, model: Module, config: TrainConfig, steps: int) -> None:
+        assert config.mst_lambda is not None
+        self._strength = config.mst_lambda
+        self._kind = config.mst_pull or "tree"
+        self._first = round((config.mst_start or 0.0) * steps)
+        self._ramp = round((config.mst_ramp or 0.0) * steps)
+        self._refresh = config.mst_refresh or min(steps, 100)
+        self._margin = config.mst_margin or 0.0
+        self._layers: dict[str, BinaryLayer] = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, BinaryLayer) and type(module) in LAYERS and len(module.weight.data) > 1
+        }
+        if not self._layers:
+            raise InputError(
+                f"mst_lambda (={config.mst_lambda:g}) needs layers with one-bit weights and inputs and more than one "
+                f"output channel; {config.model} with method {config.method!r} has none"
+            )
+        self._targets: dict[str, Targets] = {}
+
+    def strength(self, step: int) -> float:
+        """lambda at a global step, counted from 0."""
+        done = step - self._first
+        if done < 0:
+            return 0.0
+        return self._strength * min(1.0, (done + 1) / (self._ramp + 1))
+
+    def add_gradients(self, step: int) -> None:
+        """Add the pull of a global step to the gradients of the latent weights."""
+        strength = self.strength(step)
+        if not strength:
+            return
+        refresh = (step - self._first) % self._refresh == 0
+        for name, layer in self._layers.items():
+            if layer.weight.grad is None:
+                continue
+            if refresh or name not in self._targets:
+                self._targets[name] = self._found(_rows(layer.weight.data))
+            grad = layer.weight.grad = np.ascontiguousarray(layer.weight.grad)
+            weight, flat, targets = _rows(layer.weight.data), grad.reshape(-1), self._targets[name]
+            rms = float(np.sqrt(np.dot(flat, flat) / flat.size))
+            pull.add_pull(weight, targets.toward(weight), targets.near, strength * rms, _rows(grad))
+
+    def _found(self, weight: F32) -> Targets:
+        """Targets for the filters (O, n) as they are."""
+        rows, n_bits = tree.filter_rows(weight), weight.shape[1]
+        if self._kind == "tree":
+            made = tree.build(rows, n_bits, starts=1)
+            return Targets(np.where(made.distance > self._margin * n_bits, made.parent, -1).astype(np.int32), None)
+        positive = np.count_nonzero(weight >= 0, axis=0)
+        centre = pack_mask(2 * positive >= len(weight), -1)
+        distance = np.bitwise_count(rows ^ centre).sum(axis=1, dtype=np.int32)
+        return Targets(np.where(distance > self._margin * n_bits, 0, -1).astype(np.int32), centre)
+
+    def figures(self) -> dict[str, Any]:
+        """Of the network as it is, over all layers.
+
+        mst_distance, mst_depth : total distance of the minimum spanning trees, and the depth of the deepest
+        mst_ratio : weights along the trees for one of the network, (n + E)/(o n) summed over layers; where all layers
+            have maps of the same size, the ratio of XNORs as well
+        mst_penalty : mean of P over the weights of the pulled layers; 0 before the pull begins
+        mst_equal : filters that are equal or opposite to another one, which are as good as lost
+        """
+        trees, equal, far, count = [], 0, 0.0, 0
+        for name, layer in self._layers.items():
+            weight = _rows(layer.weight.data)
+            trees.append(tree.build(tree.filter_rows(weight), weight.shape[1]))
+            equal += len(weight) - _different(weight)
+            count += weight.size
+            if name in self._targets:
+                far += pull.penalty(weight, self._targets[name].toward(weight), self._targets[name].near)
+        distance = sum(made.total_distance for made in trees)
+        return {
+            "mst_distance": distance,
+            "mst_depth": max(made.depth for made in trees),
+            "mst_ratio": (distance + sum(made.n_bits for made in trees)) / count,
+            "mst_penalty": far / count,
+            "mst_equal": equal,
+        }
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """The targets: "<layer>.row" and, with a centre, "<layer>.centre"."""
+        state: dict[str, NDArray] = {f"{name}.row": targets.row for name, targets in self._targets.items()}
+        return state | {f"{name}.centre": t.centre for name, t in self._targets.items() if t.centre is not None}
+
+    def load_state_dict(self, state: dict[str, NDArray]) -> None:
+        """Take over what `state_dict` gave. Raises ModelFileError."""
+        found: dict[str, Targets] = {}
+        left = dict(state)
+        for name, layer in self._layers.items():
+            row, centre = left.pop(f"{name}.row", None), left.pop(f"{name}.centre", None)
+            if row is None and centre is None:
+                continue
+            weight = _rows(layer.weight.data)
+            last = len(weight) if self._kind == "tree" else 1
+            fits = row is not None and row.dtype == np.int32 and row.shape == (len(weight),)
+            if row is None or not fits or row.min() < -1 or row.max() >= last:
+                raise ModelFileError(f"{name}.row must be int32 ({len(weight)},) of -1 to {last - 1}")
+            if (centre is None) != (self._kind == "tree"):
+                raise ModelFileError(f"{name}.centre is {'there' if self._kind == 'tree' else 'missing'}")
+            if centre is not None and (centre.dtype != np.uint64 or centre.shape != (n_words(weight.shape[1]),)):
+                raise ModelFileError(f"{name}.centre must be uint64 ({n_words(weight.shape[1])},)")
+            found[name] = Targets(row.copy(), None if centre is None else centre.copy())
+        if left:
+            raise ModelFileError(f"{next(iter(left))} belongs to no layer that is pulled together")
+        self._targets = found
+
+
+def make_regularizer(model: Module, config: TrainConfig, steps: int) -> MstPull | None:
+    """What a config adds to the gradients of the task, or None."""
+    return None if config.mst_lambda is None else MstPull(model, config, steps)
+
+
+def _rows(weight: F32) -> F32:
+    return weight.reshape(len(weight), -1)
+
+
+def _different(weight: F32) -> int:
+    """How many filters are left if those that are equal or opposite count as one."""
+    positive = weight >= 0
+    return len(np.unique(pack_mask(positive == positive[:, :1], -1), axis=0))

@@ -1,0 +1,386 @@
+"""Everything that decides what a training run computes, in one checked, frozen record.
+
+A field is defined once, here: its default, what it may be, what it needs to have an effect, and its help text. The
+command line's options, the keys of a TOML file and `config.json` in the run folder all come from this list. Choices
+that a registry holds are looked up there.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xnor_ref.errors import InputError
+from xnor_ref.training.settings.fields import checked as _checked
+from xnor_ref.training.settings.fields import choices_of as choices_of
+from xnor_ref.training.settings.fields import define as _field
+from xnor_ref.training.settings.fields import did_you_mean as did_you_mean
+from xnor_ref.training.settings.fields import needs_of as needs_of
+
+_BINARY = ("method", "xnor_ref.nn.methods:methods_with")
+_SHAPES = ("dataset", ("shapes",))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training run; `resolve` fills in what was not said.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        A field has a wrong type, is not finite, out of its range, not among its choices or without effect; the
+        message names the key, the value and what is allowed.
+    """
+
+    dataset: str = _field("shapes", "choice", "Data set.", choices="xnor_ref.datasets:names")
+    model: str = _field("shapes-net", "choice", "Network.", choices="xnor_ref.models:names")
+    method: str = _field(
+        "xnor",
+        "choice",
+        "What is binary, and how it is scaled; full: the full-precision twin.",
+        choices="xnor_ref.nn.methods:METHODS",
+    )
+    faithful: str | None = _field(
+        None,
+        "choice",
+        "Train as the authors' released code does where it differs from the paper; see docs/faithful.md.",
+        choices="xnor_ref.training.settings.faithful:PRESETS",
+    )
+    epochs: int = _field(10, "int", "Passes over the training images.", low=1, high=100_000)
+    batch_size: int = _field(64, "int", "Images per optimiser step.", low=2, high=65_536)
+    optimizer: str = _field("adam", "choice", "Optimiser.", choices="xnor_ref.optim:OPTIMIZERS")
+    lr: float = _field(0.001, "float", "Learning rate at its highest.", low=0, open=True)
+    momentum: float = _field(0.9, "float", "Momentum of sgd.", low=0, high=0.9999, needs=("optimizer", ("sgd",)))
+    eps: float | None = _field(
+        None, "float", "eps of adam (default: 1e-8).", low=0, high=1, open=True, needs=("optimizer", ("adam",))
+    )
+    weight_decay: float = _field(0.0, "float", "Weight decay of real weights.", low=0, high=1)
+    decay_all: bool | None = _field(None, "bool", "Weight decay of all parameters, also latent weights and BatchNorm.")
+    decay_epochs: int | None = _field(None, "int", "Epochs with weight decay (default: all).", low=1, high=100_000)
+    schedule: str = _field("cosine", "choice", "How the learning rate falls.", choices="xnor_ref.optim:KINDS")
+    milestones: list[int] | None = _field(  # noqa: RUF009 - the default is None
+        None,
+        "integers",
+        "Epochs after which schedule step divides the learning rate by 10 (default: 1/2 and 3/4 of all).",
+        needs=("schedule", ("step",)),
+    )
+    lr_factors: list[float] | None = _field(  # noqa: RUF009 - the default is None
+        None,
+        "numbers",
+        "What lr is multiplied by after each of the milestones (default: 0.1, 0.01, ...).",
+        needs=("schedule", ("step",)),
+    )
+    power: float | None = _field(
+        None,
+        "float",
+        "Power of schedule polynomial (default: 4).",
+        low=0,
+        high=100,
+        open=True,
+        needs=("schedule", ("polynomial",)),
+    )
+    final_lr: float | None = _field(
+        None,
+        "float",
+        "Learning rate at the end (default: 0).",
+        low=0,
+        needs=("schedule", ("cosine", "linear", "polynomial")),
+    )
+    warmup_epochs: float = _field(0.0, "float", "Epochs of linear warm-up.", low=0, high=100_000)
+    loss: str = _field("cross-entropy", "choice", "Loss.", choices="xnor_ref.nn:LOSSES")
+    label_smoothing: float = _field(
+        0.0, "float", "Label smoothing of cross-entropy.", low=0, high=0.9, needs=("loss", ("cross-entropy",))
+    )
+    backend: str = _field(
+        "auto",
+        "choice",
+        "What computes: the fastest kernels of this processor, or the NumPy references, slow and readable.",
+        choices=("auto", "reference"),
+    )
+    backward: str = _field(
+        "auto",
+        "choice",
+        "Arithmetic of the gradients of binary convolutions; auto: int8 where the processor multiplies bytes.",
+        choices="xnor_ref.nn.backend:BACKWARDS",
+    )
+    augment: bool = _field(True, "bool", "Random crops and flips of training images.")
+    seed: int = _field(0, "int", "Everything random is derived from it.", low=0, high=2**63 - 1)
+    input_scale: str | None = _field(
+        None,
+        "choice",
+        "Activation scale K of binary layers (default: plain, but off where the data set's recipe, block order cbap or "
+        "faithful says so, and k_grad does not need it).",
+        choices="xnor_ref.nn:BinaryConv2d.input_scales",
+        needs=_BINARY,
+    )
+    pad_value: int | None = _field(
+        None, "int-choice", "Padding of binary convolutions (default: the model's).", choices=(-1, 0, 1), needs=_BINARY
+    )
+    grad_mode: str | None = _field(
+        None,
+        "choice",
+        "Gradient of binary weights (default: the model's).",
+        choices="xnor_ref.binary:GRAD_MODES",
+        needs=_BINARY,
+    )
+    weight_scale: str | None = _field(
+        None,
+        "choice",
+        "Weight scale alpha of binary layers (default: the model's).",
+        choices="xnor_ref.nn.methods:WEIGHT_SCALES",
+        needs=_BINARY,
+    )
+    k_grad: bool | None = _field(None, "bool", "Let the gradient flow through K too.", needs=_BINARY)
+    centre: bool | None = _field(None, "bool", "Mean-centre latent weights after each step.", needs=_BINARY)
+    clamp: bool | None = _field(None, "bool", "Clamp latent weights to [-1, 1] after each step.", needs=_BINARY)
+    glorot: bool | None = _field(
+        None, "bool", "Even initial weights and learning rates scaled by fan-in and fan-out.", needs=_BINARY
+    )
+    stochastic: bool | None = _field(None, "bool", "Draw the signs of weights at random in training.", needs=_BINARY)
+    gamma: str | None = _field(
+        None,
+        "choice",
+        "What the learned scale of xnor++ is built from (default: o-h-w).",
+        choices="xnor_ref.nn:GAMMAS",
+        needs=_BINARY,
+    )
+    gamma_init: str | None = _field(
+        None,
+        "choice",
+        "What the learned scale of xnor++ is at first (default: ones).",
+        choices="xnor_ref.nn.methods:GAMMA_INITS",
+        needs=_BINARY,
+    )
+    block_order: str | None = _field(
+        None,
+        "choice",
+        "Order of BatchNorm, activation, convolution and pooling (default: bacp).",
+        choices="xnor_ref.nn.methods:BLOCK_ORDERS",
+        needs=_BINARY,
+    )
+    weight_bits: int | None = _field(None, "int", "Bits of a weight (default: 1).", low=1, high=8, needs=_BINARY)
+    input_bits: int | None = _field(
+        None, "int", "Bits of an input of a binary layer (default: 1).", low=1, high=8, needs=_BINARY
+    )
+    grad_bits: int | None = _field(
+        None,
+        "int",
+        "Bits of the gradient that is propagated through binary weights (default: real).",
+        low=1,
+        high=8,
+        needs=_BINARY,
+    )
+    sign_gradient: str | None = _field(
+        None,
+        "choice",
+        "What stands in for the derivative of sign (default: ste).",
+        choices="xnor_ref.binary:SIGN_GRADIENTS",
+        needs=_BINARY,
+    )
+    shift_batch_norm: bool | None = _field(
+        None, "bool", "BatchNorm with factors that are powers of two.", needs=_BINARY
+    )
+    shortcut: str | None = _field(
+        None,
+        "choice",
+        "A shortcut around every binary convolution (default: the model's own).",
+        choices="xnor_ref.nn.methods:SHORTCUTS",
+        needs=_BINARY,
+    )
+    relu: bool | None = _field(
+        None,
+        "bool",
+        "ReLU after each binary layer (default: what the data set's recipe says).",
+        needs=_BINARY,
+    )
+    react: bool | None = _field(None, "bool", "Shifted signs and PReLU after each binary layer.", needs=_BINARY)
+    batch_norm: str | None = _field(
+        None,
+        "choice",
+        "BatchNorm's eps and initial scale: usual, or as in the authors' released code (default: plain).",
+        choices="xnor_ref.nn.methods:BATCH_NORMS",
+        needs=_BINARY,
+    )
+    init_from: str | None = _field(None, "text", "Start with the weights of this float network, checkpoint or run.")
+    teacher: str | None = _field(None, "text", "Learn from the answers of this network too: a model file or a run.")
+    distill_weight: float | None = _field(
+        None, "float", "Share of the teacher in the loss (default: 0.9).", low=0, high=1, open=True
+    )
+    temperature: float | None = _field(
+        None, "float", "What the teacher's logits are divided by (default: 4).", low=0, high=1000, open=True
+    )
+    mst_lambda: float | None = _field(
+        None,
+        "float",
+        "How hard filters are pulled together for MST-compression, against the task; 0 only logs their distance.",
+        low=0,
+        high=100,
+    )
+    mst_pull: str | None = _field(
+        None,
+        "choice",
+        "What a filter is pulled to (default: tree, its neighbours there; centre: the signs of most).",
+        choices=("tree", "centre"),
+    )
+    mst_start: float | None = _field(None, "float", "Epochs before the pull begins (default: 0).", low=0, high=100_000)
+    mst_ramp: float | None = _field(
+        None, "float", "Epochs over which the pull rises (default: 0).", low=0, high=100_000
+    )
+    mst_refresh: int | None = _field(
+        None, "int", "Steps from one tree to the next (default: an epoch, at most 100).", low=1, high=10**9
+    )
+    mst_margin: float | None = _field(
+        None, "float", "Part of a filter's signs in which it may differ unpulled (default: 0).", low=0, high=0.5
+    )
+    model_options: dict[str, Any] = _field(  # noqa: RUF009 - `_field` makes a default_factory of it
+        {}, "table", "Option of this network alone, such as width=32."
+    )
+    train_size: int | None = _field(
+        None, "int", "Images that the data set shapes draws for training.", low=1, high=1_000_000, needs=_SHAPES
+    )
+    val_size: int | None = _field(
+        None, "int", "Images that the data set shapes draws for validation.", low=1, high=1_000_000, needs=_SHAPES
+    )
+    image_size: int | None = _field(
+        None,
+        "int",
+        "Pixels a side that images of the data set folder are brought to.",
+        low=8,
+        high=1024,
+        needs=("dataset", ("folder",)),
+    )
+    limit_classes: int | None = _field(None, "int", "Take the first N classes of the data set only.", low=2, high=2**40)
+    limit_train: int | None = _field(None, "int", "Train on a fixed choice of N images only.", low=1, high=2**40)
+    limit_val: int | None = _field(None, "int", "Validate on a fixed choice of N images only.", low=1, high=2**40)
+    data_dir: str = _field("data", "text", "Folder that holds the data sets.", identity=False)
+    archive: str | None = _field(None, "text", "Zip archive to read the data set from.", identity=False)
+    threads: int | None = _field(
+        None, "int", "Threads for all computing (default: all processors).", identity=False, low=1, high=1024
+    )
+    checkpoint_every: float = _field(
+        60.0, "float", "Seconds between checkpoints inside an epoch.", identity=False, low=0, high=1e9
+    )
+    keep: int = _field(3, "int", "Checkpoints to keep besides the best.", identity=False, low=1, high=1000)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) != field.default:
+                self.require_effect(field)
+        if self.warmup_epochs > self.epochs:
+            raise InputError(f"warmup_epochs (={self.warmup_epochs:g}) must not be more than epochs (={self.epochs})")
+        if self.milestones and self.milestones[-1] >= self.epochs:
+            raise InputError(f"milestones (={self.milestones}) must be less than epochs (={self.epochs})")
+        if self.lr_factors and len(self.lr_factors) != len(self.milestones or ()):
+            raise InputError(f"lr_factors (={self.lr_factors}) must be as many as milestones (={self.milestones})")
+        if self.final_lr is not None and self.final_lr > self.lr:
+            raise InputError(f"final_lr (={self.final_lr:g}) must not be more than lr (={self.lr:g})")
+        if self.backward == "int8" and not self.has_gradients_of_signs:
+            raise InputError(
+                "backward (=int8) needs layers with signs for weights and inputs, without k_grad and grad_bits; got "
+                f"method {self.method}, weight_bits {self.weight_bits or 1}, input_bits {self.input_bits or 1}, "
+                f"k_grad {bool(self.k_grad)}, grad_bits {self.grad_bits}"
+            )
+        for name in ("decay_all", "decay_epochs"):
+            if getattr(self, name) is not None and not self.weight_decay:
+                raise InputError(f"{name} (={getattr(self, name)}) needs weight_decay above 0")
+        for name in ("distill_weight", "temperature"):
+            if getattr(self, name) is not None and self.teacher is None:
+                raise InputError(f"{name} (={getattr(self, name):g}) needs a teacher")
+        for name in ("mst_pull", "mst_start", "mst_ramp", "mst_refresh", "mst_margin"):
+            if getattr(self, name) is not None and not self.mst_lambda:
+                raise InputError(f"{name} (={getattr(self, name)}) needs mst_lambda above 0, got {self.mst_lambda}")
+        if self.mst_start is not None and self.mst_start >= self.epochs:
+            raise InputError(f"mst_start (={self.mst_start:g}) must be less than epochs (={self.epochs})")
+
+    @property
+    def has_gradients_of_signs(self) -> bool:
+        """Whether there are layers whose gradients `backward` decides on: products of a gradient with signs."""
+        from xnor_ref.nn.methods import METHODS
+
+        few_bits = (self.weight_bits or 1) > 1 or (self.input_bits or 1) > 1
+        return METHODS[self.method].on_bits and not (few_bits or self.k_grad or self.grad_bits)
+
+    def require_effect(self, field: dataclasses.Field) -> None:
+        """Raise InputError if another field's value leaves `field` without effect."""
+        if not self._has_effect(field):
+            other, values = needs_of(field)
+            raise InputError(
+                f"{field.name} (={getattr(self, field.name)}) needs {other} {' or '.join(values)}, "
+                f"got {other} {getattr(self, other)!r}"
+            )
+
+    def _has_effect(self, field: dataclasses.Field) -> bool:
+        if "needs" not in field.metadata:
+            return True
+        other, values = needs_of(field)
+        return getattr(self, other) in values
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the results: two runs that agree here compute the same bytes."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["identity"]}
+
+    def options_of(self, choice: str) -> dict[str, Any]:
+        """The fields that belong to what is chosen in the field `choice`; None leaves the default to what is chosen."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata.get("needs", ("",))[0] == choice
+            and getattr(self, field.name) is not None
+            and self._has_effect(field)
+        }
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+def check_values(values: Mapping[str, Any], where: str = "config") -> None:
+    """Raise InputError for the first key that is no field, or whose value its field does not take."""
+    for key, value in values.items():
+        if key not in FIELDS:
+            raise InputError(f"{where}: unknown key {key!r}{did_you_mean(key, FIELDS)} (known: {', '.join(FIELDS)})")
+        _checked(FIELDS[key], value)
+
+
+MAX_TOML_BYTES = 2**20
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file of config fields; '-' in keys is read as '_'.
+
+    Raises
+    ------
+    InputError
+        No such file, not TOML, or a key that is no field.
+    """
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise InputError(f"config file {path}: not a regular file")
+        with open(path, "rb") as file:
+            text = file.read(MAX_TOML_BYTES + 1)
+        if len(text) > MAX_TOML_BYTES:
+            raise InputError(f"config file {path}: more than {MAX_TOML_BYTES} bytes")
+        raw = tomllib.loads(text.decode())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"config file {path}: {reason}") from None
+    values = {key.replace("-", "_"): value for key, value in raw.items()}
+    check_values(values, f"config file {path}")
+    return values
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """'key: found 3, asked for 5' for each key of `wanted` that `found` has otherwise."""
+    return [
+        f"{key}: {found.get(key)!r} there, {value!r} asked for"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]

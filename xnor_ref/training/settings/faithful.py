@@ -1,0 +1,89 @@
+"""`--faithful allenai`: settings with which a run does as the XNOR-Net authors' released code does.
+
+The code (github.com/allenai/XNOR-Net, Torch 7) differs from the paper (Rastegari et al. 2016) in its gradients, its
+scales, its BatchNorms and its recipe. docs/faithful.md lists what the paper says, what the code does, and what is the
+case here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xnor_ref.errors import InputError
+from xnor_ref.training.settings.config import FIELDS, needs_of
+
+PRESETS = ("allenai",)
+_ALL: dict[str, Any] = {
+    "grad_mode": "official",
+    "centre": True,
+    "clamp": True,
+    "batch_norm": "official",
+    "epochs": 55,
+    "schedule": "step",
+    "milestones": [18, 29, 43, 52],
+    "lr_factors": [0.5, 0.1, 0.05, 0.01],
+    "augment": True,
+}
+_METHODS: dict[str, dict[str, Any]] = {
+    "xnor": {"input_scale": "off", "pad_value": 0, "relu": False, "optimizer": "adam", "batch_size": 800},
+    "bwn": {"optimizer": "sgd", "batch_size": 128},
+}
+_OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adam": {"lr": 0.001, "eps": 1e-17, "weight_decay": 0.0},
+    "sgd": {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "decay_epochs": 29, "decay_all": True},
+}
+
+
+def preset(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that `said["faithful"]` brings with it; none where it is missing.
+
+    What was said else is not contradicted: the settings of the code's other optimiser come with that optimiser, regimes
+    that begin after the last epoch are left out, and so is what would have no effect beside what was said.
+
+    Raises
+    ------
+    InputError
+        A method that the released code does not have, or its schedule with too few epochs.
+    """
+    name = said.get("faithful")
+    if name is None:
+        return {}
+    method = said.get("method", FIELDS["method"].default)
+    if method not in _METHODS:
+        raise InputError(f"faithful {name} needs method {' or '.join(_METHODS)}, got method {method!r}")
+    values = {**_ALL, **_METHODS[method]}
+    values |= _OPTIMIZERS.get(said.get("optimizer", values["optimizer"]), {})
+    if said.get("weight_decay") == 0:
+        values = {key: value for key, value in values.items() if not key.startswith("decay_")}
+    if "milestones" in said:
+        del values["lr_factors"]
+    elif said.get("schedule") == "step" and said.get("epochs", values["epochs"]) <= values["milestones"][0]:
+        raise InputError(
+            f"faithful {name}: its schedule step begins to fall after epoch {values['milestones'][0]}, and epochs is "
+            f"{said['epochs']}; say milestones too, or leave the schedule out and the learning rate stays constant"
+        )
+    elif kept := [epoch for epoch in values["milestones"] if epoch < said.get("epochs", values["epochs"])]:
+        values |= {"milestones": kept, "lr_factors": values["lr_factors"][: len(kept)]}
+    else:
+        values |= {"schedule": "constant"}
+        del values["milestones"], values["lr_factors"]
+    together = {**values, **said}
+    return {key: value for key, value in values.items() if _has_effect(key, together, method)}
+
+
+def _has_effect(key: str, values: Mapping[str, Any], method: str) -> bool:
+    if "needs" not in FIELDS[key].metadata:
+        return True
+    other, needed = needs_of(FIELDS[key])
+    return values.get(other, method) in needed
+
+
+def overridden(said: Mapping[str, Any]) -> list[str]:
+    """'batch_size 100 in place of 800' for each setting that was said and is another than the preset's.
+
+    `k_grad` also brings K, which the preset leaves out.
+    """
+    alone = preset({key: said[key] for key in ("faithful", "method") if key in said})
+    chosen = {"input_scale": "plain", **said} if said.get("k_grad") else said
+    return [
+        f"{key} {chosen[key]} in place of {value}" for key, value in alone.items() if chosen.get(key, value) != value
+    ]

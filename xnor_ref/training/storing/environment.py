@@ -1,0 +1,90 @@
+"""What a run was computed with: versions, processor, BLAS, threads."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_info
+
+from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.basics.threads import available_threads, get_threads
+from xnor_ref.nn.backend import in_bytes
+from xnor_ref.training.settings.config import TrainConfig
+
+PACKAGES = ("numpy", "numba", "safetensors", "pillow", "click", "hypothesis", "threadpoolctl")
+
+
+def describe(config: TrainConfig | None = None) -> dict[str, Any]:
+    """Versions and hardware as JSON values; nothing that names the machine or its user.
+
+    "vectors" are those that the kernels take. With the config of a run also "binary_gradients", what `--backward`
+    comes to with them: the arithmetic in which the gradients of binary convolutions are multiplied.
+    """
+    import numpy  # noqa: F401 - so that its BLAS is loaded when the libraries are listed
+
+    import xnor_ref
+
+    blas = [
+        f"{library.get('internal_api')} {library.get('version')} ({library.get('architecture', 'unknown')})"
+        for library in threadpool_info()
+        if library.get("user_api") == "blas"
+    ]
+    return {
+        "xnor_ref": xnor_ref.__version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "blas": ", ".join(sorted(set(blas))) or "unknown",
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "processors": available_threads(),
+        "threads": get_threads(),
+        "vectors": _vectors(),
+        "jit": os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"),
+        **({} if config is None else {"binary_gradients": _gradients(config)}),
+    }
+
+
+def changes(path: Path, here: dict[str, Any]) -> str:
+    """What of `here` that can change rounding differs from the description in the JSON file `path`."""
+    try:
+        before = json.loads(path.read_bytes())
+        return ", ".join(
+            f"{key} {before[key]}, now {here[key]}"
+            for key in ("xnor_ref", "numpy", "numba", "blas", "cpu", "vectors", "binary_gradients", "jit")
+            if key in before and before[key] != here[key]  # older descriptions say less
+        )
+    except (OSError, ValueError, TypeError, RecursionError):
+        return ""  # no description: nothing to compare with
+
+
+def _gradients(config: TrainConfig) -> str:
+    return "int8" if config.has_gradients_of_signs and in_bytes(config.backward) else "fp32"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _vectors() -> str:
+    """The vectors that the kernels take."""
+    from xnor_ref.kernels.basics.target import target
+
+    found = target() if has_vectors() else None
+    return found.name if found else "none"
+
+
+def cpu_name() -> str:
+    """The processor's own name for itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"

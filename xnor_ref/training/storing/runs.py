@@ -1,0 +1,226 @@
+"""Run folders: one folder for each training run, with all that belongs to it.
+
+| file | holds |
+|---|---|
+| config.json | the config, and the data set's fingerprint once it is known |
+| env.json | versions, processor, threads |
+| metrics.jsonl | one line of figures for each epoch |
+| checkpoints/ | the newest few, and the best |
+| float.safetensors | the trained network in float32 |
+| model.safetensors | the same network frozen to bits |
+| report.json | the closing report |
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from xnor_ref.errors import InputError, ModelFileError, OutputError
+from xnor_ref.storage import TEMPORARY, write_atomically
+from xnor_ref.training.settings.config import FIELDS, TrainConfig, differences
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one run folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
+RUNS = Path("runs")
+_LOCK = ".lock"
+_UNFINISHED = f"{TEMPORARY}*.part"  # what a write leaves behind that a kill interrupted
+
+
+class RunFolder:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_path = path / "config.json"
+        self.env_path = path / "env.json"
+        self.metrics_path = path / "metrics.jsonl"
+        self.checkpoints_path = path / "checkpoints"
+        self.float_path = path / "float.safetensors"
+        self.packed_path = path / "model.safetensors"
+        self.report_path = path / "report.json"
+
+    def create(self) -> None:
+        """Make the folder. Raises OutputError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write a small JSON file atomically."""
+        write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+    def config(self) -> TrainConfig:
+        """The run's config. Raises ModelFileError where it is missing or damaged."""
+        return config_of(self.path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process out of the folder while inside; the lock ends with the process."""
+        try:
+            file = open(self.path / _LOCK, "wb")
+        except OSError as error:
+            raise OutputError(f"cannot write into the run folder {self.path}: {error.strerror}") from error
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise InputError(f"another process is training in {self.path}") from None
+                except OSError:
+                    pass  # a file system without locks
+            for folder in (self.path, self.checkpoints_path):
+                for leftover in folder.glob(_UNFINISHED):
+                    if leftover.is_file():
+                        leftover.unlink(missing_ok=True)
+            yield
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        try:
+            with open(self.metrics_path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {self.metrics_path}: {error.strerror}") from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that was cut short is left out."""
+        lines = []
+        try:
+            text = self.metrics_path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        for row in text.splitlines():
+            try:
+                line = json.loads(row)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(line, dict):
+                break
+            lines.append(line)
+        return lines
+
+    def truncate_metrics(self, epochs: int) -> None:
+        """Keep the lines of the first `epochs` epochs only, so that a resumed run writes none twice."""
+        kept = [line for line in self.metrics() if line.get("epoch", epochs + 1) <= epochs]
+        write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def config_of(folder: Path) -> TrainConfig:
+    """The config of the run in `folder`. Raises ModelFileError."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_bytes())["config"]
+        return TrainConfig(**values)
+    except FileNotFoundError:
+        raise ModelFileError(f"{folder} is not a run folder: it has no config.json") from None
+    except NotADirectoryError:
+        raise ModelFileError(f"{folder} is not a folder") from None
+    except KeyError as error:
+        raise ModelFileError(f"{path} is damaged: it has no {error}") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from None
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a run in `folder`, if ever one began, was killed before it wrote its config."""
+    return all(name == _LOCK or fnmatch(name, _UNFINISHED) for name in os.listdir(folder))
+
+
+def check_free(out: Path) -> None:
+    """Raise InputError if a new run cannot have the folder `out` because there is something in it."""
+    if out.is_dir() and not is_empty(out):
+        is_run = (out / "config.json").is_file()
+        advice = "add --resume auto to go on with the run in it, or name" if is_run else "it holds no run; name"
+        raise InputError(f"--out {out} is not empty: {advice} another folder")
+
+
+def new_run(config: TrainConfig, out: Path | None) -> RunFolder:
+    """Make the folder of a new run: `out`, or the first free runs/<dataset>-<model>-<method>-<seed>[-k].
+
+    Raises
+    ------
+    InputError
+        `out` is not empty.
+    OutputError
+        The folder cannot be made.
+    """
+    if out is not None:
+        check_free(out)
+        folder = RunFolder(out)
+        folder.create()
+        return folder
+    base = f"{config.dataset}-{config.model}-{config.method}-{config.seed}"
+    RunFolder(RUNS).create()
+    k = 1
+    while True:
+        path = RUNS / (base if k == 1 else f"{base}-{k}")
+        try:
+            path.mkdir()
+            return RunFolder(path)
+        except FileExistsError:
+            k += 1
+        except OSError as error:
+            raise OutputError(f"cannot make the run folder {path}: {error.strerror}") from error
+
+
+def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
+    """The run that `--resume auto` means: the newest that agrees with all that was said; None where none exists.
+
+    Only what the user said counts, so `--resume auto` alone takes the newest run of all.
+
+    Raises
+    ------
+    ModelFileError
+        There are runs of this data set, model, method and seed, but all differ from what was said elsewhere.
+    """
+    said = {key: value for key, value in said.items() if FIELDS[key].metadata["identity"]}
+    if out is not None:
+        if not out.exists() or (out.is_dir() and is_empty(out)):
+            return None
+        check_said(out, config_of(out), said)
+        return RunFolder(out)
+    refusal = None
+    for folder in sorted(_run_folders(), key=lambda f: (_changed(f), f.name), reverse=True):
+        try:
+            config = config_of(folder)
+        except ModelFileError:
+            continue  # damaged: not the run that was meant, or it cannot go on
+        if any(getattr(config, k) != said.get(k, getattr(config, k)) for k in ("dataset", "model", "method", "seed")):
+            continue
+        try:
+            check_said(folder, config, said)
+            return RunFolder(folder)
+        except ModelFileError as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
+    return None
+
+
+def check_said(folder: Path, config: TrainConfig, said: dict[str, Any]) -> None:
+    """Raise ModelFileError where options clash with the config of the run that is to go on."""
+    said = {key: value for key, value in said.items() if FIELDS[key].metadata["identity"]}
+    found = differences(config.to_dict(), said)
+    if found:
+        raise ModelFileError(
+            f"the run in {folder} has other settings: {'; '.join(found)}. Leave these options out to go on with "
+            "it, or leave --resume out to start a new run"
+        )
+
+
+def _run_folders() -> list[Path]:
+    return [path.parent for path in RUNS.glob("*/config.json")]
+
+
+def _changed(folder: Path) -> float:
+    """When a run last wrote something."""
+    paths = [folder / "config.json", folder / "checkpoints", folder / "metrics.jsonl"]
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
