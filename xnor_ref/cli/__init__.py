@@ -34,10 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     import click
+    from click.shell_completion import shell_complete
 
+    from xnor_ref.cli.completion import VARIABLE
     from xnor_ref.cli.group import cli
 
     try:
+        if instruction := os.environ.get(VARIABLE):
+            return shell_complete(cli, {}, "xnor-ref", VARIABLE, instruction)
         with cli.make_context(program(), arguments) as context:
             cli.invoke(context)
         if sys.stdout is not None:  # None where the caller closed it
@@ -53,7 +57,7 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + getattr(signal, "SIGPIPE", 13)
     except XnorRefError as error:
-        say(f"error: {error}")
+        say(f"error: {error}".replace("python cli.py", program()))  # of data sets: commands that fetch them
         return error.exit_code
     except MemoryError:
         say("error: out of memory; a smaller --batch-size or network needs less")

@@ -1,12 +1,15 @@
 """The group of all commands. A command's module is imported when it is called, so `--help` stays quick."""
 
 import difflib
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from xnor_ref import __version__
+from xnor_ref.cli.completion import candidates
 from xnor_ref.cli.text import program
 
 COMMANDS = {
@@ -34,11 +37,15 @@ class LazyGroup(click.Group):
         return import_module(f"xnor_ref.cli.commands.{cmd_name}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(COMMANDS)}."
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -46,11 +53,14 @@ class LazyGroup(click.Group):
 
 
 class Command(click.Command):
-    """A command whose help ends with examples that run as they stand."""
+    """A command whose help ends with examples that run as they stand, and whose arguments a shell can complete."""
 
     def __init__(self, *args: Any, examples: tuple[str, ...] = (), **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.examples = examples
+        for parameter in self.params:
+            if parameter.metavar:
+                parameter.shell_complete = partial(candidates, parameter.metavar)  # type: ignore[method-assign]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Examples"):

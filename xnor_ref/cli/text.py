@@ -7,10 +7,12 @@ import sys
 
 def program() -> str:
     """How this program was called, for messages that can be pasted."""
-    path = sys.argv[0]
-    if os.path.basename(path).startswith("xnor-ref"):
-        return "xnor-ref"
-    return f"python {shlex.quote(path)}" if os.path.basename(path) == "cli.py" else "python cli.py"
+    name = os.path.basename(sys.argv[0])
+    if name == "__main__.py":
+        return "python -m xnor_ref"
+    if name == "cli.py":
+        return f"python {shlex.quote(sys.argv[0])}"
+    return "xnor-ref"
 
 
 def say(text: str) -> None:

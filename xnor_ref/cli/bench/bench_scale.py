@@ -8,7 +8,7 @@ from xnor_ref.errors import InputError
 
 
 @click.command(cls=Command, examples=("bench scale", "bench scale resnet18 --images 1000,10000"))
-@click.argument("name", metavar="[NAME]", default="vgg-small")
+@click.argument("name", metavar="[NETWORK]", default="vgg-small")
 @click.option("--images", metavar="N,...", help="How many images the sets have [10000,100000].")
 @click.option("--epochs", type=int, metavar="N", help="Passes over the smallest set [5].")
 @click.option("--batch", type=int, default=64, show_default=True, metavar="N", help="Images of a step.")

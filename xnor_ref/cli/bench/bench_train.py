@@ -7,7 +7,7 @@ from xnor_ref.cli.group import Command
 
 
 @click.command(cls=Command, examples=("bench train", "bench train vgg-small --backward fp32 --profile --no-compile"))
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NETWORK]...", nargs=-1)
 @click.option("--method", default="xnor", show_default=True, metavar="METHOD", help="A method of `train`.")
 @click.option(
     "--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True, help="On both sides."

@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from xnor_ref.cli.bench import bench_options, bench_text
 from xnor_ref.cli.bench.bench_scale import scale
@@ -33,8 +34,8 @@ class Bench(click.Group):
         from xnor_ref.bench.measuring.layers import LAYER_SETS
 
         first = args[0] if args else ""
-        if first not in ("-h", "--help") and first not in self.commands:
-            if first and not first.startswith("-") and first not in LAYER_SETS:
+        if first not in ("-h", "--help", *self.commands) and (first or not ctx.resilient_parsing):
+            if first and not first.startswith("-") and first not in LAYER_SETS and not ctx.resilient_parsing:
                 known = (*LAYER_SETS, *self.commands)
                 near = difflib.get_close_matches(first, known, n=1)
                 hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
@@ -42,6 +43,12 @@ class Bench(click.Group):
             model = any(arg == "--model" or arg.startswith("--model=") for arg in args)
             args = ["network" if model else "layers", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        layers = self.commands["layers"]
+        if incomplete.startswith("-"):
+            return layers.shell_complete(ctx, incomplete)
+        return super().shell_complete(ctx, incomplete) + layers.params[0].shell_complete(ctx, incomplete)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # as they are defined
@@ -119,7 +126,7 @@ def layers(
 
 
 @command.command(cls=Command, examples=("bench network", "bench network alexnet --size 224 --threads 2 --batch 64"))
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NETWORK]...", nargs=-1)
 @click.option("--model", metavar="FILE", help="A packed model file in place of a network with random weights.")
 @click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Pixels a side.")
 @click.option("--classes", type=int, default=1000, show_default=True, metavar="N", help="Classes.")

@@ -23,7 +23,7 @@ from xnor_ref.training.settings.config import did_you_mean
     ),
 )
 @click.argument("path", metavar="[MODEL|RUN]", required=False)
-@click.option("--network", metavar="NAME", help="What a network costs, layer by layer, before it is trained.")
+@click.option("--network", metavar="NETWORK", help="What a network costs, layer by layer, before it is trained.")
 @click.option("--size", type=int, metavar="N", help="With --network: pixels a side (default: as it is best known).")
 @click.option("--channels", type=int, metavar="C", help="With --network: channels of the image.")
 @click.option("--classes", type=int, metavar="N", help="With --network: number of classes.")

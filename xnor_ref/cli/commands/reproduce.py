@@ -25,7 +25,7 @@ _FIELDS = (
         "reproduce table3b --epochs 1 --train-size 200 --val-size 100 --out runs/quick-look",
     ),
 )
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[EXPERIMENT]", required=False)
 @click.option("--list", "list_them", is_flag=True, help="List the experiments and their rows.")
 @click.option("--all", "everything", is_flag=True, help="Every experiment, one after the other.")
 @click.option(

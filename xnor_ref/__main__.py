@@ -1,0 +1,8 @@
+"""`python -m xnor_ref` is the command `xnor-ref`."""
+
+import sys
+
+from xnor_ref.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
