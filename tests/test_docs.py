@@ -16,7 +16,8 @@ from xnor_ref.training.settings.config import load_toml
 from xnor_ref.training.settings.recipes import RECIPES
 from xnor_ref.training.settings.resolve import resolve
 
-DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "data/*.md") for path in REPOSITORY.glob(pattern))
+PLACES = "*.md", "docs/**/*.md", "data/*.md", "xnor_ref/**/*.md"
+DOCUMENTS = sorted(path for place in PLACES for path in REPOSITORY.glob(place))
 COMMANDS = [command for path in DOCUMENTS for command in documented_commands(path.read_text())]
 
 

@@ -1,0 +1,72 @@
+"""The rooms' pages: what they name is there, they name every file, and their examples give what they show."""
+
+import doctest
+import re
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from xnor_ref.kernels.basics.rungs import has_vectors
+
+PACKAGE = REPOSITORY / "xnor_ref"
+PAGES = sorted(PACKAGE.rglob("*.md"))
+ROOM_PAGES = [path for path in PAGES if path.name == "README.md"]
+NEEDS_VECTORS = "<!-- examples: vectors -->"
+
+
+def name_of(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def files_of(room):
+    """The Python files that a room's page describes: those of sub-rooms too, unless they have pages of their own."""
+    folders = [room, *(f for f in room.iterdir() if f.is_dir() and not (f / "README.md").exists())]
+    files = [path.relative_to(room) for folder in folders for path in folder.glob("*.py")]
+    return {str(path) for path in files if path.name != "__init__.py"}
+
+
+def named_paths(text):
+    """Paths of files in backticks."""
+    return re.findall(r"`([\w./-]+\.(?:py|md|cfg))`", text)
+
+
+def examples_of(text):
+    """The `python` blocks; other lines are empty, so that a failure names the line of the page."""
+    parts = re.split(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    parts[::2] = ["\n" * part.count("\n") for part in parts[::2]]
+    return "\n".join(parts)
+
+
+def is_defined(name, source):
+    return re.search(rf"^(?:(?:def|class) {name}\b|{name}\b.* = |@intrinsic\ndef {name}\b)", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_examples_of_a_page_give_what_they_show(page):
+    text = page.read_text()
+    if NEEDS_VECTORS in text and not has_vectors():
+        pytest.skip("needs a processor with vectors, and Numba's compiler")
+    test = doctest.DocTestParser().get_doctest(examples_of(text), {}, name_of(page), str(page), 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.parametrize("page", ROOM_PAGES, ids=name_of)
+def test_a_page_names_every_file_of_its_room(page):
+    assert files_of(page.parent) - set(named_paths(page.read_text())) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_a_page_names_is_there(page):
+    text = page.read_text()
+    roots = page.parent, page.parent.parent, PACKAGE, REPOSITORY
+    assert [path for path in named_paths(text) if not any((root / path).exists() for root in roots)] == []
+    for module, name in re.findall(r"`(\w+)\.(\w+)`", text):
+        source = page.parent / f"{module}.py"
+        if source.exists() and name != "py":
+            assert is_defined(name, source.read_text()), f"{module}.{name}"
+
+
+def test_a_name_that_is_not_there_is_seen():
+    assert named_paths("`a.py` and `b/c.py`, b.c") == ["a.py", "b/c.py"]
+    assert is_defined("f", "def f(x):") and is_defined("A", "class A:") and is_defined("x", "x: int = 1")
+    assert not is_defined("f", "def fold():") and not is_defined("f", "    def f():")
