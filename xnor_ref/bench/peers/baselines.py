@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -116,20 +117,12 @@ def import_torch(threads: int | None = None) -> Any:
     return torch
 
 
-def _torch_contiguous(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
+def _torch_float(form: str, layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     torch = import_torch(threads)
-    return _torch_float(torch, layer, x, weight, torch.contiguous_format)
-
-
-def _torch_channels_last(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    torch = import_torch(threads)
-    if isinstance(layer, Linear):
+    if isinstance(layer, Linear) and form == "channels_last":
         raise Unavailable("a linear layer has no layout")
-    return _torch_float(torch, layer, x, weight, torch.channels_last)
-
-
-def _torch_float(torch: Any, layer: Layer, x: F32, weight: F32, form: Any) -> Prepared:
-    images, filters = (torch.from_numpy(array).contiguous(memory_format=form) for array in (x, weight))
+    memory = getattr(torch, form)
+    images, filters = (torch.from_numpy(array).contiguous(memory_format=memory) for array in (x, weight))
     functional = torch.nn.functional
 
     def run() -> Any:
@@ -263,7 +256,7 @@ def _float_loops(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     return Prepared(lambda: naive.float_loops(x, weight, *_steps(layer), out), lambda _: out)
 
 
-def _naive_bits(layer: Layer, x: F32, weight: F32, loops: str) -> Prepared:
+def _naive_bits(loops: str, layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     from xnor_ref.bench.peers import naive
 
     layer, out = _conv_output(layer, x, np.int32)
@@ -272,29 +265,13 @@ def _naive_bits(layer: Layer, x: F32, weight: F32, loops: str) -> Prepared:
     return Prepared(lambda: function(bits, filters, layer.channels, *_steps(layer), out), lambda _: out)
 
 
-def _bits(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    return _naive_bits(layer, x, weight, "bit_loops")
-
-
-def _words(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    return _naive_bits(layer, x, weight, "word_loops")
-
-
-def _rung(layer: Layer, x: F32, weight: F32, backend: str, threads: int) -> Prepared:
+def _rung(backend: str, layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     if isinstance(layer, Linear):
         rows, matrix = binary_ops.sign_pack_rows(x), binary_ops.pack_weight_rows(weight)
         return Prepared(lambda: binary_ops.gemm_bits(rows, matrix, layer.inputs, backend, threads), _as_it_is)
     bits, filters = binary_ops.sign_pack(x), binary_ops.pack_weight(weight)
     shape = layer.channels, *_steps(layer), 0
     return Prepared(lambda: binary_ops.conv2d_bits(bits, filters, *shape, backend, threads), _as_it_is)
-
-
-def _reference_rung(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    return _rung(layer, x, weight, "reference", threads)
-
-
-def _numba_rung(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    return _rung(layer, x, weight, "numba", threads)
 
 
 def _conv_output(layer: Layer, x: F32, dtype: type) -> tuple[Conv, NDArray]:
@@ -312,8 +289,10 @@ def _steps(layer: Conv) -> tuple[tuple[int, int], tuple[int, int]]:
 BASELINES: dict[str, tuple[Baseline, ...]] = {
     "numpy": (Baseline("NumPy", "im2col and sgemm in NumPy, float32", _numpy),),
     "torch": (
-        Baseline("torch NCHW", "torch conv2d or linear, float32, contiguous", _torch_contiguous),
-        Baseline("torch NHWC", "torch conv2d, float32, channels_last", _torch_channels_last, "NHWC"),
+        Baseline(
+            "torch NCHW", "torch conv2d or linear, float32, contiguous", partial(_torch_float, "contiguous_format")
+        ),
+        Baseline("torch NHWC", "torch conv2d, float32, channels_last", partial(_torch_float, "channels_last"), "NHWC"),
     ),
     "torch-int8": (
         Baseline("torch int8", "oneDNN's int8 convolution in torch, uint8 in, float32 out", _torch_int8, "NHWC"),
@@ -323,10 +302,22 @@ BASELINES: dict[str, tuple[Baseline, ...]] = {
         Baseline("ORT int8", "onnxruntime QLinearConv, uint8 in and out (MatMulInteger, int32 out)", _onnx_int8),
     ),
     "float-loops": (Baseline("float loops", "naive loops over float32 NCHW, compiled by Numba", _float_loops),),
-    "bit-loops": (Baseline("bit loops", "naive loops over packed bits, one by one; no packing, no scales", _bits),),
-    "word-loops": (Baseline("word loops", "naive loops over packed 64-bit words; no packing, no scales", _words),),
-    "reference": (Baseline("reference", "our NumPy rung, packed bits to int32", _reference_rung),),
-    "numba": (Baseline("numba", "our plain Numba rung, packed bits to int32", _numba_rung),),
+    "bit-loops": (
+        Baseline(
+            "bit loops",
+            "naive loops over packed bits, one by one; no packing, no scales",
+            partial(_naive_bits, "bit_loops"),
+        ),
+    ),
+    "word-loops": (
+        Baseline(
+            "word loops",
+            "naive loops over packed 64-bit words; no packing, no scales",
+            partial(_naive_bits, "word_loops"),
+        ),
+    ),
+    "reference": (Baseline("reference", "our NumPy rung, packed bits to int32", partial(_rung, "reference")),),
+    "numba": (Baseline("numba", "our plain Numba rung, packed bits to int32", partial(_rung, "numba")),),
 }
 USUAL = ("torch", "onnxruntime", "onnxruntime-int8", "torch-int8", "numpy")
 
@@ -344,21 +335,14 @@ def parse_baselines(text: str | None, default: tuple[str, ...] = USUAL) -> tuple
             f"bench: there is no baseline {', '.join(unknown) or text!r}; there are {', '.join(BASELINES)}"
         )
     for name in names:
-        reason = _missing(name)
-        if reason:
-            raise InputError(f"bench: baseline {name}: {reason}")
+        try:
+            for package in {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}.get(
+                name.removesuffix("-int8"), ()
+            ):
+                require(package)
+        except Unavailable as reason:
+            raise InputError(f"bench: baseline {name}: {reason}") from None
     return tuple(dict.fromkeys(names))
-
-
-def _missing(name: str) -> str | None:
-    """Why the libraries of a baseline that was asked for by name are not there."""
-    needed = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}.get(name.removesuffix("-int8"), ())
-    try:
-        for package in needed:
-            require(package)
-    except Unavailable as error:
-        return str(error)
-    return None
 
 
 def require(package: str) -> None:

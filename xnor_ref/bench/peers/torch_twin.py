@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Callable
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -24,23 +23,6 @@ def to_torch(model: nn.Module) -> Any:
     Raises baselines.Unavailable without torch, InputError for a layer that torch has no module for.
     """
     import_torch()
-    return _convert(model).eval()
-
-
-@singledispatch
-def _convert(module: object) -> Any:
-    raise InputError(f"bench: {type(module).__name__} has no counterpart in torch")
-
-
-@_convert.register
-def _(module: nn.Sequential) -> Any:
-    import torch
-
-    return torch.nn.Sequential(*(_convert(layer) for _, layer in module.children()))
-
-
-@_convert.register
-def _(module: nn.Residual) -> Any:
     import torch
 
     class Residual(torch.nn.Module):
@@ -51,91 +33,56 @@ def _(module: nn.Residual) -> Any:
         def forward(self, x: Any) -> Any:
             return self.body(x) + self.shortcut(x)
 
-    shortcut = torch.nn.Identity() if module.shortcut is None else _convert(module.shortcut)
-    return Residual(_convert(module.body), shortcut)
+    def filled(layer: Any, **arrays: NDArray | None) -> Any:
+        """`layer` with our numbers in its parameters and statistics."""
+        with torch.no_grad():
+            for name, array in arrays.items():
+                if array is not None:
+                    getattr(layer, name).copy_(torch.from_numpy(array))
+        return layer
+
+    def convert(module: Any) -> Any:
+        layer: Any
+        match module:
+            case nn.Sequential():
+                return torch.nn.Sequential(*(convert(layer) for _, layer in module.children()))
+            case nn.Residual():
+                shortcut = torch.nn.Identity() if module.shortcut is None else convert(module.shortcut)
+                return Residual(convert(module.body), shortcut)
+            case nn.Conv2d():
+                shape = module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding
+                layer = torch.nn.Conv2d(*shape, groups=module.groups, bias=module.bias is not None)
+                return filled(layer, **_parameters(module))
+            case nn.IdentityShortcut():
+                channels = module.in_channels
+                layer = torch.nn.Conv2d(channels, module.out_channels, 1, module.stride, groups=channels, bias=False)
+                return filled(layer, weight=module.weight())
+            case nn.Linear():
+                layer = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+                return filled(layer, **_parameters(module))
+            case BatchNorm():
+                layer = (torch.nn.BatchNorm2d if module.ndim == 4 else torch.nn.BatchNorm1d)(
+                    module.channels, module.eps
+                )
+                statistics = {"running_mean": module.running_mean, "running_var": module.running_var}
+                return filled(layer, **_parameters(module), **statistics)
+            case nn.ReLU():
+                return torch.nn.ReLU(inplace=True)
+            case nn.MaxPool2d():
+                return torch.nn.MaxPool2d(module.kernel_size, module.stride, module.padding)
+            case nn.AvgPool2d():
+                return torch.nn.AvgPool2d(module.kernel_size, module.stride, module.padding)
+            case nn.GlobalAvgPool2d():
+                return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+            case nn.Flatten():
+                return torch.nn.Flatten()
+        raise InputError(f"bench: {type(module).__name__} has no counterpart in torch")
+
+    return convert(model).eval()
 
 
-@_convert.register
-def _(module: nn.Conv2d) -> Any:
-    import torch
-
-    shape = module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding
-    layer = torch.nn.Conv2d(*shape, groups=module.groups, bias=module.bias is not None)
-    return _with_parameters(layer, module)
-
-
-@_convert.register
-def _(module: nn.IdentityShortcut) -> Any:
-    import torch
-
-    channels = module.in_channels
-    layer = torch.nn.Conv2d(channels, module.out_channels, 1, module.stride, groups=channels, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(module.weight()))
-    return layer
-
-
-@_convert.register
-def _(module: nn.Linear) -> Any:
-    import torch
-
-    layer = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-    return _with_parameters(layer, module)
-
-
-@_convert.register
-def _(module: BatchNorm) -> Any:
-    import torch
-
-    layer = (torch.nn.BatchNorm2d if module.ndim == 4 else torch.nn.BatchNorm1d)(module.channels, module.eps)
-    layer.running_mean = torch.from_numpy(module.running_mean.copy())
-    layer.running_var = torch.from_numpy(module.running_var.copy())
-    return _with_parameters(layer, module)
-
-
-@_convert.register
-def _(module: nn.ReLU) -> Any:
-    import torch
-
-    return torch.nn.ReLU(inplace=True)
-
-
-@_convert.register
-def _(module: nn.MaxPool2d) -> Any:
-    import torch
-
-    return torch.nn.MaxPool2d(module.kernel_size, module.stride, module.padding)
-
-
-@_convert.register
-def _(module: nn.AvgPool2d) -> Any:
-    import torch
-
-    return torch.nn.AvgPool2d(module.kernel_size, module.stride, module.padding)
-
-
-@_convert.register
-def _(module: nn.GlobalAvgPool2d) -> Any:
-    import torch
-
-    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-
-
-@_convert.register
-def _(module: nn.Flatten) -> Any:
-    import torch
-
-    return torch.nn.Flatten()
-
-
-def _with_parameters(layer: Any, module: Any) -> Any:
-    import torch
-
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(module.weight.data))
-        if module.bias is not None:
-            layer.bias.copy_(torch.from_numpy(module.bias.data))
-    return layer
+def _parameters(module: Any) -> dict[str, NDArray | None]:
+    return {"weight": module.weight.data, "bias": None if module.bias is None else module.bias.data}
 
 
 # --- as fast as torch can --------------------------------------------------------------------------------------
@@ -219,15 +166,20 @@ def fold_batch_norm(model: Any) -> Any:
     return model
 
 
-def _eager(torch: Any, model: Any, images: F32, form: Any) -> Run:
-    model = copy.deepcopy(model).to(memory_format=form)
+def _running(torch: Any, function: Any, images: F32, form: Any, guard: Any) -> Run:
+    """`function` of the images in a memory format, without gradients."""
     x = torch.from_numpy(images)
 
     def run() -> Any:
-        with torch.inference_mode():
-            return model(x.contiguous(memory_format=form))
+        with guard():
+            return function(x.contiguous(memory_format=form))
 
     return run
+
+
+def _eager(torch: Any, model: Any, images: F32, form: Any) -> Run:
+    model = copy.deepcopy(model).to(memory_format=form)
+    return _running(torch, model, images, form, torch.inference_mode)
 
 
 def _scripted(torch: Any, model: Any, images: F32) -> Run:
@@ -237,24 +189,13 @@ def _scripted(torch: Any, model: Any, images: F32) -> Run:
         traced = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(model, x)))
         traced(x)  # optimises further in the first calls
         traced(x)
-
-    def run() -> Any:
-        with torch.no_grad():
-            return traced(x)
-
-    return run
+    return _running(torch, traced, images, torch.contiguous_format, torch.no_grad)
 
 
 def _compiled(torch: Any, model: Any, images: F32, form: Any) -> Run:
-    x = torch.from_numpy(images)
     model = copy.deepcopy(model).to(memory_format=form)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        function = torch.compile(model, options={"freezing": True})
-        function(x.contiguous(memory_format=form))
-
-    def run() -> Any:
-        with torch.no_grad():
-            return function(x.contiguous(memory_format=form))
-
+        run = _running(torch, torch.compile(model, options={"freezing": True}), images, form, torch.no_grad)
+        run()
     return run
