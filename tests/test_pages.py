@@ -19,15 +19,15 @@ def name_of(path):
 
 
 def files_of(room):
-    """The Python files that a room's page describes: those of sub-rooms too, unless they have pages of their own."""
-    folders = [room, *(f for f in room.iterdir() if f.is_dir() and not (f / "README.md").exists())]
+    """The Python files that a room's page describes: those of sub-rooms too, unless they are to have their own."""
+    folders = [room, *(f for f in room.iterdir() if f.is_dir() and room.name != "kernels")]
     files = [path.relative_to(room) for folder in folders for path in folder.glob("*.py")]
     return {str(path) for path in files if path.name != "__init__.py"}
 
 
 def named_paths(text):
-    """Paths of files in backticks."""
-    return re.findall(r"`([\w./-]+\.(?:py|md|cfg))`", text)
+    """Paths of files and folders in backticks."""
+    return re.findall(r"`([\w./-]+(?:\.py|\.md|/))`", text)
 
 
 def examples_of(text):
@@ -55,7 +55,9 @@ def test_a_page_names_every_file_of_its_room(page):
     assert files_of(page.parent) - set(named_paths(page.read_text())) == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize(
+    "page", [*PAGES, REPOSITORY / "docs" / "architecture.md"], ids=lambda page: str(page.relative_to(REPOSITORY))
+)
 def test_what_a_page_names_is_there(page):
     text = page.read_text()
     roots = page.parent, page.parent.parent, PACKAGE, REPOSITORY
@@ -67,6 +69,6 @@ def test_what_a_page_names_is_there(page):
 
 
 def test_a_name_that_is_not_there_is_seen():
-    assert named_paths("`a.py` and `b/c.py`, b.c") == ["a.py", "b/c.py"]
+    assert named_paths("`a.py` and `b/c.py` in `b/`, b.c") == ["a.py", "b/c.py", "b/"]
     assert is_defined("f", "def f(x):") and is_defined("A", "class A:") and is_defined("x", "x: int = 1")
     assert not is_defined("f", "def fold():") and not is_defined("f", "    def f():")
