@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.test_architecture import MODULES, ROOMS, arrows, room_of
 from xnor_ref.kernels.basics.rungs import has_vectors
 
 PACKAGE = REPOSITORY / "xnor_ref"
@@ -66,6 +67,18 @@ def test_what_a_page_names_is_there(page):
         source = page.parent / f"{module}.py"
         if source.exists() and name != "py":
             assert is_defined(name, source.read_text()), f"{module}.{name}"
+
+
+def test_the_arrows_between_rooms_are_those_of_the_imports():
+    lines = re.findall(r"^(\w+) +─► (.*)$", (REPOSITORY / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    told = {room: set(re.findall(r"\w+", text)) | {"storage", "errors"} for room, text in lines}
+    assert list(told) == [room for room in ROOMS if room not in ("__main__", "storage", "errors")]
+    for module, targets in arrows({module: path.read_text() for module, path in MODULES.items()}).items():
+        room = room_of(module)
+        if room not in told or "everything" in told[room]:
+            continue
+        below = ROOMS[ROOMS.index("training") :] if "below" in told[room] else ()
+        assert {room_of(target) for target in targets} <= {room, *told[room], *below}, module
 
 
 def test_a_name_that_is_not_there_is_seen():
