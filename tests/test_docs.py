@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 
+from tests.check_distribution import differences
 from tests.conftest import REPOSITORY
 from tests.run_docs import documented_commands
 from xnor_ref import errors
@@ -75,3 +76,12 @@ def test_every_exit_code_is_in_the_readme():
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
     for code in {value.exit_code for value in classes} | {0, 130, 143}:
         assert re.search(rf"^\| (.*\b)?{code}\b.* \|", text, re.MULTILINE), code
+
+
+def test_archives_are_compared_with_the_repository():
+    kept = {"LICENSE": (REPOSITORY / "LICENSE").read_bytes(), "cli.py": b"", "more.py": b""}
+    assert differences(kept, {"LICENSE", "cli.py", "README.md"}) == [
+        "differs: cli.py",
+        "missing: README.md",
+        "not expected: more.py",
+    ]
