@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from xnor_ref import binary
+from tests.nn.rules import latent_gradient
+from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import set_threads
 
@@ -99,11 +100,11 @@ def of_tiles(place, magnitudes):
 
 
 def latent(grad, weight, alpha, rule):
-    """The gradient of the latent weight by one of `train_conv.RULES`, in float64."""
-    if rule == "none":
+    """The gradient of the latent weight by a `Finish`, in float64."""
+    if rule is Finish.RAW:
         return grad
     weight = weight.astype(np.float64)
-    return binary.weight_gradient(grad, weight, *((None, "ste") if rule == "clipped" else (alpha, rule)))
+    return latent_gradient(grad, weight, *((None, "ste") if rule is Finish.CLIPPED else (alpha, rule.name.lower())))
 
 
 def sign(x):
@@ -113,14 +114,15 @@ def sign(x):
 class Signs:
     """A sign convolution and what it must compute."""
 
-    def __init__(self, seed, place, pad_value=0, scale="off", affine=False, rule="none"):
+    def __init__(self, seed, place, pad_value=0, scale="off", affine=False, rule=Finish.RAW):
         shape, weight_shape, stride, padding = place
         self.x, self.weight, self.dy = drawn(seed, place)
         self.rule, self.geometry = rule, (stride, padding, pad_value)
         slope, shift = np.random.default_rng(seed + 1).standard_normal((2, shape[3]), dtype=np.float32)
         self.conv = SignConvolution(weight_shape, shape[1:3], stride, padding, pad_value, scale)
-        use_alpha = rule not in ("none", "clipped")
-        self.y, self.saved = self.conv.forward(self.x, self.weight, use_alpha, (slope, shift) if affine else None)
+        use_alpha = rule not in (Finish.RAW, Finish.CLIPPED)
+        ones = None if use_alpha else np.ones(len(self.weight), np.float32)
+        self.y, self.saved = self.conv.forward(self.x, self.weight, ones, (slope, shift) if affine else None)
         seen = self.x * slope + shift if affine else self.x
         images = np.ascontiguousarray(seen.transpose(0, 3, 1, 2))
         self.alpha = (
@@ -155,7 +157,7 @@ class Signs:
     pad_value=st.sampled_from([0, 1, -1]),
     scale=st.sampled_from(["off", "plain", "valid"]),
     affine=st.booleans(),
-    rule=st.sampled_from(sorted(convolution.RULES)),
+    rule=st.sampled_from(list(Finish)),
 )
 def test_sign_convolution(seed, place, pad_value, scale, affine, rule):
     layer = Signs(seed, place, pad_value, scale, affine, rule)
@@ -173,7 +175,7 @@ def test_sign_convolution(seed, place, pad_value, scale, affine, rule):
     seed=st.integers(0, 2**20),
     place=places(),
     biased=st.booleans(),
-    rule=st.sampled_from(sorted(convolution.RULES)),
+    rule=st.sampled_from(list(Finish)),
 )
 def test_real_convolution(seed, place, biased, rule):
     x, weight, dy = drawn(seed, place)
@@ -183,7 +185,7 @@ def test_real_convolution(seed, place, biased, rule):
     alpha = abs(latents).mean(axis=(1, 2, 3))
     conv = RealConvolution(shape, x.shape[1:3], *geometry)
     padded = conv.pad(x)
-    found = conv.forward(padded, weight, bias), *conv.backward(dy, padded, weight, True, latents, alpha, rule)
+    found = conv.forward(padded, weight, bias), *conv.backward(dy, padded, weight, True, latents, rule, alpha)
     (y, dw, dx), (all_y, all_dw, all_dx) = (
         exact(x, weight, dy, *geometry),
         exact(abs(x), abs(weight), abs(dy), *geometry),
@@ -193,15 +195,15 @@ def test_real_convolution(seed, place, biased, rule):
     expected = y + add, latent(dw, latents, alpha, rule), dx
     for one, number, magnitude in zip(found, expected, of_tiles(place, magnitudes), strict=True):
         assert_close(one, number, magnitude)
-    dw, nothing = conv.backward(dy, padded, weight, False, latents, alpha, rule)
+    dw, nothing = conv.backward(dy, padded, weight, False, latents, rule, alpha)
     assert nothing is None and np.array_equal(dw, found[1])
 
 
 def test_weights_may_change_between_calls():
     place = (2, 6, 6, 32), (17, 32, 3, 3), (1, 1), (1, 1)
-    layer, other = Signs(0, place, rule="corrected"), Signs(5, place, rule="corrected")
+    layer, other = Signs(0, place, rule=Finish.CORRECTED), Signs(5, place, rule=Finish.CORRECTED)
     first = layer.backward()
-    layer.conv.forward(other.x, other.weight, True, None)  # the forward pass of another batch, before the backward
+    layer.conv.forward(other.x, other.weight)  # the forward pass of another batch, before the backward
     again = layer.backward()
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
@@ -215,7 +217,7 @@ def test_results_past_the_caches_are_the_same(outputs, place, monkeypatch):
     real_conv = RealConvolution(weight.shape, size, *rest)
 
     def results():
-        return sign_conv.forward(x, weight, True, None)[0], real_conv.forward(real_conv.pad(x), weight, None)
+        return sign_conv.forward(x, weight)[0], real_conv.forward(real_conv.pad(x), weight, None)
 
     cached = results()
     monkeypatch.setattr(convolution, "CACHED", 0)
@@ -261,12 +263,12 @@ LARGE = (  # longer than pieces, with ends: of a row of pixels, of sums, of the 
     place=places(),
     pad_value=st.sampled_from([0, 1, -1]),
     scale=st.sampled_from(["off", "plain", "valid"]),
-    rule=st.sampled_from(["none", "clipped", "ste"]),
+    rule=st.sampled_from([Finish.RAW, Finish.CLIPPED, Finish.STE]),
 )
-@example(0, LARGE[0], 0, "off", "none")
-@example(1, LARGE[1], 1, "plain", "ste")
-@example(2, LARGE[2], 0, "plain", "clipped")
-@example(3, LARGE[3], -1, "off", "ste")
+@example(0, LARGE[0], 0, "off", Finish.RAW)
+@example(1, LARGE[1], 1, "plain", Finish.STE)
+@example(2, LARGE[2], 0, "plain", Finish.CLIPPED)
+@example(3, LARGE[3], -1, "off", Finish.STE)
 def test_sums_of_bytes_are_exact(seed, place, pad_value, scale, rule):
     layer = Signs(seed, place, pad_value, scale, rule=rule)
     dw, dx = layer.backward(Rounding(seed))
@@ -278,7 +280,7 @@ def test_sums_of_bytes_are_exact(seed, place, pad_value, scale, rule):
     assert abs(q).max() <= 127 and abs(p).max() <= 127
     *geometry, border = layer.geometry
     grad = exact(layer.signs, layer.filters, q, *geometry, border)[1].astype(np.float32) * np.float32(for_weight)
-    if rule != "none":
+    if rule is not Finish.RAW:
         grad *= alpha.reshape(-1, 1, 1, 1) * (abs(layer.weight) <= 1)
     assert np.array_equal(dw, grad)
     assert np.array_equal(
@@ -309,10 +311,10 @@ def test_the_mean_of_many_roundings_is_the_gradient():
 def test_the_largest_number_is_not_rounded_beyond_a_byte():
     rng = np.random.default_rng(0)
     conv = SignConvolution((1, 32, 1, 1), (64, 128), (1, 1), (0, 0), 0, "off")
-    _, saved = conv.forward(np.ones((32, 64, 128, 32), np.float32), np.ones((1, 32, 1, 1), np.float32), False, None)
+    _, saved = conv.forward(np.ones((32, 64, 128, 32), np.float32), np.ones((1, 32, 1, 1), np.float32))
     for value in rng.random(3, dtype=np.float32):
         dy = np.full((32, 64, 128, 1), value)
-        dw, dx = conv.backward(dy, saved, np.ones((1, 32, 1, 1), np.float32), "none", Rounding(1), True)
+        dw, dx = conv.backward(dy, saved, np.ones((1, 32, 1, 1), np.float32), Finish.RAW, Rounding(1), True)
         np.testing.assert_allclose(dx, value, rtol=0.01)
         np.testing.assert_allclose(dw, value * dy.size, rtol=1e-4)
 
@@ -336,7 +338,7 @@ PLACES = [
 
 @ROUNDINGS
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("rule", sorted(convolution.RULES))
+@pytest.mark.parametrize("rule", list(Finish))
 def test_no_gradient_and_tiny_ones(rounding, place, rule):
     layer = Signs(2, place, rule=rule)
     for one in layer.backward(rounding, np.zeros_like(layer.dy)):
@@ -350,7 +352,7 @@ def test_no_gradient_and_tiny_ones(rounding, place, rule):
 
 @ROUNDINGS
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("rule", sorted(convolution.RULES))
+@pytest.mark.parametrize("rule", list(Finish))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so(rounding, place, rule, value):
     layer = Signs(2, place, rule=rule)
@@ -358,7 +360,7 @@ def test_what_is_not_finite_stays_so(rounding, place, rule, value):
         dy = layer.dy.copy()
         dy[at] = value
         dw, dx = layer.backward(rounding, dy)
-        if layer.weight.shape[1] > 1 or rule != "official":
+        if layer.weight.shape[1] > 1 or rule is not Finish.OFFICIAL:
             assert not np.isfinite(dw if rounding else dw[at[3]]).any()
         pixel = dx[at[0]] if place[1][2] > 1 else dx[at[:3]]
         assert not np.isfinite(dx if rounding else pixel).any()
@@ -372,7 +374,7 @@ def test_what_is_not_finite_stays_so_in_a_real_convolution(value, place):
     conv = RealConvolution(place[1], x.shape[1:3], *place[2:])
     padded = conv.pad(x)
     dy[1, 0, 0, 3] = value
-    dw, dx = conv.backward(dy, padded, weight, True, weight, NOTHING, "none")
+    dw, dx = conv.backward(dy, padded, weight, True, weight)
     assert not np.isfinite(dw[3]).any() and np.isfinite(np.delete(dw, 3, axis=0)).all()
     assert not np.isfinite(dx[1, 0, 0]).any() and np.isfinite(dx[0]).all()
 
@@ -384,7 +386,7 @@ def test_what_is_not_finite_stays_so_in_tiles(value):
     for at in ((1, 0, 0, 3), (1, 5, 5, 3), (1, 2, 3, 3)):
         bad = dy.copy()
         bad[at] = value
-        dw, dx = conv.backward(bad, x, weight, True, weight, NOTHING, "none")
+        dw, dx = conv.backward(bad, x, weight, True, weight)
         assert not np.isfinite(dw[3]).all() and np.isfinite(np.delete(dw, 3, axis=0)).all()
         inside = dx[1, max(0, at[1] - 1) : at[1] + 2, max(0, at[2] - 1) : at[2] + 2]
         assert not np.isfinite(inside).any() and np.isfinite(dx[[0, 2]]).all()
@@ -421,11 +423,11 @@ def test_the_number_of_threads_changes_no_bit(rounding, place, threads):
     results = []
     for count in (1, 2, 3):
         threads(count)
-        layer = Signs(4, place, 1, "plain", True, "corrected")
+        layer = Signs(4, place, 1, "plain", True, rule=Finish.CORRECTED)
         x, weight, dy = drawn(4, place)
         conv = RealConvolution(place[1], x.shape[1:3], *place[2:])
         padded = conv.pad(x)
-        real = conv.forward(padded, weight, None), *conv.backward(dy, padded, weight, True, weight, NOTHING, "none")
+        real = conv.forward(padded, weight, None), *conv.backward(dy, padded, weight, True, weight)
         results.append([layer.y, *layer.backward(rounding), *real])
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -440,10 +442,10 @@ def test_sums_block_by_block_are_the_same(rounding, place, monkeypatch):
     results = []
     for least in (16, 1):
         monkeypatch.setattr(gradients, "BLOCKS", least)
-        layer = Signs(5, place, 1, "plain", True, "corrected")
+        layer = Signs(5, place, 1, "plain", True, rule=Finish.CORRECTED)
         x, weight, dy = drawn(5, place)
         conv = RealConvolution(place[1], x.shape[1:3], *place[2:])
-        real = conv.backward(dy, conv.pad(x), weight, False, weight, NOTHING, "none")[0]
+        real = conv.backward(dy, conv.pad(x), weight, False, weight)[0]
         results.append([*layer.backward(rounding), real])
         assert conv._gradients(len(x))[0].in_blocks == (least == 1)
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.nn.rules import latent_gradient
 from xnor_ref import binary, nn
 from xnor_ref.autodiff import Tensor, no_grad
-from xnor_ref.binary import weight_gradient
 from xnor_ref.errors import InputError, InputTypeError
 
 
@@ -52,7 +52,7 @@ def layers(draw):
         pad_value=draw(st.sampled_from([-1, 0, 1])),
         weight_scale=scale,
         input_scale=input_scale,
-        grad_mode=draw(st.sampled_from(binary.GRAD_MODES)) if scale == "alpha" else "ste",
+        grad_mode=draw(st.sampled_from(list(binary.WEIGHT_GRADIENTS))) if scale == "alpha" else "ste",
         k_grad=input_scale != "off" and draw(st.booleans()),
         rng=rng,
     )
@@ -73,10 +73,10 @@ def test_convolution_forward_and_backward_against_the_formulas(case):
     taps = layer.kernel_size[0] * layer.kernel_size[1]
     columns = windows(sign(x), *geometry, layer.pad_value)
     z = np.einsum("nijcab,ocab->noij", columns, sign(w))
-    alpha = np.abs(w).mean(axis=(1, 2, 3)) if layer.weight_scale == "alpha" else np.ones(o)
+    alpha = np.abs(w).mean(axis=(1, 2, 3)) if layer.weight_scale.scales else np.ones(o)
     magnitude = windows(np.abs(np.float64(x)).mean(axis=1, keepdims=True), *geometry, 0)
     inside = windows(np.ones((1, 1, *x.shape[2:])), *geometry, 0).sum(axis=(3, 4, 5))
-    divisor = {"off": None, "plain": np.full_like(inside, taps), "valid": np.maximum(inside, 1)}[layer.input_scale]
+    divisor = {"off": None, "plain": np.full_like(inside, taps), "valid": np.maximum(inside, 1)}[layer.input_scale.name]
     k = np.ones_like(z[:, :1]) if divisor is None else (magnitude.sum(axis=(3, 4, 5)) / divisor)[:, None]
 
     tensor = Tensor(x, requires_grad=True)
@@ -87,7 +87,7 @@ def test_convolution_forward_and_backward_against_the_formulas(case):
     y.backward(d)
     dk = d * k
     grad = np.einsum("nijcab,noij->ocab", columns, dk)
-    expected_w = weight_gradient(grad, w, alpha if layer.weight_scale == "alpha" else None, layer.grad_mode)
+    expected_w = latent_gradient(grad, w, alpha if layer.weight_scale.scales else None, layer.grad_mode)
     np.testing.assert_allclose(layer.weight.grad, expected_w, rtol=1e-3, atol=1e-3)
     back = np.einsum("noij,ocab->nijcab", dk * alpha[:, None, None], sign(w))
     expected_x = spread(back, x.shape, *geometry) * (np.abs(x) <= 1)
@@ -110,7 +110,7 @@ def test_backends_give_the_same_bits(case):
         np.testing.assert_array_equal(result, results["auto"], err_msg=backend)
 
 
-@pytest.mark.parametrize("grad_mode", binary.GRAD_MODES)
+@pytest.mark.parametrize("grad_mode", binary.WEIGHT_GRADIENTS)
 @pytest.mark.parametrize(("input_scale", "k_grad"), [("off", False), ("plain", False), ("plain", True)])
 def test_linear_against_the_formulas(grad_mode, input_scale, k_grad):
     rng = np.random.default_rng(8)
@@ -124,7 +124,7 @@ def test_linear_against_the_formulas(grad_mode, input_scale, k_grad):
     np.testing.assert_allclose(y.data, z * alpha * k, rtol=2e-5, atol=1e-6)
     d = rng.standard_normal(y.shape).astype(np.float32)
     y.backward(d)
-    expected_w = weight_gradient((d * k).T @ sign(x.data), w, alpha, grad_mode)
+    expected_w = latent_gradient((d * k).T @ sign(x.data), w, alpha, grad_mode)
     np.testing.assert_allclose(layer.weight.grad, expected_w, rtol=1e-3, atol=1e-4)
     expected_x = ((d * k * alpha) @ sign(w)) * (np.abs(x.data) <= 1)
     if k_grad:
@@ -150,15 +150,15 @@ def test_corrected_rule_is_the_jacobian_of_the_surrogate():
         step[index] = 1e-6
         numeric[index] = (cost(w0 + step) - cost(w0 - step)) / 2e-6
     alpha = np.abs(w0).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(weight_gradient(g, w0, alpha, "corrected"), numeric, atol=1e-8)
+    np.testing.assert_allclose(latent_gradient(g, w0, alpha, "corrected"), numeric, atol=1e-8)
 
     # the paper's rule is the diagonal of that Jacobian: feed it one G_i at a time
     diagonal = np.zeros_like(w0)
     for index in np.ndindex(*w0.shape):
         alone = np.zeros_like(g)
         alone[index] = g[index]
-        diagonal[index] = weight_gradient(alone, w0, alpha, "corrected")[index]
-    np.testing.assert_allclose(weight_gradient(g, w0, alpha, "paper"), diagonal, atol=1e-12)
+        diagonal[index] = latent_gradient(alone, w0, alpha, "corrected")[index]
+    np.testing.assert_allclose(latent_gradient(g, w0, alpha, "paper"), diagonal, atol=1e-12)
 
 
 def test_gradient_rules_by_hand():
@@ -175,7 +175,7 @@ def test_gradient_rules_by_hand():
         "official": [2 * 1.25, 2 * 2.5, 2 * 0.75, 2 * 1],  # (1 - 1/2) * 4 = 2
     }
     for mode, values in expected.items():
-        np.testing.assert_allclose(weight_gradient(g, w, alpha, mode).ravel(), values, err_msg=mode)
+        np.testing.assert_allclose(latent_gradient(g, w, alpha, mode).ravel(), values, err_msg=mode)
 
 
 def test_latent_weights_are_centred_and_clamped_after_each_step():
@@ -202,16 +202,16 @@ def test_latent_weights_are_not_decayed():
     [
         (lambda: nn.BinaryConv2d(3, 4, 3, pad_value=2), InputError, r"must be 0, \+1 or -1, got 2"),
         (lambda: nn.BinaryConv2d(3, 4, 3, input_scale="k"), InputError, "one of off, plain, valid, got 'k'"),
-        (lambda: nn.BinaryLinear(3, 4, input_scale="valid"), InputError, "one of off, plain, got 'valid'"),
-        (lambda: nn.BinaryConv2d(3, 4, 3, weight_scale="beta"), InputError, "'alpha' or 'off', got 'beta'"),
+        (lambda: nn.BinaryLinear(3, 4, input_scale="k"), InputError, "one of off, plain, valid, got 'k'"),
+        (lambda: nn.BinaryConv2d(3, 4, 3, stochastic=True), TypeError, "does not take stochastic; it takes weight_"),
+        (lambda: nn.BinaryConv2d(3, 4, 3, weight_scale="beta"), InputError, "one of alpha, off, learned, got 'beta'"),
         (lambda: nn.BinaryConv2d(3, 4, 3, grad_mode="exact"), InputError, "corrected, paper, ste, official"),
-        (lambda: nn.BinaryConv2d(3, 4, 3, weight_scale="off", grad_mode="paper"), InputError, "needs weight_scale"),
+        (lambda: nn.BinaryConv2d(3, 4, 3, weight_scale="off", grad_mode="paper"), InputError, "differentiates alpha"),
         (lambda: nn.BinaryConv2d(1, 4, 3, centre=True), InputError, "one input channel"),
         (lambda: nn.BinaryConv2d(1, 4, 3, grad_mode="official"), InputError, "one input channel"),
         (lambda: nn.BinaryConv2d(3, 4, 3)(Tensor(np.zeros((1, 4, 5, 5), np.float32))), InputError, "C=4"),
         (lambda: nn.BinaryConv2d(3, 4, 3)(Tensor(np.zeros((1, 3, 5, 5)))), InputTypeError, "float32"),
-        (lambda: weight_gradient(np.ones((1, 1)), np.ones((1, 1)), None, "paper"), InputError, "differentiates alpha"),
-        (lambda: weight_gradient(np.ones((1, 1)), np.ones((1, 1)), np.ones(1), "exact"), InputError, "'exact'"),
+        (lambda: latent_gradient(np.ones((1, 1)), np.ones((1, 1)), np.ones(1), "exact"), InputError, "'exact'"),
         (lambda: nn.binary_backend("gpu").__enter__(), InputError, "got 'gpu'"),
     ],
 )  # fmt: skip

@@ -30,8 +30,8 @@ CASES = [
 def test_the_polynomial_gradient_of_sign():
     """(2 - 2|x|) inside (-1, 1): the derivative of 2x + x^2 below 0 and of 2x - x^2 above, which run from -1 to 1."""
     x = np.float32([-2, -1, -0.75, -0.0, 0.25, 1, 1.5])
-    assert binary.sign_derivative(x, "bireal").tolist() == [0, 0, 0.5, 2, 1.5, 0, 0]
-    assert binary.sign_derivative(x, "ste").tolist() == [False, True, True, True, True, True, False]
+    assert binary.SIGN_GRADIENTS["bireal"].derivative(x).tolist() == [0, 0, 0.5, 2, 1.5, 0, 0]
+    assert binary.SIGN_GRADIENTS["ste"].derivative(x).tolist() == [False, True, True, True, True, True, False]
     inside = np.linspace(-0.99, 0.99, 101)
     h = 1e-6
 
@@ -39,7 +39,7 @@ def test_the_polynomial_gradient_of_sign():
         return np.where(v < 0, 2 * v + v * v, 2 * v - v * v)
 
     slope = (polynomial(inside + h) - polynomial(inside - h)) / (2 * h)
-    np.testing.assert_allclose(binary.sign_derivative(inside, "bireal"), slope, atol=1e-5)
+    np.testing.assert_allclose(binary.SIGN_GRADIENTS["bireal"].derivative(inside), slope, atol=1e-5)
 
 
 @pytest.mark.parametrize("linear", [False, True])

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import JIT_DISABLED
 from tests.models.test_models import build, images, packed_twin, settle
+from tests.nn.rules import latent_gradient
 from tests.nn.test_binary_layers import sign, spread, windows
 from xnor_ref import binary, nn, optim
 from xnor_ref.autodiff import Tensor, no_grad
-from xnor_ref.binary import kbit
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.ops import binary_ops, bit_planes
 from xnor_ref.packed.freeze import freeze
@@ -67,7 +67,7 @@ def test_two_bits_by_hand():
         [0, 1, 1, 0, 0, 1],
         [0, 0, 0, 1, 1, 1],
     ]
-    layer = nn.KBitLinear(2, 1, "off", "off", weight_bits=2, input_bits=2)
+    layer = nn.KBitLinear(2, 1, weight_scale="off", input_scale="off", weight_bits=2, input_bits=2)
     layer.weight.data[...] = [[0.9, -0.2]]  # 3, -1
     y = layer(Tensor(np.float32([[0.5, -0.7]])))  # 1, -3: the example of docs/model-format.md
     assert y.data[0, 0] == np.float32(6) * np.float32(1 / 9)
@@ -119,7 +119,7 @@ def test_the_scale_is_the_least_squares_one(bits):
     rng = np.random.default_rng(bits)
     weight = rng.uniform(-1, 1, (3, 4, 2, 2)).astype(np.float32)
     m = bit_planes.levels(weight, bits)
-    scale = kbit.weight_scale(weight, m)
+    scale = binary.MEAN_ABS.alpha(weight, binary.Code(bits)) / bit_planes.largest(bits)
 
     def error(factor):
         return np.square(weight - (factor * scale)[:, None, None, None] * m).sum(axis=(1, 2, 3))
@@ -148,11 +148,11 @@ def test_the_corrected_gradient_is_the_jacobian(bits):
         step = np.zeros_like(w0)
         step[index] = 1e-4
         expected[index] = (cost(w0 + step) - cost(w0 - step)) / 2e-4
-    arrays = g.astype(np.float32), w0.astype(np.float32), bits, alpha.astype(np.float32)
-    np.testing.assert_allclose(binary.kbit_weight_gradient(*arrays, "corrected"), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(binary.kbit_weight_gradient(*arrays, "ste"), alpha[:, None] * mask * g, rtol=1e-5)
-    unscaled = binary.kbit_weight_gradient(*arrays[:3], None, "ste")
-    np.testing.assert_array_equal(unscaled, arrays[0] * mask)
+    g32, w32, a32 = (array.astype(np.float32) for array in (g, w0, alpha))
+    np.testing.assert_allclose(latent_gradient(g32, w32, a32, "corrected", bits), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(latent_gradient(g32, w32, a32, "ste", bits), alpha[:, None] * mask * g, rtol=1e-5)
+    unscaled = latent_gradient(g32, w32, None, "ste", bits)
+    np.testing.assert_array_equal(unscaled, g32 * mask)
 
 
 @pytest.mark.parametrize("bits", [(2, 2), (1, 3), (4, 1), (8, 8)])
@@ -166,10 +166,10 @@ def test_layers_follow_the_formulas(bits, options):
     columns = windows(qx, (3, 2), (2, 1), (1, 1), layer.pad_value)
     rows = qw.reshape(4, -1)
     alpha = np.ones(4)
-    if layer.weight_scale == "alpha":
+    if layer.weight_scale.scales:
         alpha = (layer.weight.data.reshape(4, -1) * rows).sum(axis=1) / (rows * rows).sum(axis=1)
     k = 1.0
-    if layer.input_scale == "plain":
+    if layer.input_scale.name == "plain":
         k = windows(np.abs(x.data).mean(axis=1, keepdims=True), (3, 2), (2, 1), (1, 1), 0).mean(axis=(3, 4, 5))[:, None]
     y = layer(x)
     expected = np.einsum("nijcab,ocab->noij", columns, qw) * alpha[:, None, None] * k
@@ -177,8 +177,8 @@ def test_layers_follow_the_formulas(bits, options):
     d = rng.standard_normal(y.shape).astype(np.float32)
     y.backward(d)
     grad = np.einsum("nijcab,noij->ocab", columns, d * k).astype(np.float32)
-    scale = alpha.astype(np.float32) if layer.weight_scale == "alpha" else None
-    latent = binary.kbit_weight_gradient(grad, layer.weight.data, bits[1], scale, layer.grad_mode)
+    scale = alpha.astype(np.float32) if layer.weight_scale.scales else None
+    latent = latent_gradient(grad, layer.weight.data, scale, layer.grad_mode, bits[1])
     np.testing.assert_allclose(layer.weight.grad, latent, rtol=1e-3, atol=1e-4)
     back = np.einsum("noij,ocab->nijcab", d * k * alpha[:, None, None], qw)
     dx = spread(back, x.shape, (3, 2), (2, 1), (1, 1)) * (np.abs(x.data) <= 1)
@@ -248,12 +248,6 @@ def test_the_gradient_is_rounded_on_its_way_to_the_input_only(bits, scale):
     assert np.abs(grads[0][0] - grads[1][0]).max() > 0.1
 
 
-def test_plain_says_whether_anything_else_is_computed():
-    assert nn.BinaryConv2d(3, 4, 3).plain and nn.BinaryLinear(3, 4, "off").plain
-    assert not nn.BinaryConv2d(3, 4, 3, grad_bits=1).plain and not nn.BinaryLinear(3, 4, sign_gradient="bireal").plain
-    assert not nn.KBitConv2d(3, 4, 3, weight_bits=2).plain
-
-
 # --- networks
 
 
@@ -311,14 +305,14 @@ def test_some_steps_lower_the_loss(case):
         (lambda: build("lenet5", 28, "bnn", input_bits=2), "'bnn' does not take input_bits"),
         (lambda: build("lenet5", 28, input_bits=2, block_order="cbap"), "input_bits .=2. needs block_order bacp"),
         (lambda: build("lenet5", 28, input_bits=2, sign_gradient="bireal"), "needs input_bits 1, got 2"),
-        (lambda: build("lenet5", 28, weight_bits=2, grad_mode="paper"), "grad_mode 'paper' is for weight_bits 1"),
+        (lambda: build("lenet5", 28, weight_bits=2, grad_mode="paper"), "'paper' is derived for .* and 1 bit"),
         (lambda: build("lenet5", 28, weight_bits=2, clamp=False), "clamp .=False. needs weight_bits 1, got 2"),
         (lambda: nn.KBitConv2d(3, 4, 3), "with one bit everywhere use BinaryConv2d"),
-        (lambda: nn.KBitLinear(3, 4, weight_bits=9), "weight_bits must be from 1 to 8, got 9"),
-        (lambda: nn.KBitLinear(3, 4, input_bits=0), "input_bits must be at least 1, got 0"),
+        (lambda: nn.KBitLinear(3, 4, weight_bits=9), "weight_bits must be an integer from 1 to 8, got 9"),
+        (lambda: nn.KBitLinear(3, 4, input_bits=0), "input_bits must be an integer from 1 to 8, got 0"),
         (lambda: nn.KBitLinear(40_000, 1, weight_bits=8, input_bits=8), "40000 products of 8-bit .* more than 32 bits"),
-        (lambda: nn.BinaryLinear(3, 4, grad_bits=9), "grad_bits must be from 1 to 8, got 9"),
-        (lambda: binary.kbit_weight_gradient(*(np.ones((1, 2), np.float32),) * 2, 2, None, "paper"), "is for 1 bit"),
+        (lambda: nn.BinaryLinear(3, 4, grad_bits=9), "grad_bits must be an integer from 1 to 8, got 9"),
+        (lambda: nn.KBitLinear(3, 4, weight_bits=2, grad_mode="paper"), "derived for weight_scale 'alpha' and 1 bit"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(make, text):

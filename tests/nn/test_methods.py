@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import JIT_DISABLED
 from tests.models.test_models import build, images, packed_twin, settle
+from tests.nn.rules import latent_gradient
 from tests.nn.test_binary_layers import sign, spread, windows
 from xnor_ref import binary, nn, optim
 from xnor_ref.autodiff import Tensor, gradcheck, no_grad
-from xnor_ref.binary import weight_gradient
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.ops import products, sign_sums
 from xnor_ref.nn import functional
@@ -91,7 +91,7 @@ def test_the_order_of_a_sum_matters():
 # --- binary weights, real inputs
 
 
-@pytest.mark.parametrize("grad_mode", binary.GRAD_MODES)
+@pytest.mark.parametrize("grad_mode", binary.WEIGHT_GRADIENTS)
 @pytest.mark.parametrize(("stride", "padding"), [((1, 1), (1, 1)), ((2, 1), (0, 2))])
 def test_binary_weight_convolution_against_the_formulas(grad_mode, stride, padding):
     """Y = (X (*) s(W)) alpha; dX = convT(D, alpha s(W)); G = corr(X, D), then the rule for latent weights."""
@@ -110,7 +110,7 @@ def test_binary_weight_convolution_against_the_formulas(grad_mode, stride, paddi
     d = rng.standard_normal(y.shape).astype(np.float32)
     y.backward(d)
     grad = np.einsum("nijcab,noij->ocab", columns, d)
-    np.testing.assert_allclose(layer.weight.grad, weight_gradient(grad, w, alpha, grad_mode), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(layer.weight.grad, latent_gradient(grad, w, alpha, grad_mode), rtol=1e-3, atol=1e-3)
     back = np.einsum("noij,ocab->nijcab", d * alpha[:, None, None], sign(w))
     np.testing.assert_allclose(x.grad, spread(back, x.shape, (3, 2), stride, padding), rtol=1e-3, atol=1e-4)
 
@@ -124,7 +124,7 @@ def test_binary_weight_linear_against_the_formulas():
     np.testing.assert_allclose(y.data, x.data @ sign(w).T * alpha, rtol=1e-4, atol=1e-5)
     d = rng.standard_normal(y.shape).astype(np.float32)
     y.backward(d)
-    np.testing.assert_allclose(layer.weight.grad, weight_gradient(d.T @ x.data, w, alpha, "corrected"), atol=1e-4)
+    np.testing.assert_allclose(layer.weight.grad, latent_gradient(d.T @ x.data, w, alpha, "corrected"), atol=1e-4)
     np.testing.assert_allclose(x.grad, d * alpha @ sign(w), rtol=1e-3, atol=1e-4)
 
 
@@ -164,7 +164,7 @@ def test_layers_that_were_never_told_a_position_draw_anew_each_time():
 
 
 def test_stochastic_layers_draw_by_their_position_and_only_in_training():
-    layer = nn.BinaryWeightLinear(40, 3, "off", stochastic=True, rng=np.random.default_rng(0))
+    layer = nn.BinaryWeightLinear(40, 3, weight_scale="off", stochastic=True, rng=np.random.default_rng(0))
     x = Tensor(np.random.default_rng(1).standard_normal((2, 40), dtype=np.float32))
     results = []
     for step in (5, 6, 5):
@@ -177,7 +177,7 @@ def test_stochastic_layers_draw_by_their_position_and_only_in_training():
 
 
 def test_the_gradient_of_drawn_weights_goes_straight_to_the_latent_ones():
-    layer = nn.BinaryWeightLinear(4, 1, "off", stochastic=True)
+    layer = nn.BinaryWeightLinear(4, 1, weight_scale="off", stochastic=True)
     layer.weight.data[...] = [[0.5, -0.5, 2, -1]]
     x = Tensor(np.float32([[1, 2, 3, 4]]))
     layer(x).backward(np.float32([[10]]))
@@ -436,7 +436,7 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: build("lenet5", 28, "xnor++", gamma_init="two"), "gamma_init must be one of ones, alpha, got 'two'"),
         (lambda: build("lenet5", 28, "xnor", block_order="abcp"), "block_order must be one of bacp, cbap, got 'abcp'"),
         (lambda: build("lenet5", 28, "bwn", weight_scale="beta"), "one of alpha, off, learned, got 'beta'"),
-        (lambda: build("lenet5", 28, "bwn", weight_scale="learned", grad_mode="paper"), "needs weight_scale 'alpha'"),
+        (lambda: build("lenet5", 28, "bwn", weight_scale="learned", grad_mode="paper"), "'learned' has none"),
         (lambda: build("lenet5", 28, block_order="cbap", input_scale="plain"), "input_scale .=plain. needs block_"),
         (lambda: build("lenet5", 28, block_order="cbap", k_grad=True), "k_grad is the gradient through K"),
         (lambda: build("lenet5", 28, input_scale="off", k_grad=True), "k_grad is the gradient through K"),

@@ -6,16 +6,15 @@ import math
 import pytest
 
 from xnor_ref import datasets, models
-from xnor_ref.binary import GRAD_MODES, SIGN_GRADIENTS
+from xnor_ref.binary import INPUT_SCALES, SIGN_GRADIENTS, WEIGHT_GRADIENTS, WEIGHT_SCALES
 from xnor_ref.errors import InputError
-from xnor_ref.nn import GAMMAS, LOSSES, BinaryConv2d
+from xnor_ref.nn import GAMMAS, LOSSES
 from xnor_ref.nn.methods import (
     BATCH_NORMS,
     BLOCK_ORDERS,
     GAMMA_INITS,
     METHODS,
     SHORTCUTS,
-    WEIGHT_SCALES,
     BinaryOptions,
 )
 from xnor_ref.optim import KINDS, OPTIMIZERS
@@ -33,8 +32,8 @@ from xnor_ref.training.settings.resolve import resolve
         ("loss", LOSSES),
         ("schedule", KINDS),
         ("optimizer", OPTIMIZERS),
-        ("grad_mode", GRAD_MODES),
-        ("input_scale", BinaryConv2d.input_scales),
+        ("grad_mode", WEIGHT_GRADIENTS),
+        ("input_scale", INPUT_SCALES),
         ("weight_scale", WEIGHT_SCALES),
         ("gamma", GAMMAS),
         ("gamma_init", GAMMA_INITS),

@@ -8,8 +8,9 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.models.test_models import build, images, packed_twin, settle
+from tests.nn.rules import latent_gradient
 from tests.training.training_samples import run_cli
-from xnor_ref import binary, nn, optim
+from xnor_ref import nn, optim
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError
 from xnor_ref.nn.methods import METHODS
@@ -200,7 +201,7 @@ def test_steps_are_those_of_the_released_code(method, kind, size):
     optimizer = make_optimizer(config, layer, steps=10)
     for grad in grads:
         np.testing.assert_allclose(layer.weight.data, next(expected), rtol=1e-5, atol=2e-6)
-        layer.weight.grad = binary.weight_gradient(np.float32(grad), layer.weight.data, layer.alpha(), layer.grad_mode)
+        layer.weight.grad = latent_gradient(np.float32(grad), layer.weight.data, layer.alpha(), layer.grad_mode)
         optimizer.step()
         layer.after_step()
     np.testing.assert_allclose(layer.weight.data, next(expected), rtol=1e-5, atol=2e-6)

@@ -218,7 +218,7 @@ def test_a_nan_is_caught_and_the_last_checkpoint_kept(finished, data_dir, tmp_pa
                 y.data[0, 0] = np.nan
             return y
 
-        classifier.forward = forward
+        monkeypatch.setattr(type(classifier), "forward", lambda self, x: forward(x))
         if where == "parameter":
             last, real_step = dict(model.named_modules())["last.bn"], None
 
@@ -366,16 +366,16 @@ def test_export(finished, tmp_path):
 
 
 def test_export_notices_a_file_that_answers_otherwise(finished, tmp_path, monkeypatch):
-    from xnor_ref.training.storing import export
+    from xnor_ref.training import export
 
-    real = export.load_network
+    real = export.load_packed
 
     def altered(path):
-        model, about, position = real(path)
-        monkeypatch.setattr(model, "forward", lambda x, forward=model.forward: forward(x) * np.float32(1.5))
-        return model, about, position
+        packed = real(path)
+        monkeypatch.setattr(packed, "logits", lambda x, logits=packed.logits: logits(x) * np.float32(1.5))
+        return packed
 
-    monkeypatch.setattr(export, "load_network", altered)
+    monkeypatch.setattr(export, "load_packed", altered)
     with pytest.raises(EquivalenceError, match="does not answer as the network"):
         export_run(finished[1], tmp_path / "x.safetensors")
 

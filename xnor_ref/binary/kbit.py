@@ -1,24 +1,78 @@
-"""k-bit quantisation of weights, inputs and gradients (Rastegari et al. 2016, section 3.2), and its gradient rules.
+"""Numbers of k bits in place of real ones (Rastegari et al. 2016, section 3.2).
 
     q_k(x) = 2 ([(2^k - 1)(x + 1)/2] / (2^k - 1) - 1/2),    x in [-1, 1]
 
 takes 2^k even levels from -1 to 1; [.] rounds, halves upwards, so that q_1 is sign with sign(0) = +1. Its derivative is
 taken to be 1[|x| <= 1], as that of sign.
-
-The scale of k-bit weights is the least-squares one: min ||W - alpha Q||^2 over alpha gives alpha = <W, Q>/<Q, Q> for
-each filter, with Q = q_k(W). With one bit that is mean|W| (eq. 6).
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.binary.sign import ste_mask
-from xnor_ref.binary.weights import weight_gradient
-from xnor_ref.errors import InputError
+from xnor_ref.binary.rules import F32, Registry, Rule
+from xnor_ref.binary.sign import sign, ste_mask
+from xnor_ref.kernels.ops import bit_planes
 from xnor_ref.kernels.ops.bit_planes import MAX_BITS as MAX_BITS
-from xnor_ref.kernels.ops.bit_planes import largest, levels
+from xnor_ref.kernels.ops.bit_planes import largest
 
-F32 = NDArray[np.float32]
+
+class Quantizer(Rule):
+    """What rounds latent weights to k bits.
+
+    A rule of one's own defines `levels`, and `derivative` if that of the straight-through estimator does not suit.
+    """
+
+    computes = ("levels", "derivative")
+
+    def levels(self, x: F32, bits: int) -> NDArray[np.int16]:
+        """Odd integers from -(2^k - 1) to 2^k - 1 in the shape of x: 2^k - 1 times the rounded x."""
+        raise NotImplementedError(f"{type(self).__name__} has no levels")
+
+    def derivative(self, x: NDArray, bits: int) -> NDArray:
+        """What stands in for the derivative of the rounded x, in its shape: 1[|x| <= 1]."""
+        return ste_mask(x)
+
+
+class Uniform(Quantizer):
+    """Even levels."""
+
+    name = "uniform"
+    equation = "q_k(x) = 2 ([(2^k - 1)(x + 1)/2] / (2^k - 1) - 1/2)"
+    source = "Rastegari et al. 2016, section 3.2"
+    compiled = True
+
+    def levels(self, x: F32, bits: int) -> NDArray[np.int16]:
+        return bit_planes.levels(x, bits)
+
+
+UNIFORM = Uniform()
+QUANTIZERS = Registry("weight_quantizer", Quantizer, UNIFORM)
+
+
+class Code(NamedTuple):
+    """How weights are held: the numbers B that stand for W."""
+
+    bits: int = 1
+    quantizer: Quantizer = UNIFORM
+
+    def values(self, weight: NDArray) -> NDArray:
+        """B in the shape and dtype of W: sign(W), or the levels of a quantizer, from -1 to 1."""
+        if self.bits == 1 and self.quantizer.mode:
+            return sign(weight)
+        return (self.levels(weight) / largest(self.bits)).astype(weight.dtype)
+
+    def levels(self, weight: NDArray) -> NDArray[np.int16]:
+        """(2^k - 1) B, odd integers."""
+        return self.quantizer.levels(weight, self.bits)
+
+    def derivative(self, weight: NDArray) -> NDArray:
+        """What stands in for dB/dW."""
+        return self.quantizer.derivative(weight, self.bits)
+
+
+SIGNS = Code()
 
 
 def quantize(x: F32, bits: int) -> F32:
@@ -27,7 +81,7 @@ def quantize(x: F32, bits: int) -> F32:
     >>> quantize(np.float32([-2, -0.1, 0, 0.4, 0.7]), 2).tolist() == np.float32([-1, -1/3, 1/3, 1/3, 1]).tolist()
     True
     """
-    return levels(x, bits).astype(np.float32) / np.float32(largest(bits))
+    return bit_planes.levels(x, bits).astype(np.float32) / np.float32(largest(bits))
 
 
 def quantize_gradient(grad: F32, bits: int) -> F32:
@@ -40,46 +94,3 @@ def quantize_gradient(grad: F32, bits: int) -> F32:
     if top == 0:
         return grad
     return np.where(grad == 0, np.float32(0), quantize(grad / top, bits) * top)
-
-
-def weight_scale(weight: F32, m: NDArray[np.int16]) -> NDArray[np.float64]:
-    """<W, m>/<m, m> of each filter, for weight and its integers m = (2^k - 1) q_k(W), both (O, ...): float64 (O,)."""
-    rows = weight.reshape(len(weight), -1).astype(np.float64)
-    whole = m.reshape(len(m), -1).astype(np.float64)
-    return (rows * whole).sum(axis=1) / (whole * whole).sum(axis=1)
-
-
-def kbit_weight_gradient(grad: F32, weight: F32, bits: int, alpha: F32 | None, mode: str) -> F32:
-    """From G = dC/dW~, W~ = alpha q_k(W), to the gradient of the latent weight W.
-
-    | grad_mode | dC/dW_i |
-    |---|---|
-    | `corrected` | Q_i/<Q, Q> sum_j G_j Q_j + alpha 1[abs(W_i) <= 1] G_i, since alpha = <W, Q>/<Q, Q> |
-    | `ste` | alpha 1[abs(W_i) <= 1] G_i |
-
-    With one bit these and the other modes are those of `weight_gradient`. Without alpha it is taken as 1.
-
-    Parameters
-    ----------
-    grad, weight : float32 (O, ...)
-    bits : of the weights
-    alpha : float32 (O,), or None
-
-    Raises
-    ------
-    InputError : a mode that is not defined for so many bits.
-    """
-    if bits == 1:
-        return weight_gradient(grad, weight, alpha, mode)
-    if mode not in ("corrected", "ste"):
-        raise InputError(f"kbit_weight_gradient: mode {mode!r} is for 1 bit, got {bits}; use corrected or ste")
-    if alpha is None:
-        return grad * ste_mask(weight)
-    per_filter = (-1,) + (1,) * (weight.ndim - 1)
-    straight = grad * (alpha.reshape(per_filter) * ste_mask(weight))
-    if mode == "ste":
-        return straight
-    q = quantize(weight, bits)
-    rows = q.reshape(len(q), -1)
-    shared = (grad.reshape(rows.shape) * rows).sum(axis=1) / (rows * rows).sum(axis=1)
-    return q * shared.reshape(per_filter) + straight

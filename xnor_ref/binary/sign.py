@@ -1,7 +1,10 @@
-"""sign and its straight-through estimator."""
+"""sign, and the rules that stand in for its derivative."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from xnor_ref.binary.rules import F32, Registry, Rule
+from xnor_ref.kernels.ops import float_ops
 
 
 def sign(x: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -33,17 +36,49 @@ def ste_mask(x: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.abs(x) <= 1
 
 
-SIGN_GRADIENTS = ("ste", "bireal")
+class SignGradient(Rule):
+    """What stands in for the derivative of sign, which is 0 almost everywhere.
 
-
-def sign_derivative(x: NDArray[np.floating], kind: str) -> NDArray:
-    """What stands in for the derivative of sign, in the shape of x.
-
-    | sign_gradient | |
-    |---|---|
-    | `ste` | 1[abs(x) <= 1], see `ste_mask` |
-    | `bireal` | (2 - 2 abs(x)) 1[abs(x) < 1], that of 2x + x^2 below 0 and 2x - x^2 above (Liu et al. 2018, eq. 7) |
+    A rule of one's own defines `derivative`.
     """
-    if kind == "ste":
+
+    computes = ("derivative", "apply")
+
+    def derivative(self, x: F32) -> NDArray:
+        """What dC/dsign(x) is multiplied by, in the shape of x."""
+        raise NotImplementedError(f"{type(self).__name__} has no derivative")
+
+    def apply(self, x: F32, dx: F32) -> F32:
+        """dx times the derivative at x, in place."""
+        dx *= self.derivative(x)
+        return dx
+
+
+class StraightThrough(SignGradient):
+    """The straight-through estimator; see `ste_mask`."""
+
+    name = "ste"
+    equation = "1[|x| <= 1]"
+    source = "Hubara et al. 2016, eq. 4"
+    compiled = True
+
+    def derivative(self, x: F32) -> NDArray:
         return ste_mask(x)
-    return np.maximum(x.dtype.type(2) - x.dtype.type(2) * np.abs(x), x.dtype.type(0))
+
+    def apply(self, x: F32, dx: F32) -> F32:
+        return float_ops.mask_ste(x, dx)
+
+
+class BiReal(SignGradient):
+    """The derivative of a parabola on either side: 2x + x^2 below 0 and 2x - x^2 above."""
+
+    name = "bireal"
+    equation = "(2 - 2|x|) 1[|x| < 1]"
+    source = "Liu et al. 2018, eq. 7"
+
+    def derivative(self, x: F32) -> NDArray:
+        return np.maximum(x.dtype.type(2) - x.dtype.type(2) * np.abs(x), x.dtype.type(0))
+
+
+STE = StraightThrough()
+SIGN_GRADIENTS = Registry("sign_gradient", SignGradient, STE, BiReal())

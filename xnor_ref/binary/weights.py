@@ -1,69 +1,193 @@
-"""From the gradient of a binarised weight to that of the real (latent) weight behind it, and projections of the latter.
+"""Weight scales, the rules from the gradient of a binary weight to that of the latent one behind it, and projections.
 
-A layer holds latent weights W (O, ...), computes with W~ = alpha * sign(W), one alpha = mean|W| a filter
-(Rastegari et al. 2016, eq. 6), and back-propagation yields G = dC/dW~. Sums run over the n weights of one filter.
-
-| grad_mode | dC/dW_i | what it is |
-|---|---|---|
-| `corrected` | s_i/n sum_j G_j s_j + alpha 1[abs(W_i) <= 1] G_i | the full Jacobian: alpha depends on every weight |
-| `paper` | (1/n + alpha 1[abs(W_i) <= 1]) G_i | as printed, less the factor r: the diagonal of the above |
-| `ste` | alpha 1[abs(W_i) <= 1] G_i | alpha held constant |
-| `official` | (1/n + alpha 1[abs(W_i) < 1]) (1 - 1/c) n G_i | the authors' released code, c input channels |
-
-The factor n of `official` is there for SGD, as released; with Adam it cancels (the released code multiplies by 1e9
-instead). All four are tested against their closed forms, and `corrected` against finite differences.
+A layer holds latent weights W (O, ...) and computes with W~ = alpha B, where B = sign(W), or q_k(W) with k bits, and
+alpha (O,) is one scale a filter. Back-propagation yields G = dC/dW~. Sums run over the n weights of one filter.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.binary.sign import sign, ste_mask
+from xnor_ref.binary.kbit import SIGNS, Code
+from xnor_ref.binary.rules import F32, Registry, Rule
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.modes import Finish
+from xnor_ref.kernels.ops import binary_ops, bit_planes
 
-GRAD_MODES = ("corrected", "paper", "ste", "official")
+Alpha = NDArray | None  # (O,); None where a layer has no scale
 
 
-def weight_gradient(
-    grad: NDArray[np.floating],
-    weight: NDArray[np.floating],
-    alpha: NDArray[np.floating] | None,
-    mode: str,
-) -> NDArray[np.floating]:
-    """Gradient with respect to the latent weight by one of the rules above.
+def per_filter(values: NDArray, weight: NDArray) -> NDArray:
+    """Values (O,) in a shape that multiplies weights (O, ...)."""
+    return values.reshape(-1, *(1,) * (weight.ndim - 1))
 
-    Parameters
-    ----------
-    grad : (O, ...) G, the gradient with respect to W~ = alpha sign(W); float32 or float64.
-    weight : (O, C, ...) latent weights, same shape and dtype.
-    alpha : (O,) weight scale; None for W~ = sign(W), where only `ste` has a meaning.
-    mode : one of `GRAD_MODES`.
 
-    Raises
-    ------
-    InputError : unknown mode, or a mode that needs alpha without one.
+class WeightScale(Rule):
+    """alpha, the scale of each filter of binary weights, as a function of the latent weights.
+
+    A rule of one's own defines `alpha`. If it also defines `alpha_gradient`, the gradient of the latent weights flows
+    through alpha too; else alpha counts as a constant.
     """
-    if mode not in GRAD_MODES:
-        raise InputError(f"weight_gradient: mode must be one of {', '.join(GRAD_MODES)}, got {mode!r}")
-    if alpha is None:
-        if mode != "ste":
-            raise InputError(f"weight_gradient: mode {mode!r} differentiates alpha, but there is none; use 'ste'")
-        return grad * ste_mask(weight)
-    dtype = weight.dtype.type
-    n = dtype(weight[0].size)
-    per_filter = (-1,) + (1,) * (weight.ndim - 1)
-    scale = alpha.reshape(per_filter)
-    if mode == "official":
-        channels = dtype(weight.shape[1])
-        mask = np.abs(weight) < 1  # strict: weights clamped at 1 keep only the 1/n term
-        return grad * ((1 / n + scale * mask) * ((1 - 1 / channels) * n))
-    through_sign = scale * ste_mask(weight)
-    if mode == "ste":
-        return grad * through_sign
-    if mode == "paper":
-        return grad * (1 / n + through_sign)
-    signs = sign(weight)
-    shared = (grad * signs).reshape(len(grad), -1).sum(axis=1).reshape(per_filter) / n
-    return signs * shared + grad * through_sign
+
+    computes = ("alpha", "alpha_gradient")
+    scales = True  # False: there is no alpha
+    separate = False  # True: a `Scale` layer of its own follows, and learns
+
+    def alpha(self, weight: F32, code: Code = SIGNS) -> NDArray | None:
+        """The scales (O,) of weights (O, ...) that are held as `code`; the layer rounds them to float32."""
+        raise NotImplementedError(f"{type(self).__name__} has no alpha")
+
+    def alpha_gradient(self, dalpha: NDArray, weight: F32, code: Code = SIGNS) -> NDArray | None:
+        """dC/dW (O, ...) by way of alpha, from dC/dalpha (O,); None where alpha counts as a constant."""
+        return None
+
+
+class MeanAbs(WeightScale):
+    """The least-squares scale: it minimises ||W - alpha B||^2. With one bit it is the mean of |W|."""
+
+    name = "alpha"
+    equation = "alpha = <W, B>/<B, B>, with one bit mean |W|"
+    source = "Rastegari et al. 2016, eq. 6"
+    compiled = True
+
+    def alpha(self, weight: F32, code: Code = SIGNS) -> NDArray:
+        if code == SIGNS:
+            return binary_ops.weight_scale(weight)
+        rows = weight.reshape(len(weight), -1).astype(np.float64)
+        m = code.levels(weight).reshape(rows.shape).astype(np.float64)
+        return (rows * m).sum(axis=1) / (m * m).sum(axis=1) * bit_planes.largest(code.bits)
+
+    def alpha_gradient(self, dalpha: NDArray, weight: F32, code: Code = SIGNS) -> NDArray:
+        b = code.values(weight)
+        rows = b.reshape(len(b), -1)
+        square = rows.dtype.type(rows.shape[1]) if code == SIGNS else (rows * rows).sum(axis=1)
+        return b * per_filter(dalpha / square, weight)
+
+
+class NoScale(WeightScale):
+    """No alpha: W~ = B."""
+
+    name = "off"
+    equation = "alpha = 1"
+    source = "Hubara et al. 2016"
+    scales = False
+
+    def alpha(self, weight: F32, code: Code = SIGNS) -> None:
+        return None
+
+
+class LearnedScale(NoScale):
+    """No alpha in the layer, but a layer of its own behind it whose scales are parameters."""
+
+    name = "learned"
+    equation = "alpha is a parameter"
+    source = "Rastegari et al. 2016, Table 3a"
+    separate = True
+
+
+class WeightGradient(Rule):
+    """From G = dC/dW~ to dC/dW, the gradient of the latent weights.
+
+    A rule of one's own defines `latent`.
+    """
+
+    computes = ("latent",)
+    needs_alpha = True  # it differentiates alpha
+    printed_for_mean = False  # True: derived for alpha = mean |W| and one bit only
+    least_channels = 1  # inputs of a layer
+
+    def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
+        """dC/dW (O, ...), from G of the same shape.
+
+        Parameters
+        ----------
+        grad, weight : float32 or float64 (O, ...)
+        alpha : (O,), or None where the layer has none
+        scale : the rule that alpha comes from
+        code : how the weights are held
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no latent")
+
+    def check(self, scale: WeightScale, code: Code) -> None:
+        """Raise InputError unless this rule has a meaning for such weights."""
+        if self.needs_alpha and not scale.scales:
+            raise InputError(
+                f"grad_mode {self.name!r} differentiates alpha, and weight_scale {scale.name!r} has none; use 'ste'"
+            )
+        if self.printed_for_mean and (code != SIGNS or not scale.mode):
+            raise InputError(
+                f"grad_mode {self.name!r} is derived for weight_scale 'alpha' and 1 bit a weight, got "
+                f"weight_scale {scale.name!r} and weight_bits {code.bits}; use 'corrected' or 'ste'"
+            )
+
+
+class Ste(WeightGradient):
+    """alpha counts as a constant."""
+
+    name = "ste"
+    equation = "alpha 1[|W_i| <= 1] G_i"
+    source = "the straight-through estimator alone"
+    compiled = Finish.STE
+    needs_alpha = False
+
+    def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
+        inside = code.derivative(weight)
+        return grad * (inside if alpha is None else per_filter(alpha, weight) * inside)
+
+
+class Corrected(WeightGradient):
+    """The full Jacobian: alpha depends on every weight. With mean |W| the first term is s_i/n sum_j G_j s_j."""
+
+    name = "corrected"
+    equation = "(sum_j G_j B_j) dalpha/dW_i + alpha 1[|W_i| <= 1] G_i"
+    source = "chain rule on Rastegari et al. 2016, eq. 6"
+    compiled = Finish.CORRECTED
+
+    def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
+        straight = CONSTANT.latent(grad, weight, alpha, scale, code)
+        dalpha = (grad * code.values(weight)).reshape(len(grad), -1).sum(axis=1)
+        through_alpha = scale.alpha_gradient(dalpha, weight, code)
+        return straight if through_alpha is None else through_alpha + straight
+
+
+class Paper(WeightGradient):
+    """As printed, but for its factor in the derivative of sign: the diagonal of the full Jacobian."""
+
+    name = "paper"
+    equation = "(1/n + alpha 1[|W_i| <= 1]) G_i"
+    source = "Rastegari et al. 2016, section 3.1"
+    compiled = Finish.PAPER
+    printed_for_mean = True
+
+    def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
+        assert alpha is not None
+        return grad * (1 / weight.dtype.type(weight[0].size) + per_filter(alpha, weight) * code.derivative(weight))
+
+
+class Official(WeightGradient):
+    """The authors' released code, with c input channels.
+
+    Its factor n is there for SGD, as released; with Adam it cancels (the released code multiplies by 1e9 instead). The
+    mask is strict, so weights clamped at 1 keep only the 1/n term.
+    """
+
+    name = "official"
+    equation = "(1/n + alpha 1[|W_i| < 1]) (1 - 1/c) n G_i"
+    source = "github.com/allenai/XNOR-Net"
+    compiled = Finish.OFFICIAL
+    printed_for_mean = True
+    least_channels = 2  # of one, its factor 1 - 1/c would leave nothing
+
+    def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
+        assert alpha is not None
+        n, channels = weight.dtype.type(weight[0].size), weight.dtype.type(weight.shape[1])
+        inside = np.abs(weight) < 1
+        return grad * ((1 / n + per_filter(alpha, weight) * inside) * ((1 - 1 / channels) * n))
+
+
+CONSTANT = Ste()
+MEAN_ABS = MeanAbs()
+WEIGHT_SCALES = Registry("weight_scale", WeightScale, MEAN_ABS, NoScale(), LearnedScale())
+WEIGHT_GRADIENTS = Registry("grad_mode", WeightGradient, Corrected(), Paper(), CONSTANT, Official())
 
 
 def centre_weights(weight: NDArray[np.floating]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xnor_ref.binary import Rule
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import BinaryOptions, Builder
 from xnor_ref.nn.layers.real_layers import positive
@@ -110,6 +111,6 @@ def build(
         "num_classes": num_classes,
         "method": method,
         "seed": seed,
-        **options,
+        **{key: value.name if isinstance(value, Rule) else value for key, value in options.items()},
     }
     return network

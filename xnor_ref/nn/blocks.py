@@ -128,13 +128,14 @@ class Builder:
         if not self.how.weights:
             return Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng)
         if self.real_inputs:
-            return BinaryWeightConv2d(
-                inputs, outputs, kernel, stride, padding, **self._weights(), **self._drawing(), rng=self.rng
-            )
-        o = self.options
-        kind, settings = self._both(BinaryConv2d, KBitConv2d)
-        settings |= {"pad_value": o.pad_value, "input_scale": o.input_scale}
-        return kind(inputs, outputs, kernel, stride, padding, **settings, rng=self.rng)
+            return self._binary_weight_conv(inputs, outputs, kernel, stride, padding)
+        kind = BinaryConv2d if self._one_bit else KBitConv2d
+        settings = self.options.of_layer(kind.takes)
+        return kind(inputs, outputs, kernel, stride, padding, self.options.pad_value, **settings, rng=self.rng)
+
+    def _binary_weight_conv(self, inputs: int, outputs: int, kernel, stride, padding) -> Module:
+        settings = self.options.of_layer(BinaryWeightConv2d.takes)
+        return BinaryWeightConv2d(inputs, outputs, kernel, stride, padding, **settings, rng=self.rng)
 
     def linear(self, inputs: int, outputs: int) -> Sequential:
         """A hidden fully connected block."""
@@ -153,9 +154,7 @@ class Builder:
         Its weights are real unless the method binarises its first and last layers.
         """
         if self.how.ends:
-            conv: Module = BinaryWeightConv2d(
-                inputs, outputs, kernel, stride, padding, **self._weights(), **self._drawing(), rng=self.rng
-            )
+            conv = self._binary_weight_conv(inputs, outputs, kernel, stride, padding)
         else:
             conv = Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng)
         self._advance(kernel, stride, padding)
@@ -195,35 +194,17 @@ class Builder:
         return Sequential(conv=self.hidden_conv(inputs, classes, 1), bn=self.norm(classes, "last"))
 
     def _linear(self, inputs: int, outputs: int) -> Module:
-        """The layer of a hidden fully connected block; without a border, K "valid" is the same as "plain"."""
+        """The layer of a hidden fully connected block."""
         if not self.how.weights:
             return Linear(inputs, outputs, bias=False, rng=self.rng)
-        o = self.options
+        kind: Any = BinaryLinear if self._one_bit else KBitLinear
         if self.real_inputs:
-            return BinaryWeightLinear(inputs, outputs, **self._weights(), **self._drawing(), rng=self.rng)
-        input_scale = "plain" if o.input_scale == "valid" else o.input_scale
-        layer, settings = self._both(BinaryLinear, KBitLinear)
-        return layer(inputs, outputs, **settings, input_scale=input_scale, rng=self.rng)
+            kind = BinaryWeightLinear
+        return kind(inputs, outputs, **self.options.of_layer(kind.takes), rng=self.rng)
 
-    def _weights(self) -> dict[str, Any]:
-        """The settings of all layers with binary weights; a learned scale is a layer of its own."""
-        o = self.options
-        names = ("grad_mode", "centre", "clamp", "glorot")
-        return {name: getattr(o, name) for name in names} | {
-            "weight_scale": "off" if o.weight_scale == "learned" else o.weight_scale
-        }
-
-    def _both(self, binary: type, kbit: type) -> tuple[type, dict[str, Any]]:
-        """The class of a layer whose weights and inputs are of few bits, and its settings."""
-        o = self.options
-        settings = self._weights() | {name: getattr(o, name) for name in ("k_grad", "grad_bits", "sign_gradient")}
-        if o.weight_bits == o.input_bits == 1:
-            return binary, settings
-        return kbit, settings | {"weight_bits": o.weight_bits, "input_bits": o.input_bits}
-
-    def _drawing(self) -> dict[str, Any]:
-        """What layers with binary weights and real inputs have besides."""
-        return {"stochastic": self.options.stochastic}
+    @property
+    def _one_bit(self) -> bool:
+        return self.options.weight_bits == self.options.input_bits == 1
 
     def _scale(self, layer: Module, outputs: int, size: Pair | None) -> Scale | None:
         """The learned scale after a hidden layer, for a result of this size; None where the method has none."""
@@ -232,7 +213,7 @@ class Builder:
         if "gamma" in self.how.options:
             gamma = self.options.gamma if size else "o"
             return Scale(outputs, gamma, size, layer.analytic_scale if self.options.gamma_init == "alpha" else None)
-        return Scale(outputs, alpha=layer.analytic_scale) if self.options.weight_scale == "learned" else None
+        return Scale(outputs, alpha=layer.analytic_scale) if self.options.weight_scale.separate else None
 
     def _block(self, conv: Module, outputs: int, pool: MaxPool2d | AvgPool2d | None, first: bool = False) -> Sequential:
         """C-B-A-P, or C-P-B-A where first and last layers are binary."""

@@ -179,9 +179,9 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     return apply("prelu", float_ops.prelu(x.data, slope.data), (x, slope), backward)
 
 
-def sign(x: Tensor, gradient: str = "ste") -> Tensor:
-    """+1 where x >= 0, else -1; `gradient` is one of `binary.SIGN_GRADIENTS`."""
-    return apply("sign", binary.sign(x.data), (x,), lambda dy: (dy * binary.sign_derivative(x.data, gradient),))
+def sign(x: Tensor, gradient: binary.SignGradient = binary.STE) -> Tensor:
+    """+1 where x >= 0, else -1; `gradient` stands in for the derivative."""
+    return apply("sign", binary.sign(x.data), (x,), lambda dy: (dy * gradient.derivative(x.data),))
 
 
 def scale(x: Tensor, factors: Sequence[Tensor], axes: Sequence[tuple[int, ...]]) -> Tensor:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
 from xnor_ref.kernels.basics.geometry import spatial
 from xnor_ref.kernels.basics.memory import empty
+from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
 F32 = NDArray[np.float32]
-NO_ALPHA = np.zeros(0, np.float32)
 _plans: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()  # not in the layers: they hold addresses, and no copy must
 
 
@@ -59,27 +59,50 @@ def planned(layer: Any, make: Any, *key: Any) -> Any:
     return plans[key]
 
 
-def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None, binary: tuple[F32, F32, str] | None = None) -> Tensor:
-    """A convolution without groups with the weights of `layer`.
-
-    `binary` holds other filters to take in place of the weights, their alpha (O,) (empty without one), and the rule by
-    which the gradient of the filters becomes that of the latent weights, one of `train_conv.RULES`.
-    """
+def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
+    """A convolution without groups with the weights of `layer`."""
     from xnor_ref.kernels.training.convolution import RealConvolution
 
     weight = layer.weight
     plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
-    filters, alpha, rule = (weight.data, NO_ALPHA, "none") if binary is None else binary
     padded = plan.pad(pixels(x.data))
-    y = plan.forward(padded, filters, None if bias is None else bias.data)
+    y = plan.forward(padded, weight.data, None if bias is None else bias.data)
 
     def backward(dy):
         dy = pixels(dy)
-        dw, dx = plan.backward(dy, padded, filters, x.requires_grad, weight.data, alpha, rule)
+        dw, dx = plan.backward(dy, padded, weight.data, x.requires_grad, weight.data)
         found = None if dx is None else planes(dx), dw
         return found if bias is None else (*found, dy.sum(axis=(0, 1, 2)))
 
     return apply("conv2d", planes(y), (x, weight) if bias is None else (x, weight, bias), backward, fresh=True)
+
+
+def binary_weight_conv2d(x: Tensor, layer: Any) -> Tensor:
+    """`BinaryWeightConv2d` in training: a convolution with W~, and the gradient of the latent weights."""
+    from xnor_ref.kernels.training.convolution import RealConvolution
+
+    weight, alpha, finish = layer.weight, layer.alpha(), layer.finish
+    plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
+    filters, padded = layer.filters(alpha), plan.pad(pixels(x.data))
+    y = plan.forward(padded, filters, None)
+
+    def backward(dy):
+        dw, dx = plan.backward(pixels(dy), padded, filters, x.requires_grad, weight.data, finish, alpha)
+        return None if dx is None else planes(dx), _latent(layer, dw, finish, alpha)
+
+    return apply("conv2d", planes(y), (x, weight), backward, fresh=True)
+
+
+def _through_sign(layer: Any, images: F32, dx: F32) -> F32:
+    """The gradient (N, C, H, W) of what the sign is taken of, from that of the sign (N, H, W, C)."""
+    if layer.sign_is_compiled:
+        return planes(layer.through_sign(images, dx))
+    return layer.through_sign(planes(images), planes(dx))
+
+
+def _latent(layer: Any, dw: F32, finish: Finish, alpha: F32 | None) -> F32:
+    """The gradient of the latent weights: a kernel has finished it, or the layer does."""
+    return dw if finish is not Finish.RAW else layer.latent_gradient(dw, alpha)
 
 
 def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tensor:
@@ -110,29 +133,39 @@ def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tenso
 
 
 def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
-    """BatchNorm in training mode (unless `norm` is None), then `BinaryConv2d`."""
+    """BatchNorm in training mode (unless `norm` is None), then `BinaryConv2d`.
+
+    What the layer computes by a rule or an override that the kernels do not know, it computes itself: alpha, K, the
+    gradient of the latent weights, and, without a norm, the derivative of sign.
+    """
     from xnor_ref.kernels.training import batch_norm
     from xnor_ref.kernels.training.convolution import Rounding, SignConvolution
 
-    key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, layer.input_scale
+    images, mode, k = pixels(x.data), layer.k_mode, None
+    if mode is None:
+        k = layer.scale_map(np.ascontiguousarray(x.data))
+        k = None if k is None else np.ascontiguousarray(k).reshape(len(images), -1)
+    key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, mode or "off"
     plan = planned(layer, SignConvolution, *key)
-    images = pixels(x.data)
-    has_alpha = layer.weight_scale == "alpha"
-    rule = layer.grad_mode if has_alpha else "clipped"
+    alpha, finish = None, layer.finish
+    if not layer.alpha_is_mean:
+        alpha = layer.alpha()
+        alpha = np.ones(len(layer.weight.data), np.float32) if alpha is None else alpha
     affine: tuple[F32, F32] | None = None
     if norm is not None:
         mean, var = batch_norm.moments(images)
         norm.move(mean, var, images.size // norm.channels)
         scale, shift = affine = norm.training_affine(mean, var)
-    y, saved = plan.forward(images, layer.weight.data, has_alpha, affine)
+    y, saved = plan.forward(images, layer.weight.data, alpha, affine, k)
 
     def backward(dy):
         rounding = Rounding(seed_of(layer.draw_position())) if gradients_in_bytes() else None
         need = x.requires_grad or norm is not None
         sums = None if norm is None else batch_norm.GradientSums(images, scale, shift, mean)
-        dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, rule, rounding, need, sums)
+        dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, finish, rounding, need, sums)
+        dw = _latent(layer, dw, finish, saved.alpha if layer.weight_scale.scales else None)
         if sums is None:
-            return None if dx is None else planes(layer.through_sign(images, dx)), dw
+            return None if dx is None else _through_sign(layer, images, dx), dw
         write, dgamma, dbeta = batch_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps)
         return planes(batch_norm.written(write, dx)), dgamma, dbeta, dw
 
@@ -142,25 +175,24 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
 
 def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
     """`KBitConv2d` where `fuses_alone`: its integers are added up by the float32 kernels, without rounding."""
-    from xnor_ref.kernels.ops import binary_ops, bit_planes
+    from xnor_ref.kernels.ops import bit_planes
     from xnor_ref.kernels.training.convolution import RealConvolution
 
     images = pixels(x.data)
     plan = planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.stride, layer.padding, True)
     m = plan.pad(bit_planes.levels(images, layer.input_bits).astype(np.float32))
-    alpha, k = layer.alpha(), None
+    alpha, k = layer.alpha(), layer.scale_map(np.ascontiguousarray(x.data))
     y = plan.forward(m, layer.weight_levels().astype(np.float32), None)
     y *= alpha
-    if layer.input_scale != "off":
-        window = layer.kernel_size, layer.stride, layer.padding, layer.input_scale
-        k = pixels(binary_ops.input_scale_map(np.ascontiguousarray(x.data), *window))
+    if k is not None:
+        k = pixels(k)
         y *= k
 
     def backward(dy):
         dz, filters = pixels(dy) if k is None else pixels(dy) * k, layer.scaled_signs(alpha)
-        dw, dx = plan.backward(dz, m, filters, x.requires_grad, layer.weight.data, NO_ALPHA, "none")
+        dw, dx = plan.backward(dz, m, filters, x.requires_grad, layer.weight.data)
         dw /= np.float32(bit_planes.largest(layer.input_bits))
-        return None if dx is None else planes(layer.through_sign(images, dx)), layer.latent_gradient(dw, alpha)
+        return None if dx is None else _through_sign(layer, images, dx), layer.latent_gradient(dw, alpha)
 
     return apply("kbit_conv2d", planes(y), (x, layer.weight), backward, fresh=True)
 

@@ -14,93 +14,74 @@ C is the convolution (or linear layer), B BatchNorm, A the activation, P pooling
 BatchNorm. What the XNOR-Net paper did with their first and last layers in its comparison is not known.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from xnor_ref.binary import MAX_BITS, SIGN_GRADIENTS
+from xnor_ref.binary import STE
 from xnor_ref.errors import InputError
+from xnor_ref.nn.settings import LayerSettings
 
-WEIGHT_SCALES = ("alpha", "off", "learned")
 BLOCK_ORDERS = ("bacp", "cbap")
 SHORTCUTS = ("none", "bireal")
 GAMMA_INITS = ("ones", "alpha")
 BATCH_NORMS = ("plain", "official")
 
 
-@dataclass(frozen=True)
-class BinaryOptions:
-    """Settings that all binary layers of a network share; see `BinaryLayer`, `BinaryConv2d`, `Scale` and `Builder`.
+@dataclass(frozen=True, kw_only=True)
+class BinaryOptions(LayerSettings):
+    """What a network can be told: the settings that all its binary layers share, and those of its blocks.
 
-    `input_scale` and `clamp` are left to the other settings where they are None.
+    `input_scale` and `clamp` are left to the other settings where they are None. See `BinaryConv2d`, `Scale` and
+    `Builder` for the rest.
     """
 
-    weight_scale: str = "alpha"  # "learned": a scale layer of its own (Rastegari et al. 2016, Table 3a)
-    input_scale: str | None = None  # "plain"; with "cbap" "off", since layers get signs there, whose mean |x| is 1
+    input_scale: Any = None  # "plain"; with "cbap" "off", since layers get signs there, whose mean |x| is 1
+    clamp: Any = None  # with several bits a weight, which are made for [-1, 1], True; else False
     pad_value: int = 0
-    grad_mode: str | None = None
-    k_grad: bool = False
-    centre: bool = False
-    clamp: bool | None = None  # with several bits a weight, which are made for [-1, 1], True; else False
-    glorot: bool = False
-    stochastic: bool = False
     gamma: str = "o-h-w"
     gamma_init: str = "ones"
     block_order: str = "bacp"
-    weight_bits: int = 1
-    input_bits: int = 1
-    grad_bits: int | None = None
-    sign_gradient: str = "ste"
     shift_batch_norm: bool = False
     shortcut: str = "none"  # "bireal": around every binary convolution (Liu et al. 2018)
     relu: bool = False  # after every binary layer, the "non-binary activation" of Rastegari et al. 2016, section 3.2
     react: bool = False  # shifted signs, and a shifted PReLU after every binary layer (Liu et al. 2020)
     batch_norm: str = "plain"  # "official": eps and initial scales of the authors' released code, see `Builder.norm`
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """The names of all settings."""
-        return tuple(field.name for field in fields(cls))
-
     def __post_init__(self) -> None:
+        if self.input_scale is None:
+            object.__setattr__(self, "input_scale", "off" if self.block_order == "cbap" else "plain")
+        super().__post_init__()
         for name, choices in (
-            ("weight_scale", WEIGHT_SCALES),
             ("gamma_init", GAMMA_INITS),
             ("block_order", BLOCK_ORDERS),
-            ("sign_gradient", SIGN_GRADIENTS),
             ("shortcut", SHORTCUTS),
             ("batch_norm", BATCH_NORMS),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name in ("weight_bits", "input_bits", "grad_bits"):
-            bits = getattr(self, name)
-            if (bits is not None or name != "grad_bits") and (type(bits) is not int or not 1 <= bits <= MAX_BITS):
-                raise InputError(f"{name} must be an integer from 1 to {MAX_BITS}, got {bits!r}")
-        if self.input_bits > 1 and self.sign_gradient != "ste":
-            raise InputError(f"sign_gradient (={self.sign_gradient}) needs input_bits 1, got {self.input_bits}")
         if self.weight_bits > 1 and self.clamp is False:
             raise InputError(f"clamp (=False) needs weight_bits 1, got {self.weight_bits}: more are made for [-1, 1]")
         if self.relu and self.react:
             raise InputError("relu and react (its shifted PReLU) are two activations of one place; take one")
         if self.block_order == "cbap":
-            plain = {"input_bits": 1, "sign_gradient": "ste", "shortcut": "none", "relu": False, "react": False}
+            plain = {"input_bits": 1, "sign_gradient": STE, "shortcut": "none", "relu": False, "react": False}
             for name, value in plain.items():
                 if getattr(self, name) != value:
                     raise InputError(
                         f"{name} (={getattr(self, name)}) needs block_order bacp: with cbap a layer of its own takes "
                         "the signs, before pooling"
                     )
-            if self.input_scale not in (None, "off"):
+            if self.input_scale.scales:
                 raise InputError(
                     f"input_scale (={self.input_scale}) needs block_order bacp: with cbap a layer's inputs are signs, "
                     "and K, their mean |x|, is 1"
                 )
-        for name, value in (
-            ("input_scale", "off" if self.block_order == "cbap" else "plain"),
-            ("clamp", self.weight_bits > 1),
-        ):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        if self.clamp is None:
+            object.__setattr__(self, "clamp", self.weight_bits > 1)
+
+    def of_layer(self, takes: tuple[str, ...]) -> dict[str, Any]:
+        """Those that a kind of layer takes."""
+        return {name: getattr(self, name) for name in takes}
 
 
 @dataclass(frozen=True)
@@ -131,7 +112,7 @@ class Method:
 
 _LATENT = ("grad_mode", "centre", "clamp")
 _UNSCALED = (("weight_scale", "off"), ("input_scale", "off"))
-_KBIT = ("weight_bits", "input_bits", "grad_bits")
+_KBIT = ("weight_bits", "input_bits", "weight_quantizer", "grad_bits")
 _EXTRAS = ("sign_gradient", "shortcut", "relu", "react")
 _CLIPPED = (*_UNSCALED, ("clamp", True), ("glorot", True))
 

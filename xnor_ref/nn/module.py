@@ -126,6 +126,11 @@ class Module:
         return ""
 
 
+def overrides(module: Module, kind: type, *names: str) -> bool:
+    """Whether a module has code of its own in place of one of these methods of `kind`, a class that it is of."""
+    return any(name in vars(module) or getattr(type(module), name) is not getattr(kind, name) for name in names)
+
+
 class Sequential(Module):
     """Layers one after the other, named by the keywords or numbered."""
 

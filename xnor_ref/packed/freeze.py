@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 import xnor_ref
 from xnor_ref import nn
+from xnor_ref.binary import INPUT_SCALES
 from xnor_ref.errors import InputError, NonFiniteError
 from xnor_ref.kernels.ops import bit_planes
+from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm
+from xnor_ref.nn.module import overrides
 from xnor_ref.packed.file import FORMAT, version_of
 from xnor_ref.packed.ops import compact_bits
 from xnor_ref.packed.runtime import PackedNetwork
@@ -165,10 +168,10 @@ class Graph:
 
 
 def _emit_checked(module: nn.Module, graph: Graph, source: int, name: str) -> int:
-    """`emit`, for layers whose `forward` is the one that `emit` knows: a subclass may compute something else."""
+    """`emit`, for layers that compute what `emit` knows: a subclass may compute something else."""
     known = (kind for kind in type(module).__mro__ if kind in emit.registry and issubclass(kind, nn.Module))
-    kind = next(known, nn.Module)
-    if kind is nn.Module or type(module).forward is not kind.forward:
+    kind: Any = next(known, nn.Module)
+    if kind is nn.Module or overrides(module, kind, *getattr(kind, "packed_as", ("forward",))):
         raise InputError(f"freeze: layer {name!r} is a {type(module).__name__}, which cannot be packed")
     return emit(module, graph, source, name)
 
@@ -308,7 +311,7 @@ def _(module: nn.BinaryConv2d, graph: Graph, source: int, name: str) -> int:
         stride=list(module.stride),
         padding=list(module.padding),
         pad_value=module.pad_value,
-        input_scale=module.input_scale,
+        input_scale=_input_scale(module, name),
     )
 
 
@@ -320,7 +323,7 @@ def _(module: nn.BinaryLinear, graph: Graph, source: int, name: str) -> int:
         [source],
         {"bits": compact_bits(module.weight.data), "alpha": module.alpha()},
         in_features=module.in_features,
-        input_scale=module.input_scale,
+        input_scale=_input_scale(module, name),
     )
 
 
@@ -336,7 +339,7 @@ def _(module: nn.KBitConv2d, graph: Graph, source: int, name: str) -> int:
         stride=list(module.stride),
         padding=list(module.padding),
         pad_value=module.pad_value,
-        input_scale=module.input_scale,
+        input_scale=_input_scale(module, name),
         input_bits=module.input_bits,
         weight_bits=module.weight_bits,
     )
@@ -350,10 +353,20 @@ def _(module: nn.KBitLinear, graph: Graph, source: int, name: str) -> int:
         [source],
         {"bits": _planes(module), "alpha": module.alpha()},
         in_features=module.in_features,
-        input_scale=module.input_scale,
+        input_scale=_input_scale(module, name),
         input_bits=module.input_bits,
         weight_bits=module.weight_bits,
     )
+
+
+def _input_scale(module: BinaryLayer, name: str) -> str:
+    """The name of its K in a model file."""
+    if module.input_scale.mode is None:
+        raise InputError(
+            f"freeze: layer {name!r} has the input_scale {module.input_scale.name!r}; a model file can hold "
+            f"{', '.join(rule.name for rule in INPUT_SCALES.values() if rule.mode)}"
+        )
+    return module.input_scale.mode
 
 
 def _planes(module: nn.KBitConv2d | nn.KBitLinear) -> NDArray[np.uint64]:

@@ -74,7 +74,7 @@ def kernels_of(config: TrainConfig) -> list[str]:
     if method.on_bits:
         in_bytes = config.has_gradients_of_signs and backend.in_bytes(config.backward)
         kinds |= {_BITS} | ({_BYTES} if in_bytes else {_FLOATS, _BACK})
-        kinds |= {_K} if options_of(config.method, config.options_of("method")).input_scale != "off" else set()
+        kinds |= {_K} if options_of(config.method, config.options_of("method")).input_scale.scales else set()
     else:
         kinds |= {_REALS, _FLOATS}
     return [f"xnor_ref.{name}" for name, kind in _STEP if kind in kinds]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, conv_output_size
 from xnor_ref.kernels.basics.memory import LINE, empty, zeros
+from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.kernels.readable import plain
 from xnor_ref.kernels.training import gradient_layout, winograd
@@ -29,7 +30,6 @@ from xnor_ref.kernels.vectors.simd import split
 F32 = NDArray[np.float32]
 Then = Callable[[F32, int, int], None]
 
-RULES = {"none": 0, "clipped": 1, "corrected": 2, "paper": 3, "ste": 4, "official": 5}  # of `gradient_layout.finish`
 CACHED = 1 << 23  # bytes of a result that could still be in a cache when it is read
 PIXELS = 256  # of a piece of images, so that weights are worth reading
 MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
@@ -106,7 +106,7 @@ class _Convolution:
         n: int,
         weight: F32,
         alpha: F32,
-        rule: str,
+        rule: Finish,
         threads: int,
         scale: float = 1.0,
         offset: NDArray[np.int64] | None = None,
@@ -121,7 +121,7 @@ class _Convolution:
 
         def finish(first: int, sums: NDArray, threads: int = 1) -> None:
             integers, parts = sums.dtype == np.int32, (a[first:] for a in (less, flat, alpha))
-            arguments = sums.view(np.float32), integers, scale, *parts, RULES[rule], self.channels, out[first:]
+            arguments = sums.view(np.float32), integers, scale, *parts, int(rule), self.channels, out[first:]
             size = min(sums.shape[1], self.outputs - first)
             parallel_chunks(lambda a, b: gradient_layout.finish(a, b, *arguments), size, 64, threads)
 
@@ -138,7 +138,7 @@ class _Convolution:
         x: winograd.Images,
         filters: F32,
         alpha: F32 | None,
-        finish: tuple[F32, F32, str],
+        finish: tuple[F32, F32, Finish],
         need_input: bool,
         then: Then | None = None,
     ) -> tuple[F32, F32 | None]:
@@ -181,14 +181,27 @@ class SignConvolution(_Convolution):
         self._conv = simd.SignConv(blank, self.channels, size, stride, padding, pad_value)
         self._rows = self.kernel == size and padding == (0, 0) and self.channels % 32 == 0
 
-    def forward(self, x: F32, weight: F32, use_alpha: bool, affine: tuple[F32, F32] | None) -> tuple[F32, Signs]:
-        """(Y (N, OH, OW, O), what `backward` needs); `affine` is the scale and shift before the sign."""
+    def forward(
+        self,
+        x: F32,
+        weight: F32,
+        alpha: F32 | None = None,
+        affine: tuple[F32, F32] | None = None,
+        k: F32 | None = None,
+    ) -> tuple[F32, Signs]:
+        """(Y (N, OH, OW, O), what `backward` needs).
+
+        Parameters
+        ----------
+        alpha : (O,); by default the mean of |W| of each filter, found while the weights are packed
+        affine : scale and shift before the sign, each (C,)
+        k : (N, OH * OW), in the place of an `input_scale`
+        """
         threads = check_threads(None)
         conv, x, n = self._conv, self._in_rows(x), len(x)
         out_h, out_w, outputs = conv.windows.out_h, conv.windows.out_w, self.outputs
-        words, alpha = self._load(weight, threads)
-        if not use_alpha:
-            alpha = np.ones(outputs, np.float32)
+        words, mean_abs = self._load(weight, threads)
+        alpha = mean_abs if alpha is None else alpha
         bits = np.zeros((n, *conv.padded_shape), np.uint32)
         with_mean = self.input_scale != "off"
         mean = np.empty((n, self.size[0] * self.size[1] if with_mean else 0))
@@ -196,7 +209,6 @@ class SignConvolution(_Convolution):
         scale, shift = (_NONE, _NONE) if affine is None else affine
         limit = np.zeros(0 if affine is None else self.channels, np.float32)
         split(threads, n * self.size[0], signs.pack_pixels, mode, x, scale, shift, limit, bits, mean)
-        k = None
         if with_mean:
             k = np.empty((n, out_h * out_w), np.float32)
             valid = self.input_scale == "valid"
@@ -221,7 +233,7 @@ class SignConvolution(_Convolution):
         dy: F32,
         saved: Signs,
         weight: F32,
-        rule: str,
+        rule: Finish,
         rounding: Rounding | None,
         need_input: bool,
         then: Then | None = None,
@@ -269,7 +281,7 @@ class SignConvolution(_Convolution):
             top = np.empty((images, self.outputs), np.float32)
             split(threads, images, gradient_layout.largest, *rows, scaled, top.view(np.int32))
             by_channel = top.max(axis=0)
-            scale_of_weight, scale_of_input = _unit(by_channel), _unit(by_channel * saved.alpha)
+            scale_of_weight, scale_of_input = _unit(by_channel), _unit(by_channel * np.abs(saved.alpha))
             factors = np.float32(1 / scale_of_input), np.float32(1 / scale_of_weight)
             rest = np.uint32(rounding.seed), of_input.left, target, panels, totals
             split(threads, images, gradient_layout.quantize, *rows, scaled, saved.alpha, *factors, *rest)
@@ -353,12 +365,20 @@ class RealConvolution(_Convolution):
         return y.reshape(n, *self.result, self.outputs)
 
     def backward(
-        self, dy: F32, padded: F32, weight: F32, need_input: bool, latent: F32, alpha: F32, rule: str
+        self,
+        dy: F32,
+        padded: F32,
+        weight: F32,
+        need_input: bool,
+        latent: F32,
+        rule: Finish = Finish.RAW,
+        alpha: F32 | None = None,
     ) -> tuple[F32, F32 | None]:
         """(gradient of the weight, gradient of the images (N, H, W, C)).
 
         That of the weight is turned into the one of `latent` by `rule`, with `alpha` (O,) or none.
         """
+        alpha = _NONE if alpha is None else alpha
         threads, dy, n = check_threads(None), self._in_rows(dy), len(dy)
         if self._tiled:
             x = winograd.Images.of(padded, self.size[1], self.padding[0])
@@ -394,7 +414,7 @@ class RealConvolution(_Convolution):
         dY comes some images at a time, from `dy_of(start, stop)` on any thread.
         """
         threads, n = check_threads(None), len(padded)
-        return self._gradient_of_weight(self._gradients(n)[0], padded, dy_of, n, weight, _NONE, "none", threads)
+        return self._gradient_of_weight(self._gradients(n)[0], padded, dy_of, n, weight, _NONE, Finish.RAW, threads)
 
     def _gradients(self, n: int) -> tuple[WeightGradient | RowsGradient, InputGradient]:
         key = n if self._rows else 0

@@ -7,6 +7,7 @@ of them adds up floats over more than a filter.
 import numpy as np
 from numba import boolean, float32, float64, int32, int64, intp, uint8, uint32, void
 
+from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.compiling.jit import compiled
 from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
@@ -23,6 +24,7 @@ _sign_of_bit, _chosen_byte, _sign_word, _four_signs, _integer = (
     words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs, words32.integer_of,
 )  # fmt: skip
 _vector = _in(float32, 1)
+_RAW, _CLIPPED, _CORRECTED, _PAPER, _, _OFFICIAL = (int(mode) for mode in Finish)
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
@@ -129,16 +131,15 @@ def pack_filters(start, stop, weight, words, alpha):
 def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, channels, out):
     """Gradients of filters start..stop, out (O, n), from sums over pixels (n, padded O).
 
-    `integers`, in the place of float32, are (sum - offset[o]) * scale. `mode` turns G into the gradient of the latent
-    weight: 0 leaves it, 1 is "ste" without alpha; 2 to 5 are "corrected", "paper", "ste" and "official" with it, see
-    `binary.weight_gradient`.
+    `integers`, in the place of float32, are (sum - offset[o]) * scale. `mode`, one of `Finish`, says how G becomes the
+    gradient of the latent weight.
     """
     n = weight.shape[1]
     one, zero = np.float32(1), np.float32(0)
     part, factor, limit = zero, one, one
-    if mode == 3 or mode == 5:
+    if mode == _PAPER or mode == _OFFICIAL:
         part = np.float32(1 / np.float64(n))
-    if mode == 5:
+    if mode == _OFFICIAL:
         factor, limit = np.float32((1 - 1 / np.float64(channels)) * n), _BELOW_ONE
     for begin in range(start, stop, LANES):
         end = min(begin + LANES, stop)
@@ -158,12 +159,12 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
                 less, unit = offset[o], np.float32(scale)
                 for j in range(n):
                     g[j] = np.float32(_integer(g[j]) - less) * unit
-            if mode == 0:
+            if mode == _RAW:
                 continue
             share = zero
-            if mode == 2:
+            if mode == _CORRECTED:
                 share = np.float32(signed_sum(g.ctypes.data, w.ctypes.data, n) / np.float64(n))
-            a = alpha[o] if mode > 1 else one
+            a = one if mode == _CLIPPED else alpha[o]
             for j in range(n):
                 v = g[j] * ((part + (a if abs(w[j]) <= limit else zero)) * factor)
                 g[j] = v + (share if w[j] >= zero else -share)

@@ -2,21 +2,21 @@
 
 Forward: Y = (X (+) B) alpha with B = sign(W), a convolution by additions and subtractions (Rastegari et al. 2016,
 section 3.1); without alpha it is BinaryConnect's (Courbariaux et al. 2015, eq. 1). Backward, with D = dC/dY and
-W~ = alpha B: dC/dX = convT(D, W~), and G = dC/dW~ = corr(X, D), which `binary.weight_gradient` turns into the gradient
-of the latent weight ("backward using W~ instead of W", Rastegari et al. 2016, algorithm 1).
+W~ = alpha B: dC/dX = convT(D, W~), and G = dC/dW~ = corr(X, D), which `grad_mode` turns into the gradient of the latent
+weight ("backward using W~ instead of W", Rastegari et al. 2016, algorithm 1).
 
 In training the convolution is a matrix product with W~. In inference it is the sum in fixed order of
 `kernels.ops.sign_sums`, times alpha, to the bit what a packed network computes.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref import binary
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
-from xnor_ref.errors import InputError
-from xnor_ref.kernels.basics import geometry
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Pair, spatial
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import float_ops, sign_sums
 from xnor_ref.nn import functional, fused
@@ -27,39 +27,19 @@ F32 = NDArray[np.float32]
 
 
 class _BinaryWeightLayer(BinaryLayer):
-    """What the convolution and the linear layer share.
+    """What the convolution and the linear layer share."""
 
-    Parameters
-    ----------
-    stochastic : in training each weight is +1 with probability clip((w + 1)/2, 0, 1), else -1 (Courbariaux et al. 2015,
-        eq. 2 and 3), drawn anew at each step; without alpha only. Inference takes sign(W), so that it can be
-        packed; the authors' code evaluates such networks with the real weights.
-    weight_scale, grad_mode, centre, clamp, glorot : see `BinaryLayer`.
-    """
+    takes = ("weight_scale", "grad_mode", "centre", "clamp", "glorot", "stochastic")
+    packed_as = ("forward", "_words")
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        weight_scale: str,
-        stochastic: bool,
-        grad_mode: str | None,
-        centre: bool,
-        clamp: bool,
-        glorot: bool,
-        rng: np.random.Generator | None,
-    ):
-        if stochastic and weight_scale != "off":
-            raise InputError(
-                f"{type(self).__name__}: stochastic signs need weight_scale 'off', got {weight_scale!r}: alpha is "
-                "the best scale of sign(W) alone"
-            )
-        super().__init__(shape, weight_scale, "off", grad_mode, False, centre, clamp, glorot, rng)
-        self.stochastic = stochastic
+    def __init__(self, shape: tuple[int, ...], rng: np.random.Generator | None, settings: dict[str, Any]):
+        super().__init__(shape, rng, settings)
+        self.input_scale = binary.INPUT_SCALES["off"]
 
     def _product(self, x: Tensor, forward, backward) -> Tensor:
         """forward(W~), with the gradients (dX, G) that backward(dy, W~) gives."""
         alpha = self.alpha()
-        signs = self._filters(alpha)
+        signs = self.filters(alpha)
 
         def gradients(dy):
             dx, grad = backward(np.ascontiguousarray(dy), signs)
@@ -67,7 +47,7 @@ class _BinaryWeightLayer(BinaryLayer):
 
         return apply(type(self).__name__, forward(signs), (x, self.weight), gradients)
 
-    def _filters(self, alpha: F32 | None) -> F32:
+    def filters(self, alpha: F32 | None) -> F32:
         """W~, or signs drawn at random."""
         if self.stochastic and self.training:
             return binary.stochastic_sign(self.weight.data, np.random.default_rng(self.draw_position()))
@@ -88,7 +68,8 @@ def _backend() -> str:
 
 
 class BinaryWeightConv2d(_BinaryWeightLayer):
-    """X (*) sign(W), scaled by alpha: (N, C, H, W) -> (N, O, OH, OW). For the parameters see `_BinaryWeightLayer`."""
+    """X (*) sign(W), scaled by alpha: (N, C, H, W) -> (N, O, OH, OW). For `settings` see
+    `LayerSettings`."""
 
     def __init__(
         self,
@@ -97,13 +78,9 @@ class BinaryWeightConv2d(_BinaryWeightLayer):
         kernel_size: int | Pair,
         stride: int | Pair = 1,
         padding: int | Pair = 0,
-        weight_scale: str = "alpha",
-        stochastic: bool = False,
-        grad_mode: str | None = None,
-        centre: bool = False,
-        clamp: bool = False,
-        glorot: bool = False,
+        *,
         rng: np.random.Generator | None = None,
+        **settings: Any,
     ):
         caller = type(self).__name__
         self.in_channels = positive(in_channels, "in_channels", caller)
@@ -111,8 +88,7 @@ class BinaryWeightConv2d(_BinaryWeightLayer):
         self.kernel_size = pair(kernel_size, "kernel_size", caller)
         self.stride = pair(stride, "stride", caller)
         self.padding = pair(padding, "padding", caller, 0)
-        shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        super().__init__(shape, weight_scale, stochastic, grad_mode, centre, clamp, glorot, rng)
+        super().__init__((self.out_channels, self.in_channels, *self.kernel_size), rng, settings)
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_images(x, self.in_channels, type(self).__name__)
@@ -124,14 +100,12 @@ class BinaryWeightConv2d(_BinaryWeightLayer):
             return Tensor(sign_sums.scale_filters(sums, self.alpha()))
 
         if fused.applies(x):
-            alpha = self.alpha()
-            rule = self.grad_mode if alpha is not None else "clipped"
-            return fused.conv2d(x, self, None, (self._filters(alpha), fused.NO_ALPHA if alpha is None else alpha, rule))
+            return fused.binary_weight_conv2d(x, self)
 
         def backward(dy, weight):
             dx = None
             if x.requires_grad:
-                dx = float_ops.conv2d_input_gradient(dy, weight, geometry.spatial(images), *place)
+                dx = float_ops.conv2d_input_gradient(dy, weight, spatial(images), *place)
             return dx, float_ops.conv2d_weight_gradient(dy, images, self.kernel_size, *place)
 
         return self._product(x, lambda weight: float_ops.conv2d(images, weight, None, *place, training=True), backward)
@@ -144,24 +118,13 @@ class BinaryWeightConv2d(_BinaryWeightLayer):
 
 
 class BinaryWeightLinear(_BinaryWeightLayer):
-    """x sign(W).T, scaled by alpha: (N, I) -> (N, O). For the parameters see `_BinaryWeightLayer`."""
+    """x sign(W).T, scaled by alpha: (N, I) -> (N, O). For `settings` see
+    `LayerSettings`."""
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        weight_scale: str = "alpha",
-        stochastic: bool = False,
-        grad_mode: str | None = None,
-        centre: bool = False,
-        clamp: bool = False,
-        glorot: bool = False,
-        rng: np.random.Generator | None = None,
-    ):
+    def __init__(self, in_features: int, out_features: int, *, rng: np.random.Generator | None = None, **settings: Any):
         self.in_features = positive(in_features, "in_features", type(self).__name__)
         self.out_features = positive(out_features, "out_features", type(self).__name__)
-        shape = (self.out_features, self.in_features)
-        super().__init__(shape, weight_scale, stochastic, grad_mode, centre, clamp, glorot, rng)
+        super().__init__((self.out_features, self.in_features), rng, settings)
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_rows(x, self.in_features, type(self).__name__)

@@ -7,7 +7,7 @@ integers m = (2^k - 1) q_k, the convolution Z = m_X (*) m_W is exact on bit plan
 
 alpha = <W, q_b(W)>/<q_b(W), q_b(W)> is the least-squares scale of each filter, mean|W| with one bit. The gradients are
 those of the binary layers with q for sign: dX = 1[|X| <= 1] convT(D K, alpha q_b(W)), G = corr(q_a(X), D K), and
-`binary.kbit_weight_gradient` from G to the latent weight. K stays the mean of |X|.
+`grad_mode` from G to the latent weight. K stays the mean of |X|.
 
 q_k is made for [-1, 1]: latent weights of more than one bit are drawn evenly from there, and clamped to it.
 """
@@ -17,47 +17,36 @@ from numpy.typing import NDArray
 
 from xnor_ref import binary
 from xnor_ref.autodiff import Tensor
-from xnor_ref.binary import kbit
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.ops import bit_planes, float_ops
 from xnor_ref.nn import fused
 from xnor_ref.nn.layers import binary_layers
-from xnor_ref.nn.layers.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear, bit_count
+from xnor_ref.nn.layers.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
 from xnor_ref.nn.layers.real_layers import uniform
-from xnor_ref.nn.module import Parameter
+from xnor_ref.nn.module import Parameter, overrides
+from xnor_ref.nn.settings import LayerSettings
 
 F32 = NDArray[np.float32]
 _EVEN = float(np.sqrt(1 / 3))  # the root mean square of weights spread evenly over [-1, 1]
 
 
 class KBitLayer(BinaryLayer):
-    """What the convolution and the linear layer share.
+    """What the convolution and the linear layer share: at least one of `weight_bits` and `input_bits` is above 1."""
 
-    Parameters
-    ----------
-    weight_bits, input_bits : from 1 to 8, at least one of them above 1
-    settings : those of the binary layer; grad_mode "corrected" or "ste" where weights have more than one bit
-    """
-
+    takes = tuple(name for name in LayerSettings.names() if name != "stochastic")
     fuses = False
 
-    def __init__(self, *sizes, weight_bits: int = 1, input_bits: int = 1, **settings):
+    def __init__(self, *sizes, **settings):
         caller = type(self).__name__
-        self.weight_bits = bit_count(weight_bits, "weight_bits", caller)
-        self.input_bits = bit_count(input_bits, "input_bits", caller)
-        if weight_bits == input_bits == 1:
-            raise InputError(f"{caller}: with one bit everywhere use {type(self).__mro__[2].__name__}")
-        if self.weight_bits > 1:
+        if settings.get("weight_bits", 1) != 1:
             settings["clamp"] = True
         super().__init__(*sizes, **settings)
-        if self.weight_bits > 1 and self.grad_mode not in ("corrected", "ste"):
-            raise InputError(f"{caller}: grad_mode {self.grad_mode!r} is for weight_bits 1, got {weight_bits}")
-        if self.input_bits > 1 and self.sign_gradient != "ste":
-            raise InputError(f"{caller}: sign_gradient {self.sign_gradient!r} is for input_bits 1, got {input_bits}")
-        terms = self.weight.data[0].size
-        if not bit_planes.fits(terms, (self.input_bits, self.weight_bits)):
+        if self.weight_bits == self.input_bits == 1:
+            raise InputError(f"{caller}: with one bit everywhere use {type(self).__mro__[2].__name__}")
+        terms, bits = self.weight.data[0].size, (self.input_bits, self.weight_bits)
+        if not bit_planes.fits(terms, bits):
             raise InputError(
-                f"{caller}: {terms} products of {input_bits}-bit inputs and {weight_bits}-bit weights may need more "
+                f"{caller}: {terms} products of {bits[0]}-bit inputs and {bits[1]}-bit weights may need more "
                 "than 32 bits; take fewer bits"
             )
 
@@ -68,29 +57,19 @@ class KBitLayer(BinaryLayer):
             return Parameter(uniform(shape, rng), latent=True, lr_scale=float(_EVEN / he_normal))
         return super()._latent(shape, rng)
 
-    @property
-    def plain(self) -> bool:
-        return False
-
     def weight_levels(self) -> NDArray[np.int16]:
-        """m_W = (2^k - 1) q_k(W), odd integers in the shape of the weight."""
-        return bit_planes.levels(self.weight.data, self.weight_bits)
+        """m_W = (2^k - 1) B, odd integers in the shape of the weight."""
+        return self.code.levels(self.weight.data)
+
+    @property
+    def _unit(self) -> float:
+        """What alpha is divided by where it multiplies integers."""
+        return bit_planes.largest(self.input_bits) * bit_planes.largest(self.weight_bits)
 
     def alpha(self) -> F32:
         """s of each filter (O,): what the integers Z are multiplied by."""
-        unit = 1 / bit_planes.largest(self.input_bits)
-        if self.weight_scale == "off":
-            unit /= bit_planes.largest(self.weight_bits)
-            return np.full(len(self.weight.data), unit, np.float32)
-        return self._fitted(unit)
-
-    def analytic_scale(self) -> F32:
-        """<W, Q> / <Q, Q> of each filter (O,) with Q = q_k(W), the least-squares scale."""
-        return self._fitted(bit_planes.largest(self.weight_bits))
-
-    def _fitted(self, unit: float) -> F32:
-        """<W, m_W> / <m_W, m_W> of each filter (O,), times `unit`."""
-        return (kbit.weight_scale(self.weight.data, self.weight_levels()) * unit).astype(np.float32)
+        alpha = super().alpha()
+        return np.divide(np.ones(len(self.weight.data)) if alpha is None else alpha, self._unit, dtype=np.float32)
 
     def spread(self) -> None:
         """Multiply latent weights that were real or of one bit by one number: as far from 0 as those drawn anew.
@@ -102,10 +81,8 @@ class KBitLayer(BinaryLayer):
             weight *= np.float32(_EVEN / distance)
 
     def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
-        scale = None
-        if self.weight_scale == "alpha" and alpha is not None:
-            scale = alpha * np.float32(bit_planes.largest(self.input_bits) * bit_planes.largest(self.weight_bits))
-        return binary.kbit_weight_gradient(grad, self.weight.data, self.weight_bits, scale, self.grad_mode)
+        scale = None if alpha is None or not self.weight_scale.scales else alpha * np.float32(self._unit)
+        return super().latent_gradient(grad, scale)
 
     def scaled_signs(self, alpha: F32 | None) -> F32:
         m = self.weight_levels().astype(np.float32)
@@ -124,14 +101,18 @@ class KBitLayer(BinaryLayer):
 class KBitConv2d(KBitLayer, BinaryConv2d):
     """q_a(X) (*) q_b(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
 
-    Sizes and settings are those of `BinaryConv2d`, with `weight_bits` and `input_bits` besides.
+    Sizes and settings are those of `BinaryConv2d`, with `weight_bits`, `input_bits` and `weight_quantizer` besides.
     """
+
+    packed_as = (*BinaryConv2d.packed_as, "_products")
+    fused_as = ("_integers", "_for_input", "_correlate", "_gradient_through_k", "_products")
 
     @property
     def fuses_alone(self) -> bool:
         """Whether float32 adds up its integers without rounding, and zeros stand beyond the border."""
         exact = bit_planes.exact_in_float32(self.weight.data[0].size, (self.input_bits, self.weight_bits))
-        return super().fuses_alone and exact and self.pad_value == 0
+        alone = self.grad_bits is None and not self.k_grad and not overrides(self, KBitConv2d, *self.fused_as)
+        return alone and exact and self.pad_value == 0
 
     def _fused(self, x: Tensor) -> Tensor:
         return fused.kbit_conv2d(x, self)
@@ -141,12 +122,13 @@ class KBitConv2d(KBitLayer, BinaryConv2d):
 
     def _correlate(self, dz: F32, images: F32) -> F32:
         q = binary.quantize(images, self.input_bits)
-        window = self.kernel_size, self.stride, self.padding
-        return float_ops.conv2d_weight_gradient(dz, q, *window, pad_value=self.pad_value)
+        return float_ops.conv2d_weight_gradient(dz, q, *self.window, pad_value=self.pad_value)
 
 
 class KBitLinear(KBitLayer, BinaryLinear):
     """q_a(x) q_b(W).T, scaled by alpha and K: (N, I) -> (N, O). Sizes and settings are those of `BinaryLinear`."""
+
+    packed_as = (*BinaryLinear.packed_as, "_products")
 
     def _integers(self, rows: F32) -> NDArray[np.int32]:
         weight = self.weight_levels()[:, :, None, None]

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor, is_grad_enabled
-from xnor_ref.binary import SIGN_GRADIENTS
+from xnor_ref.binary import SIGN_GRADIENTS, SignGradient
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, conv_output_size
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.nn import functional, fused
-from xnor_ref.nn.module import Module, Parameter
+from xnor_ref.nn.module import Module, Parameter, overrides
 
 
 def positive(value: int, name: str, caller: str) -> int:
@@ -95,7 +95,8 @@ class Conv2d(Module):
         """Where images of few channels want no gradient, with BatchNorm and what it takes along: one node."""
         norm: Any = following[0] if following else None
         alone = self.groups > 1 or self.bias is not None or x.requires_grad or self.in_channels > FEW_CHANNELS
-        if alone or not (type(self) is Conv2d and type(norm) is BatchNorm2d and norm.training and fused.applies(x)):
+        known = _is_stock(self, Conv2d) and _is_stock(norm, BatchNorm2d)
+        if alone or not (known and norm.training and fused.applies(x)):
             return self(x), 0
         functional.require_images(x, self.in_channels, "conv2d")
         functional.require_window(x, self.kernel_size, self.padding, "conv2d")
@@ -215,6 +216,8 @@ class BatchNorm2d(BatchNorm):
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
         """With a binary convolution, a ReLU, or a ReLU and max pooling after it: one node of the tape."""
+        if overrides(self, BatchNorm2d, "forward", "__call__"):
+            return self(x), 0
         if not (self.training and fused.applies(x) and x.shape[1] == self.channels):
             return self(x), 0
         if x.size // self.channels < 2:
@@ -226,9 +229,14 @@ class BatchNorm2d(BatchNorm):
         return fused.norm(x, self, relu, pool), more
 
 
+def _is_stock(module: Any, kind: type[Module]) -> bool:
+    """Whether a module computes what its class in this file does."""
+    return type(module) is kind and not overrides(module, kind, "forward", "__call__")
+
+
 def _after_norm(shape: tuple[int, ...], following: Sequence[Module]) -> tuple[bool, "MaxPool2d | None", int]:
     """What follows a BatchNorm and can be one node with it: ReLU, max pooling after it, and how many layers that is."""
-    if not following or type(following[0]) is not ReLU:
+    if not following or not _is_stock(following[0], ReLU):
         return False, None, 0
     pool = _max_pool(shape, following[1:])
     return True, pool, 1 if pool is None else 2
@@ -236,8 +244,8 @@ def _after_norm(shape: tuple[int, ...], following: Sequence[Module]) -> tuple[bo
 
 def _max_pool(shape: tuple[int, ...], following: Sequence[Module]) -> "MaxPool2d | None":
     """The max pooling that comes next, if it can be one node with a ReLU before it."""
-    pool = following[0] if following else None
-    return pool if type(pool) is MaxPool2d and pool.fits(shape) and math.prod(pool.kernel_size) < 256 else None
+    pool: Any = following[0] if following else None
+    return pool if _is_stock(pool, MaxPool2d) and pool.fits(shape) and math.prod(pool.kernel_size) < 256 else None
 
 
 class ReLU(Module):
@@ -245,7 +253,7 @@ class ReLU(Module):
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
         """With max pooling after it: one node of the tape."""
-        pool = _max_pool(x.shape, following) if type(self) is ReLU and fused.applies(x) else None
+        pool = _max_pool(x.shape, following) if _is_stock(self, ReLU) and fused.applies(x) else None
         return (self(x), 0) if pool is None else (fused.max_pool2d(x, pool, True), 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -275,10 +283,8 @@ class Hardtanh(Module):
 class Sign(Module):
     """+1 where x >= 0, else -1: a binary activation by itself; `gradient` is one of `binary.SIGN_GRADIENTS`."""
 
-    def __init__(self, gradient: str = "ste"):
-        if gradient not in SIGN_GRADIENTS:
-            raise InputError(f"Sign: gradient must be one of {', '.join(SIGN_GRADIENTS)}, got {gradient!r}")
-        self.gradient = gradient
+    def __init__(self, gradient: str | SignGradient = "ste"):
+        self.gradient = SIGN_GRADIENTS.find(gradient, "Sign")
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.sign(x, self.gradient)

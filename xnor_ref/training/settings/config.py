@@ -112,7 +112,7 @@ class TrainConfig:
         "choice",
         "Activation scale K of binary layers (default: plain, but off where the data set's recipe, block order cbap or "
         "faithful says so, and k_grad does not need it).",
-        choices="xnor_ref.nn:BinaryConv2d.input_scales",
+        choices="xnor_ref.binary:INPUT_SCALES",
         needs=_BINARY,
     )
     pad_value: int | None = _field(
@@ -122,14 +122,14 @@ class TrainConfig:
         None,
         "choice",
         "Gradient of binary weights (default: the model's).",
-        choices="xnor_ref.binary:GRAD_MODES",
+        choices="xnor_ref.binary:WEIGHT_GRADIENTS",
         needs=_BINARY,
     )
     weight_scale: str | None = _field(
         None,
         "choice",
         "Weight scale alpha of binary layers (default: the model's).",
-        choices="xnor_ref.nn.methods:WEIGHT_SCALES",
+        choices="xnor_ref.binary:WEIGHT_SCALES",
         needs=_BINARY,
     )
     k_grad: bool | None = _field(None, "bool", "Let the gradient flow through K too.", needs=_BINARY)
@@ -163,6 +163,13 @@ class TrainConfig:
     weight_bits: int | None = _field(None, "int", "Bits of a weight (default: 1).", low=1, high=8, needs=_BINARY)
     input_bits: int | None = _field(
         None, "int", "Bits of an input of a binary layer (default: 1).", low=1, high=8, needs=_BINARY
+    )
+    weight_quantizer: str | None = _field(
+        None,
+        "choice",
+        "What rounds weights of several bits (default: uniform).",
+        choices="xnor_ref.binary:QUANTIZERS",
+        needs=_BINARY,
     )
     grad_bits: int | None = _field(
         None,

@@ -1,0 +1,110 @@
+"""Input scales: K, by which XNOR-Net multiplies each output of a binary layer.
+
+K is the mean over an output's window of A, the mean of |X| over the channels (Rastegari et al. 2016, section 3.2).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.binary.rules import F32, Registry, Rule
+from xnor_ref.binary.sign import sign
+from xnor_ref.kernels.basics.geometry import Pair, spatial
+from xnor_ref.kernels.ops import binary_ops, float_ops
+
+
+class InputScale(Rule):
+    """K as a function of the input.
+
+    A rule of one's own defines `of_images` and `of_rows`, and the gradients where `k_grad` shall work. A model file
+    only knows the rules of this module, so a network with another one is not frozen.
+    """
+
+    computes = ("of_images", "of_rows")
+    scales = True  # False: there is no K
+
+    def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> NDArray | None:
+        """K (N, 1, OH, OW) of images (N, C, H, W)."""
+        raise NotImplementedError(f"{type(self).__name__} has no of_images")
+
+    def of_rows(self, x: F32) -> NDArray | None:
+        """K (N, 1) of the inputs (N, I) of a fully connected layer."""
+        raise NotImplementedError(f"{type(self).__name__} has no of_rows")
+
+    def images_gradient(self, dk: F32, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> F32:
+        """dC/dX by way of K, from dC/dK (N, 1, OH, OW)."""
+        raise NotImplementedError(f"{type(self).__name__} has no images_gradient")
+
+    def rows_gradient(self, dk: F32, x: F32) -> F32:
+        """dC/dX by way of K, from dC/dK (N, 1)."""
+        raise NotImplementedError(f"{type(self).__name__} has no rows_gradient")
+
+    @property
+    def for_rows(self) -> "InputScale":
+        """The rule that gives the same K for a fully connected layer."""
+        return self
+
+
+class NoInputScale(InputScale):
+    """No K."""
+
+    name = "off"
+    equation = "K = 1"
+    source = "the authors' released code"
+    compiled = "off"
+    scales = False
+
+    def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> None:
+        return None
+
+    def of_rows(self, x: F32) -> None:
+        return None
+
+
+class Plain(InputScale):
+    """The mean over all taps of a window; those outside the image count as zeros."""
+
+    name = "plain"
+    equation = "K = A (*) k, k = 1/(KH KW)"
+    source = "Rastegari et al. 2016, eq. 11"
+    compiled = "plain"
+
+    def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> F32:
+        return binary_ops.input_scale_map(x, kernel, stride, padding, self.compiled)
+
+    def of_rows(self, x: F32) -> F32:
+        return binary_ops.input_scale_rows(x)
+
+    def images_gradient(self, dk: F32, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> F32:
+        box = np.ones((1, 1, *kernel), np.float32)
+        share = self._share(dk, x, box, stride, padding)
+        da = float_ops.conv2d_input_gradient(share, box, spatial(x), stride, padding)
+        return sign(x) * (da / np.float32(x.shape[1]))
+
+    def rows_gradient(self, dk: F32, x: F32) -> F32:
+        return sign(x) * (dk / np.float32(x.shape[1]))
+
+    def _share(self, dk: F32, x: F32, box: F32, stride: Pair, padding: Pair) -> F32:
+        """What each tap of a window gets."""
+        return dk / np.float32(box.size)
+
+
+class Valid(Plain):
+    """The mean over the taps inside the image."""
+
+    name = "valid"
+    equation = "K = (A (*) 1) / (number of taps inside)"
+    source = "as `plain`, without the border's zeros"
+    compiled = "valid"
+
+    @property
+    def for_rows(self) -> InputScale:
+        return PLAIN
+
+    def _share(self, dk: F32, x: F32, box: F32, stride: Pair, padding: Pair) -> F32:
+        inside = float_ops.conv2d(np.ones((1, 1, *spatial(x)), np.float32), box, None, stride, padding)
+        shares: F32 = np.divide(dk, np.maximum(inside, 1), dtype=np.float32)
+        return shares
+
+
+PLAIN, NO_K = Plain(), NoInputScale()
+INPUT_SCALES = Registry("input_scale", InputScale, NO_K, PLAIN, Valid())

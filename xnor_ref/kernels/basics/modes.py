@@ -1,0 +1,14 @@
+"""Names of what compiled kernels can be asked for, where more than one room has to know them."""
+
+from enum import IntEnum
+
+
+class Finish(IntEnum):
+    """What `gradient_layout.finish` makes of G, the gradient of binary weights; see `binary.WEIGHT_GRADIENTS`."""
+
+    RAW = 0  # G itself
+    CLIPPED = 1  # `ste` without alpha
+    CORRECTED = 2  # for alpha = mean |W|, as the next one and the last
+    PAPER = 3
+    STE = 4
+    OFFICIAL = 5

@@ -1,0 +1,105 @@
+"""What layers with binary weights can be told: one record, checked where it is made."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from xnor_ref import binary
+from xnor_ref.errors import InputError
+
+RULES = {
+    registry.option: registry
+    for registry in (
+        binary.WEIGHT_SCALES,
+        binary.INPUT_SCALES,
+        binary.WEIGHT_GRADIENTS,
+        binary.SIGN_GRADIENTS,
+        binary.QUANTIZERS,
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSettings:
+    """Settings of a layer with binary weights. A rule is given by name or as an object, and kept as an object.
+
+    Parameters
+    ----------
+    weight_scale : alpha, one of `binary.WEIGHT_SCALES`
+    input_scale : K, one of `binary.INPUT_SCALES`
+    grad_mode : from the gradient of binary weights to that of latent ones, one of `binary.WEIGHT_GRADIENTS`; by default
+        "corrected" where there is an alpha, else "ste"
+    sign_gradient : what stands in for the derivative of sign(X), one of `binary.SIGN_GRADIENTS`
+    k_grad : whether the gradient flows through K too; off by default, as in the published codes
+    centre, clamp : project the latent weights after each step (mean over input channels 0; into [-1, 1])
+    glorot : latent weights drawn evenly from [-1, 1], and learning rates times 1/sqrt(1.5/(fan_in + fan_out)), as in
+        the codes of BinaryConnect (Courbariaux et al. 2015, section 2.6) and BinaryNet
+    stochastic : in training each weight is +1 with probability clip((w + 1)/2, 0, 1), else -1 (Courbariaux et al. 2015,
+        eq. 2 and 3), drawn anew at each step; for layers with real inputs and without alpha. Inference takes sign(W),
+        so that it can be packed; the authors' code evaluates such networks with the real weights
+    weight_bits, input_bits : of a weight and of an input, from 1 to 8
+    weight_quantizer : what rounds latent weights to several bits, one of `binary.QUANTIZERS`
+    grad_bits : bits that the gradient is rounded to before it meets the weights, see `binary.quantize_gradient`
+        (Rastegari et al. 2016, section 3.2, "binary gradient"); None leaves it real. The gradient of the weights takes
+        the real one
+
+    Raises
+    ------
+    InputError : an unknown rule, or settings that do not go together.
+    """
+
+    weight_scale: Any = "alpha"
+    input_scale: Any = "plain"
+    grad_mode: Any = None
+    sign_gradient: Any = "ste"
+    k_grad: bool = False
+    centre: bool = False
+    clamp: bool = False
+    glorot: bool = False
+    stochastic: bool = False
+    weight_bits: int = 1
+    input_bits: int = 1
+    weight_quantizer: Any = "uniform"
+    grad_bits: int | None = None
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all settings."""
+        return tuple(field.name for field in fields(cls))
+
+    def __post_init__(self) -> None:
+        if self.grad_mode is None:
+            scales = binary.WEIGHT_SCALES.find(self.weight_scale).scales
+            object.__setattr__(self, "grad_mode", "corrected" if scales else "ste")
+        for name, registry in RULES.items():
+            object.__setattr__(self, name, registry.find(getattr(self, name)))
+        for name in ("weight_bits", "input_bits", "grad_bits"):
+            bits = getattr(self, name)
+            if name == "grad_bits" and bits is None:
+                continue
+            if type(bits) is not int or not 1 <= bits <= binary.MAX_BITS:
+                raise InputError(f"{name} must be an integer from 1 to {binary.MAX_BITS}, got {bits!r}")
+        self.grad_mode.check(self.weight_scale, self.code)
+        if self.k_grad and not self.input_scale.scales:
+            raise InputError("k_grad is the gradient through K; input_scale 'off', as with cbap, has no K")
+        if self.input_bits > 1 and self.sign_gradient is not binary.STE:
+            raise InputError(f"sign_gradient (={self.sign_gradient}) needs input_bits 1, got {self.input_bits}")
+        if self.weight_bits == 1 and self.weight_quantizer is not binary.QUANTIZERS["uniform"]:
+            raise InputError(f"weight_quantizer (={self.weight_quantizer}) needs weight_bits above 1")
+        if self.stochastic and self.weight_scale.scales:
+            raise InputError(
+                f"stochastic signs need weight_scale 'off', got '{self.weight_scale}': alpha is the best scale of "
+                "sign(W) alone"
+            )
+
+    @property
+    def code(self) -> binary.Code:
+        """How weights are held."""
+        return binary.Code(self.weight_bits, self.weight_quantizer)
+
+
+def checked(caller: str, settings: dict[str, Any]) -> LayerSettings:
+    """The settings of a layer, whose name stands before what is wrong with them."""
+    try:
+        return LayerSettings(**settings)
+    except InputError as error:
+        raise InputError(f"{caller}: {error}") from None
