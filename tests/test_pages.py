@@ -48,7 +48,13 @@ def test_the_examples_of_a_page_give_what_they_show(page):
     if NEEDS_VECTORS in text and not has_vectors():
         pytest.skip("needs a processor with vectors, and Numba's compiler")
     test = doctest.DocTestParser().get_doctest(examples_of(text), {}, name_of(page), str(page), 0)
+    assert bool(test.examples) == ("```python" in text)
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_every_room_has_a_page():
+    rooms = {path.parent for place in ("*", "kernels/*") for path in PACKAGE.glob(f"{place}/__init__.py")}
+    assert {name_of(room) for room in rooms if not (room / "README.md").exists()} <= {"training", "kernels/compiling"}
 
 
 @pytest.mark.parametrize("page", ROOM_PAGES, ids=name_of)
