@@ -63,8 +63,20 @@ class Rule:
     def __deepcopy__(self, memo: dict) -> "Rule":
         return self  # a copy of a layer keeps its rule
 
+    def __reduce__(self) -> Any:
+        """A registered rule is pickled by its name, so that another process finds its own."""
+        for registry in _registries.values():
+            if registry.get(self.name) is self:
+                return _registered, (registry.option, self.name)
+        return super().__reduce__()
+
 
 R = TypeVar("R", bound=Rule)
+_registries: dict[str, "Registry"] = {}
+
+
+def _registered(option: str, name: str) -> Rule:
+    return _registries[option][name]
 
 
 class Registry(Mapping[str, R]):
@@ -73,6 +85,7 @@ class Registry(Mapping[str, R]):
     def __init__(self, option: str, kind: type[R], *rules: R):
         self.option, self.kind = option, kind
         self._rules = {rule.name: rule for rule in rules}
+        _registries[option] = self
 
     def register(self, rule: Any) -> Any:
         """Add a rule, or one object of a class of rules; returns what it was given, so it can be a decorator.
@@ -101,7 +114,7 @@ class Registry(Mapping[str, R]):
         return self._rules[rule]
 
     def __getitem__(self, name: str) -> R:
-        return self.find(name)
+        return self._rules[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._rules))

@@ -91,7 +91,7 @@ class WeightGradient(Rule):
     """
 
     computes = ("latent",)
-    needs_alpha = True  # it differentiates alpha
+    needs_alpha = False  # True: it differentiates alpha
     printed_for_mean = False  # True: derived for alpha = mean |W| and one bit only
     least_channels = 1  # inputs of a layer
 
@@ -127,7 +127,6 @@ class Ste(WeightGradient):
     equation = "alpha 1[|W_i| <= 1] G_i"
     source = "the straight-through estimator alone"
     compiled = Finish.STE
-    needs_alpha = False
 
     def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
         inside = code.derivative(weight)
@@ -141,6 +140,7 @@ class Corrected(WeightGradient):
     equation = "(sum_j G_j B_j) dalpha/dW_i + alpha 1[|W_i| <= 1] G_i"
     source = "chain rule on Rastegari et al. 2016, eq. 6"
     compiled = Finish.CORRECTED
+    needs_alpha = True
 
     def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
         straight = CONSTANT.latent(grad, weight, alpha, scale, code)
@@ -156,6 +156,7 @@ class Paper(WeightGradient):
     equation = "(1/n + alpha 1[|W_i| <= 1]) G_i"
     source = "Rastegari et al. 2016, section 3.1"
     compiled = Finish.PAPER
+    needs_alpha = True
     printed_for_mean = True
 
     def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
@@ -174,6 +175,7 @@ class Official(WeightGradient):
     equation = "(1/n + alpha 1[|W_i| < 1]) (1 - 1/c) n G_i"
     source = "github.com/allenai/XNOR-Net"
     compiled = Finish.OFFICIAL
+    needs_alpha = True
     printed_for_mean = True
     least_channels = 2  # of one, its factor 1 - 1/c would leave nothing
 

@@ -18,6 +18,23 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 quiet_option = click.option("--quiet", is_flag=True, help="No progress, only the result.")
 
 
+def _load_plugin(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
+    if path is not None:
+        from xnor_ref.training.settings import plugins
+
+        plugins.load(path)
+    return path
+
+
+def _plugin_option(**how: Any) -> Callable:
+    """--plugin, run before any other option is looked at, since its rules are among their choices."""
+    help = FIELDS["plugin"].metadata["help"]
+    return click.option("--plugin", metavar="FILE.py", is_eager=True, callback=_load_plugin, help=help, **how)
+
+
+plugin_option = _plugin_option(expose_value=False)
+
+
 def field_options(*names: str) -> Callable:
     """Decorator: an option for each named field; an option that is not given is None."""
 
@@ -33,6 +50,8 @@ def _option(field: dataclasses.Field) -> Callable:
     flag, kind, help = "--" + field.name.replace("_", "-"), field.metadata["kind"], field.metadata["help"]
     if field.name == "data_dir":
         return click.option(flag, metavar="FOLDER", help=f"{help} [{DATA_DIR_VARIABLE} in the environment, or data]")
+    if field.name == "plugin":
+        return _plugin_option()
     if kind == "bool":
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=help)
     if kind == "table":

@@ -1,9 +1,11 @@
-"""Networks by name. A new one is a file with a `layers` function and a line in `_NETWORKS`.
+"""Networks by name. A new one is a file with a `layers` function and a line in `_NETWORKS`, or is registered.
 
 Such a file also says in `SMALLEST` what images it needs at least, in `USUAL` for which pixels, channels and classes it
 is best known, and in `OPTIONS` which keywords its `layers` takes besides.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -14,9 +16,9 @@ from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import BinaryOptions, Builder
 from xnor_ref.nn.layers.real_layers import positive
 from xnor_ref.nn.methods import options_of
-from xnor_ref.nn.module import Sequential
+from xnor_ref.nn.module import Module, Sequential
 
-_NETWORKS = {
+_NETWORKS: dict[str, Any] = {  # modules, or what was registered
     "shapes-net": "xnor_ref.models.shapes_net",
     "lenet5": "xnor_ref.models.lenet",
     "nin": "xnor_ref.models.nin",
@@ -32,6 +34,38 @@ class Network(Sequential):
     """A network made by `build`; `config` holds the arguments that build it again."""
 
     config: dict
+
+
+@dataclass(frozen=True)
+class _Registered:
+    layers: Callable[..., dict[str, Module]]
+    SMALLEST: int
+    USUAL: tuple[int, int, int]
+    OPTIONS: tuple[str, ...]
+
+
+def register(
+    name: str, *, smallest: int = 1, usual: tuple[int, int, int] = (64, 3, 12), options: tuple[str, ...] = ()
+) -> Callable:
+    """Decorator: a network of one's own, by a function of (Builder, pixels a side, channels, classes, **options).
+
+    Parameters
+    ----------
+    name : what `build` and the command line call it
+    smallest : pixels a side that its images need at least
+    usual : pixels a side, channels and classes that it is usually given
+    options : keywords that the function takes besides
+
+    The function returns the layers by name, in their order. Raises InputError for a name that is taken.
+    """
+    if name in _NETWORKS:
+        raise InputError(f"register: there is a network {name!r} already")
+
+    def decorate(layers: Callable[..., dict[str, Module]]) -> Callable[..., dict[str, Module]]:
+        _NETWORKS[name] = _Registered(layers, smallest, usual, options)
+        return layers
+
+    return decorate
 
 
 def names() -> tuple[str, ...]:
@@ -55,7 +89,8 @@ def combined(of_method: dict[str, Any], of_network: dict[str, Any]) -> dict[str,
 def _module(name: str) -> Any:
     if name not in _NETWORKS:
         raise InputError(f"build: model must be one of {', '.join(_NETWORKS)}, got {name!r}")
-    return import_module(_NETWORKS[name])
+    found = _NETWORKS[name]
+    return import_module(found) if isinstance(found, str) else found
 
 
 def _limited(value: Any, name: str, most: int) -> int:

@@ -144,7 +144,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     images, mode, k = pixels(x.data), layer.k_mode, None
     if mode is None:
         k = layer.scale_map(np.ascontiguousarray(x.data))
-        k = None if k is None else np.ascontiguousarray(k).reshape(len(images), -1)
+        k = None if k is None else np.ascontiguousarray(k, np.float32).reshape(len(images), -1)
     key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, mode or "off"
     plan = planned(layer, SignConvolution, *key)
     alpha, finish = None, layer.finish

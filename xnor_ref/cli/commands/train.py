@@ -62,7 +62,7 @@ def command(
     if out == "":
         raise click.UsageError("--out needs the name of a folder")
     check_values(said)
-    said |= {key: os.path.abspath(said[key]) for key in ("init_from", "teacher") if said.get(key)}
+    said |= {key: os.path.abspath(said[key]) for key in ("init_from", "teacher", "plugin") if said.get(key)}
 
     from xnor_ref.cli.progress import Progress
     from xnor_ref.training.job import train_run

@@ -96,7 +96,7 @@ class BinaryLayer(Module):
                 f"{type(self).__name__}: weight_scale {rule.name!r} gave an alpha of shape {alpha.shape} for weights "
                 f"{self.weight.shape}; it must be ({len(self.weight.data)},)"
             )
-        return alpha.astype(np.float32, copy=False)
+        return np.ascontiguousarray(alpha, np.float32)
 
     def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
         """The gradient of the latent weight from that of the binary one, both in its shape."""
@@ -140,6 +140,12 @@ class BinaryLayer(Module):
     def sign_is_compiled(self) -> bool:
         """Whether compiled kernels know what stands in for the derivative of sign."""
         return bool(self.sign_gradient.mode) and not overrides(self, BinaryLayer, "through_sign")
+
+    def _checked_scale(self, k: NDArray | None, shape: tuple[int, ...]) -> F32 | None:
+        """What a rule for K gave, if it has this shape."""
+        if k is not None and k.shape != shape:
+            raise InputError(f"input_scale '{self.input_scale}' gave a K of shape {k.shape}; it must be {shape}")
+        return None if k is None else np.ascontiguousarray(k, np.float32)
 
     def describe_scales(self) -> str:
         return f"weight scale {self.weight_scale}, input scale {self.input_scale}"
@@ -243,11 +249,8 @@ class BinaryConv2d(BinaryLayer):
 
     def scale_map(self, images: F32) -> F32 | None:
         """K of images (N, C, H, W): float32 (N, 1, OH, OW), or None."""
-        k = self.input_scale.of_images(images, *self.window)
-        shape = len(images), 1, *conv_output_size(spatial(images), *self.window)
-        if k is not None and k.shape != shape:
-            raise InputError(f"input_scale '{self.input_scale}' gave a K of shape {k.shape}; it must be {shape}")
-        return None if k is None else k.astype(np.float32, copy=False)
+        size = conv_output_size(spatial(images), *self.window)
+        return self._checked_scale(self.input_scale.of_images(images, *self.window), (len(images), 1, *size))
 
     def _integers(self, images: F32) -> NDArray[np.int32]:
         """Z, the convolution of signs."""
@@ -310,7 +313,7 @@ class BinaryLinear(BinaryLayer):
 
     def scale_rows(self, rows: F32) -> F32 | None:
         """K of rows (N, I): float32 (N, 1), or None."""
-        return self.input_scale.of_rows(rows)
+        return self._checked_scale(self.input_scale.of_rows(rows), (len(rows), 1))
 
     def _integers(self, rows: F32) -> NDArray[np.int32]:
         """Z, the products of signs."""

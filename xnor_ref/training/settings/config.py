@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xnor_ref.errors import InputError
+from xnor_ref.training.settings import plugins
 from xnor_ref.training.settings.fields import checked as _checked
 from xnor_ref.training.settings.fields import choices_of as choices_of
 from xnor_ref.training.settings.fields import define as _field
@@ -210,6 +211,12 @@ class TrainConfig:
         choices="xnor_ref.nn.methods:BATCH_NORMS",
         needs=_BINARY,
     )
+    plugin: str | None = _field(
+        None,
+        "text",
+        "Run this Python file first; it may register rules and networks of its own. Run none that you do not trust.",
+        identity=False,
+    )
     init_from: str | None = _field(None, "text", "Start with the weights of this float network, checkpoint or run.")
     teacher: str | None = _field(None, "text", "Learn from the answers of this network too: a model file or a run.")
     distill_weight: float | None = _field(
@@ -380,6 +387,8 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"config file {path}: {reason}") from None
     values = {key.replace("-", "_"): value for key, value in raw.items()}
+    if isinstance(values.get("plugin"), str):
+        plugins.load(values["plugin"])
     check_values(values, f"config file {path}")
     return values
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from xnor_ref import models
 from xnor_ref.errors import ModelFileError
 from xnor_ref.storage import load_tensors, save_tensors
+from xnor_ref.training.settings.plugins import plugin_hint
 
 FORMAT = "xnor_ref float network"
 VERSION = 1
@@ -36,5 +37,7 @@ def rebuild(path: Path, metadata: dict[str, Any], state: dict[str, NDArray]) -> 
         model = models.build(**metadata["model"])
         model.load_state_dict(state)
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:  # anything may stand in a file
-        raise ModelFileError(f"{path}: its network cannot be built: {error}") from None
+        about = metadata.get("about", metadata)
+        hint = plugin_hint(about.get("training") if isinstance(about, dict) else None)
+        raise ModelFileError(f"{path}: its network cannot be built: {error}{hint}") from None
     return model

@@ -22,6 +22,7 @@ from typing import Any
 from xnor_ref.errors import InputError, ModelFileError, OutputError
 from xnor_ref.storage import TEMPORARY, write_atomically
 from xnor_ref.training.settings.config import FIELDS, TrainConfig, differences
+from xnor_ref.training.settings.plugins import plugin_hint
 
 try:
     import fcntl
@@ -116,6 +117,7 @@ class RunFolder:
 def config_of(folder: Path) -> TrainConfig:
     """The config of the run in `folder`. Raises ModelFileError."""
     path = folder / "config.json"
+    values: Any = None
     try:
         values = json.loads(path.read_bytes())["config"]
         return TrainConfig(**values)
@@ -126,7 +128,7 @@ def config_of(folder: Path) -> TrainConfig:
     except KeyError as error:
         raise ModelFileError(f"{path} is damaged: it has no {error}") from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from None
+        raise ModelFileError(f"{path} is damaged: {error}{plugin_hint(values)}") from None
 
 
 def is_empty(folder: Path) -> bool:
