@@ -8,12 +8,11 @@ that are no output's are computed with the others and left out when the tile is 
 import numpy as np
 from llvmlite import ir
 from numba import int8, int32, int64, intp, types, uint32, uint64, void
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from xnor_ref.compress.planes import BLOCK, TILE
 from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
-from xnor_ref.kernels.microkernels.ir import I8, I32, I64, const, repeat, spread, vector
+from xnor_ref.kernels.microkernels.ir import I8, I32, I64, const, declared, repeat, spread, vector
 
 _MOST = 127  # signs that a byte can add up
 _1 = np.uint64(1)
@@ -53,7 +52,7 @@ def _count_bits(context, x, places, masks, signs, count, counts):
     def generate(context, b, signature, arguments):
         x, places, masks, signs, count, counts = arguments
         words = vector(I64, TILE)
-        popcount = cgutils.get_or_insert_function(b.module, ir.FunctionType(words, [words]), f"llvm.ctpop.v{TILE}i64")
+        popcount = declared(b, ir.FunctionType(words, [words]), f"llvm.ctpop.v{TILE}i64")
 
         def step(values):
             *addresses, total = values

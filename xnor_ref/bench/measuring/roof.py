@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import int32, intp, uint8, uint64, void
-from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from xnor_ref.errors import InputError
@@ -31,7 +29,7 @@ from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 from xnor_ref.kernels.compiling.selftest import words
 from xnor_ref.kernels.microkernels import amx
-from xnor_ref.kernels.microkernels.ir import F32, I32, I64, LANES, const, instruction, repeat, vector
+from xnor_ref.kernels.microkernels.ir import F32, I32, I64, LANES, const, declared, instruction, repeat, vector
 
 VECTOR_BITS = 32 * LANES
 _CHAIN = 32  # additions of one round
@@ -50,7 +48,7 @@ def _opaque(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """`value` in a register, of which LLVM knows nothing any more; no instruction."""
     kind = "r"
     if isinstance(value.type, ir.VectorType):
-        architecture = cpu_target.target_context.codegen().magic_tuple()[0].partition("-")[0]
+        architecture = binding.get_process_triple().partition("-")[0]
         x86 = "v" if VECTOR_BITS == 512 else "x"
         kind = {"x86_64": x86, "i686": x86, "aarch64": "w", "arm64": "w"}.get(architecture, "v")
     return b.asm(ir.FunctionType(value.type, [value.type]), "", f"={kind},0", [value], side_effect=True)
@@ -133,7 +131,7 @@ def _dot_product_loop(typing_context, rounds):
 
     def codegen(context, b, signature, arguments):
         kind = vector(I32)
-        dot = cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind] * 3), _VNNI)
+        dot = declared(b, ir.FunctionType(kind, [kind] * 3), _VNNI)
         first = [ir.Constant(kind, [value] * LANES) for value in (*[0] * _SUMS, 0x01020304, 0x02FF0103)]
 
         def body(values):

@@ -12,7 +12,8 @@ from functools import cache
 
 import llvmlite.binding as llvm
 from numba import config
-from numba.core import codegen
+
+from xnor_ref.kernels.basics.numba_private import host_features
 
 _PROBE = """
 declare <16 x i32> @llvm.ctpop.v16i32(<16 x i32>)
@@ -81,4 +82,4 @@ def _may_use_tiles() -> bool:
 def _features() -> str:
     """The features of the processor that Numba compiles for."""
     given = config.CPU_FEATURES  # type: ignore[attr-defined]
-    return codegen.get_host_cpu_features() if given is None else given
+    return host_features() if given is None else given

@@ -13,7 +13,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from xnor_ref.kernels.basics.numba_private import MISSING
 from xnor_ref.kernels.basics.threads import get_threads
+from xnor_ref.kernels.compiling.cache import KernelFile
+from xnor_ref.kernels.compiling.jit import Kernel
 
 WORTH = 3  # kernels that are missing
 
@@ -22,9 +25,9 @@ def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
     """Have another process compile kernels, "module:name", the last one first; whether one was started.
 
     Then it compiles those that are needed `later`, in their order. Nothing happens on a single processor, or where most
-    of `names` are in the cache or nothing is compiled.
+    of `names` are in the cache, nothing is compiled, or nothing can be kept.
     """
-    if not sys.executable or get_threads() < 2 or sum(not _is_kept(name) for name in names) < WORTH:
+    if MISSING or not sys.executable or get_threads() < 2 or sum(not _is_kept(name) for name in names) < WORTH:
         return False
     root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -57,8 +60,5 @@ def _kernel(name: str):
 
 
 def _is_kept(name: str) -> bool:
-    from xnor_ref.kernels.compiling.cache import KernelFile
-    from xnor_ref.kernels.compiling.jit import Kernel
-
     kernel = _kernel(name)
     return not isinstance(kernel, Kernel) or KernelFile(kernel).is_kept()

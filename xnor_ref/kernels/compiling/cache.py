@@ -28,13 +28,10 @@ import llvmlite
 import numba
 import numpy as np
 from numba import config
-from numba.core.caching import CompileResultCacheImpl, IndexDataCacheFile
-from numba.core.compiler import CompileResult
-from numba.core.environment import Environment
-from numba.core.runtime import rtsys
-from numba.core.serialize import dumps
 
+from xnor_ref.kernels.basics import numba_private as private
 from xnor_ref.kernels.basics.target import multiplies_tiles
+from xnor_ref.kernels.compiling import stamp
 
 try:
     import fcntl
@@ -52,48 +49,46 @@ _PATIENCE = 60.0  # seconds to wait for another process that compiles
 class KernelFile:
     """The file of a `jit.Kernel`: what Numba serialised, then the stamp, then a digest of both."""
 
-    path: str | None = None  # None: not kept, since its sources are no files, or do not tell all (a closure)
+    path: str | None = None  # None: not kept, since it shows nowhere when it changes
+    made_of: bytes | None = None
     found = False  # whether code was loaded from it
 
     def __init__(self, kernel: Any) -> None:
-        self._context = kernel.targetctx
         code = kernel.py_func.__code__
+        if private.MISSING or code.co_freevars or not os.path.isfile(code.co_filename):
+            return
+        try:
+            self.made_of = stamp.made_of(kernel)
+        except (stamp.NotFollowed, RecursionError):
+            return
         options = tuple((name, repr(getattr(config, name, None))) for name in _OPTIONS)
-        processor = *self._context.codegen().magic_tuple(), multiplies_tiles()
-        key = repr((kernel.args, kernel.return_type, processor, options))
+        key = repr((kernel.signature, private.processor(), multiplies_tiles(), options))
         name = f"{kernel.__module__}.{kernel.__qualname__.replace('<locals>.', '')}.{sys.implementation.cache_tag}"
         name += f"-{_sha256(key.encode()).hex()[:16]}.kernel"
-        try:
-            sources = _state_of_sources(code.co_filename)
-        except OSError:
-            return
-        if not code.co_freevars:
-            self.path = os.path.join(folder_of(kernel.py_func), name)
-            self._stamp = _sha256(sources, repr((name, key, code.co_firstlineno)).encode(), code.co_code)
+        self.path = os.path.join(folder_of(kernel.py_func), name)
+        self._stamp = _sha256(_compilers(), repr((name, key)).encode(), self.made_of)
 
-    def load(self) -> Any:
-        """Numba's record of the compiled kernel, or None where there is none that can be used."""
+    def load_into(self, dispatcher: Any) -> bool:
+        """Give Numba's dispatcher the compiled kernel; False where there is none that can be used."""
         if self.path is None:
-            return None
+            return False
         try:
             with open(self.path, "rb") as file:
                 data = file.read()
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return False
         except OSError as error:
             return self.drop(f"it cannot be read: {error.strerror or error}")
         if _sha256(data[:-_SIZE]) != data[-_SIZE:]:
             return self.drop("it is damaged")
         if data[-2 * _SIZE : -_SIZE] != self._stamp:
-            return None
+            return False
         self.found = True
-        folder, name = os.path.split(self.path)
         try:
-            content = IndexDataCacheFile(folder, "", None)._load_data(name)  # does not look at what follows
-            rtsys.initialize(self._context)  # all of Numba that loaded code needs; the rest is for compiling
-            return CompileResult._rebuild(self._context, *content)
+            private.add_serialized(dispatcher, data)  # does not look at what follows
         except Exception as error:
             return self.drop(f"Numba cannot load it: {error!r}")
+        return True
 
     def is_kept(self) -> bool:
         """Whether the file is there and up to date; a damaged one is told when it is loaded."""
@@ -144,37 +139,27 @@ class KernelFile:
                 return None, waited
             os.close(handle)
 
-    def save(self, result: Any) -> None:
+    def save(self, dispatcher: Any) -> None:
         """Keep a compiled kernel, or warn that it cannot be kept."""
         from xnor_ref.errors import OutputError
         from xnor_ref.storage import write_atomically
 
-        if self.path is None or result.library.has_dynamic_globals:  # addresses of this process are built in
+        content = None if self.path is None else private.serialized(dispatcher)
+        if self.path is None or content is None:
             return
-        *parts, environments = result._reduce()
-        content = dumps((*parts, [_light(environment) for environment in environments])) + self._stamp
+        content += self._stamp
         try:
             write_atomically(self.path, content + _sha256(content), flush=False)  # its digest tells what was lost
         except OutputError as error:
             _warn(f"a compiled kernel cannot be kept, and will be compiled again at the next start: {error}")
 
-    def drop(self, reason: str) -> None:
-        """Remove the file, and warn."""
+    def drop(self, reason: str) -> bool:
+        """Remove the file, and warn; False, since nothing can be used."""
         assert self.path is not None
         with contextlib.suppress(OSError):  # it will be replaced, or met with the same warning again
             os.remove(self.path)
         _warn(f"{self.path}: {reason}; the file is dropped and the kernel compiled anew")
-
-
-def _light(environment: Environment) -> Environment:
-    """The same constants with other globals, which nothing but Numba's object mode looks at.
-
-    For those of what is inlined from Numba itself, loading would import much of the compiler.
-    """
-    light = Environment({"__name__": "builtins"})
-    light.consts[:] = environment.consts
-    light.env_name = environment.env_name
-    return light
+        return False
 
 
 def _warn(text: str) -> None:
@@ -189,25 +174,15 @@ def _sha256(*parts: bytes) -> bytes:
 
 
 @functools.cache
-def _state_of_sources(source: str) -> bytes:
-    """What the kernels of a source file may depend on: the files of its folder and of this one, and the compilers."""
-    digest = hashlib.sha256(repr((numba.__version__, llvmlite.__version__, np.__version__, sys.version)).encode())
-    kernels = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    rooms = [os.path.join(kernels, room) for room in sorted(os.listdir(kernels)) if room not in ("ops", "answers")]
-    for folder in sorted({os.path.dirname(os.path.abspath(source)), *filter(os.path.isdir, rooms)}):
-        for name in sorted(os.listdir(folder)):
-            if name.endswith(".py") and not name.startswith("."):
-                with open(os.path.join(folder, name), "rb") as file:
-                    digest.update(_sha256(file.read()))
-    return digest.digest()
+def _compilers() -> bytes:
+    """What turns a kernel into machine code: versions, and how this project has Numba compile."""
+    versions = repr((numba.__version__, llvmlite.__version__, np.__version__, sys.version))
+    return versions.encode() + stamp.digest_of(private.compile_once)
 
 
 def folder_of(function: Any) -> str:
     """Where the compiled code of a function is kept."""
-    try:
-        return CompileResultCacheImpl(function).locator.get_cache_path()
-    except RuntimeError:  # Numba found no place
-        return _private_folder()
+    return private.cache_folder(function) or _private_folder()
 
 
 @functools.cache

@@ -4,37 +4,39 @@ A kernel has one signature, and is compiled or taken from the cache (`cache.py`)
 another one. Either way it must give its known answers (`selftest.py`) before anything is computed with it.
 """
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import functools
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
-from numba import config, types
-from numba.core import sigutils
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import CPUDispatcher
+import numba
+from numba import config, extending, types
 
 from xnor_ref.errors import EquivalenceError
+from xnor_ref.kernels.basics import numba_private as private
 from xnor_ref.kernels.compiling.cache import KernelFile
 from xnor_ref.kernels.compiling.selftest import wrong_answer
 
 # Divisions go as in NumPy, without an error for 0; kernels are called from Python and from each other only.
-_OPTIONS = {"nopython": True, "nogil": True, "boundscheck": None, "error_model": "numpy", "no_cfunc_wrapper": True}
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def compiled(signature: Any, **options: Any) -> Callable:
-    """Decorator: a kernel of one explicit signature that runs without the GIL; `options` are those of `numba.njit`.
+    """Decorator: a kernel of one explicit signature that runs without the GIL.
 
     Where Numba's compiler is off (NUMBA_DISABLE_JIT), the function itself.
+
+    Parameters
+    ----------
+    signature : such as `float32(readonly(float32, 1), intp)`
+    options : those of `numba.njit`
     """
 
     def decorate(function: Callable) -> Callable:
         if config.DISABLE_JIT:  # type: ignore[attr-defined]
             return function
-        kernel = Kernel(function, targetoptions={**_OPTIONS, **options})
-        kernel.args, kernel.return_type = sigutils.normalize_signature(signature)
-        return kernel
+        return Kernel(function, signature, {**_OPTIONS, **options})
 
     return decorate
 
@@ -49,59 +51,48 @@ def writable(dtype: Any, ndim: int) -> types.Array:
     return types.Array(dtype, ndim, "C")
 
 
-class _Library(JITCodeLibrary):
-    """Machine code in the making. Numba optimises every function alone, and then all together; here only the latter."""
-
-    def _optimize_functions(self, module: Any) -> None:
-        module.data_layout = self._codegen._data_layout  # all that is left to do
-
-
-@contextmanager
-def _one_round(codegen: Any) -> Iterator[None]:
-    """Optimise once while inside, and collect no garbage: a quarter less time to compile, for the same code."""
-    library, codegen._library_class = codegen._library_class, _Library
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        codegen._library_class = library
-        if collecting:
-            gc.enable()
-
-
-class Kernel(CPUDispatcher):
+class Kernel:
     """A compiled function that appears when it is first needed, and is tested then.
 
     Raises
     ------
     EquivalenceError
         From a call: even freshly compiled, the kernel gives wrong answers.
+    TypeError
+        From a call: arguments that do not fit the signature.
     """
 
     __name__: str
-    _compiler: Any
-    args: tuple[types.Type, ...]
-    return_type: types.Type | None
-    _candidate: Any = None  # compiled, but not tested yet
+    __qualname__: str
+    made_of: bytes | None = None  # what it was loaded or compiled from, see `stamp.py`
+    _ready: Any = None  # Numba's dispatcher of the compiled function
+    _candidate: Any = None  # one that is not tested yet
     _compiling = False  # whether any kernel of this process is; under Numba's lock
 
+    def __init__(self, function: Callable, signature: Any, options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.py_func, self.signature, self.options = function, signature, options
+
+    def __call__(self, *args: Any) -> Any:
+        return (self._ready or self.prepare())(*args)
+
     def prepare(self) -> Any:
-        """Numba's record of the compiled kernel; it is loaded or compiled, and tested, the first time.
+        """Numba's dispatcher of the kernel; it is loaded or compiled, and tested, the first time.
 
         While a test is under way, the thread that carries it out gets what is tested, and all others wait.
         """
-        with global_compiler_lock:
-            if not self.overloads and self._candidate is None:
+        with private.compiler_lock:
+            if self._ready is None and self._candidate is None:
                 try:
-                    self.add_overload(self._loaded_or_compiled())
+                    self._ready = self._loaded_or_compiled()
                 finally:
                     self._candidate = None
-                self.disable_compile()
-            return self._candidate or self.overloads[self.args]
+            return self._ready or self._candidate
 
     def _loaded_or_compiled(self) -> Any:
+        self.made_of = None
         file = KernelFile(self)
+        self.made_of = file.made_of
         found = self._loaded(file)
         if found:
             return found
@@ -116,20 +107,29 @@ class Kernel(CPUDispatcher):
 
     def _loaded(self, file: KernelFile) -> Any:
         """The kernel in the file, tested, or None."""
-        found = self._candidate = file.load()
-        if found:
-            wrong = wrong_answer(self)
-            if not wrong:
-                self.targetctx.insert_user_function(found.entry_point, found.fndesc, [found.library])
-                return found
+        loaded = numba.njit(**self.options)(self.py_func)
+        if not file.load_into(loaded):
+            return None
+        self._candidate = loaded
+        loaded.disable_compile()
+        wrong = wrong_answer(self)
+        if wrong:
             file.drop(f"the kernel in it gives a wrong answer ({wrong})")
-        return None
+            return None
+        private.link(loaded)
+        return loaded
 
     def _compiled(self, file: KernelFile) -> Any:
         if file.found:  # with the names of what was loaded, it would be LLVM's choice which of the two runs
             self.py_func.__qualname__ += "_"
-        with _one_round(self.targetctx.codegen()):  # type: ignore[attr-defined]
-            made = self._candidate = self._compiler.compile(self.args, self.return_type)
+        made = numba.njit(**self.options)(self.py_func)
+        if private.MISSING:
+            _warn_of_what_is_missing()
+            made.compile(self.signature)
+        else:
+            private.compile_once(made, self.signature)
+        made.disable_compile()
+        self._candidate = made
         wrong = wrong_answer(self)
         if wrong:
             raise EquivalenceError(
@@ -139,15 +139,18 @@ class Kernel(CPUDispatcher):
         file.save(made)
         return made
 
-    def _compile_for_args(self, *args: Any, **_: Any) -> Any:
-        """What Numba calls for arguments that it has no compiled code for yet; the result is called with them."""
-        found = self.prepare()
-        for given, wanted in zip(args, self.args, strict=True):
-            if self.typingctx.can_convert(self.typeof_pyval(given), wanted) is None:
-                raise TypeError(f"{self.__name__}: got {self.typeof_pyval(given)}, takes {wanted}")
-        return found.entry_point
 
-    def get_call_template(self, args: Any, kws: Any) -> Any:
-        """What Numba asks for when another kernel calls this one."""
-        self.prepare()
-        return super().get_call_template(args, kws)
+@extending.typeof_impl.register(Kernel)
+def _type_of(kernel: Kernel, context: Any) -> types.Type:
+    """What Numba asks for when another compiled function names a kernel."""
+    return types.Dispatcher(kernel.prepare())
+
+
+@functools.cache
+def _warn_of_what_is_missing() -> None:
+    warnings.warn(
+        f"Numba {numba.__version__} is not one that xnor_ref was tried with: {private.MISSING}; "
+        "kernels compute the same, but are compiled anew at every start",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -12,7 +12,6 @@ end of a sum, where x has less than 64 bytes left, zeros take their place, and t
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from xnor_ref.kernels.basics.memory import LINE
 from xnor_ref.kernels.microkernels.ir import (
@@ -20,6 +19,7 @@ from xnor_ref.kernels.microkernels.ir import (
     I32,
     I64,
     const,
+    declared,
     first_lanes,
     intrinsic,
     load,
@@ -42,7 +42,7 @@ def instruct(b, name: str, *operands) -> None:
     """An instruction of AMX; Python numbers are registers."""
     operands = tuple(ir.Constant(I8, one) if isinstance(one, int) else one for one in operands)
     signature = ir.FunctionType(ir.VoidType(), [one.type for one in operands])
-    b.call(cgutils.get_or_insert_function(b.module, signature, f"llvm.x86.{name}"), operands)
+    b.call(declared(b, signature, f"llvm.x86.{name}"), operands)
 
 
 def move(b, name: str, register: int, address, stride) -> None:
@@ -271,7 +271,7 @@ def _gather(b, n, x, x_input, offsets, left, steps, to) -> None:
         mask = first_lanes(b, left, GROUPS)
         apart = masked_load(b, offsets, vector(I64, GROUPS), mask)
         signature = ir.FunctionType(kind, [pointers, I32, mask.type, kind])
-        gather = cgutils.get_or_insert_function(b.module, signature, f"llvm.masked.gather.v{GROUPS}i32.v{GROUPS}p0")
+        gather = declared(b, signature, f"llvm.masked.gather.v{GROUPS}i32.v{GROUPS}p0")
 
         def one(values):
             x, to = values

@@ -8,7 +8,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import extending, types
-from numba.core import cgutils
 
 from xnor_ref.kernels.basics.target import Target, target
 
@@ -33,6 +32,11 @@ def vector(element: ir.Type, lanes: int = LANES) -> ir.VectorType:
     return ir.VectorType(element, lanes)
 
 
+def declared(b: ir.IRBuilder, signature: ir.FunctionType, name: str) -> ir.Function:
+    """A function that LLVM or another library defines."""
+    return b.module.globals.get(name) or ir.Function(b.module, signature, name)
+
+
 def load(b: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
     """Read a scalar or a vector, which need not be aligned."""
     return b.load(b.inttoptr(address, kind.as_pointer()), align=4)
@@ -43,7 +47,7 @@ def masked_load(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, mask: i
     pointer = kind.as_pointer()
     signature = ir.FunctionType(kind, [pointer, I32, mask.type, kind])
     name = f"llvm.masked.load.v{kind.count}{_SUFFIXES[kind.element]}.p0"
-    read = cgutils.get_or_insert_function(b.module, signature, name)
+    read = declared(b, signature, name)
     return b.call(read, [b.inttoptr(address, pointer), ir.Constant(I32, 4), mask, ir.Constant(kind, None)])
 
 
@@ -97,7 +101,7 @@ def instruction(b: ir.IRBuilder, name: str, kind: ir.VectorType, *operands: ir.V
     """An operation that LLVM offers as a function of vectors of one type, such as ctpop or fma."""
     signature = ir.FunctionType(kind, [kind] * len(operands))
     return b.call(
-        cgutils.get_or_insert_function(b.module, signature, f"llvm.{name}.v{kind.count}{_SUFFIXES[kind.element]}"),
+        declared(b, signature, f"llvm.{name}.v{kind.count}{_SUFFIXES[kind.element]}"),
         operands,
     )
 

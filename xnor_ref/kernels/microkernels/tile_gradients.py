@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from xnor_ref.kernels.basics.target import multiplies_bytes, multiplies_tiles
 from xnor_ref.kernels.microkernels import amx, tile
@@ -30,6 +29,7 @@ from xnor_ref.kernels.microkernels.ir import (
     LANES,
     TARGET,
     const,
+    declared,
     intrinsic,
     load,
     repeat,
@@ -46,7 +46,7 @@ def _dot_bytes(b, total, x, w):
     if multiplies_bytes():
         kind = vector(I32)
         signature = ir.FunctionType(kind, [kind] * 3)
-        return b.call(cgutils.get_or_insert_function(b.module, signature, _BYTES), [total, x, w])
+        return b.call(declared(b, signature, _BYTES), [total, x, w])
     octets, wide = vector(I8, 4 * LANES), vector(I32, 4 * LANES)  # never fast, but right on any processor
     products = b.mul(b.zext(b.bitcast(x, octets), wide), b.sext(b.bitcast(w, octets), wide))
     nothing = ir.Constant(wide, ir.Undefined)
