@@ -1,10 +1,12 @@
 """The shape of the code: imports point one way, importing is cheap, nothing is unpickled, no file outgrows its room."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,41 @@ def test_no_folder_has_too_many_files():
     folders = {path.parent for path in [*SOURCES, *(REPOSITORY / "tests").rglob("*.py")]}
     counts = {folder: sum(path.name != "__init__.py" for path in folder.glob("*.py")) for folder in folders}
     assert {str(folder): count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+PUBLIC = {"numba", "numba.config", "numba.extending", "numba.types", "llvmlite", "llvmlite.binding", "llvmlite.ir"}
+UNSEEN = {"jitclass", "overload", "overload_attribute", "overload_method", "register_jitable", "vectorize"}
+
+
+def holder_of(name: str) -> str:
+    """The module in which the dotted name of a module or of a value in it is looked up."""
+    with suppress(ImportError):
+        importlib.import_module(name)
+        return name
+    return holder_of(name.rpartition(".")[0])
+
+
+def private_parts(source: str) -> set[str]:
+    """What a file uses of Numba and llvmlite that is private, or that a kernel's stamp cannot follow."""
+    attributes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    used = {*imported_modules(source), *map(ast.unparse, attributes)}
+    libraries = {name for name in used if name.partition(".")[0] in ("numba", "llvmlite")}
+    unseen = {node.attr for node in attributes} | {name.rpartition(".")[2] for name in libraries}
+    return {name for name in libraries if {name, holder_of(name)}.isdisjoint(PUBLIC)} | unseen & UNSEEN
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_one_file_uses_private_parts_of_numba(path):
+    found = private_parts(path.read_text())
+    assert bool(found) == (path.name == "numba_private.py"), found
+
+
+def test_a_private_part_of_numba_is_seen():
+    for private in ("from numba.core import cgutils", "from numba import core", "import numba.np", "numba.core.types"):
+        assert private_parts(private)
+    for unseen in ("from numba.extending import overload", "extending.overload(f)", "numba.vectorize"):
+        assert private_parts(unseen)
+    assert not private_parts("from numba import float32, types\nfrom numba.extending import intrinsic\nnumba.njit(f)")
 
 
 PICKLE = re.compile(r"\b(import pickle|from pickle|allow_pickle\s*=\s*True|\beval\(|\bexec\()")
