@@ -1,6 +1,8 @@
-"""Run the commands of README.md and docs/ in a scratch folder, shortened, as CI does: `python tests/run_docs.py`.
+"""Run the commands of the documents in a scratch folder, shortened, as CI does: `python tests/run_docs.py`.
 
 Every line of a `sh` block that starts with `python cli.py` is run, in order. Training is cut down by more options.
+Of CONTRIBUTING.md the other lines are run too, but for those that CI runs itself: `cmp` beside the runs, the rest in
+the repository.
 A command on real images runs where XNOR_REF_TEST_DATA names them; elsewhere it must fail with exit code 3.
 `--download` is not run: its option is checked by the parser only, and the download itself by the tests.
 """
@@ -18,6 +20,7 @@ SHORT = {
     "shapes": ["--epochs", "1", "--train-size", "200", "--val-size", "60"],
     "other": ["--epochs", "1", "--limit-train", "128", "--limit-val", "64", "--batch-size", "32"],
 }
+RUN_BY_CI = ("python3 -m venv", "pip install", "pre-commit", ".ci/run")
 DEFAULT_RUN = "runs/shapes-shapes-net-xnor-0"  # which takes a minute to make; README's quicker one will do
 
 
@@ -27,10 +30,15 @@ def find_real_data() -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def shell_lines(text: str) -> list[str]:
+    """The lines of the `sh` blocks of a Markdown text."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
 def documented_commands(text: str) -> list[list[str]]:
     """The arguments of each `python cli.py` line in the `sh` blocks of a Markdown text."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("python cli.py ")]
+    lines = [line for line in shell_lines(text) if line.startswith("python cli.py ")]
     return [shlex.split(line, comments=True)[2:] for line in lines]
 
 
@@ -71,26 +79,40 @@ def make_folder_of_photos(folder: Path) -> None:
                 Image.new("RGB", (80, 64), shade).save(folder / split / name / f"{index}.png")
 
 
+def lines_to_run(path: Path) -> list[str]:
+    """The commands of a document that are run."""
+    own = path.name == "CONTRIBUTING.md"
+    return [
+        line
+        for line in shell_lines(path.read_text())
+        if "--download" not in line and (line.startswith("python cli.py ") or (own and not line.startswith(RUN_BY_CI)))
+    ]
+
+
+def run_line(line: str, scratch: Path, data: Path | None) -> bool:
+    """Run a command of a document and print how it ended; returns whether it ended as it should."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command, expected, folder = ["bash", "-c", line], 0, scratch if line.startswith("cmp ") else REPOSITORY
+    if line.startswith("python cli.py "):
+        arguments, expected = prepared(shlex.split(line, comments=True)[2:], scratch, data)
+        command, folder = [sys.executable, str(REPOSITORY / "cli.py"), *arguments], scratch
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    good = run.returncode == expected
+    print("ok  " if good else "FAIL", run.returncode, shlex.join(command[2:]), flush=True)
+    if not good:
+        print(run.stdout, run.stderr)
+    return good
+
+
 def main() -> int:
     data = find_real_data()
-    failed = 0
+    documents = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_folder_of_photos(scratch / "photos")
-        documents = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-        for arguments in [command for path in documents for command in documented_commands(path.read_text())]:
-            if "--download" in arguments:
-                continue
-            command, expected = prepared(arguments, scratch, data)
-            run = subprocess.run(
-                [sys.executable, str(REPOSITORY / "cli.py"), *command], cwd=scratch, capture_output=True, text=True
-            )
-            good = run.returncode == expected
-            failed += not good
-            print("ok  " if good else "FAIL", run.returncode, shlex.join(command), flush=True)
-            if not good:
-                print(run.stdout, run.stderr)
-    return 1 if failed else 0
+        lines = dict.fromkeys(line.split("  #")[0].rstrip() for path in documents for line in lines_to_run(path))
+        ended = [run_line(line, scratch, data) for line in lines]  # each once
+    return 0 if all(ended) else 1
 
 
 if __name__ == "__main__":
