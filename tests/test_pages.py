@@ -12,6 +12,7 @@ from xnor_ref.kernels.basics.rungs import has_vectors
 PACKAGE = REPOSITORY / "xnor_ref"
 PAGES = sorted(PACKAGE.rglob("*.md"))
 ROOM_PAGES = [path for path in PAGES if path.name == "README.md"]
+ARROWS = arrows({module: path.read_text() for module, path in MODULES.items()})
 NEEDS_VECTORS = "<!-- examples: vectors -->"
 
 
@@ -52,6 +53,20 @@ def test_the_examples_of_a_page_give_what_they_show(page):
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
+@pytest.mark.parametrize("page", ROOM_PAGES, ids=name_of)
+def test_a_room_imports_only_what_its_page_says(page):
+    (section,) = re.findall(r"^## What it may import\n\n(.+?)(?:\n\n|\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
+    if section.lower().startswith("everything") or "everything below" in section:
+        return
+    told = set(re.findall(r"`([\w.]+)`", section))
+    own = "xnor_ref." + name_of(page.parent).replace("/", ".")
+    for module, targets in ARROWS.items():
+        for target in targets if f"{module}.".startswith(f"{own}.") else ():
+            room, *inner = target.split(".")[1:]
+            names = {room, f"{room}.{inner[0]}", ".".join([room, *inner]), inner[0]} if inner else {room}
+            assert f"{target}.".startswith(f"{own}.") or names & told, f"{module} imports {target}"
+
+
 def test_every_room_has_a_page():
     rooms = {path.parent for place in ("*", "kernels/*") for path in PACKAGE.glob(f"{place}/__init__.py")}
     assert {name_of(room) for room in rooms if not (room / "README.md").exists()} <= {"training", "kernels/compiling"}
@@ -79,7 +94,7 @@ def test_the_arrows_between_rooms_are_those_of_the_imports():
     lines = re.findall(r"^(\w+) +─► (.*)$", (REPOSITORY / "docs" / "architecture.md").read_text(), re.MULTILINE)
     told = {room: set(re.findall(r"\w+", text)) | {"storage", "errors"} for room, text in lines}
     assert list(told) == [room for room in ROOMS if room not in ("__main__", "storage", "errors")]
-    for module, targets in arrows({module: path.read_text() for module, path in MODULES.items()}).items():
+    for module, targets in ARROWS.items():
         room = room_of(module)
         if room not in told or "everything" in told[room]:
             continue
