@@ -102,6 +102,13 @@ def test_the_arrows_between_rooms_are_those_of_the_imports():
         assert {room_of(target) for target in targets} <= {room, *told[room], *below}, module
 
 
+def test_files_that_a_docstring_names_are_there():
+    for path in MODULES.values():
+        roots = path.parent, path.parent.parent, PACKAGE, REPOSITORY
+        named = [name for name in named_paths(path.read_text()) if name.endswith(".py")]
+        assert [name for name in named if not any((root / name).exists() for root in roots)] == [], path
+
+
 def test_a_name_that_is_not_there_is_seen():
     assert named_paths("`a.py` and `b/c.py` in `b/`, b.c") == ["a.py", "b/c.py", "b/"]
     assert is_defined("f", "def f(x):") and is_defined("A", "class A:") and is_defined("x", "x: int = 1")

@@ -1,4 +1,4 @@
-"""Known answers of the kernels of `gradients.py` and `gradient_layout.py`; `selftest` says what for."""
+"""Known answers of `training/gradients.py` and `training/gradient_layout.py`; `selftest` says what for."""
 
 from itertools import pairwise
 

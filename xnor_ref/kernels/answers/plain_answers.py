@@ -1,4 +1,4 @@
-"""Known answers of the kernels of `plain.py`; `selftest` says what for."""
+"""Known answers of the kernels of `readable/plain.py`; `selftest` says what for."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Known answers of the kernels of `simd.py`, `signs.py` and `nhwc.py`; `selftest` says what for."""
+"""Known answers of `vectors/simd.py`, `vectors/signs.py` and `vectors/nhwc.py`; `selftest` says what for."""
 
 import numpy as np
 

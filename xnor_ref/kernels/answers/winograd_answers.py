@@ -1,4 +1,4 @@
-"""Known answers of the kernels of `winograd.py`; `selftest` says what for."""
+"""Known answers of the kernels of `training/winograd.py`; `selftest` says what for."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Sums in explicit vector code: two over rows of channels, the inner loops of `nhwc_norm`, and one over a filter."""
+"""Sums in explicit vector code: two over rows of channels, the inner loops of `batch_norm`, and one over a filter."""
 
 from llvmlite import ir
 from numba import types

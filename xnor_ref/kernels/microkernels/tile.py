@@ -1,8 +1,8 @@
 """Micro-kernels in explicit vector code: a tile of outputs held in registers, for the SIMD rung.
 
-Compilers stop well below what a processor can do on the loops of `plain.py`, so here the inner loop is written out in
-LLVM's vector language, through one Numba intrinsic for each kernel. A tile is `pixels` neighbouring outputs times V
-vectors of output channels; with 4 pixels and 4 vectors of 16 lanes, 16 accumulators:
+Compilers stop well below what a processor can do on the loops of `readable/plain.py`. So here the inner loop is written
+in LLVM's vector language, through one Numba intrinsic for each kernel. A tile is `pixels` neighbouring outputs times V
+vectors of output channels; with 4 pixels and 4 vectors of 16 lanes, it has 16 accumulators:
 
                           weights of one step k: V vectors, a lane for each output channel
                           |  w0 (16)  |  w1 (16)  |  w2 (16)  |  w3 (16)  |

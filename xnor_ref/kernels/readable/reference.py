@@ -1,6 +1,6 @@
 """NumPy rung: the slow and obvious definition of every binary kernel.
 
-Same signatures and, bit for bit, the same results as `plain.py`. Nothing here is validated: `binary_ops.py` does
+Same signatures and, bit for bit, the same results as `plain.py`. Nothing here is validated: `ops/binary_ops.py` does
 that. Arrays are C-contiguous; words are uint64 with zero tail bits.
 """
 

@@ -1,4 +1,4 @@
-"""Sums of columns with the signs of packed weights, in compiled loops: the twin of `_reference` in `sign_sums.py`.
+"""Sums of columns with the signs of packed weights, in compiled loops: the twin of `_reference` in `ops/sign_sums.py`.
 
 Nothing is multiplied: a sign decides whether a number is added or subtracted.
 """

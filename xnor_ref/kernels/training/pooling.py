@@ -229,7 +229,7 @@ def max_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, threads: int | 
 def norm_relu_pool(
     x: Real, scale: Real, shift: Real, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None
 ) -> tuple[Real, Winner]:
-    """`max_pool` of max(x*scale + shift, 0), as `nhwc_norm.norm_relu` has it; at most 255 taps.
+    """`max_pool` of max(x*scale + shift, 0), as `batch_norm.norm_relu` has it; at most 255 taps.
 
     The winner is `NOBODY` where the maximum is 0, so that the gradient needs the winners only.
     """
@@ -266,7 +266,7 @@ def norm_relu_pool_gradient(
 ) -> tuple[norm.Write, Real, Real]:
     """Gradient of `norm_relu_pool` with BatchNorm in training mode: a function that computes rows, dgamma and dbeta.
 
-    As `nhwc_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima; what the function
+    As `batch_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima; what the function
     computes must be whole rows of images.
     """
     sums = norm.GradientSums(x, scale, shift, mean, False)  # the winners have told whom the gradient reaches

@@ -1,4 +1,4 @@
-"""SIMD rung: convolution by the micro-kernels of `tile.py`, planned once and run many times.
+"""SIMD rung: convolution by the micro-kernels of `microkernels/tile.py`, planned once and run many times.
 
 `SignConv` (and `RealConv`, for the layers that stay real) lays out the weights and works out the geometry; after that a
 call is one compiled loop over rows of outputs.
@@ -11,7 +11,7 @@ What makes it fast beyond the tile:
   overlap the border, and padding with +1 or -1 only changes its entries;
 - a block of output channels at a time: its weights stay in the nearest caches while the whole image passes.
 
-Compiled when imported; import this module only when it is needed.
+Imports Numba; import this module only when it is needed.
 """
 
 from functools import lru_cache
@@ -39,7 +39,7 @@ GROUP = 128  # pixels that are computed before they are turned into planes
 _NOTHING = np.zeros(0, np.uint32)
 SHARED = 80e6  # picoseconds of work that a second thread helps with
 MAX_TABLE = 1 << 20  # entries of a border table
-INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `tile.py`
+INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `microkernels/tile.py`
 
 # Entries of a geometry, addresses and strides in bytes.
 (

@@ -4,7 +4,7 @@ The paper (ICCV 2023, pp. 6091-6100) has a learning algorithm that lowers the to
 trees; what stands here is a reconstruction from the paper's abstract. Before every step each latent weight gets, in
 addition to the gradient of the task,
 
-    lambda(step) * rms_l * dP_l/dW            P_l of `compress.pull`, rms_l of the layer's own task gradient
+    lambda(step) * rms_l * dP_l/dW            P_l of `compress/pull.py`, rms_l of the layer's own task gradient
 
 rms_l is the root mean square over the layer, so that lambda says how hard the pull is against the task: the same number
 suits layers and networks of any size. What a filter is pulled to are its neighbours in the layer's minimum spanning
