@@ -69,6 +69,11 @@ def test_files_are_left_to_the_shell(words, monkeypatch, capfd):
     assert complete(words, monkeypatch, capfd) == [f"file,{words.split(' ')[-1]}"]
 
 
+def test_completion_runs_no_plugin(tmp_path, monkeypatch, capfd):
+    (tmp_path / "mine.py").write_text("raise SystemExit('run')")
+    assert "plain,off" in complete(f"train --plugin {tmp_path}/mine.py --weight-scale ", monkeypatch, capfd)
+
+
 def test_zsh_and_fish_show_what_a_command_does(monkeypatch, capfd):
     assert COMMANDS["verify"] in complete("ver", monkeypatch, capfd, "zsh")
     assert complete("ver", monkeypatch, capfd, "fish")[:2] == ["plain,verify\t" + COMMANDS["verify"]]

@@ -19,7 +19,7 @@ quiet_option = click.option("--quiet", is_flag=True, help="No progress, only the
 
 
 def _load_plugin(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
-    if path is not None:
+    if path is not None and not context.resilient_parsing:  # a shell that completes must run nothing
         from xnor_ref.training.settings import plugins
 
         plugins.load(path)
