@@ -37,7 +37,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "kernels": ("answers", "ops", "training", "vectors", "readable", "microkernels", "compiling", "basics"),
     "bench": ("training", "", "peers", "measuring"),
     "cli": ("commands", "bench", ""),
-    "training": ("", "callbacks", "storing", "settings"),
+    "training": ("", "callbacks", "fitting", "storing", "settings"),
 }
 MOST_FILES = 13  # of a folder, without its __init__.py
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -133,6 +133,21 @@ def test_an_upward_import_is_seen():
     assert found("xnor_ref.kernels.basics.layout", "xnor_ref.kernels.ops.planned") == ["xnor_ref.kernels.ops.planned"]
     assert found("xnor_ref.kernels.ops.planned", "xnor_ref.kernels.basics.layout") == []
     assert found("xnor_ref.bench.peers.naive", "xnor_ref.bench.compare") == ["xnor_ref.bench.compare"]
+
+
+SETTINGS_AS_A_WHOLE = re.compile(  # the door of training, what stores config.json, and what lies above
+    r"xnor_ref\.(cli\.|experiments\.|training\.(settings\.|job$|storing\.runs$))"
+)
+
+
+def test_only_the_door_of_training_knows_all_settings():
+    """Below, each file takes what it needs."""
+    importers = [m for m, path in MODULES.items() if CONFIG in imported_modules(path.read_text())]
+    assert len(importers) > 3 and [m for m in importers if not SETTINGS_AS_A_WHOLE.match(m)] == []
+    assert not SETTINGS_AS_A_WHOLE.match("xnor_ref.training.fitting.trainer")
+
+
+CONFIG = "xnor_ref.training.settings.config.TrainConfig"
 
 
 def test_every_sub_room_has_its_place():

@@ -13,6 +13,7 @@ from xnor_ref.cli import main, say
 from xnor_ref.kernels.basics import memory
 from xnor_ref.storage import load_tensors, save_tensors
 from xnor_ref.training import job
+from xnor_ref.training.fitting import evaluation
 
 
 @pytest.fixture(scope="module")
@@ -257,8 +258,8 @@ def test_numbers_that_overflow_exit_5(at_work):
 
 
 def test_a_disagreement_exits_6(at_work, monkeypatch):
-    real = job.packed_logits
-    monkeypatch.setattr(job, "packed_logits", lambda *arguments: -real(*arguments))
+    real = evaluation.packed_logits
+    monkeypatch.setattr(evaluation, "packed_logits", lambda *arguments: -real(*arguments))
     code, out, err = at_work("evaluate", "runs/done")
     assert code == 6 and "disagree on" in err and "top-1" in out and "note:" not in out
 
@@ -268,8 +269,8 @@ def test_logits_that_differ_without_changing_an_answer_are_pointed_out(at_work, 
     note = "note: the logits differ by up to 0.25, though no answer does"
     code, out, _ = at_work(*arguments, "--quiet")
     assert code == 0 and "note:" not in out
-    real = job.compare
-    monkeypatch.setattr(job, "compare", lambda a, b: dataclasses.replace(real(a, b), max_logit_difference=0.25))
+    real = evaluation.compare
+    monkeypatch.setattr(evaluation, "compare", lambda a, b: dataclasses.replace(real(a, b), max_logit_difference=0.25))
     arguments[-1] = arguments[-1].replace("new", "other")
     code, out, err = at_work(*arguments, "--quiet")
     assert code == 0 and note in out and err == ""

@@ -18,9 +18,9 @@ from xnor_ref.cli import main
 from xnor_ref.errors import InputError, ModelFileError, NonFiniteError
 from xnor_ref.experiments import catalogue, estimate, execute, plan, plot, report
 from xnor_ref.experiments.catalogue import EXPERIMENTS
-from xnor_ref.training.interrupt import Interrupted
+from xnor_ref.training.fitting.interrupt import Interrupted
+from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.job import load_data
-from xnor_ref.training.observer import Observer
 from xnor_ref.training.settings.config import FIELDS
 from xnor_ref.training.storing.runs import RunFolder
 

@@ -13,7 +13,8 @@ from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.compiling import ahead, jit
 from xnor_ref.kernels.compiling.cache import KernelFile
 from xnor_ref.nn.backend import multiplies_bytes
-from xnor_ref.training.ahead import _AFTER, compile_ahead, kernels_of
+from xnor_ref.training.ahead import _AFTER, kernels_of
+from xnor_ref.training.job import compile_steps, trains_in_bytes
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="nothing is compiled")
 vectors = pytest.mark.skipif(not has_vectors(), reason="layers are fused on processors with vectors only")
@@ -40,11 +41,15 @@ def stepped(self):
     if "--" not in names:
         names.append("--")
 jit.Kernel._loaded_or_compiled, Adam.step = taken, stepped
-job.compile_ahead = lambda config: False
+job.compile_steps = lambda config: False
 config = tiny_config(Path(sys.argv[1]), epochs=1, model_options={}, **eval(sys.argv[2]))
 job.train_run(config, out=Path(sys.argv[1]) / "run")
 print(*names)
 """
+
+
+def listed_for(config):
+    return kernels_of(config.method, config.options_of("method"), config.optimizer, trains_in_bytes(config))
 
 
 def recorded(folder, **settings):
@@ -60,7 +65,7 @@ def recorded(folder, **settings):
 @pytest.mark.parametrize("settings", [{}, {"backward": "fp32"}, {"method": "bwn"}], ids=str)
 def test_the_list_is_what_a_step_takes_in_its_order(tmp_path, settings):
     step, later = recorded(tmp_path, **settings)
-    listed = kernels_of(tiny_config(tmp_path, **settings))
+    listed = listed_for(tiny_config(tmp_path, **settings))
     assert set(step) - set(listed) <= {"xnor_ref.kernels.vectors.simd:_to_planes"}
     assert set(listed) <= set(step)
     order = [name for name in listed if name in step]
@@ -71,7 +76,7 @@ def test_the_list_is_what_a_step_takes_in_its_order(tmp_path, settings):
 
 def test_every_name_is_a_kernel(tmp_path):
     for settings in ({}, {"backward": "fp32"}, {"method": "full"}):
-        for name in (*kernels_of(tiny_config(tmp_path, **settings)), *_AFTER):
+        for name in (*listed_for(tiny_config(tmp_path, **settings)), *_AFTER):
             assert isinstance(ahead._kernel(name), jit.Kernel)
 
 
@@ -88,7 +93,7 @@ def test_nothing_is_started_without_need(tmp_path, monkeypatch):
     from xnor_ref.kernels.basics.rungs import reference_only
 
     with reference_only():
-        assert not compile_ahead(config)
+        assert not compile_steps(config)
 
 
 SLOW = """
@@ -175,7 +180,7 @@ def test_nothing_more_is_compiled_for_a_process_that_is_gone(monkeypatch):
 )
 @vectors
 def test_the_box_means_are_compiled_where_there_is_a_k(tmp_path, settings, has_k):
-    listed = kernels_of(tiny_config(tmp_path, **settings))
+    listed = listed_for(tiny_config(tmp_path, **settings))
     assert ("xnor_ref.kernels.readable.plain:box_means" in listed) == has_k
 
 

@@ -16,8 +16,8 @@ from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.nn import backend
 from xnor_ref.nn.backend import backward_in, binary_backend
 from xnor_ref.nn.methods import METHODS
+from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.job import train_run
-from xnor_ref.training.observer import Observer
 
 if not has_vectors():
     pytest.skip("layers are fused where compiled vector code runs", allow_module_level=True)

@@ -10,7 +10,7 @@ from tests.training.training_samples import tiny_config
 from xnor_ref import models, optim
 from xnor_ref.errors import InputError, ModelFileError, NonFiniteError, OutputError
 from xnor_ref.training.storing import runs
-from xnor_ref.training.storing.checkpoint import BEST, CheckpointFolder, MismatchError, Position, read, split_state
+from xnor_ref.training.storing.checkpoint import BEST, CheckpointFolder, MismatchError, Position, read, state_of
 from xnor_ref.training.storing.runs import RunFolder, find_run, new_run
 
 IDENTITY = {"config": {"lr": 0.1, "seed": 0}, "data": {"sha256": "ab"}}
@@ -30,7 +30,7 @@ def test_saves_the_same_bytes_and_reads_them_back(tmp_path, network):
     assert a.read_bytes() == b.read_bytes()
     tensors, metadata = read(a, IDENTITY)
     assert metadata["position"] == position
-    of_model, of_optimizer = split_state(tensors)
+    of_model, of_optimizer = (state_of(tensors, prefix) for prefix in ("model.", "optimizer."))
     assert of_model.keys() == model.state_dict().keys() and of_optimizer.keys() == optimizer.state_dict().keys()
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(of_model[name], array)
@@ -92,9 +92,9 @@ def test_a_folder_that_cannot_be_made(tmp_path, network):
     with pytest.raises(OutputError, match="cannot make the folder"):
         CheckpointFolder(tmp_path / "file" / "x", IDENTITY).save(*network, Position(), 1)
     with pytest.raises(OutputError, match="cannot make the run folder"):
-        new_run(tiny_config(tmp_path), tmp_path / "file" / "x")
+        new_run("name", tmp_path / "file" / "x")
     with pytest.raises(OutputError, match="cannot make the run folder"):
-        new_run(tiny_config(tmp_path), tmp_path / "file")
+        new_run("name", tmp_path / "file")
 
 
 def make_run(folder, config, age=0):
@@ -109,17 +109,16 @@ def make_run(folder, config, age=0):
 
 def test_new_runs_get_names_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = tiny_config(tmp_path)
-    assert [str(new_run(config, None).path) for _ in range(3)] == [
-        "runs/shapes-shapes-net-xnor-0",
-        "runs/shapes-shapes-net-xnor-0-2",
-        "runs/shapes-shapes-net-xnor-0-3",
+    assert [str(new_run("shapes-net-0", None).path) for _ in range(3)] == [
+        "runs/shapes-net-0",
+        "runs/shapes-net-0-2",
+        "runs/shapes-net-0-3",
     ]
     (tmp_path / "mine").mkdir()
-    assert new_run(config, tmp_path / "mine").path == tmp_path / "mine"
+    assert new_run("shapes-net-0", tmp_path / "mine").path == tmp_path / "mine"
     (tmp_path / "mine" / "x").write_text("")
     with pytest.raises(InputError, match=r"--out .* is not empty: it holds no run"):
-        new_run(config, tmp_path / "mine")
+        new_run("shapes-net-0", tmp_path / "mine")
 
 
 def test_resume_auto_finds_the_newest_run_that_agrees(tmp_path, monkeypatch):

@@ -13,12 +13,15 @@ from xnor_ref import models
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError, OutputError
 from xnor_ref.nn import backend
 from xnor_ref.packed import load_packed
-from xnor_ref.training import job, loop
-from xnor_ref.training.evaluation import compare, score
+from xnor_ref.training import export, job
+from xnor_ref.training.callbacks import finite, progress
 from xnor_ref.training.export import export_run
-from xnor_ref.training.interrupt import Interrupted
+from xnor_ref.training.fitting import evaluation
+from xnor_ref.training.fitting.evaluation import compare, score
+from xnor_ref.training.fitting.interrupt import Interrupted
+from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.job import train_run
-from xnor_ref.training.observer import Observer
+from xnor_ref.training.report import finished_report
 from xnor_ref.training.storing import environment
 from xnor_ref.training.storing.checkpoint import BEST
 from xnor_ref.training.storing.runs import RunFolder, check_free, find_run, is_empty
@@ -232,14 +235,14 @@ def test_a_nan_is_caught_and_the_last_checkpoint_kept(finished, data_dir, tmp_pa
 
     monkeypatch.setattr(models, "build", poisoned)
     if where == "gradient":
-        real_check = loop.check_gradients
+        real_check = finite.FiniteCheck.after_backward
 
-        def check(model, step):
-            if step == 5:
-                dict(model.named_parameters())["block1.conv.weight"].grad[0, 0, 0, 0] = np.nan
-            real_check(model, step)
+        def check(self, trainer, step):
+            if step.number == 5:
+                dict(trainer.model.named_parameters())["block1.conv.weight"].grad[0, 0, 0, 0] = np.nan
+            real_check(self, trainer, step)
 
-        monkeypatch.setattr(loop, "check_gradients", check)
+        monkeypatch.setattr(finite.FiniteCheck, "after_backward", check)
     names = {
         "loss": r"step 6: the loss is nan",
         "gradient": r"step 6: the gradient of block1\.conv\.weight \(8, 4, 3, 3\)",
@@ -256,20 +259,20 @@ def test_a_nan_is_caught_and_the_last_checkpoint_kept(finished, data_dir, tmp_pa
 def test_the_layer_that_overflows_first_is_found():
     model = models.build("shapes-net", image_size=16, in_channels=3, num_classes=2, width=2)
     x = np.ones((2, 3, 16, 16), np.float32)
-    assert loop.first_non_finite(model, x) == "all activations are finite"
+    assert finite.first_non_finite(model, x) == "all activations are finite"
     parameters = dict(model.named_parameters())
     parameters["last.bn.weight"].data[:] = 3e38
     parameters["last.bn.bias"].data[:] = 3e38
     with np.errstate(over="ignore", invalid="ignore"):
-        assert "last.bn (BatchNorm2d)" in loop.first_non_finite(model, x)
+        assert "last.bn (BatchNorm2d)" in finite.first_non_finite(model, x)
     parameters["stem.conv.weight"].data[0, 0, 0, 0] = np.nan
-    assert "stem.conv.weight" in loop.first_non_finite(model, x)
+    assert "stem.conv.weight" in finite.first_non_finite(model, x)
     assert not any("forward" in vars(module) for _, module in model.named_modules())
 
 
 def test_disagreement_ends_the_job(finished, data_dir, tmp_path, monkeypatch):
-    real = job.packed_logits
-    monkeypatch.setattr(job, "packed_logits", lambda *arguments: -real(*arguments))
+    real = evaluation.packed_logits
+    monkeypatch.setattr(evaluation, "packed_logits", lambda *arguments: -real(*arguments))
     with pytest.raises(EquivalenceError, match=r"disagree on \d+ of 24 images"):
         train_run(tiny_config(data_dir, epochs=1), out=tmp_path)
     assert not (tmp_path / "report.json").exists()
@@ -366,8 +369,6 @@ def test_export(finished, tmp_path):
 
 
 def test_export_notices_a_file_that_answers_otherwise(finished, tmp_path, monkeypatch):
-    from xnor_ref.training import export
-
     real = export.load_packed
 
     def altered(path):
@@ -444,7 +445,7 @@ def test_json_that_is_nested_too_deep_is_damaged(tmp_path, text):
         path.write_bytes(text)
     with pytest.raises(ModelFileError, match=r"config\.json is damaged"):
         folder.config()
-    assert job.finished_report(folder) is None and folder.metrics() == []
+    assert finished_report(folder) is None and folder.metrics() == []
     assert environment.changes(folder.env_path, {}) == ""
 
 
@@ -466,9 +467,9 @@ def test_the_schedule_takes_its_options(data_dir, tmp_path, options, rates):
     [(2, "of epoch 3, without validation; saved"), (6, "of epoch 3; saved")],  # in the first and the second epoch
 )
 def test_a_long_run_says_how_long_and_how_to_go_on(data_dir, tmp_path, monkeypatch, trial, stated):
-    monkeypatch.setattr(loop, "TRIAL", trial)
+    monkeypatch.setattr(progress, "TRIAL", trial)
     for name, seconds in (("short", 1e6), ("long", 0)):
-        monkeypatch.setattr(loop, "LONG", seconds)
+        monkeypatch.setattr(progress, "LONG", seconds)
         observer = StopAfter(0)
         train_run(tiny_config(data_dir), out=tmp_path / name, observer=observer)
         told = [note for note in observer.notes if f"minutes to the end {stated}" in note and "--resume auto" in note]
@@ -506,7 +507,7 @@ def test_the_time_left_is_that_of_the_whole_run_also_after_resuming(data_dir, tm
         def epoch(self, line):
             self.epochs.append(round(line["seconds_left"], 6))
 
-    class SecondPerStep(loop.Pace):
+    class SecondPerStep(progress.Pace):
         def step(self, seconds):
             super().step(1.0)
 
@@ -514,7 +515,7 @@ def test_the_time_left_is_that_of_the_whole_run_also_after_resuming(data_dir, tm
             self.validation = self.validation and 10.0
             return super().figures(position)
 
-    monkeypatch.setattr(loop, "Pace", SecondPerStep)
+    monkeypatch.setattr(progress, "Pace", SecondPerStep)
     first, second = Left(6), Left(0)
     with pytest.raises(Interrupted):
         train_run(tiny_config(data_dir), out=tmp_path, observer=first)
@@ -539,7 +540,7 @@ def test_the_arithmetic_of_a_run_is_recorded_and_a_change_pointed_out(finished, 
     assert (here["vectors"], here["binary_gradients"]) == ("none", "fp32")
     monkeypatch.setattr(backend, "multiplies_bytes", lambda: True)
     for more, found in (({"backward": "int8"}, "int8"), ({}, "int8"), ({"k_grad": True}, "fp32")):
-        assert environment.describe(dataclasses.replace(config, **more))["binary_gradients"] == found
+        assert job.trains_in_bytes(dataclasses.replace(config, **more)) == (found == "int8")
     assert "binary_gradients" not in environment.describe()
     now = {**before, "vectors": "AVX9", "binary_gradients": "int4"}
     changed = environment.changes(out / "env.json", now)

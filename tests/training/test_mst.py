@@ -2,6 +2,7 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,10 @@ from xnor_ref.cli.progress import Progress
 from xnor_ref.compress import pull, tree
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.basics.layout import unpack_bits
-from xnor_ref.training.callbacks.mst import MstPull, make_regularizer
 from xnor_ref.training.export import export_run
-from xnor_ref.training.interrupt import Interrupted
-from xnor_ref.training.job import train_run
-from xnor_ref.training.observer import Observer
+from xnor_ref.training.fitting.interrupt import Interrupted
+from xnor_ref.training.fitting.observer import Observer
+from xnor_ref.training.job import make_callbacks, train_run
 from xnor_ref.training.storing.runs import RunFolder
 
 STEPS = 4  # of an epoch of the tiny job
@@ -38,8 +38,13 @@ def with_gradients(model, seed=0):
 
 def pulled(tmp_path, **settings):
     """(network, its pull) with a config of these settings."""
-    model = network()
-    return model, MstPull(model, tiny_config(tmp_path, **{"mst_lambda": 0.5, **settings}), STEPS)
+    model, config = network(), tiny_config(tmp_path, **{"mst_lambda": 0.5, **settings})
+    return model, make_callbacks(config, model, None, STEPS)[0]
+
+
+def add_gradients(made, number):
+    """What the pull does in the step of this number."""
+    made.after_backward(None, SimpleNamespace(number=number))
 
 
 # --- the gradient
@@ -110,7 +115,7 @@ def test_the_strength_follows_the_schedule(tmp_path):
 def test_gradients_of_binary_layers_alone_change_by_their_root_mean_square(tmp_path, kind):
     model, made = pulled(tmp_path, mst_pull=kind)
     before = with_gradients(model)
-    made.add_gradients(0)
+    add_gradients(made, 0)
     latent = {name for name, p in model.named_parameters() if p.latent}
     assert len(latent) == 3
     for name, parameter in model.named_parameters():
@@ -138,7 +143,7 @@ def test_trees_are_found_again_at_fixed_steps_only(tmp_path):
     found = []
     for step in range(8):
         with_gradients(model)
-        made.add_gradients(step)
+        add_gradients(made, step)
         found.append(made.state_dict().get("block3.conv.row"))
         for parameter in model.parameters():
             parameter.data[...] = rng.standard_normal(parameter.shape)
@@ -154,16 +159,16 @@ def test_filters_nearer_than_the_margin_are_let_go(tmp_path):
     weight[0, 0, 0, 0] *= -1  # one of 72 signs of the others: within the margin
     weight[1, :2] *= -1  # 18 of 72: beyond it
     with_gradients(model)
-    made.add_gradients(0)
+    add_gradients(made, 0)
     target = made.state_dict()["block2.conv.row"]
     assert target[1] >= 0 and (np.delete(target, 1) == -1).all()
-    assert made.figures()["mst_equal"] >= len(weight) - 3
+    assert made.figures(None)["mst_equal"] >= len(weight) - 3
 
 
 def test_the_figures_are_those_of_the_trees(tmp_path):
     model, made = pulled(tmp_path, mst_lambda=0)
     trees = [tree.build(tree.filter_rows(p.data), p.data[0].size) for _, p in model.named_parameters() if p.latent]
-    figures = made.figures()
+    figures = made.figures(None)
     assert figures["mst_distance"] == sum(t.total_distance for t in trees)
     assert figures["mst_depth"] == max(t.depth for t in trees)
     weights = sum(t.out_channels * t.n_bits for t in trees)
@@ -171,7 +176,7 @@ def test_the_figures_are_those_of_the_trees(tmp_path):
     assert figures["mst_penalty"] == 0 and figures["mst_equal"] == 0
     weight = dict(model.named_parameters())["block1.conv.weight"].data
     weight[3], weight[5] = weight[1], -weight[2]
-    assert made.figures()["mst_equal"] == 2
+    assert made.figures(None)["mst_equal"] == 2
 
 
 # --- runs
@@ -308,4 +313,4 @@ def test_a_centre_of_another_length_is_refused(tmp_path):
 
 
 def test_no_setting_no_pull(tmp_path):
-    assert make_regularizer(network(), tiny_config(tmp_path), STEPS) is None
+    assert make_callbacks(tiny_config(tmp_path), network(), None, STEPS) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xnor_ref.training.pace import FIRST, LAST, Pace
+from xnor_ref.training.callbacks.progress import FIRST, LAST, Pace
 from xnor_ref.training.storing.checkpoint import Position
 
 

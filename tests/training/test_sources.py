@@ -13,10 +13,12 @@ from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.basics.threads import get_threads, set_threads
 from xnor_ref.nn import cross_entropy, distillation
 from xnor_ref.packed import load_packed
-from xnor_ref.training.callbacks.sources import Teacher, load_network, make_teacher, start_from
-from xnor_ref.training.job import load_data, train_run
-from xnor_ref.training.observer import Observer
+from xnor_ref.training.callbacks.teacher import Teacher
+from xnor_ref.training.fitting.observer import Observer
+from xnor_ref.training.fitting.trainer import Step
+from xnor_ref.training.job import load_data, make_callbacks, train_run
 from xnor_ref.training.storing.checkpoint import read
+from xnor_ref.training.storing.sources import load_network, start_from
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +173,7 @@ def test_a_run_from_other_weights_and_with_a_teacher_is_resumed_to_the_same_byte
 def test_a_teacher_takes_part_in_the_loss(place, what):
     config = tiny_config(place / "data", teacher=str(place / what), distill_weight=0.25, temperature=3)
     data = load_data(config)
-    teacher = make_teacher(config, data)
+    (teacher,) = make_callbacks(config, None, data, steps=1)
     x = make_batch(data.val.images, np.arange(6), normalization_table(data.mean, data.std))
     if what.endswith("safetensors"):
         answers = load_packed(place / what).logits(x)
@@ -184,15 +186,17 @@ def test_a_teacher_takes_part_in_the_loss(place, what):
 
     student = np.random.default_rng(0).standard_normal((6, 12)).astype(np.float32)
     logits = Tensor(student, requires_grad=True)
-    mixed = teacher.mixed_loss(cross_entropy(logits, data.val.labels[:6]), logits, x)
-    mixed.backward()
+    step = Step(0, x, data.val.labels[:6])
+    step.logits, step.loss = logits, cross_entropy(logits, data.val.labels[:6])
+    teacher.after_forward(None, step)
+    step.loss.backward()
     parts = []
     for loss in (lambda z: cross_entropy(z, data.val.labels[:6]), lambda z: distillation(z, answers, 3.0)):
         z = Tensor(student, requires_grad=True)
         value = loss(z)
         value.backward()
         parts.append((float(value.data), z.grad))
-    assert float(mixed.data) == pytest.approx(0.75 * parts[0][0] + 0.25 * parts[1][0], rel=1e-5)
+    assert float(step.loss.data) == pytest.approx(0.75 * parts[0][0] + 0.25 * parts[1][0], rel=1e-5)
     np.testing.assert_allclose(logits.grad, 0.75 * parts[0][1] + 0.25 * parts[1][1], rtol=1e-4, atol=1e-6)
 
 

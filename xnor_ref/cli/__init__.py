@@ -73,7 +73,7 @@ def _run(arguments: list[str]) -> int:
 
 def _handle_sigterm():
     """Let SIGTERM raise as Ctrl-C does, so that everything is left in order; None where that is not possible."""
-    from xnor_ref.training.interrupt import Interrupted
+    from xnor_ref.training.fitting.interrupt import Interrupted
 
     def terminate(number, _frame):
         raise Interrupted(number)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from xnor_ref.cli.text import say
-from xnor_ref.training.observer import Observer
+from xnor_ref.training.fitting.observer import Observer
 
 _REDRAW_SECONDS = 0.1
 _PLAIN_SECONDS = 60  # between lines about an epoch, where there is no bar

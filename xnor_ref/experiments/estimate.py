@@ -10,9 +10,9 @@ from typing import Any
 from xnor_ref.datasets import Dataset
 from xnor_ref.experiments.execute import State, chosen_runs, work_left
 from xnor_ref.experiments.plan import Plan, Run
-from xnor_ref.training.interrupt import Interrupted
+from xnor_ref.training.fitting.interrupt import Interrupted
+from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.job import train_run
-from xnor_ref.training.observer import Observer
 from xnor_ref.training.storing.runs import RunFolder
 
 STEPS = 5  # of which the first is left out: it compiles kernels and makes buffers

@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from xnor_ref import models
 from xnor_ref.datasets import Dataset
 from xnor_ref.errors import InputError, ModelFileError, NonFiniteError, OutputError
 from xnor_ref.experiments import report
 from xnor_ref.experiments.plan import Plan, Run
-from xnor_ref.training.interrupt import Interrupted
-from xnor_ref.training.job import data_identity, finished_report, load_data, train_run
-from xnor_ref.training.loop import steps_per_epoch
-from xnor_ref.training.observer import Observer
+from xnor_ref.training.fitting.interrupt import Interrupted
+from xnor_ref.training.fitting.observer import Observer
+from xnor_ref.training.fitting.trainer import steps_per_epoch
+from xnor_ref.training.job import build_network, data_identity, load_data, train_run
+from xnor_ref.training.report import finished_report
 from xnor_ref.training.settings.config import differences
 from xnor_ref.training.storing.runs import RunFolder, is_empty
 
@@ -151,15 +151,8 @@ def _clashes(folder: Path, run: Run, data: dict[str, Any]) -> list[str]:
 
 
 def _require_network(run: Run, data: Dataset) -> None:
-    config = run.config
-    size = {"image_size": data.image_size, "in_channels": data.channels, "num_classes": data.num_classes}
     try:
-        models.build(
-            config.model,
-            **size,
-            method=config.method,
-            **models.combined(config.options_of("method"), config.model_options),
-        )
+        build_network(run.config, data)
     except InputError as error:
         raise InputError(f"row {run.row.name}: {error}") from None
 

@@ -12,8 +12,8 @@ from xnor_ref.experiments import mst
 from xnor_ref.experiments.catalogue import EXPERIMENTS
 from xnor_ref.experiments.plan import Plan, differing
 from xnor_ref.storage import write_atomically
-from xnor_ref.training.job import finished_report
-from xnor_ref.training.observer import Observer
+from xnor_ref.training.fitting.observer import Observer
+from xnor_ref.training.report import finished_report
 from xnor_ref.training.storing.float_file import load_float
 from xnor_ref.training.storing.runs import RunFolder
 

@@ -4,11 +4,11 @@ See `kernels.compiling.ahead`. A list that is too short or too long costs time a
 what steps really take.
 """
 
+from typing import Any
+
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.compiling import ahead
-from xnor_ref.nn import backend
 from xnor_ref.nn.methods import METHODS, options_of
-from xnor_ref.training.settings.config import TrainConfig
 
 # What for: binary inputs, their K, real ones, gradients in bytes, in floats, and in floats behind binary inputs.
 _BITS, _K, _REALS, _BYTES, _FLOATS, _BACK = "bits", "K", "reals", "bytes", "floats", "back"
@@ -65,22 +65,32 @@ _AFTER = tuple(
 )  # what the evaluation needs, the largest first
 
 
-def kernels_of(config: TrainConfig) -> list[str]:
-    """Names of the kernels, "module:name"; none where the fused layers are not taken."""
+def kernels_of(method: str, options: dict[str, Any], optimizer: str, in_bytes: bool) -> list[str]:
+    """Names of the kernels, "module:name"; none where the fused layers are not taken.
+
+    Parameters
+    ----------
+    method : str
+        Of `METHODS`.
+    options : dict
+        Of the method.
+    optimizer : str
+        Of `OPTIMIZERS`.
+    in_bytes : bool
+        Whether gradients of binary convolutions are multiplied in bytes.
+    """
     if not has_vectors():
         return []
-    method = METHODS[config.method]
-    kinds = {"", config.optimizer}
-    if method.on_bits:
-        in_bytes = config.has_gradients_of_signs and backend.in_bytes(config.backward)
+    kinds = {"", optimizer}
+    if METHODS[method].on_bits:
         kinds |= {_BITS} | ({_BYTES} if in_bytes else {_FLOATS, _BACK})
-        kinds |= {_K} if options_of(config.method, config.options_of("method")).input_scale.scales else set()
+        kinds |= {_K} if options_of(method, options).input_scale.scales else set()
     else:
         kinds |= {_REALS, _FLOATS}
     return [f"xnor_ref.{name}" for name, kind in _STEP if kind in kinds]
 
 
-def compile_ahead(config: TrainConfig) -> bool:
-    """Have another process compile what the steps of a run need; whether there was anything to do."""
-    names = kernels_of(config)
+def compile_ahead(method: str, options: dict[str, Any], optimizer: str, in_bytes: bool) -> bool:
+    """Have another process compile what steps will need; whether there was anything to do. See `kernels_of`."""
+    names = kernels_of(method, options, optimizer, in_bytes)
     return bool(names) and ahead.start(names, _AFTER)

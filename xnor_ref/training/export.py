@@ -5,16 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref import models
 from xnor_ref.datasets.batches import normalization_table
 from xnor_ref.errors import EquivalenceError, ModelFileError
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import load_packed
-from xnor_ref.training.evaluation import compare, float_logits
-from xnor_ref.training.job import freeze_model
-from xnor_ref.training.storing.checkpoint import BEST, CheckpointFolder, Position, read, split_state
-from xnor_ref.training.storing.float_file import rebuild
+from xnor_ref.training.fitting.evaluation import compare, float_logits, freeze_model
+from xnor_ref.training.storing.checkpoint import BEST, CheckpointFolder
 from xnor_ref.training.storing.runs import RunFolder
+from xnor_ref.training.storing.sources import load_checkpoint
 
 COMPARED = 16
 
@@ -40,7 +38,7 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
         if not newest:
             raise ModelFileError(f"the run in {run} has no checkpoint yet")
         path = newest[0]
-    model, about, position = load_network(path)
+    model, about, position = load_checkpoint(path)
     if which == "best" and position.epoch < config.epochs:
         about["training"] = {**about["training"], "stopped_after_epoch": position.epoch}
     freeze_model(model, about).save(target)
@@ -65,14 +63,3 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
         "images_compared": COMPARED,
         "max_logit_difference": agreement.max_logit_difference,
     }
-
-
-def load_network(path: Path) -> tuple[models.Network, dict[str, Any], Position]:
-    """(network, about, position) of a checkpoint. Raises ModelFileError."""
-    tensors, metadata = read(path)
-    model = rebuild(path, metadata, split_state(tensors)[0])
-    try:
-        about = dict(metadata["about"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: its description is damaged: {error!r}") from None
-    return model, about, metadata["position"]

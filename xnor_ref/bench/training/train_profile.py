@@ -158,7 +158,7 @@ TIMED = (
     Timed("pooling", _FLOAT, "global_avg_pool2d"),
     Timed("update", "xnor_ref.optim.optimizers", "Optimizer.step"),
     Timed("update", "xnor_ref.nn.layers.binary_layers", "BinaryLayer.after_step"),
-    Timed("update", "xnor_ref.training.loop", "check_gradients"),
+    Timed("update", "xnor_ref.training.callbacks.finite", "FiniteCheck.after_backward"),
     Timed("data", "xnor_ref.datasets.batches", "make_batch"),
 )
 

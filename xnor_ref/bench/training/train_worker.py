@@ -1,6 +1,6 @@
 """What trains in a process of its own for `bench train`: a network of ours, or its full-precision twin in torch.
 
-Ours takes the steps of `training/loop.py`, from uint8 images that it crops, flips and normalises itself. torch gets its
+Ours takes the steps of `Trainer`, from uint8 images that it crops, flips and normalises itself. torch gets its
 batch ready-made, in the layout that it computes in, and spends nothing on its input.
 """
 
@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref import models, nn, optim
-from xnor_ref.autodiff import Tensor
+from xnor_ref import models, optim
 from xnor_ref.bench.measuring.process import Unavailable, serve
 from xnor_ref.bench.measuring.timing import let_threads_sleep
 from xnor_ref.bench.peers import torch_twin
 from xnor_ref.bench.peers.baselines import import_torch
 from xnor_ref.bench.training import train_profile
-from xnor_ref.datasets import batches
+from xnor_ref.datasets import Dataset, Split, batches
 from xnor_ref.kernels.basics.threads import set_threads
 from xnor_ref.nn import backend
-from xnor_ref.training import loop
-from xnor_ref.training.ahead import compile_ahead
 from xnor_ref.training.allocator import keep_freed_memory
+from xnor_ref.training.callbacks.finite import FiniteCheck
+from xnor_ref.training.callbacks.projections import Projections
+from xnor_ref.training.fitting.trainer import Trainer
+from xnor_ref.training.job import compile_steps
 from xnor_ref.training.settings.resolve import resolve
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.23, 0.23)
@@ -46,8 +47,8 @@ def apply_backward(mode: str) -> None:
     _settings.enter_context(backend.backward_in("fp32" if mode == "reference" else mode))
 
 
-class Ours:
-    """A network of `models.build` and its optimiser, on random images: a few of its own, or the first in a file."""
+class Ours(Trainer):
+    """A trainer of a network of `models.build`, on random images: a few of its own, or the first in a file."""
 
     def __init__(
         self,
@@ -67,42 +68,40 @@ class Ours:
         keep_freed_memory()
         apply_backward(backward)
         if backward != "reference":
-            compile_ahead(resolve({"method": method, "optimizer": optimizer, "backward": backward, **options}))
-        self.images, self.labels = _data(4 * batch if images is None else images, size, classes, path)
-        self.order = batches.epoch_order(len(self.labels), 0, 0)
-        self.table = batches.normalization_table(MEAN, STD)
-        self.batch = batch
-        self.steps = 0
+            compile_steps(resolve({"method": method, "optimizer": optimizer, "backward": backward, **options}))
+        pixels, labels = _data(4 * batch if images is None else images, size, classes, path)
+        train, val = Split(pixels, labels), Split(pixels[:1], labels[:1])
+        data = Dataset("random", tuple(map(str, range(classes))), train, val, MEAN, STD, "")
         self.data_seconds = 0.0
         forget_peak()
         self.memory_before = resident()
-        self.model = models.build(
-            network, image_size=size, in_channels=3, num_classes=classes, method=method, **options
-        )
-        self.model.train()
+        model = models.build(network, image_size=size, in_channels=3, num_classes=classes, method=method, **options)
+        model.train()
         momentum: dict[str, Any] = {"momentum": 0.9} if optimizer == "sgd" else {}
-        self.optimizer = optim.OPTIMIZERS[optimizer](self.model.named_parameters(), RATES[optimizer], **momentum)
+        rate = RATES[optimizer]
+        super().__init__(
+            model,
+            data,
+            optim.OPTIMIZERS[optimizer](model.named_parameters(), rate, **momentum),
+            lambda step: rate,
+            epochs=1,
+            batch_size=batch,
+            augment=AUGMENT,
+            callbacks=[Projections(), FiniteCheck()],
+        )
+
+    def batch(self, epoch: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The batch of a step; its time is part of `data_seconds`."""
+        start = time.perf_counter()
+        found = super().batch(epoch, step)
+        self.data_seconds += time.perf_counter() - start
+        return found
 
     def step(self) -> float:
-        """Forward, backward and update on the next images; the loss."""
-        start = time.perf_counter()
-        epoch, position = divmod(self.steps, len(self.labels) // self.batch)
-        if position == 0:
-            self.order = batches.epoch_order(len(self.labels), 0, epoch)
-        indices = self.order[position * self.batch : (position + 1) * self.batch]
-        x = batches.make_batch(self.images, indices, self.table, epoch=epoch, augment=AUGMENT)
-        y = self.labels[indices]
-        self.data_seconds += time.perf_counter() - start
-        self.model.set_position(0, self.steps)
-        self.optimizer.zero_grad()
-        loss = nn.LOSSES["cross-entropy"](self.model(Tensor(x)), y)
-        loss.backward()
-        loop.check_gradients(self.model, self.steps)
-        self.optimizer.step()
-        for _, module in self.model.named_modules():
-            module.after_step()
-        self.steps += 1
-        return float(loss.data)
+        """Forward, backward and update on the next images, also of the next epoch; the loss."""
+        if self.position.step == self.steps:
+            self.position.next_epoch()
+        return super().step()
 
 
 class Torch:

@@ -45,16 +45,17 @@ def command(run: str, quiet: bool, as_json: bool, **values: Any) -> None:
         options.print_json(result)
     else:
         click.echo(_text(result))
-    from xnor_ref.training.job import require_agreement
-
     if "disagreements" in result:
+        from xnor_ref.training.fitting.evaluation import require_agreement
+
         require_agreement(result)
 
 
 def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.packed import load_packed
-    from xnor_ref.training import job
+    from xnor_ref.training.fitting.evaluation import evaluate_both
+    from xnor_ref.training.job import load_data
     from xnor_ref.training.storing.float_file import load_float
     from xnor_ref.training.storing.runs import RunFolder
 
@@ -72,18 +73,18 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     model, about = load_float(folder.float_path)
     packed = load_packed(folder.packed_path)
     set_threads(config.threads)
-    data = job.load_data(config, observer=progress)
+    data = load_data(config, observer=progress)
     _require_fit(packed, data, path)
     if data.sha256 != about["data_sha256"]:
         progress.note("these are not the images that the run was trained and validated with")
-    return {"run": str(path), "dataset": data.name, **job.evaluate_both(model, packed, data, progress)}
+    return {"run": str(path), "dataset": data.name, **evaluate_both(model, packed, data, progress)}
 
 
 def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.packed import load_packed
-    from xnor_ref.training import job
-    from xnor_ref.training.evaluation import score
+    from xnor_ref.training.fitting.evaluation import packed_logits, score
+    from xnor_ref.training.job import load_data
 
     packed = load_packed(path)
     trained = packed.metadata["training"]
@@ -94,9 +95,9 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
         said = {"dataset": trained["dataset"], **known, **said}
     config = resolve({"data_dir": options.default_data_dir(), **said})
     set_threads(config.threads)
-    data = job.load_data(config, observer=progress)
+    data = load_data(config, observer=progress)
     _require_fit(packed, data, path)
-    scores = score(job.packed_logits(packed, data, progress), data.val.labels, str(path))
+    scores = score(packed_logits(packed, data, progress), data.val.labels, str(path))
     return {
         "model": str(path),
         "dataset": data.name,

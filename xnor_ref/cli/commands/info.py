@@ -155,7 +155,7 @@ def _pairs(values: dict[str, Any]) -> str:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from xnor_ref.training.job import finished_report
+    from xnor_ref.training.report import finished_report
     from xnor_ref.training.storing.checkpoint import CheckpointFolder
     from xnor_ref.training.storing.runs import RunFolder
 

@@ -9,9 +9,9 @@ addition to the gradient of the task,
 rms_l is the root mean square over the layer, so that lambda says how hard the pull is against the task: the same number
 suits layers and networks of any size. What a filter is pulled to are its neighbours in the layer's minimum spanning
 tree ("tree"), with the signs of the moment, or the signs that most filters of the layer have ("centre"; the sum of the
-distances to it bounds the tree's weight). Trees and centres are found again every `mst_refresh` steps. The pull begins
-after `mst_start` epochs, and lambda rises over `mst_ramp` more; by default it is there from the first step. Two filters
-nearer to each other (or to the centre) than `mst_margin` times their length are let go until the next refresh, so that
+distances to it bounds the tree's weight). Trees and centres are found again every `refresh` steps. The pull begins
+after `start` epochs, and lambda rises over `ramp` more; by default it is there from the first step. Two filters
+nearer to each other (or to the centre) than `margin` times their length are let go until the next refresh, so that
 filters do not become equal. docs/compression.md has what was measured.
 
 A checkpoint holds the targets of each layer, so a run that is resumed goes on with the trees that it had.
@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnor_ref import models
 from xnor_ref.compress import pull, tree
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.basics.layout import n_words, pack_mask, signs_of_words
 from xnor_ref.nn import BinaryConv2d, BinaryLinear
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
-from xnor_ref.nn.module import Module
-from xnor_ref.training.settings.config import TrainConfig
+from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 
 LAYERS = (BinaryConv2d, BinaryLinear)  # not their relatives with more bits or real inputs
 
@@ -61,16 +61,24 @@ class Targets:
         return weight if self.centre is None else signs_of_words(self.centre[None], weight.shape[1])
 
 
-class MstPull:
+class MstPull(Callback):
     """The pull for all binary layers of a network, with its trees.
 
     Parameters
     ----------
-    model : Module
-    config : TrainConfig
-        With `mst_lambda`; 0 pulls nothing and only gives the figures.
+    model : Network
     steps : int
         Of an epoch.
+    strength : float
+        lambda at its highest; 0 pulls nothing and only gives the figures.
+    kind : {"tree", "centre"}
+        What a filter is pulled to.
+    start, ramp : float
+        Epochs before the pull begins, and over which it then rises.
+    refresh : int, optional
+        Steps from one tree to the next; by default an epoch, at most 100.
+    margin : float
+        Part of a filter's signs in which it may differ unpulled.
 
     Raises
     ------
@@ -78,14 +86,23 @@ class MstPull:
         No layer has binary weights and inputs and more than one output channel.
     """
 
-    def __init__(self, model: Module, config: TrainConfig, steps: int) -> None:
-        assert config.mst_lambda is not None
-        self._strength = config.mst_lambda
-        self._kind = config.mst_pull or "tree"
-        self._first = round((config.mst_start or 0.0) * steps)
-        self._ramp = round((config.mst_ramp or 0.0) * steps)
-        self._refresh = config.mst_refresh or min(steps, 100)
-        self._margin = config.mst_margin or 0.0
+    name = "extra"
+
+    def __init__(
+        self,
+        model: models.Network,
+        steps: int,
+        strength: float,
+        *,
+        kind: str = "tree",
+        start: float = 0.0,
+        ramp: float = 0.0,
+        refresh: int | None = None,
+        margin: float = 0.0,
+    ) -> None:
+        self._strength, self._kind, self._margin = strength, kind, margin
+        self._first, self._ramp = round(start * steps), round(ramp * steps)
+        self._refresh = refresh or min(steps, 100)
         self._layers: dict[str, BinaryLayer] = {
             name: module
             for name, module in model.named_modules()
@@ -93,8 +110,8 @@ class MstPull:
         }
         if not self._layers:
             raise InputError(
-                f"mst_lambda (={config.mst_lambda:g}) needs layers with one-bit weights and inputs and more than one "
-                f"output channel; {config.model} with method {config.method!r} has none"
+                f"mst_lambda (={strength:g}) needs layers with one-bit weights and inputs and more than one "
+                f"output channel; {model.config['name']} with method {model.config['method']!r} has none"
             )
         self._targets: dict[str, Targets] = {}
 
@@ -105,12 +122,11 @@ class MstPull:
             return 0.0
         return self._strength * min(1.0, (done + 1) / (self._ramp + 1))
 
-    def add_gradients(self, step: int) -> None:
-        """Add the pull of a global step to the gradients of the latent weights."""
-        strength = self.strength(step)
+    def after_backward(self, trainer: Trainer, step: Step) -> None:
+        strength = self.strength(step.number)
         if not strength:
             return
-        refresh = (step - self._first) % self._refresh == 0
+        refresh = (step.number - self._first) % self._refresh == 0
         for name, layer in self._layers.items():
             if layer.weight.grad is None:
                 continue
@@ -132,7 +148,7 @@ class MstPull:
         distance = np.bitwise_count(rows ^ centre).sum(axis=1, dtype=np.int32)
         return Targets(np.where(distance > self._margin * n_bits, 0, -1).astype(np.int32), centre)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self, trainer: Trainer) -> dict[str, Any]:
         """Of the network as it is, over all layers.
 
         mst_distance, mst_depth : total distance of the minimum spanning trees, and the depth of the deepest
@@ -184,11 +200,6 @@ class MstPull:
         if left:
             raise ModelFileError(f"{next(iter(left))} belongs to no layer that is pulled together")
         self._targets = found
-
-
-def make_regularizer(model: Module, config: TrainConfig, steps: int) -> MstPull | None:
-    """What a config adds to the gradients of the task, or None."""
-    return None if config.mst_lambda is None else MstPull(model, config, steps)
 
 
 def _rows(weight: F32) -> F32:

@@ -1,8 +1,9 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped.
 
-A checkpoint is a safetensors file with the tensors `model.*` (parameters and buffers), `optimizer.*` and `extra.*`
-(of `MstPull`), and a description that holds the run's identity (its config and the fingerprint of its data), the
-position reached and the sums of the epoch so far. Nothing in it depends on the clock, so equal runs write equal bytes.
+A checkpoint is a safetensors file with the tensors `model.*` (parameters and buffers), `optimizer.*`, and `NAME.*` of
+each callback that has a state. Its description holds the run's identity (its config and the fingerprint of its data),
+the position reached and the sums of the epoch so far. Nothing in it depends on the clock, so equal runs write equal
+bytes.
 """
 
 import dataclasses
@@ -38,6 +39,11 @@ class Position:
     best_top1: float = -1.0
     best_epoch: int = -1
 
+    def count(self, loss: float, correct: int, images: int) -> None:
+        """Add a step: its mean loss, the images that it got right, and all its images."""
+        self.step, self.loss_sum = self.step + 1, self.loss_sum + loss * images
+        self.correct, self.seen = self.correct + correct, self.seen + images
+
     def next_epoch(self) -> None:
         """Go to the start of the next epoch; the best score stays."""
         self.epoch, self.step, self.loss_sum, self.correct, self.seen = self.epoch + 1, 0, 0.0, 0, 0
@@ -56,13 +62,19 @@ class CheckpointFolder:
         JSON values that make a checkpoint usable by itself: {"model": {...}, "about": {...}}.
     keep : int
         How many to keep besides the best.
+    every : float
+        Seconds after which another one is due inside an epoch.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], about: dict[str, Any] | None = None, keep: int = 3):
-        self.folder = folder
-        self.identity = identity
-        self.about = about or {}
-        self.keep = keep
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        about: dict[str, Any] | None = None,
+        keep: int = 3,
+        every: float = 60.0,
+    ):
+        self.folder, self.identity, self.about, self.keep, self.every = folder, identity, about or {}, keep, every
 
     def save(
         self,
@@ -72,11 +84,11 @@ class CheckpointFolder:
         global_step: int,
         *,
         best: bool = False,
-        extra: Mapping[str, NDArray] = MappingProxyType({}),
+        of_callbacks: Mapping[str, NDArray] = MappingProxyType({}),
     ) -> Path:
         """Write a checkpoint atomically, then remove the oldest beyond `keep`; `best` writes a second copy.
 
-        `extra` is the state of whatever else takes part in training.
+        `of_callbacks` are tensors under the names that they have in the file.
 
         Raises
         ------
@@ -90,7 +102,7 @@ class CheckpointFolder:
             if not np.isfinite(array).all():
                 raise NonFiniteError(f"step {global_step}: {name.removeprefix('model.')} holds NaN or infinity")
         tensors |= {f"optimizer.{name}": array for name, array in optimizer.state_dict().items()}
-        tensors |= {f"extra.{name}": array for name, array in extra.items()}
+        tensors |= of_callbacks
         metadata = {
             "format": FORMAT,
             "version": VERSION,
@@ -164,11 +176,6 @@ def _position(values: dict[str, Any]) -> Position:
     if min(position.epoch, position.step, position.seen) < 0:
         raise ValueError("a negative position")
     return position
-
-
-def split_state(tensors: dict[str, NDArray]) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
-    """(state of the model, state of the optimizer) of a checkpoint's tensors."""
-    return state_of(tensors, "model."), state_of(tensors, "optimizer.")
 
 
 def state_of(tensors: dict[str, NDArray], prefix: str) -> dict[str, NDArray]:

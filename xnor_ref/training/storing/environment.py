@@ -11,17 +11,15 @@ from threadpoolctl import threadpool_info
 
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import available_threads, get_threads
-from xnor_ref.nn.backend import in_bytes
-from xnor_ref.training.settings.config import TrainConfig
 
 PACKAGES = ("numpy", "numba", "safetensors", "pillow", "click", "hypothesis", "threadpoolctl")
 
 
-def describe(config: TrainConfig | None = None) -> dict[str, Any]:
+def describe(binary_gradients: str | None = None) -> dict[str, Any]:
     """Versions and hardware as JSON values; nothing that names the machine or its user.
 
-    "vectors" are those that the kernels take. With the config of a run also "binary_gradients", what `--backward`
-    comes to with them: the arithmetic in which the gradients of binary convolutions are multiplied.
+    "vectors" are those that the kernels take. "binary_gradients", where given, is the arithmetic in which a run
+    multiplies the gradients of binary convolutions.
     """
     import numpy  # noqa: F401 - so that its BLAS is loaded when the libraries are listed
 
@@ -43,7 +41,7 @@ def describe(config: TrainConfig | None = None) -> dict[str, Any]:
         "threads": get_threads(),
         "vectors": _vectors(),
         "jit": os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"),
-        **({} if config is None else {"binary_gradients": _gradients(config)}),
+        **({} if binary_gradients is None else {"binary_gradients": binary_gradients}),
     }
 
 
@@ -58,10 +56,6 @@ def changes(path: Path, here: dict[str, Any]) -> str:
         )
     except (OSError, ValueError, TypeError, RecursionError):
         return ""  # no description: nothing to compare with
-
-
-def _gradients(config: TrainConfig) -> str:
-    return "int8" if config.has_gradients_of_signs and in_bytes(config.backward) else "fp32"
 
 
 def _version(package: str) -> str | None:

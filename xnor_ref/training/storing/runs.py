@@ -144,8 +144,8 @@ def check_free(out: Path) -> None:
         raise InputError(f"--out {out} is not empty: {advice} another folder")
 
 
-def new_run(config: TrainConfig, out: Path | None) -> RunFolder:
-    """Make the folder of a new run: `out`, or the first free runs/<dataset>-<model>-<method>-<seed>[-k].
+def new_run(name: str, out: Path | None) -> RunFolder:
+    """Make the folder of a new run: `out`, or the first free one of runs/<name>, runs/<name>-2, ...
 
     Raises
     ------
@@ -159,11 +159,10 @@ def new_run(config: TrainConfig, out: Path | None) -> RunFolder:
         folder = RunFolder(out)
         folder.create()
         return folder
-    base = f"{config.dataset}-{config.model}-{config.method}-{config.seed}"
     RunFolder(RUNS).create()
     k = 1
     while True:
-        path = RUNS / (base if k == 1 else f"{base}-{k}")
+        path = RUNS / (name if k == 1 else f"{name}-{k}")
         try:
             path.mkdir()
             return RunFolder(path)

@@ -2,13 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xnor_ref import models
 from xnor_ref.autodiff import Tensor, no_grad
-from xnor_ref.datasets.batches import make_batch
-from xnor_ref.errors import NonFiniteError
+from xnor_ref.datasets import Dataset
+from xnor_ref.datasets.batches import make_batch, normalization_table
+from xnor_ref.errors import EquivalenceError, NonFiniteError
+from xnor_ref.nn import binary_backend
+from xnor_ref.packed import PackedNetwork
+from xnor_ref.packed.freeze import freeze
+from xnor_ref.training.fitting.observer import Observer
 
 Logits = NDArray[np.float32]
 BATCH = 100
@@ -89,3 +96,55 @@ def compare(a: Logits, b: Logits) -> Agreement:
     difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
     different = a.argmax(axis=1) != b.argmax(axis=1)
     return Agreement(len(a), int(different.sum()), float(difference.max(initial=0.0)))
+
+
+def freeze_model(model: models.Network, about: dict[str, Any]) -> PackedNetwork:
+    """The network on bits."""
+    config = model.config
+    return freeze(model, input_shape=(config["in_channels"], config["image_size"], config["image_size"]), **about)
+
+
+def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, observer: Observer) -> dict[str, Any]:
+    """Scores of the float and the packed network on the validation images, and how far they agree.
+
+    The float network convolves matrices of +-1 with BLAS, the packed one counts bits: two paths to the same numbers.
+    """
+    images, labels = data.val.images, data.val.labels
+    with binary_backend("float"), np.errstate(over="ignore", invalid="ignore"):
+        of_float = all_logits(
+            float_logits(model, normalization_table(data.mean, data.std)),
+            images,
+            _reporter(observer, "evaluating the float network"),
+        )
+    of_packed = packed_logits(packed, data, observer)
+    agreement = compare(of_float, of_packed)
+    return {
+        "images": len(labels),
+        "float": _scores(of_float, labels, "the float network"),
+        "packed": _scores(of_packed, labels, "the packed network"),
+        "disagreements": agreement.disagreements,
+        "max_logit_difference": agreement.max_logit_difference,
+    }
+
+
+def packed_logits(packed: PackedNetwork, data: Dataset, observer: Observer) -> Logits:
+    """Logits of a packed network for all validation images."""
+    return all_logits(packed.logits, data.val.images, _reporter(observer, "evaluating the packed network"))
+
+
+def _scores(logits: Logits, labels, what: str) -> dict[str, float]:
+    scores = score(logits, labels, what)
+    return {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
+
+
+def require_agreement(result: dict[str, Any]) -> None:
+    """Raise EquivalenceError if the two networks name another first class for any image."""
+    if result["disagreements"]:
+        raise EquivalenceError(
+            f"the float and the packed network disagree on {result['disagreements']} of {result['images']} images "
+            f"(largest difference of a logit: {result['max_logit_difference']:g}); they must agree on all"
+        )
+
+
+def _reporter(observer: Observer, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: observer.progress(what, done, total)

@@ -1,0 +1,382 @@
+"""The training loop, and the interface by which anything else joins it.
+
+All randomness of a step follows from (seed, epoch, image) or (seed, step, layer), never from a running stream. So a run
+that stops after any step and resumes from a checkpoint computes the same bytes as one that never stopped.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor
+from xnor_ref.datasets import AugmentSpec, Dataset, batches
+from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.nn import Module, cross_entropy
+from xnor_ref.optim import Optimizer
+from xnor_ref.training.fitting.evaluation import Logits, Scores, all_logits, float_logits, score
+from xnor_ref.training.fitting.interrupt import Interrupted, StopRequest
+from xnor_ref.training.storing.checkpoint import CheckpointFolder, MismatchError, Position, read, state_of
+
+
+@dataclass
+class Step:
+    """One training step, as far as it has come; hooks may replace what the step has not used yet.
+
+    Attributes
+    ----------
+    number : int
+        Counted from 0 over all epochs.
+    images : ndarray of float32, (N, C, H, W)
+        Augmented and normalised.
+    labels : ndarray of int64, (N,)
+    logits : Tensor, (N, classes)
+        The network's answer; there from `after_forward` on.
+    loss : Tensor, ()
+        What is differentiated; there from `after_forward` on.
+    """
+
+    number: int
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    logits: Tensor = field(init=False)
+    loss: Tensor = field(init=False)
+
+
+class Callback:
+    """What joins training. Subclasses override the hooks that they need; none does anything here.
+
+    The trainer calls each hook of all its callbacks, in their order:
+
+        before_training
+        per epoch:  before_epoch
+                    per step:  before_step, after_forward, after_backward, after_step
+                    evaluating (around the validation), figures, after_epoch
+        after_training
+
+    A checkpoint holds what `state_dict` returns, so a callback that keeps anything from one step to the next returns it
+    there. A callback must not draw from a running random stream, or a resumed run would differ.
+
+    Examples
+    --------
+    Scale all gradients down where their common norm is above a limit:
+
+    >>> class ClipNorm(Callback):
+    ...     def __init__(self, limit):
+    ...         self.limit = limit
+    ...
+    ...     def after_backward(self, trainer, step):
+    ...         gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    ...         norm = sum(float((grad**2).sum()) for grad in gradients) ** 0.5
+    ...         for grad in gradients:
+    ...             grad *= min(1.0, self.limit / norm)
+    """
+
+    @property
+    def name(self) -> str:
+        """What its tensors begin with in a checkpoint, and a dot."""
+        return type(self).__name__
+
+    def before_training(self, trainer: "Trainer") -> None:
+        """Once, after a resumed run has loaded its checkpoint; `trainer.batch(0, 0)` is the first batch of the run."""
+
+    def before_epoch(self, trainer: "Trainer") -> None:
+        """Epoch `trainer.position.epoch` begins, or goes on."""
+
+    def before_step(self, trainer: "Trainer", step: Step) -> None:
+        """`step.images` and `step.labels` may be replaced."""
+
+    def after_forward(self, trainer: "Trainer", step: Step) -> None:
+        """`step.loss` may be replaced, such as by a sum with another loss."""
+
+    def after_backward(self, trainer: "Trainer", step: Step) -> None:
+        """`grad` of each parameter may be changed before the optimiser takes it."""
+
+    def after_step(self, trainer: "Trainer", step: Step) -> None:
+        """The optimiser has updated the parameters, and `trainer.position` counts the step."""
+
+    def evaluating(self, trainer: "Trainer") -> AbstractContextManager:
+        """Is entered while the network is validated: may put in other weights, and take them out at the end."""
+        return nullcontext()
+
+    def figures(self, trainer: "Trainer") -> dict[str, Any]:
+        """JSON values for the epoch's line in metrics.jsonl."""
+        return {}
+
+    def after_epoch(self, trainer: "Trainer", line: dict[str, Any]) -> None:
+        """The epoch is over and saved; `line` holds its figures."""
+
+    def after_training(self, trainer: "Trainer") -> None:
+        """After the last epoch: the parameters are left as the network shall keep them."""
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """What a resumed run needs: arrays by name."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, NDArray]) -> None:
+        """Take over what `state_dict` returned. Raises InputError, KeyError, ValueError or ModelFileError."""
+
+
+class Trainer:
+    """Trains a network in place.
+
+    Parameters
+    ----------
+    model : Module
+        From images (N, C, H, W) to logits (N, classes).
+    data : Dataset
+    optimizer : Optimizer
+        Over the parameters of `model`.
+    learning_rate : callable
+        From the number of a step, counted from 0 over all epochs, to its learning rate.
+    epochs, batch_size : int
+        Batches are whole; what is left over comes in another epoch's order.
+    seed : int
+        Decides the order of the images and every random number.
+    loss : callable
+        From logits (Tensor) and labels (int64) to the mean loss (Tensor).
+    augment : AugmentSpec, optional
+        Random crops and flips of training images.
+    callbacks : sequence of Callback
+    validator : callable, optional
+        Returns a function from images, uint8 (N, H, W, C), to logits of the network as it stands; by default that is
+        the network's own inference.
+    checkpoints : CheckpointFolder, optional
+        Where the state goes; a trainer without it writes nothing.
+    record : callable, optional
+        Called with the figures of each epoch, before its checkpoint is written.
+
+    Attributes
+    ----------
+    position : Position
+        How far training is.
+    steps : int
+        Of an epoch.
+
+    Raises
+    ------
+    InputError
+        Fewer than 2 training images, or two callbacks whose state has the same name.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        data: Dataset,
+        optimizer: Optimizer,
+        learning_rate: Callable[[int], float],
+        *,
+        epochs: int,
+        batch_size: int,
+        seed: int = 0,
+        loss: Callable[[Tensor, NDArray[np.int64]], Tensor] = cross_entropy,
+        augment: AugmentSpec | None = None,
+        callbacks: Sequence[Callback] = (),
+        validator: Callable[[], Callable[[NDArray[np.uint8]], Logits]] | None = None,
+        checkpoints: CheckpointFolder | None = None,
+        record: Callable[[dict[str, Any]], None] = lambda line: None,
+    ) -> None:
+        self.model, self.data, self.optimizer, self.learning_rate = model, data, optimizer, learning_rate
+        self.epochs, self.seed, self.loss, self.augment = epochs, seed, loss, augment
+        self.steps = steps_per_epoch(len(data.train), batch_size)
+        self.batch_size = min(batch_size, len(data.train))
+        self.callbacks, self.checkpoints, self.record = _named(callbacks), checkpoints, record
+        self.position = Position()
+        self._table = batches.normalization_table(data.mean, data.std)
+        self._validator = validator or partial(float_logits, model, self._table)
+        self._order = lru_cache(maxsize=1)(partial(batches.epoch_order, len(data.train), seed))
+        self._stop = StopRequest()
+
+    # --- the loop
+
+    def fit(self) -> None:
+        """Train from `position` to the end of the last epoch.
+
+        Raises
+        ------
+        NonFiniteError
+            A parameter or logit became NaN or infinite; the last checkpoint is from before.
+        Interrupted
+            SIGINT or SIGTERM came: the step was finished and a checkpoint written.
+        """
+        self._saved, self._stop = time.monotonic(), StopRequest()
+        with self._stop, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            self._call("before_training")
+            try:
+                while self.position.epoch < self.epochs:
+                    self._epoch()
+                    self._stop_if_asked()
+            except Interrupted:
+                self.save()
+                raise
+            self._call("after_training")
+
+    def _epoch(self) -> None:
+        """Take the steps that are left of an epoch, validate, record and save."""
+        position, started, whole = self.position, time.monotonic(), self.position.step == 0
+        self._call("before_epoch")
+        self.model.train()
+        while position.step < self.steps:
+            self.step()
+            self._stop_if_asked()
+            if self.checkpoints and position.step < self.steps:
+                if time.monotonic() - self._saved >= self.checkpoints.every:
+                    self.save()
+        trained = time.monotonic()
+        scores = self._validate()
+        is_best = scores.top1 > position.best_top1
+        if is_best:
+            position.best_top1, position.best_epoch = scores.top1, position.epoch
+        done = (position.epoch + 1) * self.steps
+        line = {
+            "epoch": position.epoch + 1,
+            "step": done,
+            "lr": self.learning_rate(done - 1),
+            "train_loss": position.loss_sum / max(position.seen, 1),
+            "train_top1": position.correct / max(position.seen, 1),
+            "val_loss": scores.loss,
+            "val_top1": scores.top1,
+            "val_top5": scores.top5,
+            "best": is_best,
+            "seconds": round(trained - started, 3),
+            "val_seconds": round(time.monotonic() - trained, 3),
+            "whole_epoch": whole,  # False: `seconds` covers only the steps since the run was resumed
+        }
+        for callback in self.callbacks:
+            line |= callback.figures(self)
+        position.next_epoch()
+        self.record(line)
+        self.save(best=is_best)
+        self._call("after_epoch", line)
+
+    def step(self) -> float:
+        """Take the next step of the epoch; its loss."""
+        number, position = self.steps_done, self.position
+        images, labels = self.batch(position.epoch, position.step)
+        step = Step(number, images, labels)
+        self.model.set_position(self.seed, number)
+        self.optimizer.lr = self.learning_rate(number)
+        self.optimizer.zero_grad()
+        self._call("before_step", step)
+        step.logits = self.model(Tensor(step.images))
+        step.loss = self.loss(step.logits, step.labels)
+        self._call("after_forward", step)
+        step.loss.backward()
+        self._call("after_backward", step)
+        self.optimizer.step()
+        loss = float(step.loss.data)
+        position.count(loss, int((step.logits.data.argmax(axis=1) == step.labels).sum()), len(step.labels))
+        self._call("after_step", step)
+        return loss
+
+    def _validate(self) -> Scores:
+        split = self.data.val
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.enter_context(callback.evaluating(self))
+            logits = all_logits(self._validator(), split.images, lambda *_: self._stop_if_asked())
+        return score(logits, split.labels, f"validation after epoch {self.position.epoch + 1}")
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self, *arguments)
+
+    def _stop_if_asked(self) -> None:
+        if self._stop.signal_number is not None:
+            saved = ", everything is saved" if self.checkpoints else ""
+            raise Interrupted(self._stop.signal_number, f"stopped in epoch {self.position.epoch + 1}{saved}")
+
+    # --- batches
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs up to `position`: the number of the next one."""
+        return self.position.epoch * self.steps + self.position.step
+
+    def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Which training images a step of an epoch takes, both counted from 0; this is decided here alone."""
+        return self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def batch(self, epoch: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Images (N, C, H, W), augmented and normalised, and labels (N,) of a step of an epoch."""
+        split, indices = self.data.train, self.indices(epoch, step)
+        images = batches.make_batch(
+            split.images, indices, self._table, seed=self.seed, epoch=epoch, augment=self.augment
+        )
+        return images, split.labels[indices]
+
+    # --- checkpoints
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint, if there is a folder for it; `best` writes a second copy."""
+        if self.checkpoints:
+            states = {
+                f"{callback.name}.{key}": array
+                for callback in self.callbacks
+                for key, array in callback.state_dict().items()
+            }
+            self.checkpoints.save(
+                self.model, self.optimizer, self.position, self.steps_done, best=best, of_callbacks=states
+            )
+        self._saved = time.monotonic()
+
+    def load(self, path: Path) -> None:
+        """Go to where a checkpoint was written. Raises ModelFileError, MismatchError where it is of another run."""
+        tensors, metadata = read(path, self.checkpoints.identity if self.checkpoints else None)
+        try:
+            self.model.load_state_dict(state_of(tensors, "model."))
+            self.optimizer.load_state_dict(state_of(tensors, "optimizer."))
+            for callback in self.callbacks:
+                callback.load_state_dict(state_of(tensors, f"{callback.name}."))
+        except (InputError, KeyError, ValueError) as error:
+            raise ModelFileError(f"{path} does not fit this network: {error}") from None
+        self.position = metadata["position"]
+
+    def resume(self, start: Path | None = None, note: Callable[[str], None] = lambda text: None) -> None:
+        """Load the checkpoint `start`, or the newest sound one of the folder; without any, stay at the beginning.
+
+        `note` is told which. Raises ModelFileError where there are checkpoints and none can be used.
+        """
+        assert self.checkpoints is not None, "a trainer without checkpoints cannot resume"
+        damaged = 0
+        for path in [start] if start else self.checkpoints.candidates():
+            try:
+                self.load(path)
+            except ModelFileError as error:
+                if start or isinstance(error, MismatchError):
+                    raise
+                damaged += 1
+                note(f"skipped a checkpoint that cannot be used: {error}")
+                continue
+            self.checkpoints.discard_after(self.steps_done)
+            note(f"resuming from {path}: epoch {self.position.epoch + 1}, step {self.steps_done + 1}")
+            return
+        if damaged:
+            raise ModelFileError(
+                f"none of the {damaged} checkpoints in {self.checkpoints.folder} can be used; "
+                "leave --resume out to start a new run"
+            )
+        note("no checkpoint there yet: starting at the beginning")
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches of an epoch; a set smaller than a batch is one. Raises InputError for fewer than 2 images."""
+    if images < 2:
+        raise InputError(f"training needs at least 2 images, got {images}")
+    return max(1, images // batch_size)
+
+
+def _named(callbacks: Sequence[Callback]) -> list[Callback]:
+    """The callbacks, if no two of them would store their state under one name."""
+    stateful = [one for one in callbacks if type(one).state_dict is not Callback.state_dict]
+    names = ["model", "optimizer", *(one.name for one in stateful)]
+    for one in stateful:
+        if names.count(one.name) > 1 or "." in one.name:
+            raise InputError(f"{type(one).__name__}: the name {one.name!r} of its state is taken or has a dot")
+    return list(callbacks)

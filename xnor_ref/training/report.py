@@ -1,0 +1,75 @@
+"""The end of a run: both networks are written, evaluated and compared, and the report says how they do."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnor_ref import models
+from xnor_ref.datasets import Dataset
+from xnor_ref.packed import load_packed
+from xnor_ref.storage import sha256_file, write_atomically
+from xnor_ref.training.fitting.evaluation import evaluate_both, freeze_model, require_agreement
+from xnor_ref.training.fitting.observer import Observer
+from xnor_ref.training.storing.float_file import save_float
+from xnor_ref.training.storing.runs import RunFolder
+
+
+def finish(
+    folder: RunFolder, model: models.Network, data: Dataset, about: dict[str, Any], observer: Observer
+) -> dict[str, Any]:
+    """Write both networks, evaluate each by its own path, compare, and report.
+
+    Raises
+    ------
+    EquivalenceError
+        The two networks disagree on an image.
+    """
+    save_float(folder.float_path, model, about)
+    freeze_model(model, about).save(folder.packed_path)
+    save_sample(folder.path / "sample.png", data)
+    result = evaluate_both(model, load_packed(folder.packed_path), data, observer)
+    lines = folder.metrics()
+    whole = [line["seconds"] + line.get("val_seconds", 0.0) for line in lines if line.get("whole_epoch")]
+    best = max(lines, key=lambda line: line.get("val_top1", -1.0), default={})
+    report = {
+        "run": str(folder.path),
+        **{key: about["training"][key] for key in ("dataset", "model", "method", "epochs", "seed")},
+        **result,
+        "best_epoch": best.get("epoch"),
+        "best_val_top1": best.get("val_top1"),
+        "float_bytes": folder.float_path.stat().st_size,
+        "packed_bytes": folder.packed_path.stat().st_size,
+        "float_sha256": sha256_file(folder.float_path),
+        "packed_sha256": sha256_file(folder.packed_path),
+        "seconds_per_epoch": sum(whole) / len(whole) if whole else None,
+    }
+    require_agreement(result)
+    folder.write_json(folder.report_path, report)
+    return report
+
+
+def finished_report(folder: RunFolder) -> dict[str, Any] | None:
+    """The report of a finished run whose files are still those that it describes."""
+    try:
+        report = json.loads(folder.report_path.read_bytes())
+        if report["float_sha256"] != sha256_file(folder.float_path):
+            return None
+        if report["packed_sha256"] != sha256_file(folder.packed_path):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    report["run"] = str(folder.path)
+    return report
+
+
+def save_sample(path: Path, data: Dataset) -> None:
+    """Write the first validation image as PNG, so that there is something to predict."""
+    from PIL import Image
+
+    pixels = np.asarray(data.val.images[0])
+    buffer = io.BytesIO()
+    Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())

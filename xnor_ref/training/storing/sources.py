@@ -1,0 +1,92 @@
+"""Trained networks on disk that a run starts from, learns from or exports."""
+
+from pathlib import Path
+from typing import Any
+
+from xnor_ref import models
+from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.nn import Scale
+from xnor_ref.nn.layers.kbit_layers import KBitLayer
+from xnor_ref.training.storing.checkpoint import CheckpointFolder, Position, read, state_of
+from xnor_ref.training.storing.float_file import load_float, rebuild
+from xnor_ref.training.storing.runs import RunFolder
+
+
+def file_of(path: Path) -> Path:
+    """The float network that a path names: the file itself, or that of a run; of one under way the newest checkpoint.
+
+    Raises
+    ------
+    ModelFileError
+        No such file, or a run without a network.
+    """
+    if not path.is_dir():
+        return path
+    folder = RunFolder(path)
+    if folder.float_path.exists():
+        return folder.float_path
+    newest = CheckpointFolder(folder.checkpoints_path, {}).newest_first()
+    if not newest:
+        raise ModelFileError(f"{path}: not a run that has a network or a checkpoint yet")
+    return newest[0]
+
+
+def load_network(path: Path) -> tuple[models.Network, dict[str, Any]]:
+    """(network, about) of a float network's file, of a checkpoint, or of a run. Raises ModelFileError."""
+    path = file_of(path)
+    if path.absolute().parent.name != "checkpoints":
+        return load_float(path)
+    return load_checkpoint(path)[:2]
+
+
+def load_checkpoint(path: Path) -> tuple[models.Network, dict[str, Any], Position]:
+    """(network, about, position) of a checkpoint. Raises ModelFileError."""
+    tensors, metadata = read(path)
+    about = metadata.get("about")
+    if not isinstance(about, dict) or not about.keys() >= {"classes", "mean", "std"}:
+        raise ModelFileError(f"{path}: its description is damaged")
+    return rebuild(path, metadata, state_of(tensors, "model.")), about, metadata["position"]
+
+
+def start_from(model: models.Network, path: Path) -> str:
+    """Give `model` the parameters and running statistics of another float network, by name; say what was taken.
+
+    This is how the second stage of two-stage training begins, from real weights as latent ones, and how a network is
+    tuned further. Where weights have several bits here and had not there, they are spread over [-1, 1]. Learned scales
+    that the other has not begin anew, with its weights; slopes and shifts stay as they are.
+
+    Raises
+    ------
+    ModelFileError
+        The file is refused; a packed network is, since it has no latent weights.
+    InputError
+        A tensor of another shape, or a weight that the other lacks.
+    """
+    try:
+        source = load_network(path)[0]
+    except ModelFileError as error:
+        raise ModelFileError(f"init_from needs a float network, its checkpoint or its run: {error}") from None
+    state, own = source.state_dict(), model.state_dict()
+    for name, array in own.items():
+        if name in state and state[name].shape != array.shape:
+            raise InputError(f"init_from {path}: {name} is {state[name].shape} there, {array.shape} here")
+        if name not in state and array.ndim > 1 and name.endswith(".weight"):
+            raise InputError(f"init_from {path}: it has no {name}; both must be the same network but for its scales")
+    for name, array in own.items():
+        if name in state:
+            array[...] = state[name]
+    there = dict(source.named_modules())
+    for name, module in model.named_modules():
+        if isinstance(module, KBitLayer) and module.weight_bits > 1 and getattr(there[name], "weight_bits", 1) == 1:
+            module.spread()
+        module.after_step()
+    for name, module in model.named_modules():
+        if isinstance(module, Scale) and not any(f"{name}.{factor}" in state for factor in module.factors()):
+            module.reset()
+    fresh = [name for name in own if name not in state]
+    left = [name for name in state if name not in own]
+    return (
+        f"weights from {path}: {len(own) - len(fresh)} tensors"
+        + (f"; new here: {', '.join(fresh[:4])}{' ...' if len(fresh) > 4 else ''}" if fresh else "")
+        + (f"; left out: {', '.join(left[:4])}{' ...' if len(left) > 4 else ''}" if left else "")
+    )
