@@ -94,9 +94,9 @@ def lines(results: Mapping[str, Any], heading: str) -> list[str]:
         "",
         *(f"| {' | '.join(line)} |" for line in cells),
         "",
-        "XNORs of one image in the binary layers, along minimum spanning trees and directly; random filters: how many "
-        "times fewer filters of the same shapes made at random need, which is no merit of training; bits: of the "
-        "weights, for one bit a weight; see docs/compression.md.",
+        "XNORs of one image in the binary layers, along minimum spanning trees and directly; random filters: the same "
+        "factor for random filters of the same shapes, so this much is not due to training; bits: of the weights, for "
+        "one bit a weight; see docs/compression.md.",
         "",
         _best(results),
     ]
