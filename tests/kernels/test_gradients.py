@@ -104,6 +104,7 @@ def latent(grad, weight, alpha, rule):
     if rule is Finish.RAW:
         return grad
     weight = weight.astype(np.float64)
+    rule = Finish.STE if rule is Finish.SPLIT else rule
     return latent_gradient(grad, weight, *((None, "ste") if rule is Finish.CLIPPED else (alpha, rule.name.lower())))
 
 
@@ -449,3 +450,17 @@ def test_sums_block_by_block_are_the_same(rounding, place, monkeypatch):
         results.append([*layer.backward(rounding), real])
         assert conv._gradients(len(x))[0].in_blocks == (least == 1)
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@ROUNDINGS
+@pytest.mark.parametrize(
+    "place", [((2, 9, 8, 33), (37, 33, 3, 3), (1, 1), (1, 1)), ((3, 6, 7, 40), (20, 40, 2, 3), (2, 1), (0, 1))]
+)
+def test_the_gradient_of_alpha_is_the_sum_over_its_filter(place, rounding):
+    """Where a layer wants it, G is split: what goes straight to the weights, and sum_j G_j sign(W_j)."""
+    layer, dalpha = Signs(5, place), np.zeros(place[1][0], np.float32)
+    g = layer.conv.backward(layer.dy, layer.saved, layer.weight, Finish.RAW, rounding, False)[0]
+    ste = layer.conv.backward(layer.dy, layer.saved, layer.weight, Finish.STE, rounding, False)[0]
+    split = layer.conv.backward(layer.dy, layer.saved, layer.weight, Finish.SPLIT, rounding, False, None, dalpha)[0]
+    assert np.array_equal(split, ste)
+    np.testing.assert_allclose(dalpha, (g * sign(layer.weight)).sum(axis=(1, 2, 3)), rtol=1e-4, atol=1e-4)

@@ -368,8 +368,8 @@ def test_what_the_kernels_know_they_compute():
     ]  # fmt: skip
     assert finish(weight_scale="off") is Finish.CLIPPED
     assert finish(weight_scale=Median()) is Finish.STE  # alpha counts as a constant
-    assert finish(weight_scale=MedianWithGradient()) is Finish.RAW
-    assert finish(weight_scale=Tripled()) is Finish.RAW and finish(weight_scale=replaced()) is Finish.RAW
+    assert finish(weight_scale=MedianWithGradient()) is Finish.SPLIT
+    assert finish(weight_scale=Tripled()) is Finish.SPLIT and finish(weight_scale=replaced()) is Finish.SPLIT
     assert finish(grad_mode=Halved()) is Finish.RAW
     assert nn.BinaryConv2d(4, 4, 3, weight_scale=Tripled()).fuses and not OwnSigns(4, 4, 3).fuses_alone
 

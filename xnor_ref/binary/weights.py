@@ -30,6 +30,7 @@ class WeightScale(Rule):
 
     computes = ("alpha", "alpha_gradient")
     scales = True  # False: there is no alpha
+    per_filter = False  # True: each filter's alpha depends on that filter alone, so filters may be computed in pieces
     separate = False  # True: a `Scale` layer of its own follows, and learns
 
     def alpha(self, weight: F32, code: Code = SIGNS) -> NDArray | None:
@@ -48,6 +49,7 @@ class MeanAbs(WeightScale):
     equation = "alpha = <W, B>/<B, B>, with one bit mean |W|"
     source = "Rastegari et al. 2016, eq. 6"
     compiled = True
+    per_filter = True
 
     def alpha(self, weight: F32, code: Code = SIGNS) -> NDArray:
         if code == SIGNS:
@@ -92,6 +94,7 @@ class WeightGradient(Rule):
 
     computes = ("latent",)
     needs_alpha = False  # True: it differentiates alpha
+    per_filter = False  # True: each filter's gradient depends on that filter alone
     printed_for_mean = False  # True: derived for alpha = mean |W| and one bit only
     least_channels = 1  # inputs of a layer
 
@@ -127,6 +130,7 @@ class Ste(WeightGradient):
     equation = "alpha 1[|W_i| <= 1] G_i"
     source = "the straight-through estimator alone"
     compiled = Finish.STE
+    per_filter = True
 
     def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
         inside = code.derivative(weight)
@@ -140,6 +144,7 @@ class Corrected(WeightGradient):
     equation = "(sum_j G_j B_j) dalpha/dW_i + alpha 1[|W_i| <= 1] G_i"
     source = "chain rule on Rastegari et al. 2016, eq. 6"
     compiled = Finish.CORRECTED
+    per_filter = True
     needs_alpha = True
 
     def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
@@ -156,6 +161,7 @@ class Paper(WeightGradient):
     equation = "(1/n + alpha 1[|W_i| <= 1]) G_i"
     source = "Rastegari et al. 2016, section 3.1"
     compiled = Finish.PAPER
+    per_filter = True
     needs_alpha = True
     printed_for_mean = True
 
@@ -175,6 +181,7 @@ class Official(WeightGradient):
     equation = "(1/n + alpha 1[|W_i| < 1]) (1 - 1/c) n G_i"
     source = "github.com/allenai/XNOR-Net"
     compiled = Finish.OFFICIAL
+    per_filter = True
     needs_alpha = True
     printed_for_mean = True
     least_channels = 2  # of one, its factor 1 - 1/c would leave nothing

@@ -87,8 +87,9 @@ def binary_weight_conv2d(x: Tensor, layer: Any) -> Tensor:
     y = plan.forward(padded, filters, None)
 
     def backward(dy):
-        dw, dx = plan.backward(pixels(dy), padded, filters, x.requires_grad, weight.data, finish, alpha)
-        return None if dx is None else planes(dx), _latent(layer, dw, finish, alpha)
+        dalpha = np.empty(len(filters), np.float32)
+        dw, dx = plan.backward(pixels(dy), padded, filters, x.requires_grad, weight.data, finish, alpha, dalpha)
+        return None if dx is None else planes(dx), _latent(layer, dw, finish, alpha, dalpha)
 
     return apply("conv2d", planes(y), (x, weight), backward, fresh=True)
 
@@ -100,9 +101,11 @@ def _through_sign(layer: Any, images: F32, dx: F32) -> F32:
     return layer.through_sign(planes(images), planes(dx))
 
 
-def _latent(layer: Any, dw: F32, finish: Finish, alpha: F32 | None) -> F32:
+def _latent(layer: Any, dw: F32, finish: Finish, alpha: F32 | None, dalpha: F32) -> F32:
     """The gradient of the latent weights: a kernel has finished it, or the layer does."""
-    return dw if finish is not Finish.RAW else layer.latent_gradient(dw, alpha)
+    if finish is Finish.RAW:
+        return layer.latent_gradient(dw, alpha)
+    return layer.through_alpha(dw, dalpha) if finish is Finish.SPLIT else dw
 
 
 def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tensor:
@@ -162,8 +165,9 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
         rounding = Rounding(seed_of(layer.draw_position())) if gradients_in_bytes() else None
         need = x.requires_grad or norm is not None
         sums = None if norm is None else batch_norm.GradientSums(images, scale, shift, mean)
-        dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, finish, rounding, need, sums)
-        dw = _latent(layer, dw, finish, saved.alpha if layer.weight_scale.scales else None)
+        dalpha = np.empty(len(layer.weight.data), np.float32)
+        dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, finish, rounding, need, sums, dalpha)
+        dw = _latent(layer, dw, finish, saved.alpha if layer.weight_scale.scales else None, dalpha)
         if sums is None:
             return None if dx is None else _through_sign(layer, images, dx), dw
         write, dgamma, dbeta = batch_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps)

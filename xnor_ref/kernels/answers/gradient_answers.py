@@ -4,10 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 from xnor_ref.kernels.training import gradient_layout as layout
 from xnor_ref.kernels.training import gradients
 from xnor_ref.kernels.vectors import simd
+
+NO_ALPHA = np.zeros(0, np.float32)
 
 
 def known_answers() -> tuple[Case, ...]:
@@ -26,6 +29,7 @@ def known_answers() -> tuple[Case, ...]:
         (layout.pack_filters, _filters, "581079af1d5e36b9"),
         (layout.finish, lambda: tuple(_finished(mode, 8, 4, False) for mode in range(6)), "e1481cc4543a7fed"),
         (layout.finish, lambda: (_finished(0, 8, 4, True), _finished(2, 5, 1, True)), "1e7123b1de46ba5a"),
+        (layout.finish, lambda: _split(8, 4), "8c04eae3b0a1715f"),
         (layout.expand_bits, lambda: _expanded(1, 1, True) + _expanded(2, -1, True), "d471cbd4ed777d86"),
         (layout.expand_bits, lambda: _expanded(1, 0, False) + _expanded(2, 1, False), "9a2eac8865484177"),
         (layout.to_planes, lambda: (_turned(40, 1, 21), _turned(37, 3, 5)), "a9375091b65b2b25"),
@@ -106,7 +110,12 @@ def _filters():
     return bits, alpha
 
 
-def _finished(mode, channels, taps, integers):
+def _split(channels, taps):
+    dalpha = np.zeros(37, np.float32)
+    return _finished(Finish.SPLIT, channels, taps, False, dalpha), dalpha
+
+
+def _finished(mode, channels, taps, integers, dalpha=NO_ALPHA):
     n, outputs = channels * taps, 37
     sums = reals(n, simd.padded_outputs(outputs))
     sums[:, :outputs] = reals(n, outputs)
@@ -114,7 +123,7 @@ def _finished(mode, channels, taps, integers):
         sums = (16 * sums).astype(np.int32).view(np.float32)
     out, offset = np.zeros((outputs, n), np.float32), np.arange(outputs)
     weight, alpha = reals(outputs, n) / 4, reals(outputs)
-    given = sums, integers, 0.25, offset, weight, alpha, mode, channels, out
+    given = sums, integers, 0.25, offset, weight, alpha, mode, channels, out, dalpha
     layout.finish(0, 32, *given)
     layout.finish(32, outputs, *given)
     return out

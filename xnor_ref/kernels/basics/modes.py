@@ -12,3 +12,4 @@ class Finish(IntEnum):
     PAPER = 3
     STE = 4
     OFFICIAL = 5
+    SPLIT = 6  # `STE`, and the gradient of alpha, which the layer takes further

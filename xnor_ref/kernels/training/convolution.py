@@ -107,21 +107,26 @@ class _Convolution:
         weight: F32,
         alpha: F32,
         rule: Finish,
+        dalpha: F32 | None,
         threads: int,
         scale: float = 1.0,
         offset: NDArray[np.int64] | None = None,
     ) -> F32:
         """That of the latent `weight`: the sums over pixels, less `offset` (O,), times `scale`, turned by `rule`.
 
+        With `Finish.SPLIT`, that of alpha goes to `dalpha` (O,).
+
         `of_weight` makes the sums, of x and dy as it takes them.
         """
         flat = weight.reshape(self.outputs, -1)
         out = np.empty_like(flat)
         less = np.zeros(self.outputs, np.int64) if offset is None else offset
+        of_alpha = np.empty(self.outputs, np.float32) if dalpha is None else dalpha
 
         def finish(first: int, sums: NDArray, threads: int = 1) -> None:
             integers, parts = sums.dtype == np.int32, (a[first:] for a in (less, flat, alpha))
-            arguments = sums.view(np.float32), integers, scale, *parts, int(rule), self.channels, out[first:]
+            given = sums.view(np.float32), integers, scale, *parts, int(rule), self.channels
+            arguments = *given, out[first:], of_alpha[first:]
             size = min(sums.shape[1], self.outputs - first)
             parallel_chunks(lambda a, b: gradient_layout.finish(a, b, *arguments), size, 64, threads)
 
@@ -138,13 +143,13 @@ class _Convolution:
         x: winograd.Images,
         filters: F32,
         alpha: F32 | None,
-        finish: tuple[F32, F32, Finish],
+        finish: tuple[F32, F32, Finish, F32 | None],
         need_input: bool,
         then: Then | None = None,
     ) -> tuple[F32, F32 | None]:
         """Both gradients from dY, times `k` if there is one; `filters` and `alpha` as in `winograd.Convolution.load`.
 
-        `finish` is what turns that of the weight into that of the latent one: weight, alpha, rule.
+        `finish` is what turns that of the weight into that of the latent one: weight, alpha, rule, dalpha.
         """
         threads, n = check_threads(None), len(dy)
         if "tiles" not in self._made:
@@ -237,9 +242,11 @@ class SignConvolution(_Convolution):
         rounding: Rounding | None,
         need_input: bool,
         then: Then | None = None,
+        dalpha: F32 | None = None,
     ) -> tuple[F32, F32 | None]:
         """(gradient of the latent weight by `rule`, gradient of sign(...)) from dY (N, OH, OW, O).
 
+        With `Finish.SPLIT` the gradient of alpha goes to `dalpha` (O,).
         `then(dx, start, stop)` is called on the thread that has just computed these images of the second.
         """
         threads, dy = check_threads(None), self._in_rows(dy)
@@ -250,7 +257,7 @@ class SignConvolution(_Convolution):
             rounding = None
         if rounding is None and self._tiled:
             x = winograd.Images.of_signs(saved.bits, self.size[1], self.padding[0], self.pad_value)
-            finish = weight, saved.alpha, rule
+            finish = weight, saved.alpha, rule, dalpha
             return self._backward_by_tiles(dy, saved.k, x, weight, saved.alpha, finish, need_input, then)
         of_weight, of_input = self._gradients(n, rounding is not None)
         images = 1 if self._rows else n
@@ -285,7 +292,7 @@ class SignConvolution(_Convolution):
             factors = np.float32(1 / scale_of_input), np.float32(1 / scale_of_weight)
             rest = np.uint32(rounding.seed), of_input.left, target, panels, totals
             split(threads, images, gradient_layout.quantize, *rows, scaled, saved.alpha, *factors, *rest)
-        how = weight, saved.alpha, rule, threads, scale_of_weight, totals.sum(axis=0)
+        how = weight, saved.alpha, rule, dalpha, threads, scale_of_weight, totals.sum(axis=0)
         dw = self._gradient_of_weight(of_weight, planes, panels, images, *how)
         if not need_input:
             return dw, None
@@ -373,6 +380,7 @@ class RealConvolution(_Convolution):
         latent: F32,
         rule: Finish = Finish.RAW,
         alpha: F32 | None = None,
+        dalpha: F32 | None = None,
     ) -> tuple[F32, F32 | None]:
         """(gradient of the weight, gradient of the images (N, H, W, C)).
 
@@ -382,10 +390,10 @@ class RealConvolution(_Convolution):
         threads, dy, n = check_threads(None), self._in_rows(dy), len(dy)
         if self._tiled:
             x = winograd.Images.of(padded, self.size[1], self.padding[0])
-            return self._backward_by_tiles(dy, None, x, weight, None, (latent, alpha, rule), need_input)
+            return self._backward_by_tiles(dy, None, x, weight, None, (latent, alpha, rule, dalpha), need_input)
         images = 1 if self._rows else n
         of_weight, of_input = self._gradients(n)
-        finish = latent, alpha, rule, threads
+        finish = latent, alpha, rule, dalpha, threads
         if need_input or isinstance(of_weight, WeightGradient):
             panels = of_weight.panels(images)
             target = empty((n, *of_input.padded_shape) if need_input else (1, 1, 1, 1))
@@ -414,7 +422,9 @@ class RealConvolution(_Convolution):
         dY comes some images at a time, from `dy_of(start, stop)` on any thread.
         """
         threads, n = check_threads(None), len(padded)
-        return self._gradient_of_weight(self._gradients(n)[0], padded, dy_of, n, weight, _NONE, Finish.RAW, threads)
+        return self._gradient_of_weight(
+            self._gradients(n)[0], padded, dy_of, n, weight, _NONE, Finish.RAW, None, threads
+        )
 
     def _gradients(self, n: int) -> tuple[WeightGradient | RowsGradient, InputGradient]:
         key = n if self._rows else 0

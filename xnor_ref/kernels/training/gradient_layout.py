@@ -24,7 +24,7 @@ _sign_of_bit, _chosen_byte, _sign_word, _four_signs, _integer = (
     words32.sign_of_bit, words32.chosen_byte, words32.sign_word, words32.four_signs, words32.integer_of,
 )  # fmt: skip
 _vector = _in(float32, 1)
-_RAW, _CLIPPED, _CORRECTED, _PAPER, _, _OFFICIAL = (int(mode) for mode in Finish)
+_RAW, _CLIPPED, _CORRECTED, _PAPER, _, _OFFICIAL, _SPLIT = (int(mode) for mode in Finish)
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
@@ -125,14 +125,14 @@ def pack_filters(start, stop, weight, words, alpha):
 @compiled(
     void(
         intp, intp, _in(float32, 2), boolean, float64, _in(int64, 1), _in(float32, 2), _vector, intp, intp,
-        _out(float32, 2),
+        _out(float32, 2), _out(float32, 1),
     )
 )  # fmt: skip
-def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, channels, out):
+def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, channels, out, dalpha):
     """Gradients of filters start..stop, out (O, n), from sums over pixels (n, padded O).
 
     `integers`, in the place of float32, are (sum - offset[o]) * scale. `mode`, one of `Finish`, says how G becomes the
-    gradient of the latent weight.
+    gradient of the latent weight. With `SPLIT` that of alpha, sum_j G_j sign(W_j), goes to `dalpha` (O,).
     """
     n = weight.shape[1]
     one, zero = np.float32(1), np.float32(0)
@@ -162,8 +162,12 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
             if mode == _RAW:
                 continue
             share = zero
-            if mode == _CORRECTED:
-                share = np.float32(signed_sum(g.ctypes.data, w.ctypes.data, n) / np.float64(n))
+            if mode == _CORRECTED or mode == _SPLIT:
+                total = signed_sum(g.ctypes.data, w.ctypes.data, n)
+                if mode == _CORRECTED:
+                    share = np.float32(total / np.float64(n))
+                else:
+                    dalpha[o] = total
             a = one if mode == _CLIPPED else alpha[o]
             for j in range(n):
                 v = g[j] * ((part + (a if abs(w[j]) <= limit else zero)) * factor)

@@ -8,6 +8,7 @@ the path through K as well.
 Each of these steps is a method that a subclass may override. The fused path (`nn.fused`) calls it, or stands back.
 """
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -22,6 +23,7 @@ from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics import checks
 from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, spatial
 from xnor_ref.kernels.basics.modes import Finish
+from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.ops import binary_ops, float_ops
 from xnor_ref.nn import functional, fused
 from xnor_ref.nn.backend import binary_backend as binary_backend
@@ -31,6 +33,20 @@ from xnor_ref.nn.module import Module, Parameter, overrides
 from xnor_ref.nn.settings import LayerSettings, checked
 
 F32 = NDArray[np.float32]
+PIECE = 1 << 15  # weights that are worth a piece of their own
+
+
+def _of_filters(some: Callable[[int, int], Any], out: NDArray, weight: F32, apart: bool) -> NDArray:
+    """`some(start, stop)` of filters, for all of them into `out` (O, ...).
+
+    If filters do not depend on each other (`apart`), they go in pieces that stay in a cache, shared among threads.
+    """
+
+    def piece(start: int, stop: int) -> None:
+        out[start:stop] = some(start, stop)
+
+    parallel_chunks(piece, len(out), max(1, PIECE // weight[0].size) if apart else len(out))
+    return out
 
 
 class BinaryLayer(Module):
@@ -89,19 +105,37 @@ class BinaryLayer(Module):
 
     def analytic_scale(self) -> F32:
         """The scale (O,) by the layer's rule; where it has none, the least-squares one (eq. 6)."""
-        rule = self.weight_scale if self.weight_scale.scales else binary.MEAN_ABS
-        alpha = np.asarray(rule.alpha(self.weight.data, self.code))
-        if alpha.shape != (len(self.weight.data),):
-            raise InputError(
-                f"{type(self).__name__}: weight_scale {rule.name!r} gave an alpha of shape {alpha.shape} for weights "
-                f"{self.weight.shape}; it must be ({len(self.weight.data)},)"
-            )
-        return np.ascontiguousarray(alpha, np.float32)
+        rule, weight = self.weight_scale if self.weight_scale.scales else binary.MEAN_ABS, self.weight.data
+
+        def some(a: int, b: int) -> NDArray:
+            alpha = np.asarray(rule.alpha(weight[a:b], self.code))
+            if alpha.shape != (b - a,):
+                raise InputError(
+                    f"{type(self).__name__}: weight_scale {rule.name!r} gave an alpha of shape {alpha.shape} for "
+                    f"weights {weight[a:b].shape}; it must be ({b - a},)"
+                )
+            return alpha
+
+        return _of_filters(some, np.empty(len(weight), np.float32), weight, rule.per_filter)
 
     def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
         """The gradient of the latent weight from that of the binary one, both in its shape."""
-        latent = self.grad_mode.latent(grad, self.weight.data, alpha, self.weight_scale, self.code)
-        return latent.astype(np.float32, copy=False)
+        weight, scale, rule = self.weight.data, self.weight_scale, self.grad_mode
+
+        def some(a: int, b: int) -> NDArray:
+            return rule.latent(grad[a:b], weight[a:b], None if alpha is None else alpha[a:b], scale, self.code)
+
+        return _of_filters(some, np.empty_like(weight), weight, rule.per_filter and scale.per_filter)
+
+    def through_alpha(self, straight: F32, dalpha: F32) -> F32:
+        """`straight` (O, ...) and what flows through alpha, in place; dalpha (O,) is the gradient of alpha."""
+        weight, scale = self.weight.data, self.weight_scale
+
+        def both(a: int, b: int) -> NDArray:
+            through = scale.alpha_gradient(dalpha[a:b], weight[a:b], self.code)
+            return straight[a:b] if through is None else straight[a:b] + through
+
+        return _of_filters(both, straight, weight, scale.per_filter)
 
     @property
     def alpha_is_mean(self) -> bool:
@@ -118,7 +152,7 @@ class BinaryLayer(Module):
             return Finish.CLIPPED if rule is CONSTANT else Finish.RAW
         constant = type(scale).alpha_gradient is WeightScale.alpha_gradient and "alpha_gradient" not in vars(scale)
         if rule.mode is Finish.CORRECTED and not scale.mode:
-            return Finish.STE if constant else Finish.RAW
+            return Finish.STE if constant else Finish.SPLIT
         return rule.mode
 
     def scaled_signs(self, alpha: F32 | None) -> F32:
