@@ -42,10 +42,22 @@ def test_python_examples_give_what_they_show():
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
+def anchors(text):
+    """What a link can name after its #: headings in small letters, with hyphens and without other punctuation."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
-        assert (path.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", path.read_text()):
+        found = path.parent / target if target else path
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found.read_text()), f"{target}#{anchor}"
+
+
+def test_an_anchor_is_a_heading():
+    assert anchors("# Why it's so: a-b\n```\n# no\n```\n## Second one\n") == {"why-its-so-a-b", "second-one"}
 
 
 def test_the_defaults_of_each_data_set_are_told():
