@@ -506,7 +506,7 @@ def test_real_five_classes(real_data, tmp_path):
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.soak
 def test_real_hundred_classes(real_data, tmp_path):
     dataset = load(tmp_path, archive=real_data / "tiny-imagenet-100.zip")
     assert (len(dataset.train), len(dataset.val), dataset.num_classes) == (50_000, 5_000, 100)
