@@ -1,8 +1,4 @@
-"""Data sets by name, one file each: `load("shapes", data_dir=Path("data"))`.
-
-To add one, write a module with a function `load(*, name, data_dir, progress, **options) -> Dataset` and an
-`AUGMENT` table, and give it a line in `_MODULES`.
-"""
+"""Data sets by name, one file each: `load("shapes", data_dir=Path("data"))`."""
 
 import importlib
 import inspect

@@ -1,8 +1,4 @@
-"""Networks by name. A new one is a file with a `layers` function and a line in `_NETWORKS`, or is registered.
-
-Such a file also says in `SMALLEST` what images it needs at least, in `USUAL` for which pixels, channels and classes it
-is best known, and in `OPTIONS` which keywords its `layers` takes besides.
-"""
+"""Networks by name, one file each; the room's page says what such a file holds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

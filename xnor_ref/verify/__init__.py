@@ -1,7 +1,7 @@
 """Exactness checks that run anywhere: on a user's machine, and in the project's tests.
 
-A property is a function over an implementation and a case that Hypothesis draws. To add properties, write a module with
-a `PROPERTIES` tuple (see `kernels.py`) and add it to `PROPERTIES` below. Hypothesis is imported in this room only.
+A property is a function over an implementation and a case that Hypothesis draws. Hypothesis is imported in this room
+only.
 """
 
 from collections.abc import Callable

@@ -1,16 +1,8 @@
 """Binary convolution and matrix product: the checked entry points, and the unchecked blocks they are made of.
 
 `binary_conv2d`, `xnor_conv2d` and `binary_linear` validate everything before they allocate anything. The blocks
-(`sign_pack`, `conv2d_bits`, ...) are for callers inside this package whose arrays are known to be right:
-C-contiguous, float32 or uint64, without NaN.
-
-A backend is one of
-- "reference": NumPy, obvious and slow;
-- "numba": the same in compiled loops;
-- "simd": micro-kernels written out in vector code, where the processor has vectors that fit;
-- "float": signs as float32, convolved by BLAS; an independent road to the same integers, for tests;
-- "auto": "simd", or "numba" without such vectors, or "reference" without Numba's compiler (NUMBA_DISABLE_JIT=1).
-All give the same integers, at any number of threads.
+(`sign_pack`, `conv2d_bits`, ...) are for callers inside this package whose arrays are known to be right: C-contiguous,
+float32 or uint64, without NaN. The room's page lists the backends; all give the same integers at any number of threads.
 """
 
 from typing import Any

@@ -1,13 +1,8 @@
 """k-bit numbers as weighted sums of signs, so that XNOR and popcount compute with them exactly.
 
-q_k(x) of Rastegari et al. 2016, section 3.2, rounds x in [-1, 1] to one of 2^k even levels. Times 2^k - 1 a level is an
-odd integer, and that is a sum of signs, one a bit plane:
-
-    m = (2^k - 1) q_k(x) = sum_b 2^b s_b,    s_b = +-1, b = 0 .. k-1
-
-so that the dot product of such integers is sum_{a,b} 2^(a+b) (s_a . t_b), each s_a . t_b one of signs. The highest
-plane is sign(x). Padding with 0 contributes nothing to any plane; padding with +1 or -1 is the largest or the smallest
-level.
+Times 2^k - 1, a level of q_k(x) (Rastegari et al. 2016, section 3.2) is an odd integer m = sum_b 2^b s_b, one sign s_b
+a bit plane. The highest plane is sign(x). Padding with 0 contributes nothing to any plane; padding with +1 or -1 is the
+largest or the smallest level.
 """
 
 import numpy as np

@@ -1,15 +1,9 @@
 """Readable Numba rung: the kernels of `reference.py` as loops that LLVM turns into vector code.
 
-What makes them fast, and nothing more:
-- weights are relaid so that up to 64 output channels lie side by side, and the innermost loop runs over those:
-  its steps do not depend on each other, so each becomes a lane of a vector;
-- `popcount` is the classic mask-and-add sequence, which LLVM recognises and replaces by the best that the
-  processor has;
-- the words of one filter row lie in one piece (column after column), and so do those of an image row: a window is
-  KH pieces, clipped to the image. Padding with 0 so costs nothing and needs no border;
-- two pixels share each load of a weight, three words each load of a counter.
+Weights are relaid so that up to 64 output channels lie side by side, and the innermost loop runs over those: its steps
+do not depend on each other, so each becomes a lane of a vector. Two pixels share each load of a weight, three words
+each load of a counter. All word arithmetic is unsigned: with one signed operand Numba would compute a sum in float64.
 
-All word arithmetic is unsigned on purpose: with one signed operand Numba would compute a sum in float64.
 Imports Numba; import this module only when it is needed.
 """
 

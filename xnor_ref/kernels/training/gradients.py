@@ -1,16 +1,9 @@
 """Gradients of convolutions by micro-kernels: of the input, a convolution again; of the weight, a sum over pixels.
 
-With D = dC/dY (N, OH, OW, O), channels innermost as everything here:
-
-- dX[y, x, c] = sum over taps and o of D[(y + p - ky)/s, (x + p - kx)/s, o] W[o, c, ky, kx]. The pixels of the input
-  fall into s*s phases by their remainders; each phase meets its own taps, and is a convolution of stride 1.
-- dW[o, c, ky, kx] = sum over pixels of X[y*s + ky - p, x*s + kx - p, c] D[y, x, o]. X lies in planes here, so that a
-  tap is an address, and D in panels as the tiles of `microkernels/tile_gradients.py` read them.
-
-`InputGradient` and `WeightGradient` work the geometry out once. Both come in two arithmetics: float32, and bytes
-(`gradient_layout.quantize`), whose sums are exact integers. Outputs are shared among threads, never sums, but for
-`RowsGradient`, which cuts sums at the same places whatever the threads; so results do not depend on their number.
-Compiled when first called; import this module only when it is needed.
+`gradient-in-bytes.md` has the equations and follows one gradient through them. `InputGradient` and `WeightGradient`
+work the geometry out once. Both come in two arithmetics: float32, and bytes (`gradient_layout.quantize`), whose sums
+are exact integers. Outputs are shared among threads, never sums, but for `RowsGradient`, which cuts sums at the same
+places whatever the threads; so results do not depend on their number.
 """
 
 from collections.abc import Callable

@@ -1,15 +1,7 @@
 """SIMD rung: convolution by the micro-kernels of `microkernels/tile.py`, planned once and run many times.
 
 `SignConv` (and `RealConv`, for the layers that stay real) lays out the weights and works out the geometry; after that a
-call is one compiled loop over rows of outputs.
-What makes it fast beyond the tile:
-- a pixel's words are 32 signs, so that 96 channels cost three words and not four halves of two;
-- the words of a kernel row lie in one piece (column after column), in the image as in the weights;
-- padding costs nothing. Kernel rows outside the image are not visited. Columns outside are words of zeros, kept on
-  both sides of every image row; what they add, the ones of the weights there, is known beforehand. So the constant of
-  the dot product, n_bits in the interior, is read from a small table with an entry for each way in which a window can
-  overlap the border, and padding with +1 or -1 only changes its entries;
-- a block of output channels at a time: its weights stay in the nearest caches while the whole image passes.
+call is one compiled loop over rows of outputs. The room's page goes through it in numbers.
 
 Imports Numba; import this module only when it is needed.
 """
