@@ -1,13 +1,14 @@
-"""Products of bytes on AMX, in the place of `tile_gradients.py`'s where the processor has it: eight times VNNI's.
+"""Products of bytes on AMX: they replace those of `tile_gradients.py` where the processor has it.
 
-AMX has eight registers of 16 rows of 64 bytes, and one instruction that adds to a register of 16x16 int32 the products
-of one with 16 rows of 64 bytes (unsigned here) and one with 16 groups of four bytes (signed) for each of 16 columns:
+AMX has eight registers of 16 rows of 64 bytes. One instruction multiplies two of them and adds the products to a third,
+which holds 16x16 sums in int32. The first has 16 rows of 64 bytes (unsigned here), the second 16 groups of four bytes
+(signed) for each of 16 columns:
 
                  column: 16 rows, four bytes of each of 16 outputs          | sum 0 | sum 1 | sum 2 | sum 3 |
     row: 16 x, 64 bytes of each                                             sum += row x column, 16,384 products
 
-The columns are what a vector holds in the other micro-kernels, so that operands lie in memory as they do there. At the
-end of a sum, where x has less than 64 bytes left, zeros take their place, and the columns are read on to `BEYOND`.
+A row of columns is one vector of the other micro-kernels, so operands lie in memory as they do there. Where x has less
+than 64 bytes left at the end of a sum, zeros follow; the columns are then read up to `BEYOND`.
 """
 
 from llvmlite import ir

@@ -1,17 +1,17 @@
 """Micro-kernels of the backward pass: products summed over pixels, and products of bytes.
 
 The gradient of a weight is a sum over all pixels of all images, G[i, o] = sum_p x[i, p] dy[p, o]. The tile of `tile.py`
-serves it with other things in the places: "pixels" are a few input channels i, whose planes lie one after the other;
-an element is one pixel p, or four with bytes; and the vectors hold dy of that pixel, a lane for each output channel.
+computes it with other operands: its "pixels" are a few input channels i, whose planes lie one after the other; an
+element is one pixel p, or four with bytes; the vectors hold dy of that pixel, a lane for each output channel.
 
     for image in range(n_images):                  x += x_image, w += w_image
         for row in range(n_rows):                  x += x_row, w += w_row
             for k in range(run):                   x += x_step, w += V vectors
                 acc[i, v] += x[i] * w[v]
 
-With bytes a lane takes four products at a time, of an unsigned byte of x and a signed byte of w (VNNI, vpdpbusd). Rows
-are then so short that the loops would cost more than they do; so there is one, and a table says where x lies. Where
-the processor has AMX, `amx.py` has other micro-kernels for bytes, with the same arguments and results.
+With bytes a lane takes four products at a time, of an unsigned byte of x and a signed byte of w (VNNI's vpdpbusd). Rows
+are then so short that nested loops would cost more than the products. So there is one loop, and a table of offsets says
+where x lies. Where the processor has AMX, `amx.py` replaces these micro-kernels, with the same arguments and results.
 """
 
 from typing import NamedTuple

@@ -1,16 +1,16 @@
 """BatchNorm, ReLU and sign in training, forward and backward, on images (N, H, W, C), channels innermost.
 
-All passes are bound by memory, so there are few of them and nothing is kept that can be computed again: y = x*scale +
-shift, and with it the mask of sign or ReLU, is worked out anew from x. Arrays are float32 and C-contiguous; statistics
-are float64, of float64 sums.
+All passes are bound by memory. So there are few of them, and nothing is kept that can be computed again: y = x*scale +
+shift, and with it the mask of sign or ReLU, is computed anew from x. Arrays are float32 and C-contiguous. Statistics
+are float64, from float64 sums.
 
-The kernels see x as rows (P, C) with P = N*H*W, and work on rows start..stop. Their per-channel vectors may hold the C
-numbers several times over (`repeated`): then that many rows are one run of the inner loop, which pays where C is small.
-Sums are partial, over the rows of one call; a caller that takes them while the rows are in the cache adds up the parts
-with `moments_of` and `gradients_of`. The functions cut P into chunks of a fixed size, so that the bits of a result do
-not depend on the number of threads.
+The kernels see x as rows (P, C) with P = N*H*W, and work on rows start..stop. Vectors of one number a channel may hold
+the C numbers several times over (`repeated`): then that many rows are one run of the inner loop, which pays where C is
+small. Sums are partial, over the rows of one call. `moments_of` and `gradients_of` add the parts up, for callers that
+take sums while the rows are in the cache. P is cut into chunks of a fixed size, so that the bits of a result do not
+depend on the number of threads.
 
-A loop reads few arrays and writes one or two: LLVM compares each pair for overlap, and gives up beyond 8 pairs.
+A loop reads few arrays and writes one or two: LLVM checks each pair for overlap, and gives up beyond 8 pairs.
 """
 
 from collections.abc import Callable, Sequence

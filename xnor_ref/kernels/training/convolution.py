@@ -46,7 +46,7 @@ class Rounding(NamedTuple):
 
 
 def _is_long(y: F32) -> bool:
-    """Whether a result (N, H, W, C) had better go past the caches, in whole lines."""
+    """Whether a result (N, H, W, C) should bypass the caches, in whole lines."""
     return y.nbytes > CACHED and y.shape[3] * y.itemsize % LINE == 0
 
 

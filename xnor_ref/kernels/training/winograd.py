@@ -2,13 +2,13 @@
 
 Winograd's F(2x2, 3x3) and F(2x2, 5x5), after Lavin and Gray 2016 (arXiv 1509.09308, section 4.1): a tile of 2x2 outputs
 comes from 4x4 (6x6) inputs d and the filter g. `winograd_maps.py` has the matrices for one dimension. In two
-dimensions, * being element by element, Y = A^T [(G g G^T) * (B^T d B)] A: 16 products for four outputs in the place of
-36, or 36 of 100. Summed over channels before A, the products in brackets are, for all tiles together, 16 (36) products
-of matrices, one for each element of a tile. The gradient of the filter is the same turned round,
-G^T [(B^T d B) * (A D A^T)] G with D the gradient of the loss by Y, summed over tiles: products of matrices again.
+dimensions, with * element by element, Y = A^T [(G g G^T) * (B^T d B)] A. That is 16 products for four outputs instead
+of 36, or 36 instead of 100. The products in brackets are summed over channels before A. For all tiles together they are
+16 (36) products of matrices, one for each element of a tile. The gradient of the filter is the transposed map,
+G^T [(B^T d B) * (A D A^T)] G with D = dC/dY, summed over tiles: products of matrices again.
 
-Numbers are added up, in float32, before and after they are multiplied. So errors are several times larger than those of
-plain sums, and of another kind: small beside the largest number of a tile, not beside each.
+Numbers are added in float32 before and after they are multiplied. So errors are several times larger than those of
+plain sums, and they are relative to the largest number of a tile, not to each number.
 
 Pieces of work depend on the problem alone, so results have the same bits on any number of threads. Compiled when first
 called; import this module only when it is needed.
