@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from xnor_ref.experiments import catalogue, estimate, execute, plan, plot, repor
 from xnor_ref.experiments.catalogue import EXPERIMENTS
 from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.observer import Observer
+from xnor_ref.training.fitting.trainer import Trainer
 from xnor_ref.training.job import load_data
 from xnor_ref.training.settings.config import FIELDS
 from xnor_ref.training.storing.runs import RunFolder
@@ -329,11 +331,35 @@ def test_a_dry_run_says_what_is_left_and_trains_nothing(table3b, data_dir, tmp_p
     assert lines[6]["images_per_second"] > 0 and lines[7]["images_per_second"] == lines[4]["images_per_second"] > 0
 
 
-def test_the_cost_of_a_row_can_be_measured_whatever_its_schedule(data_dir, tmp_path):
+@pytest.mark.parametrize("schedule", [{}, {"schedule": "step", "milestones": [2, 3], "warmup_epochs": 2.0}])
+def test_the_cost_of_a_row_can_be_measured_whatever_its_schedule(data_dir, tmp_path, schedule):
     made = tiny_plan("table3b", data_dir, tmp_path, epochs=4)
-    config = replace(made.runs[0].config, schedule="step", milestones=[2, 3], warmup_epochs=2.0)
+    config = replace(made.runs[0].config, **schedule)
     training, validation = estimate.measure(replace(made.runs[0], config=config), load_data(config))
     assert training > 0 and validation > 0
+
+
+@pytest.mark.parametrize(
+    "constant, of_image, images",
+    [
+        (0.5, 0.25, [2, 2, 16]),  # a slow network: the rest of the batch is extrapolated
+        (0.0, 0.001, [2, 2, 50]),  # a fast one takes the whole batch
+    ],
+)
+def test_the_cost_of_a_batch_is_told_by_few_images(data_dir, tmp_path, monkeypatch, constant, of_image, images):
+    made = tiny_plan("table3b", data_dir, tmp_path, batch_size=50)
+    now, seen = 0.0, []
+
+    def step(trainer):
+        nonlocal now
+        assert len(trainer.batch(0, trainer.position.step)[1]) == trainer.batch_size
+        seen.append(trainer.batch_size)
+        now += constant + of_image * trainer.batch_size
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: now))
+    training, _ = estimate.measure(made.runs[0], load_data(made.runs[0].config))
+    assert training == pytest.approx((constant + of_image * 50) / 50) and seen == images
 
 
 def test_the_command_shows_costs_and_then_runs(data_dir, tmp_path, monkeypatch, capfd):

@@ -1,34 +1,31 @@
-"""What an experiment would cost: a few steps of each row are timed, nothing is kept."""
+"""What an experiment would cost: two steps of each row are timed, nothing is kept."""
 
 import dataclasses
-import statistics
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from xnor_ref.datasets import Dataset
+import numpy as np
+
+from xnor_ref import datasets
+from xnor_ref.datasets import Dataset, Split
 from xnor_ref.experiments.execute import State, chosen_runs, work_left
 from xnor_ref.experiments.plan import Plan, Run
-from xnor_ref.training.fitting.interrupt import Interrupted
+from xnor_ref.kernels.basics.rungs import reference_only
+from xnor_ref.kernels.basics.threads import set_threads
+from xnor_ref.nn import LOSSES
+from xnor_ref.nn.backend import backward_in
+from xnor_ref.training import job
+from xnor_ref.training.allocator import keep_freed_memory
+from xnor_ref.training.fitting.evaluation import freeze_model
 from xnor_ref.training.fitting.observer import Observer
-from xnor_ref.training.job import train_run
-from xnor_ref.training.storing.runs import RunFolder
+from xnor_ref.training.fitting.trainer import steps_per_epoch
 
-STEPS = 5  # of which the first is left out: it compiles kernels and makes buffers
-VALIDATED = 100
+FEW, SOME = 2, 16  # images of the shorter and, at least, of the longer step
+SECONDS = 0.25  # that the longer step may take, if that is enough for more images
+VALIDATED = 4
 _EVALUATIONS_AT_THE_END = 2  # of the float and of the packed network
-
-
-class _Watch(Observer):
-    """Notes when each step ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def progress(self, what: str, done: int, total: int, **figures: Any) -> None:
-        if "loss" in figures:
-            self.ends.append(time.perf_counter())
 
 
 def estimate(
@@ -76,19 +73,53 @@ def estimate(
 
 
 def measure(run: Run, data: Dataset) -> tuple[float, float]:
-    """Seconds that one image takes in training and in validation, by a run of a few steps whose folder is removed."""
-    batch = min(run.config.batch_size, len(data.train))
-    changes: dict[str, Any] = dict.fromkeys(run.config.options_of("schedule"))  # milestones lie beyond the one epoch
-    changes |= {"schedule": "constant", "warmup_epochs": 0.0, "epochs": 1, "checkpoint_every": 1e9, "mst_start": None}
-    config = dataclasses.replace(run.config, **changes, limit_train=batch * STEPS, limit_val=VALIDATED)
-    watch = _Watch()
-    with tempfile.TemporaryDirectory(prefix="xnor_ref-") as folder:
-        out = Path(folder) / "run"
-        try:
-            train_run(config, out=out, observer=watch)
-        except Interrupted as interrupt:
-            raise Interrupted(interrupt.signal_number, "stopped; nothing was trained") from None
-        (line,) = RunFolder(out).metrics()
-    steps = [after - before for before, after in zip(watch.ends, watch.ends[1:])]
-    of_one = statistics.median(steps) / batch if steps else line["seconds"] / batch
-    return of_one, line["val_seconds"] / min(VALIDATED, len(data.val))
+    """Seconds that one image takes in training and in validation.
+
+    A step costs a constant and so much an image. Two steps on few images tell both, where a whole batch takes long.
+    """
+    config = run.config
+    with reference_only(config.backend == "reference"), backward_in(config.backward):
+        set_threads(config.threads)
+        keep_freed_memory()
+        job.compile_steps(config)
+        model, steps = job.build_network(config, data), steps_per_epoch(len(data.train), config.batch_size)
+        callbacks = job.make_callbacks(dataclasses.replace(config, mst_start=None), model, data, steps)
+        optimizer = job.make_optimizer(config, model, steps)
+
+        def step(images: int, number: int = 1) -> float:
+            trainer = job.make_trainer(
+                model,
+                dataclasses.replace(data, train=_some(data.train, 2 * images)),
+                optimizer,
+                lambda step: config.lr,
+                epochs=1,
+                batch_size=images,
+                loss=partial(LOSSES[config.loss], **config.options_of("loss")),
+                augment=datasets.default_augment(config.dataset) if config.augment else None,
+                callbacks=callbacks,
+            )
+            trainer.position.step = number
+            return _seconds(trainer.step)
+
+        batch = min(config.batch_size, len(data.train))
+        few = min(FEW, batch)
+        step(few, 0)  # compiles kernels, and finds the trees of a pull
+        short = step(few)
+        some = min(batch, max(SOME, int(SECONDS * few / short)))
+        long = step(some)
+        if some < batch:
+            long += (batch - some) * max(long - short, 0.0) / (some - few)
+        logits = freeze_model(model, job.about_training(config, data)).logits
+        logits(_some(data.val, FEW).images)
+        return long / batch, _seconds(lambda: logits(_some(data.val, VALIDATED).images)) / VALIDATED
+
+
+def _some(split: Split, count: int) -> Split:
+    chosen = np.arange(count) % len(split)
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
