@@ -162,7 +162,7 @@ def _estimate_text(plan: Any, result: dict[str, Any]) -> str:
         "",
         options.table(rows, right=(1, 2, 3, 4, 5)),
         "",
-        f"results will be in {printable(result['folder'])}; estimated by steps of each row on few images, validation included",
+        f"results will be in {printable(result['folder'])}; estimated by steps on few images, validation included",
     ]
     return "\n".join(lines)
 
