@@ -20,7 +20,7 @@ SHORT = {
     "shapes": ["--epochs", "1", "--train-size", "200", "--val-size", "60"],
     "other": ["--epochs", "1", "--limit-train", "128", "--limit-val", "64", "--batch-size", "32"],
 }
-RUN_BY_CI = ("python3 -m venv", "pip install", "pre-commit", ".ci/run")
+RUN_BY_CI = ("python3 -m venv", "pip install", "pre-commit", "python -m pytest tests/test_", ".ci/run")
 DEFAULT_RUN = "runs/shapes-shapes-net-xnor-0"  # which takes a minute to make; README's quicker one will do
 
 
