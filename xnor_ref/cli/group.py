@@ -15,9 +15,9 @@ from xnor_ref.cli.text import program
 COMMANDS = {
     "train": "Train a network, freeze it to bits and prove that the bits agree.",
     "evaluate": "Score a run's networks, or a model file, on the validation images.",
-    "predict": "Name what is on photos.",
+    "predict": "Classify photos.",
     "export": "Freeze a run's checkpoint to a model file.",
-    "compress": "Hold binary layers along trees of their output channels (MST-compression), and report costs.",
+    "compress": "Store binary layers along trees of their output channels (MST-compression), and report costs.",
     "reproduce": "Train the papers' tables and figures, and show them beside the papers' own.",
     "bench": "Measure speed on this machine, against its roof and other libraries.",
     "verify": "Run the exactness checks on this machine.",
@@ -71,9 +71,9 @@ class Command(click.Command):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done; 1 a bug; 2 wrong usage; 3 data set; 4 model, checkpoint or run refused; 5 "
-    "numbers not finite; 6 an equality does not hold; 7 cannot write; 130 or 143 stopped by Ctrl-C or SIGTERM; 141 "
-    "nobody reads the output any more.",
+    epilog="Exit codes: 0 done; 1 a bug; 2 wrong usage; 3 data set; 4 model, checkpoint or run rejected; 5 numbers "
+    "not finite; 6 results that must be equal differ; 7 cannot write; 130 or 143 stopped by Ctrl-C or SIGTERM; 141 the "
+    "reader of the output stopped reading.",
 )
 @click.version_option(__version__, prog_name="xnor_ref")
 def cli() -> None:

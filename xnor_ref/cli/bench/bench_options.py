@@ -12,7 +12,7 @@ from xnor_ref.cli.text import say
 from xnor_ref.storage import write_atomically
 
 threads_option = click.option(
-    "--threads", type=int, default=1, show_default=True, metavar="N", help="Of every contender."
+    "--threads", type=int, default=1, show_default=True, metavar="N", help="Threads of each contender."
 )
 batch_option = click.option(
     "--batch", type=int, default=1, show_default=True, metavar="N", help="Images computed together."

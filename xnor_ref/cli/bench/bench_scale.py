@@ -26,7 +26,7 @@ def scale(
 ) -> None:
     """Training on data sets of different sizes, in turns; and the memory that it takes, epoch by epoch.
 
-    NAME is a network of `train --model`, for 64x64 pixels. The images are random, in a temporary file.
+    NETWORK is one of `train --model`, for 64x64 pixels. The images are random, in a temporary file.
     """
     from xnor_ref.bench.training import scale as measuring
     from xnor_ref.bench.training import train as training

@@ -15,7 +15,7 @@ from xnor_ref.cli.group import Command
 @click.option("--batch", type=int, metavar="N", help="Images of a step [64; alexnet 128].")
 @click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Pixels a side.")
 @click.option("--classes", type=int, default=200, show_default=True, metavar="N", help="Classes.")
-@click.option("--threads", type=int, metavar="N", help="Of every contender [all processors].")
+@click.option("--threads", type=int, metavar="N", help="Threads of each contender [all processors].")
 @click.option(
     "--backward",
     default="fp32,int8",
@@ -53,7 +53,7 @@ def train(
 ) -> None:
     """Training steps of whole networks: forward, backward and update.
 
-    NAME is a network of `train --model`; by default vgg-small, resnet18, nin and alexnet. torch trains the same network
+    NETWORK is one of `train --model`; by default vgg-small, resnet18, nin and alexnet. torch trains the same network
     in full precision, at its best of eager and torch.compile, both layouts, batches of 64 and 128 and two settings of
     its allocator. Ours and torch take turns, each in a process of its own.
     """

@@ -152,7 +152,7 @@ def network(
 ) -> None:
     """Whole networks, from an image array to logits.
 
-    NAME is a network of `train --model`, with random weights; by default vgg-small, resnet18, nin and alexnet. It is
+    NETWORK is one of `train --model`, with random weights; by default vgg-small, resnet18, nin and alexnet. It is
     compared with the same network in full precision in torch, in every way that torch has to run it, and in
     onnxruntime. --model measures a packed file of yours, with the time of each layer.
     """

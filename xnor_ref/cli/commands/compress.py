@@ -38,7 +38,7 @@ from xnor_ref.errors import InputError
 @click.option("--measure", is_flag=True, help="Time every layer directly and along its tree, on this machine.")
 @options.field_options("threads")
 def command(model: str, output: str | None, force: bool, report: bool, json_file: str | None, **values: Any) -> None:
-    """Hold a network's binary layers along trees of their output channels.
+    """Store a network's binary layers along trees of their output channels.
 
     Filters that differ in few weights follow from each other: a minimum spanning tree over the output channels says
     which from which (MST-compression). The new file gives the same answers to the bit. Layers that would not become

@@ -24,7 +24,7 @@ from xnor_ref.errors import DatasetError, XnorRefError
 @options.field_options("threads")
 @options.json_option
 def command(model: str, images: tuple[str, ...], top: int, threads: int | None, as_json: bool) -> None:
-    """Name what is on photos.
+    """Classify photos.
 
     MODEL is a packed model file, or a run folder that holds one. Any photo will do: it is brought to the network's
     size and colours. An image that cannot be read is reported, the others are still answered, and the exit code is 3.

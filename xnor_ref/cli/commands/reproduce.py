@@ -67,8 +67,8 @@ def command(
     """Train the rows of one of the papers' tables or figures, all under the same conditions, and show them beside the
     paper's own figures.
 
-    Results are written to FOLDER/NAME-DATASET-BUDGET: table.md, results.json, plot.png (with matplotlib), and a run
-    folder for each row and seed. What is finished is not computed again; after Ctrl-C the same command goes on.
+    Results are written to FOLDER/EXPERIMENT-DATASET-BUDGET: table.md, results.json, plot.png (with matplotlib), and a
+    run folder for each row and seed. Finished rows are not trained again; after Ctrl-C, the same command goes on.
     """
     from xnor_ref.cli.progress import Progress
     from xnor_ref.experiments import catalogue, plan, report

@@ -52,7 +52,7 @@ class TrainConfig:
     epochs: int = _field(10, "int", "Passes over the training images.", low=1, high=100_000)
     batch_size: int = _field(64, "int", "Images per optimiser step.", low=2, high=65_536)
     optimizer: str = _field("adam", "choice", "Optimiser.", choices="xnor_ref.optim:OPTIMIZERS")
-    lr: float = _field(0.001, "float", "Learning rate at its highest.", low=0, open=True)
+    lr: float = _field(0.001, "float", "Highest learning rate.", low=0, open=True)
     momentum: float = _field(0.9, "float", "Momentum of sgd.", low=0, high=0.9999, needs=("optimizer", ("sgd",)))
     eps: float | None = _field(
         None, "float", "eps of adam (default: 1e-8).", low=0, high=1, open=True, needs=("optimizer", ("adam",))
@@ -97,7 +97,7 @@ class TrainConfig:
     backend: str = _field(
         "auto",
         "choice",
-        "What computes: the fastest kernels of this processor, or the NumPy references, slow and readable.",
+        "Kernels: auto, the fastest on this processor; reference, slow and readable ones in NumPy.",
         choices=("auto", "reference"),
     )
     backward: str = _field(
@@ -107,12 +107,12 @@ class TrainConfig:
         choices="xnor_ref.nn.backend:BACKWARDS",
     )
     augment: bool = _field(True, "bool", "Random crops and flips of training images.")
-    seed: int = _field(0, "int", "Everything random is derived from it.", low=0, high=2**63 - 1)
+    seed: int = _field(0, "int", "Seed of everything random.", low=0, high=2**63 - 1)
     input_scale: str | None = _field(
         None,
         "choice",
-        "Activation scale K of binary layers (default: plain, but off where the data set's recipe, block order cbap or "
-        "faithful says so, and k_grad does not need it).",
+        "Input scale K of binary layers (default: plain; off if the data set's recipe, block order cbap or faithful "
+        "turns it off, unless k_grad needs it).",
         choices="xnor_ref.binary:INPUT_SCALES",
         needs=_BINARY,
     )
@@ -137,20 +137,20 @@ class TrainConfig:
     centre: bool | None = _field(None, "bool", "Mean-centre latent weights after each step.", needs=_BINARY)
     clamp: bool | None = _field(None, "bool", "Clamp latent weights to [-1, 1] after each step.", needs=_BINARY)
     glorot: bool | None = _field(
-        None, "bool", "Even initial weights and learning rates scaled by fan-in and fan-out.", needs=_BINARY
+        None, "bool", "Uniform initial weights, and learning rates scaled by fan-in and fan-out.", needs=_BINARY
     )
     stochastic: bool | None = _field(None, "bool", "Draw the signs of weights at random in training.", needs=_BINARY)
     gamma: str | None = _field(
         None,
         "choice",
-        "What the learned scale of xnor++ is built from (default: o-h-w).",
+        "Factors of the learned scale of xnor++ (default: o-h-w).",
         choices="xnor_ref.nn:GAMMAS",
         needs=_BINARY,
     )
     gamma_init: str | None = _field(
         None,
         "choice",
-        "What the learned scale of xnor++ is at first (default: ones).",
+        "Initial value of the learned scale of xnor++ (default: ones).",
         choices="xnor_ref.nn.methods:GAMMA_INITS",
         needs=_BINARY,
     )
@@ -218,7 +218,7 @@ class TrainConfig:
         identity=False,
     )
     init_from: str | None = _field(None, "text", "Start with the weights of this float network, checkpoint or run.")
-    teacher: str | None = _field(None, "text", "Learn from the answers of this network too: a model file or a run.")
+    teacher: str | None = _field(None, "text", "Learn also from the answers of this network: a model file or a run.")
     distill_weight: float | None = _field(
         None, "float", "Share of the teacher in the loss (default: 0.9).", low=0, high=1, open=True
     )
@@ -228,14 +228,14 @@ class TrainConfig:
     mst_lambda: float | None = _field(
         None,
         "float",
-        "How hard filters are pulled together for MST-compression, against the task; 0 only logs their distance.",
+        "Pull between filters for MST-compression, relative to the task; 0 only logs their distance.",
         low=0,
         high=100,
     )
     mst_pull: str | None = _field(
         None,
         "choice",
-        "What a filter is pulled to (default: tree, its neighbours there; centre: the signs of most).",
+        "Target of the pull: tree (default), a filter's neighbours there; centre, the signs of most filters.",
         choices=("tree", "centre"),
     )
     mst_start: float | None = _field(None, "float", "Epochs before the pull begins (default: 0).", low=0, high=100_000)
@@ -243,10 +243,10 @@ class TrainConfig:
         None, "float", "Epochs over which the pull rises (default: 0).", low=0, high=100_000
     )
     mst_refresh: int | None = _field(
-        None, "int", "Steps from one tree to the next (default: an epoch, at most 100).", low=1, high=10**9
+        None, "int", "Steps between two searches for the trees (default: an epoch, at most 100).", low=1, high=10**9
     )
     mst_margin: float | None = _field(
-        None, "float", "Part of a filter's signs in which it may differ unpulled (default: 0).", low=0, high=0.5
+        None, "float", "Share of signs in which two filters may differ without a pull (default: 0).", low=0, high=0.5
     )
     model_options: dict[str, Any] = _field(  # noqa: RUF009 - `_field` makes a default_factory of it
         {}, "table", "Option of this network alone, such as width=32."
@@ -260,7 +260,7 @@ class TrainConfig:
     image_size: int | None = _field(
         None,
         "int",
-        "Pixels a side that images of the data set folder are brought to.",
+        "Pixels a side to which images of the data set folder are resized.",
         low=8,
         high=1024,
         needs=("dataset", ("folder",)),
