@@ -42,7 +42,7 @@ def stepped(self):
         names.append("--")
 jit.Kernel._loaded_or_compiled, Adam.step = taken, stepped
 job.compile_steps = lambda config: False
-config = tiny_config(Path(sys.argv[1]), epochs=1, model_options={}, **eval(sys.argv[2]))
+config = tiny_config(Path(sys.argv[1]), epochs=1, model_options={}, **{"check_agreement": False, **eval(sys.argv[2])})
 job.train_run(config, out=Path(sys.argv[1]) / "run")
 print(*names)
 """
@@ -72,6 +72,14 @@ def test_the_list_is_what_a_step_takes_in_its_order(tmp_path, settings):
     assert order == sorted(order, key=step.index)
     if not settings:
         assert set(_AFTER) <= set(later)
+
+
+@vectors
+def test_the_check_before_the_first_step_takes_what_training_needs_anyway(tmp_path):
+    """Else a first start, which compiles everything, would take longer for it."""
+    step, _ = recorded(tmp_path, check_agreement=True)
+    own = {"xnor_ref.kernels.vectors.simd:_to_planes"}
+    assert set(step) - set(listed_for(tiny_config(tmp_path))) <= set(_AFTER) | own
 
 
 def test_every_name_is_a_kernel(tmp_path):

@@ -59,6 +59,11 @@ def planned(layer: Any, make: Any, *key: Any) -> Any:
     return plans[key]
 
 
+def forget(layer: Any) -> None:
+    """Let go of what was made for a layer."""
+    _plans.pop(layer, None)
+
+
 def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
     """A convolution without groups with the weights of `layer`."""
     from xnor_ref.kernels.training.convolution import RealConvolution

@@ -19,6 +19,7 @@ from xnor_ref.nn import LOSSES, Module
 from xnor_ref.nn.backend import backward_in, in_bytes, multiplies_bytes
 from xnor_ref.training.ahead import compile_ahead
 from xnor_ref.training.allocator import keep_freed_memory
+from xnor_ref.training.callbacks.agreement import AgreementCheck
 from xnor_ref.training.callbacks.finite import FiniteCheck
 from xnor_ref.training.callbacks.mst import MstPull
 from xnor_ref.training.callbacks.progress import Progress
@@ -29,6 +30,7 @@ from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import Callback, Trainer, steps_per_epoch
 from xnor_ref.training.report import finish, finished_report
+from xnor_ref.training.settings import plugins
 from xnor_ref.training.settings.config import TrainConfig
 from xnor_ref.training.storing import environment
 from xnor_ref.training.storing.checkpoint import CheckpointFolder
@@ -94,6 +96,8 @@ def train_run(
             observer.note(f"{why}: gradients are multiplied in fp32")
         folder = resume or new_run(f"{config.dataset}-{config.model}-{config.method}-{config.seed}", out)
         identity = {"config": config.identity(), "data": data_identity(data, callbacks)}
+        if config.plugin:
+            identity["data"]["plugin"] = plugins.load(config.plugin)
         trainer = make_trainer(
             model,
             data,
@@ -236,7 +240,7 @@ def make_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
 
 def make_callbacks(config: TrainConfig, model: models.Network, data: Dataset, steps: int) -> list[Callback]:
     """What a config adds to each step, for epochs of so many steps."""
-    callbacks: list[Callback] = []
+    callbacks: list[Callback] = [AgreementCheck()] if config.check_agreement else []
     if config.teacher is not None:
         options = _said(weight=config.distill_weight, temperature=config.temperature)
         callbacks.append(Teacher(Path(config.teacher), data, **options))
@@ -273,7 +277,8 @@ def about_training(config: TrainConfig, data: Dataset) -> dict[str, Any]:
             key: Path(value).name if key in ("init_from", "teacher") else value
             for key, value in config.identity().items()
             if value is not None
-        },
+        }
+        | ({"plugin": Path(config.plugin).name} if config.plugin else {}),
     }
 
 

@@ -54,6 +54,7 @@ def command(run: str, quiet: bool, as_json: bool, **values: Any) -> None:
 def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.packed import load_packed
+    from xnor_ref.training.callbacks.agreement import check_on
     from xnor_ref.training.fitting.evaluation import evaluate_both
     from xnor_ref.training.job import load_data
     from xnor_ref.training.storing.float_file import load_float
@@ -75,6 +76,7 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     set_threads(config.threads)
     data = load_data(config, observer=progress)
     _require_fit(packed, data, path)
+    check_on(model, data)
     if data.sha256 != about["data_sha256"]:
         progress.note("these are not the images that the run was trained and validated with")
     return {"run": str(path), "dataset": data.name, **evaluate_both(model, packed, data, progress)}

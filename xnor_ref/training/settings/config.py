@@ -100,6 +100,12 @@ class TrainConfig:
         "Kernels: auto, the fastest on this processor; reference, slow and readable ones in NumPy.",
         choices=("auto", "reference"),
     )
+    check_agreement: bool = _field(
+        True,
+        "bool",
+        "Compare, before the first step, what the binary layers train with and what they are evaluated with.",
+        identity=False,
+    )
     backward: str = _field(
         "auto",
         "choice",

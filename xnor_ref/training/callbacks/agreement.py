@@ -1,0 +1,168 @@
+"""Before the first step: what binary layers train with is compared with what they are evaluated with.
+
+Training computes several layers at a time, in kernels that know the rules of the papers. The layers taken one by one in
+NumPy are the readable form of the same. Both get the same input, a piece of what the layer sees in the network, so that
+no difference of an earlier layer is carried on.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.autodiff import Tensor, no_grad
+from xnor_ref.datasets import Dataset
+from xnor_ref.datasets.batches import make_batch, normalization_table
+from xnor_ref.errors import EquivalenceError
+from xnor_ref.kernels.basics.rungs import has_vectors, reference_only
+from xnor_ref.nn import Module, Residual, Sequential, binary_backend, fused
+from xnor_ref.nn.layers.binary_layers import BinaryLayer
+from xnor_ref.nn.layers.real_layers import BatchNorm2d
+from xnor_ref.nn.module import overrides
+from xnor_ref.training.fitting.trainer import Callback, Trainer
+
+F32 = NDArray[np.float32]
+IMAGES, SIDE, FILTERS = 4, 8, 64  # of a piece; enough for BatchNorm
+OUTPUT, GRADIENT = 1e-4, 0.02  # largest relative differences; gradients in bytes are rounded
+FLIPS = 0.05  # the same behind a BatchNorm, whose rounding turns a few signs
+
+
+class AgreementCheck(Callback):
+    """Raises EquivalenceError if a binary layer trains with other numbers than it is evaluated with."""
+
+    def before_training(self, trainer: Trainer) -> None:
+        images, _ = trainer.batch(trainer.position.epoch, trainer.position.step)
+        check_agreement(trainer.model, images[:IMAGES])
+
+
+def check_agreement(model: Module, images: F32, gradients: bool = True) -> None:
+    """Compare the paths of training, of the readable layers and of inference, for every binary layer of a network.
+
+    Parameters
+    ----------
+    model : Module
+        Keeps its state.
+    images : float32 (N, C, H, W)
+        A few, at least 2.
+    gradients : bool
+        Whether gradients are compared too.
+
+    Raises
+    ------
+    EquivalenceError
+        Outputs or gradients differ by more than rounding; the message names the layer.
+    """
+    if not has_vectors():  # nothing is fused
+        return
+    modules = [module for _, module in model.named_modules()]
+    buffers = [getattr(module, name) for module in modules for name in module.buffer_names]
+    kept, modes = [array.copy() for array in buffers], [module.training for module in modules]
+    model.train()
+    model.set_position(0, 0)
+    try:
+        with np.errstate(all="ignore"):
+            _follow(model, "", images, gradients)
+    finally:
+        for array, before in zip(buffers, kept, strict=True):
+            array[...] = before
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+def check_on(model: Module, data: Dataset) -> None:
+    """`check_agreement` on the first validation images, without gradients."""
+    count = np.arange(min(IMAGES, len(data.val)))
+    check_agreement(model, make_batch(data.val.images, count, normalization_table(data.mean, data.std)), False)
+
+
+def _follow(module: Module, name: str, x: F32, gradients: bool, of_input: bool = True) -> F32:
+    """Compare the binary layers below `module`; what it makes of x.
+
+    `of_input` says whether the gradient of x is still to be compared.
+    """
+    if isinstance(module, Residual) and not overrides(module, Residual, "forward"):
+        y = _follow(module.body, f"{name}.body", x, gradients)
+        return y + (x if module.shortcut is None else _follow(module.shortcut, f"{name}.shortcut", x, gradients))
+    if not isinstance(module, Sequential) or overrides(module, Sequential, "forward"):
+        _compare([module], name, x, gradients, of_input)
+        return _output([module], x)
+    children = [(f"{name}.{key}" if name else key, layer) for key, layer in module.children()]
+    paired = False
+    for at, (own, layer) in enumerate(children):
+        of_input = not paired
+        after = children[at + 1 : at + 2]
+        paired = bool(after) and isinstance(layer, BatchNorm2d) and isinstance(after[0][1], BinaryLayer)
+        if paired:
+            _compare([layer, after[0][1]], f"{own} and {after[0][0]}", x, gradients)
+        x = _follow(layer, own, x, gradients, of_input)
+    return x
+
+
+def _output(layers: Sequence[Module], x: F32) -> F32:
+    """What layers make of x, as training takes them."""
+    return Sequential(*layers)(Tensor(np.ascontiguousarray(x))).data
+
+
+def _compare(layers: Sequence[Module], name: str, x: F32, gradients: bool, of_input: bool = True) -> None:
+    """Compare what training makes of a binary layer, and of what stands before it, with its readable form."""
+    binary = layers[-1]
+    if not isinstance(binary, BinaryLayer):
+        return
+    if x.ndim == 4:
+        kernel = getattr(binary, "kernel_size", (1, 1))
+        x = x[:, :, : max(SIDE, kernel[0]), : max(SIDE, kernel[1])]
+    whole = binary.weight.data
+    if type(binary).__module__.startswith("xnor_ref."):  # others may hold something for each filter
+        binary.weight.data = whole[:FILTERS]
+    try:
+        wanted = _computed(layers, x, gradients, of_input, readable=True)
+        found = _computed(layers, x, gradients, of_input, readable=False)
+        for what, array in wanted.items():
+            limit = FLIPS if len(layers) > 1 else OUTPUT if what == "output" else GRADIENT
+            _require_near(f"{name}: training", found[what], array, what, limit)
+        if len(layers) == 1 and not binary.stochastic:
+            binary.eval()
+            with no_grad(), binary_backend("float"):
+                y = binary(Tensor(np.ascontiguousarray(x))).data
+            _require_near(f"{name}: inference", y, wanted["output"], "output", OUTPUT)
+            binary.train()
+    finally:
+        binary.weight.data = whole
+        fused.forget(binary)  # plans for so few pixels and filters
+
+
+def _computed(layers: Sequence[Module], x: F32, gradients: bool, of_input: bool, readable: bool) -> dict[str, F32]:
+    """Output and gradients of some layers, one by one in NumPy or as training takes them."""
+    image = Tensor(np.ascontiguousarray(x), requires_grad=of_input)
+    parameters = {key: p for layer in layers for key, p in layer.named_parameters()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    if readable:
+        with reference_only(), binary_backend("float"):
+            y = image
+            for layer in layers:
+                y = layer(y)
+            _backward(y, gradients)
+    else:
+        y = Sequential(*layers)(image)
+        _backward(y, gradients)
+    found = {"gradient of its input": image.grad}
+    found |= {f"gradient of {key}": parameter.grad for key, parameter in parameters.items()}
+    return {"output": y.data} | {what: array for what, array in found.items() if array is not None}
+
+
+def _backward(y: Tensor, gradients: bool) -> None:
+    """Gradients of a sum with signs, which bytes hold almost exactly."""
+    if gradients:
+        y.backward(np.random.default_rng(0).choice(np.array([-1, 1], np.float32), y.shape))
+
+
+def _require_near(where: str, found: F32, wanted: F32, what: str, limit: float) -> None:
+    far = float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-6)
+    if not far <= limit and np.isfinite(wanted).all():
+        raise EquivalenceError(
+            f"{where} computes another {what} than the layer's own formulas: they differ by {far:.2g} of its length, "
+            f"and {limit:g} is allowed; a rule or a layer is not what the fast path takes it for"
+        )
