@@ -13,7 +13,7 @@ _PLAIN_SECONDS = 60  # between lines about an epoch, where there is no bar
 
 
 class Progress(Observer):
-    """Shows progress; nothing at all with `quiet`."""
+    """Shows progress; nothing at all with `quiet`. As a context manager it removes the bar at the end."""
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
@@ -25,6 +25,12 @@ class Progress(Observer):
         self._shown = False
         self._said = time.monotonic()
         self._announced: set[str] = set()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
 
     def progress(self, what: str, done: int, total: int, **figures: Any) -> None:
         if self.quiet:

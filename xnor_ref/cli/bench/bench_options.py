@@ -1,12 +1,14 @@
 """What the commands of `bench` share: options, and what they do before and after they measure."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 import click
 
 from xnor_ref.cli import options
+from xnor_ref.cli.bench import bench_text
 from xnor_ref.cli.progress import Progress
 from xnor_ref.cli.text import say
 from xnor_ref.storage import write_atomically
@@ -17,18 +19,20 @@ threads_option = click.option(
 batch_option = click.option(
     "--batch", type=int, default=1, show_default=True, metavar="N", help="Images computed together."
 )
-quick_option = click.option(
-    "--quick", is_flag=True, help="A rough look within seconds: fewer and shorter rounds, less to measure."
+_RESULTS = (
+    click.option(
+        "--quick", is_flag=True, help="A rough look within seconds: fewer and shorter rounds, less to measure."
+    ),
+    click.option(
+        "--json",
+        "json_file",
+        is_flag=False,
+        flag_value="-",
+        metavar="[FILE]",
+        help="Write the result as JSON to FILE; without FILE, print it in place of the table.",
+    ),
+    click.option("--plot", metavar="FILE", help="Draw a chart: .png, .svg or .pdf. Needs matplotlib."),
 )
-json_option = click.option(
-    "--json",
-    "json_file",
-    is_flag=False,
-    flag_value="-",
-    metavar="[FILE]",
-    help="Write the result as JSON to FILE; without FILE, print it in place of the table.",
-)
-plot_option = click.option("--plot", metavar="FILE", help="Draw a chart: .png, .svg or .pdf. Needs matplotlib.")
 baselines_option = click.option(
     "--baselines",
     metavar="NAME,...|none",
@@ -37,57 +41,84 @@ baselines_option = click.option(
 )
 
 
-def pace_of(quick: bool) -> Any:
-    """How long to measure single layers and packed networks."""
-    from xnor_ref.bench.measuring import timing
+def measuring(*, plots: bool = True) -> Callable:
+    """Decorator: --quick, --json and, with `plots`, --plot, which the command gets as one `Measurement`."""
 
-    return timing.QUICK if quick else timing.FULL
+    def decorate(function: Callable) -> Callable:
+        @wraps(function)
+        def command(quick: bool, json_file: str | None, plot: str | None = None, **values: Any) -> None:
+            function(measurement=Measurement(quick, json_file, plot), **values)
 
+        for option in reversed(_RESULTS if plots else _RESULTS[:2]):
+            command = option(command)
+        return command
 
-def quick_names(text: str | None, quick: bool, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The baselines asked for; a quick run does not load large libraries unless they are named."""
-    from xnor_ref.bench.peers.baselines import parse_baselines
-
-    return parse_baselines(text, ("numpy",) if quick else default)
-
-
-def prepared(threads: int, json_file: str | None, plot: str | None = None) -> tuple[Progress, Any]:
-    """Refuse what cannot end well before minutes are spent on it; gives the progress bar, and a watch on others."""
-    from xnor_ref.bench import plots
-    from xnor_ref.bench.measuring import roof, timing
-    from xnor_ref.kernels.basics.threads import available_threads, check_threads
-
-    roof.require_compiler()
-    if check_threads(threads, "bench") > available_threads():
-        say(f"warning: {threads} threads share {available_threads()} processors")
-    options.check_results(json_file, plot, ("machine",))
-    if plot is not None:
-        plots.check_plot(plot)
-    return Progress(quiet=json_file == "-"), timing.Bystanders()
+    return decorate
 
 
-def machine(pace: Any) -> dict[str, Any]:
-    """What is measured on; warnings are said."""
-    from xnor_ref.bench.measuring import machine
+class Measurement:
+    """What a command of `bench` does before, while and after it measures; `plot` is the file to draw, or None."""
 
-    about = machine.describe(pace)
-    for warning in about["warnings"]:
-        say(f"warning: {warning}")
-    return about
+    def __init__(self, quick: bool, json_file: str | None, plot: str | None) -> None:
+        from xnor_ref.bench.measuring import timing
 
+        self.quick, self.json_file, self.plot = quick, json_file, plot
+        self.pace = timing.QUICK if quick else timing.FULL  # of single layers and packed networks
+        self.progress = Progress(quiet=json_file == "-")
 
-def finish(
-    result: dict[str, Any], text: Callable[[dict[str, Any]], str] | None, json_file: str | None, others: Any
-) -> None:
-    """Print or write the result; without `text` it has been printed, unless as JSON."""
-    warning = others.warning()
-    if warning:
-        say(f"warning: {warning}")
-        result["machine"]["warnings"].append(warning)
-    if json_file == "-":
-        options.print_json(result)
-        return
-    if json_file is not None:
-        write_atomically(json_file, json.dumps(result, indent=2).encode() + b"\n")
-    if text is not None:
-        click.echo(text(result))
+    def prepare(self, threads: int) -> None:
+        """Refuse what cannot end well before minutes are spent on it; from here on, other processes are watched."""
+        from xnor_ref.bench import plots
+        from xnor_ref.bench.measuring import roof, timing
+        from xnor_ref.kernels.basics.threads import available_threads, check_threads
+
+        roof.require_compiler()
+        if check_threads(threads, "bench") > available_threads():
+            say(f"warning: {threads} threads share {available_threads()} processors")
+        options.check_results(self.json_file, self.plot, ("machine",))
+        if self.plot is not None:
+            plots.check_plot(self.plot)
+        self.threads, self._bystanders = threads, timing.Bystanders()
+
+    def baselines(self, text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
+        """The baselines asked for; a quick run does not load large libraries unless they are named."""
+        from xnor_ref.bench.peers.baselines import parse_baselines
+
+        return parse_baselines(text, ("numpy",) if self.quick else default)
+
+    def describe_machine(self) -> None:
+        """Find out what is measured on; warnings are said."""
+        from xnor_ref.bench.measuring import machine
+
+        self.machine = machine.describe(self.pace)
+        for warning in self.machine["warnings"]:
+            say(f"warning: {warning}")
+
+    def collect(self, what: str, results: Iterable[dict[str, Any]], total: int = 1) -> list[dict[str, Any]]:
+        """All results, with a bar of progress until the last is there."""
+        found: list[dict[str, Any]] = []
+        with self.progress:
+            self.progress.progress(what, 0, total)
+            for result in results:
+                found.append(result)
+                self.progress.progress(what, len(found), total)
+        return found
+
+    def finish(self, result: dict[str, Any], text: Callable[[dict[str, Any]], str] | None) -> None:
+        """Print or write the result; without `text` it has been printed, unless as JSON."""
+        result = {"machine": self.machine, **result}
+        warning = self._bystanders.warning()
+        if warning:
+            say(f"warning: {warning}")
+            self.machine["warnings"].append(warning)
+        if self.json_file == "-":
+            options.print_json(result)
+            return
+        if self.json_file is not None:
+            write_atomically(self.json_file, json.dumps(result, indent=2).encode() + b"\n")
+        if text is not None:
+            click.echo(text(result))
+
+    def caption(self, batch: int = 1) -> str:
+        """One line for a plot."""
+        return bench_text.caption(self.machine, self.threads, batch)

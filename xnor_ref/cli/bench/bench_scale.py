@@ -3,6 +3,7 @@
 import click
 
 from xnor_ref.cli.bench import bench_options, bench_text
+from xnor_ref.cli.bench.bench_options import Measurement
 from xnor_ref.cli.group import Command
 from xnor_ref.errors import InputError
 
@@ -13,16 +14,9 @@ from xnor_ref.errors import InputError
 @click.option("--epochs", type=int, metavar="N", help="Passes over the smallest set [5].")
 @click.option("--batch", type=int, default=64, show_default=True, metavar="N", help="Images of a step.")
 @click.option("--threads", type=int, metavar="N", help="Of every process [all processors].")
-@bench_options.quick_option
-@bench_options.json_option
+@bench_options.measuring(plots=False)
 def scale(
-    name: str,
-    images: str | None,
-    epochs: int | None,
-    batch: int,
-    threads: int | None,
-    quick: bool,
-    json_file: str | None,
+    name: str, images: str | None, epochs: int | None, batch: int, threads: int | None, measurement: Measurement
 ) -> None:
     """Training on data sets of different sizes, in turns; and the memory that it takes, epoch by epoch.
 
@@ -33,14 +27,15 @@ def scale(
     from xnor_ref.kernels.basics.threads import get_threads
 
     threads = get_threads() if threads is None else threads
+    quick = measurement.quick
     try:
         usual = measuring.QUICK_COUNTS if quick else measuring.COUNTS
         counts = tuple(int(part) for part in images.split(",")) if images else usual
     except ValueError:
         raise InputError(f"bench: --images takes whole numbers, such as 1000,10000, got {images!r}") from None
-    progress, others = bench_options.prepared(threads, json_file)
-    about = bench_options.machine(bench_options.pace_of(quick))
-    try:
+    measurement.prepare(threads)
+    measurement.describe_machine()
+    with measurement.progress as progress:
         measured = measuring.measure_scale(
             training.Task(name, batch=batch, threads=threads),
             counts,
@@ -48,6 +43,4 @@ def scale(
             (2 if quick else measuring.EPOCHS) if epochs is None else epochs,
             say=lambda text: progress.progress(text, 0, 1),
         )
-    finally:
-        progress.clear()
-    bench_options.finish({"machine": about, "threads": threads, **measured}, bench_text.scale, json_file, others)
+    measurement.finish({"threads": threads, **measured}, bench_text.scale)

@@ -3,6 +3,7 @@
 import click
 
 from xnor_ref.cli.bench import bench_options, bench_text
+from xnor_ref.cli.bench.bench_options import Measurement
 from xnor_ref.cli.group import Command
 
 
@@ -30,9 +31,7 @@ from xnor_ref.cli.group import Command
 @click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
 @click.option("--cold", is_flag=True, help="Measure the start with nothing compiled, too.")
 @click.option("--profile", is_flag=True, help="Show where a step's time goes, and each GEMM against its roof.")
-@bench_options.quick_option
-@bench_options.json_option
-@bench_options.plot_option
+@bench_options.measuring()
 def train(
     names: tuple[str, ...],
     method: str,
@@ -47,9 +46,7 @@ def train(
     compiled: bool,
     cold: bool,
     profile: bool,
-    quick: bool,
-    json_file: str | None,
-    plot: str | None,
+    measurement: Measurement,
 ) -> None:
     """Training steps of whole networks: forward, backward and update.
 
@@ -62,7 +59,8 @@ def train(
     from xnor_ref.kernels.basics.threads import get_threads
 
     threads = get_threads() if threads is None else threads
-    progress, others = bench_options.prepared(threads, json_file, plot)
+    measurement.prepare(threads)
+    quick, to_stdout = measurement.quick, measurement.json_file == "-"
     sides = training.parse_names("backward", backward, training.BACKWARDS)
     scales = training.parse_scales(method, input_scale)
     compared = training.parse_baselines(baselines, () if quick else tuple(training.PRECISIONS))
@@ -72,9 +70,9 @@ def train(
         )
         for name in names or networks.NETWORKS[: 1 if quick else None]
     ]
-    about, measured = bench_options.machine(bench_options.pace_of(quick)), []
-    batches = " and ".join(str(size) for size in sorted({task.batch for task in tasks}))
-    try:
+    measurement.describe_machine()
+    measured = []
+    with measurement.progress as progress:
         for task in tasks:
             measured.append(
                 training.measure_training(
@@ -89,19 +87,18 @@ def train(
                     say=lambda text: progress.progress(text, 0, 1),
                 )
             )
-            if json_file != "-":  # at once: the next one takes minutes
+            if not to_stdout:  # at once: the next one takes minutes
                 progress.clear()
-                head = "" if measured[1:] else bench_text.machine(about, threads, batches) + "\n"
-                click.echo(f"{head}\n{bench_text.training(measured[-1])}")
-    finally:
-        progress.clear()
-    result = {"machine": about, "threads": threads, "networks": measured}
-    bench_options.finish(result, None, json_file, others)
-    if plot is not None:
+                if not measured[1:]:
+                    batches = " and ".join(str(size) for size in sorted({task.batch for task in tasks}))
+                    click.echo(bench_text.machine(measurement.machine, threads, batches))
+                click.echo(f"\n{bench_text.training(measured[-1])}")
+    measurement.finish({"threads": threads, "networks": measured}, None)
+    if measurement.plot is not None:
         speeds = {
             f"{one['network']}: {entry['name']}": entry["images_per_second"]
             for one in measured
             for entry in one["contenders"]
         }
-        caption = bench_text.caption(about, threads, tasks[0].batch)
-        plots.plot_bars(plot, speeds, "images/s", f"training, {size}x{size} pixels, {optimizer}", caption)
+        title = f"training, {size}x{size} pixels, {optimizer}"
+        plots.plot_bars(measurement.plot, speeds, "images/s", title, measurement.caption(tasks[0].batch))

@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from xnor_ref.cli.bench import bench_options, bench_text
+from xnor_ref.cli.bench.bench_options import Measurement
 from xnor_ref.cli.bench.bench_scale import scale
 from xnor_ref.cli.bench.bench_train import train
 from xnor_ref.cli.group import Command
@@ -80,18 +81,14 @@ def command() -> None:
 @bench_options.batch_option
 @bench_options.threads_option
 @bench_options.baselines_option
-@bench_options.quick_option
-@bench_options.json_option
-@bench_options.plot_option
+@bench_options.measuring()
 def layers(
     sets: tuple[str, ...],
     own: tuple[str, ...],
     batch: int,
     threads: int,
     baselines: str | None,
-    quick: bool,
-    json_file: str | None,
-    plot: str | None,
+    measurement: Measurement,
 ) -> None:
     """Single layers, against the roof and the baselines.
 
@@ -103,26 +100,19 @@ def layers(
     from xnor_ref.bench.measuring.layers import check_batch, layer_set, parse_layer
     from xnor_ref.bench.peers.baselines import USUAL
 
-    progress, others = bench_options.prepared(threads, json_file, plot)
+    measurement.prepare(threads)
     chosen = [layer for name in sets or (() if own else ("paper",)) for layer in layer_set(name)]
     chosen += [parse_layer(text) for text in own]
-    if quick:
+    if measurement.quick:
         chosen = chosen[:1]
     check_batch(batch)
-    names = bench_options.quick_names(baselines, quick, USUAL)
-    pace = bench_options.pace_of(quick)
-    about, rows = bench_options.machine(pace), []
-    progress.progress("measuring", 0, len(chosen))
-    try:
-        for row in measure_layers(chosen, batch, threads, names, pace):
-            rows.append(row)
-            progress.progress("measuring", len(rows), len(chosen))
-    finally:
-        progress.clear()
-    result = {"machine": about, "batch": batch, "threads": threads, "layers": rows}
-    bench_options.finish(result, bench_text.layers, json_file, others)
-    if plot is not None:
-        plots.plot_layers(plot, rows, bench_text.caption(about, threads, batch))
+    names = measurement.baselines(baselines, USUAL)
+    measurement.describe_machine()
+    results = measure_layers(chosen, batch, threads, names, measurement.pace)
+    rows = measurement.collect("measuring", results, len(chosen))
+    measurement.finish({"batch": batch, "threads": threads, "layers": rows}, bench_text.layers)
+    if measurement.plot is not None:
+        plots.plot_layers(measurement.plot, rows, measurement.caption(batch))
 
 
 @command.command(cls=Command, examples=("bench network", "bench network alexnet --size 224 --threads 2 --batch 64"))
@@ -133,12 +123,8 @@ def layers(
 @click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
 @bench_options.batch_option
 @bench_options.threads_option
-@bench_options.quick_option
-@bench_options.json_option
-@bench_options.plot_option
-@click.pass_context
+@bench_options.measuring()
 def network(
-    ctx: click.Context,
     names: tuple[str, ...],
     model: str | None,
     size: int,
@@ -146,9 +132,7 @@ def network(
     compiled: bool,
     batch: int,
     threads: int,
-    quick: bool,
-    json_file: str | None,
-    plot: str | None,
+    measurement: Measurement,
 ) -> None:
     """Whole networks, from an image array to logits.
 
@@ -158,45 +142,37 @@ def network(
     """
     from xnor_ref.bench import networks, plots
 
-    progress, others = bench_options.prepared(threads, json_file, plot)
-    pace = bench_options.pace_of(quick)
+    measurement.prepare(threads)
+    pace, quick = measurement.pace, measurement.quick
     if model is not None:
-        given = [name for name in ("names", "size", "classes", "compiled") if _was_given(ctx, name)]
+        given = [name for name in ("names", "size", "classes", "compiled") if _was_given(name)]
         if given:
             raise InputError(f"bench: --model names the network, so {', '.join(given)} would have no effect")
-        about = bench_options.machine(pace)
-        result = {"machine": about, **networks.measure_file(model, batch, threads, pace)}
-        bench_options.finish(result, bench_text.model, json_file, others)
-        if plot is not None:
-            times = {stage["name"]: 1e6 * stage["seconds"] for stage in result["layers"]}
-            caption = bench_text.caption(about, threads, batch)
-            plots.plot_bars(plot, times, "microseconds", f"{Path(model).name}, time of each layer", caption)
-        return
-    chosen = names or networks.NETWORKS[: 1 if quick else None]
-    networks.check_names(chosen)
-    about, measured = bench_options.machine(pace), []
-    progress.progress("measuring", 0, len(chosen))
-    try:
-        for name in chosen:
-            measured.append(
-                networks.measure_network(name, size, batch, threads, classes, pace, compiled=compiled, others=not quick)
-            )
-            progress.progress("measuring", len(measured), len(chosen))
-    finally:
-        progress.clear()
-    result = {"machine": about, "batch": batch, "threads": threads, "networks": measured}
-    bench_options.finish(result, bench_text.networks, json_file, others)
-    if plot is not None:
+        measurement.describe_machine()
+        result = networks.measure_file(model, batch, threads, pace)
+        measurement.finish(result, bench_text.model)
+        times = {stage["name"]: 1e6 * stage["seconds"] for stage in result["layers"]}
+        unit, title = "microseconds", f"{Path(model).name}, time of each layer"
+    else:
+        chosen = names or networks.NETWORKS[: 1 if quick else None]
+        networks.check_names(chosen)
+        measurement.describe_machine()
+        how = {"compiled": compiled, "others": not quick}
+        results = (networks.measure_network(name, size, batch, threads, classes, pace, **how) for name in chosen)
+        measured = measurement.collect("measuring", results, len(chosen))
+        measurement.finish({"batch": batch, "threads": threads, "networks": measured}, bench_text.networks)
         times = {
             f"{one['network']}: {entry}": 1e3 * seconds
             for one in measured
             for entry, seconds in [*one["ours"].items(), *((e["baseline"], e["seconds"]) for e in one["baselines"])]
         }
-        caption = bench_text.caption(about, threads, batch)
-        plots.plot_bars(plot, times, "ms a batch", f"{size}x{size} pixels, images to logits", caption)
+        unit, title = "ms a batch", f"{size}x{size} pixels, images to logits"
+    if measurement.plot is not None:
+        plots.plot_bars(measurement.plot, times, unit, title, measurement.caption(batch))
 
 
-def _was_given(ctx: click.Context, name: str) -> bool:
+def _was_given(name: str) -> bool:
+    ctx = click.get_current_context()
     source = ctx.get_parameter_source(name)
     return source is not None and source is not click.core.ParameterSource.DEFAULT and ctx.params[name] != ()
 
@@ -204,86 +180,68 @@ def _was_given(ctx: click.Context, name: str) -> bool:
 @command.command(cls=Command, examples=("bench figure4", "bench figure4 --plot figure4.png"))
 @bench_options.threads_option
 @bench_options.baselines_option
-@bench_options.quick_option
-@bench_options.json_option
-@bench_options.plot_option
-def figure4(threads: int, baselines: str | None, quick: bool, json_file: str | None, plot: str | None) -> None:
+@bench_options.measuring()
+def figure4(threads: int, baselines: str | None, measurement: Measurement) -> None:
     """The paper's Figure 4: speed-up against channels and filter size, in theory and measured, and memory."""
     from xnor_ref.bench import figure4 as figure
     from xnor_ref.bench import plots
 
-    progress, others = bench_options.prepared(threads, json_file, plot)
-    names = bench_options.quick_names(baselines, quick, ("numpy", "torch"))
-    pace = bench_options.pace_of(quick)
-    about, points = bench_options.machine(pace), []
-    total = sum(map(len, figure.points(pace)))
-    progress.progress("measuring", 0, total)
-    try:
-        for point in figure.measure_figure4(names, pace, threads):
-            points.append(point)
-            progress.progress("measuring", len(points), total)
-    finally:
-        progress.clear()
+    measurement.prepare(threads)
+    names = measurement.baselines(baselines, ("numpy", "torch"))
+    measurement.describe_machine()
+    total = sum(map(len, figure.points(measurement.pace)))
+    points = measurement.collect("measuring", figure.measure_figure4(names, measurement.pace, threads), total)
     memory = figure.memory()
-    result = {"machine": about, "threads": threads, "points": points, "memory": memory}
-    bench_options.finish(result, bench_text.figure4, json_file, others)
-    if plot is not None:
-        plots.plot_figure4(plot, points, memory, bench_text.caption(about, threads, 1))
+    measurement.finish({"threads": threads, "points": points, "memory": memory}, bench_text.figure4)
+    if measurement.plot is not None:
+        plots.plot_figure4(measurement.plot, points, memory, measurement.caption())
 
 
 @command.command(cls=Command, examples=("bench startup",))
 @click.option("--model", metavar="FILE", help="A packed model file [a ResNet-18 with random weights].")
-@bench_options.quick_option
-@bench_options.json_option
-def startup(model: str | None, quick: bool, json_file: str | None) -> None:
+@bench_options.measuring(plots=False)
+def startup(model: str | None, measurement: Measurement) -> None:
     """From the start of a process to the first answer: kernels compiled, and kernels cached."""
     from xnor_ref.bench.startup import measure_startup
     from xnor_ref.packed import load_packed
 
-    progress, others = bench_options.prepared(1, json_file)
+    measurement.prepare(threads=1)
     if model is not None:
         load_packed(model)
-    about = bench_options.machine(bench_options.pace_of(quick))
-    progress.progress("starting processes", 0, 1)
-    try:
-        measured = measure_startup(model, bench_options.pace_of(quick))
-    finally:
-        progress.clear()
-    bench_options.finish({"machine": about, **measured}, bench_text.startup, json_file, others)
+    measurement.describe_machine()
+    with measurement.progress as progress:
+        progress.progress("starting processes", 0, 1)
+        measured = measure_startup(model, measurement.pace)
+    measurement.finish(measured, bench_text.startup)
 
 
 @command.command(cls=Command, examples=("bench ladder", "bench ladder --layer 64,56,3,64"))
 @click.option("--layer", "own", metavar="C,H,K,O[,STRIDE]", help="Another convolution than the paper's 256,14,3,256.")
 @click.option("--cpu", metavar="NAME", help="Use only the instructions of haswell (AVX2) or skylake-avx512; torch too.")
 @bench_options.baselines_option
-@bench_options.quick_option
-@bench_options.json_option
-@bench_options.plot_option
-def ladder(
-    own: str | None, cpu: str | None, baselines: str | None, quick: bool, json_file: str | None, plot: str | None
-) -> None:
+@bench_options.measuring()
+def ladder(own: str | None, cpu: str | None, baselines: str | None, measurement: Measurement) -> None:
     """One layer up the rungs, from naive loops to explicit vectors."""
     from xnor_ref.bench import ladder as rungs
     from xnor_ref.bench import plots
     from xnor_ref.bench.measuring.layers import PAPER, parse_layer
 
-    progress, others = bench_options.prepared(1, json_file, plot)
+    measurement.prepare(threads=1)
     layer = PAPER if own is None else parse_layer(own)
     if cpu is not None:
         rungs.emulation(cpu)  # refuses the name
-    names = bench_options.quick_names(baselines, quick, rungs.FLOATS)
-    progress.progress("measuring", 0, 1)
-    try:
-        result = rungs.measure_ladder(layer, names, bench_options.pace_of(quick), cpu)
-    finally:
-        progress.clear()
+    names = measurement.baselines(baselines, rungs.FLOATS)
+    with measurement.progress as progress:
+        progress.progress("measuring", 0, 1)
+        result = rungs.measure_ladder(layer, names, measurement.pace, cpu)
+    measurement.machine = result["machine"]  # of the process that measured
     for warning in result["machine"]["warnings"]:
         say(f"warning: {warning}")
-    bench_options.finish(result, bench_text.ladder, json_file, others)
-    if plot is not None:
+    measurement.finish(result, bench_text.ladder)
+    if measurement.plot is not None:
         rates = {rung["rung"]: result["macs"] / rung["seconds"] / 1e9 for rung in result["rungs"]}
-        caption = bench_text.caption(result["machine"], 1, 1)
-        plots.plot_bars(plot, rates, "G binary MAC/s", f"{result['layer']}, rung by rung", caption)
+        title = f"{result['layer']}, rung by rung"
+        plots.plot_bars(measurement.plot, rates, "G binary MAC/s", title, measurement.caption())
 
 
 command.add_command(train)
