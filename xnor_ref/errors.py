@@ -11,6 +11,9 @@
 | 7 | `OutputError` | a file could not be written (disk full, read-only, no permission) |
 """
 
+from numbers import Integral
+from typing import Any, TypeGuard
+
 
 class XnorRefError(Exception):
     """Base of all errors raised on purpose; the message is meant for the user."""
@@ -56,3 +59,26 @@ class OutputError(XnorRefError, OSError):
     """A file could not be written; what was there before is untouched."""
 
     exit_code = 7
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether `value` is an integer, of Python or NumPy; booleans are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_integer(what: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """`value` as an int from `low` to `high`, if they are given; errors begin with `what`.
+
+    Raises
+    ------
+    InputTypeError
+        It is no integer.
+    InputError
+        It is out of range.
+    """
+    if not is_integer(value):
+        raise InputTypeError(f"{what} must be an int, got {value!r}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(f"{what} must be {wanted}, got {value}")
+    return int(value)

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError, is_integer
 
 PathLike = str | os.PathLike[str]
 
@@ -196,7 +196,7 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
 
 def _check_identity(metadata: dict[str, Any]) -> None:
     version = metadata.get("version")
-    if not isinstance(metadata.get("format"), str) or isinstance(version, bool) or not isinstance(version, int):
+    if not isinstance(metadata.get("format"), str) or not is_integer(version):
         raise InputError('save_tensors: metadata needs "format" (str) and "version" (int)')
 
 
@@ -292,7 +292,7 @@ def _parse_description(text: str | None, expect_format: str, max_version: int) -
     found, version = metadata.get("format"), metadata.get("version")
     if found != expect_format:
         raise _Refused(f"it holds a {_shown(found)}, a {expect_format!r} is needed")
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= max_version:
+    if not is_integer(version) or not 1 <= version <= max_version:
         readable = "version 1" if max_version == 1 else f"versions 1 to {max_version}"
         raise _Refused(f"{expect_format!r} of version {_shown(version)}; this program reads {readable}")
     if not canonical:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.rungs import without_kernels
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.ops.float_ops import pixel_table
@@ -19,6 +19,7 @@ _ORDER_TAG = 0x6F72646572  # "order": keeps this use of (seed, epoch) apart from
 _AUGMENT_TAG = 0x63726F70  # "crop"
 _IMAGES_PER_CHUNK = 8
 _MASK64 = 2**64 - 1
+_MAX_COUNTER = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,7 @@ class AugmentSpec:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.crop_padding, bool) or not isinstance(self.crop_padding, int):
-            raise InputTypeError(f"AugmentSpec: crop_padding must be an int, got {self.crop_padding!r}")
-        if not 0 <= self.crop_padding <= 1024:
-            raise InputError(f"AugmentSpec: crop_padding must be from 0 to 1024, got {self.crop_padding}")
+        check_integer("AugmentSpec: crop_padding", self.crop_padding, 0, 1024)
         if not isinstance(self.flip, bool):
             raise InputTypeError(f"AugmentSpec: flip must be True or False, got {self.flip!r}")
 
@@ -66,9 +64,8 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     InputError
         A number out of its range.
     """
-    _check_counter("epoch_order", n=n, seed=seed, epoch=epoch)
-    if n < 1:
-        raise InputError(f"epoch_order: n must be at least 1, got {n}")
+    for name, value, low in (("n", n, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
+        check_integer(f"epoch_order: {name}", value, low, _MAX_COUNTER)
     sequence = np.random.SeedSequence([seed, epoch, _ORDER_TAG])
     return np.random.Generator(np.random.PCG64(sequence)).permutation(n).astype(np.int64)
 
@@ -135,7 +132,8 @@ def make_batch(
         A shape, dtype or index that does not fit.
     """
     images, indices = _check_batch(images, indices, lut)
-    _check_counter("make_batch", seed=seed, epoch=epoch)
+    for name, value in (("seed", seed), ("epoch", epoch)):
+        check_integer(f"make_batch: {name}", value, 0, _MAX_COUNTER)
     augment = augment or AugmentSpec()
     shift_y, shift_x, flip = _draw(indices, seed, epoch, augment)
     function = _rung(backend)
@@ -203,14 +201,6 @@ def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _mix_int(value: int) -> int:
     return int(splitmix64(np.array([value & _MASK64], np.uint64))[0])
-
-
-def _check_counter(caller: str, **numbers: int) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise InputTypeError(f"{caller}: {name} must be an int, got {value!r}")
-        if not 0 <= value < 2**63:
-            raise InputError(f"{caller}: {name} must be from 0 to 2**63 - 1, got {value}")
 
 
 def _check_batch(images, indices, lut):

@@ -16,7 +16,7 @@ from xnor_ref.datasets.base import Dataset, DatasetWarning, Images, Labels, Prog
 from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.datasets.images import load_photos
 from xnor_ref.datasets.store import Source, open_or_pack
-from xnor_ref.errors import DatasetError, InputError, InputTypeError
+from xnor_ref.errors import DatasetError, check_integer
 
 AUGMENT = {"folder": AugmentSpec(crop_padding=8, flip=True)}
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -55,10 +55,7 @@ def load(
     OutputError
         No room for the packed copy.
     """
-    if isinstance(image_size, bool) or not isinstance(image_size, int):
-        raise InputTypeError(f"folder: image_size must be an int, got {image_size!r}")
-    if not 8 <= image_size <= 1024:
-        raise InputError(f"folder: image_size must be from 8 to 1024, got {image_size}")
+    check_integer("folder: image_size", image_size, 8, 1024)
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; it should hold a folder of images per class")
     split_folders = (data_dir / "train").is_dir() and (data_dir / "val").is_dir()

@@ -21,7 +21,7 @@ import numpy as np
 from xnor_ref.datasets.base import Dataset, Images, Labels, Progress
 from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.datasets.store import Source, open_or_pack
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import check_integer
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -65,10 +65,7 @@ def load(
         ("train_size", train_size, len(CLASSES), 10**6),
         ("val_size", val_size, len(CLASSES), 10**6),
     ):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputTypeError(f"shapes: {option} must be an int, got {value!r}")
-        if not low <= value <= high:
-            raise InputError(f"shapes: {option} must be from {low} to {high}, got {value}")
+        check_integer(f"shapes: {option}", value, low, high)
     sizes = {"train": train_size, "val": val_size}
 
     def blocks(split: str) -> Iterator[tuple[Images, Labels]]:

@@ -1,4 +1,4 @@
-"""Checks of the numbers that optimisers and schedules take."""
+"""The check of the numbers that optimisers and schedules take."""
 
 import math
 from typing import Any
@@ -17,12 +17,3 @@ def number(caller: str, name: str, value: Any, low: float, high: float = math.in
         upper = f" and below {high:g}" if math.isfinite(high) else " and finite"
         raise InputError(f"{caller}: {name} must be {'above' if above else 'at least'} {low:g}{upper}, got {value!r}")
     return value
-
-
-def integer(caller: str, name: str, value: Any, low: int) -> int:
-    """`value` as an int, `low` or more."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InputTypeError(f"{caller}: {name} must be an int, got {value!r}")
-    if value < low:
-        raise InputError(f"{caller}: {name} must be at least {low}, got {value}")
-    return int(value)

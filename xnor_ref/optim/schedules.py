@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from xnor_ref.errors import InputError
-from xnor_ref.optim._checks import integer, number
+from xnor_ref.errors import InputError, check_integer
+from xnor_ref.optim._checks import number
 
 KINDS = ("constant", "step", "cosine", "linear", "polynomial")
 
@@ -69,8 +69,8 @@ def make_schedule(
     final = number(caller, "final_lr", final_lr, 0)
     if final > base:
         raise InputError(f"{caller}: final_lr (={final:g}) must not be above base_lr (={base:g})")
-    total = integer(caller, "total_steps", total_steps, 1)
-    warmup = integer(caller, "warmup_steps", warmup_steps, 0)
+    total = check_integer(f"{caller}: total_steps", total_steps, 1)
+    warmup = check_integer(f"{caller}: warmup_steps", warmup_steps, 0)
     if warmup > total:
         raise InputError(f"{caller}: warmup_steps (={warmup}) must not be above total_steps (={total})")
     gamma = number(caller, "gamma", gamma, 0, above=True)
@@ -78,7 +78,7 @@ def make_schedule(
     if milestones is None:
         milestones = (-(-total // 2), -(-3 * total // 4))  # rounded up, so that none is 0
     else:
-        milestones = tuple(integer(caller, "milestones", milestone, 0) for milestone in milestones)
+        milestones = tuple(check_integer(f"{caller}: milestones", milestone, 0) for milestone in milestones)
         if any(b <= a for a, b in pairwise(milestones)):
             raise InputError(f"{caller}: milestones must ascend, got {milestones}")
     if lr_factors is None:
@@ -89,7 +89,7 @@ def make_schedule(
             raise InputError(f"{caller}: lr_factors (={lr_factors}) must be as many as milestones (={milestones})")
 
     def schedule(step: int) -> float:
-        step = integer("schedule", "step", step, 0)
+        step = check_integer("schedule: step", step, 0)
         if step < warmup:
             return base * (step + 1) / (warmup + 1)
         if kind == "constant":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.errors import ModelFileError
+from xnor_ref.errors import ModelFileError, is_integer
 from xnor_ref.kernels.ops import float_ops
 from xnor_ref.packed.ops import OPS, Node, Shape, Step, shown
 from xnor_ref.packed.trees import MAX_TREE_WEIGHTS
@@ -139,7 +139,7 @@ def _examine_input(given: dict[str, Any]):
     sizes = []
     for key, limit in (("channels", MAX_CHANNELS), ("height", MAX_IMAGE_SIDE), ("width", MAX_IMAGE_SIDE)):
         value = given[key]
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+        if not (is_integer(value) and 1 <= value <= limit):
             raise ModelFileError(f"input {key} must be an integer from 1 to {limit}, got {shown(value)}")
         sizes.append(value)
     for key in ("mean", "std"):
@@ -191,7 +191,7 @@ def _examine_graph(
         since, wanted = OPS[op].version, OPS[op].inputs
         node.need(version >= since, f"needs version {since}, the file has {version}")
         ok = isinstance(inputs, list) and len(inputs) == wanted
-        ok = ok and all(isinstance(i, int) and not isinstance(i, bool) and -1 <= i < index for i in inputs)
+        ok = ok and all(is_integer(i) and -1 <= i < index for i in inputs)
         node.need(ok, f"inputs must be {wanted} of the nodes before it (-1 is the image), got {shown(inputs)}")
         shapes = [input_shape if i == -1 else nodes[i].step.shape for i in inputs]
         if "tree" in node.tensors:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.errors import ModelFileError
+from xnor_ref.errors import ModelFileError, is_integer
 from xnor_ref.kernels.basics import geometry
 from xnor_ref.kernels.basics.geometry import Pair as Pair
 
@@ -58,15 +58,14 @@ class Node:
     def integer(self, key: str, low: int, high: int) -> int:
         """The attribute `key`, an integer in [low, high]."""
         value = self._attribute(key)
-        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        ok = is_integer(value) and low <= value <= high
         self.need(ok, f"{key} must be an integer from {low} to {high}, got {shown(value)}")
         return value
 
     def pair(self, key: str, low: int, high: int = MAX_SIDE) -> Pair:
         """The attribute `key`, two integers in [low, high]: for rows, for columns."""
         value = self._attribute(key)
-        ok = isinstance(value, list) and len(value) == 2
-        ok = ok and all(isinstance(v, int) and not isinstance(v, bool) and low <= v <= high for v in value)
+        ok = isinstance(value, list) and len(value) == 2 and all(is_integer(v) and low <= v <= high for v in value)
         self.need(ok, f"{key} must be two integers from {low} to {high}, got {shown(value)}")
         return value[0], value[1]
 

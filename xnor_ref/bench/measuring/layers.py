@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import InputError, check_integer
 from xnor_ref.kernels.basics.checks import check_n_bits
 from xnor_ref.kernels.basics.memory import check_memory
 
@@ -149,8 +149,7 @@ def parse_layer(text: str) -> Conv:
             f"256,14,3,256; got {text!r}"
         )
     for name, number in zip(("C", "H", "K", "O", "STRIDE"), numbers):
-        if not 1 <= number <= LARGEST:
-            raise InputError(f"bench: layer {text}: {name} must be from 1 to {LARGEST}, got {number}")
+        check_integer(f"bench: layer {text}: {name}", number, 1, LARGEST)
     layer = Conv(*numbers)
     if layer.kernel > layer.size + 2 * layer.padding:
         raise InputError(
@@ -178,10 +177,7 @@ def check_size(layer: Layer, batch: int) -> None:
 
 def check_batch(batch: int, size: int = 1) -> None:
     """Raise InputError unless a batch of images of `size` pixels a side can be held."""
-    if isinstance(batch, bool) or not isinstance(batch, int):
-        raise InputTypeError(f"bench: batch must be an int, got {batch!r}")
-    if batch < 1:
-        raise InputError(f"bench: batch must be at least 1, got {batch}")
+    check_integer("bench: batch", batch, 1)
     check_memory("bench", 4 * 64 * batch * size * size, f"(batch {batch} of {size}x{size} pixels)")
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import InputError, InputTypeError, is_integer
 from xnor_ref.kernels.basics.geometry import Pair
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.kernels.basics.memory import check_memory
@@ -36,7 +36,7 @@ def check_conv(
         raise InputError(f"{caller}: weight has C={weight_channels}, input has C={channels}; both must match {shapes}")
     stride = check_pair(caller, "stride", stride, 1)
     padding = check_pair(caller, "padding", padding, 0)
-    if isinstance(pad_value, (bool, np.bool_)) or not isinstance(pad_value, (int, np.integer)):
+    if not is_integer(pad_value):
         raise InputTypeError(f"{caller}: pad_value must be the int 0, 1 or -1, got {pad_value!r}")
     if pad_value not in (0, 1, -1):
         raise InputError(f"{caller}: pad_value must be 0, 1 or -1, got {pad_value}")
@@ -144,7 +144,7 @@ def check_pair(caller: str, name: str, value: Any, least: int) -> Pair:
     """Validate an int or a pair of ints, from `least` on; returns a pair."""
     values = value if isinstance(value, (tuple, list)) else (value, value)
     for v in values:
-        if isinstance(v, (bool, np.bool_)) or not isinstance(v, (int, np.integer)):
+        if not is_integer(v):
             raise InputTypeError(f"{caller}: {name} must be an int or a pair of ints, got {value!r}")
     if len(values) != 2 or not all(least <= v < 2**31 for v in values):
         raise InputError(f"{caller}: {name} must be an int from {least} to 2**31 - 1 or a pair, got {value!r}")

@@ -20,7 +20,7 @@ take words from outside mask the tail first and do not rely on it.
 
 import numpy as np
 
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.memory import check_memory
 
 WORD_BITS = 64
@@ -108,9 +108,7 @@ def unpack_bits(words: np.ndarray, n_bits: int, axis: int = -1) -> np.ndarray:
     words, axis = _check_array("unpack_bits", "words", words, axis)
     if words.dtype.newbyteorder("=") != np.uint64:
         raise InputTypeError(f"unpack_bits: words must be uint64, got dtype {words.dtype}")
-    if isinstance(n_bits, bool) or not isinstance(n_bits, (int, np.integer)):
-        raise InputTypeError(f"unpack_bits: n_bits must be an int, got {n_bits!r}")
-    n_bits = int(n_bits)
+    n_bits = check_integer("unpack_bits: n_bits", n_bits)
     if n_bits < 1 or n_words(n_bits) != words.shape[axis]:
         high = words.shape[axis] * WORD_BITS
         raise InputError(
@@ -155,10 +153,9 @@ def _check_array(caller: str, name: str, x: np.ndarray, axis: int) -> tuple[np.n
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise InputTypeError(f"{caller}: {name} must be a numpy.ndarray, got {type(x).__name__}")
     x = np.asarray(x)
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise InputTypeError(f"{caller}: axis must be an int, got {axis!r}")
+    axis = check_integer(f"{caller}: axis", axis)
     if x.ndim == 0 or not -x.ndim <= axis < x.ndim:
         raise InputError(f"{caller}: axis {axis} is out of range for {name} of shape {x.shape}")
     if x.size == 0:
         raise InputError(f"{caller}: {name} has no elements, shape {x.shape}; every axis needs at least one")
-    return x, int(axis) % x.ndim
+    return x, axis % x.ndim

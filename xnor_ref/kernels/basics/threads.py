@@ -13,10 +13,9 @@ from contextvars import Context, copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 
-import numpy as np
 from threadpoolctl import LibController, OpenBLASController, ThreadpoolController
 
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import check_integer
 
 _lock = threading.Lock()
 _inside = threading.local()
@@ -40,11 +39,7 @@ def check_threads(threads: int | None, caller: str = "threads") -> int:
     """Validate a thread count; None means the process-wide setting. Raises InputError."""
     if threads is None:
         return _threads or available_threads()
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
-        raise InputTypeError(f"{caller}: threads must be an int, got {threads!r}")
-    if not 1 <= threads <= 1024:
-        raise InputError(f"{caller}: threads must be from 1 to 1024, got {threads}")
-    return int(threads)
+    return check_integer(f"{caller}: threads", threads, 1, 1024)
 
 
 def set_threads(threads: int | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.checks import check_array, check_conv, check_pair
 from xnor_ref.kernels.basics.geometry import Pair
 from xnor_ref.kernels.basics.layout import pack_mask
@@ -27,11 +27,7 @@ _NONE = np.zeros(0, np.float32)
 
 
 def _check_batch(caller: str, batch: Any, image_bytes: int) -> None:
-    if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)):
-        raise InputTypeError(f"{caller}: batch must be an int, got {batch!r}")
-    if batch < 1:
-        raise InputError(f"{caller}: batch must be at least 1, got {batch}")
-    check_memory(caller, int(batch) * image_bytes, f"(batch {batch})")
+    check_memory(caller, check_integer(f"{caller}: batch", batch, 1) * image_bytes, f"(batch {batch})")
 
 
 def _check_buffer(name: str, array: Any, shape: tuple[int, ...], images: int, exact: bool = False) -> None:

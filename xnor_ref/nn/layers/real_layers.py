@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor, is_grad_enabled
 from xnor_ref.binary import SIGN_GRADIENTS, SignGradient
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import InputError, InputTypeError, check_integer, is_integer
 from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, conv_output_size
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.nn import functional, fused
@@ -18,17 +18,16 @@ from xnor_ref.nn.module import Module, Parameter, overrides
 
 def positive(value: int, name: str, caller: str) -> int:
     """Validate a size of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InputTypeError(f"{caller}: {name} must be an int, got {value!r}")
-    if not 1 <= value < 2**31:
-        raise InputError(f"{caller}: {name} must be at least 1, got {value}")
-    return int(value)
+    value = check_integer(f"{caller}: {name}", value, 1)
+    if value >= 2**31:
+        raise InputError(f"{caller}: {name} must be below 2**31, got {value}")
+    return value
 
 
 def pair(value: int | Pair, name: str, caller: str, minimum: int = 1) -> Pair:
     """An int or a pair of ints as a pair, each at least `minimum`."""
     both = value if isinstance(value, tuple | list) else (value, value)
-    if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) for v in both):
+    if len(both) != 2 or not all(map(is_integer, both)):
         raise InputTypeError(f"{caller}: {name} must be an int or a pair of ints, got {value!r}")
     if min(both) < minimum or max(both) >= 2**31:
         raise InputError(f"{caller}: {name} must be at least {minimum}, got {value}")
