@@ -11,8 +11,8 @@
 | 7 | `OutputError` | a file could not be written (disk full, read-only, no permission) |
 """
 
-from numbers import Integral
-from typing import Any, TypeGuard
+import numbers
+import typing
 
 
 class XnorRefError(Exception):
@@ -61,12 +61,12 @@ class OutputError(XnorRefError, OSError):
     exit_code = 7
 
 
-def is_integer(value: Any) -> TypeGuard[int]:
+def is_integer(value: object) -> typing.TypeGuard[int]:
     """Whether `value` is an integer, of Python or NumPy; booleans are not."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def check_integer(what: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+def check_integer(what: str, value: object, low: int | None = None, high: int | None = None) -> int:
     """`value` as an int from `low` to `high`, if they are given; errors begin with `what`.
 
     Raises
