@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.ops.planned import Workspace
 from xnor_ref.kernels.vectors import nhwc, signs, simd
-from xnor_ref.packed import trees
 from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
 from xnor_ref.packed.ops import Settings
 
@@ -26,7 +25,6 @@ F32 = NDArray[np.float32]
 Run = Callable[[int, int], object]  # (number of images, threads)
 Works = dict[int, Workspace]
 IMAGE = -1
-_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,8 @@ class Follower:
 class Blueprint:
     """What all plans of a network share: its stages, and the weights as the kernels want them.
 
-    Parameters
-    ----------
-    along : nodes that are computed along their trees, each by its own step, and so without what is fused elsewhere
+    Layers that the file holds along trees are computed directly, like the others: along a tree a layer would stand
+    alone, and no distance of the filters made up for that (docs/compression.md).
 
     Raises
     ------
@@ -66,9 +63,8 @@ class Blueprint:
         A layer has a border that the SIMD rung does not plan for.
     """
 
-    def __init__(self, network: ExaminedNetwork, along: frozenset[int] = frozenset()) -> None:
+    def __init__(self, network: ExaminedNetwork) -> None:
         self.network = network
-        self._along = along
         self.nodes = network.nodes
         self._readers: dict[int, list[int]] = {index: [] for index in range(IMAGE, len(self.nodes))}
         for index, node in enumerate(self.nodes):
@@ -100,8 +96,6 @@ class Blueprint:
                 yield self._real(index, node, sources[0])
             elif node.op == "linear":
                 yield self._real(index, node, sources[0])
-            elif index in self._along:
-                yield Stage(node.name, f"{node.op} along a tree", tuple(sources), index, self._simple(node))
             elif node.op in ("binary_conv2d", "binary_linear"):
                 yield self._binary(index, node, sources[0])
             elif node.op == "affine":
@@ -114,10 +108,9 @@ class Blueprint:
         return self._alias.get(index, index)
 
     def _only_binary(self, index: int) -> bool:
-        readers = [(reader, self.nodes[reader]) for reader in self._readers[index]]
+        readers = [self.nodes[reader] for reader in self._readers[index]]
         return bool(readers) and all(
-            node.op.startswith("binary") and node.step.arguments["rule"] is None and reader not in self._along
-            for reader, node in readers
+            node.op.startswith("binary") and node.step.arguments["rule"] is None for node in readers
         )
 
     def _only_reader(self, index: int, op: str) -> int | None:
@@ -212,7 +205,7 @@ class Blueprint:
         pool = self._only_reader(last, "max_pool")
         last = last if pool is None else pool
         layer = self._only_reader(last, "binary_conv2d")
-        if layer is None or layer in self._along or self.nodes[layer].step.arguments["rule"] is None:
+        if layer is None or self.nodes[layer].step.arguments["rule"] is None:
             return None
         self._packed.add(layer)
         self._done |= {node for node in (relu, pool) if node is not None}
@@ -299,8 +292,7 @@ class Blueprint:
         def run(n: int, threads: int) -> None:
             planes = [np.moveaxis(x[:n], -1, 1).reshape(n, *shape) for x, shape in zip(inputs, shapes)]
             planes = [np.ascontiguousarray(x) for x in planes]
-            with trees.execution("tree"):  # where there is one, or this would be another stage
-                out[:n] = np.moveaxis(node.step.run(Settings(threads), *planes), 1, -1)
+            out[:n] = np.moveaxis(node.step.run(Settings(threads), *planes), 1, -1)
 
         return run
 
@@ -369,39 +361,6 @@ class Plan:
             for run in runs:
                 run(n, threads)
             yield name, op
-
-
-def fastest_blueprint(network: ExaminedNetwork) -> Blueprint:
-    """The blueprint in which every layer whose filters lie close together takes the faster way, directly or along its
-    tree.
-
-    Such layers are tried one after the other: one image runs through the whole network in both ways, by turns, on one
-    thread. All answers are the same, so a wrong choice costs time only.
-
-    Raises
-    ------
-    InputError
-        As `Blueprint`.
-    """
-    best = Blueprint(network)
-    along: frozenset[int] = frozenset()
-    for index, node in enumerate(network.nodes):
-        tree = node.step.arguments.get("tree")
-        if tree is None or tree.mean_fraction > trees.CLOSE_TO_VECTORS:
-            continue
-        other = Blueprint(network, along | {index})
-        if faster(Plan(other, 1), Plan(best, 1)):
-            best, along = other, along | {index}
-    return best
-
-
-def faster(one: Plan, other: Plan) -> bool:
-    """Whether `one` takes less time than `other` for an image; the smallest times of several rounds count."""
-    channels, height, width = one._network.input_shape
-    image = np.random.default_rng(0).integers(0, 256, (1, height, width, channels), np.uint8)
-    seconds = [[sum(row[2] for row in plan.profile(image, 1)) for plan in (one, other)] for _ in range(_ROUNDS)]
-    ours, theirs = (min(times) for times in zip(*seconds[1:]))  # the first round compiles and prepares
-    return ours < theirs
 
 
 def _split(kernel: Callable, per_image: int, *arguments: Any) -> Run:

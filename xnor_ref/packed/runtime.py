@@ -178,10 +178,10 @@ class PackedNetwork:
         """The network laid out for the SIMD rung, made at the first use; None if it can't be."""
         with self._lock:
             if not self._planned:
-                from xnor_ref.packed.plan import fastest_blueprint
+                from xnor_ref.packed.plan import Blueprint
 
                 try:
-                    self._planned.append(fastest_blueprint(self._network))
+                    self._planned.append(Blueprint(self._network))
                 except InputError:
                     self._planned.append(None)
             return self._planned[0]

@@ -1,8 +1,8 @@
 """Binary layers that a model file holds along a tree of their output channels: how a node says it, and how it runs.
 
-Such a layer can be computed directly, like any other, or along its tree, with the same integers. The backends "float"
-and "reference" compute it directly; else the faster way is taken: where the filters lie close enough together both are
-measured, once, in a planned network when it is laid out (`plan.py`), step by step on the first images.
+Such a layer can be computed directly, like any other, or along its tree, with the same integers. A planned network
+(`plan.py`) and the backends "float" and "reference" compute it directly; else the faster way is taken: where the filters
+lie close enough together both are measured, once, on the first images.
 """
 
 import time
@@ -29,8 +29,7 @@ EXECUTIONS = ("auto", "direct", "tree")
 MAX_TREE_WEIGHTS = 2**30  # of all layers of a file together
 MAX_PLANES = 2**26  # bytes that an image may take as planes of signs; larger ones are computed directly
 CLOSE = 0.15  # mean d/n above which it is not worth measuring whether the tree is faster (docs/compression.md)
-CLOSE_TO_VECTORS = 0.02  # the same in a planned network, whose direct way is vector code
-FEW = 0.05  # mean d/n below which single weights were visited faster than words
+WEIGHTS_BELOW = 0.05  # mean d/n below which single weights were visited faster than words
 
 _execution: ContextVar[str] = ContextVar("execution", default="auto")
 
@@ -80,7 +79,7 @@ def along_linear(rows: U64, tree: "Tree") -> "Along":
 
 def _form(tree: "Tree") -> str:
     """What to visit: single weights while few differ, else words."""
-    return "weights" if tree.mean_fraction < FEW else "words"
+    return "weights" if tree.mean_fraction < WEIGHTS_BELOW else "words"
 
 
 class Along:
