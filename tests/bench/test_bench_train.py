@@ -467,7 +467,7 @@ def test_the_loop_of_bytes_multiplies_what_it_claims():
         pytest.skip("this processor multiplies no bytes")
     products = 4 * 3 + 3 * 1 + 2 * -1 + 1 * 2
     for rounds in (0, 1, 3):
-        assert roof._dot_product(rounds) == rounds * roof._SUMS * products
+        assert roof._dot_product(rounds) == rounds * roof._SUMS * products * roof.LANES
     assert load.work % (4 * roof.LANES) == 0
 
 

@@ -200,7 +200,7 @@ def test_the_other_process_compiles(tmp_path, monkeypatch):
     names = [
         "xnor_ref.optim._kernels:sgd",
         "xnor_ref.optim._kernels:momentum_sgd",
-        "xnor_ref.kernels.training.batch_norm:affine",
+        "xnor_ref.kernels.vectors.nhwc:affine",
     ]
     started = []
     popen = subprocess.Popen

@@ -1,8 +1,8 @@
 """Binary layers that a model file holds along a tree of their output channels: how a node says it, and how it runs.
 
 Such a layer can be computed directly, like any other, or along its tree, with the same integers. A planned network
-(`plan.py`) and the backends "float" and "reference" compute it directly; else the faster way is taken: where the filters
-lie close enough together both are measured, once, on the first images.
+(`plan.py`) and the backends "float" and "reference" compute it directly; else the faster way is taken: where the
+filters lie close enough together both are measured, once, on the first images.
 """
 
 import time

@@ -2,8 +2,9 @@
 
 A binary multiply-accumulate on bits is `count += popcount(a ^ b)`: three vector operations, each on as many bits as a
 register has. The loop here does just that, on a tile of operands that stay in registers: four weights and four
-activations meet in 16 counts, nothing is loaded or stored. No kernel that takes these three operations for its work is
-faster. (One that gathers bits in carry-save adders first needs fewer popcounts; that pays where a popcount is slow.)
+activations meet in 16 counts (two and two in four, where there are 16 registers); nothing is loaded or stored. No
+kernel that takes these three operations for its work is faster. (One that gathers bits in carry-save adders first needs
+fewer popcounts; that pays where a popcount is slow.)
 
 The operands pass through an empty piece of inline assembly in every round. It costs no instruction, but LLVM must take
 its result for a new value; without it, LLVM would compute the unchanging popcounts once, before the loop.
@@ -11,10 +12,9 @@ its result for a new value; without it, LLVM would compute the unchanging popcou
 The roofs of float32 multiply-adds, of products of bytes and of reading main memory are measured the same way.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import partial, reduce
 
 import numpy as np
 from llvmlite import binding, ir
@@ -29,16 +29,25 @@ from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 from xnor_ref.kernels.compiling.selftest import words
 from xnor_ref.kernels.microkernels import amx
-from xnor_ref.kernels.microkernels.ir import F32, I32, I64, LANES, const, declared, instruction, repeat, vector
+from xnor_ref.kernels.microkernels.ir import (
+    F32,
+    I8,
+    I32,
+    I64,
+    LANES,
+    TARGET,
+    const,
+    declared,
+    instruction,
+    repeat,
+    vector,
+)
 
 VECTOR_BITS = 32 * LANES
 _CHAIN = 32  # additions of one round
 _VNNI = f"llvm.x86.avx512.vpdpbusd.{VECTOR_BITS}"  # sums of four products of an unsigned and a signed byte
 _TILE = amx.ROWS * LINE  # bytes of a register of AMX
 _SUMS = 12  # independent multiply-adds: more than latency times pipelines, and with two operands within 16 registers
-
-# Processors differ in what they count at once and in their number of registers; the fastest form is the roof.
-_FORMS = ((32, 4, 4), (8, 4, 4), (32, 2, 2), (8, 2, 2))  # bits of a count, rows and columns of the tile
 
 
 # --- loops in registers ----------------------------------------------------------------------------------------
@@ -54,96 +63,71 @@ def _opaque(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return b.asm(ir.FunctionType(value.type, [value.type]), "", f"={kind},0", [value], side_effect=True)
 
 
-def _counting_loop(bits: int, rows: int, columns: int):
-    """An intrinsic (rounds) -> sum: a tile of rows x columns counts, `rounds` times."""
+def _loop_in_registers(kind: ir.VectorType, n_sums: int, operands: tuple, step: Callable, add: Callable):
+    """An intrinsic (rounds) -> a number: `n_sums` vectors, all zeros at first, are added to `rounds` times.
+
+    `step(b, index, total, x)` adds to one of them what it makes of the operands x, vectors with one value in all lanes;
+    `add(b, one, other)` adds all up at the end. The result is that of all lanes, as integers.
+    """
 
     @intrinsic
-    def count(typing_context, rounds):
+    def loop(typing_context, rounds):
         def codegen(context, b, signature, arguments):
-            kind = vector(ir.IntType(bits), VECTOR_BITS // bits)
-            n_counts = rows * columns
-            first = [ir.Constant(kind, None)] * n_counts
-            first += [ir.Constant(kind, [3 * i + 1] * kind.count) for i in range(rows + columns)]
+            first = [ir.Constant(kind, None)] * n_sums
+            first += [ir.Constant(kind, [value] * kind.count) for value in operands]
 
             def body(values):
-                operands = [_opaque(b, operand) for operand in values[n_counts:]]
-                different = [b.xor(operands[i // columns], operands[rows + i % columns]) for i in range(n_counts)]
-                counts = [b.add(n, instruction(b, "ctpop", kind, d)) for n, d in zip(values, different)]
-                return counts + operands
+                x = [_opaque(b, operand) for operand in values[n_sums:]]
+                return [step(b, index, total, x) for index, total in enumerate(values[:n_sums])] + x
 
-            counts = repeat(b, arguments[0], first, body)[:n_counts]
-            for other in counts[1:]:
-                counts[0] = b.add(counts[0], other)
-            total = const(0)
+            sums = repeat(b, arguments[0], first, body)[:n_sums]
+            total, lanes = reduce(partial(add, b), sums), const(0)
+            whole = ir.IntType(VECTOR_BITS // kind.count)
             for lane in range(kind.count):
-                total = b.add(total, b.zext(b.extract_element(counts[0], ir.Constant(I32, lane)), I64))
-            return total
+                number = b.bitcast(b.extract_element(total, ir.Constant(I32, lane)), whole)
+                lanes = b.add(lanes, b.zext(number, I64))
+            return lanes
 
         return uint64(intp), codegen
 
-    return count
+    return loop
 
 
-_words, _bytes, _few_words, _few_bytes = (_counting_loop(*form) for form in _FORMS)
+def _count_bits(b, index, count, x):
+    different = b.xor(x[index // _SIDE], x[_SIDE + index % _SIDE])
+    return b.add(count, instruction(b, "ctpop", _COUNTS, different))
 
 
-@compiled(uint64(intp, intp))
-def _count(form, rounds):
-    if form == 0:
-        return _words(rounds)
-    if form == 1:
-        return _bytes(rounds)
-    if form == 2:
-        return _few_words(rounds)
-    return _few_bytes(rounds)
+def _add_product(b, index, total, x):
+    return instruction(b, "fmuladd", vector(F32), *x, total)  # one instruction where there is one, else two
 
 
-@intrinsic
-def _multiply_add_loop(typing_context, rounds):
-    """(rounds) -> a number: `_SUMS` independent vector sums s += a * b in float32, `rounds` times."""
+def _add_products_of_bytes(b, index, total, x):
+    kind = vector(I32)
+    dot = declared(b, ir.FunctionType(kind, [kind] * 3), _VNNI)
+    return b.call(dot, [total, *x])
 
-    def codegen(context, b, signature, arguments):
-        kind = vector(F32)
-        first = [ir.Constant(kind, [0.0] * LANES)] * _SUMS
-        first += [ir.Constant(kind, [value] * LANES) for value in (1.0, 0.5)]
 
-        def body(values):
-            x, y = (_opaque(b, operand) for operand in values[_SUMS:])
-            # One instruction where there is one, else two.
-            return [instruction(b, "fmuladd", kind, x, y, value) for value in values[:_SUMS]] + [x, y]
+# What the micro-kernels do: words are counted, or bytes, in a tile that leaves registers for its operands.
+_SIDE = 2 if LANES == 8 else 4
+_COUNTS = vector(I32) if TARGET.counts_words else vector(I8, 4 * LANES)
+_counting_loop = _loop_in_registers(
+    _COUNTS, _SIDE**2, tuple(3 * i + 1 for i in range(2 * _SIDE)), _count_bits, ir.IRBuilder.add
+)
+_multiply_add_loop = _loop_in_registers(vector(F32), _SUMS, (1.0, 0.5), _add_product, ir.IRBuilder.fadd)
+_dot_product_loop = _loop_in_registers(
+    vector(I32), _SUMS, (0x01020304, 0x02FF0103), _add_products_of_bytes, ir.IRBuilder.add
+)
 
-        sums = repeat(b, arguments[0], first, body)[:_SUMS]
-        for other in sums[1:]:
-            sums[0] = b.fadd(sums[0], other)
-        return b.zext(b.bitcast(b.extract_element(sums[0], ir.Constant(I32, 0)), I32), I64)
 
-    return uint64(intp), codegen
+@compiled(uint64(intp))
+def _count(rounds):
+    return _counting_loop(rounds)  # type: ignore[call-arg]
 
 
 @compiled(uint64(intp))
 def _multiply_add(rounds):
     return _multiply_add_loop(rounds)  # type: ignore[call-arg]
-
-
-@intrinsic
-def _dot_product_loop(typing_context, rounds):
-    """(rounds) -> a number: `_SUMS` vector sums of the products of four bytes a lane (VNNI), `rounds` times."""
-
-    def codegen(context, b, signature, arguments):
-        kind = vector(I32)
-        dot = declared(b, ir.FunctionType(kind, [kind] * 3), _VNNI)
-        first = [ir.Constant(kind, [value] * LANES) for value in (*[0] * _SUMS, 0x01020304, 0x02FF0103)]
-
-        def body(values):
-            x, y = (_opaque(b, operand) for operand in values[_SUMS:])
-            return [b.call(dot, [value, x, y]) for value in values[:_SUMS]] + [x, y]
-
-        sums = repeat(b, arguments[0], first, body)[:_SUMS]
-        for other in sums[1:]:
-            sums[0] = b.add(sums[0], other)
-        return b.zext(b.extract_element(sums[0], ir.Constant(I32, 0)), I64)
-
-    return uint64(intp), codegen
 
 
 @compiled(uint64(intp))
@@ -224,27 +208,10 @@ class Load:
 
 
 def binary_roof(threads: int = 1) -> Load:
-    """Binary multiply-accumulates (xor, popcount, add) on `threads` threads at once, in the fastest form there is."""
-    form = fastest_form()
-    _, rows, columns = _FORMS[form]
-    rounds = _rounds(20_000, threads)
-    return Load(_on_threads(lambda: _count(form, rounds), threads), threads * rounds * rows * columns * VECTOR_BITS)
-
-
-@cache
-def fastest_form() -> int:
-    """Which of `_FORMS` is the fastest here; measured once."""
+    """Binary multiply-accumulates (xor, popcount, add) on `threads` threads at once."""
     require_compiler()
-    fastest, best = 0, 0.0
-    for form, (_, rows, columns) in enumerate(_FORMS):
-        rate = 0.0
-        for _ in range(15):
-            start = time.perf_counter()
-            _count(form, 10_000)
-            rate = max(rate, rows * columns / (time.perf_counter() - start))
-        if rate > 1.03 * best:  # of forms that are about equally fast the first
-            fastest, best = form, rate
-    return fastest
+    rounds = _rounds(20_000, threads)
+    return Load(_on_threads(lambda: _count(rounds), threads), threads * rounds * _SIDE**2 * VECTOR_BITS)
 
 
 def float_roof(threads: int = 1) -> Load:

@@ -53,36 +53,30 @@ def from_planes(start, stop, x, width, out):
                 target[p, c] = source[p]
 
 
-@compiled(void(intp, intp, _in(float32, 4), _out(float32, 4)))
 def to_planes(start, stop, x, out):
     """Images start..stop of x (N, H, W, C) into out (N, C, H, W)."""
-    for image in range(start, stop):
-        for c in range(x.shape[3]):
-            for y in range(x.shape[1]):
-                for column in range(x.shape[2]):
-                    out[image, c, y, column] = x[image, y, column, c]
+    out[start:stop] = np.moveaxis(x[start:stop], -1, 1)
 
 
-@compiled(void(intp, intp, _in(float32, 4), _out(float32, 4)))
 def copy_inside(start, stop, x, out):
     """Rows start..stop of all images x (N, H, W, C) into the middle columns of out (N, H, W + padding, C)."""
-    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
-    left = (out.shape[2] - width) // 2
-    for item in range(start, stop):
-        source, target = x[item // height, item % height], out[item // height, item % height]
-        for p in range(width):
-            for c in range(channels):
-                target[left + p, c] = source[p, c]
+    left, width = (out.shape[2] - x.shape[2]) // 2, x.shape[2]
+    out.reshape(-1, *out.shape[2:])[start:stop, left : left + width] = x.reshape(-1, *x.shape[2:])[start:stop]
 
 
 @compiled(void(intp, intp, _in(float32, 2), _in(float32, 1), _in(float32, 1), float32, _out(float32, 2)))
 def affine(start, stop, x, scale, shift, floor, y):
-    """max(x * scale + shift, floor) of rows start..stop of x (pixels, C), each operation rounded."""
-    for row in range(start, stop):
-        source, target = x[row], y[row]
-        for c in range(x.shape[1]):
-            v = source[c] * scale[c] + shift[c]
-            target[c] = floor if v < floor else v  # NaN stays
+    """max(x * scale + shift, floor) of rows start..stop of x (pixels, C), each operation rounded; NaN stays.
+
+    `scale` and `shift` may hold the C numbers several times over: then so many rows are one run of the inner loop.
+    """
+    channels, width = x.shape[1], scale.size
+    source, target = x.reshape(-1), y.reshape(-1)
+    for first in range(start * channels, stop * channels, width):
+        at = np.uint64(first)
+        for i in range(np.uint64(min(width, stop * channels - first))):
+            v = source[at + i] * scale[i] + shift[i]
+            target[at + i] = floor if v < floor else v
 
 
 @compiled(void(intp, intp, _in(float32, 2), _in(float32, 1), _out(float32, 2)))
