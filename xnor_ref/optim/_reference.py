@@ -89,35 +89,16 @@ def adamax(
     lr: np.float32,
     eps: np.float32,
     decay: np.float32,
+    shift: bool,
 ) -> None:
     """g = grad + decay param; mean = beta1 mean + rest1 g; largest = max(beta2 largest, |g|);
-    param -= lr (mean / (largest + eps)). `rest1` is 1 - beta1; `lr` holds 1/(1 - beta1^t).
+    param -= lr (mean / (largest + eps)), with `shift` of AP2(largest).
+
+    `rest1` is 1 - beta1; `lr` holds 1/(1 - beta1^t).
     """
-    _moments(param, grad, mean, largest, beta1, rest1, beta2, decay)
-    param -= lr * (mean / (largest + eps))
-
-
-@silent
-def shift_adamax(
-    param: F32,
-    grad: F32,
-    mean: F32,
-    largest: F32,
-    beta1: np.float32,
-    rest1: np.float32,
-    beta2: np.float32,
-    lr: np.float32,
-    eps: np.float32,
-    decay: np.float32,
-) -> None:
-    """As `adamax`, with AP2(largest) for largest in the last step; `lr` is a power of two."""
-    _moments(param, grad, mean, largest, beta1, rest1, beta2, decay)
-    param -= lr * (mean / (ap2(largest) + eps))
-
-
-def _moments(param, grad, mean, largest, beta1, rest1, beta2, decay) -> None:
     step = grad if decay == 0 else grad + decay * param
     mean *= beta1
     mean += rest1 * step
     largest *= beta2
     np.maximum(largest, np.abs(step), out=largest)
+    param -= lr * (mean / ((ap2(largest) if shift else largest) + eps))

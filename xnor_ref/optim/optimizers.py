@@ -207,7 +207,33 @@ class SGD(Optimizer):
             self._in_chunks(rung.sgd, arrays, step, strength)
 
 
-class Adam(Optimizer):
+class Moments(Optimizer):
+    """What optimisers with running moments of the gradient share; the arguments are those of `Adam`."""
+
+    default_eps: float
+
+    def __init__(
+        self,
+        params: Iterable[Tensor | tuple[str, Tensor]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = None,
+        weight_decay: float = 0.0,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+    ):
+        caller = type(self).__name__
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise InputTypeError(f"{caller}: betas must be a pair of numbers, got {betas!r}")
+        self.betas = tuple(number(caller, f"betas[{i}]", beta, 0, 1) for i, beta in enumerate(betas))
+        self.eps = number(
+            caller, "eps", self.default_eps if eps is None else eps, float(np.finfo(np.float32).tiny)
+        )  # less could round to 0
+        super().__init__(params, lr, weight_decay=weight_decay, backend=backend, threads=threads)
+
+
+class Adam(Moments):
     """Adam (Kingma and Ba 2015, algorithm 1), with L2 or decoupled weight decay (Loshchilov and Hutter 2019).
 
     m = beta1 m + (1 - beta1) g;  s = beta2 s + (1 - beta2) g^2;
@@ -239,12 +265,8 @@ class Adam(Optimizer):
         backend: str = "auto",
         threads: int | None = None,
     ):
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise InputTypeError(f"Adam: betas must be a pair of numbers, got {betas!r}")
-        self.betas = tuple(number("Adam", f"betas[{i}]", beta, 0, 1) for i, beta in enumerate(betas))
-        self.eps = number("Adam", "eps", eps, float(np.finfo(np.float32).tiny))  # less could round to 0
+        super().__init__(params, lr, betas, eps, weight_decay, backend=backend, threads=threads)
         self.decoupled = decoupled
-        super().__init__(params, lr, weight_decay=weight_decay, backend=backend, threads=threads)
 
     def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
         beta1, beta2 = self.betas
