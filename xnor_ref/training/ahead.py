@@ -55,10 +55,7 @@ _AFTER = tuple(
         "readable.float_plain:im2col",
         "vectors.nhwc:look_up",
         "vectors.nhwc:max_pool",
-        "readable.float_plain:affine",
-        "readable.float_plain:max_pool",
         "readable.plain:channel_means",
-        "readable.float_plain:scale_output",
     )
 )  # what the evaluation needs, the largest first
 

@@ -10,6 +10,7 @@ rung adds up every output in one fixed order; elsewhere each image is its own GE
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from types import ModuleType
 
 import numpy as np
@@ -291,23 +292,36 @@ def batch_norm_gradient(
 
 def affine(x: F32, scale: F32, shift: F32, threads: int | None = None) -> F32:
     """x * scale + shift per channel of x (N, C[, H, W]): one rounded product, then one rounded sum."""
-    rung = _rung()
     y = np.empty_like(x)
     planes, result = _planes(x), _planes(y)
-    parallel_chunks(lambda start, stop: rung.affine(planes, start, stop, scale, shift, result), len(x), 1, threads)
+
+    def transform(start: int, stop: int) -> None:
+        np.multiply(planes[start:stop], scale[:, None], out=result[start:stop])
+        result[start:stop] += shift[:, None]
+
+    parallel_chunks(transform, len(x), 1, threads)
     return y
 
 
 def max_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None) -> F32:
     """Maximum of each window (N, C, OH, OW); padding never wins."""
-    rung = _rung()
-    y = np.empty((*x.shape[:2], *conv_output_size(spatial(x), kernel, stride, padding)), np.float32)
+    oh, ow = conv_output_size(spatial(x), kernel, stride, padding)
+    y = np.empty((*x.shape[:2], oh, ow), np.float32)
 
-    def pool(start, stop):
-        rung.max_pool(x, start, stop, kernel, stride, padding, np.empty(x.shape[3], np.float32), y)
+    def pool(start: int, stop: int) -> None:
+        padded = _padded(x[start:stop], padding, -np.inf)
+        lines = reduce(np.maximum, (padded[:, :, i : i + stride[0] * oh : stride[0]] for i in range(kernel[0])))
+        taps = [lines[..., j : j + stride[1] * ow : stride[1]] for j in range(kernel[1])]
+        y[start:stop] = reduce(np.maximum, taps)
 
     parallel_chunks(pool, len(x), 1, threads)
     return y
+
+
+def _padded(x: F32, padding: Pair, value: float = 0.0) -> F32:
+    """Images with `value` around them."""
+    around = (0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2
+    return np.pad(x, around, constant_values=value) if any(padding) else x
 
 
 def max_pool2d_winners(
@@ -351,7 +365,7 @@ def avg_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int |
     """Mean of each window over all KH*KW taps, padded zeros included."""
     n, c, h, w = x.shape
     oh, ow = conv_output_size((h, w), kernel, stride, padding)
-    padded = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2)) if any(padding) else x
+    padded = _padded(x, padding)
     y = np.zeros((n, c, oh, ow), np.float32)
     for i in range(kernel[0]):
         for j in range(kernel[1]):
@@ -408,25 +422,27 @@ def scale_output(z: NDArray[np.int32], alpha: F32 | None, k: F32 | None, threads
 
     The order is part of the model file format: first alpha, then K.
     """
-    rung = _rung()
     y = np.empty(z.shape, np.float32)
-    planes = z.reshape(z.shape[0], z.shape[1], -1)
-    scale = np.empty(0, np.float32) if alpha is None else alpha
-    scale_map = np.empty((0, 0), np.float32) if k is None else k.reshape(len(z), -1)
-    parallel_chunks(
-        lambda start, stop: rung.scale_output(
-            planes, start, stop, scale, alpha is not None, scale_map, k is not None, _planes(y)
-        ),
-        len(z),
-        1,
-        threads,
-    )
+    planes, result = z.reshape(*z.shape[:2], -1), _planes(y)
+
+    def scale(start: int, stop: int) -> None:
+        part = result[start:stop]
+        np.copyto(part, planes[start:stop], casting="unsafe")
+        if alpha is not None:
+            part *= alpha[:, None]
+        if k is not None:
+            part *= k.reshape(len(z), 1, -1)[start:stop]
+
+    parallel_chunks(scale, len(z), 1, threads)
     return y
 
 
 def mask_ste(x: F32, dx: F32, threads: int | None = None) -> F32:
     """dx * 1[|x| <= 1], in place: the straight-through estimator of sign (XNOR-Net, section 3.1; BinaryNet, eq. 4)."""
-    rung = _rung()
     flat_x, flat_dx = x.reshape(-1), dx.reshape(-1)
-    parallel_chunks(lambda start, stop: rung.mask_ste(flat_x, flat_dx, start, stop), flat_x.size, 1 << 16, threads)
+
+    def mask(start: int, stop: int) -> None:
+        np.copyto(flat_dx[start:stop], 0, where=~(np.abs(flat_x[start:stop]) <= 1))
+
+    parallel_chunks(mask, flat_x.size, 1 << 16, threads)
     return dx

@@ -64,20 +64,11 @@ def batch_norm_backward(dy, x, start, stop, gamma, mean, var, eps, dx, dgamma, d
     dx[:, start:stop] = (part - mean_dy - normal * mean_dn) * (gamma[start:stop] * inv_std)[:, None]
 
 
-def affine(x, start, stop, scale, shift, y):
-    """y = x * scale + shift per channel of x (N, C, P): one rounded product, then one rounded sum."""
-    y[start:stop] = x[start:stop] * scale[:, None] + shift[:, None]
-
-
-def max_pool(x, start, stop, kernel, stride, padding, line, y):
-    """y (N, C, OH, OW) is the maximum of each window; the border never wins. `line` (W,) is room to work in."""
-    (ph, pw) = padding
-    padded = np.pad(x[start:stop], ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=-np.inf)
-    y[start:stop] = _windows(padded, kernel, stride, y.shape[2:]).max(axis=(4, 5))
-
-
 def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
-    """`max_pool`, and winner holds kh*KW+kw of the first tap that reaches the maximum."""
+    """y (N, C, OH, OW) is the maximum of each window, and winner holds kh*KW+kw of the first tap that reaches it.
+
+    The border never wins.
+    """
     (kh, kw), (ph, pw) = kernel, padding
     images = x[start:stop]
     padded = np.pad(images, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=-np.inf)
@@ -99,18 +90,3 @@ def max_pool_backward(dy, winner, start, stop, kernel, stride, padding, dx):
             won = part * (winner[start:stop] == i * kw + j)
             padded[:, :, i : i + sh * oh : sh, j : j + sw * ow : sw][:, :, :oh, :ow] += won
     dx[start:stop] += padded[:, :, ph : ph + h, pw : pw + w]
-
-
-def scale_output(z, start, stop, alpha, has_alpha, k, has_k, y):
-    """y (N, O, P) = float32(z) [* alpha (O,)] [* k (N, P)], each product rounded to float32."""
-    part = z[start:stop].astype(np.float32)
-    if has_alpha:
-        part *= alpha[:, None]
-    if has_k:
-        part *= k[start:stop, None, :]
-    y[start:stop] = part
-
-
-def mask_ste(x, dx, start, stop):
-    """dx (flat) becomes 0 where |x| > 1: the derivative of hardtanh, the straight-through estimator's window."""
-    dx[start:stop] *= np.abs(x[start:stop]) <= 1
