@@ -139,43 +139,6 @@ group_mean = _pack_group(mean=True)
 
 
 @intrinsic
-def window_max(context, x, n_rows, row, n_columns, column, channels, out):
-    """The maximum over a window of pixels, channel by channel: at least LANES channels, at least one pixel.
-
-    Takes the address of the first pixel, the rows and columns with their strides in bytes, the channels and the address
-    of the result.
-    """
-
-    def generate(context, b, signature, arguments):
-        x, n_rows, row, n_columns, column, channels, out = arguments
-        low = ir.Constant(vector(F32), [float("-inf")] * LANES)
-
-        def maximum(first):
-            def pixel(values):
-                at, best = values
-                y = load(b, at, vector(F32))
-                return [b.add(at, column), b.select(b.fcmp_ordered(">", y, best), y, best)]
-
-            def line(values):
-                at, best = values
-                return [b.add(at, row), repeat(b, n_columns, [at, best], pixel)[1]]
-
-            at = b.mul(first, const(4))
-            store(b, repeat(b, n_rows, [b.add(x, at), low], line)[1], b.add(out, at))
-
-        def block(values):
-            (first,) = values
-            maximum(first)
-            return [b.add(first, const(LANES))]
-
-        repeat(b, b.udiv(channels, const(LANES)), [const(0)], block)
-        maximum(b.sub(channels, const(LANES)))  # overlaps the block before, or repeats it
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 7), generate
-
-
-@intrinsic
 def transpose(context, source, source_row, target, target_row):
     """Transpose a square of LANES x LANES elements of 32 bits; addresses, and strides of the rows in bytes.
 

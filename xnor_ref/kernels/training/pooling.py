@@ -5,7 +5,6 @@ zeroed first, and windows may overlap. All kernels take a range of rows of all i
 """
 
 import numpy as np
-from llvmlite import ir
 from numba import boolean, float32, intp, types, uint8, void
 from numpy.typing import NDArray
 
@@ -17,7 +16,8 @@ from xnor_ref.kernels.compiling.jit import compiled
 from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
-from xnor_ref.kernels.microkernels.ir import F32, I8, I32, LANES, const, intrinsic, load, repeat, spread, store, vector
+from xnor_ref.kernels.microkernels import window
+from xnor_ref.kernels.microkernels.ir import LANES
 from xnor_ref.kernels.training import batch_norm as norm
 from xnor_ref.kernels.vectors import nhwc
 
@@ -25,72 +25,12 @@ Real = NDArray[np.float32]
 Double = NDArray[np.float64]
 Winner = NDArray[np.uint8]
 
-NOBODY = 255  # the winner of a window whose maximum ReLU has made 0: no pixel of it gets a gradient
+NOBODY = window.NOBODY
+_winner, _affine_winner = window.winner, window.affine_winner
 
 _VECTORS, _ZERO = has_vectors(), np.float32(0)
 _pair, _vector, _images = types.UniTuple(intp, 2), _in(float32, 1), _in(float32, 4)
 _winners = _in(uint8, 4)
-
-
-def _window_winner(affine: bool):
-    """An intrinsic: the maximum over a window of pixels and the first tap that reaches it, channel by channel.
-
-    Takes the address of the first pixel, rows and columns with their strides in bytes, the tap of the first pixel and
-    the taps of a kernel row, the channels, at least LANES, the addresses of scale and shift and of both results. With
-    `affine`, of max(x*scale + shift, 0), with `NOBODY` where that is 0.
-    """
-
-    @intrinsic
-    def winners(context, x, n_rows, row, n_columns, column, tap, kernel_w, channels, scale, shift, best, won):
-        def generate(context, b, signature, arguments):
-            x, n_rows, row, n_columns, column, tap, kernel_w, channels, scale, shift, best, won = arguments
-            low = ir.Constant(vector(F32), [float("-inf")] * LANES)
-            first_tap = b.trunc(tap, I32)
-
-            def block(first):
-                at = b.mul(first, const(4))
-                if affine:
-                    a, c = (load(b, b.add(v, at), vector(F32)) for v in (scale, shift))
-
-                def pixel(values):
-                    place, tap, best, won = values
-                    y = load(b, place, vector(F32))
-                    if affine:
-                        y = b.fadd(b.fmul(y, a), c)
-                    better = b.fcmp_ordered(">", y, best)
-                    best, won = b.select(better, y, best), b.select(better, spread(b, tap), won)
-                    return [b.add(place, column), b.add(tap, ir.Constant(I32, 1)), best, won]
-
-                def line(values):
-                    place, tap, *found = values
-                    found = repeat(b, n_columns, [place, tap, *found], pixel)[2:]
-                    return [b.add(place, row), b.add(tap, b.trunc(kernel_w, I32)), *found]
-
-                start = [b.add(x, at), first_tap, low, spread(b, first_tap)]
-                _, _, y, winner = repeat(b, n_rows, start, line)
-                if affine:
-                    zero = ir.Constant(vector(F32), None)
-                    positive = b.fcmp_ordered(">", y, zero)
-                    y = b.select(positive, y, zero)
-                    winner = b.select(positive, winner, ir.Constant(vector(I32), [NOBODY] * LANES))
-                store(b, y, b.add(best, at))
-                taps = b.inttoptr(b.add(won, first), vector(I8).as_pointer())
-                b.store(b.trunc(winner, vector(I8)), taps, align=1)
-
-            def blocks(values):
-                block(values[0])
-                return [b.add(values[0], const(LANES))]
-
-            repeat(b, b.udiv(channels, const(LANES)), [const(0)], blocks)
-            block(b.sub(channels, const(LANES)))  # overlaps the block before, or repeats it
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 12), generate
-
-    return winners
-
-
-_winner, _affine_winner = _window_winner(False), _window_winner(True)
 
 
 @compiled(
@@ -99,7 +39,7 @@ _winner, _affine_winner = _window_winner(False), _window_winner(True)
     ),
 )  # fmt: skip
 def pool_winners(start, stop, x, scale, shift, affine, kernel, stride, padding, y, winner):
-    """Rows start..stop of all results: the maximum of each window of x, and its first tap; see `_window_winner`."""
+    """Rows start..stop of all results: the maximum of each window of x, and its first tap; see `window.py`."""
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     pixel, row = channels * 4, width * channels * 4
     a, b = scale.ctypes.data, shift.ctypes.data
@@ -117,9 +57,9 @@ def pool_winners(start, stop, x, scale, shift, affine, kernel, stride, padding, 
                 best, won = y.ctypes.data + of * 4, winner.ctypes.data + of
                 rows, columns = last - first, end - begin
                 if affine:
-                    _affine_winner(at, rows, row, columns, pixel, tap, kernel[1], channels, a, b, best, won)
+                    _affine_winner(at, rows, row, columns, pixel, channels, best, won, tap, kernel[1], a, b)
                 else:
-                    _winner(at, rows, row, columns, pixel, tap, kernel[1], channels, a, b, best, won)
+                    _winner(at, rows, row, columns, pixel, channels, best, won, tap, kernel[1], a, b)
                 continue
             for c in range(channels):
                 value, found = np.float32(-np.inf), tap

@@ -10,10 +10,11 @@ from numba import float32, intp, types, uint8, void
 from xnor_ref.kernels.compiling.jit import compiled
 from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
+from xnor_ref.kernels.microkernels import window
 from xnor_ref.kernels.microkernels.ir import LANES
-from xnor_ref.kernels.microkernels.pack import window_max
 
 _pair = types.UniTuple(intp, 2)
+_maximum = window.maximum
 
 
 @compiled(void(intp, intp, _in(uint8, 4), _in(float32, 2), _out(float32, 4)))
@@ -103,7 +104,8 @@ def max_pool(start, stop, x, kernel, stride, padding, y):
             begin, end = max(0, left), min(width, left + kernel[1])
             if channels >= LANES:
                 at = x.ctypes.data + (image * height + first) * row + begin * column
-                window_max(at, last - first, row, end - begin, column, channels, y[image, oy, ox].ctypes.data)
+                best = y[image, oy, ox].ctypes.data
+                _maximum(at, last - first, row, end - begin, column, channels, best, 0, 0, 0, 0, 0)
                 continue
             for c in range(channels):
                 best = x[image, first, begin, c]
