@@ -30,6 +30,7 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "binary",
     "autodiff",
     "kernels",
+    "plotting",
     "storage",
     "errors",
 )

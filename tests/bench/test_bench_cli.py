@@ -7,7 +7,8 @@ import pytest
 from tests.bench.test_bench_layers import without
 from tests.conftest import JIT_DISABLED
 from tests.packed.packed_samples import every_op, tiny
-from xnor_ref.bench import ladder, plots
+from xnor_ref import plotting
+from xnor_ref.bench import ladder
 from xnor_ref.bench.measuring import process, timing
 from xnor_ref.cli import main
 from xnor_ref.cli.bench import bench_text
@@ -232,7 +233,7 @@ def test_missing_extras_are_named(bench, monkeypatch):
     monkeypatch.setattr(timing, "FULL", QUICK)
     code, out, _ = bench(*usual[:2])
     assert code == 0 and "not measured: torch NHWC: torch is not installed" in out and "ORT int8: onnxruntime is" in out
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(plotting, "find_spec", lambda name: None)
     code, _, err = bench("--quick", "--plot", "plot.png")
     assert code == 2 and "--plot needs matplotlib, which is not installed (pip install 'xnor_ref[plot]')" in err
 

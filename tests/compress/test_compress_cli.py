@@ -164,7 +164,7 @@ def test_places_of_a_plot():
         (["close.safetensors", "--json", "close.safetensors"], 2, "is there already and not of this command"),
         (["close.safetensors", "--json", "notes.txt"], 2, "is there already and not of this command"),
         (["close.safetensors", "-o", "x", "--json", "./x"], 2, "each needs a file of its own"),
-        (["close.safetensors", "--plot", "tree.gif"], 2, "must end in .png, .svg, .pdf; got 'tree.gif'"),
+        (["close.safetensors", "--plot", "tree.gif"], 2, "ends in png, svg, pdf; got 'tree.gif'"),
         (
             ["close.safetensors", "--plot", "x.png", "--layer", "block9"],
             2,

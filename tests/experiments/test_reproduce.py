@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import JIT_DISABLED
-from xnor_ref import models
+from xnor_ref import models, plotting
 from xnor_ref.cli import main
 from xnor_ref.errors import InputError, ModelFileError, NonFiniteError
 from xnor_ref.experiments import catalogue, estimate, execute, plan, plot, report
@@ -424,7 +424,7 @@ def test_the_plot_is_a_picture(table3b, tmp_path):
 def test_without_matplotlib_all_but_the_plot_is_there(table3b, tmp_path, monkeypatch, capfd):
     made, _ = table3b
     shutil.copytree(made.folder.parent, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(plot, "can_plot", lambda: False)
+    monkeypatch.setattr(plotting, "can_plot", lambda: False)
     monkeypatch.setenv("XNOR_REF_DATA", made.runs[0].config.data_dir)
     assert main(["reproduce", "table3b", *TINY_OPTIONS, "--out", str(tmp_path)]) == 0
     assert "no plot: matplotlib is not installed" in capfd.readouterr().err

@@ -1,28 +1,15 @@
 """Bar charts of what was measured, and the paper's Figure 4; needs matplotlib."""
 
-import io
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from xnor_ref.errors import InputError
-from xnor_ref.storage import PathLike, write_atomically
-
-FORMATS = ("png", "svg", "pdf")
-
-
-def check_plot(path: PathLike) -> None:
-    """Raise InputError unless a plot can be drawn and `path` names a kind of file that it can be written to."""
-    if Path(path).suffix.lower().lstrip(".") not in FORMATS:
-        raise InputError(f"bench: --plot needs a file name that ends in {', '.join(FORMATS)}; got {str(path)!r}")
-    if find_spec("matplotlib") is None:
-        raise InputError("bench: --plot needs matplotlib, which is not installed (pip install 'xnor_ref[plot]')")
+from xnor_ref.plotting import save, subplots
+from xnor_ref.storage import PathLike
 
 
 def plot_layers(path: PathLike, rows: list[dict[str, Any]], caption: str) -> None:
     """A group of bars for each layer: how many times faster we are than each baseline. Raises OutputError."""
     names = list(dict.fromkeys(entry["baseline"] for row in rows for entry in row["baselines"]))
-    figure, axes = _figure(1, 1, (max(7, 1.7 * len(rows)), 4.8))
+    figure, axes = subplots(1, 1, (max(7, 1.7 * len(rows)), 4.8))
     width = 0.8 / max(1, len(names))
     for index, name in enumerate(names):
         found = [next((e["ratio"] for e in row["baselines"] if e["baseline"] == name), 0.0) for row in rows]
@@ -34,12 +21,13 @@ def plot_layers(path: PathLike, rows: list[dict[str, Any]], caption: str) -> Non
     axes[0].set_title("XNOR layers, times faster than each baseline")
     if names:
         axes[0].legend(fontsize=8)
-    _save(figure, path, caption)
+    figure.supxlabel(caption, fontsize=7)
+    save(figure, path, dpi=150)
 
 
 def plot_bars(path: PathLike, values: dict[str, float], label: str, title: str, caption: str) -> None:
     """One horizontal bar for each value, on a logarithmic axis. Raises OutputError."""
-    figure, axes = _figure(1, 1, (8, 0.45 * len(values) + 1.8))
+    figure, axes = subplots(1, 1, (8, 0.45 * len(values) + 1.8))
     bars = axes[0].barh(list(values), list(values.values()))
     axes[0].bar_label(bars, [_digits(value) for value in values.values()], padding=3, fontsize=8)
     axes[0].set_xscale("log")
@@ -47,12 +35,13 @@ def plot_bars(path: PathLike, values: dict[str, float], label: str, title: str, 
     axes[0].invert_yaxis()
     axes[0].set_xlabel(label)
     axes[0].set_title(title)
-    _save(figure, path, caption)
+    figure.supxlabel(caption, fontsize=7)
+    save(figure, path, dpi=150)
 
 
 def plot_figure4(path: PathLike, rows: list[dict[str, Any]], memory: list[dict[str, Any]], caption: str) -> None:
     """The paper's Figure 4: memory (a), and speed-up against channels (b) and filter size (c). Raises OutputError."""
-    figure, axes = _figure(1, 3, (15, 4.8))
+    figure, axes = subplots(1, 3, (15, 4.8))
     for offset, (key, label) in enumerate((("double", "double"), ("float32", "float32"), ("bits", "bits"))):
         places = [position + (offset - 1) * 0.27 for position in range(len(memory))]
         bars = axes[0].bar(places, [row[key] / 2**20 for row in memory], 0.27, label=label)
@@ -74,14 +63,8 @@ def plot_figure4(path: PathLike, rows: list[dict[str, Any]], memory: list[dict[s
             panel.set_xscale("log", base=2)
         panel.set_ylim(bottom=0)
         panel.legend(fontsize=7)
-    _save(figure, path, caption)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure  # without pyplot, which would look for a screen
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure.supxlabel(caption, fontsize=7)
+    save(figure, path, dpi=150)
 
 
 def _digits(value: float) -> str:
@@ -92,10 +75,3 @@ def _digits(value: float) -> str:
 def _two_lines(name: str) -> str:
     image, _, rest = name.partition(" ")
     return f"{image}\n{rest}"
-
-
-def _save(figure: Any, path: PathLike, caption: str) -> None:
-    figure.supxlabel(caption, fontsize=7)
-    data = io.BytesIO()
-    figure.savefig(data, format=Path(path).suffix.lower().lstrip("."), dpi=150)
-    write_atomically(path, data.getvalue())

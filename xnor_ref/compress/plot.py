@@ -1,16 +1,13 @@
 """A picture of a layer's tree. Needs matplotlib, which the project does not install by itself."""
 
-import io
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.compress.tree import Tree
-from xnor_ref.errors import InputError
-from xnor_ref.storage import PathLike, write_atomically
-
-FORMATS = ("png", "svg", "pdf")
+from xnor_ref.plotting import check_plot, save, subplots
+from xnor_ref.storage import PathLike
 
 
 def positions(tree: Tree) -> NDArray[np.float64]:
@@ -40,25 +37,17 @@ def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
     Raises
     ------
     InputError
-        matplotlib is not there, or the file name ends in none of `FORMATS`.
+        matplotlib is not there, or the file name ends in none of `plotting.FORMATS`.
     OutputError
         The file could not be written.
     """
-    kind = str(path).rpartition(".")[2].lower()
-    if kind not in FORMATS:
-        raise InputError(f"plot: the name must end in {', '.join(f'.{f}' for f in FORMATS)}; got {str(path)!r}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.collections import LineCollection
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("plot: this needs matplotlib, which is not installed (pip install 'xnor_ref[plot]')") from None
+    check_plot(path)
+    from matplotlib.collections import LineCollection
+
     at = positions(tree)
     edges = np.flatnonzero(tree.parent >= 0)
     fraction = tree.distance[edges] / tree.n_bits
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure, (left, right) = subplots(1, 2, (11, 6), width_ratios=(3, 2))
     lines = LineCollection(list(np.stack([at[edges], at[tree.parent[edges]]], axis=1)), array=fraction, cmap="viridis")
     left.add_collection(lines)
     left.scatter(*at.T, s=12, color="black", zorder=2)
@@ -72,6 +61,4 @@ def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
     right.set_xlabel("d/n of an edge")
     right.set_ylabel("edges")
     right.set_title(f"depth {tree.depth}, mean d/n {tree.mean_fraction:.3f}")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=120, metadata={} if kind == "png" else None)
-    write_atomically(path, buffer.getvalue())
+    save(figure, path)

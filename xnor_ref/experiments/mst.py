@@ -4,7 +4,6 @@ Filters made at random already need about 2.1 times fewer XNORs along their tree
 of random filters of the same shapes; only what is beyond it is due to training.
 """
 
-import io
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from xnor_ref.compress import costs
 from xnor_ref.packed import compressing
-from xnor_ref.storage import write_atomically
+from xnor_ref.plotting import save, subplots
 
 PLOT = "frontier.png"
 WITHIN = 0.01  # of top-1: what a reduction may cost to count as free of loss
@@ -128,11 +127,8 @@ def _rows(results: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
     """Top-1 against the reduction of XNORs and against bits of weights. Needs matplotlib. Raises OutputError."""
-    from matplotlib.figure import Figure  # without pyplot, which would look for a screen
-
     rows = list(_rows(results))
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = subplots(1, 2, (12, 5), sharey=True)
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row, of in rows:
         pulled = row["settings"].get("mst_lambda", 0)
@@ -152,6 +148,4 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     for axes in (left, right):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, buffer.getvalue())
+    save(figure, path)

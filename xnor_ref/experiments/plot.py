@@ -1,18 +1,11 @@
 """A picture of an experiment: top-1 of each row beside the paper's, and by epoch. Needs matplotlib."""
 
-import io
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from xnor_ref.storage import write_atomically
+from xnor_ref.plotting import save, subplots
 
 NAME = "plot.png"
-
-
-def can_plot() -> bool:
-    """Whether matplotlib is there."""
-    return find_spec("matplotlib") is not None
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -20,11 +13,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     The training accuracy is the running one over each epoch's augmented images. Raises OutputError.
     """
-    from matplotlib.figure import Figure  # without pyplot, which would look for a screen
-
     rows = [row for row in results["rows"] if row["runs"]]
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = subplots(1, 2, (13, 5))
     places = range(len(rows))
     spread = [100 * (row["top1"]["std"] or 0.0) for row in rows]
     bars = left.bar(
@@ -53,6 +43,4 @@ def plot(results: dict[str, Any], path: Path) -> None:
         f"seeds {', '.join(map(str, results['seeds']))}",
         fontsize=8,
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_atomically(path, buffer.getvalue())
+    save(figure, path)

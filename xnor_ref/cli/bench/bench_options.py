@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from xnor_ref import plotting
 from xnor_ref.cli import options
 from xnor_ref.cli.bench import bench_text
 from xnor_ref.cli.progress import Progress
@@ -68,7 +69,6 @@ class Measurement:
 
     def prepare(self, threads: int) -> None:
         """Refuse what cannot end well before minutes are spent on it; from here on, other processes are watched."""
-        from xnor_ref.bench import plots
         from xnor_ref.bench.measuring import roof, timing
         from xnor_ref.kernels.basics.threads import available_threads, check_threads
 
@@ -77,7 +77,7 @@ class Measurement:
             say(f"warning: {threads} threads share {available_threads()} processors")
         options.check_results(self.json_file, self.plot, ("machine",))
         if self.plot is not None:
-            plots.check_plot(self.plot)
+            plotting.check_plot(self.plot)
         self.threads, self._bystanders = threads, timing.Bystanders()
 
     def baselines(self, text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:

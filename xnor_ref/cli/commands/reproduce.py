@@ -122,10 +122,11 @@ def _written_before(path: Path) -> str:
 
 
 def _run(plan: Any, download: bool, progress: Any) -> dict[str, Any]:
+    from xnor_ref import plotting
     from xnor_ref.experiments import execute, mst, plot
 
     results = execute.run_plan(plan, download=download, observer=progress)
-    if plot.can_plot():
+    if plotting.can_plot():
         plot.plot(results, plan.folder / plot.NAME)
         if plan.experiment.compression:
             mst.plot(results, plan.folder / mst.PLOT)
