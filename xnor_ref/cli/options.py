@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from xnor_ref.errors import InputError, ModelFileError, OutputError
+from xnor_ref.storage import write_atomically
 from xnor_ref.training.settings.config import FIELDS, check_values, choices_of
 
 DATA_DIR_VARIABLE = "XNOR_REF_DATA"
@@ -167,6 +168,23 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def answer(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
+    """Print a result, as JSON or as the `text` of it."""
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(text(result))
+
+
+def write_json(result: Any, json_file: str | None) -> bool:
+    """Write a result where --json says, if it does; whether that is stdout, where it takes the place of text."""
+    if json_file == "-":
+        print_json(result)
+    elif json_file is not None:
+        write_atomically(json_file, json.dumps(result, indent=2).encode() + b"\n")
+    return json_file == "-"
+
+
 def agreement_lines(result: dict[str, Any]) -> list[str]:
     """How far a float and a packed network agree; a difference that changes no answer is pointed out."""
     lines = [
@@ -180,12 +198,15 @@ def agreement_lines(result: dict[str, Any]) -> list[str]:
 
 def size_text(count: int) -> str:
     """'1.2 MB'; decimal units."""
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+    return scaled(count, ("B", "kB", "MB", "GB"))
+
+
+def scaled(count: int, units: Sequence[str]) -> str:
+    """'1.2 k': a count in the first of `units`, each 1000 times the one before, in which it is below 1000."""
+    value, power = float(count), 0
+    while value >= 1000 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.1f} {units[power]}" if power else f"{value:.0f} {units[0]}".rstrip()
 
 
 def table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:

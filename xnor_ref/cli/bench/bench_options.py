@@ -1,6 +1,5 @@
 """What the commands of `bench` share: options, and what they do before and after they measure."""
 
-import json
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -12,7 +11,6 @@ from xnor_ref.cli import options
 from xnor_ref.cli.bench import bench_text
 from xnor_ref.cli.progress import Progress
 from xnor_ref.cli.text import say
-from xnor_ref.storage import write_atomically
 
 threads_option = click.option(
     "--threads", type=int, default=1, show_default=True, metavar="N", help="Threads of each contender."
@@ -111,12 +109,7 @@ class Measurement:
         if warning:
             say(f"warning: {warning}")
             self.machine["warnings"].append(warning)
-        if self.json_file == "-":
-            options.print_json(result)
-            return
-        if self.json_file is not None:
-            write_atomically(self.json_file, json.dumps(result, indent=2).encode() + b"\n")
-        if text is not None:
+        if not options.write_json(result, self.json_file) and text is not None:
             click.echo(text(result))
 
     def caption(self, batch: int = 1) -> str:

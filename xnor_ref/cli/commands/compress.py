@@ -1,6 +1,5 @@
 """`compress`: a model file whose binary layers are held along trees of their output channels."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
 from xnor_ref.cli.text import printable
 from xnor_ref.errors import InputError
+
+_UNITS = ("", "k", "M", "G", "T")
 
 
 @click.command(
@@ -154,14 +155,8 @@ def _result(path: Path, layers: Any) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], json_file: str | None, table: bool) -> None:
-    from xnor_ref.storage import write_atomically
-
-    text = json.dumps(result, indent=2)
-    if json_file == "-":
-        click.echo(text)
+    if options.write_json(result, json_file):
         return
-    if json_file is not None:
-        write_atomically(json_file, text.encode() + b"\n")
     parts = [_table(result)] if table else []
     if any(row.get("measured") for row in result["layers"]):
         parts.append(_times(result["layers"]))
@@ -183,8 +178,8 @@ def _table(result: dict[str, Any]) -> str:
                 f"{row['n_bits']:,}",
                 mean,
                 f"{costs['depth']}",
-                _short(costs["direct_xnors"]),
-                _short(costs["tree_xnors"]),
+                options.scaled(costs["direct_xnors"], _UNITS),
+                options.scaled(costs["tree_xnors"], _UNITS),
                 f"{costs['ratio']:.3f}",
                 f"{row['star_ratio']:.3f}",
                 f"{row['random_ratio']:.3f}",
@@ -244,13 +239,3 @@ def _written(result: dict[str, Any]) -> str:
     if not held:
         lines.append("no layer became smaller along its tree: the file holds the same bits as before")
     return "\n".join(lines)
-
-
-def _short(count: int) -> str:
-    """'12.3 M'."""
-    value, unit = float(count), ""
-    for unit in ("", "k", "M", "G", "T"):
-        if value < 1000 or unit == "T":
-            break
-        value /= 1000
-    return f"{value:.0f}" if not unit else f"{value:.1f} {unit}"

@@ -27,11 +27,7 @@ def command(run: str, output: str, which: str, force: bool, as_json: bool) -> No
     from xnor_ref.training.export import export_run
 
     target = options.model_target(output, force)
-    result = export_run(Path(run), target, which)
-    if as_json:
-        options.print_json(result)
-    else:
-        click.echo(_text(result))
+    options.answer(export_run(Path(run), target, which), as_json, _text)
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -50,10 +50,7 @@ def command(path: str | None, network: str | None, data_dir: str | None, as_json
         result, text = _run(Path(path)), _run_text
     else:
         result, text = _model(Path(path)), _model_text
-    if as_json:
-        options.print_json(result)
-    else:
-        click.echo(text(result))
+    options.answer(result, as_json, text)
 
 
 def _installation(data_dir: Path) -> dict[str, Any]:

@@ -92,16 +92,11 @@ def command(
     said = {"data_dir": options.default_data_dir(), **options.said(values)}
     named = rows.split(",") if rows is not None else None
     plans = [plan.make_plan(e, said, budget=budget, seeds=seeds, rows=named, root=root) for e in experiments]
-    progress = Progress(quiet)
-    try:
+    with Progress(quiet) as progress:
         shown = [_estimated(p, download, progress) if dry_run else _run(p, download, progress) for p in plans]
-    finally:
-        progress.clear()
-    if as_json:
-        options.print_json(shown if everything else shown[0])
-    else:
-        text = _estimate_text if dry_run else _result_text
-        click.echo("\n\n".join(text(p, result) for p, result in zip(plans, shown)))
+    text = _estimate_text if dry_run else _result_text
+    together = "\n\n".join(text(p, result) for p, result in zip(plans, shown))
+    options.answer(shown if everything else shown[0], as_json, lambda _: together)
     failed = [] if dry_run else [run for result in shown for row in result["rows"] for run in row["failures"]]
     if failed:
         raise NonFiniteError(f"numbers became NaN or infinite in {', '.join(failed)}; the other runs are finished")

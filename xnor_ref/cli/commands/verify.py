@@ -10,6 +10,8 @@ from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
 from xnor_ref.errors import EquivalenceError
 
+_SHOWN = ("name", "examples", "passed", "failure", "example")
+
 
 @click.command(cls=Command, examples=("verify", "verify --examples 20 --seed 1"))
 @click.option(
@@ -34,7 +36,6 @@ def command(examples: int, seed: int | None, threads: int | None, as_json: bool)
     from xnor_ref.training.storing import environment
 
     options.use_threads(threads)
-    progress = Progress(quiet=as_json)
     ends = [time.monotonic()]
 
     def ended(line: str) -> None:
@@ -42,17 +43,12 @@ def command(examples: int, seed: int | None, threads: int | None, as_json: bool)
             ends.append(time.monotonic())
             progress.progress("checking", len(ends) - 1, len(verify.PROPERTIES))
 
-    progress.progress("checking", 0, len(verify.PROPERTIES))
-    try:
+    with Progress(quiet=as_json) as progress:
+        progress.progress("checking", 0, len(verify.PROPERTIES))
         results = verify.run(examples=examples, seed=seed, report=ended)
-    finally:
-        progress.clear()
     seconds = [end - start for start, end in itertools.pairwise(ends)]
     failed = [result for result in results if not result.passed]
-    if as_json:
-        options.print_json(_json(results, seconds, environment.describe()))
-    else:
-        click.echo(_text(results, seconds, environment.describe()))
+    options.answer(_json(results, seconds, environment.describe()), as_json, _text)
     if failed:
         first = failed[0]
         raise EquivalenceError(
@@ -67,32 +63,20 @@ def _json(results: list[Any], seconds: list[float], environment: dict[str, Any])
         "examples": sum(result.examples for result in results),
         "seconds": round(sum(seconds), 3),
         "properties": [
-            {
-                "name": result.name,
-                "examples": result.examples,
-                "passed": result.passed,
-                "failure": result.failure,
-                "example": result.example,
-                "seconds": round(spent, 3),
-            }
+            {**{key: getattr(result, key) for key in _SHOWN}, "seconds": round(spent, 3)}
             for result, spent in zip(results, seconds)
         ],
         "environment": environment,
     }
 
 
-def _text(results: list[Any], seconds: list[float], environment: dict[str, Any]) -> str:
+def _text(found: dict[str, Any]) -> str:
     rows = [("property", "examples", "seconds", "")]
-    rows += [
-        (result.name, f"{result.examples:,}", f"{spent:.1f}", "holds" if result.passed else "FAILS")
-        for result, spent in zip(results, seconds)
-    ]
-    rows.append(("total", f"{sum(result.examples for result in results):,}", f"{sum(seconds):.1f}", ""))
-    versions = ", ".join(f"{key} {environment[key]}" for key in ("xnor_ref", "python", "numpy", "numba", "blas"))
-    return "\n".join(
-        [
-            options.table(rows, right=(1, 2)),
-            "",
-            f"{environment['cpu']}, {environment['threads']} threads; {versions}",
-        ]
-    )
+    for one in found["properties"]:
+        rows.append(
+            (one["name"], f"{one['examples']:,}", f"{one['seconds']:.1f}", "holds" if one["passed"] else "FAILS")
+        )
+    rows.append(("total", f"{found['examples']:,}", f"{found['seconds']:.1f}", ""))
+    about = found["environment"]
+    versions = ", ".join(f"{key} {about[key]}" for key in ("xnor_ref", "python", "numpy", "numba", "blas"))
+    return f"{options.table(rows, right=(1, 2))}\n\n{about['cpu']}, {about['threads']} threads; {versions}"
