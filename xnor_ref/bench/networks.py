@@ -4,7 +4,7 @@ The weights are random and the BatchNorm statistics randomised, since neither ch
 the same float32 images; ours is measured from raw uint8 pixels as well, which it normalises itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -70,38 +70,26 @@ def measure_network(
     roof.require_compiler()
     check_batch(batch, size)
     check_threads(threads, "bench")
-    network = random_network(name, size, classes)
-    images, pixels = random_images(network, batch)
-    check_network(network, images)
-    with limited(threads):
-        runs: dict[str, Any] = {
-            "ours": lambda: network.logits(images, threads=threads),
-            "ours, from uint8": lambda: network.logits(pixels, threads=threads),
-        }
-        ours = tuple(runs)
-        absent: dict[str, str] = {}
-        if others:
-            found, absent = _full_precision(name, size, classes, images, threads, compiled and not pace.quick)
-            runs |= found
-        timings = measure(runs, pace, threads)
-    seconds = {run: timing.seconds for run, timing in timings.items()}
+
+    def peers(images: F32) -> tuple[dict[str, Any], dict[str, str]]:
+        return _full_precision(name, size, classes, images, threads, compiled and not pace.quick)
+
+    made = random_network(name, size, classes)
+    measured, absent = _measured(made, batch, threads, pace, peers if others else None)
+    seconds = {run: timing["seconds"] for run, timing in measured["timings"].items() if run not in measured["ours"]}
+    ours = measured["ours"]["ours"]
     torch_runs = [run for run in seconds if run.startswith("torch")]
     return {
         "network": name,
         "size": size,
         "classes": classes,
-        "batch": batch,
-        "threads": threads,
-        "ours": {run: seconds[run] for run in ours},
+        **measured,
         "baselines": [
-            {"baseline": run, "seconds": seconds[run], "against": "ours", "ratio": seconds[run] / seconds["ours"]}
-            for run in seconds
-            if run not in ours
+            {"baseline": run, "seconds": spent, "against": "ours", "ratio": spent / ours}
+            for run, spent in seconds.items()
         ],
         "best": min(torch_runs, key=seconds.__getitem__, default=None),
         "absent": absent,
-        "layers": layer_times(network, images, threads, pace),
-        "timings": {run: timing.to_dict() for run, timing in timings.items()},
     }
 
 
@@ -111,27 +99,32 @@ def measure_file(path: PathLike, batch: int = 1, threads: int = 1, pace: Pace = 
     network = load_packed(path)
     check_batch(batch, max(network.input_shape))
     check_threads(threads, "bench")
+    measured, _ = _measured(network, batch, threads, pace)
+    shape = {"input_shape": list(network.input_shape), "classes": len(network.classes)}
+    return {"file": str(path), **shape, **measured}
+
+
+def _measured(
+    network: PackedNetwork, batch: int, threads: int, pace: Pace, peers: Callable | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """A packed network on random images beside what `peers(images)` gives: runs, and why others are absent."""
     images, pixels = random_images(network, batch)
     check_network(network, images)
+    ours: dict[str, Callable] = {
+        "ours": lambda: network.logits(images, threads=threads),
+        "ours, from uint8": lambda: network.logits(pixels, threads=threads),
+    }
     with limited(threads):
-        timings = measure(
-            {
-                "ours": lambda: network.logits(images, threads=threads),
-                "ours, from uint8": lambda: network.logits(pixels, threads=threads),
-            },
-            pace,
-            threads,
-        )
-    return {
-        "file": str(path),
-        "input_shape": list(network.input_shape),
-        "classes": len(network.classes),
+        others, absent = peers(images) if peers else ({}, {})
+        timings = measure(ours | others, pace, threads)
+    measured = {
         "batch": batch,
         "threads": threads,
-        "ours": {run: timing.seconds for run, timing in timings.items()},
+        "ours": {run: timings[run].seconds for run in ours},
         "layers": layer_times(network, images, threads, pace),
         "timings": {run: timing.to_dict() for run, timing in timings.items()},
     }
+    return measured, absent
 
 
 def check_network(network: PackedNetwork, images: F32) -> None:
