@@ -120,9 +120,9 @@ def test_the_naive_loops_are_right(layer, batch, seed):
     naive.float_loops(layers.signs(x), layers.signs(weight), stride, padding, out)
     assert np.array_equal(out, wanted)
     bits, filters = binary_ops.sign_pack(x), binary_ops.pack_weight(weight)
-    for loops in (naive.bit_loops, naive.word_loops):
+    for by_words in (False, True):
         counts = np.full(wanted.shape, -7, np.int32)
-        loops(bits, filters, layer.channels, stride, padding, counts)
+        naive.packed_loops(by_words, bits, filters, layer.channels, stride, padding, counts)
         assert np.array_equal(counts, wanted)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.compress.tree import Tree
-from xnor_ref.kernels.basics.layout import WORD_BITS, mask_tail, n_words
+from xnor_ref.kernels.basics.layout import mask_tail
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,3 @@ def touched_words(rows: NDArray[np.uint64], tree: Tree) -> float:
     before = np.where(tree.negated[:, None], ~rows[tree.parent], rows[tree.parent])
     flips = mask_tail(rows ^ before, tree.n_bits)[edges]
     return float((flips != 0).mean())
-
-
-def random_words_touched(p: float) -> float:
-    """The part of 64-bit words that hold a difference if each sign differs with probability p."""
-    return 1 - (1 - p) ** WORD_BITS
-
-
-def packed_bytes(channels: int, n_bits: int) -> int:
-    """Bytes of the packed bits of a layer in a model file."""
-    return 8 * channels * n_words(n_bits)

@@ -6,13 +6,10 @@ that the choice stays when other images are added. Images of any size are scaled
 
 import hashlib
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from xnor_ref.datasets.archives import FolderFiles
-from xnor_ref.datasets.base import Dataset, DatasetWarning, Images, Labels, Progress
+from xnor_ref.datasets.base import Dataset, DatasetWarning, Images, Progress
 from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.datasets.images import load_photos
 from xnor_ref.datasets.store import Source, open_or_pack
@@ -21,7 +18,6 @@ from xnor_ref.errors import DatasetError, check_integer
 AUGMENT = {"folder": AugmentSpec(crop_padding=8, flip=True)}
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _PACKING_VERSION = 1  # raise it when the packed arrays would differ
-_BLOCK = 64
 _VAL_PART = 10  # one image in ten
 
 Members = list[tuple[str, int]]  # (name, label)
@@ -83,14 +79,10 @@ def _scan(files: FolderFiles, split_folders: bool, image_size: int) -> Source:
     if not members["val"]:
         raise DatasetError(f"{files.describe('val')}: no class folders with images")
 
-    def blocks(split: str) -> Iterator[tuple[Images, Labels]]:
-        for start in range(0, len(members[split]), _BLOCK):
-            block = members[split][start : start + _BLOCK]
-            images = load_photos([files.path(image) for image, _ in block], image_size)
-            yield images, np.array([label for _, label in block], np.int64)
+    def decode(names: list[str]) -> Images:
+        return load_photos([files.path(name) for name in names], image_size)
 
-    counts = {split: len(images) for split, images in members.items()}
-    return Source(classes, (image_size, image_size, 3), counts, blocks)
+    return Source.of_files(classes, (image_size, image_size, 3), members, decode)
 
 
 def _by_class(files: FolderFiles, prefix: str) -> dict[str, list[str]]:

@@ -42,6 +42,7 @@ FORMAT = "xnor_ref packed data set"
 VERSION = 1
 SPLITS = ("train", "val")
 _MAX_MANIFEST_BYTES = 4 * 2**20
+_FILES_TOGETHER = 256  # that are decoded at a time
 _ABANDONED_SECONDS = 3600.0  # a temporary folder untouched for so long has no living writer
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -64,6 +65,23 @@ class Source:
     shape: tuple[int, int, int]
     counts: dict[str, int]
     blocks: Callable[[str], Iterator[tuple[Images, Labels]]]
+
+    @classmethod
+    def of_files(
+        cls,
+        classes: tuple[str, ...],
+        shape: tuple[int, int, int],
+        members: dict[str, list[tuple[str, int]]],
+        decode: Callable[[list[str]], Images],
+    ) -> "Source":
+        """Of files: `members` holds (name, label) of each image of a split, `decode` reads some of them."""
+
+        def blocks(split: str) -> Iterator[tuple[Images, Labels]]:
+            for start in range(0, len(members[split]), _FILES_TOGETHER):
+                names, labels = zip(*members[split][start : start + _FILES_TOGETHER])
+                yield decode(list(names)), np.array(labels, np.int64)
+
+        return cls(classes, shape, {split: len(found) for split, found in members.items()}, blocks)
 
 
 def open_or_pack(

@@ -13,13 +13,10 @@ The test images carry no labels and are not used. Images are packed into one arr
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from xnor_ref.datasets.archives import Files, FolderFiles, ZipFiles
-from xnor_ref.datasets.base import Dataset, Images, Labels, Progress
+from xnor_ref.datasets.base import Dataset, Images, Progress
 from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.datasets.download import RemoteFile
 from xnor_ref.datasets.download import download as fetch
@@ -38,7 +35,6 @@ URL_VARIABLE = "XNOR_REF_TINY_IMAGENET_URL"
 _FOLDER = "tiny-imagenet-200"
 _PARTS = ("wnids.txt", "words.txt", "train", "val")
 _PACKING_VERSION = 1  # raise it when the packed arrays would differ
-_BLOCK = 256
 _CLASS_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
 
@@ -166,14 +162,10 @@ def scan(files: Files) -> Source:
     val = _validation(files, root, labels, folders, val_images)
     members = {"train": [(name, label) for label, images in enumerate(train) for name in images], "val": val}
 
-    def blocks(split: str) -> Iterator[tuple[Images, Labels]]:
-        for start in range(0, len(members[split]), _BLOCK):
-            block = members[split][start : start + _BLOCK]
-            content = [(files.read(name), files.describe(name)) for name, _ in block]
-            yield decode_jpegs(content, IMAGE_SIZE), np.array([label for _, label in block], np.int64)
+    def decode(names: list[str]) -> Images:
+        return decode_jpegs([(files.read(name), files.describe(name)) for name in names], IMAGE_SIZE)
 
-    counts = {split: len(found) for split, found in members.items()}
-    return Source(_class_names(files, root, ids, names), (IMAGE_SIZE, IMAGE_SIZE, 3), counts, blocks)
+    return Source.of_files(_class_names(files, root, ids, names), (IMAGE_SIZE, IMAGE_SIZE, 3), members, decode)
 
 
 def _root(files: Files, names: list[str]) -> str:

@@ -19,6 +19,7 @@ Nothing has to be kept of the images but three sums: for a Gamma that is the sam
 sum Y^2 - 2 sum Gamma P + sum Gamma^2 Q with P = sum over images of Y Z, and Q that of Z^2, (O, OH, OW) each.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,24 +85,15 @@ def fit(sums: Sums, gamma: str) -> F64:
     last = np.inf
     for _ in range(_ROUNDS if len(factors) > 1 else 1):
         for index, kept in enumerate(axes):
-            rest = np.ones(())
-            for other, factor in enumerate(factors):
-                rest = rest if other == index else rest * factor
+            rest = math.prod(factors[:index] + factors[index + 1 :], start=np.ones(()))
             summed = tuple(axis for axis in range(3) if axis not in kept)
             above, below = (p * rest).sum(summed, keepdims=True), (q * rest**2).sum(summed, keepdims=True)
             factors[index] = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-        error = sums.error(_product(factors))
+        error = sums.error(math.prod(factors))
         if last - error < 1e-9:
             break
         last = error
-    return _product(factors)
-
-
-def _product(factors: list[F64]) -> F64:
-    out = factors[0]
-    for factor in factors[1:]:
-        out = out * factor
-    return out
+    return np.asarray(math.prod(factors))
 
 
 def number(sums: Sums, gamma: NDArray | float = 1.0) -> float:

@@ -7,7 +7,7 @@ every one of these computations is exact. Optional libraries are imported here w
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -256,13 +256,13 @@ def _float_loops(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     return Prepared(lambda: naive.float_loops(x, weight, *_steps(layer), out), lambda _: out)
 
 
-def _naive_bits(loops: str, layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
+def _naive_bits(by_words: bool, layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     from xnor_ref.bench.peers import naive
 
     layer, out = _conv_output(layer, x, np.int32)
-    function = getattr(naive, loops)
     bits, filters = binary_ops.sign_pack(x), binary_ops.pack_weight(weight)
-    return Prepared(lambda: function(bits, filters, layer.channels, *_steps(layer), out), lambda _: out)
+    shape = layer.channels, *_steps(layer)
+    return Prepared(lambda: naive.packed_loops(by_words, bits, filters, *shape, out), lambda _: out)
 
 
 def _rung(backend: str, layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
@@ -306,14 +306,14 @@ BASELINES: dict[str, tuple[Baseline, ...]] = {
         Baseline(
             "bit loops",
             "naive loops over packed bits, one by one; no packing, no scales",
-            partial(_naive_bits, "bit_loops"),
+            partial(_naive_bits, False),
         ),
     ),
     "word-loops": (
         Baseline(
             "word loops",
             "naive loops over packed 64-bit words; no packing, no scales",
-            partial(_naive_bits, "word_loops"),
+            partial(_naive_bits, True),
         ),
     ),
     "reference": (Baseline("reference", "our NumPy rung, packed bits to int32", partial(_rung, "reference")),),
@@ -326,14 +326,9 @@ def parse_baselines(text: str | None, default: tuple[str, ...] = USUAL) -> tuple
     """Names of groups of `BASELINES`, from 'numpy,torch'; None means `default`, 'none' none. Raises InputError."""
     if text is None:
         return default
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if names == ["none"]:
+    if text.strip() == "none":
         return ()
-    unknown = [name for name in names if name not in BASELINES]
-    if unknown or not names:
-        raise InputError(
-            f"bench: there is no baseline {', '.join(unknown) or text!r}; there are {', '.join(BASELINES)}"
-        )
+    names = parse_names("baseline", text, BASELINES)
     for name in names:
         try:
             for package in {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}.get(
@@ -342,7 +337,16 @@ def parse_baselines(text: str | None, default: tuple[str, ...] = USUAL) -> tuple
                 require(package)
         except Unavailable as reason:
             raise InputError(f"bench: baseline {name}: {reason}") from None
-    return tuple(dict.fromkeys(names))
+    return names
+
+
+def parse_names(what: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Some of `known`, each once, from 'fp32,int8'. Raises InputError."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise InputError(f"bench: there is no {what} {', '.join(unknown) or text!r}; there are {', '.join(known)}")
+    return names
 
 
 def require(package: str) -> None:

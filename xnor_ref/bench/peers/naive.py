@@ -1,7 +1,7 @@
 """The foot of the ladder: convolutions as one would first write them, compiled by Numba but not shaped for speed."""
 
 import numpy as np
-from numba import float32, int32, intp, types, uint64, void
+from numba import boolean, float32, int32, intp, types, uint64, void
 
 from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 from xnor_ref.kernels.readable.plain import popcount
@@ -28,9 +28,12 @@ def float_loops(x, weight, stride, padding, out):
                     out[image, o, oy, ox] = total
 
 
-@compiled(void(readonly(uint64, 4), readonly(uint64, 4), intp, _pair, _pair, writable(int32, 4)))
-def bit_loops(x, weight, channels, stride, padding, out):
-    """Convolution of packed signs, x (N, H, W, words) and weight (O, KH, KW, words), one bit at a time."""
+@compiled(void(boolean, readonly(uint64, 4), readonly(uint64, 4), intp, _pair, _pair, writable(int32, 4)))
+def packed_loops(by_words, x, weight, channels, stride, padding, out):
+    """Convolution of packed signs, x (N, H, W, words) and weight (O, KH, KW, words).
+
+    One bit at a time; or, `by_words`, 64 of them: n_bits - 2 popcount(a xor b).
+    """
     height, width = x.shape[1], x.shape[2]
     for image in range(out.shape[0]):
         for o in range(out.shape[1]):
@@ -41,31 +44,17 @@ def bit_loops(x, weight, channels, stride, padding, out):
                         for kx in range(weight.shape[2]):
                             y = oy * stride[0] - padding[0] + ky
                             column = ox * stride[1] - padding[1] + kx
-                            if 0 <= y < height and 0 <= column < width:
+                            if not (0 <= y < height and 0 <= column < width):
+                                continue
+                            if by_words:
+                                total += channels
+                                for k in range(x.shape[3]):
+                                    different = popcount(x[image, y, column, k] ^ weight[o, ky, kx, k])
+                                    total -= 2 * np.intp(different)
+                            else:
                                 for c in range(channels):
                                     shift = np.uint64(c % 64)
                                     a = x[image, y, column, c // 64] >> shift
                                     b = weight[o, ky, kx, c // 64] >> shift
                                     total += 1 - 2 * np.intp((a ^ b) & np.uint64(1))
-                    out[image, o, oy, ox] = total
-
-
-@compiled(void(readonly(uint64, 4), readonly(uint64, 4), intp, _pair, _pair, writable(int32, 4)))
-def word_loops(x, weight, channels, stride, padding, out):
-    """The same, 64 bits at a time: n_bits - 2 popcount(a xor b)."""
-    height, width = x.shape[1], x.shape[2]
-    for image in range(out.shape[0]):
-        for o in range(out.shape[1]):
-            for oy in range(out.shape[2]):
-                for ox in range(out.shape[3]):
-                    total = np.intp(0)
-                    for ky in range(weight.shape[1]):
-                        for kx in range(weight.shape[2]):
-                            y = oy * stride[0] - padding[0] + ky
-                            column = ox * stride[1] - padding[1] + kx
-                            if 0 <= y < height and 0 <= column < width:
-                                total += channels
-                                for k in range(x.shape[3]):
-                                    different = popcount(x[image, y, column, k] ^ weight[o, ky, kx, k])
-                                    total -= 2 * np.intp(different)
                     out[image, o, oy, ox] = total

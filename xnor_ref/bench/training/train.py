@@ -19,6 +19,7 @@ from xnor_ref.bench.measuring.layers import check_batch
 from xnor_ref.bench.measuring.process import Worker
 from xnor_ref.bench.measuring.timing import Pace
 from xnor_ref.bench.peers import baselines
+from xnor_ref.bench.peers.baselines import parse_names as parse_names
 from xnor_ref.bench.training.train_worker import BACKWARDS
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.threads import check_threads
@@ -310,20 +311,11 @@ def batch_of(network: str, quick: bool = False) -> int:
     return 4 if quick else BATCHES.get(network, 64)
 
 
-def parse_names(what: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Some of `known`, from 'fp32,int8'. Raises InputError."""
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise InputError(f"bench: there is no {what} {', '.join(unknown) or text!r}; there are {', '.join(known)}")
-    return names
-
-
 def parse_baselines(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
     """Some of `PRECISIONS`; None means `default`, 'none' none. Raises InputError, also where torch is not installed."""
     if text is None or text.strip() == "none":
         return default if text is None else ()
-    names = parse_names("baseline", text, tuple(PRECISIONS))
+    names = parse_names("baseline", text, PRECISIONS)
     try:
         baselines.require("torch")
     except baselines.Unavailable as reason:
