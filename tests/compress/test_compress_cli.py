@@ -134,8 +134,7 @@ def test_plot(close, run, kind):
 
 
 def test_plot_without_matplotlib(close, run, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setattr("xnor_ref.plotting.find_spec", lambda name: None)
     code, _, err = run("compress", "close.safetensors", "--plot", "tree.png")
     assert code == 2 and "pip install 'xnor_ref[plot]'" in err and not Path("tree.png").exists()
 

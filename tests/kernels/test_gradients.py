@@ -26,7 +26,9 @@ PRECISION = 2e-6  # of a float32 sum, against the sum of the absolute values
 @st.composite
 def tiled_places(draw):
     """Those that `winograd.suits`."""
-    n, height, width = (draw(st.integers(*limits)) for limits in ((1, 9), (winograd.SMALL, 9), (winograd.SMALL, 9)))
+    n, height, width = (
+        draw(st.integers(*limits)) for limits in ((1, 9), (winograd.LEAST_SIDE, 9), (winograd.LEAST_SIDE, 9))
+    )
     kernel = draw(st.sampled_from([3, 5]))
     padding = draw(st.integers(int(kernel > min(height, width)), kernel - 1))  # the kernel fits the padded image
     channels, outputs = draw(st.sampled_from([32, 33, 40, 65])), draw(st.sampled_from([32, 33, 48, 65, 130]))
@@ -442,7 +444,7 @@ def test_sums_block_by_block_are_the_same(rounding, place, monkeypatch):
     """As they are taken where there are many outputs."""
     results = []
     for least in (16, 1):
-        monkeypatch.setattr(gradients, "BLOCKS", least)
+        monkeypatch.setattr(gradients, "ENOUGH_BLOCKS", least)
         layer = Signs(5, place, 1, "plain", True, rule=Finish.CORRECTED)
         x, weight, dy = drawn(5, place)
         conv = RealConvolution(place[1], x.shape[1:3], *place[2:])

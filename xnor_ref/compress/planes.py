@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
 
-TILE = 64  # outputs that are computed together
-BLOCK = 16  # channels of one piece of work
+TILE_OUTPUTS = 64  # outputs that are computed together
+BLOCK_CHANNELS = 16  # channels of one piece of work
 
 U64 = NDArray[np.uint64]
 
@@ -26,9 +26,10 @@ class Planes:
         self.phases = min(kernel[0], stride[0]), min(kernel[1], stride[1])
         self.height, self.width = (-(-padded[axis] // stride[axis]) for axis in (0, 1))
         self.out_size = conv_output_size(size, kernel, stride, padding)
-        self.tiles = -(-((self.out_size[0] - 1) * self.width + self.out_size[1]) // TILE)  # of one image's outputs
+        outputs = (self.out_size[0] - 1) * self.width + self.out_size[1]
+        self.tiles = -(-outputs // TILE_OUTPUTS)  # of one image
         # Whole cache lines, an odd number of them, so that planes do not compete for the same sets of a cache.
-        self.length = (-(-self.height * self.width // TILE) | 1) * TILE
+        self.length = (-(-self.height * self.width // TILE_OUTPUTS) | 1) * TILE_OUTPUTS
 
     def elements(self, channels: int) -> int:
         """Elements of all planes of one image."""
@@ -42,8 +43,8 @@ class Planes:
     def word_planes(self, x_words: U64) -> U64:
         """Words (N, H, W, words) as planes, flat: N times words*phases of them, zero beyond the border, and a tile."""
         n, _, _, words = x_words.shape
-        flat = np.zeros(n * self.elements(words) + TILE, np.uint64)
-        planes = flat[:-TILE].reshape(n, words, *self.phases, self.length)
+        flat = np.zeros(n * self.elements(words) + TILE_OUTPUTS, np.uint64)
+        planes = flat[:-TILE_OUTPUTS].reshape(n, words, *self.phases, self.length)
         for py, px in np.ndindex(*self.phases):
             image = planes[:, :, py, px, : self.height * self.width].reshape(n, words, self.height, self.width)
             rows, y = self._dealt(0, py)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from xnor_ref.compress.execute import TreeConv
-from xnor_ref.compress.planes import TILE
+from xnor_ref.compress.planes import TILE_OUTPUTS
 from xnor_ref.compress.tree import from_parents
 from xnor_ref.compress.tree_kernels import _write, add_up, spread_signs, sum_weights, sum_words
 from xnor_ref.kernels.compiling.selftest import words
@@ -21,13 +21,13 @@ def known_answers():
 
     def written():
         out = np.zeros(24, np.int32)
-        _write(np.arange(TILE, dtype=np.int32), 1, 2, 5, 2, out, 3, (3, 4))
+        _write(np.arange(TILE_OUTPUTS, dtype=np.int32), 1, 2, 5, 2, out, 3, (3, 4))
         return out
 
     def spread():
-        planes = np.zeros(2 * TILE, np.int8)
-        marks = (np.arange(TILE) % 5 > 0).astype(np.int8)[None]
-        spread_signs(words(TILE), 2, marks, -1, 0, 2, planes)
+        planes = np.zeros(2 * TILE_OUTPUTS, np.int8)
+        marks = (np.arange(TILE_OUTPUTS) % 5 > 0).astype(np.int8)[None]
+        spread_signs(words(TILE_OUTPUTS), 2, marks, -1, 0, 2, planes)
         return planes
 
     def added():

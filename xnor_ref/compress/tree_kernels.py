@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import int8, int32, int64, intp, types, uint32, uint64, void
 from numba.extending import intrinsic
 
-from xnor_ref.compress.planes import BLOCK, TILE
+from xnor_ref.compress.planes import BLOCK_CHANNELS, TILE_OUTPUTS
 from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 from xnor_ref.kernels.microkernels.ir import I8, I32, I64, const, declared, repeat, spread, vector
 
@@ -25,7 +25,7 @@ def _add_bytes(context, x, places, plus, minus, sums):
 
     def generate(context, b, signature, arguments):
         x, places, plus, minus, sums = arguments
-        octets, whole = vector(I8, TILE), vector(I32, TILE)
+        octets, whole = vector(I8, TILE_OUTPUTS), vector(I32, TILE_OUTPUTS)
 
         def step(operation):
             def one(values):
@@ -51,14 +51,14 @@ def _count_bits(context, x, places, masks, signs, count, counts):
 
     def generate(context, b, signature, arguments):
         x, places, masks, signs, count, counts = arguments
-        words = vector(I64, TILE)
-        popcount = declared(b, ir.FunctionType(words, [words]), f"llvm.ctpop.v{TILE}i64")
+        words = vector(I64, TILE_OUTPUTS)
+        popcount = declared(b, ir.FunctionType(words, [words]), f"llvm.ctpop.v{TILE_OUTPUTS}i64")
 
         def step(values):
             *addresses, total = values
             place, mask, sign = (b.load(b.inttoptr(at, I64.as_pointer()), align=8) for at in addresses)
             here = b.inttoptr(b.add(x, b.shl(place, const(3))), words.as_pointer())
-            differ = b.xor(b.and_(b.load(here, align=8), spread(b, mask, TILE)), spread(b, sign, TILE))
+            differ = b.xor(b.and_(b.load(here, align=8), spread(b, mask, TILE_OUTPUTS)), spread(b, sign, TILE_OUTPUTS))
             return [*(b.add(at, const(8)) for at in addresses), b.add(total, b.call(popcount, [differ]))]
 
         *_, total = repeat(b, count, [places, masks, signs, ir.Constant(words, None)], step)
@@ -72,8 +72,8 @@ def _count_bits(context, x, places, masks, signs, count, counts):
 def _write(sums, y, x, width, factor, out, at, size):
     """The outputs of a tile that begins at (y, x), times `factor`, into the plane of this size at out[at]."""
     first = np.uint64(0)
-    while first < TILE and y < size[0]:
-        count = np.uint64(min(TILE - np.int64(first), size[1] - x))
+    while first < TILE_OUTPUTS and y < size[0]:
+        count = np.uint64(min(TILE_OUTPUTS - np.int64(first), size[1] - x))
         target = np.uint64(at + y * size[1] + x)
         for k in range(count):
             out[target + k] = factor * sums[first + k]
@@ -120,13 +120,13 @@ def sum_weights(planes, image_size, places, ends, factor, size, start, stop, sum
     """
     width, tiles, out_size = size[0], size[1], (size[2], size[3])
     channels = len(ends)
-    blocks = (channels + BLOCK - 1) // BLOCK
+    blocks = (channels + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS
     for item in range(start, stop):
         block, tile, image = item % blocks, item // blocks % tiles, item // blocks // tiles
-        top, left = tile * TILE // width, tile * TILE % width
-        x = planes.ctypes.data + image * image_size + tile * TILE
-        for o in range(block * BLOCK, min(channels, (block + 1) * BLOCK)):
-            for i in range(TILE):
+        top, left = tile * TILE_OUTPUTS // width, tile * TILE_OUTPUTS % width
+        x = planes.ctypes.data + image * image_size + tile * TILE_OUTPUTS
+        for o in range(block * BLOCK_CHANNELS, min(channels, (block + 1) * BLOCK_CHANNELS)):
+            for i in range(TILE_OUTPUTS):
                 sums[i] = 0
             first, middle, last = ends[o, 0], ends[o, 1], ends[o, 2]
             while first < last:
@@ -158,16 +158,16 @@ def sum_words(planes, image_size, places, masks, signs, ends, totals, size, star
     """As `sum_weights`, over words: masks and signs of those at `places`; totals[o] = (differences, factor)."""
     width, tiles, out_size = size[0], size[1], (size[2], size[3])
     channels = len(ends)
-    blocks = (channels + BLOCK - 1) // BLOCK
+    blocks = (channels + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS
     for item in range(start, stop):
         block, tile, image = item % blocks, item // blocks % tiles, item // blocks // tiles
-        top, left = tile * TILE // width, tile * TILE % width
-        x = planes.ctypes.data + 8 * (image * image_size + tile * TILE)
-        for o in range(block * BLOCK, min(channels, (block + 1) * BLOCK)):
+        top, left = tile * TILE_OUTPUTS // width, tile * TILE_OUTPUTS % width
+        x = planes.ctypes.data + 8 * (image * image_size + tile * TILE_OUTPUTS)
+        for o in range(block * BLOCK_CHANNELS, min(channels, (block + 1) * BLOCK_CHANNELS)):
             first, count = 8 * ends[o, 0], ends[o, 1] - ends[o, 0]
             at, mask, sign = places.ctypes.data + first, masks.ctypes.data + first, signs.ctypes.data + first
             _count_bits(x, at, mask, sign, count, counts.ctypes.data)  # type: ignore[call-arg]
-            for i in range(TILE):
+            for i in range(TILE_OUTPUTS):
                 sums[i] = totals[o, 0] - 2 * np.int32(counts[i])
             _write(
                 sums, top, left, width, totals[o, 1], out, (image * channels + o) * out_size[0] * out_size[1], out_size

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.compress.planes import BLOCK, TILE, Planes
+from xnor_ref.compress.planes import BLOCK_CHANNELS, TILE_OUTPUTS, Planes
 from xnor_ref.compress.tree import Tree
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.layout import pack_mask, signs_of_words
@@ -60,7 +60,7 @@ class Weights:
         assert marks is not None
         words = planes.word_planes(x_words)
         image_size = planes.elements(channels)
-        signs = np.empty(n * image_size + TILE, np.int8)
+        signs = np.empty(n * image_size + TILE_OUTPUTS, np.int8)
 
         def spread(start: int, stop: int) -> None:
             tree_kernels.spread_signs(words, channels, marks, placed.pad_value, start, stop, signs)
@@ -69,7 +69,7 @@ class Weights:
         visits = placed.places, self.ends, self.factor
 
         def one_chunk(start: int, stop: int) -> None:
-            sums, flat = np.empty(TILE, np.int32), out.reshape(-1)
+            sums, flat = np.empty(TILE_OUTPUTS, np.int32), out.reshape(-1)
             size = planes.width, planes.tiles, *planes.out_size
             tree_kernels.sum_weights(signs, image_size, *visits, size, start, stop, sums, flat)
 
@@ -106,7 +106,7 @@ class Words:
         visits = placed.places, self.masks, self.signs, self.ends, self.totals
 
         def one_chunk(start: int, stop: int) -> None:
-            counts, sums, flat = np.empty(TILE, np.uint64), np.empty(TILE, np.int32), out.reshape(-1)
+            counts, sums, flat = np.empty(TILE_OUTPUTS, np.uint64), np.empty(TILE_OUTPUTS, np.int32), out.reshape(-1)
             size = planes.width, planes.tiles, *planes.out_size
             tree_kernels.sum_words(words, image_size, *visits, size, start, stop, counts, sums, flat)
 
@@ -124,8 +124,8 @@ def visits_of(form: str, words: U64, channels: int, tree: Tree) -> Weights | Wor
 
 def _in_chunks(function, tiles: int, channels: int, visits: int, threads: int | None) -> None:
     """`function` over all (tile, block of channels), in chunks of enough work."""
-    blocks = -(-channels // BLOCK)
-    parallel_chunks(function, tiles * blocks, max(1, WORK * blocks // (TILE * visits)), threads)
+    blocks = -(-channels // BLOCK_CHANNELS)
+    parallel_chunks(function, tiles * blocks, max(1, WORK * blocks // (TILE_OUTPUTS * visits)), threads)
 
 
 def _factor(tree: Tree) -> I32:

@@ -46,7 +46,7 @@ from xnor_ref.kernels.microkernels.ir import (
 VECTOR_BITS = 32 * LANES
 _CHAIN = 32  # additions of one round
 _VNNI = f"llvm.x86.avx512.vpdpbusd.{VECTOR_BITS}"  # sums of four products of an unsigned and a signed byte
-_TILE = amx.ROWS * LINE  # bytes of a register of AMX
+_TILE_BYTES = amx.ROWS * LINE  # bytes of a register of AMX
 _SUMS = 12  # independent multiply-adds: more than latency times pipelines, and with two operands within 16 registers
 
 
@@ -142,7 +142,7 @@ def _tile_product_loop(typing_context, rounds, operands, sums):
     def codegen(context, b, signature, arguments):
         rounds, operands, sums = arguments
         for number, register in enumerate((amx.ROW, *amx.COLUMNS)):
-            amx.move(b, "tileloadd64", register, b.add(operands, const(number * _TILE)), const(LINE))
+            amx.move(b, "tileloadd64", register, b.add(operands, const(number * _TILE_BYTES)), const(LINE))
         for number, _ in enumerate(amx.COLUMNS):
             amx.instruct(b, "tilezero", number)
 
@@ -153,7 +153,7 @@ def _tile_product_loop(typing_context, rounds, operands, sums):
 
         repeat(b, rounds, [], body)
         for number, _ in enumerate(amx.COLUMNS):
-            amx.move(b, "tilestored64", number, b.add(sums, const(number * _TILE)), const(LINE))
+            amx.move(b, "tilestored64", number, b.add(sums, const(number * _TILE_BYTES)), const(LINE))
         return context.get_dummy_value()
 
     return void(intp, intp, intp), codegen
@@ -229,12 +229,12 @@ def int8_roof(threads: int = 1) -> Load | None:
     require_compiler()
     if multiplies_tiles():
         rounds, n_sums = _rounds(2_000, threads), len(amx.COLUMNS)
-        operands = words((1 + n_sums) * _TILE // 8).view(np.uint8)
+        operands = words((1 + n_sums) * _TILE_BYTES // 8).view(np.uint8)
 
         def run() -> None:
-            _tile_products(rounds, operands, np.empty(n_sums * _TILE // 4, np.int32))
+            _tile_products(rounds, operands, np.empty(n_sums * _TILE_BYTES // 4, np.int32))
 
-        return Load(_on_threads(run, threads), threads * rounds * n_sums * amx.ROWS * _TILE)
+        return Load(_on_threads(run, threads), threads * rounds * n_sums * amx.ROWS * _TILE_BYTES)
     if not multiplies_bytes():
         return None
     rounds = _rounds(40_000, threads)

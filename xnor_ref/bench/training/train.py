@@ -34,7 +34,7 @@ FULL = Pace(rounds=5, turn=1.5)
 QUICK = Pace(rounds=2, turn=0.0, quick=True)
 
 _OTHER_BATCH = {64: 128, 128: 64}  # that torch may take instead
-_CODE = "from xnor_ref.bench.training.train_worker import main; main()"
+_WORKER = "from xnor_ref.bench.training.train_worker import main; main()"
 _TUNED = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
@@ -209,7 +209,7 @@ def ours(task: Task, backwards: tuple[str, ...], input_scales: tuple[str, ...]) 
 @contextmanager
 def started(setup: dict[str, Any], environment: dict[str, str] | None = None) -> Iterator[Worker]:
     """A process that has made a network and taken its first step. Raises baselines.Unavailable, InputError."""
-    with Worker(_CODE, environment) as worker:
+    with Worker(_WORKER, environment) as worker:
         worker.ask("begin", **setup)
         yield worker
 

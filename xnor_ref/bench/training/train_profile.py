@@ -145,7 +145,7 @@ TIMED = (
     Timed("input gradient", _FLOAT, "mask_ste"),
     Timed("weight gradient", _FLOAT, "conv2d_weight_gradient", _to_weight),
     Timed("weight gradient", _FLOAT, "linear_weight_gradient", _to_weight),
-    Timed("weight gradient", "xnor_ref.binary", "weight_gradient"),
+    Timed("weight gradient", "xnor_ref.nn.layers.binary_layers", "BinaryLayer.latent_gradient"),
     Timed("BatchNorm", _FLOAT, "batch_norm"),
     Timed("BatchNorm", _FLOAT, "batch_norm_gradient"),
     Timed("activation", "xnor_ref.nn.functional", "relu"),

@@ -22,7 +22,7 @@ def known_answers() -> tuple[Case, ...]:
         (simd._convolve, lambda: _compared(94), "4eb87189c2308d6b"),
         (simd._convolve, lambda: _real(70, False), "f0bc0e92da910444"),
         (simd._convolve, lambda: _real(20, True), "525f0fe48c041469"),
-        (signs.pack_pixels, lambda: tuple(part for mode in range(4) for part in _packed(mode)), "9a29a7193fe8873b"),
+        (signs.pack_pixels, lambda: tuple(part for how in _WAYS for part in _packed(*how)), "9a29a7193fe8873b"),
         (signs.pack_planes, lambda: _packed_planes(80, True) + _packed_planes(96, False), "40f3ab4d27d3d9c8"),
         (signs.pool_bits, _pooled_bits, "f231663aa1d676f5"),
         (nhwc.look_up, lambda: tuple(_looked_up(channels) for channels in (2, 3)), "eb4010a4822218a0"),
@@ -97,10 +97,14 @@ def _real(outputs, planes):
     return out
 
 
-def _packed(mode):
+_WAYS = (False, False), (False, True), (True, False), (True, True)
+
+
+def _packed(affine, with_mean):
     bits, mean = np.zeros((2, 3, 7, 3), np.uint32), np.zeros((2, 15))
     x = np.round(reals(2, 3, 5, 77))  # zeros of both signs
-    signs.pack_pixels(0, 6, mode, x, reals(77), reals(78)[1:], reals(79)[2:], bits, mean)
+    scales = (reals(77), reals(78)[1:], reals(79)[2:]) if affine else [reals(0)] * 3
+    signs.pack_pixels(0, 6, x, *scales, bits, mean if with_mean else np.zeros((2, 0)))
     return bits, mean
 
 

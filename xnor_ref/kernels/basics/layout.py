@@ -24,6 +24,7 @@ from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.memory import check_memory
 
 WORD_BITS = 64
+PARTIAL_SUMS = 16  # of |x| over channels, for K: channel c goes to sum c % 16
 
 
 def n_words(n_bits: int) -> int:

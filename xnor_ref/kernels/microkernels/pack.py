@@ -3,6 +3,7 @@
 from llvmlite import ir
 from numba import types
 
+from xnor_ref.kernels.basics.layout import PARTIAL_SUMS
 from xnor_ref.kernels.microkernels.ir import (
     F32,
     F64,
@@ -21,8 +22,7 @@ from xnor_ref.kernels.microkernels.ir import (
     vector,
 )
 
-WORD = 32  # signs that are packed together
-SUMS = 16  # partial sums of |x|: channel c goes to sum c % 16
+WORD_SIGNS = 32  # signs of a word here; a 64-bit word of the other rungs is two of them
 
 
 def _pack_pixel(affine: bool, mean: bool):
@@ -30,14 +30,14 @@ def _pack_pixel(affine: bool, mean: bool):
 
     Takes the address of x, the number of channels, the addresses of scale, shift and limit (float32 each), and that of
     the words. The bit of a channel is y >= limit with y = x*scale + shift, or x >= 0 without `affine`. Gives the sum
-    of |y| in float64, added up in `SUMS` partial sums and these by halves, or 0.0 without `mean`.
+    of |y| in float64, added up in `PARTIAL_SUMS` partial sums and these by halves, or 0.0 without `mean`.
     """
 
     @intrinsic
     def pack(context, x, channels, scale, shift, limit, out):
         def generate(context, b, signature, arguments):
             x, channels, scale, shift, limit, out = arguments
-            whole = vector(F32, WORD)
+            whole, doubles = vector(F32, WORD_SIGNS), vector(F64, PARTIAL_SUMS)
             zero = ir.Constant(whole, None)
 
             def word(addresses, total, read):
@@ -46,9 +46,9 @@ def _pack_pixel(affine: bool, mean: bool):
                 if affine:
                     y, low = b.fadd(b.fmul(y, read(scale)), read(shift)), read(limit)
                 if mean:
-                    for first in range(0, WORD, SUMS):
-                        part = b.fpext(b.shuffle_vector(y, zero, _indices(first, SUMS)), vector(F64, SUMS))
-                        total = b.fadd(total, instruction(b, "fabs", vector(F64, SUMS), part))
+                    for first in range(0, WORD_SIGNS, PARTIAL_SUMS):
+                        part = b.fpext(b.shuffle_vector(y, zero, _indices(first, PARTIAL_SUMS)), doubles)
+                        total = b.fadd(total, instruction(b, "fabs", doubles, part))
                 return b.fcmp_ordered(">=", y, low), total
 
             def full(values):
@@ -56,18 +56,18 @@ def _pack_pixel(affine: bool, mean: bool):
                 ones, total = word(addresses, total, lambda at: load(b, at, whole))
                 store(b, b.bitcast(ones, I32), addresses[-1])
                 *reals, out = addresses
-                return [*(b.add(at, const(4 * WORD)) for at in reals), b.add(out, const(4)), total]
+                return [*(b.add(at, const(4 * WORD_SIGNS)) for at in reals), b.add(out, const(4)), total]
 
             def last(values):
                 *addresses, total = values
-                used = first_lanes(b, left, WORD)
+                used = first_lanes(b, left, WORD_SIGNS)
                 ones, total = word(addresses, total, lambda at: masked_load(b, at, whole, used))
                 store(b, b.bitcast(b.and_(ones, used), I32), addresses[-1])
                 return [*addresses, total]
 
-            left = b.urem(channels, const(WORD))
-            start = [x, scale, shift, limit, out, ir.Constant(vector(F64, SUMS), None)]
-            values = repeat(b, b.udiv(channels, const(WORD)), start, full)
+            left = b.urem(channels, const(WORD_SIGNS))
+            start = [x, scale, shift, limit, out, ir.Constant(vector(F64, PARTIAL_SUMS), None)]
+            values = repeat(b, b.udiv(channels, const(WORD_SIGNS)), start, full)
             *_, total = repeat(b, b.zext(b.icmp_signed("!=", left, const(0)), I64), values, last)
             return total_of(b, total)
 
@@ -86,22 +86,22 @@ affine_sign = _pack_pixel(affine=True, mean=False)
 affine_sign_mean = _pack_pixel(affine=True, mean=True)
 
 
-GROUP = 8  # neighbouring pixels of a plane that are packed together
+PLANE_PIXELS = 8  # neighbouring pixels of a plane that are packed together
 
 
 def _pack_group(mean: bool):
-    """An intrinsic that packs the signs of GROUP neighbouring pixels of an image (C, H, W), C a multiple of SUMS.
+    """An intrinsic that packs the signs of PLANE_PIXELS neighbouring pixels of an image (C, H, W).
 
-    Takes the address of the first channel's pixels, the stride from channel to channel in bytes, the channels, the
-    address of the words, GROUP of them side by side and `row` bytes from word to word, and that of the sums of |x|,
-    float64; see `_pack_pixel` for their order.
+    C must be a multiple of PARTIAL_SUMS. Takes the address of the first channel's pixels, the stride from channel to
+    channel in bytes, the channels, the address of the words, PLANE_PIXELS of them side by side and `row` bytes from
+    word to word, and that of the sums of |x|, float64; see `_pack_pixel` for their order.
     """
 
     @intrinsic
     def pack(context, x, plane, channels, out, row, sums):
         def generate(context, b, signature, arguments):
             x, plane, channels, out, row, sums = arguments
-            reals, doubles, words = vector(F32, GROUP), vector(F64, GROUP), vector(I32, GROUP)
+            reals, doubles, words = vector(F32, PLANE_PIXELS), vector(F64, PLANE_PIXELS), vector(I32, PLANE_PIXELS)
             zero = ir.Constant(words, None)
 
             def some(values, count):
@@ -109,19 +109,19 @@ def _pack_group(mean: bool):
                 ones = zero
                 for c in range(count):
                     y = load(b, x, reals)
-                    bit = ir.Constant(words, [1 << c] * GROUP)
+                    bit = ir.Constant(words, [1 << c] * PLANE_PIXELS)
                     ones = b.or_(ones, b.select(b.fcmp_ordered(">=", y, ir.Constant(reals, None)), bit, zero))
                     if mean:
                         size = instruction(b, "fabs", doubles, b.fpext(y, doubles))
-                        totals[c % SUMS] = b.fadd(totals[c % SUMS], size)
+                        totals[c % PARTIAL_SUMS] = b.fadd(totals[c % PARTIAL_SUMS], size)
                     x = b.add(x, plane)
                 store(b, ones, out)
                 return [x, b.add(out, row), *totals]
 
-            start = [x, out] + [ir.Constant(doubles, None)] * (SUMS if mean else 0)
-            values = repeat(b, b.udiv(channels, const(WORD)), start, lambda values: some(values, WORD))
-            left = b.udiv(b.urem(channels, const(WORD)), const(SUMS))
-            _, _, *totals = repeat(b, left, values, lambda values: some(values, SUMS))
+            start = [x, out] + [ir.Constant(doubles, None)] * (PARTIAL_SUMS if mean else 0)
+            values = repeat(b, b.udiv(channels, const(WORD_SIGNS)), start, lambda values: some(values, WORD_SIGNS))
+            left = b.udiv(b.urem(channels, const(WORD_SIGNS)), const(PARTIAL_SUMS))
+            _, _, *totals = repeat(b, left, values, lambda values: some(values, PARTIAL_SUMS))
             while len(totals) > 1:
                 half = len(totals) // 2
                 totals = [b.fadd(*pair) for pair in zip(totals[:half], totals[half:], strict=True)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.checks import check_array, check_conv, check_pair
 from xnor_ref.kernels.basics.geometry import Pair
-from xnor_ref.kernels.basics.layout import pack_mask
+from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.threads import check_threads
 from xnor_ref.kernels.microkernels import pack
@@ -61,7 +61,6 @@ class Workspace:
         self.alpha = simd.padded(np.ones(windows.outputs, np.float32) if alpha is None else alpha)
         self._alpha = alpha
         self._affine = (_NONE, _NONE, _NONE) if affine is None else affine
-        self._mode = 2 * (affine is not None) + (input_scale != "off")
 
     def pack_pixels(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, H, W, C)."""
@@ -70,7 +69,6 @@ class Workspace:
             simd.worth(threads, 200 * x.size),
             n_rows,
             signs.pack_pixels,
-            self._mode,
             x,
             *self._affine,
             self.bits,
@@ -81,12 +79,12 @@ class Workspace:
         """Bits, and A if the layer has K, of x (N, C, H, W)."""
         n, channels, height, width = x.shape
         threads = simd.worth(threads, 200 * x.size)
-        if channels % pack.SUMS or height * width < pack.GROUP:
+        if channels % PARTIAL_SUMS or height * width < pack.PLANE_PIXELS:
             turned = np.empty((n, height, width, channels), np.float32)
             simd.split(threads, n * height, nhwc.from_planes, x.reshape(n, channels, -1), width, turned)
             self.pack_pixels(turned, threads)
         else:
-            n_groups = -(-height * width // pack.GROUP)
+            n_groups = -(-height * width // pack.PLANE_PIXELS)
             planes = x.reshape(n, channels, -1)
             simd.split(threads, n * n_groups, signs.pack_planes, planes, width, n_groups, self.bits, self.mean)
 
@@ -122,7 +120,7 @@ class Workspace:
                 value = np.maximum(middle.astype(np.float32) * alpha, np.float32(floor))
                 past = (direction * value >= limit) != flipped
                 high, low = np.where(past, middle, high), np.where(past, low, middle)
-        flip = np.zeros(simd.padded_outputs(outputs) // simd.WORD + 1, np.uint32)
+        flip = np.zeros(simd.padded_outputs(outputs) // simd.WORD_SIGNS + 1, np.uint32)
         words = pack_mask(flipped, 0).view(np.uint32)[: len(flip)]
         flip[: len(words)] = words
         return simd.padded(high.astype(np.int32), np.iinfo(np.int32).max), flip

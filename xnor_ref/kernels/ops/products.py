@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
 PRODUCTS = 1 << 17  # elements of a chunk of `scaled`
-SUMS = 1 << 13, 8  # sums of a chunk of `product_sums`, and rows of it that are added in float32
+SUMS_TOGETHER = 1 << 13, 8  # sums of a chunk of `product_sums`, and rows of it that are added in float32
 
 
 def scaled(x: NDArray, gamma: NDArray) -> NDArray:
@@ -23,7 +23,7 @@ def scaled(x: NDArray, gamma: NDArray) -> NDArray:
 def product_sums(dy: NDArray, x: NDArray) -> NDArray[np.float64]:
     """Sums (P,) over N of dy * x, both (N, P): a few rows in their own precision, these sums in float64."""
     sums = np.zeros(x.shape[1])
-    chunk, few = SUMS
+    chunk, few = SUMS_TOGETHER
 
     def add_up(start, stop):
         for row in range(0, len(x), few):

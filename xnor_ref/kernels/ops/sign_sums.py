@@ -30,7 +30,7 @@ from xnor_ref.kernels.readable import float_reference
 F32 = NDArray[np.float32]
 Words = NDArray[np.uint64]
 
-PIXELS = 256  # columns that are worth gathering several images for
+GATHERED_PIXELS = 256  # columns that are worth gathering several images for
 FILTERS = 8  # of one piece of work
 
 
@@ -58,7 +58,7 @@ def conv2d(
     pixels = out_size[0] * out_size[1]
     order = np.arange(channels * taps).reshape(channels, taps).T.ravel()  # im2col has channels outermost
     y = np.empty((len(x), len(weight_words), *out_size), np.float32)
-    together = max(1, PIXELS // pixels)
+    together = max(1, GATHERED_PIXELS // pixels)
     for start in range(0, len(x), together):
         stop = min(start + together, len(x))
         columns = np.empty((channels * taps, (stop - start) * pixels), np.float32)

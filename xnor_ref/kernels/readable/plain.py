@@ -24,11 +24,11 @@ from xnor_ref.kernels.readable import reference
 
 sign_pack_rows = reference.sign_pack_rows  # NumPy packs contiguous rows with vector instructions already
 
-_BLOCK = 64  # most output channels side by side
+_BLOCK_CHANNELS = 64  # most output channels side by side
 _WORK = 1 << 18  # word operations that are worth a chunk of their own
 _CHUNKS = 64  # most chunks of one call
-_TILE = 512  # pixels that are packed together
-_MEAN_TILE = 128  # pixels whose channels are added up together
+_PACKED_TOGETHER = 512  # pixels that are packed together
+_ADDED_TOGETHER = 128  # pixels whose channels are added up together
 
 
 _pair = types.UniTuple(intp, 2)
@@ -116,7 +116,7 @@ def _relay(weight, blocks):
 
 def _relaid(weight):
     """Weight words (O, length) with output channels innermost; the blocks are as even as they can be."""
-    n_blocks = -(-len(weight) // _BLOCK)
+    n_blocks = -(-len(weight) // _BLOCK_CHANNELS)
     block = -(-len(weight) // n_blocks)
     block += -block % 8  # whole vectors
     blocks = np.empty((-(-len(weight) // block), weight.shape[1], block), np.uint64)
@@ -269,8 +269,8 @@ def _pack_pixels(x, direction, limit, start, stop, halves, out):
                     bits |= np.uint64(direction[c] * x[image, c, p] >= limit[c]) << np.uint64(c - first)
                 out[image, p, word] = bits
             continue
-        for tile in range(0, pixels, _TILE):  # a tile of pixels, 32 channels at a time
-            n = min(_TILE, pixels - tile)
+        for tile in range(0, pixels, _PACKED_TOGETHER):  # a tile of pixels, 32 channels at a time
+            n = min(_PACKED_TOGETHER, pixels - tile)
             for side in range(2):
                 begin, half = first + 32 * side, halves[side]
                 for p in range(n):
@@ -291,7 +291,7 @@ def _packed(x, direction, limit, threads):
     x = x.reshape(n, channels, height * width)
 
     def one_chunk(start, stop):
-        halves = np.empty((2, min(_TILE, height * width)), np.uint32)
+        halves = np.empty((2, min(_PACKED_TOGETHER, height * width)), np.uint32)
         _pack_pixels(x, direction, limit, start, stop, halves, out)
 
     n_items = n * out.shape[2]
@@ -315,8 +315,8 @@ def threshold_pack(x, threshold, flip, threads=None):
 def channel_means(start, stop, x, mean):
     """A, mean |x| over the channels, of images start..stop of x (N, C, P), with the sums in the NumPy twin's order."""
     channels, pixels = x.shape[1], x.shape[2]
-    width = min(_MEAN_TILE, pixels)
-    sums = np.empty((reference.SUMS, width))
+    width = min(_ADDED_TOGETHER, pixels)
+    sums = np.empty((reference.PARTIAL_SUMS, width))
     for image in range(start, stop):
         for tile in range(0, pixels, width):
             n = min(width, pixels - tile)

@@ -6,10 +6,9 @@ that. Arrays are C-contiguous; words are uint64 with zero tail bits.
 
 import numpy as np
 
-from xnor_ref.kernels.basics.layout import pack_mask
+from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
-SUMS = 16  # partial sums of a mean over channels
 _WORK = 1 << 18  # elements of the largest temporary array of one chunk
 
 
@@ -143,11 +142,11 @@ def input_scale_rows(x: np.ndarray, threads: int | None = None) -> np.ndarray:
 
 
 def _channel_means(x: np.ndarray) -> np.ndarray:
-    """Mean |x| over the channels of x (N, C, ...) in float64: channel c goes to sum c % SUMS, then halves are added."""
+    """Mean |x| over the channels of x (N, C, ...), float64: channel c goes to sum c % 16, then halves are added."""
     n, channels, *size = x.shape
-    sums = np.zeros((SUMS, n, *size))
+    sums = np.zeros((PARTIAL_SUMS, n, *size))
     for c in range(channels):
-        sums[c % SUMS] += np.abs(x[:, c])
+        sums[c % PARTIAL_SUMS] += np.abs(x[:, c])
     while len(sums) > 1:
         half = len(sums) // 2
         sums = sums[:half] + sums[half:]

@@ -11,7 +11,7 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 
-PIXELS = 512  # columns at a time: their sums stay in the nearest cache
+TILE_PIXELS = 512  # columns at a time: their sums stay in the nearest cache
 
 
 @compiled(void(_in(float32, 2), _in(intp, 1), _in(uint64, 2), intp, intp, _out(float32, 2)))
@@ -25,8 +25,8 @@ def add_columns(columns, order, weight_words, start, stop, sums):
     one = np.uint64(1)
     source = columns.reshape(-1)
     target = sums.reshape(-1)
-    for first in range(0, n_pixels, PIXELS):
-        size = np.uint64(min(PIXELS, n_pixels - first))
+    for first in range(0, n_pixels, TILE_PIXELS):
+        size = np.uint64(min(TILE_PIXELS, n_pixels - first))
         for o in range(start, stop):
             at = np.uint64(o * n_pixels + first)
             for p in range(size):
@@ -70,5 +70,5 @@ def known_answers() -> tuple[Case, ...]:
     return (
         (add_columns, lambda: added(3, 1), "be8b6e2f0ecad78b"),
         (add_columns, lambda: added(71, 37), "3e8c7af8724747d2"),
-        (add_columns, lambda: added(6, PIXELS + 5), "2fb4055615e76f98"),
+        (add_columns, lambda: added(6, TILE_PIXELS + 5), "2fb4055615e76f98"),
     )

@@ -36,7 +36,7 @@ F64 = NDArray[np.float64]
 Range = tuple[np.float32, np.float32]
 Write = Callable[[int, int, F32], None]  # rows start..stop of something to where they belong
 
-CHUNK = 1 << 17  # elements of a chunk of rows: 0.5 MB
+ROWS_CHUNK = 1 << 17  # elements of a chunk of rows: 0.5 MB
 RUN = 512  # elements that a run of the inner loop should have about
 
 _infinity = np.float32(np.inf)
@@ -174,7 +174,7 @@ def rows_of(x: F32) -> F32:
 
 def rows_of_a_chunk(channels: int) -> int:
     """How many rows of C numbers a chunk has."""
-    return max(1, CHUNK // channels)
+    return max(1, ROWS_CHUNK // channels)
 
 
 def moments(x: F32, threads: int | None = None) -> tuple[F64, F64]:

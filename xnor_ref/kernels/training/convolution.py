@@ -23,7 +23,7 @@ from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.kernels.readable import plain
 from xnor_ref.kernels.training import gradient_layout, winograd
-from xnor_ref.kernels.training.gradients import NUMBERS, InputGradient, RowsGradient, WeightGradient
+from xnor_ref.kernels.training.gradients import CACHED_NUMBERS, InputGradient, RowsGradient, WeightGradient
 from xnor_ref.kernels.vectors import nhwc, signs, simd
 from xnor_ref.kernels.vectors.simd import split
 
@@ -31,7 +31,7 @@ F32 = NDArray[np.float32]
 Then = Callable[[F32, int, int], None]
 
 CACHED = 1 << 23  # bytes of a result that could still be in a cache when it is read
-PIXELS = 256  # of a piece of images, so that weights are worth reading
+PIECE_PIXELS = 256  # of a piece of images, so that weights are worth reading
 MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
 ONE = (1, 1), (1, 1), (0, 0)  # kernel, stride and padding of a product of matrices
 _NO_K = np.zeros((0, 0), np.float32)
@@ -74,7 +74,7 @@ class _Convolution:
     def _images_together(self, n: int) -> int:
         """Images of a piece of work: enough for the weights to be worth reading, few enough for the caches."""
         pixels = self.size[0] * self.size[1]
-        return max(1, min(-(-n // 4), max(NUMBERS // self.channels, PIXELS) // pixels))
+        return max(1, min(-(-n // 4), max(CACHED_NUMBERS // self.channels, PIECE_PIXELS) // pixels))
 
     def _in_rows(self, images: NDArray) -> NDArray:
         """Images, or gradients of results, as they are computed with."""
@@ -210,10 +210,9 @@ class SignConvolution(_Convolution):
         bits = np.zeros((n, *conv.padded_shape), np.uint32)
         with_mean = self.input_scale != "off"
         mean = np.empty((n, self.size[0] * self.size[1] if with_mean else 0))
-        mode = 2 * (affine is not None) + with_mean
         scale, shift = (_NONE, _NONE) if affine is None else affine
         limit = np.zeros(0 if affine is None else self.channels, np.float32)
-        split(threads, n * self.size[0], signs.pack_pixels, mode, x, scale, shift, limit, bits, mean)
+        split(threads, n * self.size[0], signs.pack_pixels, x, scale, shift, limit, bits, mean)
         if with_mean:
             k = np.empty((n, out_h * out_w), np.float32)
             valid = self.input_scale == "valid"

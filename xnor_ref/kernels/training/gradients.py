@@ -28,13 +28,13 @@ from xnor_ref.kernels.vectors.simd import NARROW, WIDE, split
 
 Then = Callable[[int, NDArray], None]
 Parts = Callable[[int, int], NDArray[np.float32]]
-NEAR = 1 << 17  # bytes of a panel that are worth keeping in a core's cache
+PANEL_BYTES = 1 << 17  # bytes of a panel that are worth keeping in a core's cache
 OFFSET = 128  # of bytes that are gradients
-INPUTS = 32  # input channels of a piece of work at most
-PIECES = 32  # that there should be, so that no thread waits long for another
-BLOCKS = 16  # of outputs that are enough to share them among threads
+PIECE_INPUTS = 32  # input channels of a piece of work at most
+LEAST_PIECES = 32  # that there should be, so that no thread waits long for another
+ENOUGH_BLOCKS = 16  # of outputs that are enough to share them among threads
 IMAGE_GROUPS = 16  # that are summed apart where there are few inputs, whatever the number of threads
-NUMBERS = 1 << 17  # of a piece of images that stays in a core's cache
+CACHED_NUMBERS = 1 << 17  # of a piece of images that stays in a core's cache
 
 _real_wide, _real_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
 _in_byteswide, _in_bytesnarrow = tile_gradients.integer[tile.WIDE], tile_gradients.integer[tile.NARROW]
@@ -110,7 +110,7 @@ class WeightGradient:
         plane = self.layout.rows * plane_row
         g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL] = channels * plane, stride[0] * plane_row, 4, plane
         self._geometry = g
-        self.in_blocks = outputs > (BLOCKS - 1) * WIDE  # whether to take `each_block`
+        self.in_blocks = outputs > (ENOUGH_BLOCKS - 1) * WIDE  # whether to take `each_block`
 
     def planes(self, n: int) -> NDArray:
         """Room for the planes of n images: uint8 or float32."""
@@ -176,7 +176,7 @@ class RowsGradient:
         g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL] = size[0] * row, stride[0] * row, stride[1] * channels * 4, 4
         self._geometry = g
         self._room = out_h * out_w * simd.padded_outputs(outputs)
-        self._together = max(1, NUMBERS // self._room)
+        self._together = max(1, CACHED_NUMBERS // self._room)
 
     def panels(self, n: int) -> NDArray[np.uint32]:
         """As in `WeightGradient`."""
@@ -226,8 +226,8 @@ def _sum(g, taps, x, dy, out, threads):
     in_bytes = out.dtype == np.int32
     tile_of = BYTES if in_bytes else REALS
     wide, narrow = divmod(out.shape[1], WIDE)
-    blocks, channels, piece = -(-wide // tile_of.blocks) + (narrow > 0), int(g[CHANNELS]), INPUTS
-    while piece > tile_of.inputs and blocks * -(-channels // piece) < PIECES:
+    blocks, channels, piece = -(-wide // tile_of.blocks) + (narrow > 0), int(g[CHANNELS]), PIECE_INPUTS
+    while piece > tile_of.inputs and blocks * -(-channels // piece) < LEAST_PIECES:
         piece //= 2
     g[PIECE], g[TILE_INPUTS], g[TILE_BLOCKS] = piece, tile_of.inputs, tile_of.blocks
     items = blocks * -(-channels // piece)
@@ -259,8 +259,8 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
         line = g[RUN] * (NARROW if narrow else WIDE) * 4  # bytes of a row of dy
         image_bytes = g[ROWS] * line
         panel = dy.ctypes.data + first * g[IMAGES] * g[ROWS] * g[RUN] * 4
-        n_near = max(1, NEAR // image_bytes)
-        rows_near = g[ROWS] if n_near > 1 else max(1, NEAR // line)
+        n_near = max(1, PANEL_BYTES // image_bytes)
+        rows_near = g[ROWS] if n_near > 1 else max(1, PANEL_BYTES // line)
         bottom = min(g[CHANNELS], (piece + 1) * g[PIECE])
         table = np.empty(2 + n_near * rows_near * g[RUN] if in_bytes else 2, np.int64)
         offsets = table[2:]
@@ -338,7 +338,7 @@ class _Phase:
         self.geometry = g = np.zeros(simd.SIZE, np.int64)
         g[simd.PAST] = LINE
         g[simd.N_IMAGES], g[simd.OUT_H], g[simd.OUT_W], g[simd.OUT_CHANNELS] = 1, height, width, whole.inputs
-        g[simd.GROUP_ROWS], g[simd.W] = max(1, simd.GROUP // width), self.panels.ctypes.data
+        g[simd.GROUP_ROWS], g[simd.W] = max(1, simd.OUTPUT_PIXELS // width), self.panels.ctypes.data
         g[simd.RUN], g[simd.KERNEL_H] = len(self.kx) * words, len(self.ky)
         g[simd.X_IMAGE], g[simd.X_ROW], g[simd.X_PIXEL] = out_h * row * words * 4, row * words * 4, words * 4
         g[simd.OUT_IMAGE] = whole.size[0] * whole.size[1] * pixel

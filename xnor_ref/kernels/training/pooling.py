@@ -141,7 +141,7 @@ def mean_gradient(start, stop, dy, kernel, stride, padding, dx):
 
 def _rows(x: Real) -> tuple[int, int]:
     """All rows of x (N, H, W, C), and how many are a chunk."""
-    return x.shape[0] * x.shape[1], max(1, norm.CHUNK // x[0, 0].size)
+    return x.shape[0] * x.shape[1], max(1, norm.ROWS_CHUNK // x[0, 0].size)
 
 
 def _pooled(x: Real, scale: Real | None, shift: Real | None, kernel: Pair, stride: Pair, padding: Pair, threads):
@@ -154,7 +154,7 @@ def _pooled(x: Real, scale: Real | None, shift: Real | None, kernel: Pair, strid
         pool_winners(start, stop, x, a, b, scale is not None, kernel, stride, padding, y, winner)
 
     n_rows = y.shape[0] * y.shape[1]
-    parallel_chunks(pool, n_rows, max(1, norm.CHUNK // (x[0, 0].size * stride[0])), threads)
+    parallel_chunks(pool, n_rows, max(1, norm.ROWS_CHUNK // (x[0, 0].size * stride[0])), threads)
     return y, winner
 
 
@@ -237,7 +237,7 @@ def avg_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, threads: int | 
     y = empty((len(x), *conv_output_size(x.shape[1:3], kernel, stride, padding), x.shape[3]))
     parallel_chunks(
         lambda start, stop: nhwc.avg_pool(start, stop, x, kernel, stride, padding, y),
-        y.shape[0] * y.shape[1], max(1, norm.CHUNK // (x[0, 0].size * stride[0])), threads,
+        y.shape[0] * y.shape[1], max(1, norm.ROWS_CHUNK // (x[0, 0].size * stride[0])), threads,
     )  # fmt: skip
     return y
 

@@ -33,11 +33,11 @@ from xnor_ref.kernels.vectors.simd import NARROW, WIDE, padded_outputs, split
 
 F32 = NDArray[np.float32]
 KERNELS = (3, 3), (5, 5)
-FEW = 32  # channels with which changing to tiles and back would cost what it saves
-SMALL = 4  # pixels a side below which tiles would compute too much beyond the border
-TILES = 1 << 10  # elements of tiles of a piece, so that its products stay in the cache of a core
-NUMBERS = 1 << 21  # of a piece of the weight's gradient: 8 MB
-NEAR = 64  # tiles whose gradients stay in its nearest cache
+LEAST_CHANNELS = 32  # channels with which changing to tiles and back would cost what it saves
+LEAST_SIDE = 4  # pixels a side below which tiles would compute too much beyond the border
+ELEMENTS_TOGETHER = 1 << 10  # elements of tiles of a piece, so that its products stay in the cache of a core
+SUM_NUMBERS = 1 << 21  # of a piece of the weight's gradient: 8 MB
+TILES_TOGETHER = 64  # tiles whose gradients stay in its nearest cache
 REALS, SCALED, BITS = range(3)  # what `Images` hold
 _NO_REALS, _NO_BITS, _NO_K = np.zeros((1,) * 4, np.float32), np.zeros((1,) * 4, np.uint32), np.zeros((1, 1), np.float32)
 _wide, _narrow = tile.plain[tile.WIDE], tile.plain[tile.NARROW]
@@ -76,7 +76,7 @@ class Images(NamedTuple):
 def suits(shape: tuple[int, ...], stride: Pair, padding: Pair, size: Pair) -> bool:
     """Whether a convolution of images (H, W) with weights of this shape (O, C, KH, KW) gains from tiles."""
     fits = tuple(shape[2:]) in KERNELS and stride == (1, 1) and padding[0] == padding[1] < shape[2]
-    return fits and min(shape[:2]) >= FEW and min(size) >= SMALL
+    return fits and min(shape[:2]) >= LEAST_CHANNELS and min(size) >= LEAST_SIDE
 
 
 class Convolution:
@@ -127,7 +127,7 @@ class WeightGradient:
         """(C * K*K, padded O), over n images."""
         side, (rows, across) = self.side, self.tiles
         elements, wide, items = side**2, padded_outputs(self.outputs), n * rows
-        piece = max(1, min(items, NUMBERS // elements // (self.channels + wide) // across))
+        piece = max(1, min(items, SUM_NUMBERS // elements // (self.channels + wide) // across))
         pitch = (-(-self.channels // LANES) | 1) * LANES  # odd: tiles side by side do not meet in one set of a cache
         v = empty((elements, piece * across, pitch))
         d = zeros((elements, wide, piece * across))
@@ -293,7 +293,7 @@ def _convolve(
     """Images start..stop of Y, by pieces of some rows of tiles."""
     outputs, elements = out.shape[3], side * side
     wide = len(panels) // elements // channels
-    piece = max(1, min(TILES // elements // across, (stop - start) * rows))
+    piece = max(1, min(ELEMENTS_TOGETHER // elements // across, (stop - start) * rows))
     v = np.empty((elements, piece * across, channels), np.float32)
     m = np.empty((elements, piece * across, wide), np.float32)
     for first in range(start * rows, stop * rows, piece):
@@ -325,8 +325,8 @@ def _add_products(start, stop, tiles, v, d, outputs, sums):
         x = v.ctypes.data + element * room * pitch
         w = d.ctypes.data + (element * wide + block) * room * 4
         y, row = sums.ctypes.data + (element * channels * wide + block) * 4, wide * 4
-        for first in range(0, tiles, NEAR):
-            run = min(NEAR, tiles - first)
+        for first in range(0, tiles, TILES_TOGETHER):
+            run = min(TILES_TOGETHER, tiles - first)
             if outputs - block <= NARROW:
                 _sum_narrow(channels, x, 0, 0, pitch, 4, w, 0, 0, 1, 1, run, y, row)
                 w += run * NARROW * 4

@@ -1,6 +1,6 @@
 """From float32 to the bits of a planned convolution (`SignConv.padded_shape`), with BatchNorm and |x| on the way.
 
-The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 in the plain modes. A
+The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 without scales. A
 is the mean of |y| over the channels, with the sums in the order of `reference.input_scale_map`.
 """
 
@@ -12,36 +12,38 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.microkernels import pack
 
-SIGN, SIGN_MEAN, AFFINE_SIGN, AFFINE_SIGN_MEAN = range(4)
-
 _sign, _sign_mean, _affine_sign, _affine_sign_mean = (
     pack.sign, pack.sign_mean, pack.affine_sign, pack.affine_sign_mean,
 )  # fmt: skip
-_group, _group_mean, pack_group = pack.group, pack.group_mean, pack.GROUP
+_group, _group_mean, pack_group = pack.group, pack.group_mean, pack.PLANE_PIXELS
 _vector = _in(float32, 1)
 _pair = types.UniTuple(intp, 2)
 
 
-@compiled(void(intp, intp, intp, _in(float32, 4), _vector, _vector, _vector, _out(uint32, 4), _out(float64, 2)))
-def pack_pixels(start, stop, mode, x, scale, shift, limit, bits, mean):
-    """Rows start..stop of all images x (N, H, W, C) into bits (N, H, W + padding, words) and A, mean (N, H*W)."""
+@compiled(void(intp, intp, _in(float32, 4), _vector, _vector, _vector, _out(uint32, 4), _out(float64, 2)))
+def pack_pixels(start, stop, x, scale, shift, limit, bits, mean):
+    """Rows start..stop of all images x (N, H, W, C) into bits (N, H, W + padding, words) and A, mean (N, H*W).
+
+    Without scales (C,) the limit is 0, and without room in `mean` there is no A.
+    """
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     left = (bits.shape[2] - width) // 2
+    affine, with_mean = scale.size > 0, mean.size > 0
     a, b, low = scale.ctypes.data, shift.ctypes.data, limit.ctypes.data
     for item in range(start, stop):
         image, row = item // height, item % height
         at = x.ctypes.data + item * width * channels * 4
         out = bits.ctypes.data + (item * bits.shape[2] + left) * bits.shape[3] * 4
         for p in range(width):
-            if mode == SIGN:
-                _sign(at, channels, a, b, low, out)
-            elif mode == AFFINE_SIGN:
+            if not with_mean and affine:
                 _affine_sign(at, channels, a, b, low, out)
-            elif mode == SIGN_MEAN:
-                mean[image, row * width + p] = _sign_mean(at, channels, a, b, low, out) / np.float64(channels)
-            else:
+            elif not with_mean:
+                _sign(at, channels, a, b, low, out)
+            elif affine:
                 total = _affine_sign_mean(at, channels, a, b, low, out)
                 mean[image, row * width + p] = total / np.float64(channels)
+            else:
+                mean[image, row * width + p] = _sign_mean(at, channels, a, b, low, out) / np.float64(channels)
             at += channels * 4
             out += bits.shape[3] * 4
 
@@ -50,8 +52,8 @@ def pack_pixels(start, stop, mode, x, scale, shift, limit, bits, mean):
 def pack_planes(start, stop, x, width, n_groups, bits, mean):
     """Signs of x (N, C, H*W) into bits (N, H, W + padding, words) and, unless it is empty, A into mean (N, H*W).
 
-    Items start..stop of all (image, group of pixels); the last group of `pack.GROUP` may overlap the one before. C must
-    be a multiple of `pack.SUMS`, and an image have at least one whole group.
+    Items start..stop of all (image, group of pixels); the last group of `pack.PLANE_PIXELS` may overlap the one before.
+    C must be a multiple of `PARTIAL_SUMS`, and an image have at least one whole group.
     """
     channels, pixels, words = x.shape[1], x.shape[2], bits.shape[3]
     left = (bits.shape[2] - width) // 2

@@ -20,14 +20,13 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.microkernels import tile
 from xnor_ref.kernels.microkernels.ir import LANES, fence
-from xnor_ref.kernels.microkernels.pack import transpose
+from xnor_ref.kernels.microkernels.pack import WORD_SIGNS, transpose
 from xnor_ref.kernels.readable import plain, reference
 
 U32 = NDArray[np.uint32]
 
-WORD = 32  # signs of a word here; a 64-bit word of the other rungs is two of them
 WIDE, NARROW = tile.WIDE * LANES, tile.NARROW * LANES  # output channels of a block, and of a narrow last one
-GROUP = 128  # pixels that are computed before they are turned into planes
+OUTPUT_PIXELS = 128  # pixels that are computed before they are turned into planes
 _NOTHING = np.zeros(0, np.uint32)
 SHARED = 80e6  # picoseconds of work that a second thread helps with
 MAX_TABLE = 1 << 20  # entries of a border table
@@ -248,7 +247,7 @@ class _Conv:
         self.panels = panels(weight.reshape(outputs, -1))
         g = np.zeros(SIZE, np.int64)
         g[N_IMAGES], g[OUT_H], g[OUT_W], g[OUT_CHANNELS] = 1, w.out_h, w.out_w, outputs
-        g[GROUP_ROWS] = max(1, GROUP // w.out_w)
+        g[GROUP_ROWS] = max(1, OUTPUT_PIXELS // w.out_w)
         g[RUN], g[KERNEL_H] = kernel[1] * words, kernel[0]
         g[X_IMAGE], g[X_ROW], g[X_PIXEL] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
         g[W] = self.panels.ctypes.data
@@ -302,7 +301,7 @@ class SignConv(_Conv):
 
     def __init__(self, weight_words, channels, size, stride, padding, pad_value=0, words=None):
         self.channels, self._pad_value = channels, pad_value
-        words = words or -(-channels // WORD)
+        words = words or -(-channels // WORD_SIGNS)
         super().__init__(np.ascontiguousarray(weight_words).view(np.uint32)[..., :words], words, size, stride, padding)
         self.n_bits = channels * weight_words[0, :, :, 0].size
         if self.single:
