@@ -29,8 +29,8 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "nn",
     "binary",
     "autodiff",
-    "kernels",
     "plotting",
+    "kernels",
     "storage",
     "errors",
 )
