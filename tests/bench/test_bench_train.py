@@ -15,6 +15,7 @@ from xnor_ref.bench.training import train, train_profile, train_worker
 from xnor_ref.cli import main
 from xnor_ref.cli.bench import bench_text
 from xnor_ref.errors import InputError, XnorRefError
+from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.target import multiplies_tiles
 from xnor_ref.kernels.basics.threads import set_threads
 from xnor_ref.kernels.ops import float_ops
@@ -373,13 +374,13 @@ def test_fused_convolutions_are_profiled_with_the_same_work():
 
     def convolve():
         signs = convolution.SignConvolution(weight.shape, *place, 0, "off")
-        _, saved = signs.forward(x, weight, True, None)
+        _, saved = signs.forward(x, weight)
         for rounding in (None, convolution.Rounding(1)):
-            signs.backward(dy, saved, weight, "ste", rounding, True)
+            signs.backward(dy, saved, weight, Finish.STE, rounding, True)
         real = convolution.RealConvolution(weight.shape, *place)
         padded = real.pad(x)
         real.forward(padded, weight, None)
-        real.backward(dy, padded, weight, True, weight, np.zeros(0, np.float32), "none")
+        real.backward(dy, padded, weight, True, weight)
 
     convolve()  # kernels are compiled, and give their known answers, before anything is counted
     with shares.watch():
@@ -410,7 +411,7 @@ def test_each_gemm_of_a_real_convolution_is_profiled_with_its_products(channels,
     with shares.watch():
         padded = conv.pad(x)
         conv.forward(padded, weight, None)
-        conv.backward(dy, padded, weight, True, weight, np.zeros(0, np.float32), "none")
+        conv.backward(dy, padded, weight, True, weight)
     work = [1, 2 * products * channels * 40]  # calls, multiply-accumulates
     places = [(share, name, "float32") for share in ("forward", "weight gradient", "input gradient")]
     assert {place: found[:2] for place, found in shares.gemms.items()} == dict.fromkeys(places, work)
