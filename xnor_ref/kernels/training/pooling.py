@@ -39,7 +39,7 @@ _winners = _in(uint8, 4)
     ),
 )  # fmt: skip
 def pool_winners(start, stop, x, scale, shift, affine, kernel, stride, padding, y, winner):
-    """Rows start..stop of all results: the maximum of each window of x, and its first tap (`microkernels/window.py`)."""
+    """Rows start..stop of all results: the maximum of each window of x and its first tap (`microkernels/window.py`)."""
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     pixel, row = channels * 4, width * channels * 4
     a, b = scale.ctypes.data, shift.ctypes.data
