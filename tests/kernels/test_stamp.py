@@ -283,10 +283,28 @@ def test_what_cannot_be_followed_counts_with_its_whole_source(digests, hidden, e
     assert digests(*hidden)[user] == digests(*hidden)[user] != digests(*hidden, edit)[user]
 
 
-def test_values_that_change_between_two_kernels_count_as_they_are(digests):
-    """A digest is of the values at the time when the kernel is compiled, not of those when another one was."""
-    late = (MAIN, "@compiled(int64(int64))\ndef tagged", "alone(1); TABLE[0] = 9\n@compiled(int64(int64))\ndef tagged")
-    assert digests(late)["looks_up"] != digests()["looks_up"]
+def test_what_shows_nowhere_is_not_followed():
+    names = {"hidden": (x for x in ())}
+    exec("def f():\n    return hidden", names)
+    with pytest.raises(stamp.NotFollowed):
+        stamp.digest_of(names["f"])
+
+
+def test_a_kernel_counts_as_what_it_was_when_it_was_compiled(tmp_path, monkeypatch):
+    """Of a table that changes between two kernels, each holds the values at its own time."""
+    write(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    helpers, constants = (importlib.import_module(f"strange.{name}") for name in ("helpers", "constants"))
+    try:
+        alone, both = stamp.made_of(helpers.step), stamp.made_of(helpers.two_steps)
+        assert helpers.step(1) == 11 and stamp.made_of(helpers.two_steps) == both
+        constants.STEP += 1
+        assert helpers.step.made_of == stamp.made_of(helpers.step) == alone != stamp.made_of(helpers.back)
+        assert helpers.back(1) == -10 and helpers.two_steps(1) == 21 and helpers.two_steps.made_of == both
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "strange"]:
+            del sys.modules[name]
 
 
 START = "import json; from strange import main; print(json.dumps(main.answers()))"

@@ -1,14 +1,15 @@
-"""What a kernel is made of, as a digest: the same as long as its machine code would be.
+"""What a kernel is made of, as a digest: as long as that stays the same, so does the machine code.
 
-Machine code depends on the kernel's own bytecode and on every value that this names: constants, arrays, other kernels,
-intrinsics. An intrinsic's Python code makes part of the machine code, so the functions, closures, defaults and
-classes that it uses count as well. `made_of` follows all of them through the objects in memory, in whichever module
-they were defined. Comments, docstrings, line numbers and code that is not used change nothing.
+Machine code depends on a kernel's bytecode and on every value that it names: constants, arrays, other kernels and
+intrinsics. The Python code of an intrinsic writes machine code, so its functions, closures, default arguments and
+classes count as well. `made_of` follows them all through the objects in memory, whichever module defines them.
+Comments, docstrings, line numbers and unused code do not count.
 
-What belongs to Numba, llvmlite, NumPy or Python itself counts by its name; `cache.py` adds their versions. Where names
-do not tell what is used (an object that shows no state, a module handed on as a value, an import inside a function),
-the whole source of the module counts, with that of all that it imports. What code reads while it generates, such as
-files or the environment, is not followed, nor are implementations registered with `numba.extending.overload`.
+Objects of Numba, llvmlite, NumPy and Python's library count by name; `cache.py` adds their versions. Some names do not
+tell what they stand for: an object whose state is hidden, a module that is passed on as a value, an import inside a
+function. Then the whole source counts, of the module and of all that it imports. Three things are not followed: what
+code reads from files or the environment while it generates, implementations that `numba.extending.overload` and its
+kin register, and methods of a `jitclass` that arrive by an argument's type. This package has none of the three.
 """
 
 import ast
@@ -39,7 +40,7 @@ _BLIND = (globals, locals, vars, eval, exec, __import__, importlib.import_module
 
 
 class NotFollowed(Exception):
-    """A kernel's source cannot be read, so that nobody can tell when it changes."""
+    """Part of a kernel shows neither its state nor its source, so a change of it would not be seen."""
 
 
 def made_of(kernel: Any, known: dict[int, bytes] | None = None) -> bytes:
@@ -94,7 +95,7 @@ class _Walk:
             name = _name_by_version(value)
             if name:
                 self._say((name,))
-            elif kind is types.ModuleType:
+            elif isinstance(value, types.ModuleType):
                 self._sources(value.__name__)
             elif kind is types.FunctionType:
                 self.function(value)
@@ -111,7 +112,7 @@ class _Walk:
 
     def function(self, function: types.FunctionType, compiled: bool = False) -> None:
         """Add a Python function; `compiled` if Numba compiles it, and Python does not run it."""
-        self._modules[function.__globals__["__name__"]] = None
+        self._modules[function.__globals__.get("__name__", "")] = None
         self._code(function.__code__, function.__globals__, compiled)
         for part in (function.__defaults__, function.__kwdefaults__, function.__closure__, _state(function)):
             self.add(part)
@@ -127,17 +128,17 @@ class _Walk:
         for chain in chains:
             value = names.get(chain[0], getattr(builtins, chain[0], None))
             for name in chain[1:]:
-                if type(value) is not types.ModuleType:
+                if not isinstance(value, types.ModuleType):
                     break
                 self._modules[value.__name__] = None
                 value = getattr(value, name, None)
             self.add(value)
             hidden = hidden or any(value is one for one in _BLIND)
-            if compiled and type(value) is types.FunctionType and not _name_by_version(value):  # Numba asks who has
+            if compiled and type(value) is types.FunctionType and not _name_by_version(value):  # or an overload
                 self._sources(value.__module__)
                 hidden = True
         if hidden:
-            self._sources(names["__name__"])
+            self._sources(names.get("__name__", ""))
 
     def _parts(self, value: Any) -> Sequence[Any] | None:
         """What a value consists of, None if that does not show."""
@@ -183,26 +184,24 @@ class _Walk:
             return
         self._read.add(name)
         path = _path_of(name)
-        self._say((name, path is None))
-        if path is None:
-            return
         try:
             with open(path, "rb") as file:
                 source = file.read()
-            self._say(source)
+            self._say((name, source))
             for imported in _imports(source, name, path) if path.endswith(".py") else ():
-                self._sources(imported)
+                if _path_of(imported):
+                    self._sources(imported)
         except (OSError, SyntaxError) as error:
-            raise NotFollowed(f"{path}: {error}") from error
+            raise NotFollowed(f"{name}: {error}") from error
 
 
-def _path_of(name: str) -> str | None:
-    """The file of a module, None if there is no such module."""
+def _path_of(name: str) -> str:
+    """The file of a module, "" if there is none."""
     try:
         found = sys.modules[name] if name in sys.modules else importlib.util.find_spec(name)
     except (ImportError, ValueError):
-        return None
-    return getattr(found, "__file__", None) or getattr(found, "origin", None)
+        return ""
+    return getattr(found, "__file__", None) or getattr(found, "origin", None) or ""
 
 
 def _imports(source: bytes, name: str, path: str) -> Iterator[str]:
@@ -251,16 +250,11 @@ def _reduced(value: Any) -> Sequence[Any] | None:
     return [kind, *own, *(list(part) if isinstance(part, Iterator) else part for part in made)]
 
 
-def _shift(name: str) -> int:
-    """How many low bits of an instruction's argument come before the number of its name."""
-    attribute = name == "LOAD_ATTR" and sys.version_info >= (3, 12)
-    return {"LOAD_GLOBAL": 1, "LOAD_SUPER_ATTR": 2}.get(name, int(attribute))
-
-
 _CONSTANTS = {dis.opmap[name] for name in ("LOAD_CONST", "RETURN_CONST", "KW_NAMES") if name in dis.opmap}
 _GLOBALS = {dis.opmap[n] for n in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") if n in dis.opmap}
 _ATTRIBUTES = {dis.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD") if name in dis.opmap}
-_SHIFTS = {code: _shift(dis.opname[code]) for code in (*_GLOBALS, *_ATTRIBUTES)}
+_FLAGS = {"LOAD_GLOBAL": 1, "LOAD_ATTR": int(sys.version_info >= (3, 12))}  # low bits beside the number of the name
+_SHIFTS = {code: _FLAGS.get(dis.opname[code], 0) for code in (*_GLOBALS, *_ATTRIBUTES)}
 _IMPORT, _EXTENDED, _CACHE = dis.opmap["IMPORT_NAME"], dis.opmap["EXTENDED_ARG"], dis.opmap["CACHE"]
 _DOCSTRING = 0x4000000  # the flag of code that has one, since Python 3.14
 
