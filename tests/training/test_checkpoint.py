@@ -9,7 +9,6 @@ import pytest
 from tests.training.training_samples import tiny_config
 from xnor_ref import models, optim
 from xnor_ref.errors import InputError, ModelFileError, NonFiniteError, OutputError
-from xnor_ref.training.storing import runs
 from xnor_ref.training.storing.checkpoint import BEST, CheckpointFolder, MismatchError, Position, read, state_of
 from xnor_ref.training.storing.runs import RunFolder, find_run, new_run
 
@@ -153,7 +152,7 @@ def test_resume_auto_finds_the_newest_run_that_agrees(tmp_path, monkeypatch):
 def test_a_damaged_config_file_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelFileError, match=r"config\.json is damaged"):
-        runs.config_of(tmp_path)
+        RunFolder(tmp_path).config()
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):

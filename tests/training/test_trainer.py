@@ -12,7 +12,7 @@ from xnor_ref import datasets, models, optim
 from xnor_ref.autodiff import Tensor
 from xnor_ref.datasets import Split
 from xnor_ref.datasets.base import make_dataset
-from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.errors import InputError, ModelFileError, NonFiniteError
 from xnor_ref.nn.backend import backward_in
 from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.trainer import Callback
@@ -227,6 +227,22 @@ def test_a_callback_may_change_images_loss_and_gradients(data):
     assert not np.ptp(trainer.model(Tensor(np.zeros((2, 3, 16, 16), np.float32))).data, axis=0).any()
 
 
+def test_what_a_callback_makes_of_loss_and_gradients_is_checked(data):
+    class Poison(Callback):
+        def __init__(self, hook):
+            setattr(self, hook, self.poison)
+
+        def poison(self, trainer, step):
+            if step.number == 1 and hook == "after_forward":
+                step.loss = step.loss * np.float32(np.inf)
+            elif step.number == 1:
+                dict(trainer.model.named_parameters())["block1.conv.weight"].grad[0] = np.nan
+
+    for hook, told in (("after_forward", "the loss is inf"), ("after_backward", "the gradient of block1.conv.weight")):
+        with pytest.raises(NonFiniteError, match=f"^step 2: {told}"):
+            trainer_of(data, Poison(hook)).fit()
+
+
 class OtherWeights(Callback):
     """Validates with a classifier that answers the first class, and leaves it in the end."""
 
@@ -305,9 +321,9 @@ def test_names_of_states_are_taken_once(data):
         name = "a.b"
 
     for callbacks in ([Decaying(), Decaying()], [Model()], [Dotted()]):
-        with pytest.raises(InputError, match="of its state is taken or has a dot"):
+        with pytest.raises(InputError, match="need two names without a dot, got"):
             trainer_of(data, *callbacks)
-    trainer_of(data, StopEach(), StopEach())  # without a state, a name may be there twice
+    trainer_of(data, StopEach(), StopEach())  # without a state, the name does not matter
 
 
 def test_a_state_that_does_not_fit_is_refused(data, tmp_path):

@@ -185,11 +185,25 @@ def write_json(result: Any, json_file: str | None) -> bool:
     return json_file == "-"
 
 
-def agreement_lines(result: dict[str, Any]) -> list[str]:
-    """How far a float and a packed network agree; a difference that changes no answer is pointed out."""
-    lines = [
+def score_lines(result: dict[str, Any]) -> list[str]:
+    """The scores of the networks of a result, the sizes of their files, and how far the two agree, where it says so.
+
+    A difference that changes no answer is pointed out.
+    """
+    sizes = "packed_bytes" in result
+    rows = [("", "top-1", "top-5", "loss", *(["file"] if sizes else []))]
+    for key in ("float", "packed"):
+        if key in result:
+            scores, size = result[key], [size_text(result[f"{key}_bytes"])] if sizes else []
+            figures = (f"{scores['top1']:.2%}", f"{scores['top5']:.2%}", f"{scores['loss']:.4f}")
+            rows.append((f"{key} network", *figures, *size))
+    lines = [table(rows, right=(1, 2, 3, 4))]
+    if "disagreements" not in result:
+        return lines
+    lines += [
+        "",
         f"images on which the two disagree: {result['disagreements']} of {result['images']:,}; largest difference of "
-        f"a logit: {result['max_logit_difference']:g}"
+        f"a logit: {result['max_logit_difference']:g}",
     ]
     if result["max_logit_difference"] and not result["disagreements"]:
         lines.append(f"note: the logits differ by up to {result['max_logit_difference']:g}, though no answer does")

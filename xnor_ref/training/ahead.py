@@ -63,16 +63,7 @@ _AFTER = tuple(
 def kernels_of(method: str, options: dict[str, Any], optimizer: str, in_bytes: bool) -> list[str]:
     """Names of the kernels, "module:name"; none where the fused layers are not taken.
 
-    Parameters
-    ----------
-    method : str
-        Of `METHODS`.
-    options : dict
-        Of the method.
-    optimizer : str
-        Of `OPTIMIZERS`.
-    in_bytes : bool
-        Whether gradients of binary convolutions are multiplied in bytes.
+    `options` are those of the method; `in_bytes` says how gradients of binary convolutions are multiplied.
     """
     if not has_vectors():
         return []

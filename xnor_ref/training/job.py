@@ -90,14 +90,14 @@ def train_run(
         callbacks = make_callbacks(config, model, data, steps)
         observer.note(describe_model(model, data))
         if config.backward == "int8" and not multiplies_bytes():
-            why = "the NumPy references compute"
-            if not without_kernels():
-                why = "this processor does not multiply bytes (VNNI)"
+            computing = "the NumPy references compute"
+            why = computing if without_kernels() else "this processor does not multiply bytes (VNNI)"
             observer.note(f"{why}: gradients are multiplied in fp32")
         folder = resume or new_run(f"{config.dataset}-{config.model}-{config.method}-{config.seed}", out)
         identity = {"config": config.identity(), "data": data_identity(data, callbacks)}
         if config.plugin:
             identity["data"]["plugin"] = plugins.load(config.plugin)
+        described = {"model": model.config, "about": about}
         trainer = make_trainer(
             model,
             data,
@@ -112,11 +112,7 @@ def train_run(
             observer=observer,
             validator=lambda: freeze_model(model, about).logits,
             checkpoints=CheckpointFolder(
-                folder.checkpoints_path,
-                identity,
-                {"model": model.config, "about": about},
-                config.keep,
-                config.checkpoint_every,
+                folder.checkpoints_path, identity, described, config.keep, config.checkpoint_every
             ),
             record=folder.append_metrics,
         )
@@ -124,25 +120,19 @@ def train_run(
             try:
                 if resume:
                     trainer.resume(start, observer.note)
-                _begin(config, folder, trainer, identity["data"], resume is not None, observer)
+                folder.write_json(folder.config_path, {"config": config.to_dict(), "data": identity["data"]})
+                here = environment.describe("int8" if trains_in_bytes(config) else "fp32")
+                if resume and (changed := environment.changes(folder.env_path, here)):
+                    told = "the run began under other conditions, its numbers may come out otherwise"
+                    observer.note(f"{told}: {changed}")
+                folder.write_json(folder.env_path, here)
+                folder.truncate_metrics(trainer.position.epoch)
+                folder.report_path.unlink(missing_ok=True)
                 _fit(trainer, config.lr)
                 return finish(folder, model, data, about, observer)
             except KeyboardInterrupt as error:  # every moment is safe to stop at; say where to go on
                 number = getattr(error, "signal_number", signal.SIGINT)
                 raise Interrupted(number, str(error) or "stopped", folder.path) from None
-
-
-def _begin(
-    config: TrainConfig, folder: RunFolder, trainer: Trainer, of_data: dict[str, Any], resumed: bool, observer: Observer
-) -> None:
-    """Bring the files of a run folder to where its trainer stands."""
-    folder.write_json(folder.config_path, {"config": config.to_dict(), "data": of_data})
-    here = environment.describe("int8" if trains_in_bytes(config) else "fp32")
-    if resumed and (changed := environment.changes(folder.env_path, here)):
-        observer.note(f"the run began under other conditions, its numbers may come out otherwise: {changed}")
-    folder.write_json(folder.env_path, here)
-    folder.truncate_metrics(trainer.position.epoch)
-    folder.report_path.unlink(missing_ok=True)
 
 
 def _fit(trainer: Trainer, lr: float) -> None:
@@ -198,8 +188,8 @@ def load_data(config: TrainConfig, download: bool = False, observer: Observer | 
     return dataclasses.replace(
         data,
         classes=data.classes[:count],
-        train=_limited(_of_classes(data.train, count), config.limit_train),
-        val=_limited(_of_classes(data.val, count), config.limit_val),
+        train=_part(data.train, count, config.limit_train),
+        val=_part(data.val, count, config.limit_val),
     )
 
 
@@ -290,20 +280,17 @@ def _said(**values: Any) -> dict[str, Any]:
 # --- data
 
 
-def _of_classes(split: Split, count: int | None) -> Split:
-    """The images of the first `count` classes."""
-    if count is None or split.labels.max() < count:
+def _part(split: Split, classes: int | None, limit: int | None) -> Split:
+    """`limit` images of the first `classes` classes, in their stored order.
+
+    They are picked by a fixed shuffle, since data sets lie sorted by class.
+    """
+    chosen = np.arange(len(split)) if classes is None else np.flatnonzero(split.labels < classes)
+    if limit is not None and limit < len(chosen):
+        chosen = chosen[np.sort(epoch_order(len(chosen), 0, 0)[:limit])]
+    if len(chosen) == len(split):
         return split
-    chosen = split.labels < count
     return Split(np.ascontiguousarray(split.images[chosen]), split.labels[chosen])
-
-
-def _limited(split: Split, limit: int | None) -> Split:
-    """`limit` images in their stored order, picked by a fixed shuffle: data sets lie sorted by class."""
-    if limit is None or limit >= len(split):
-        return split
-    picked = np.sort(epoch_order(len(split), 0, 0)[:limit])
-    return Split(np.ascontiguousarray(split.images[picked]), split.labels[picked])
 
 
 def data_identity(data: Dataset, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:

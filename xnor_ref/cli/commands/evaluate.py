@@ -52,11 +52,9 @@ def command(run: str, quiet: bool, as_json: bool, **values: Any) -> None:
 
 
 def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
-    from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.packed import load_packed
     from xnor_ref.training.callbacks.agreement import check_on
     from xnor_ref.training.fitting.evaluation import evaluate_both
-    from xnor_ref.training.job import load_data
     from xnor_ref.training.storing.float_file import load_float
     from xnor_ref.training.storing.runs import RunFolder
 
@@ -73,9 +71,7 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
         )
     model, about = load_float(folder.float_path)
     packed = load_packed(folder.packed_path)
-    set_threads(config.threads)
-    data = load_data(config, observer=progress)
-    _require_fit(packed, data, path)
+    data = _data_for(packed, config, path, progress)
     check_on(model, data)
     if data.sha256 != about["data_sha256"]:
         progress.note("these are not the images that the run was trained and validated with")
@@ -83,10 +79,8 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
 
 
 def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
-    from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.packed import load_packed
     from xnor_ref.training.fitting.evaluation import packed_logits, score
-    from xnor_ref.training.job import load_data
 
     packed = load_packed(path)
     trained = packed.metadata["training"]
@@ -96,19 +90,23 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
             raise InputError(f"{path} does not say what it was trained on; name a data set with --dataset")
         said = {"dataset": trained["dataset"], **known, **said}
     config = resolve({"data_dir": options.default_data_dir(), **said})
-    set_threads(config.threads)
-    data = load_data(config, observer=progress)
-    _require_fit(packed, data, path)
+    data = _data_for(packed, config, path, progress)
     scores = score(packed_logits(packed, data, progress), data.val.labels, str(path))
     return {
         "model": str(path),
         "dataset": data.name,
         "images": scores.images,
-        "packed": {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss},
+        "packed": scores.figures(),
     }
 
 
-def _require_fit(packed, data, path: Path) -> None:
+def _data_for(packed, config, path: Path, progress):
+    """The data set of a config, if the packed network of the file `path` takes it; from now on with its threads."""
+    from xnor_ref.kernels.basics.threads import set_threads
+    from xnor_ref.training.job import load_data
+
+    set_threads(config.threads)
+    data = load_data(config, observer=progress)
     wanted, given = packed.input_shape, (data.channels, data.image_size, data.image_size)
     if wanted != given:
         raise InputError(f"{path} takes images (C, H, W) of {wanted}, the data set {data.name} has {given}")
@@ -118,19 +116,10 @@ def _require_fit(packed, data, path: Path) -> None:
             if len(packed.classes) != data.num_classes
             else f"{path} was trained for other classes than those of the data set {data.name}"
         )
+    return data
 
 
 def _text(result: dict[str, Any]) -> str:
-    rows = [("", "top-1", "top-5", "loss")]
-    for name, key in (("float network", "float"), ("packed network", "packed")):
-        if key in result:
-            s = result[key]
-            rows.append((name, f"{s['top1']:.2%}", f"{s['top5']:.2%}", f"{s['loss']:.4f}"))
-    lines = [
-        f"{result.get('run', result.get('model'))} on {result['images']:,} validation images of {result['dataset']}",
-        "",
-        options.table(rows, right=(1, 2, 3)),
-    ]
-    if "disagreements" in result:
-        lines += ["", *options.agreement_lines(result)]
-    return "\n".join(lines)
+    what = result.get("run", result.get("model"))
+    title = f"{what} on {result['images']:,} validation images of {result['dataset']}"
+    return "\n".join([title, "", *options.score_lines(result)])

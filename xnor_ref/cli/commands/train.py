@@ -118,9 +118,9 @@ def _resumed(resume: str | None, said: dict[str, Any], out: Path | None):
         start, path = path, path.absolute().parent.parent
     elif not path.exists():
         raise ModelFileError(f"--resume {resume}: there is no such run folder or checkpoint")
-    config = runs.config_of(path)
-    runs.check_said(path, config, said)
-    return runs.RunFolder(path), start
+    run = runs.RunFolder(path)
+    runs.check_said(path, run.config(), said)
+    return run, start
 
 
 def _anchored(config: TrainConfig) -> TrainConfig:
@@ -138,27 +138,13 @@ def _going_on(config: TrainConfig, said: dict[str, Any]) -> TrainConfig:
 
 def report_text(report: dict[str, Any], config: TrainConfig) -> str:
     """The closing report and what to try next."""
-    rows = [("", "top-1", "top-5", "loss", "file")]
-    for name, key, size in (("float network", "float", "float_bytes"), ("packed network", "packed", "packed_bytes")):
-        scores = report[key]
-        rows.append(
-            (
-                name,
-                f"{scores['top1']:.2%}",
-                f"{scores['top5']:.2%}",
-                f"{scores['loss']:.4f}",
-                options.size_text(report[size]),
-            )
-        )
     ratio = report["float_bytes"] / report["packed_bytes"]
     per_epoch = report["seconds_per_epoch"]
     lines = [
         f"{report['model']} ({report['method']}) on {report['dataset']}, {report['epochs']} epochs, "
         f"{report['images']:,} validation images",
         "",
-        options.table(rows, right=(1, 2, 3, 4)),
-        "",
-        *options.agreement_lines(report),
+        *options.score_lines(report),
         f"the packed file is {ratio:.1f} times smaller than that of the float network",
         f"time per epoch: {per_epoch:.1f} s" if per_epoch else "time per epoch: not measured in one piece",
         f"run folder: {report['run']}",

@@ -71,14 +71,8 @@ class MstPull(Callback):
         Of an epoch.
     strength : float
         lambda at its highest; 0 pulls nothing and only gives the figures.
-    kind : {"tree", "centre"}
-        What a filter is pulled to.
-    start, ramp : float
-        Epochs before the pull begins, and over which it then rises.
-    refresh : int, optional
-        Steps from one tree to the next; by default an epoch, at most 100.
-    margin : float
-        Part of a filter's signs in which it may differ unpulled.
+    kind, start, ramp, refresh, margin
+        See above; `refresh` is by default an epoch, at most 100 steps.
 
     Raises
     ------

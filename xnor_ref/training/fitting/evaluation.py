@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,10 @@ class Scores:
     top5: float
     loss: float
     images: int
+
+    def figures(self) -> dict[str, float]:
+        """As JSON values."""
+        return {"top1": self.top1, "top5": self.top5, "loss": self.loss}
 
 
 def float_logits(model, lut: NDArray[np.float32]) -> Callable[[NDArray[np.uint8]], Logits]:
@@ -111,17 +116,14 @@ def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, o
     """
     images, labels = data.val.images, data.val.labels
     with binary_backend("float"), np.errstate(over="ignore", invalid="ignore"):
-        of_float = all_logits(
-            float_logits(model, normalization_table(data.mean, data.std)),
-            images,
-            _reporter(observer, "evaluating the float network"),
-        )
+        network = float_logits(model, normalization_table(data.mean, data.std))
+        of_float = all_logits(network, images, partial(observer.progress, "evaluating the float network"))
     of_packed = packed_logits(packed, data, observer)
     agreement = compare(of_float, of_packed)
     return {
         "images": len(labels),
-        "float": _scores(of_float, labels, "the float network"),
-        "packed": _scores(of_packed, labels, "the packed network"),
+        "float": score(of_float, labels, "the float network").figures(),
+        "packed": score(of_packed, labels, "the packed network").figures(),
         "disagreements": agreement.disagreements,
         "max_logit_difference": agreement.max_logit_difference,
     }
@@ -129,12 +131,7 @@ def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, o
 
 def packed_logits(packed: PackedNetwork, data: Dataset, observer: Observer) -> Logits:
     """Logits of a packed network for all validation images."""
-    return all_logits(packed.logits, data.val.images, _reporter(observer, "evaluating the packed network"))
-
-
-def _scores(logits: Logits, labels, what: str) -> dict[str, float]:
-    scores = score(logits, labels, what)
-    return {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
+    return all_logits(packed.logits, data.val.images, partial(observer.progress, "evaluating the packed network"))
 
 
 def require_agreement(result: dict[str, Any]) -> None:
@@ -144,7 +141,3 @@ def require_agreement(result: dict[str, Any]) -> None:
             f"the float and the packed network disagree on {result['disagreements']} of {result['images']} images "
             f"(largest difference of a logit: {result['max_logit_difference']:g}); they must agree on all"
         )
-
-
-def _reporter(observer: Observer, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: observer.progress(what, done, total)

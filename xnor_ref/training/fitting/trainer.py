@@ -27,26 +27,13 @@ from xnor_ref.training.storing.checkpoint import CheckpointFolder, MismatchError
 
 @dataclass
 class Step:
-    """One training step, as far as it has come; hooks may replace what the step has not used yet.
+    """One training step, as far as it has come; hooks may replace what the step has not used yet."""
 
-    Attributes
-    ----------
-    number : int
-        Counted from 0 over all epochs.
-    images : ndarray of float32, (N, C, H, W)
-        Augmented and normalised.
-    labels : ndarray of int64, (N,)
-    logits : Tensor, (N, classes)
-        The network's answer; there from `after_forward` on.
-    loss : Tensor, ()
-        What is differentiated; there from `after_forward` on.
-    """
-
-    number: int
-    images: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    logits: Tensor = field(init=False)
-    loss: Tensor = field(init=False)
+    number: int  # from 0, over all epochs
+    images: NDArray[np.float32]  # (N, C, H, W), augmented and normalised
+    labels: NDArray[np.int64]  # (N,)
+    logits: Tensor = field(init=False)  # (N, classes), from `after_forward` on
+    loss: Tensor = field(init=False)  # (), from `after_forward` on
 
 
 class Callback:
@@ -134,15 +121,14 @@ class Trainer:
     optimizer : Optimizer
         Over the parameters of `model`.
     learning_rate : callable
-        From the number of a step, counted from 0 over all epochs, to its learning rate.
+        From the number of a step to its learning rate.
     epochs, batch_size : int
-        Batches are whole; what is left over comes in another epoch's order.
+        See `steps_per_epoch`.
     seed : int
         Decides the order of the images and every random number.
     loss : callable
         From logits (Tensor) and labels (int64) to the mean loss (Tensor).
     augment : AugmentSpec, optional
-        Random crops and flips of training images.
     callbacks : sequence of Callback
     validator : callable, optional
         Returns a function from images, uint8 (N, H, W, C), to logits of the network as it stands; by default that is
@@ -151,13 +137,6 @@ class Trainer:
         Where the state goes; a trainer without it writes nothing.
     record : callable, optional
         Called with the figures of each epoch, before its checkpoint is written.
-
-    Attributes
-    ----------
-    position : Position
-        How far training is.
-    steps : int
-        Of an epoch.
 
     Raises
     ------
@@ -186,8 +165,9 @@ class Trainer:
         self.epochs, self.seed, self.loss, self.augment = epochs, seed, loss, augment
         self.steps = steps_per_epoch(len(data.train), batch_size)
         self.batch_size = min(batch_size, len(data.train))
-        self.callbacks, self.checkpoints, self.record = _named(callbacks), checkpoints, record
+        self.callbacks, self.checkpoints, self.record = callbacks, checkpoints, record
         self.position = Position()
+        _require_names(callbacks)
         self._table = batches.normalization_table(data.mean, data.std)
         self._validator = validator or partial(float_logits, model, self._table)
         self._order = lru_cache(maxsize=1)(partial(batches.epoch_order, len(data.train), seed))
@@ -225,9 +205,9 @@ class Trainer:
         while position.step < self.steps:
             self.step()
             self._stop_if_asked()
-            if self.checkpoints and position.step < self.steps:
-                if time.monotonic() - self._saved >= self.checkpoints.every:
-                    self.save()
+            due = self.checkpoints and time.monotonic() - self._saved >= self.checkpoints.every
+            if due and position.step < self.steps:
+                self.save()
         trained = time.monotonic()
         scores = self._validate()
         is_best = scores.top1 > position.best_top1
@@ -306,24 +286,16 @@ class Trainer:
     def batch(self, epoch: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Images (N, C, H, W), augmented and normalised, and labels (N,) of a step of an epoch."""
         split, indices = self.data.train, self.indices(epoch, step)
-        images = batches.make_batch(
-            split.images, indices, self._table, seed=self.seed, epoch=epoch, augment=self.augment
-        )
-        return images, split.labels[indices]
+        how: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "augment": self.augment}
+        return batches.make_batch(split.images, indices, self._table, **how), split.labels[indices]
 
     # --- checkpoints
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint, if there is a folder for it; `best` writes a second copy."""
         if self.checkpoints:
-            states = {
-                f"{callback.name}.{key}": array
-                for callback in self.callbacks
-                for key, array in callback.state_dict().items()
-            }
-            self.checkpoints.save(
-                self.model, self.optimizer, self.position, self.steps_done, best=best, of_callbacks=states
-            )
+            states = {f"{one.name}.{key}": array for one in self.callbacks for key, array in one.state_dict().items()}
+            self.checkpoints.save(self.model, self.optimizer, self.position, self.steps_done, best=best, others=states)
         self._saved = time.monotonic()
 
     def load(self, path: Path) -> None:
@@ -372,11 +344,8 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return max(1, images // batch_size)
 
 
-def _named(callbacks: Sequence[Callback]) -> list[Callback]:
-    """The callbacks, if no two of them would store their state under one name."""
-    stateful = [one for one in callbacks if type(one).state_dict is not Callback.state_dict]
-    names = ["model", "optimizer", *(one.name for one in stateful)]
-    for one in stateful:
-        if names.count(one.name) > 1 or "." in one.name:
-            raise InputError(f"{type(one).__name__}: the name {one.name!r} of its state is taken or has a dot")
-    return list(callbacks)
+def _require_names(callbacks: Sequence[Callback]) -> None:
+    names = [one.name for one in callbacks if type(one).state_dict is not Callback.state_dict]
+    for name in names:
+        if name in ("model", "optimizer") or "." in name or names.count(name) > 1:
+            raise InputError(f"two callbacks with a state need two names without a dot, got {', '.join(names)}")

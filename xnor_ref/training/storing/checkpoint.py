@@ -84,11 +84,11 @@ class CheckpointFolder:
         global_step: int,
         *,
         best: bool = False,
-        of_callbacks: Mapping[str, NDArray] = MappingProxyType({}),
+        others: Mapping[str, NDArray] = MappingProxyType({}),
     ) -> Path:
         """Write a checkpoint atomically, then remove the oldest beyond `keep`; `best` writes a second copy.
 
-        `of_callbacks` are tensors under the names that they have in the file.
+        `others` are tensors of the callbacks, under the names that they have in the file.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class CheckpointFolder:
             if not np.isfinite(array).all():
                 raise NonFiniteError(f"step {global_step}: {name.removeprefix('model.')} holds NaN or infinity")
         tensors |= {f"optimizer.{name}": array for name, array in optimizer.state_dict().items()}
-        tensors |= of_callbacks
+        tensors |= others
         metadata = {
             "format": FORMAT,
             "version": VERSION,

@@ -60,7 +60,18 @@ class RunFolder:
 
     def config(self) -> TrainConfig:
         """The run's config. Raises ModelFileError where it is missing or damaged."""
-        return config_of(self.path)
+        values: Any = None
+        try:
+            values = json.loads(self.config_path.read_bytes())["config"]
+            return TrainConfig(**values)
+        except FileNotFoundError:
+            raise ModelFileError(f"{self.path} is not a run folder: it has no config.json") from None
+        except NotADirectoryError:
+            raise ModelFileError(f"{self.path} is not a folder") from None
+        except KeyError as error:
+            raise ModelFileError(f"{self.config_path} is damaged: it has no {error}") from None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise ModelFileError(f"{self.config_path} is damaged: {error}{plugin_hint(values)}") from None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -112,23 +123,6 @@ class RunFolder:
         """Keep the lines of the first `epochs` epochs only, so that a resumed run writes none twice."""
         kept = [line for line in self.metrics() if line.get("epoch", epochs + 1) <= epochs]
         write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-
-def config_of(folder: Path) -> TrainConfig:
-    """The config of the run in `folder`. Raises ModelFileError."""
-    path = folder / "config.json"
-    values: Any = None
-    try:
-        values = json.loads(path.read_bytes())["config"]
-        return TrainConfig(**values)
-    except FileNotFoundError:
-        raise ModelFileError(f"{folder} is not a run folder: it has no config.json") from None
-    except NotADirectoryError:
-        raise ModelFileError(f"{folder} is not a folder") from None
-    except KeyError as error:
-        raise ModelFileError(f"{path} is damaged: it has no {error}") from None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}{plugin_hint(values)}") from None
 
 
 def is_empty(folder: Path) -> bool:
@@ -186,12 +180,12 @@ def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
     if out is not None:
         if not out.exists() or (out.is_dir() and is_empty(out)):
             return None
-        check_said(out, config_of(out), said)
+        check_said(out, RunFolder(out).config(), said)
         return RunFolder(out)
     refusal = None
     for folder in sorted(_run_folders(), key=lambda f: (_changed(f), f.name), reverse=True):
         try:
-            config = config_of(folder)
+            config = RunFolder(folder).config()
         except ModelFileError:
             continue  # damaged: not the run that was meant, or it cannot go on
         if any(getattr(config, k) != said.get(k, getattr(config, k)) for k in ("dataset", "model", "method", "seed")):
