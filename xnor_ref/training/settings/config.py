@@ -24,6 +24,16 @@ _BINARY = ("method", "xnor_ref.nn.methods:methods_with")
 _SHAPES = ("dataset", ("shapes",))
 
 
+def _option(*rule: Any, **more: Any) -> Any:
+    """A field that is None by default."""
+    return _field(None, *rule, **more)
+
+
+def _binary(*rule: Any, **more: Any) -> Any:
+    """The same, for methods with binary layers alone."""
+    return _option(*rule, needs=_BINARY, **more)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run; `resolve` fills in what was not said.
@@ -35,46 +45,42 @@ class TrainConfig:
         message names the key, the value and what is allowed.
     """
 
-    dataset: str = _field("shapes", "choice", "Data set.", choices="xnor_ref.datasets:names")
-    model: str = _field("shapes-net", "choice", "Network.", choices="xnor_ref.models:names")
+    dataset: str = _field("shapes", "choice", "Data set.", "xnor_ref.datasets:names")
+    model: str = _field("shapes-net", "choice", "Network.", "xnor_ref.models:names")
     method: str = _field(
         "xnor",
         "choice",
         "What is binary, and how it is scaled; full: the full-precision twin.",
-        choices="xnor_ref.nn.methods:METHODS",
+        "xnor_ref.nn.methods:METHODS",
     )
-    faithful: str | None = _field(
-        None,
+    faithful: str | None = _option(
         "choice",
         "Train as the authors' released code does where it differs from the paper; see docs/faithful.md.",
-        choices="xnor_ref.training.settings.faithful:PRESETS",
+        "xnor_ref.training.settings.faithful:PRESETS",
     )
     epochs: int = _field(10, "int", "Passes over the training images.", low=1, high=100_000)
     batch_size: int = _field(64, "int", "Images per optimiser step.", low=2, high=65_536)
-    optimizer: str = _field("adam", "choice", "Optimiser.", choices="xnor_ref.optim:OPTIMIZERS")
+    optimizer: str = _field("adam", "choice", "Optimiser.", "xnor_ref.optim:OPTIMIZERS")
     lr: float = _field(0.001, "float", "Highest learning rate.", low=0, open=True)
     momentum: float = _field(0.9, "float", "Momentum of sgd.", low=0, high=0.9999, needs=("optimizer", ("sgd",)))
-    eps: float | None = _field(
-        None, "float", "eps of adam (default: 1e-8).", low=0, high=1, open=True, needs=("optimizer", ("adam",))
+    eps: float | None = _option(
+        "float", "eps of adam (default: 1e-8).", low=0, high=1, open=True, needs=("optimizer", ("adam",))
     )
     weight_decay: float = _field(0.0, "float", "Weight decay of real weights.", low=0, high=1)
-    decay_all: bool | None = _field(None, "bool", "Weight decay of all parameters, also latent weights and BatchNorm.")
-    decay_epochs: int | None = _field(None, "int", "Epochs with weight decay (default: all).", low=1, high=100_000)
-    schedule: str = _field("cosine", "choice", "How the learning rate falls.", choices="xnor_ref.optim:KINDS")
-    milestones: list[int] | None = _field(  # noqa: RUF009 - the default is None
-        None,
+    decay_all: bool | None = _option("bool", "Weight decay of all parameters, also latent weights and BatchNorm.")
+    decay_epochs: int | None = _option("int", "Epochs with weight decay (default: all).", low=1, high=100_000)
+    schedule: str = _field("cosine", "choice", "How the learning rate falls.", "xnor_ref.optim:KINDS")
+    milestones: list[int] | None = _option(  # noqa: RUF009 - the default is None
         "integers",
         "Epochs after which schedule step divides the learning rate by 10 (default: 1/2 and 3/4 of all).",
         needs=("schedule", ("step",)),
     )
-    lr_factors: list[float] | None = _field(  # noqa: RUF009 - the default is None
-        None,
+    lr_factors: list[float] | None = _option(  # noqa: RUF009 - the default is None
         "numbers",
         "What lr is multiplied by after each of the milestones (default: 0.1, 0.01, ...).",
         needs=("schedule", ("step",)),
     )
-    power: float | None = _field(
-        None,
+    power: float | None = _option(
         "float",
         "Power of schedule polynomial (default: 4).",
         low=0,
@@ -82,15 +88,11 @@ class TrainConfig:
         open=True,
         needs=("schedule", ("polynomial",)),
     )
-    final_lr: float | None = _field(
-        None,
-        "float",
-        "Learning rate at the end (default: 0).",
-        low=0,
-        needs=("schedule", ("cosine", "linear", "polynomial")),
+    final_lr: float | None = _option(
+        "float", "Learning rate at the end (default: 0).", low=0, needs=("schedule", ("cosine", "linear", "polynomial"))
     )
     warmup_epochs: float = _field(0.0, "float", "Epochs of linear warm-up.", low=0, high=100_000)
-    loss: str = _field("cross-entropy", "choice", "Loss.", choices="xnor_ref.nn:LOSSES")
+    loss: str = _field("cross-entropy", "choice", "Loss.", "xnor_ref.nn:LOSSES")
     label_smoothing: float = _field(
         0.0, "float", "Label smoothing of cross-entropy.", low=0, high=0.9, needs=("loss", ("cross-entropy",))
     )
@@ -98,7 +100,7 @@ class TrainConfig:
         "auto",
         "choice",
         "Kernels: auto, the fastest on this processor; reference, slow and readable ones in NumPy.",
-        choices=("auto", "reference"),
+        ("auto", "reference"),
     )
     check_agreement: bool = _field(
         True,
@@ -110,174 +112,116 @@ class TrainConfig:
         "auto",
         "choice",
         "Arithmetic of the gradients of binary convolutions; auto: int8 where the processor multiplies bytes.",
-        choices="xnor_ref.nn.backend:BACKWARDS",
+        "xnor_ref.nn.backend:BACKWARDS",
     )
     augment: bool = _field(True, "bool", "Random crops and flips of training images.")
     seed: int = _field(0, "int", "Seed of everything random.", low=0, high=2**63 - 1)
-    input_scale: str | None = _field(
-        None,
+    input_scale: str | None = _binary(
         "choice",
         "Input scale K of binary layers (default: plain; off if the data set's recipe, block order cbap or faithful "
         "turns it off, unless k_grad needs it).",
-        choices="xnor_ref.binary:INPUT_SCALES",
-        needs=_BINARY,
+        "xnor_ref.binary:INPUT_SCALES",
     )
-    pad_value: int | None = _field(
-        None, "int-choice", "Padding of binary convolutions (default: the model's).", choices=(-1, 0, 1), needs=_BINARY
+    pad_value: int | None = _binary("int-choice", "Padding of binary convolutions (default: the model's).", (-1, 0, 1))
+    grad_mode: str | None = _binary(
+        "choice", "Gradient of binary weights (default: the model's).", "xnor_ref.binary:WEIGHT_GRADIENTS"
     )
-    grad_mode: str | None = _field(
-        None,
-        "choice",
-        "Gradient of binary weights (default: the model's).",
-        choices="xnor_ref.binary:WEIGHT_GRADIENTS",
-        needs=_BINARY,
+    weight_scale: str | None = _binary(
+        "choice", "Weight scale alpha of binary layers (default: the model's).", "xnor_ref.binary:WEIGHT_SCALES"
     )
-    weight_scale: str | None = _field(
-        None,
-        "choice",
-        "Weight scale alpha of binary layers (default: the model's).",
-        choices="xnor_ref.binary:WEIGHT_SCALES",
-        needs=_BINARY,
+    k_grad: bool | None = _binary("bool", "Let the gradient flow through K too.")
+    centre: bool | None = _binary("bool", "Mean-centre latent weights after each step.")
+    clamp: bool | None = _binary("bool", "Clamp latent weights to [-1, 1] after each step.")
+    glorot: bool | None = _binary("bool", "Uniform initial weights, and learning rates scaled by fan-in and fan-out.")
+    stochastic: bool | None = _binary("bool", "Draw the signs of weights at random in training.")
+    gamma: str | None = _binary(
+        "choice", "Factors of the learned scale of xnor++ (default: o-h-w).", "xnor_ref.nn:GAMMAS"
     )
-    k_grad: bool | None = _field(None, "bool", "Let the gradient flow through K too.", needs=_BINARY)
-    centre: bool | None = _field(None, "bool", "Mean-centre latent weights after each step.", needs=_BINARY)
-    clamp: bool | None = _field(None, "bool", "Clamp latent weights to [-1, 1] after each step.", needs=_BINARY)
-    glorot: bool | None = _field(
-        None, "bool", "Uniform initial weights, and learning rates scaled by fan-in and fan-out.", needs=_BINARY
+    gamma_init: str | None = _binary(
+        "choice", "Initial value of the learned scale of xnor++ (default: ones).", "xnor_ref.nn.methods:GAMMA_INITS"
     )
-    stochastic: bool | None = _field(None, "bool", "Draw the signs of weights at random in training.", needs=_BINARY)
-    gamma: str | None = _field(
-        None,
-        "choice",
-        "Factors of the learned scale of xnor++ (default: o-h-w).",
-        choices="xnor_ref.nn:GAMMAS",
-        needs=_BINARY,
-    )
-    gamma_init: str | None = _field(
-        None,
-        "choice",
-        "Initial value of the learned scale of xnor++ (default: ones).",
-        choices="xnor_ref.nn.methods:GAMMA_INITS",
-        needs=_BINARY,
-    )
-    block_order: str | None = _field(
-        None,
+    block_order: str | None = _binary(
         "choice",
         "Order of BatchNorm, activation, convolution and pooling (default: bacp).",
-        choices="xnor_ref.nn.methods:BLOCK_ORDERS",
-        needs=_BINARY,
+        "xnor_ref.nn.methods:BLOCK_ORDERS",
     )
-    weight_bits: int | None = _field(None, "int", "Bits of a weight (default: 1).", low=1, high=8, needs=_BINARY)
-    input_bits: int | None = _field(
-        None, "int", "Bits of an input of a binary layer (default: 1).", low=1, high=8, needs=_BINARY
+    weight_bits: int | None = _binary("int", "Bits of a weight (default: 1).", low=1, high=8)
+    input_bits: int | None = _binary("int", "Bits of an input of a binary layer (default: 1).", low=1, high=8)
+    weight_quantizer: str | None = _binary(
+        "choice", "What rounds weights of several bits (default: uniform).", "xnor_ref.binary:QUANTIZERS"
     )
-    weight_quantizer: str | None = _field(
-        None,
-        "choice",
-        "What rounds weights of several bits (default: uniform).",
-        choices="xnor_ref.binary:QUANTIZERS",
-        needs=_BINARY,
+    grad_bits: int | None = _binary(
+        "int", "Bits of the gradient that is propagated through binary weights (default: real).", low=1, high=8
     )
-    grad_bits: int | None = _field(
-        None,
-        "int",
-        "Bits of the gradient that is propagated through binary weights (default: real).",
-        low=1,
-        high=8,
-        needs=_BINARY,
+    sign_gradient: str | None = _binary(
+        "choice", "What stands in for the derivative of sign (default: ste).", "xnor_ref.binary:SIGN_GRADIENTS"
     )
-    sign_gradient: str | None = _field(
-        None,
-        "choice",
-        "What stands in for the derivative of sign (default: ste).",
-        choices="xnor_ref.binary:SIGN_GRADIENTS",
-        needs=_BINARY,
-    )
-    shift_batch_norm: bool | None = _field(
-        None, "bool", "BatchNorm with factors that are powers of two.", needs=_BINARY
-    )
-    shortcut: str | None = _field(
-        None,
+    shift_batch_norm: bool | None = _binary("bool", "BatchNorm with factors that are powers of two.")
+    shortcut: str | None = _binary(
         "choice",
         "A shortcut around every binary convolution (default: the model's own).",
-        choices="xnor_ref.nn.methods:SHORTCUTS",
-        needs=_BINARY,
+        "xnor_ref.nn.methods:SHORTCUTS",
     )
-    relu: bool | None = _field(
-        None,
-        "bool",
-        "ReLU after each binary layer (default: what the data set's recipe says).",
-        needs=_BINARY,
-    )
-    react: bool | None = _field(None, "bool", "Shifted signs and PReLU after each binary layer.", needs=_BINARY)
-    batch_norm: str | None = _field(
-        None,
+    relu: bool | None = _binary("bool", "ReLU after each binary layer (default: what the data set's recipe says).")
+    react: bool | None = _binary("bool", "Shifted signs and PReLU after each binary layer.")
+    batch_norm: str | None = _binary(
         "choice",
         "BatchNorm's eps and initial scale: usual, or as in the authors' released code (default: plain).",
-        choices="xnor_ref.nn.methods:BATCH_NORMS",
-        needs=_BINARY,
+        "xnor_ref.nn.methods:BATCH_NORMS",
     )
-    plugin: str | None = _field(
-        None,
+    plugin: str | None = _option(
         "text",
         "Run this Python file first; it may register rules and networks of its own. Run none that you do not trust.",
         identity=False,
     )
-    init_from: str | None = _field(None, "text", "Start with the weights of this float network, checkpoint or run.")
-    teacher: str | None = _field(None, "text", "Learn also from the answers of this network: a model file or a run.")
-    distill_weight: float | None = _field(
-        None, "float", "Share of the teacher in the loss (default: 0.9).", low=0, high=1, open=True
+    init_from: str | None = _option("text", "Start with the weights of this float network, checkpoint or run.")
+    teacher: str | None = _option("text", "Learn also from the answers of this network: a model file or a run.")
+    distill_weight: float | None = _option(
+        "float", "Share of the teacher in the loss (default: 0.9).", low=0, high=1, open=True
     )
-    temperature: float | None = _field(
-        None, "float", "What the teacher's logits are divided by (default: 4).", low=0, high=1000, open=True
+    temperature: float | None = _option(
+        "float", "What the teacher's logits are divided by (default: 4).", low=0, high=1000, open=True
     )
-    mst_lambda: float | None = _field(
-        None,
+    mst_lambda: float | None = _option(
         "float",
         "Pull between filters for MST-compression, relative to the task; 0 only logs their distance.",
         low=0,
         high=100,
     )
-    mst_pull: str | None = _field(
-        None,
+    mst_pull: str | None = _option(
         "choice",
         "Target of the pull: tree (default), a filter's neighbours there; centre, the signs of most filters.",
-        choices=("tree", "centre"),
+        ("tree", "centre"),
     )
-    mst_start: float | None = _field(None, "float", "Epochs before the pull begins (default: 0).", low=0, high=100_000)
-    mst_ramp: float | None = _field(
-        None, "float", "Epochs over which the pull rises (default: 0).", low=0, high=100_000
+    mst_start: float | None = _option("float", "Epochs before the pull begins (default: 0).", low=0, high=100_000)
+    mst_ramp: float | None = _option("float", "Epochs over which the pull rises (default: 0).", low=0, high=100_000)
+    mst_refresh: int | None = _option(
+        "int", "Steps between two searches for the trees (default: an epoch, at most 100).", low=1, high=10**9
     )
-    mst_refresh: int | None = _field(
-        None, "int", "Steps between two searches for the trees (default: an epoch, at most 100).", low=1, high=10**9
+    mst_margin: float | None = _option(
+        "float", "Share of signs in which two filters may differ without a pull (default: 0).", low=0, high=0.5
     )
-    mst_margin: float | None = _field(
-        None, "float", "Share of signs in which two filters may differ without a pull (default: 0).", low=0, high=0.5
+    model_options: dict[str, Any] = _field({}, "table", "Option of this network alone, such as width=32.")  # noqa: RUF009 - `_field` makes a default_factory of it
+    train_size: int | None = _option(
+        "int", "Images that the data set shapes draws for training.", low=1, high=1_000_000, needs=_SHAPES
     )
-    model_options: dict[str, Any] = _field(  # noqa: RUF009 - `_field` makes a default_factory of it
-        {}, "table", "Option of this network alone, such as width=32."
+    val_size: int | None = _option(
+        "int", "Images that the data set shapes draws for validation.", low=1, high=1_000_000, needs=_SHAPES
     )
-    train_size: int | None = _field(
-        None, "int", "Images that the data set shapes draws for training.", low=1, high=1_000_000, needs=_SHAPES
-    )
-    val_size: int | None = _field(
-        None, "int", "Images that the data set shapes draws for validation.", low=1, high=1_000_000, needs=_SHAPES
-    )
-    image_size: int | None = _field(
-        None,
+    image_size: int | None = _option(
         "int",
         "Pixels a side to which images of the data set folder are resized.",
         low=8,
         high=1024,
         needs=("dataset", ("folder",)),
     )
-    limit_classes: int | None = _field(None, "int", "Take the first N classes of the data set only.", low=2, high=2**40)
-    limit_train: int | None = _field(None, "int", "Train on a fixed choice of N images only.", low=1, high=2**40)
-    limit_val: int | None = _field(None, "int", "Validate on a fixed choice of N images only.", low=1, high=2**40)
+    limit_classes: int | None = _option("int", "Take the first N classes of the data set only.", low=2, high=2**40)
+    limit_train: int | None = _option("int", "Train on a fixed choice of N images only.", low=1, high=2**40)
+    limit_val: int | None = _option("int", "Validate on a fixed choice of N images only.", low=1, high=2**40)
     data_dir: str = _field("data", "text", "Folder that holds the data sets.", identity=False)
-    archive: str | None = _field(None, "text", "Zip archive to read the data set from.", identity=False)
-    threads: int | None = _field(
-        None, "int", "Threads for all computing (default: all processors).", identity=False, low=1, high=1024
+    archive: str | None = _option("text", "Zip archive to read the data set from.", identity=False)
+    threads: int | None = _option(
+        "int", "Threads for all computing (default: all processors).", identity=False, low=1, high=1024
     )
     checkpoint_every: float = _field(
         60.0, "float", "Seconds between checkpoints inside an epoch.", identity=False, low=0, high=1e9

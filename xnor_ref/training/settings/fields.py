@@ -12,13 +12,13 @@ from typing import Any
 from xnor_ref.errors import InputError, InputTypeError
 
 
-def define(default: Any, kind: str, help: str, *, identity: bool = True, **rule: Any) -> Any:
+def define(default: Any, kind: str, help: str, choices: Any = None, *, identity: bool = True, **rule: Any) -> Any:
     """A field with its rule; `identity` is False where the value cannot change a run's results.
 
     `choices` is a tuple, or "module:name" of the registry that holds them. `needs` is (other field, its values with
     which this one has an effect), or in place of the values "module:function", which gives them for this field's name.
     """
-    metadata = {"kind": kind, "help": help, "identity": identity, **rule}
+    metadata = {"kind": kind, "help": help, "choices": choices, "identity": identity, **rule}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
