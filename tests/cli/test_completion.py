@@ -133,7 +133,7 @@ def test_messages_name_the_program_as_it_was_started(tmp_path):
         assert done.returncode == 3 and f"  {shown} train --dataset mnist --data-dir DIR" in done.stderr
 
 
-@pytest.mark.parametrize("path", ["/usr/bin/xnor-ref", "C:/xnor-ref.exe"])
+@pytest.mark.parametrize("path", ["/usr/bin/xnor-ref", "C:/xnor-ref.exe", "/lib/pytest/__main__.py"])
 def test_an_installed_program_is_named_without_its_folder(path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [path])
     assert text.program() == "xnor-ref"

@@ -7,12 +7,10 @@ import sys
 
 def program() -> str:
     """How this program was called, for messages that can be pasted."""
-    name = os.path.basename(sys.argv[0])
-    if name == "__main__.py":
+    folder, name = os.path.split(sys.argv[0])
+    if name == "__main__.py" and os.path.basename(folder) == "xnor_ref":
         return "python -m xnor_ref"
-    if name == "cli.py":
-        return f"python {shlex.quote(sys.argv[0])}"
-    return "xnor-ref"
+    return f"python {shlex.quote(sys.argv[0])}" if name == "cli.py" else "xnor-ref"
 
 
 def say(text: str) -> None:
