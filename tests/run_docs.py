@@ -42,6 +42,11 @@ def documented_commands(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[2:] for line in lines]
 
 
+def files_of(text: str) -> dict[str, str]:
+    """The files that a document shows whole: python blocks with a title."""
+    return dict(re.findall(r"^```python title=(\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+
+
 def prepared(arguments: list[str], scratch: Path, data: Path | None) -> tuple[list[str], int]:
     """The arguments to run in `scratch`, and the exit code to expect."""
     arguments = [argument.replace(DEFAULT_RUN, "runs/first") for argument in arguments]
@@ -110,6 +115,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_folder_of_photos(scratch / "photos")
+        for path in documents:
+            for file, text in files_of(path.read_text()).items():
+                (scratch / file).write_text(text)
         lines = dict.fromkeys(line.split("  #")[0].rstrip() for path in documents for line in lines_to_run(path))
         ended = [run_line(line, scratch, data) for line in lines]  # each once
     return 0 if all(ended) else 1

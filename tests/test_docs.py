@@ -4,18 +4,25 @@ import doctest
 import inspect
 import re
 from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.check_distribution import differences
 from tests.conftest import REPOSITORY
-from tests.run_docs import documented_commands
-from xnor_ref import errors
+from tests.run_docs import documented_commands, files_of
+from xnor_ref import binary, errors, models
+from xnor_ref.cli import main
 from xnor_ref.cli.group import COMMANDS as NAMES
 from xnor_ref.datasets import shapes
+from xnor_ref.nn.settings import RULES
+from xnor_ref.training.settings import plugins
 from xnor_ref.training.settings.config import load_toml
 from xnor_ref.training.settings.recipes import RECIPES
 from xnor_ref.training.settings.resolve import resolve
+from xnor_ref.training.storing.float_file import load_float
 
 PLACES = "*.md", "docs/**/*.md", "data/*.md", "xnor_ref/**/*.md"
 DOCUMENTS = sorted(path for place in PLACES for path in REPOSITORY.glob(place))
@@ -27,17 +34,79 @@ def test_commands_are_found():
     assert documented_commands("```sh\npython cli.py info  # x\n```\n```text\npython cli.py no\n```\n") == [["info"]]
 
 
+@pytest.fixture
+def shown_files(tmp_path, monkeypatch):
+    """The working folder holds the files that documents show, and what they register is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "_NETWORKS", dict(models._NETWORKS))
+    for registry in RULES.values():
+        monkeypatch.setattr(registry, "_rules", dict(registry._rules))
+    for path in DOCUMENTS:
+        for file, text in files_of(path.read_text()).items():
+            (tmp_path / file).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["median.py", "tiny_net.py"])
+def test_a_rule_and_a_network_of_ones_own_take_one_short_file(shown_files, name):
+    assert len((shown_files / name).read_text().splitlines()) <= 25
+
+
+def test_a_rule_of_ones_own_is_trained_frozen_and_equal(shown_files, capsys):
+    small = ["--epochs", "1", "--train-size", "96", "--val-size", "32", "--quiet"]
+    own = ["--plugin", "median.py", "--weight-scale", "median"]
+    assert main(["train", *small, *own, "--out", "run"]) == 0
+    assert "images on which the two disagree: 0 of 32" in capsys.readouterr().out
+    frozen = load_file("run/model.safetensors")
+    model = load_float(Path("run/float.safetensors"))[0]
+    layer = dict(model.named_modules())["block1.conv"]
+    alpha = np.median(np.abs(layer.weight.data), axis=(1, 2, 3))
+    np.testing.assert_allclose(frozen["block1.conv.alpha"], alpha, rtol=1e-6)
+
+    Path("median.py").write_text(Path("median.py").read_text().replace("median |W|", "another text"))
+    plugins._loaded.clear()
+    binary.WEIGHT_SCALES.remove("median")
+    assert main(["train", "--resume", "run/checkpoints/best.safetensors", "--plugin", "median.py"]) == 4
+    assert "plugin" in capsys.readouterr().err
+    binary.WEIGHT_SCALES.remove("median")
+    for command in (["evaluate", "run"], ["export", "run", "-o", "x.safetensors"], ["train", "--resume", "run"]):
+        assert main(command) == 4
+        err = capsys.readouterr().err
+        assert "got 'median'" in err and "--plugin" in err and "median.py" in err, err
+    assert main(["predict", "run", "run/sample.png"]) == 0
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("import nothing_of_this_name", "line 1: ModuleNotFoundError"),
+        ("\n\n1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
+        ("x = (\n", "line 1: SyntaxError"),
+        (None, "No such file"),
+    ],
+)
+def test_a_plugin_that_fails_is_named_with_its_line(shown_files, capsys, text, message):
+    if text is not None:
+        Path("own.py").write_text(text)
+    plugins._loaded.clear()
+    assert main(["train", "--plugin", "own.py"]) == 2
+    err = capsys.readouterr().err
+    assert "plugin own.py" in err and message in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_documented_commands_parse(arguments):
+def test_documented_commands_parse(arguments, shown_files):
     assert arguments[0] in NAMES
+    plugins._loaded.clear()
     command = import_module(f"xnor_ref.cli.commands.{arguments[0]}").command
     command.make_context(arguments[0], list(arguments[1:]))
 
 
-def test_python_examples_give_what_they_show():
-    text = (REPOSITORY / "README.md").read_text()
+@pytest.mark.parametrize("name", ["README.md", "docs/own-rule.md"])
+def test_python_examples_give_what_they_show(name):
+    text = (REPOSITORY / name).read_text()
     examples = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    test = doctest.DocTestParser().get_doctest(examples, {}, "README.md", "README.md", 0)
+    test = doctest.DocTestParser().get_doctest(examples, {}, name, name, 0)
     assert len(test.examples) > 5
     assert doctest.DocTestRunner().run(test).failed == 0
 

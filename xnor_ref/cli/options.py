@@ -27,13 +27,10 @@ def _load_plugin(context: click.Context, parameter: click.Parameter, path: str |
     return path
 
 
-def _plugin_option(**how: Any) -> Callable:
+def plugin_option(**how: Any) -> Callable:
     """--plugin, run before any other option is looked at, since its rules are among their choices."""
     help = FIELDS["plugin"].metadata["help"]
     return click.option("--plugin", metavar="FILE.py", is_eager=True, callback=_load_plugin, help=help, **how)
-
-
-plugin_option = _plugin_option(expose_value=False)
 
 
 def field_options(*names: str) -> Callable:
@@ -52,7 +49,7 @@ def _option(field: dataclasses.Field) -> Callable:
     if field.name == "data_dir":
         return click.option(flag, metavar="FOLDER", help=f"{help} [{DATA_DIR_VARIABLE} in the environment, or data]")
     if field.name == "plugin":
-        return _plugin_option()
+        return plugin_option()
     if kind == "bool":
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=help)
     if kind == "table":

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from xnor_ref.bench import networks
@@ -97,6 +98,8 @@ def measure_training(
     *,
     backwards: tuple[str, ...] = USUAL,
     input_scales: tuple[str, ...] = ("off",),
+    weight_scales: tuple[str, ...] = ("alpha",),
+    plugin: str | None = None,
     compiled: bool = True,
     cold: bool = False,
     profiled: bool = False,
@@ -106,7 +109,8 @@ def measure_training(
 
     Parameters
     ----------
-    backwards, input_scales : ours is measured in all combinations; scales have no effect on a method without K
+    backwards, input_scales, weight_scales : ours is measured in all combinations that the method takes
+    plugin : a file that registers some of them
     compiled : whether torch.compile is tried, which takes half a minute each time
     cold : whether the start with nothing compiled is measured too
     profiled : whether `train_profile.profile` is asked for too
@@ -135,7 +139,7 @@ def measure_training(
     starts: dict[str, dict[str, float]] = {}
     best: dict[str, str] = {}
     with ExitStack() as stack:
-        for name, setup in ours(task, backwards, input_scales).items():
+        for name, setup in ours(task, backwards, input_scales, weight_scales, plugin).items():
             say(f"{task.network}: {name}")
             try:
                 with started(setup):  # what is not in the cache is compiled now, in a process of its own
@@ -189,18 +193,24 @@ def measure_training(
     }
 
 
-def ours(task: Task, backwards: tuple[str, ...], input_scales: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def ours(
+    task: Task,
+    backwards: tuple[str, ...],
+    input_scales: tuple[str, ...] = ("off",),
+    weight_scales: tuple[str, ...] = ("alpha",),
+    plugin: str | None = None,
+) -> dict[str, dict[str, Any]]:
     """What each contender of ours is told to make, by name. Raises InputError if there is none."""
-    with_k = task.method in methods_with("input_scale")
+    taken = METHODS[task.method].options
     setups = {}
-    for scale in input_scales if with_k else (None,):
-        for backward in backwards:
-            if backward == "int8" and not METHODS[task.method].on_bits:
-                continue
-            way = "layer by layer" if backward == "reference" else f"{backward} backward"
-            name = f"ours, {way}" + (", K" if scale == "plain" else "")
-            options = {"input_scale": scale} if scale else {}
-            setups[name] = {"kind": "ours", **vars(task), "backward": backward, "options": options}
+    for k, alpha, backward in product(input_scales, weight_scales, backwards):
+        if backward == "int8" and not METHODS[task.method].on_bits:
+            continue
+        options = {key: value for key, value in (("input_scale", k), ("weight_scale", alpha)) if key in taken}
+        way = "layer by layer" if backward == "reference" else f"{backward} backward"
+        name = f"ours, {way}" + (", K" if options.get("input_scale") == "plain" else "")
+        name += "" if options.get("weight_scale", "alpha") == "alpha" else f", {alpha}"
+        setups[name] = {"kind": "ours", **vars(task), "backward": backward, "options": options, "plugin": plugin}
     if not setups:
         raise InputError(f"backward int8 is for binary layers with binary inputs, which method {task.method} has not")
     return setups

@@ -26,6 +26,7 @@ from xnor_ref.training.callbacks.finite import FiniteCheck
 from xnor_ref.training.callbacks.projections import Projections
 from xnor_ref.training.fitting.trainer import Trainer
 from xnor_ref.training.job import compile_steps
+from xnor_ref.training.settings import plugins
 from xnor_ref.training.settings.resolve import resolve
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.23, 0.23)
@@ -63,7 +64,10 @@ class Ours(Trainer):
         options: dict[str, Any],
         path: str | None = None,
         images: int | None = None,
+        plugin: str | None = None,
     ):
+        if plugin is not None:
+            plugins.load(plugin)
         set_threads(threads)
         keep_freed_memory()
         apply_backward(backward)

@@ -2,6 +2,7 @@
 
 import click
 
+from xnor_ref.cli import options
 from xnor_ref.cli.bench import bench_options, bench_text
 from xnor_ref.cli.bench.bench_options import Measurement
 from xnor_ref.cli.group import Command
@@ -27,6 +28,8 @@ from xnor_ref.cli.group import Command
 @click.option(
     "--input-scale", metavar="NAME,...", help="off, plain or both: without K and with it, where METHOD has one [off]."
 )
+@click.option("--weight-scale", metavar="NAME,...", default="alpha", help="Rules for alpha, beside each other [alpha].")
+@options.plugin_option(expose_value=True)
 @click.option("--baselines", metavar="NAME,...|none", help="torch, torch-bf16 [both].")
 @click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
 @click.option("--cold", is_flag=True, help="Measure the start with nothing compiled, too.")
@@ -42,6 +45,8 @@ def train(
     threads: int | None,
     backward: str,
     input_scale: str | None,
+    weight_scale: str,
+    plugin: str | None,
     baselines: str | None,
     compiled: bool,
     cold: bool,
@@ -56,6 +61,7 @@ def train(
     """
     from xnor_ref.bench import networks, plots
     from xnor_ref.bench.training import train as training
+    from xnor_ref.binary import WEIGHT_SCALES
     from xnor_ref.kernels.basics.threads import get_threads
 
     threads = get_threads() if threads is None else threads
@@ -81,6 +87,8 @@ def train(
                     training.QUICK if quick else training.FULL,
                     backwards=sides,
                     input_scales=scales,
+                    weight_scales=training.parse_names("weight scale", weight_scale, tuple(WEIGHT_SCALES)),
+                    plugin=plugin,
                     compiled=compiled and not quick,
                     cold=cold,
                     profiled=profile,

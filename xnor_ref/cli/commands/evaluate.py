@@ -25,7 +25,7 @@ _FIELDS = ("dataset", "data_dir", "archive", *_SIZES, "threads")
 @click.argument("run", metavar="RUN|MODEL")
 @options.field_options(*_FIELDS)
 @options.quiet_option
-@options.plugin_option
+@options.plugin_option(expose_value=False)
 @options.json_option
 def command(run: str, quiet: bool, as_json: bool, **values: Any) -> None:
     """Score a run's networks, or a model file, on the validation images.

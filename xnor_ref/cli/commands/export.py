@@ -17,7 +17,7 @@ from xnor_ref.cli.group import Command
 @click.option("-o", "--output", required=True, metavar="FILE", help="The model file to write.")
 @click.option("--which", type=click.Choice(["best", "last"]), default="last", show_default=True, help="Checkpoint.")
 @click.option("--force", is_flag=True, help="Overwrite FILE if it is there.")
-@options.plugin_option
+@options.plugin_option(expose_value=False)
 @options.json_option
 def command(run: str, output: str, which: str, force: bool, as_json: bool) -> None:
     """Freeze a run's checkpoint to a model file.

@@ -29,7 +29,7 @@ from xnor_ref.training.settings.config import did_you_mean
 @click.option("--classes", type=int, metavar="N", help="With --network: number of classes.")
 @options.field_options("method", "model_options")
 @options.field_options("data_dir")
-@options.plugin_option
+@options.plugin_option(expose_value=False)
 @options.json_option
 def command(path: str | None, network: str | None, data_dir: str | None, as_json: bool, **settings: Any) -> None:
     """Versions and data sets; or what a model file or run holds, or what a network costs.
