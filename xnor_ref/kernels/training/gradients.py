@@ -48,7 +48,9 @@ _NO_PADDED = np.zeros((0, 0), np.float32), False, False, 0, np.zeros((1,) * 4, n
 
 # --- the gradient of the weight ----------------------------------------------------------------------------------
 
-# Entries of a geometry; strides in bytes.
+# Entries of a geometry. Sums run over IMAGES, ROWS and RUN elements of a row. X_* are the bytes to the next image, row,
+# element and channel of x; OUT_* the rows of the result to the next channel and tap. FOLD is the C of `WeightGradient`,
+# PIECE the channels of a piece of work, TILE_* what one call of the micro-kernel takes.
 (
     IMAGES, ROWS, RUN, OUTPUTS, CHANNELS, X_IMAGE, X_ROW, X_STEP, X_CHANNEL, FOLD, OUT_CHANNEL, OUT_TAP, PIECE,
     TILE_INPUTS, TILE_BLOCKS, SIZE,

@@ -32,7 +32,9 @@ SHARED = 80e6  # picoseconds of work that a second thread helps with
 MAX_TABLE = 1 << 20  # entries of a border table
 INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `microkernels/tile.py`
 
-# Entries of a geometry, addresses and strides in bytes.
+# Entries of a geometry; addresses, strides in bytes. The epilogue reads TABLE, COLUMNS, ALPHA and K: the border table
+# and where in it a column begins; for SCALED alpha and K, for BITS the limits and the bits that are flipped. For REAL
+# the four are bias, scale, shift and floor.
 (
     N_IMAGES, OUT_H, OUT_W, OUT_CHANNELS, GROUP_ROWS, RUN, KERNEL_H,
     X, X_IMAGE, X_ROW, X_PIXEL, W, TABLE, COLUMNS, ALPHA, K, K_IMAGE, PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
