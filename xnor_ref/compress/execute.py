@@ -1,20 +1,15 @@
 """A binary layer computed along its tree: integers equal to those of the direct convolution, for any options.
 
-The identity: with D the places where filter j differs from its parent i (or from -i, then the first sign is -),
+With D the places where filter j differs from its parent i (or from -i, then the first sign is -),
 
     Z_j = +-Z_i + 2 * sum over p in D of B_jp * x_p          a root: Z = sum over all p of B_p * x_p
 
-since every x_p * B_p that differs changes its sign. x_p is 0, +1 or -1 beyond the border, as `pad_value` says.
+The sums over D do not depend on each other, only the additions along the edges do. So all sums are computed first, in
+any order and on any thread; then the results are added up, parents before their children. Two forms of the sums:
 
-The sums over D do not depend on each other, only the additions along the edges do. So all sums are computed first,
-in any order and on any thread, then the results are added up, parents before their children. (Hardware would go level
-by level; that needs a barrier at each.)
-
-Two forms of the sums, both exact:
 - "weights" visits the weights that differ, one by one: an addition of x_p for 64 pixels at a time, each a byte;
 - "words" visits the 64-bit words that hold a difference: popcount((x & mask) ^ B), where mask marks the differences and
-  B has the filter's signs there. With d differences spread evenly over n weights it visits 1 - (1 - d/n)**64 of the
-  words, 96 % at d/n = 0.05. Beyond the border x is -1 here, and what another padding adds is known beforehand.
+  B has the filter's signs there. Beyond the border x is -1 here; what another padding adds is known beforehand.
 """
 
 from typing import Any

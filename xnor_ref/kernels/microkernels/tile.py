@@ -1,25 +1,12 @@
 """Micro-kernels in explicit vector code: a tile of outputs held in registers, for the SIMD rung.
 
-Compilers stop well below what a processor can do on the loops of `readable/plain.py`. So here the inner loop is written
-in LLVM's vector language, through one Numba intrinsic for each kernel. A tile is `pixels` neighbouring outputs times V
-vectors of output channels; with 4 pixels and 4 vectors of 16 lanes, it has 16 accumulators:
-
-                          weights of one step k: V vectors, a lane for each output channel
-                          |  w0 (16)  |  w1 (16)  |  w2 (16)  |  w3 (16)  |
-    pixel 0   x[k]  ----- |  acc 0,0  |  acc 0,1  |  acc 0,2  |  acc 0,3  |      acc += popcount(x[k] ^ w)
-    pixel 1   x[k]  ----- |  acc 1,0  |    ...    |           |           |
-    pixel 2   x[k]  ----- |  acc 2,0  |           |           |           |
-    pixel 3   x[k]  ----- |  acc 3,0  |           |           |  acc 3,3  |
-
-A step takes one 32-bit element of every pixel (32 signs, or one float32), spread over all lanes, against V vectors of
-weights. So 4 + 4 loads feed 48 operations, nothing waits for memory, and every vector unit is busy in every cycle.
-A pixel's elements are `n_rows` pieces (the rows of the kernel that meet the image) of `run` elements (a row of the
-kernel, all its channels) each; weights lie in the same order, V vectors a step.
+The room's page has a picture. A step takes one 32-bit element of every pixel (32 signs, or one float32), spread over
+all lanes, against V vectors of weights. A pixel's elements are `n_rows` pieces (the rows of the kernel that meet the
+image) of `run` elements (a row of the kernel, all its channels) each; weights lie in the same order, V vectors a step.
 
     for row in range(n_rows):                  x += x_row, w += w_row
         for k in range(run):                   x += 4 bytes, w += V vectors
             acc[p, v] += popcount(x[p] ^ w[v])
-
 """
 
 from collections.abc import Callable

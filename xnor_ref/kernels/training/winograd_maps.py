@@ -1,27 +1,7 @@
 """The matrices of Winograd's F(2, 3) and F(2, 5), along lines of numbers: the steps of `winograd.py`.
 
-Two outputs of a filter g of 3 (5) numbers come from 4 (6) inputs d, element by element and with a product for each, as
-
-    y = A^T [(G g) * (B^T d)]
-
-               1  0 -1  0          1    0    0             1  1  1  0
-    3:  B^T =  0  1  1  0     G =  1/2  1/2  1/2    A^T =  0  1 -1 -1
-               0 -1  1  0          1/2 -1/2  1/2
-               0  1  0 -1          0    0    1
-
-               pq   0 -p-q    0  1  0           1/pq     0     0     0     0
-                0 -aq   -q    a  1  0           1/r    a/r   p/r  ap/r  pp/r              1  1  1  1  1  0
-    5:  B^T =   0  aq   -q   -a  1  0     G  =  1/r   -a/r   p/r -ap/r  pp/r       A^T =  0  a -a  b -b  1
-                0 -bp   -p    b  1  0           1/s    b/s   q/s  bq/s  qq/s
-                0  bp   -p   -b  1  0           1/s   -b/s   q/s -bq/s  qq/s
-                0  pq    0 -p-q  0  1            0       0     0     0     1
-
-with points 0, a, -a, b, -b and infinity, p = a^2, q = b^2, r = 2p (p - q), s = 2q (q - p). With a = 3/4 and b = 3/2
-the coefficients of B^T are exact, and errors are half as large as with 1 and 2, at the worst place of a filter's
-gradient a quarter.
-
-A kernel takes numbers j < n of the lines x[of + j], x[of + step + j], ... to those of the lines y[to + j],
-y[to + jump + j], ..., by one of the matrices: of F(2, 3) if `small`, else of F(2, 5).
+The room's page has the matrices. A kernel takes numbers j < n of the lines x[of + j], x[of + step + j], ... to those of
+the lines y[to + j], y[to + jump + j], ..., by one of them: of F(2, 3) if `small`, else of F(2, 5).
 """
 
 from functools import partial
