@@ -5,6 +5,7 @@ NUMBA_CPU_FEATURES name; looking at the generated instructions covers all, and p
 """
 
 import ctypes
+import os
 import platform
 import sys
 from dataclasses import dataclass
@@ -65,7 +66,12 @@ def multiplies_bytes() -> bool:
 
 @cache
 def multiplies_tiles() -> bool:
-    """Whether the processor has AMX for bytes, products of whole tiles, and the system lets this process use it."""
+    """Whether the processor has AMX for bytes, products of whole tiles, and the system lets this process use it.
+
+    XNOR_REF_AMX=off in the environment leaves it to VNNI, to measure what AMX gains.
+    """
+    if os.environ.get("XNOR_REF_AMX") == "off":
+        return False
     found = target()
     named = set(_features().split(","))
     return found is not None and found.lanes == 16 and {"+amx-tile", "+amx-int8"} <= named and _may_use_tiles()

@@ -14,6 +14,7 @@ Pieces of work depend on the problem alone, so results have the same bits on any
 called; import this module only when it is needed.
 """
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,12 @@ class Images(NamedTuple):
 
 
 def suits(shape: tuple[int, ...], stride: Pair, padding: Pair, size: Pair) -> bool:
-    """Whether a convolution of images (H, W) with weights of this shape (O, C, KH, KW) gains from tiles."""
+    """Whether a convolution of images (H, W) with weights of this shape (O, C, KH, KW) gains from tiles.
+
+    None does with XNOR_REF_WINOGRAD=off in the environment, to measure what the tiles gain.
+    """
+    if os.environ.get("XNOR_REF_WINOGRAD") == "off":
+        return False
     fits = tuple(shape[2:]) in KERNELS and stride == (1, 1) and padding[0] == padding[1] < shape[2]
     return fits and min(shape[:2]) >= LEAST_CHANNELS and min(size) >= LEAST_SIDE
 
