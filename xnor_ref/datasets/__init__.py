@@ -3,7 +3,6 @@
 import importlib
 import inspect
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from xnor_ref.datasets.base import Dataset as Dataset
@@ -14,19 +13,19 @@ from xnor_ref.datasets.base import verify as verify
 from xnor_ref.datasets.batches import AugmentSpec as AugmentSpec
 from xnor_ref.errors import InputError
 
-_MODULES = {
-    "shapes": "shapes",
-    "tiny-imagenet": "tiny_imagenet",
-    "cifar10": "cifar",
-    "mnist": "mnist",
-    "fashion-mnist": "mnist",
-    "folder": "folder",
+_DATA_SETS = {  # the module of each, and its usual random crops and flips
+    "shapes": ("shapes", AugmentSpec(crop_padding=4, flip=True)),
+    "tiny-imagenet": ("tiny_imagenet", AugmentSpec(crop_padding=8, flip=True)),
+    "cifar10": ("cifar", AugmentSpec(crop_padding=4, flip=True)),
+    "mnist": ("mnist", AugmentSpec(crop_padding=2)),
+    "fashion-mnist": ("mnist", AugmentSpec(crop_padding=2, flip=True)),
+    "folder": ("folder", AugmentSpec(crop_padding=8, flip=True)),
 }
 
 
 def names() -> tuple[str, ...]:
     """Names that `load` takes."""
-    return tuple(_MODULES)
+    return tuple(_DATA_SETS)
 
 
 def load(
@@ -64,7 +63,7 @@ def load(
     OutputError
         No room for the prepared copy.
     """
-    module = _module(name)
+    module = importlib.import_module(f"xnor_ref.datasets.{_found(name)[0]}")
     wanted = dict(options)
     if archive is not None:
         wanted["archive"] = Path(archive)
@@ -78,12 +77,12 @@ def load(
     return module.load(name=name, data_dir=Path(data_dir), progress=progress, **wanted)
 
 
-def default_augment(name: str) -> AugmentSpec | None:
-    """The usual random crops and flips of a data set; None for none. Raises InputError for an unknown name."""
-    return _module(name).AUGMENT[name]
+def default_augment(name: str) -> AugmentSpec:
+    """The usual random crops and flips of a data set. Raises InputError for an unknown name."""
+    return _found(name)[1]
 
 
-def _module(name: str) -> ModuleType:
-    if name not in _MODULES:
-        raise InputError(f"no data set {name!r}; there are {', '.join(_MODULES)}")
-    return importlib.import_module(f"xnor_ref.datasets.{_MODULES[name]}")
+def _found(name: str) -> tuple[str, AugmentSpec]:
+    if name not in _DATA_SETS:
+        raise InputError(f"no data set {name!r}; there are {', '.join(_DATA_SETS)}")
+    return _DATA_SETS[name]

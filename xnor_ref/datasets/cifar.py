@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from xnor_ref.datasets.base import Dataset, Progress, Split, make_dataset
-from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.errors import DatasetError
 
-AUGMENT = {"cifar10": AugmentSpec(crop_padding=4, flip=True)}
 _TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _TEST_FILE = "test_batch.bin"
 _NAMES_FILE = "batches.meta.txt"

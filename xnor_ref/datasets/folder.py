@@ -10,12 +10,10 @@ from pathlib import Path
 
 from xnor_ref.datasets.archives import FolderFiles
 from xnor_ref.datasets.base import Dataset, DatasetWarning, Images, Progress
-from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.datasets.images import load_photos
 from xnor_ref.datasets.store import Source, open_or_pack
 from xnor_ref.errors import DatasetError, check_integer
 
-AUGMENT = {"folder": AugmentSpec(crop_padding=8, flip=True)}
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _PACKING_VERSION = 1  # raise it when the packed arrays would differ
 _VAL_PART = 10  # one image in ten

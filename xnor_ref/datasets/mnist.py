@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from xnor_ref.datasets.base import Dataset, Images, Progress, Split, make_dataset
-from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.errors import DatasetError
 
-AUGMENT = {"mnist": AugmentSpec(crop_padding=2), "fashion-mnist": AugmentSpec(crop_padding=2, flip=True)}
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "val": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),

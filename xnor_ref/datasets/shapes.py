@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xnor_ref.datasets.base import Dataset, Images, Labels, Progress
-from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.datasets.store import Source, open_or_pack
 from xnor_ref.errors import check_integer
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
-AUGMENT = {"shapes": AugmentSpec(crop_padding=4, flip=True)}
 IMAGE_SIZE = 64
 DRAWING_VERSION = 2  # raise it when the pixels change, so that old prepared copies are not taken for new ones
 _SCALE = 2  # drawn at twice the size, then averaged down, for smooth edges

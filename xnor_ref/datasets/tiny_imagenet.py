@@ -17,14 +17,12 @@ from pathlib import Path
 
 from xnor_ref.datasets.archives import Files, FolderFiles, ZipFiles
 from xnor_ref.datasets.base import Dataset, Images, Progress
-from xnor_ref.datasets.batches import AugmentSpec
 from xnor_ref.datasets.download import RemoteFile
 from xnor_ref.datasets.download import download as fetch
 from xnor_ref.datasets.images import decode_jpegs
 from xnor_ref.datasets.store import Source, open_or_pack, open_packed
 from xnor_ref.errors import DatasetError, InputError
 
-AUGMENT = {"tiny-imagenet": AugmentSpec(crop_padding=8, flip=True)}
 IMAGE_SIZE = 64
 OFFICIAL = RemoteFile(
     url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",

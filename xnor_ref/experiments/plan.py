@@ -16,7 +16,6 @@ ROOT = Path("runs") / "reproduce"
 BUDGETS = {"quick": "shapes", "full": "tiny-imagenet"}  # with the data set that each is meant for
 _QUICK = {"shapes": {"train_size": 3000, "val_size": 1200, "epochs": 8}}
 _QUICK_ELSEWHERE = {"limit_train": 6000, "limit_val": 1000, "epochs": 6}
-_FULL = {"tiny-imagenet": {"epochs": 10}}
 _SAME = {"alexnet": {"layout": "xnor"}}  # what networks leave to the method, so that rows would differ in it too
 _RUNS = {"keep": 1, "checkpoint_every": 600.0}  # a checkpoint of AlexNet takes half a gigabyte
 
@@ -139,7 +138,7 @@ def _of_budget(experiment: Experiment, dataset: str, budget: str) -> dict[str, A
     if budget == "full":
         if experiment.model is not None and not experiment.own_models:
             settings["model"] = experiment.model
-        return settings | _FULL.get(dataset, {})
+        return settings
     settings |= _QUICK.get(dataset, _QUICK_ELSEWHERE)
     if dataset in _QUICK:
         settings |= experiment.settings.get("quick", {})
