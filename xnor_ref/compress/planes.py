@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size
 
 TILE_OUTPUTS = 64  # outputs that are computed together
 BLOCK_CHANNELS = 16  # channels of one piece of work
@@ -22,7 +22,7 @@ class Planes:
 
     def __init__(self, size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> None:
         self.size, self.stride, self.padding = size, stride, padding
-        padded = [size[axis] + 2 * padding[axis] for axis in (0, 1)]
+        padded = padded_size(size, padding)
         self.phases = min(kernel[0], stride[0]), min(kernel[1], stride[1])
         self.height, self.width = (-(-padded[axis] // stride[axis]) for axis in (0, 1))
         self.out_size = conv_output_size(size, kernel, stride, padding)

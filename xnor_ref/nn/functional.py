@@ -40,7 +40,7 @@ def require_rows(x: Tensor, features: int, caller: str) -> None:
 
 def window_fits(shape: tuple[int, ...], kernel: Pair, padding: Pair) -> bool:
     """Whether the kernel fits into padded images of this shape (N, C, H, W)."""
-    return shape[2] + 2 * padding[0] >= kernel[0] and shape[3] + 2 * padding[1] >= kernel[1]
+    return min(geometry.conv_output_size((shape[2], shape[3]), kernel, (1, 1), padding)) > 0
 
 
 def require_window(x: Tensor, kernel: Pair, padding: Pair, caller: str) -> None:

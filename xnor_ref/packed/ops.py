@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from xnor_ref.kernels.basics.geometry import padded_size
 from xnor_ref.kernels.basics.layout import WORD_BITS, n_words, pack_mask, signs_of_words
 from xnor_ref.kernels.ops import binary_ops, bit_planes, float_ops, sign_sums
 from xnor_ref.kernels.ops.bit_planes import MAX_BITS
@@ -121,7 +122,7 @@ def max_pool(node: Node, x: Shape) -> Step:
 def avg_pool(node: Node, x: Shape) -> Step:
     """Mean of each window, padded zeros counted."""
     shape, kernel, stride, padding, work = _pool(node, x)
-    padded = x[0] * (x[1] + 2 * padding[0]) * (x[2] + 2 * padding[1])
+    padded = x[0] * math.prod(padded_size((x[1], x[2]), padding))
 
     def run(settings: Settings, x: F32) -> F32:
         return float_ops.avg_pool2d(x, kernel, stride, padding, settings.threads)
@@ -251,7 +252,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     # Z with the border's sums, bits on their way to words, A and K in float64; generous rather than exact.
-    border = (height + 2 * padding[0]) * (width + 2 * padding[1])
+    border = math.prod(padded_size((height, width), padding))
     workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border) + (along.workspace if along else 0)
     work = n_bits * math.prod(shape)
     arguments = {"words": words, "channels": channels, "stride": stride, "padding": padding, "pad_value": pad_value}
@@ -323,7 +324,7 @@ def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, 
             k = binary_ops.input_scale_rows(x, *how)
         return float_ops.scale_output(z if x.ndim == 4 else z[:, :, 0, 0], alpha, k, settings.threads)
 
-    border = (image[1] + 2 * padding[0]) * (image[2] + 2 * padding[1])
+    border = math.prod(padded_size((image[1], image[2]), padding))
     workspace = 4 * (6 * math.prod(shape) + 4 * math.prod(image) + 6 * border)
     work = n_bits * math.prod(shape) * input_bits * n_planes
     return Step(shape if "kernel_size" in node.seen else shape[:1], run, work, workspace, n_bits * outputs * n_planes)

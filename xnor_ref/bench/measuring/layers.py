@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, check_integer
 from xnor_ref.kernels.basics.checks import check_n_bits
+from xnor_ref.kernels.basics.geometry import window_count
 from xnor_ref.kernels.basics.memory import check_memory
 
 F32 = NDArray[np.float32]
@@ -39,7 +40,7 @@ class Conv:
     @property
     def out_size(self) -> int:
         """Pixels of a side of the output."""
-        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+        return window_count(self.size, self.kernel, self.stride, self.padding)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xnor_ref.kernels.basics.geometry import conv_output_size
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 from xnor_ref.kernels.readable import plain
 
@@ -55,7 +56,7 @@ def _averaged():
 
 def _scaled(stride, padding, valid):
     mean, size = abs(reals(2, 84)).astype(np.float64), (4, 21)
-    out_h, out_w = ((size[i] + 2 * padding[i] - (3, 2)[i]) // stride[i] + 1 for i in (0, 1))
+    out_h, out_w = conv_output_size(size, (3, 2), stride, padding)
     out = np.zeros((2, out_h * out_w), np.float32)
     plain.box_means(0, 2, mean, size, (3, 2), stride, padding, valid, (out_h, out_w), out)
     return out

@@ -1,11 +1,12 @@
 """Validation for the public kernels: in Python integers, and before anything is allocated."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from xnor_ref.errors import InputError, InputTypeError, is_integer
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.rungs import has_vectors
@@ -42,17 +43,16 @@ def check_conv(
         raise InputError(f"{caller}: pad_value must be 0, 1 or -1, got {pad_value}")
     if not isinstance(input_scale, str) or input_scale not in INPUT_SCALES:
         raise InputError(f"{caller}: input_scale must be one of {', '.join(INPUT_SCALES)}; got {input_scale!r}")
-    out = []
     for axis in (0, 1):
-        padded = size[axis] + 2 * padding[axis]
+        padded = padded_size(size, padding)[axis]
         if kernel[axis] > padded:
             name = ("height", "width")[axis]
             raise InputError(
                 f"{caller}: kernel {name} {kernel[axis]} exceeds the padded input {name} {padded} "
                 f"({size[axis]} + 2*{padding[axis]}) {shapes}"
             )
-        out.append((padded - kernel[axis]) // stride[axis] + 1)
 
+    out = conv_output_size(size, kernel, stride, padding)
     windows, taps = out[0] * out[1], kernel[0] * kernel[1]
     check_n_bits(caller, channels * taps, "C*KH*KW", backend)
     words, pixels = n_words(channels), size[0] * size[1]
@@ -67,7 +67,7 @@ def check_conv(
     if backend == "reference":
         need += workers * 16 * windows * words
     if backend == "float":
-        padded = (size[0] + 2 * padding[0]) * (size[1] + 2 * padding[1])
+        padded = math.prod(padded_size(size, padding))
         need += 4 * n * out_channels * windows + 9 * out_channels * channels * taps
         need += workers * channels * (9 * padded + 8 * windows * taps)
     check_memory(caller, need, f"{shapes[:-1]}, stride {stride}, padding {padding})")

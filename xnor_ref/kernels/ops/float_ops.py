@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, spatial
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size, spatial
 from xnor_ref.kernels.basics.rungs import has_vectors, without_kernels
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 
@@ -377,7 +377,7 @@ def avg_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int |
 def avg_pool2d_gradient(dy: F32, size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> F32:
     """Gradient of `avg_pool2d` with respect to its input of spatial `size`."""
     (h, w), (oh, ow) = size, dy.shape[2:]
-    padded = np.zeros((*dy.shape[:2], h + 2 * padding[0], w + 2 * padding[1]), np.float32)
+    padded = np.zeros((*dy.shape[:2], *padded_size(size, padding)), np.float32)
     share = dy * np.float32(1 / (kernel[0] * kernel[1]))
     for i in range(kernel[0]):
         for j in range(kernel[1]):

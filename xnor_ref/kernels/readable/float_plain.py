@@ -10,6 +10,7 @@ when it is needed.
 import numpy as np
 from numba import boolean, float32, float64, intp, types, uint8, void
 
+from xnor_ref.kernels.basics.geometry import conv_output_size
 from xnor_ref.kernels.compiling.jit import compiled
 from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
@@ -236,7 +237,7 @@ def known_answers() -> tuple[Case, ...]:
     gamma, beta, mean, var = reals(3), reals(4)[1:], np.full(3, 3.0), np.array([2.0, 0.7, 11.0])
 
     def columns(stride, padding, signs):
-        oh, ow = (3 + 2 * padding[0] - 2) // stride[0] + 1, (37 + 2 * padding[1] - 3) // stride[1] + 1
+        oh, ow = conv_output_size((3, 37), pair, stride, padding)
         cols = reals(12, oh * ow)
         im2col(x, 1, 2, pair, stride, padding, np.float32(0.5), signs, cols)
         return cols

@@ -7,6 +7,8 @@ and work on the images (or channels, or elements) from `start` to `stop` only, s
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from xnor_ref.kernels.basics.geometry import conv_output_size, padded_size, spatial
+
 
 def _windows(padded, kernel, stride, out_size):
     """View (N, C, OH, OW, KH, KW) of all windows of a padded image."""
@@ -16,14 +18,12 @@ def _windows(padded, kernel, stride, out_size):
 
 def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
     """cols (C*KH*KW, (stop-start)*OH*OW) gets one column per output position; signs of x if `take_sign`."""
-    (kh, kw), (ph, pw) = kernel, padding
+    ph, pw = padding
     images = x[start:stop]
     if take_sign:
         images = np.where(images >= 0, np.float32(1), np.float32(-1))
     padded = np.pad(images, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=pad_value)
-    oh = (padded.shape[2] - kh) // stride[0] + 1
-    ow = (padded.shape[3] - kw) // stride[1] + 1
-    view = _windows(padded, kernel, stride, (oh, ow))
+    view = _windows(padded, kernel, stride, conv_output_size(spatial(x), kernel, stride, padding))
     cols[...] = view.transpose(1, 4, 5, 0, 2, 3).reshape(cols.shape)
 
 
@@ -33,7 +33,7 @@ def col2im(cols, start, stop, kernel, stride, padding, out_size, dx):
     _, c, h, w = dx.shape
     n = stop - start
     taps = cols.reshape(c, kh, kw, n, oh, ow)
-    padded = np.zeros((n, c, h + 2 * ph, w + 2 * pw), np.float32)
+    padded = np.zeros((n, c, *padded_size((h, w), padding)), np.float32)
     for i in range(kh):
         for j in range(kw):
             padded[:, :, i : i + sh * oh : sh, j : j + sw * ow : sw] += taps[:, i, j].transpose(1, 0, 2, 3)

@@ -6,6 +6,7 @@ that. Arrays are C-contiguous; words are uint64 with zero tail bits.
 
 import numpy as np
 
+from xnor_ref.kernels.basics.geometry import window_count
 from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
@@ -31,7 +32,7 @@ def sign_pack_rows(x: np.ndarray, threads: int | None = None) -> np.ndarray:
 
 def inside(size: int, kernel: int, stride: int, padding: int) -> np.ndarray:
     """Which taps of which window lie in the image, along one axis: bool (windows, kernel)."""
-    windows = np.arange((size + 2 * padding - kernel) // stride + 1)
+    windows = np.arange(window_count(size, kernel, stride, padding))
     position = windows[:, None] * stride - padding + np.arange(kernel)
     return (position >= 0) & (position < size)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numba import boolean, int64, intp, uint32, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import conv_output_size
+from xnor_ref.kernels.basics.geometry import conv_output_size, padded_size
 from xnor_ref.kernels.basics.memory import LINE, empty, zeros
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled
@@ -90,7 +90,9 @@ class WeightGradient:
         self.run = -(-self.out_w // self.depth)
         # Bytes: every tap then meets every pixel of dy, so that all have the same correction.
         top = padding[0] if stored_border or in_bytes else 0
-        columns = (kernel[1] - 1) // stride[1] + max(self.run * self.depth, -(-(size[1] + 2 * padding[1]) // stride[1]))
+        columns = (kernel[1] - 1) // stride[1] + max(
+            self.run * self.depth, -(-padded_size(size, padding)[1] // stride[1])
+        )
         pitch = -(-(columns + self.depth) // 4) * 4
         self.layout = Planes(size[0] + 2 * top, stride[1], pitch, top, padding[1])
         item = 1 if in_bytes else 4
@@ -164,7 +166,7 @@ class RowsGradient:
         self.channels, self.outputs, self.size, self.kernel = channels, outputs, size, kernel
         self.stride, self.padding = stride, padding
         out_h, out_w = conv_output_size(size, kernel, stride, padding)
-        row = (size[1] + 2 * padding[1]) * channels * 4
+        row = padded_size(size, padding)[1] * channels * 4
         taps = []
         for ky in range(kernel[0]):
             first = max(0, -((ky - padding[0]) // stride[0]))

@@ -21,7 +21,7 @@ import numpy as np
 from numba import boolean, float32, int64, intp, uint32, uint64, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
 from xnor_ref.kernels.basics.memory import LINE, empty, zeros
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled
@@ -93,7 +93,7 @@ class Convolution:
     def __init__(self, channels: int, outputs: int, size: Pair, kernel: int, padding: int):
         self.channels, self.outputs, self.padding = channels, outputs, padding
         self.side = kernel + 1  # of a tile
-        self.out_size = size[0] + 2 * padding - kernel + 1, size[1] + 2 * padding - kernel + 1
+        self.out_size = conv_output_size(size, (kernel, kernel), (1, 1), (padding, padding))
         self.tiles = -(-self.out_size[0] // 2), -(-self.out_size[1] // 2)
         self._panels = zeros((self.side**2 * channels * padded_outputs(outputs),))
         self._bias = np.zeros(outputs, np.float32)
@@ -127,7 +127,8 @@ class WeightGradient:
         self.channels, self.outputs, self.size = channels, outputs, size
         self.kernel, self.stride, self.padding = (kernel, kernel), (1, 1), (padding, padding)
         self.side = kernel + 1
-        self.tiles = -(-(size[0] + 2 * padding - kernel + 1) // 2), -(-(size[1] + 2 * padding - kernel + 1) // 2)
+        out_h, out_w = conv_output_size(size, self.kernel, self.stride, self.padding)
+        self.tiles = -(-out_h // 2), -(-out_w // 2)
 
     def __call__(self, x: Images, dy: Images, n: int, threads: int) -> F32:
         """(C * K*K, padded O), over n images."""

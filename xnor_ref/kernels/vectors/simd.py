@@ -12,7 +12,7 @@ import numpy as np
 from numba import int64, intp, uint32, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size
 from xnor_ref.kernels.basics.memory import LINE, zeros
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled
@@ -199,7 +199,7 @@ class Windows:
         self.size, self.words, self.kernel, self.stride, self.padding = size, words, kernel, stride, padding
         self.out_h, self.out_w = conv_output_size(size, kernel, stride, padding)
         self.outputs = outputs
-        self.row_bytes = (size[1] + 2 * padding[1]) * words * 4
+        self.row_bytes = padded_size(size, padding)[1] * words * 4
         self.pixel_bytes = stride[1] * words * 4
         inside_rows = reference.inside(size[0], kernel[0], stride[0], padding[0])
         inside_columns = reference.inside(size[1], kernel[1], stride[1], padding[1])
@@ -259,7 +259,7 @@ class _Conv:
     def padded_shape(self) -> tuple[int, int, int]:
         """(H, W + 2*padding, words) of one image as `bind` wants it; the columns of padding must be zero."""
         w = self.windows
-        return w.size[0], w.size[1] + 2 * w.padding[1], w.words
+        return w.size[0], padded_size(w.size, w.padding)[1], w.words
 
     @property
     def out_shape(self) -> tuple[int, int, int]:
