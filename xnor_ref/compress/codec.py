@@ -1,21 +1,10 @@
 """A layer's filters as bytes, along their tree: which signs of a filter differ from its parent's.
 
-An arithmetic coder writes, one after the other and each as one of so many equally likely values,
-
-    1.  the parent of every channel, of O values; the root names itself
-    2.  for every channel: whether it is negated (of 2 values; not for the root), the number d of signs that differ
-        (of n + 1 values), and for every sign whether it differs
-
-A sign differs with probability (differences left) / (signs left). So the d positions cost log2 binomial(n, d) bits,
-which is n*H2(d/n) or a little less, and no stream of bytes can say anything but d different positions within the
-filter. The root differs from a filter of -1 only.
-
-The coder is the usual one with a range of 32 bits (G. N. N. Martin 1979, in the form of LZMA and its relatives):
-low and range start at 0 and 2**32. To write value v of k equally likely ones, the range is cut into k steps of
-range//k and the one number v is kept, the last one with what is left over; to write a sign, the lower part of
-range*(left - differences)//left stands for "the same". When range falls below 2**24 the top byte of low is written and
-both are multiplied by 256; at the end the 4 bytes of low. The reader so ends with exactly 0, and any byte too many, too
-few or changed is either noticed, or another layer.
+docs/model-format.md, section 4, defines the stream. A sign differs with probability (differences left) / (signs left).
+So the d positions cost log2 binomial(n, d) bits, which is n*H2(d/n) or a little less, and no stream of bytes can say
+anything but d different positions within the filter. The coder is the usual one with a range of 32 bits (G. N. N.
+Martin 1979, in the form of LZMA and its relatives). The reader ends with exactly 0, and any byte too many, too few or
+changed is either noticed, or another layer.
 """
 
 import lzma

@@ -1,19 +1,8 @@
 """What a layer costs along its tree, against computing and storing every channel on its own. Per image.
 
-For o channels of n weights, N outputs of each, a tree of weight E with r roots (one, or o of them without a tree):
-
-| | direct | along the tree |
-|---|---|---|
-| XNORs (or additions of +-x) | o n N | (r n + E) N |
-| further additions | - | (o - r) N |
-| weights, positions wired into hardware | o n bits | r n + E |
-| weights, positions as numbers | o n | r n + E ceil(log2 n) + (o - r) ceil(log2 o) |
-| weights, bound of an entropy coder | o n | r n + sum over edges of n H2(d/n) |
-| results of parents read again | - | (o - r) N, of ceil(log2(2n + 1)) bits each |
-
-Where channels may be negated, the last two ways to store take one bit more for each edge. The values of weights that
-differ need no bits: they are the opposite of the parent's. The tree itself is part of the wiring, and is left out of
-the entropy bound; `codec.encode` writes all of it.
+docs/compression.md has the formulas, for one root. With r roots, r n replaces n, and o - r replaces o - 1; without a
+tree r = o. Where channels may be negated, positions as numbers and the entropy bound take one bit more for each edge.
+The tree itself is part of the wiring, and is left out of the entropy bound; `codec.encode` writes all of it.
 """
 
 import math
