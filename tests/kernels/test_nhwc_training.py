@@ -56,7 +56,7 @@ def same_at_any_number_of_threads(function):
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     """So that small images, too, are several chunks."""
-    monkeypatch.setattr(norm, "CHUNK", 300)
+    monkeypatch.setattr(norm, "ROWS_CHUNK", 300)
 
 
 @shapes
