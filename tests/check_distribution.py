@@ -54,7 +54,10 @@ def build(scratch: Path, tracked: set[str]) -> tuple[Path, Path]:
     for name in tracked:
         (scratch / "source" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, scratch / "source" / name)
-    subprocess.run([sys.executable, "-m", "build", "--outdir", "dist", "source"], cwd=scratch, check=True)
+    command = [sys.executable, "-m", "build", "--outdir", "dist", "source"]
+    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{done.stdout}{done.stderr}error: the build failed")
     (sdist,), (wheel,) = (scratch / "dist").glob("*.tar.gz"), (scratch / "dist").glob("*.whl")
     return sdist, wheel
 
