@@ -94,45 +94,64 @@ def train_run(
             why = computing if without_kernels() else "this processor does not multiply bytes (VNNI)"
             observer.note(f"{why}: gradients are multiplied in fp32")
         folder = resume or new_run(f"{config.dataset}-{config.model}-{config.method}-{config.seed}", out)
-        identity = {"config": config.identity(), "data": data_identity(data, callbacks)}
-        if config.plugin:
-            identity["data"]["plugin"] = plugins.load(config.plugin)
-        described = {"model": model.config, "about": about}
-        trainer = make_trainer(
-            model,
-            data,
-            make_optimizer(config, model, steps),
-            make_schedule(config, steps),
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            loss=partial(LOSSES[config.loss], **config.options_of("loss")),
-            augment=datasets.default_augment(config.dataset) if config.augment else None,
-            callbacks=callbacks,
-            observer=observer,
-            validator=lambda: freeze_model(model, about).logits,
-            checkpoints=CheckpointFolder(
-                folder.checkpoints_path, identity, described, config.keep, config.checkpoint_every
-            ),
-            record=folder.append_metrics,
-        )
+        trainer = _build_trainer(config, folder, model, data, about, callbacks, observer)
         with folder.lock():
             try:
                 if resume:
                     trainer.resume(start, observer.note)
-                folder.write_json(folder.config_path, {"config": config.to_dict(), "data": identity["data"]})
-                here = environment.describe("int8" if trains_in_bytes(config) else "fp32")
-                if resume and (changed := environment.changes(folder.env_path, here)):
-                    told = "the run began under other conditions, its numbers may come out otherwise"
-                    observer.note(f"{told}: {changed}")
-                folder.write_json(folder.env_path, here)
-                folder.truncate_metrics(trainer.position.epoch)
-                folder.report_path.unlink(missing_ok=True)
+                _describe_run(config, folder, trainer, resume is not None, observer)
                 _fit(trainer, config.lr)
                 return finish(folder, model, data, about, observer)
             except KeyboardInterrupt as error:  # every moment is safe to stop at; say where to go on
                 number = getattr(error, "signal_number", signal.SIGINT)
                 raise Interrupted(number, str(error) or "stopped", folder.path) from None
+
+
+def _build_trainer(
+    config: TrainConfig,
+    folder: RunFolder,
+    model: models.Network,
+    data: Dataset,
+    about: dict[str, Any],
+    callbacks: list[Callback],
+    observer: Observer,
+) -> Trainer:
+    """The trainer of a run, which writes into its folder."""
+    steps = steps_per_epoch(len(data.train), config.batch_size)
+    identity = {"config": config.identity(), "data": data_identity(data, callbacks)}
+    if config.plugin:
+        identity["data"]["plugin"] = plugins.load(config.plugin)
+    described = {"model": model.config, "about": about}
+    every = config.checkpoint_every
+    return make_trainer(
+        model,
+        data,
+        make_optimizer(config, model, steps),
+        make_schedule(config, steps),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        loss=partial(LOSSES[config.loss], **config.options_of("loss")),
+        augment=datasets.default_augment(config.dataset) if config.augment else None,
+        callbacks=callbacks,
+        observer=observer,
+        validator=lambda: freeze_model(model, about).logits,
+        checkpoints=CheckpointFolder(folder.checkpoints_path, identity, described, config.keep, every),
+        record=folder.append_metrics,
+    )
+
+
+def _describe_run(config: TrainConfig, folder: RunFolder, trainer: Trainer, resumed: bool, observer: Observer) -> None:
+    """Write config.json and env.json, cut metrics.jsonl to where the trainer stands, and remove an old report."""
+    assert trainer.checkpoints is not None
+    of_data = trainer.checkpoints.identity["data"]
+    folder.write_json(folder.config_path, {"config": config.to_dict(), "data": of_data})
+    here = environment.describe("int8" if trains_in_bytes(config) else "fp32")
+    if resumed and (changed := environment.changes(folder.env_path, here)):
+        observer.note(f"the run began under other conditions, its numbers may come out otherwise: {changed}")
+    folder.write_json(folder.env_path, here)
+    folder.truncate_metrics(trainer.position.epoch)
+    folder.report_path.unlink(missing_ok=True)
 
 
 def _fit(trainer: Trainer, lr: float) -> None:

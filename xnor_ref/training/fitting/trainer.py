@@ -348,4 +348,7 @@ def _require_names(callbacks: Sequence[Callback]) -> None:
     names = [one.name for one in callbacks if type(one).state_dict is not Callback.state_dict]
     for name in names:
         if name in ("model", "optimizer") or "." in name or names.count(name) > 1:
-            raise InputError(f"two callbacks with a state need two names without a dot, got {', '.join(names)}")
+            raise InputError(
+                "callbacks with a state need names that differ from each other, from model and from optimizer, and "
+                f"have no dot; got {', '.join(names)}"
+            )
