@@ -133,7 +133,7 @@ def _build_trainer(
         seed=config.seed,
         loss=partial(LOSSES[config.loss], **config.options_of("loss")),
         augment=datasets.default_augment(config.dataset) if config.augment else None,
-        callbacks=callbacks,
+        callbacks=[*([AgreementCheck()] if config.check_agreement else []), *callbacks],
         observer=observer,
         validator=lambda: freeze_model(model, about).logits,
         checkpoints=CheckpointFolder(folder.checkpoints_path, identity, described, config.keep, every),
@@ -249,7 +249,7 @@ def make_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
 
 def make_callbacks(config: TrainConfig, model: models.Network, data: Dataset, steps: int) -> list[Callback]:
     """What a config adds to each step, for epochs of so many steps."""
-    callbacks: list[Callback] = [AgreementCheck()] if config.check_agreement else []
+    callbacks: list[Callback] = []
     if config.teacher is not None:
         options = _said(weight=config.distill_weight, temperature=config.temperature)
         callbacks.append(Teacher(Path(config.teacher), data, **options))
