@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from xnor_ref.binary.rules import F32, Registry, Rule
 from xnor_ref.binary.sign import sign
 from xnor_ref.kernels.basics.geometry import Pair, spatial
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import binary_ops, float_ops
 
 
@@ -50,7 +51,7 @@ class NoInputScale(InputScale):
     name = "off"
     equation = "K = 1"
     source = "the authors' released code"
-    compiled = "off"
+    compiled = KMode.OFF
     scales = False
 
     def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> None:
@@ -66,7 +67,7 @@ class Plain(InputScale):
     name = "plain"
     equation = "K = A (*) k, k = 1/(KH KW)"
     source = "Rastegari et al. 2016, eq. 11"
-    compiled = "plain"
+    compiled = KMode.PLAIN
 
     def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> F32:
         return binary_ops.input_scale_map(x, kernel, stride, padding, self.compiled)
@@ -94,7 +95,7 @@ class Valid(Plain):
     name = "valid"
     equation = "K = (A (*) 1) / (number of taps inside)"
     source = "as `plain`, without the border's zeros"
-    compiled = "valid"
+    compiled = KMode.VALID
 
     @property
     def for_rows(self) -> InputScale:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
 from xnor_ref.kernels.basics.geometry import spatial
 from xnor_ref.kernels.basics.memory import empty
-from xnor_ref.kernels.basics.modes import Finish
+from xnor_ref.kernels.basics.modes import Finish, KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
@@ -153,7 +153,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     if mode is None:
         k = layer.scale_map(np.ascontiguousarray(x.data))
         k = None if k is None else np.ascontiguousarray(k, np.float32).reshape(len(images), -1)
-    key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, mode or "off"
+    key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, mode or KMode.OFF
     plan = planned(layer, SignConvolution, *key)
     alpha, finish = None, layer.finish
     if not layer.alpha_is_mean:

@@ -18,6 +18,7 @@ import xnor_ref
 from xnor_ref import nn
 from xnor_ref.binary import INPUT_SCALES
 from xnor_ref.errors import InputError, NonFiniteError
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import bit_planes
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm
@@ -128,7 +129,7 @@ class Graph:
         readers = [source for node in self.nodes for source in node["inputs"]]
         folded = set()
         for node, fields in zip(self.nodes, self._fields):
-            if node["op"] not in ("binary_conv2d", "binary_linear") or node["input_scale"] != "off":
+            if node["op"] not in ("binary_conv2d", "binary_linear") or node["input_scale"] != KMode.OFF:
                 continue
             source = node["inputs"][0]
             if source >= 0 and self.nodes[source]["op"] == "affine" and readers.count(source) == 1:
@@ -150,7 +151,7 @@ class Graph:
             if node["op"] != "scale" or fields.keys() != {"channel"} or source < 0 or readers.count(source) != 1:
                 continue
             layer, target = self.nodes[source], self._fields[source]
-            if "bits" in target and "alpha" not in target and layer.get("input_scale", "off") == "off":
+            if "bits" in target and "alpha" not in target and layer.get("input_scale", KMode.OFF) == KMode.OFF:
                 target["alpha"] = fields["channel"]
                 folded.add(index)
         for node in self.nodes:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.kernels.basics.geometry import padded_size
 from xnor_ref.kernels.basics.layout import WORD_BITS, n_words, pack_mask, signs_of_words
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import binary_ops, bit_planes, float_ops, sign_sums
 from xnor_ref.kernels.ops.bit_planes import MAX_BITS
 from xnor_ref.kernels.ops.sign_sums import compact_bits as compact_bits
@@ -207,7 +208,7 @@ def _sign_rule(node: Node, features: int, input_scale: str) -> Rule:
     node.need((threshold is None) == (flip is None), "threshold and flip must come together")
     if threshold is None or flip is None:
         return None
-    node.need(input_scale == "off", f"thresholds need input_scale 'off', got {input_scale!r}")
+    node.need(input_scale == KMode.OFF, f"thresholds need input_scale 'off', got {input_scale!r}")
     node.need(not np.isnan(threshold).any(), "tensor 'threshold' holds NaN")
     node.need(bool((flip <= 1).all()), "tensor 'flip' must hold zeros and ones")
     return threshold, flip.astype(np.bool_)
@@ -228,7 +229,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     kernel = node.pair("kernel_size", 1)
     stride, padding = node.pair("stride", 1), node.pair("padding", 0)
     pad_value = node.choice("pad_value", (-1, 0, 1))
-    input_scale = node.choice("input_scale", ("off", "plain", "valid"))
+    input_scale = node.choice("input_scale", tuple(KMode))
     n_bits = channels * kernel[0] * kernel[1]
     node.need(n_bits < 2**31, f"{n_bits} weights in a filter are more than a 32-bit sum can count")
     bits, tree = _weight_bits(node, n_bits)
@@ -247,7 +248,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
 
         z = along.run(settings, x_words, direct) if along else direct()
         k = None
-        if input_scale != "off":
+        if input_scale != KMode.OFF:
             k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
@@ -265,7 +266,7 @@ def binary_linear(node: Node, x: Shape) -> Step:
     features = node.row(x)
     found = node.integer("in_features", 1, 2**31 - 1)
     node.need(found == features, f"in_features is {found}, its input has {features}")
-    input_scale = node.choice("input_scale", ("off", "plain"))
+    input_scale = node.choice("input_scale", (KMode.OFF, KMode.PLAIN))
     bits, tree = _weight_bits(node, features)
     alpha = node.optional("alpha", np.float32, (len(bits),))
     rule = _sign_rule(node, features, input_scale)
@@ -281,7 +282,7 @@ def binary_linear(node: Node, x: Shape) -> Step:
 
         z = along.run(settings, words, direct) if along else direct()
         k = None
-        if input_scale != "off":
+        if input_scale != KMode.OFF:
             k = binary_ops.input_scale_rows(x, *how)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
@@ -303,7 +304,7 @@ def _bit_planes(node: Node, n_bits: int) -> NDArray[np.uint64]:
 def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, padding: Pair, pad_value: int) -> Step:
     """Both k-bit layers: the integers of an image (C, H, W) convolved on bit planes, then alpha, then K."""
     n_bits = image[0] * kernel[0] * kernel[1]
-    scales = ("off", "plain", "valid") if "kernel_size" in node.seen else ("off", "plain")
+    scales = tuple(KMode) if "kernel_size" in node.seen else (KMode.OFF, KMode.PLAIN)
     input_scale = node.choice("input_scale", scales)
     input_bits = node.integer("input_bits", 1, MAX_BITS)
     bits = _bit_planes(node, n_bits)
@@ -318,9 +319,9 @@ def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, 
         m = bit_planes.levels(x, input_bits)
         z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, input_bits, stride, padding, pad_value, *how)
         k = None
-        if input_scale != "off" and x.ndim == 4:
+        if input_scale != KMode.OFF and x.ndim == 4:
             k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
-        elif input_scale != "off":
+        elif input_scale != KMode.OFF:
             k = binary_ops.input_scale_rows(x, *how)
         return float_ops.scale_output(z if x.ndim == 4 else z[:, :, 0, 0], alpha, k, settings.threads)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops.planned import Workspace
 from xnor_ref.kernels.vectors import nhwc, signs, simd
 from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
@@ -179,7 +180,7 @@ class Blueprint:
             if not packed:
                 x = arrays[0].reshape(batch, *shape)
                 runs.append(lambda n, threads: work.pack_pixels(x[:n], threads))
-            if input_scale != "off":
+            if input_scale != KMode.OFF:
                 runs.append(work.scale)
             if follower is None:
                 return [*runs, work.bind(arrays[-1])]
@@ -198,7 +199,7 @@ class Blueprint:
         """
         arguments = self.nodes[index].step.arguments
         alpha = arguments["alpha"]
-        if arguments["input_scale"] != "off" or (alpha is not None and (alpha < 0).any()):
+        if arguments["input_scale"] != KMode.OFF or (alpha is not None and (alpha < 0).any()):
             return None
         relu = self._only_reader(index, "relu")
         last = index if relu is None else relu

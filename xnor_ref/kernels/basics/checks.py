@@ -9,11 +9,12 @@ from xnor_ref.errors import InputError, InputTypeError, is_integer
 from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import check_threads
 
 BACKENDS = ("auto", "reference", "numba", "simd", "float")
-INPUT_SCALES = ("off", "plain", "valid")
+INPUT_SCALES = tuple(KMode)
 
 
 def check_conv(
@@ -62,7 +63,7 @@ def check_conv(
         + 8 * words * (n * pixels + 2 * out_channels * taps)  # packed, weights once more with channels innermost
         + 8 * (out[0] * kernel[0] + out[1] * kernel[1])
         + (24 * out_channels * windows if pad_value else 0)  # sums over the border
-        + (20 * n * (pixels + windows) if input_scale != "off" else 0)
+        + (20 * n * (pixels + windows) if input_scale != KMode.OFF else 0)
     )
     if backend == "reference":
         need += workers * 16 * windows * words

@@ -1,6 +1,14 @@
 """Names of what compiled kernels can be asked for, where more than one room has to know them."""
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
+
+
+class KMode(StrEnum):
+    """K, the input scale of a binary layer, as kernels and model files know it; see `binary.INPUT_SCALES`."""
+
+    OFF = "off"
+    PLAIN = "plain"
+    VALID = "valid"
 
 
 class Finish(IntEnum):

@@ -14,6 +14,7 @@ from xnor_ref.kernels.basics import rungs
 from xnor_ref.kernels.basics.checks import check_conv, check_linear
 from xnor_ref.kernels.basics.geometry import Pair
 from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import float_ops
 from xnor_ref.kernels.readable import reference
@@ -118,7 +119,7 @@ def xnor_conv2d(
     try:
         with np.errstate(over="raise", under="ignore"):
             y *= weight_scale(weight)[:, None, None]
-            if input_scale != "off":
+            if input_scale != KMode.OFF:
                 y *= input_scale_map(x, weight.shape[2:], stride, padding, input_scale, backend, threads)
     except FloatingPointError:
         raise NonFiniteError(

@@ -15,6 +15,7 @@ from xnor_ref.kernels.basics.checks import check_array, check_conv, check_pair
 from xnor_ref.kernels.basics.geometry import Pair
 from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
 from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.threads import check_threads
 from xnor_ref.kernels.microkernels import pack
 from xnor_ref.kernels.ops import binary_ops
@@ -56,7 +57,7 @@ class Workspace:
         self.conv, self.input_scale, self.batch = conv, input_scale, batch
         pixels, outputs = windows.size[0] * windows.size[1], windows.out_h * windows.out_w
         self.bits = np.zeros((batch, *conv.padded_shape), np.uint32)
-        self.mean = np.empty((batch, pixels if input_scale != "off" else 0))
+        self.mean = np.empty((batch, pixels if input_scale != KMode.OFF else 0))
         self.k = np.ones((batch, outputs), np.float32)
         self.alpha = simd.padded(np.ones(windows.outputs, np.float32) if alpha is None else alpha)
         self._alpha = alpha
@@ -90,10 +91,10 @@ class Workspace:
 
     def scale(self, n: int, threads: int) -> None:
         """K of the packed images from their A."""
-        if self.input_scale == "off":
+        if self.input_scale == KMode.OFF:
             return
         w = self.conv.windows
-        size, out_size, valid = w.size, (w.out_h, w.out_w), self.input_scale == "valid"
+        size, out_size, valid = w.size, (w.out_h, w.out_w), self.input_scale == KMode.VALID
         threads = simd.worth(threads, 1000 * n * self.k.shape[1])
         simd.split(threads, n, plain.box_means, self.mean, size, w.kernel, w.stride, w.padding, valid, out_size, self.k)
 
@@ -173,7 +174,7 @@ class _Planned:
         if out is None:
             out = np.empty((len(x), *self.out_shape), np.float32)
         self.scale(threads)
-        if not math.isfinite(np.abs(x).max() if self._work.input_scale == "off" else self._work.k[: len(x)].max()):
+        if not math.isfinite(np.abs(x).max() if self._work.input_scale == KMode.OFF else self._work.k[: len(x)].max()):
             raise InputError("planned layer: x holds NaN or infinity, or numbers whose mean overflows")
         self.convolve(out, threads)
         return out
@@ -290,7 +291,7 @@ class PlannedLinear(_Planned):
         check_array(caller, "weight", weight, "(O, I)")
         features = weight.shape[1]
         example = np.zeros((1, features, 1, 1), np.float32)
-        if input_scale not in ("plain", "off"):
+        if input_scale not in (KMode.PLAIN, KMode.OFF):
             raise InputError(f"{caller}: input_scale must be plain or off, got {input_scale!r}")
         _, kernel, _, _ = check_conv(caller, example, weight[:, :, None, None], 1, 0, 0, input_scale, "simd", None)
         conv = simd.SignConv(binary_ops.pack_weight(kernel), features, (1, 1), (1, 1), (0, 0))

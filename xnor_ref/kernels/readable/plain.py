@@ -15,6 +15,7 @@ from numba import int32 as i32
 
 from xnor_ref.kernels.basics.geometry import conv_output_size
 from xnor_ref.kernels.basics.layout import n_words
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.rungs import jit_disabled
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled
@@ -388,7 +389,7 @@ def input_scale_map(x, kernel_size, stride, padding, mode, threads=None):
     out = np.empty((n, out_size[0] * out_size[1]), np.float32)
 
     def one_chunk(start, stop):
-        valid = int(mode == "valid")
+        valid = int(mode == KMode.VALID)
         box_means(start, stop, mean, (height, width), kernel_size, stride, padding, valid, out_size, out)
 
     parallel_chunks(one_chunk, n, _chunk(n, out.shape[1] * kernel_size[0] * kernel_size[1]), threads)

@@ -8,6 +8,7 @@ import numpy as np
 
 from xnor_ref.kernels.basics.geometry import window_count
 from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
+from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
 _WORK = 1 << 18  # elements of the largest temporary array of one chunk
@@ -130,7 +131,7 @@ def input_scale_map(
     for kx in range(kernel_size[1]):
         ox = np.flatnonzero(taps_x[:, kx])
         total[:, :, ox] += lines[:, :, ox * stride[1] - padding[1] + kx]
-    if mode == "plain":
+    if mode == KMode.PLAIN:
         total /= kernel_size[0] * kernel_size[1]
     else:
         total /= np.maximum(np.outer(taps_y.sum(1), taps_x.sum(1)), 1)  # no tap inside: K = 0

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, conv_output_size
 from xnor_ref.kernels.basics.memory import LINE, empty, zeros
-from xnor_ref.kernels.basics.modes import Finish
+from xnor_ref.kernels.basics.modes import Finish, KMode
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.kernels.readable import plain
 from xnor_ref.kernels.training import gradient_layout, winograd
@@ -208,14 +208,14 @@ class SignConvolution(_Convolution):
         words, mean_abs = self._load(weight, threads)
         alpha = mean_abs if alpha is None else alpha
         bits = np.zeros((n, *conv.padded_shape), np.uint32)
-        with_mean = self.input_scale != "off"
+        with_mean = self.input_scale != KMode.OFF
         mean = np.empty((n, self.size[0] * self.size[1] if with_mean else 0))
         scale, shift = (_NONE, _NONE) if affine is None else affine
         limit = np.zeros(0 if affine is None else self.channels, np.float32)
         split(threads, n * self.size[0], signs.pack_pixels, x, scale, shift, limit, bits, mean)
         if with_mean:
             k = np.empty((n, out_h * out_w), np.float32)
-            valid = self.input_scale == "valid"
+            valid = self.input_scale == KMode.VALID
             place = self.kernel, self.stride, self.padding, valid, (out_h, out_w)
             split(threads, n, plain.box_means, mean, self.size, *place, k)
         y = empty((n, out_h, out_w, outputs))
