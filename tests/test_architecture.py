@@ -174,6 +174,53 @@ def test_no_folder_has_too_many_files():
     assert {str(folder): count for folder, count in counts.items() if count > MOST_FILES} == {}
 
 
+LAZY = {  # files with imports inside of functions, and what they buy
+    "help, completion and wrong usage are answered before what they do not need is imported: 0.1 s in place of 0.5": (
+        "cli/__init__.py", "cli/bench/bench_options.py", "cli/bench/bench_scale.py", "cli/bench/bench_train.py",
+        "cli/commands/bench.py", "cli/commands/compress.py", "cli/commands/evaluate.py", "cli/commands/export.py",
+        "cli/commands/info.py", "cli/commands/predict.py", "cli/commands/reproduce.py", "cli/commands/train.py",
+        "cli/commands/verify.py", "cli/options.py", "training/settings/config.py",
+    ),
+    "Numba, 0.25 s, is imported only where compiled kernels compute": (
+        "bench/peers/baselines.py", "compress/execute.py", "compress/visits.py", "datasets/batches.py",
+        "kernels/basics/rungs.py", "kernels/ops/binary_ops.py", "kernels/ops/float_ops.py", "kernels/ops/sign_sums.py",
+        "nn/backend.py", "nn/fused.py", "optim/optimizers.py", "packed/runtime.py", "packed/trees.py",
+        "training/storing/environment.py",
+    ),
+    "Pillow is imported only where a picture is read, drawn or written": (
+        "datasets/images.py", "datasets/shapes.py", "training/report.py",
+    ),
+    "torch, onnx and matplotlib are extras": ("bench/peers/torch_twin.py", "compress/plot.py", "plotting.py"),
+    "fcntl is not on every system": ("datasets/download.py",),
+}  # fmt: skip
+
+
+def lazy_imports(source: str) -> list[str]:
+    """The imports inside of functions."""
+    functions = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    inside = {node for function in functions for node in ast.walk(function)}
+    return sorted(ast.unparse(node) for node in inside if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def test_imports_inside_of_functions_are_declared():
+    found = {str(path.relative_to(PACKAGE)) for path in SOURCES if lazy_imports(path.read_text())}
+    declared = [name for names in LAZY.values() for name in names]
+    assert sorted(found) == sorted(declared)
+
+
+def test_an_import_inside_of_a_function_is_seen():
+    assert lazy_imports("import a\nclass B:\n    def f(self):\n        if a:\n            from c import d") == [
+        "from c import d"
+    ]
+
+
+@pytest.mark.parametrize("command", ["compress", "export", "predict", "verify"])
+def test_help_needs_neither_numpy_nor_numba(command):
+    assert modules_after(f"import xnor_ref.cli.commands.{command}") & {"numpy", "numba"} == set()
+
+
 PUBLIC = {"numba", "numba.config", "numba.extending", "numba.types", "llvmlite", "llvmlite.binding", "llvmlite.ir"}
 UNSEEN = {"jitclass", "overload", "overload_attribute", "overload_method", "register_jitable", "vectorize"}
 

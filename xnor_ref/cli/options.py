@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from xnor_ref.errors import InputError, ModelFileError, OutputError
-from xnor_ref.storage import write_atomically
+from xnor_ref.kernels.basics.threads import set_threads
+from xnor_ref.training.settings import plugins
 from xnor_ref.training.settings.config import FIELDS, check_values, choices_of
 
 DATA_DIR_VARIABLE = "XNOR_REF_DATA"
@@ -21,8 +22,6 @@ quiet_option = click.option("--quiet", is_flag=True, help="No progress, only the
 
 def _load_plugin(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
     if path is not None and not context.resilient_parsing:  # a shell that completes must run nothing
-        from xnor_ref.training.settings import plugins
-
         plugins.load(path)
     return path
 
@@ -81,7 +80,6 @@ def said(values: dict[str, Any]) -> dict[str, Any]:
 
 def use_threads(threads: int | None) -> None:
     """Compute on the threads of --threads."""
-    from xnor_ref.kernels.basics.threads import set_threads
 
     check_values({"threads": threads}, "--threads")
     set_threads(threads)
@@ -178,6 +176,8 @@ def write_json(result: Any, json_file: str | None) -> bool:
     if json_file == "-":
         print_json(result)
     elif json_file is not None:
+        from xnor_ref.storage import write_atomically
+
         write_atomically(json_file, json.dumps(result, indent=2).encode() + b"\n")
     return json_file == "-"
 

@@ -14,6 +14,7 @@ from xnor_ref.kernels.basics.geometry import Pair
 from xnor_ref.kernels.basics.layout import WORD_BITS, pack_mask, signs_of_words
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import binary_ops
+from xnor_ref.kernels.ops.planned import PlannedConv2d
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # mean distances d/n that are tried
 _ROUNDS = 15
@@ -74,8 +75,6 @@ def _direct(words, channels, x_words, x, how, threads) -> dict[str, Callable]:
         )
     }
     if has_vectors():
-        from xnor_ref.kernels.ops.planned import PlannedConv2d
-
         weight = np.ascontiguousarray(np.moveaxis(signs_of_words(words, channels), 3, 1))
         conv = PlannedConv2d(weight, x.shape[2:], stride, padding, pad_value, input_scale="off")
         conv.pack(np.ascontiguousarray(np.moveaxis(x, 1, 3)), threads)

@@ -8,7 +8,7 @@ from typing import Any
 
 from xnor_ref.datasets import Dataset
 from xnor_ref.errors import ModelFileError
-from xnor_ref.experiments import mst
+from xnor_ref.experiments import approximation, mst
 from xnor_ref.experiments.catalogue import EXPERIMENTS
 from xnor_ref.experiments.plan import Plan, differing
 from xnor_ref.storage import write_atomically
@@ -137,7 +137,6 @@ def _versions(folders: list[Path]) -> dict[str, list[Any]]:
 
 
 def _approximation(plan: Plan, data: Dataset, folders: Mapping[str, Path], observer: Observer) -> dict[str, Any]:
-    from xnor_ref.experiments import approximation
 
     networks = {}
     runs = [run for run in plan.runs if run.seed == plan.seeds[0] and run.name in folders]

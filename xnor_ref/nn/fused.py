@@ -19,6 +19,8 @@ from xnor_ref.kernels.basics.geometry import spatial
 from xnor_ref.kernels.basics.memory import empty
 from xnor_ref.kernels.basics.modes import Finish, KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.basics.threads import check_threads
+from xnor_ref.kernels.ops import bit_planes
 from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
 F32 = NDArray[np.float32]
@@ -36,7 +38,6 @@ def pixels(x: NDArray) -> F32:
     turned = x.transpose(0, 2, 3, 1)
     if turned.flags.c_contiguous or not x.flags.c_contiguous:
         return np.ascontiguousarray(turned)
-    from xnor_ref.kernels.basics.threads import check_threads
     from xnor_ref.kernels.vectors import nhwc
     from xnor_ref.kernels.vectors.simd import split
 
@@ -184,7 +185,6 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
 
 def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
     """`KBitConv2d` where `fuses_alone`: its integers are added up by the float32 kernels, without rounding."""
-    from xnor_ref.kernels.ops import bit_planes
     from xnor_ref.kernels.training.convolution import RealConvolution
 
     images = pixels(x.data)

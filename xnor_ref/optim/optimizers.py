@@ -10,6 +10,7 @@ from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError
 from xnor_ref.kernels.basics.rungs import without_kernels
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
+from xnor_ref.optim import _reference
 from xnor_ref.optim._checks import number
 
 CHUNK = 1 << 16  # elements updated at a time: fit into a core's cache, and make the work of threads
@@ -142,8 +143,6 @@ class Optimizer:
 
     def _rung(self) -> Any:
         if self.backend == "reference" or (self.backend == "auto" and without_kernels()):
-            from xnor_ref.optim import _reference
-
             return _reference
         from xnor_ref.optim import _kernels
 

@@ -8,7 +8,7 @@ import click
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
 from xnor_ref.cli.text import printable
-from xnor_ref.errors import InputError
+from xnor_ref.errors import EquivalenceError, InputError
 
 _UNITS = ("", "k", "M", "G", "T")
 
@@ -75,7 +75,6 @@ def _write(target: Path, made: Any, metadata: dict[str, Any], tensors: dict[str,
     """Save the new network, read it back, and compare its answers with the old one's."""
     import numpy as np
 
-    from xnor_ref.errors import EquivalenceError
     from xnor_ref.packed import PackedNetwork, load_packed
 
     before, after = PackedNetwork(metadata, tensors), PackedNetwork(made.metadata, made.tensors)

@@ -13,6 +13,7 @@ from xnor_ref.cli.group import Command
 from xnor_ref.cli.text import program
 from xnor_ref.errors import ModelFileError
 from xnor_ref.training.settings.config import FIELDS, TrainConfig, check_values, load_toml
+from xnor_ref.training.settings.faithful import overridden
 from xnor_ref.training.settings.resolve import resolve
 
 
@@ -66,7 +67,6 @@ def command(
 
     from xnor_ref.cli.progress import Progress
     from xnor_ref.training.job import train_run
-    from xnor_ref.training.settings.faithful import overridden
     from xnor_ref.training.storing import runs
 
     progress = Progress(quiet)

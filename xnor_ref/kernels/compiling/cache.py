@@ -29,9 +29,11 @@ import numba
 import numpy as np
 from numba import config
 
+from xnor_ref.errors import OutputError
 from xnor_ref.kernels.basics import numba_private as private
 from xnor_ref.kernels.basics.target import multiplies_tiles
 from xnor_ref.kernels.compiling import stamp
+from xnor_ref.storage import write_atomically
 
 try:
     import fcntl
@@ -141,8 +143,6 @@ class KernelFile:
 
     def save(self, dispatcher: Any) -> None:
         """Keep a compiled kernel, or warn that it cannot be kept."""
-        from xnor_ref.errors import OutputError
-        from xnor_ref.storage import write_atomically
 
         content = None if self.path is None else private.serialized(dispatcher)
         if self.path is None or content is None:

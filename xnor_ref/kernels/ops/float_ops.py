@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size, spatial
 from xnor_ref.kernels.basics.rungs import has_vectors, without_kernels
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
+from xnor_ref.kernels.readable import float_reference
 
 F32 = NDArray[np.float32]
 
@@ -36,8 +37,6 @@ def pixel_table(mean: Sequence[float], std: Sequence[float]) -> F32:
 
 def _rung() -> ModuleType:
     if without_kernels():
-        from xnor_ref.kernels.readable import float_reference
-
         return float_reference
     from xnor_ref.kernels.readable import float_plain
 
