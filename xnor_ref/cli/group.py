@@ -1,6 +1,7 @@
 """The group of all commands. A command's module is imported when it is called, so `--help` stays quick."""
 
 import difflib
+from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -25,6 +26,12 @@ COMMANDS = {
 }
 
 
+def hint(word: str, known: Iterable[str]) -> str:
+    """What may have been meant by an unknown word."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
+
+
 class LazyGroup(click.Group):
     """Commands by name from `COMMANDS`; module `xnor_ref.cli.commands.<name>` holds `command`."""
 
@@ -38,9 +45,7 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(COMMANDS)}."
-            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+            raise click.UsageError(f"No such command {args[0]!r}. {hint(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -1,6 +1,5 @@
 """`bench`: the kernels and networks against the machine's roof and against other libraries."""
 
-import difflib
 from pathlib import Path
 
 import click
@@ -10,7 +9,7 @@ from xnor_ref.cli.bench import bench_options, bench_text
 from xnor_ref.cli.bench.bench_options import Measurement
 from xnor_ref.cli.bench.bench_scale import scale
 from xnor_ref.cli.bench.bench_train import train
-from xnor_ref.cli.group import Command
+from xnor_ref.cli.group import Command, hint
 from xnor_ref.cli.text import say
 from xnor_ref.errors import InputError
 
@@ -37,10 +36,8 @@ class Bench(click.Group):
         first = args[0] if args else ""
         if first not in ("-h", "--help", *self.commands) and (first or not ctx.resilient_parsing):
             if first and not first.startswith("-") and first not in LAYER_SETS and not ctx.resilient_parsing:
-                known = (*LAYER_SETS, *self.commands)
-                near = difflib.get_close_matches(first, known, n=1)
-                hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
-                raise click.UsageError(f"bench has no {first!r}. {hint}", ctx)
+                known = hint(first, (*LAYER_SETS, *self.commands))
+                raise click.UsageError(f"bench has no {first!r}. {known}", ctx)
             model = any(arg == "--model" or arg.startswith("--model=") for arg in args)
             args = ["network" if model else "layers", *args]
         return super().parse_args(ctx, args)

@@ -4,9 +4,8 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
-from importlib import import_module
 from itertools import pairwise
-from operator import attrgetter
+from pkgutil import resolve_name
 from typing import Any
 
 from xnor_ref.errors import InputError, InputTypeError
@@ -39,10 +38,7 @@ def needs_of(field: dataclasses.Field) -> tuple[str, tuple]:
 
 def _found(registry: Any) -> Any:
     """What "module:name" names, looked up only now: `--help` of other commands does without it."""
-    if not isinstance(registry, str):
-        return registry
-    module, _, name = registry.partition(":")
-    return attrgetter(name)(import_module(module))
+    return resolve_name(registry) if isinstance(registry, str) else registry
 
 
 def checked(field: dataclasses.Field, value: Any) -> Any:
