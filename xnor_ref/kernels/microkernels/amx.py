@@ -265,7 +265,7 @@ def products(vectors: int):
 
 def _gather(b, n, x, x_input, offsets, left, steps, to) -> None:
     """Copy the words at x + offsets, of which `left` are left, of `n` inputs to rows of 64 bytes, step by step."""
-    pointers, kind = vector(_POINTER, GROUPS), vector(I32, GROUPS)
+    pointers, kind = vector(I32.as_pointer(), GROUPS), vector(I32, GROUPS)
 
     def step(values):
         offsets, to, left = values
