@@ -437,12 +437,12 @@ class InputGradient:
             pieces = -(-self.inputs // WIDE) * -(-int(g[simd.OUT_H]) // int(g[simd.GROUP_ROWS]))
             place = target[start * (int(g[simd.OUT_IMAGE]) // 4) + phase.first :]
             if self.in_bytes:
-                g[simd.TABLE], g[simd.ALPHA] = phase.table.ctypes.data, factor.ctypes.data
+                g[simd.PART_0], g[simd.PART_2] = phase.table.ctypes.data, factor.ctypes.data
                 together = max(1, BYTES.pixels // int(g[simd.OUT_W]))
                 _convolve_bytes(0, -(-images // together) * pieces, g, phase.rows, together, place)
             else:
                 parts = _plain_parts(simd.padded_outputs(self.inputs))
-                for entry, part in zip((simd.TABLE, simd.COLUMNS, simd.ALPHA, simd.K), parts):
+                for entry, part in zip((simd.PART_0, simd.PART_1, simd.PART_2, simd.PART_3), parts):
                     g[entry] = part.ctypes.data
                 simd._convolve(0, images * pieces, simd.REAL, g, phase.rows, place)
 
@@ -479,7 +479,7 @@ def _convolve_bytes(start, stop, g, rows, together, out):
             x = g[simd.X] + image * g[simd.X_IMAGE] + rows[oy, 0]
             w_row = g[simd.RUN] * width * 4
             w = g[simd.W] + block * block_bytes + rows[oy, 2] * w_row
-            table = g[simd.TABLE] + rows[oy, 3] + first * 4
+            table = g[simd.PART_0] + rows[oy, 3] + first * 4
             place = image * g[simd.OUT_IMAGE] + oy * g[simd.OUT_ROW] + first * 4
             y, step = out.ctypes.data + place, g[simd.OUT_PIXEL]
             images[2] = g[simd.OUT_IMAGE]
@@ -490,11 +490,11 @@ def _convolve_bytes(start, stop, g, rows, together, out):
             batch = images.ctypes.data
             if narrow:
                 _descaled_narrow(
-                    n, x, x_row, x_pixel, n_rows, run, w, w_row, table, batch, g[simd.ALPHA], 0, y, step, LINE
+                    n, x, x_row, x_pixel, n_rows, run, w, w_row, table, batch, g[simd.PART_2], 0, y, step, LINE
                 )
             else:
                 _descaled_wide(
-                    n, x, x_row, x_pixel, n_rows, run, w, w_row, table, batch, g[simd.ALPHA], 0, y, step, LINE
+                    n, x, x_row, x_pixel, n_rows, run, w, w_row, table, batch, g[simd.PART_2], 0, y, step, LINE
                 )
             if used < width:
                 for p in range(images[0] * n):

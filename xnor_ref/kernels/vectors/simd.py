@@ -32,12 +32,15 @@ SHARED = 80e6  # picoseconds of work that a second thread helps with
 MAX_TABLE = 1 << 20  # entries of a border table
 INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `microkernels/tile.py`
 
-# Entries of a geometry; addresses, strides in bytes. The epilogue reads TABLE, COLUMNS, ALPHA and K: the border table
-# and where in it a column begins; for SCALED alpha and K, for BITS the limits and the bits that are flipped. For REAL
-# the four are bias, scale, shift and floor.
+# Entries of a geometry; addresses, strides in bytes. PART_0 to PART_3 are what the epilogue reads:
+#     INTEGERS  border table  where in it a column begins
+#     SCALED    border table  where in it a column begins  alpha   K
+#     BITS      border table  where in it a column begins  limits  bits that are flipped
+#     REAL      bias          scale                        shift   floor
 (
     N_IMAGES, OUT_H, OUT_W, OUT_CHANNELS, GROUP_ROWS, RUN, KERNEL_H,
-    X, X_IMAGE, X_ROW, X_PIXEL, W, TABLE, COLUMNS, ALPHA, K, K_IMAGE, PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
+    X, X_IMAGE, X_ROW, X_PIXEL, W, PART_0, PART_1, PART_2, PART_3, K_IMAGE,
+    PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
 ) = range(23)  # fmt: skip
 
 _narrow, _wide = tile.NARROW, tile.WIDE
@@ -83,13 +86,13 @@ def _convolve(start, stop, kind, g, rows, out):
             x = g[X] + image * g[X_IMAGE] + rows[oy, 0]
             w_row = g[RUN] * width * 4
             w = g[W] + block * block_bytes + rows[oy, 2] * w_row
-            p0, p1, p2 = g[TABLE] + rows[oy, 3] + first * 4, g[COLUMNS], g[ALPHA] + first * 4
+            p0, p1, p2 = g[PART_0] + rows[oy, 3] + first * 4, g[PART_1], g[PART_2] + first * 4
             if kind == SCALED:
-                p3 = g[K] + image * g[K_IMAGE] + oy * g[OUT_W] * 4
+                p3 = g[PART_3] + image * g[K_IMAGE] + oy * g[OUT_W] * 4
             elif kind == BITS:
-                p3 = g[K] + first // 8
+                p3 = g[PART_3] + first // 8
             else:
-                p3 = g[K] + first * 4
+                p3 = g[PART_3] + first * 4
             if kind == REAL:
                 p1 += first * 4
             if direct:
@@ -269,7 +272,7 @@ class _Conv:
     def _bind(self, kind, x, out, parts, planes=False, place=None, stream=False):
         """Work on images in the buffer x and write into the buffer out, as a function of (n, threads).
 
-        `parts` are the arrays whose addresses the epilogue takes: table, columns, alpha, K, or what stands for them.
+        `parts` are the four arrays whose addresses the epilogue takes, see `PART_0`.
         `place` says where results go if not side by side: strides from image to image, row to row and pixel to pixel
         in bytes, and the element of `out` where they begin. With `stream` they go past the caches where pixels begin
         with a line; that pays for results that are read when no cache would hold them any more, or not at all.
@@ -283,7 +286,7 @@ class _Conv:
         target = out.reshape(-1).view(np.uint32)[first:]
         g[PAST] = 0 if stream else LINE
         g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, height * width * 4
-        for entry, part in zip((TABLE, COLUMNS, ALPHA, K), parts, strict=True):
+        for entry, part in zip((PART_0, PART_1, PART_2, PART_3), parts, strict=True):
             g[entry] = part.ctypes.data
         per_image = -(-channels // WIDE) * -(-height // int(g[GROUP_ROWS]))
         return Bound(kind, g, self._rows, target, OUT_W if self.single else N_IMAGES, per_image, (self, x, *parts))
