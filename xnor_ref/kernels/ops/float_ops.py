@@ -319,8 +319,12 @@ def max_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int |
 
 def _padded(x: F32, padding: Pair, value: float = 0.0) -> F32:
     """Images with `value` around them."""
-    around = (0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2
-    return np.pad(x, around, constant_values=value) if any(padding) else x
+    if padding == (0, 0):
+        return x
+    (height, width), (top, left) = spatial(x), padding
+    out = np.full((*x.shape[:2], *padded_size((height, width), padding)), value, np.float32)
+    out[:, :, top : top + height, left : left + width] = x
+    return out
 
 
 def max_pool2d_winners(
