@@ -33,11 +33,11 @@ def data():
     return make_dataset("noise", ("a", "b", "c"), split(4 * STEPS + 2), split(5))
 
 
-def trainer_of(data, *callbacks, folder=None, **others):
+def trainer_of(data, *callbacks, folder=None, rate=0.01, clamp=False, **others):
     """A trainer of a small network, made of plain parts."""
-    model = models.build("shapes-net", image_size=16, in_channels=3, num_classes=3, width=2)
-    optimizer = optim.Adam(model.named_parameters(), 0.01)
-    schedule = optim.make_schedule("cosine", 0.01, EPOCHS * STEPS)
+    model = models.build("shapes-net", image_size=16, in_channels=3, num_classes=3, width=2, clamp=clamp)
+    optimizer = optim.Adam(model.named_parameters(), rate)
+    schedule = optim.make_schedule("cosine", rate, EPOCHS * STEPS)
     checkpoints = folder and CheckpointFolder(folder, IDENTITY)
     return make_trainer(
         model,
@@ -227,6 +227,19 @@ def test_a_callback_may_change_images_loss_and_gradients(data):
     assert not np.ptp(trainer.model(Tensor(np.zeros((2, 3, 16, 16), np.float32))).data, axis=0).any()
 
 
+def test_after_a_step_a_callback_sees_projected_weights(data):
+    seen = []
+
+    class Look(Callback):
+        def after_step(self, trainer, step):
+            seen.append(max(abs(p.data).max() for p in trainer.model.parameters() if p.latent))
+
+    trainer_of(data, Look(), rate=3.0, clamp=True).fit()
+    assert set(seen) == {1.0}
+    trainer_of(data, Look(), rate=3.0).fit()
+    assert max(seen) > 1
+
+
 def test_what_a_callback_makes_of_loss_and_gradients_is_checked(data):
     class Poison(Callback):
         def __init__(self, hook):
@@ -311,6 +324,24 @@ def test_a_trainer_that_was_stopped_goes_on(data):
         stopped.fit()
     stopped.fit()
     assert weights(stopped) == weights(whole)
+
+
+def test_every_epoch_has_an_order_of_its_own(data):
+    def order(epoch, **others):
+        trainer = trainer_of(data, **others)
+        return [index for step in range(STEPS) for index in trainer.indices(epoch, step).tolist()]
+
+    orders = [order(0), order(1), order(0, seed=1)]
+    assert all(len(set(found)) == 4 * STEPS for found in orders)
+    assert len({tuple(found) for found in orders}) == 3 and order(0) == orders[0]
+
+
+def test_going_on_from_an_earlier_checkpoint_removes_the_later_ones(data, tmp_path):
+    trainer_of(data, folder=tmp_path).fit()
+    trainer, notes = trainer_of(data, folder=tmp_path), []
+    trainer.resume(tmp_path / f"step-{STEPS:09d}.safetensors", notes.append)
+    assert [path.name for path in tmp_path.glob("step-*")] == [f"step-{STEPS:09d}.safetensors"]
+    assert trainer.steps_done == STEPS and notes[0].endswith(f"epoch 2, step {STEPS + 1}")
 
 
 def test_names_of_states_are_taken_once(data):
