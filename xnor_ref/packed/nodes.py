@@ -69,6 +69,11 @@ class Node:
         self.need(ok, f"{key} must be two integers from {low} to {high}, got {shown(value)}")
         return value[0], value[1]
 
+    def size_of_input(self, key: str, size: int) -> None:
+        """Refuse the node unless the attribute `key` is the `size` that its input has."""
+        found = self.integer(key, 1, 2**31 - 1)
+        self.need(found == size, f"{key} is {found}, its input has {size}")
+
     def choice(self, key: str, options: tuple) -> Any:
         """The attribute `key`, one of `options`."""
         value = self._attribute(key)

@@ -193,10 +193,11 @@ def _weight_bits(node: Node, n_bits: int) -> "tuple[NDArray[np.uint64], Tree | N
     return _plain_bits(node, n_bits), None
 
 
-def _plain_bits(node: Node, n_bits: int) -> NDArray[np.uint64]:
-    bits = node.tensor("bits", np.uint64, (None, n_words(n_bits)))
+def _plain_bits(node: Node, n_bits: int, *planes: int) -> NDArray[np.uint64]:
+    """The filters as rows of bits, (*planes, O, n_words(n_bits))."""
+    bits = node.tensor("bits", np.uint64, (*planes, None, n_words(n_bits)))
     if n_bits % WORD_BITS:
-        clean = not (bits[:, -1] >> np.uint64(n_bits % WORD_BITS)).any()
+        clean = not (bits[..., -1] >> np.uint64(n_bits % WORD_BITS)).any()
         node.need(clean, f"bits beyond the {n_bits} weights of a filter must be zero")
     return bits
 
@@ -224,8 +225,7 @@ def _to_bits(settings: Settings, x: F32, rule: Rule) -> NDArray[np.uint64]:
 def binary_conv2d(node: Node, x: Shape) -> Step:
     """Convolution of signs by xor and popcount, then alpha, then K."""
     channels, height, width = node.image(x)
-    found = node.integer("in_channels", 1, 2**31)
-    node.need(found == channels, f"in_channels is {found}, its input has {channels}")
+    node.size_of_input("in_channels", channels)
     kernel = node.pair("kernel_size", 1)
     stride, padding = node.pair("stride", 1), node.pair("padding", 0)
     pad_value = node.choice("pad_value", (-1, 0, 1))
@@ -264,8 +264,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
 def binary_linear(node: Node, x: Shape) -> Step:
     """Matrix product of signs by xor and popcount, then alpha, then the mean of |x|."""
     features = node.row(x)
-    found = node.integer("in_features", 1, 2**31 - 1)
-    node.need(found == features, f"in_features is {found}, its input has {features}")
+    node.size_of_input("in_features", features)
     input_scale = node.choice("input_scale", (KMode.OFF, KMode.PLAIN))
     bits, tree = _weight_bits(node, features)
     alpha = node.optional("alpha", np.float32, (len(bits),))
@@ -292,22 +291,13 @@ def binary_linear(node: Node, x: Shape) -> Step:
     return Step((len(bits),), run, work, workspace, work, arguments)
 
 
-def _bit_planes(node: Node, n_bits: int) -> NDArray[np.uint64]:
-    """The weights' planes, lowest first: (planes, O, n_words(n_bits))."""
-    bits = node.tensor("bits", np.uint64, (node.integer("weight_bits", 1, MAX_BITS), None, n_words(n_bits)))
-    if n_bits % WORD_BITS:
-        clean = not (bits[..., -1] >> np.uint64(n_bits % WORD_BITS)).any()
-        node.need(clean, f"bits beyond the {n_bits} weights of a filter must be zero")
-    return bits
-
-
 def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, padding: Pair, pad_value: int) -> Step:
     """Both k-bit layers: the integers of an image (C, H, W) convolved on bit planes, then alpha, then K."""
     n_bits = image[0] * kernel[0] * kernel[1]
     scales = tuple(KMode) if "kernel_size" in node.seen else (KMode.OFF, KMode.PLAIN)
     input_scale = node.choice("input_scale", scales)
     input_bits = node.integer("input_bits", 1, MAX_BITS)
-    bits = _bit_planes(node, n_bits)
+    bits = _plain_bits(node, n_bits, node.integer("weight_bits", 1, MAX_BITS))  # the lowest plane first
     n_planes, outputs, _ = bits.shape
     node.need(bit_planes.fits(n_bits, (input_bits, n_planes)), f"sums of {n_bits} products may not fit into 32 bits")
     alpha = node.tensor("alpha", np.float32, (outputs,))
@@ -334,8 +324,7 @@ def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, 
 def kbit_conv2d(node: Node, x: Shape) -> Step:
     """Convolution of integers of a few bits, plane by plane, then alpha, then K."""
     channels, _, _ = image = node.image(x)
-    found = node.integer("in_channels", 1, 2**31)
-    node.need(found == channels, f"in_channels is {found}, its input has {channels}")
+    node.size_of_input("in_channels", channels)
     kernel, stride, padding = node.pair("kernel_size", 1), node.pair("stride", 1), node.pair("padding", 0)
     pad_value = node.choice("pad_value", (-1, 0, 1))
     return _kbit(node, image, node.window(x, kernel, stride, padding), kernel, stride, padding, pad_value)
@@ -344,16 +333,14 @@ def kbit_conv2d(node: Node, x: Shape) -> Step:
 def kbit_linear(node: Node, x: Shape) -> Step:
     """Matrix product of integers of a few bits, plane by plane, then alpha, then the mean of |x|."""
     features = node.row(x)
-    found = node.integer("in_features", 1, 2**31 - 1)
-    node.need(found == features, f"in_features is {found}, its input has {features}")
+    node.size_of_input("in_features", features)
     return _kbit(node, (features, 1, 1), (1, 1), (1, 1), (1, 1), (0, 0), 0)
 
 
 def sign_weight_conv2d(node: Node, x: Shape) -> Step:
     """Convolution of real inputs with signs by additions and subtractions, then alpha."""
     channels, _, _ = node.image(x)
-    found = node.integer("in_channels", 1, 2**31)
-    node.need(found == channels, f"in_channels is {found}, its input has {channels}")
+    node.size_of_input("in_channels", channels)
     kernel = node.pair("kernel_size", 1)
     stride, padding = node.pair("stride", 1), node.pair("padding", 0)
     n_bits = channels * kernel[0] * kernel[1]
@@ -372,8 +359,7 @@ def sign_weight_conv2d(node: Node, x: Shape) -> Step:
 def sign_weight_linear(node: Node, x: Shape) -> Step:
     """Matrix product of real inputs with signs by additions and subtractions, then alpha."""
     features = node.row(x)
-    found = node.integer("in_features", 1, 2**31 - 1)
-    node.need(found == features, f"in_features is {found}, its input has {features}")
+    node.size_of_input("in_features", features)
     bits = _plain_bits(node, features)
     alpha = node.optional("alpha", np.float32, (len(bits),))
 
