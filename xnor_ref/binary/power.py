@@ -1,9 +1,8 @@
 """The power of two nearest to a number, for which multiplying is shifting."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from xnor_ref.binary.rules import F32
 
 _UP = np.int32(0x4AFB0C)  # brings mantissas above sqrt(2) over the next power of two
 _EXPONENT = np.int32(-0x800000)  # bits of sign and exponent

@@ -1,22 +1,4 @@
-"""What a rule is: one choice of the papers' mathematics, defined once, and the registry that knows it by name.
-
-A rule is an object. It holds its readable NumPy forward and gradient side by side, its equation and its source. Layers
-take it by name or as an object. The lists of the command line, of error messages and of the documents come from its
-registry:
-
->>> from xnor_ref.binary import WEIGHT_SCALES, WeightScale
->>> @WEIGHT_SCALES.register
-... class Half(WeightScale):
-...     name, equation, source = "half", "alpha = 1/2", "made up for this example"
-...     def alpha(self, weight, bits=1):
-...         return np.full(len(weight), 0.5)
->>> "half" in WEIGHT_SCALES, WEIGHT_SCALES["half"].alpha(np.ones((2, 3), np.float32)).tolist()
-(True, [0.5, 0.5])
->>> WEIGHT_SCALES.remove("half")
-
-`compiled` names what the compiled kernels compute in place of a rule's methods. A subclass that overrides one of these
-methods has no compiled form until it names one itself, so no fast path can ignore the override.
-"""
+"""What a rule is, and the registry that knows it by name; the room's page adds a rule to one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -121,6 +103,3 @@ class Registry(Mapping[str, R]):
 
     def __len__(self) -> int:
         return len(self._rules)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._rules

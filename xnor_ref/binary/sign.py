@@ -37,10 +37,7 @@ def ste_mask(x: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 class SignGradient(Rule):
-    """What stands in for the derivative of sign, which is 0 almost everywhere.
-
-    A rule of one's own defines `derivative`.
-    """
+    """What stands in for the derivative of sign. A rule of one's own defines `derivative`."""
 
     computes = ("derivative", "apply")
 

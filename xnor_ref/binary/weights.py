@@ -87,10 +87,7 @@ class LearnedScale(NoScale):
 
 
 class WeightGradient(Rule):
-    """From G = dC/dW~ to dC/dW, the gradient of the latent weights.
-
-    A rule of one's own defines `latent`.
-    """
+    """From G = dC/dW~ to dC/dW, the gradient of the latent weights. A rule of one's own defines `latent`."""
 
     computes = ("latent",)
     needs_alpha = False  # True: it differentiates alpha

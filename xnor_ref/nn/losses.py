@@ -29,9 +29,7 @@ def cross_entropy(logits: Tensor, labels: NDArray[np.integer], label_smoothing: 
     if not 0 <= label_smoothing < 1:
         raise InputError(f"cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing}")
     n, classes = logits.shape
-    z = logits.data.astype(np.float64)
-    z -= z.max(axis=1, keepdims=True)
-    log_probability = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    log_probability = _log_softmax(logits.data, 1)
     target = np.full((n, classes), label_smoothing / classes)
     target[np.arange(n), labels] += 1 - label_smoothing
     loss = -(target * log_probability).sum() / n

@@ -1,34 +1,25 @@
 """Updates of one stretch of a parameter in NumPy. They define the results: `_kernels` has the same bits.
 
-All arrays are 1-D float32 of one length and all numbers float32; each product and sum is rounded, in the written order.
+All arrays are 1-D float32 of one length, all numbers float32 and `nesterov` and `shift` bool; arrays but `grad` are
+updated in place. Each product and sum is rounded, in the written order.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xnor_ref.binary import ap2
 
-F32 = NDArray[np.float32]
 silent = np.errstate(all="ignore")  # compiled code does not warn either; the training loop looks for overflow itself
 
 
 @silent
-def sgd(param: F32, grad: F32, lr: np.float32, decay: np.float32) -> None:
+def sgd(param, grad, lr, decay):
     """param -= lr (grad + decay param)"""
     step = grad if decay == 0 else grad + decay * param
     param -= lr * step
 
 
 @silent
-def momentum_sgd(
-    param: F32,
-    grad: F32,
-    velocity: F32,
-    lr: np.float32,
-    momentum: np.float32,
-    decay: np.float32,
-    nesterov: bool,
-) -> None:
+def momentum_sgd(param, grad, velocity, lr, momentum, decay, nesterov):
     """g = grad + decay param; velocity = momentum velocity + g; param -= lr velocity.
 
     With `nesterov` the last is param -= lr (g + momentum velocity).
@@ -36,29 +27,11 @@ def momentum_sgd(
     step = grad if decay == 0 else grad + decay * param
     velocity *= momentum
     velocity += step
-    if nesterov:
-        step = step + momentum * velocity
-    else:
-        step = velocity
-    param -= lr * step
+    param -= lr * (step + momentum * velocity if nesterov else velocity)
 
 
 @silent
-def adam(
-    param: F32,
-    grad: F32,
-    mean: F32,
-    square: F32,
-    beta1: np.float32,
-    rest1: np.float32,
-    beta2: np.float32,
-    rest2: np.float32,
-    lr: np.float32,
-    root: np.float32,
-    eps: np.float32,
-    decay: np.float32,
-    shrink: np.float32,
-) -> None:
+def adam(param, grad, mean, square, beta1, rest1, beta2, rest2, lr, root, eps, decay, shrink):
     """g = grad + decay param; mean = beta1 mean + rest1 g; square = beta2 square + rest2 g^2;
     param = shrink param - lr mean / (root sqrt(square) + eps).
 
@@ -78,19 +51,7 @@ def adam(
 
 
 @silent
-def adamax(
-    param: F32,
-    grad: F32,
-    mean: F32,
-    largest: F32,
-    beta1: np.float32,
-    rest1: np.float32,
-    beta2: np.float32,
-    lr: np.float32,
-    eps: np.float32,
-    decay: np.float32,
-    shift: bool,
-) -> None:
+def adamax(param, grad, mean, largest, beta1, rest1, beta2, lr, eps, decay, shift):
     """g = grad + decay param; mean = beta1 mean + rest1 g; largest = max(beta2 largest, |g|);
     param -= lr (mean / (largest + eps)), with `shift` of AP2(largest).
 

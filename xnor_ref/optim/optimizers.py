@@ -15,6 +15,7 @@ from xnor_ref.optim._checks import number
 
 CHUNK = 1 << 16  # elements updated at a time: fit into a core's cache, and make the work of threads
 BACKENDS = ("auto", "reference", "numba")
+Params = Iterable[Tensor | tuple[str, Tensor]]
 
 
 class Optimizer:
@@ -46,7 +47,7 @@ class Optimizer:
 
     def __init__(
         self,
-        params: Iterable[Tensor | tuple[str, Tensor]],
+        params: Params,
         lr: float,
         *,
         weight_decay: float = 0.0,
@@ -182,21 +183,20 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor | tuple[str, Tensor]],
+        params: Params,
         lr: float,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         *,
         nesterov: bool = False,
-        backend: str = "auto",
-        threads: int | None = None,
+        **how: Any,
     ):
         self.momentum = number("SGD", "momentum", momentum, 0, 1)
         self.nesterov = nesterov
         if nesterov and momentum == 0:
             raise InputError("SGD: nesterov needs a momentum above 0, got momentum 0")
         self.slots = ("velocity",) if momentum else ()
-        super().__init__(params, lr, weight_decay=weight_decay, backend=backend, threads=threads)
+        super().__init__(params, lr, weight_decay=weight_decay, **how)
 
     def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
         step, strength = np.float32(lr), np.float32(decay)
@@ -213,23 +213,20 @@ class Moments(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor | tuple[str, Tensor]],
+        params: Params,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float | None = None,
         weight_decay: float = 0.0,
-        *,
-        backend: str = "auto",
-        threads: int | None = None,
+        **how: Any,
     ):
         caller = type(self).__name__
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise InputTypeError(f"{caller}: betas must be a pair of numbers, got {betas!r}")
         self.betas = tuple(number(caller, f"betas[{i}]", beta, 0, 1) for i, beta in enumerate(betas))
-        self.eps = number(
-            caller, "eps", self.default_eps if eps is None else eps, float(np.finfo(np.float32).tiny)
-        )  # less could round to 0
-        super().__init__(params, lr, weight_decay=weight_decay, backend=backend, threads=threads)
+        smallest = float(np.finfo(np.float32).tiny)  # less could round to 0
+        self.eps = number(caller, "eps", self.default_eps if eps is None else eps, smallest)
+        super().__init__(params, lr, weight_decay=weight_decay, **how)
 
 
 class Adam(Moments):
@@ -243,28 +240,18 @@ class Adam(Moments):
     params, lr, weight_decay, backend, threads
         See Optimizer.
     betas : pair of float
-        Each in [0, 1).
+        Each in [0, 1); by default 0.9 and 0.999.
     eps : float
-        At least 1.2e-38, the smallest normal float32.
+        At least 1.2e-38, the smallest normal float32; by default 1e-8.
     decoupled : bool
         False: g = grad + weight_decay param. True (AdamW): param *= 1 - lr weight_decay, and g = grad.
     """
 
     slots = ("mean", "square")
+    default_eps = 1e-8
 
-    def __init__(
-        self,
-        params: Iterable[Tensor | tuple[str, Tensor]],
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        decoupled: bool = False,
-        backend: str = "auto",
-        threads: int | None = None,
-    ):
-        super().__init__(params, lr, betas, eps, weight_decay, backend=backend, threads=threads)
+    def __init__(self, params: Params, lr: float, *moments: Any, decoupled: bool = False, **how: Any):
+        super().__init__(params, lr, *moments, **how)
         self.decoupled = decoupled
 
     def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
@@ -280,7 +267,7 @@ class Adam(Moments):
         self._in_chunks(rung.adam, arrays, *(np.float32(value) for value in numbers))
 
 
-def _named_parameters(caller: str, params: Iterable[Tensor | tuple[str, Tensor]]) -> dict[str, Tensor]:
+def _named_parameters(caller: str, params: Params) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for index, item in enumerate(params):
         name, param = item if isinstance(item, tuple) and len(item) == 2 else (str(index), item)

@@ -1,20 +1,6 @@
 """Training towards MST-compression: the filters of each binary layer are pulled together while the task is learned.
 
-The paper (ICCV 2023, pp. 6091-6100) has a learning algorithm that lowers the total distance of the minimum spanning
-trees; what stands here is a reconstruction from the paper's abstract. Before every step each latent weight gets, in
-addition to the gradient of the task,
-
-    lambda(step) * rms_l * dP_l/dW            P_l of `compress/pull.py`, rms_l of the layer's own task gradient
-
-rms_l is the root mean square over the layer, so that lambda says how hard the pull is against the task: the same number
-suits layers and networks of any size. What a filter is pulled to are its neighbours in the layer's minimum spanning
-tree ("tree"), with the signs of the moment, or the signs that most filters of the layer have ("centre"; the sum of the
-distances to it bounds the tree's weight). Trees and centres are found again every `refresh` steps. The pull begins
-after `start` epochs, and lambda rises over `ramp` more; by default it is there from the first step. Two filters
-nearer to each other (or to the centre) than `margin` times their length are let go until the next refresh, so that
-filters do not become equal. docs/compression.md has what was measured.
-
-A checkpoint holds the targets of each layer, so a run that is resumed goes on with the trees that it had.
+docs/compression.md has the penalty and its strength.
 """
 
 from dataclasses import dataclass
@@ -71,8 +57,15 @@ class MstPull(Callback):
         Of an epoch.
     strength : float
         lambda at its highest; 0 pulls nothing and only gives the figures.
-    kind, start, ramp, refresh, margin
-        See above; `refresh` is by default an epoch, at most 100 steps.
+    kind : {"tree", "centre"}
+        What a filter is pulled to: its neighbours in the layer's minimum spanning tree, or the signs that most filters
+        have (the sum of the distances to these bounds the tree's weight).
+    start, ramp : float
+        Epochs before the pull begins, and epochs over which lambda then rises.
+    refresh : int, optional
+        Steps after which trees and centres are found again; by default an epoch, at most 100 steps.
+    margin : float
+        Filters that differ in at most this share of their signs are let go until then, so that none become equal.
 
     Raises
     ------

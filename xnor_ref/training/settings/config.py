@@ -18,7 +18,7 @@ from xnor_ref.training.settings.fields import checked as _checked
 from xnor_ref.training.settings.fields import choices_of as choices_of
 from xnor_ref.training.settings.fields import define as _field
 from xnor_ref.training.settings.fields import did_you_mean as did_you_mean
-from xnor_ref.training.settings.fields import needs_of as needs_of
+from xnor_ref.training.settings.fields import has_effect, needs_of
 
 _BINARY = ("method", "xnor_ref.nn.methods:methods_with")
 _SHAPES = ("dataset", ("shapes",))
@@ -271,18 +271,12 @@ class TrainConfig:
 
     def require_effect(self, field: dataclasses.Field) -> None:
         """Raise InputError if another field's value leaves `field` without effect."""
-        if not self._has_effect(field):
+        if not has_effect(field, vars(self)):
             other, values = needs_of(field)
             raise InputError(
                 f"{field.name} (={getattr(self, field.name)}) needs {other} {' or '.join(values)}, "
                 f"got {other} {getattr(self, other)!r}"
             )
-
-    def _has_effect(self, field: dataclasses.Field) -> bool:
-        if "needs" not in field.metadata:
-            return True
-        other, values = needs_of(field)
-        return getattr(self, other) in values
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -299,7 +293,7 @@ class TrainConfig:
             for field in dataclasses.fields(self)
             if field.metadata.get("needs", ("",))[0] == choice
             and getattr(self, field.name) is not None
-            and self._has_effect(field)
+            and has_effect(field, vars(self))
         }
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from xnor_ref.errors import InputError
-from xnor_ref.training.settings.config import FIELDS, needs_of
+from xnor_ref.training.settings.config import FIELDS
+from xnor_ref.training.settings.fields import has_effect
 
 PRESETS = ("allenai",)
 _ALL: dict[str, Any] = {
@@ -66,15 +67,8 @@ def preset(said: Mapping[str, Any]) -> dict[str, Any]:
     else:
         values |= {"schedule": "constant"}
         del values["milestones"], values["lr_factors"]
-    together = {**values, **said}
-    return {key: value for key, value in values.items() if _has_effect(key, together, method)}
-
-
-def _has_effect(key: str, values: Mapping[str, Any], method: str) -> bool:
-    if "needs" not in FIELDS[key].metadata:
-        return True
-    other, needed = needs_of(FIELDS[key])
-    return values.get(other, method) in needed
+    together = {"method": method, **values, **said}
+    return {key: value for key, value in values.items() if has_effect(FIELDS[key], together)}
 
 
 def overridden(said: Mapping[str, Any]) -> list[str]:

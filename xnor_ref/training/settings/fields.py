@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pkgutil import resolve_name
 from typing import Any
@@ -34,6 +34,14 @@ def needs_of(field: dataclasses.Field) -> tuple[str, tuple]:
     other, values = field.metadata["needs"]
     values = _found(values)
     return other, tuple(values(field.name) if callable(values) else values)
+
+
+def has_effect(field: dataclasses.Field, values: Mapping[str, Any]) -> bool:
+    """Whether a field has an effect beside these values of other fields."""
+    if "needs" not in field.metadata:
+        return True
+    other, needed = needs_of(field)
+    return values[other] in needed
 
 
 def _found(registry: Any) -> Any:

@@ -1,15 +1,4 @@
-"""Run folders: one folder for each training run, with all that belongs to it.
-
-| file | holds |
-|---|---|
-| config.json | the config, and the data set's fingerprint once it is known |
-| env.json | versions, processor, threads |
-| metrics.jsonl | one line of figures for each epoch |
-| checkpoints/ | the newest few, and the best |
-| float.safetensors | the trained network in float32 |
-| model.safetensors | the same network frozen to bits |
-| report.json | the closing report |
-"""
+"""Run folders: one folder for each training run; the room's page lists its files."""
 
 import contextlib
 import json
