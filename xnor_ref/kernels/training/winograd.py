@@ -39,8 +39,7 @@ LEAST_SIDE = 4  # pixels a side below which tiles would compute too much beyond 
 ELEMENTS_TOGETHER = 1 << 10  # elements of tiles of a piece, so that its products stay in the cache of a core
 SUM_NUMBERS = 1 << 21  # of a piece of the weight's gradient: 8 MB
 TILES_TOGETHER = 64  # tiles whose gradients stay in its nearest cache
-REALS, SCALED, BITS = range(3)  # what `Images` hold
-_NO_REALS, _NO_BITS, _NO_K = np.zeros((1,) * 4, np.float32), np.zeros((1,) * 4, np.uint32), np.zeros((1, 1), np.float32)
+_NO_REALS, _NO_BITS, _NO_K = np.zeros((0,) * 4, np.float32), np.zeros((0,) * 4, np.uint32), np.zeros((0, 0), np.float32)
 _wide, _narrow = tile.plain[tile.WIDE], tile.plain[tile.NARROW]
 _sum_wide, _sum_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
 _sign_of_bit = words32.sign_of_bit
@@ -49,16 +48,15 @@ _inputs, _gradients, _filters, _outputs, _filter_gradients = (
     winograd_maps.filter_gradients,
 )  # fmt: skip
 _0, _1, _2 = (np.uint64(n) for n in range(3))
-_images = _in(float32, 4), _in(uint32, 4), _in(float32, 2), int64, int64, int64, float32
+_images = _in(float32, 4), _in(uint32, 4), _in(float32, 2), int64, int64, float32
 
 
 class Images(NamedTuple):
-    """Images, channels innermost, as kernels take them."""
+    """Images, channels innermost, as kernels take them; what is not there has no elements."""
 
     reals: F32  # (N, H, columns, C)
     bits: NDArray[np.uint32]  # or (N, H, columns, words), signs
-    k: F32  # (N, H * W): what the numbers of a pixel are multiplied by
-    kind: int  # which of them: REALS, SCALED (with k) or BITS
+    k: F32  # (N, H * W): what the real numbers of a pixel are multiplied by
     width: int  # W of the columns; as many lie before the image as after it, and are not read
     padding: int  # pixels around the image ...
     border: float = 0.0  # ... that hold this
@@ -66,12 +64,12 @@ class Images(NamedTuple):
     @classmethod
     def of(cls, x: F32, width: int, padding: int, k: F32 | None = None) -> "Images":
         """Real ones, (N, H, columns, C)."""
-        return cls(x, _NO_BITS, _NO_K if k is None else k, REALS if k is None else SCALED, width, padding)
+        return cls(x, _NO_BITS, _NO_K if k is None else k, width, padding)
 
     @classmethod
     def of_signs(cls, bits: NDArray[np.uint32], width: int, padding: int, border: float) -> "Images":
         """Signs, (N, H, columns, words)."""
-        return cls(_NO_REALS, bits, _NO_K, BITS, width, padding, border)
+        return cls(_NO_REALS, bits, _NO_K, width, padding, border)
 
 
 def suits(shape: tuple[int, ...], stride: Pair, padding: Pair, size: Pair) -> bool:
@@ -162,16 +160,16 @@ class WeightGradient:
 
 
 @compiled(void(*_images, intp, intp, intp, intp, _out(float32, 1), uint64))
-def _fill_line(reals, bits, k, kind, width, padding, border, image, y, columns, channels, lines, at):
+def _fill_line(reals, bits, k, width, padding, border, image, y, columns, channels, lines, at):
     """Row y of an image, `padding` columns of the border before it, some after it: (columns, C) from lines[at] on."""
     size = np.uint64(channels)
-    height = bits.shape[1] if kind == BITS else reals.shape[1]
+    height = bits.shape[1] if bits.size else reals.shape[1]
     shown = min(width, columns - padding) if 0 <= y < height else 0
     before = padding if shown else columns
     for _ in range(np.uint64(before * channels)):
         lines[at] = border
         at += _1
-    if kind == BITS:
+    if bits.size:
         left = (bits.shape[2] - width) // 2
         for x in range(shown):
             for word in range(bits.shape[3]):
@@ -183,7 +181,7 @@ def _fill_line(reals, bits, k, kind, width, padding, border, image, y, columns, 
         stored, source = reals.shape[2], reals.reshape(-1)
         of = np.uint64(((image * height + y) * stored + (stored - width) // 2) * channels)
         for x in range(shown):
-            factor = k[image, y * width + x] if kind == SCALED else np.float32(1)
+            factor = k[image, y * width + x] if k.size else np.float32(1)
             for c in range(size):
                 lines[at + c] = source[of + c] * factor
             at += size
@@ -194,7 +192,7 @@ def _fill_line(reals, bits, k, kind, width, padding, border, image, y, columns, 
 
 
 @compiled(void(intp, intp, intp, *_images, intp, intp, intp, intp, _out(float32, 3)))
-def _transform_input(start, stop, first, reals, bits, k, kind, width, padding, border, side, rows, across, channels, v):
+def _transform_input(start, stop, first, reals, bits, k, width, padding, border, side, rows, across, channels, v):
     """B^T d B for the rows of tiles start..stop of all images.
 
     Tile t of row `first` and of what follows is v[:, t, :channels].
@@ -218,7 +216,7 @@ def _transform_input(start, stop, first, reals, bits, k, kind, width, padding, b
             here = 0
         for n in range(known, side):
             at, y = np.uint64(here + n) * whole, top + n - padding
-            _fill_line(reals, bits, k, kind, width, padding, border, image, y, columns, channels, lines, at)
+            _fill_line(reals, bits, k, width, padding, border, image, y, columns, channels, lines, at)
         _inputs(small, lines, np.uint64(here) * whole, whole, turned, _0, whole, whole)
         for i in range(side):
             of = np.uint64(i) * whole
@@ -230,9 +228,7 @@ def _transform_input(start, stop, first, reals, bits, k, kind, width, padding, b
 
 
 @compiled(void(intp, intp, intp, *_images, intp, intp, intp, intp, _out(float32, 3)))
-def _transform_gradient(
-    start, stop, first, reals, bits, k, kind, width, padding, border, side, rows, across, outputs, d
-):
+def _transform_gradient(start, stop, first, reals, bits, k, width, padding, border, side, rows, across, outputs, d):
     """A D A^T for such rows of tiles; d (elements, padded O, tiles) holds blocks (tiles, WIDE or NARROW) of outputs."""
     small, columns, size = side == 4, 2 * across, np.uint64(outputs)
     whole, plane, out = np.uint64(columns * outputs), np.uint64(d.shape[1] * d.shape[2]), d.reshape(-1)
@@ -241,7 +237,7 @@ def _transform_gradient(
         image, top = item // rows, 2 * (item % rows)
         for y in range(2):
             at = np.uint64(y) * whole
-            _fill_line(reals, bits, k, kind, width, padding, border, image, top + y, columns, outputs, lines, at)
+            _fill_line(reals, bits, k, width, padding, border, image, top + y, columns, outputs, lines, at)
         _gradients(small, lines, _0, whole, turned, _0, whole, whole)
         for i in range(side):
             for block in range(0, outputs, WIDE):
@@ -294,9 +290,7 @@ def _transform_filters(start, stop, weight, lanes, inner, lane_step, inner_step,
 
 
 @compiled(void(intp, intp, *_images, intp, intp, intp, intp, _in(float32, 1), _in(float32, 1), _out(float32, 4)))
-def _convolve(
-    start, stop, reals, bits, k, kind, width, padding, border, side, rows, across, channels, panels, bias, out
-):
+def _convolve(start, stop, reals, bits, k, width, padding, border, side, rows, across, channels, panels, bias, out):
     """Images start..stop of Y, by pieces of some rows of tiles."""
     outputs, elements = out.shape[3], side * side
     wide = len(panels) // elements // channels
@@ -305,9 +299,7 @@ def _convolve(
     m = np.empty((elements, piece * across, wide), np.float32)
     for first in range(start * rows, stop * rows, piece):
         last = min(first + piece, stop * rows)
-        _transform_input(
-            first, last, first, reals, bits, k, kind, width, padding, border, side, rows, across, channels, v
-        )
+        _transform_input(first, last, first, reals, bits, k, width, padding, border, side, rows, across, channels, v)
         tiles, step = (last - first) * across, wide * 4
         for element in range(elements):
             x = v.ctypes.data + element * v[0].size * 4
