@@ -399,7 +399,7 @@ def test_the_largest_of_an_image_is_nan_wherever_one_is():
     dy, k = np.ones((3, 2, 2, 37), np.float32), np.full((3, 4), 2, np.float32)
     dy[1, 0, 1, 5], dy[2, 1, 1, 36], dy[0, 0, 0, 0] = np.nan, -np.inf, -3
     top = np.zeros((3, 37), np.float32)
-    gradient_layout.largest(0, 3, dy, k, True, top.view(np.int32))
+    gradient_layout.largest(0, 3, dy, k, top.view(np.int32))
     expected = np.full((3, 37), np.float32(2))
     expected[1, 5], expected[2, 36], expected[0, 0] = np.nan, np.inf, 6
     assert np.array_equal(top, expected, equal_nan=True)

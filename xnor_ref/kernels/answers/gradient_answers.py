@@ -132,7 +132,8 @@ def _finished(mode, channels, taps, integers, dalpha=NO_ALPHA):
 def _expanded(phases, pad_value, in_bytes):
     bits, shape = words(2, 3, 9, 2).astype(np.uint32), (2, 37, 5, phases, 8)
     octets, planes = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
-    layout.expand_bits(0, 2, bits, 5, 1, 2, pad_value, in_bytes, octets, planes)
+    given = (octets, planes[:0]) if in_bytes else (octets[:0], planes)
+    layout.expand_bits(0, 2, bits, 5, 1, 2, pad_value, *given)
     return octets, planes
 
 
@@ -145,14 +146,15 @@ def _turned(channels, phases, width):
 def _packed(outputs, scaled, padding):
     padded, panels = np.ones((2, 3, 8, outputs), np.float32), np.ones(30 * simd.padded_outputs(outputs), np.float32)
     dy, k = reals(2, 3, 5, outputs), reals(2, 15)
-    layout.pack_gradient(0, 2, 0, 2, dy, k, scaled, padding, 1, padded, panels)
+    given = k if scaled else k[:0], 1, padded if padding else padded[:0]
+    layout.pack_gradient(0, 2, 0, 2, dy, *given, panels)
     return padded, from_blocks(panels, 30, outputs)
 
 
 def _largest():
     out = np.zeros((2, 37), np.float32)
-    layout.largest(0, 1, reals(2, 3, 5, 37), reals(2, 15), True, out.view(np.int32))
-    layout.largest(1, 2, reals(2, 3, 5, 37), reals(2, 15), False, out.view(np.int32))
+    layout.largest(0, 1, reals(2, 3, 5, 37), reals(2, 15), out.view(np.int32))
+    layout.largest(1, 2, reals(2, 3, 5, 37), reals(0, 0), out.view(np.int32))
     return out
 
 
@@ -160,5 +162,5 @@ def _quantized(outputs, scaled):
     dy, k, alpha = reals(2, 3, 5, outputs), reals(2, 15) / 8, abs(reals(outputs)) / 8
     padded, totals = np.zeros((2, 3, 8, -(-outputs // 4) * 4), np.uint8), np.zeros((2, outputs), np.int64)
     panels, factors = np.ones(12 * simd.padded_outputs(outputs), np.uint32), (np.float32(12), np.float32(8))
-    layout.quantize(0, 2, dy, k, scaled, alpha, *factors, np.uint32(1), 1, padded, panels, totals)
+    layout.quantize(0, 2, dy, k if scaled else k[:0], alpha, *factors, np.uint32(1), 1, padded, panels, totals)
     return padded, from_blocks(panels, 12, outputs), totals

@@ -35,8 +35,8 @@ PIECE_PIXELS = 256  # of a piece of images, so that weights are worth reading
 MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
 ONE = (1, 1), (1, 1), (0, 0)  # kernel, stride and padding of a product of matrices
 _NO_K = np.zeros((0, 0), np.float32)
-_NO_OCTETS, _NO_REALS = np.zeros((1,) * 5, np.uint8), np.zeros((1,) * 5, np.float32)
-_NONE, _NO_IMAGES = np.zeros(0, np.float32), np.zeros((1,) * 4, np.float32)
+_NO_OCTETS, _NO_REALS = np.zeros((0,) * 5, np.uint8), np.zeros((0,) * 5, np.float32)
+_NONE = np.zeros(0, np.float32)
 
 
 class Rounding(NamedTuple):
@@ -250,8 +250,7 @@ class SignConvolution(_Convolution):
         """
         threads, dy = check_threads(None), self._in_rows(dy)
         n, out_h, out_w, _ = dy.shape
-        scaled = saved.k is not None
-        k = saved.k if saved.k is not None else _NO_K
+        k = _NO_K if saved.k is None else saved.k
         if rounding is not None and n * out_h * out_w > MAX_SUM:
             rounding = None
         if rounding is None and self._tiled:
@@ -269,28 +268,28 @@ class SignConvolution(_Convolution):
             images,
             gradient_layout.expand_bits,
             *(self._as_rows(saved.bits, self._rows), width, of_weight.layout.top, of_weight.layout.left),
-            *(self.pad_value, in_bytes, *targets),
+            *(self.pad_value, *targets),
         )
         panels = of_weight.panels(images)
         kind, unit = (np.uint8, 4) if in_bytes else (np.float32, 1)
         height, columns, words = of_input.padded_shape
         fill = need_input or in_bytes  # bytes are always laid out for both
-        padded = empty((n, height, columns, words * unit) if fill else (1, 1, 1, unit), kind)
-        rows = self._as_rows(dy, self._rows), k.reshape(1, -1) if self._rows and scaled else k
+        padded = empty((n, height, columns, words * unit) if fill else (0, 0, 0, 0), kind)
+        rows = self._as_rows(dy, self._rows), k.reshape(1, -1) if self._rows and k.size else k
         target = self._as_rows(padded, self._rows and fill)
         scale_of_weight, scale_of_input = 1.0, 1.0
         totals = np.zeros((images, self.outputs), np.int64)
         if rounding is None:
-            pack = *rows, scaled, need_input, of_input.left, target, panels.view(np.float32)
+            pack = *rows, of_input.left, target, panels.view(np.float32)
             split(threads, images, gradient_layout.pack_gradient, 0, images, *pack)
         else:
             top = np.empty((images, self.outputs), np.float32)
-            split(threads, images, gradient_layout.largest, *rows, scaled, top.view(np.int32))
+            split(threads, images, gradient_layout.largest, *rows, top.view(np.int32))
             by_channel = top.max(axis=0)
             scale_of_weight, scale_of_input = _unit(by_channel), _unit(by_channel * np.abs(saved.alpha))
             factors = np.float32(1 / scale_of_input), np.float32(1 / scale_of_weight)
             rest = np.uint32(rounding.seed), of_input.left, target, panels, totals
-            split(threads, images, gradient_layout.quantize, *rows, scaled, saved.alpha, *factors, *rest)
+            split(threads, images, gradient_layout.quantize, *rows, saved.alpha, *factors, *rest)
         how = weight, saved.alpha, rule, dalpha, threads, scale_of_weight, totals.sum(axis=0)
         dw = self._gradient_of_weight(of_weight, planes, panels, images, *how)
         if not need_input:
@@ -395,10 +394,10 @@ class RealConvolution(_Convolution):
         finish = latent, alpha, rule, dalpha, threads
         if need_input or isinstance(of_weight, WeightGradient):
             panels = of_weight.panels(images)
-            target = empty((n, *of_input.padded_shape) if need_input else (1, 1, 1, 1))
+            target = empty((n, *of_input.padded_shape) if need_input else (0, 0, 0, 0))
             rows = self._rows and need_input
             pack = (
-                *(self._as_rows(dy, self._rows), _NO_K, False, need_input, of_input.left),
+                *(self._as_rows(dy, self._rows), _NO_K, of_input.left),
                 *(self._as_rows(target, rows), panels.view(np.float32)),
             )
             split(threads, images, gradient_layout.pack_gradient, 0, images, *pack)

@@ -177,13 +177,14 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
 # --- activations --------------------------------------------------------------------------------------------------
 
 
-@compiled(void(intp, intp, _in(uint32, 4), intp, intp, intp, intp, boolean, _out(uint8, 5), _out(float32, 5)))
-def expand_bits(start, stop, bits, width, top, left, pad_value, in_bytes, octets, reals):
+@compiled(void(intp, intp, _in(uint32, 4), intp, intp, intp, intp, _out(uint8, 5), _out(float32, 5)))
+def expand_bits(start, stop, bits, width, top, left, pad_value, octets, reals):
     """Images start..stop of bits (N, H, W + padding, words) to planes (N, C, rows, phases, pitch).
 
-    Either to `octets`, of sign + 1, or to `reals`. `top` rows and `left` columns before the image, and what follows
-    it, hold the value of the padding.
+    Either to `octets`, of sign + 1, or to `reals`: the other has no elements. `top` rows and `left` columns before the
+    image, and what follows it, hold the value of the padding.
     """
+    in_bytes = octets.size > 0
     shape = octets.shape if in_bytes else reals.shape
     channels, phases, pitch = shape[1], shape[3], shape[4]
     height, columns, words = bits.shape[1], bits.shape[2], bits.shape[3]
@@ -251,16 +252,17 @@ def to_planes(start, stop, x, width, left, planes):
 
 @compiled(
     void(
-        intp, intp, intp, intp, _in(float32, 4), _in(float32, 2), boolean, boolean, intp, _out(float32, 4),
+        intp, intp, intp, intp, _in(float32, 4), _in(float32, 2), intp, _out(float32, 4),
         _out(float32, 1),
     )
 )  # fmt: skip
-def pack_gradient(start, stop, origin, n, dy, k, scaled, padding, left, padded, panels):
-    """Images start..stop of N, times k (N, OH*OW) if `scaled`, into `padded` and `panels`; dy begins with `origin`.
+def pack_gradient(start, stop, origin, n, dy, k, left, padded, panels):
+    """Images start..stop of N, times k (N, OH*OW), into `padded` and `panels`; dy begins with `origin`.
 
-    `padded` (N, OH, columns, O), unless `padding` is False: with zeros before (`left`) and after; `panels`: blocks of
-    WIDE or NARROW outputs, (N, OH, OW, block).
+    `padded` (N, OH, columns, O): with zeros before (`left`) and after; `panels`: blocks of WIDE or NARROW outputs,
+    (N, OH, OW, block). Without elements in k there is no factor, and without any in `padded` only `panels` are filled.
     """
+    scaled, padding = k.size > 0, padded.size > 0
     _, height, width, outputs = dy.shape
     source, target, columns = dy.reshape(-1), padded.reshape(-1), padded.shape[2]
     of = np.uint64((start - origin) * height * width * outputs)
@@ -293,8 +295,8 @@ def pack_gradient(start, stop, origin, n, dy, k, scaled, padding, left, padded, 
                 of += size
 
 
-@compiled(void(intp, intp, _in(float32, 4), _in(float32, 2), boolean, _out(int32, 2)))
-def largest(start, stop, dy, k, scaled, out):
+@compiled(void(intp, intp, _in(float32, 4), _in(float32, 2), _out(int32, 2)))
+def largest(start, stop, dy, k, out):
     """Largest |dy * k|, NaN if there is one, of each image start..stop and output channel, the bits into out (N, O)."""
     pixels, outputs = dy.shape[1] * dy.shape[2], dy.shape[3]
     source, size = dy.reshape(-1), np.uint64(outputs)
@@ -303,7 +305,7 @@ def largest(start, stop, dy, k, scaled, out):
         top = out[image]
         top[:] = 0
         for p in range(pixels):
-            factor = k[image, p] if scaled else np.float32(1)
+            factor = k[image, p] if k.size else np.float32(1)
             for o in range(size):
                 top[o] = _larger(top[o], source[of + o] * factor)
             of += size
@@ -311,11 +313,11 @@ def largest(start, stop, dy, k, scaled, out):
 
 @compiled(
     void(
-        intp, intp, _in(float32, 4), _in(float32, 2), boolean, _vector, float32, float32, uint32, intp,
+        intp, intp, _in(float32, 4), _in(float32, 2), _vector, float32, float32, uint32, intp,
         _out(uint8, 4), _out(uint32, 1), _out(int64, 2),
     )
 )  # fmt: skip
-def quantize(start, stop, dy, k, scaled, alpha, for_input, for_weight, seed, left, padded, panels, totals):
+def quantize(start, stop, dy, k, alpha, for_input, for_weight, seed, left, padded, panels, totals):
     """Images start..stop of dy (N, OH, OW, O), times k, rounded at random to bytes, in two ways.
 
     `panels` gets q = dy * for_weight as signed bytes, four pixels a word, in blocks (N, OH, words, WIDE or NARROW),
@@ -345,7 +347,7 @@ def quantize(start, stop, dy, k, scaled, alpha, for_input, for_weight, seed, lef
                 for o in range(size):
                     words[o] = absent
                 for part in range(used):
-                    factor = k[image, y * width + 4 * group + part] if scaled else np.float32(1)
+                    factor = k[image, y * width + 4 * group + part] if k.size else np.float32(1)
                     shift, here = np.uint32(8 * part), _mixed(np.uint32(of), np.uint32(0), seed)
                     for o in range(size):
                         value, dice = source[of + o] * factor, _dice(names[o], here)

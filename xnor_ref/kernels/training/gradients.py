@@ -43,7 +43,7 @@ _descaled_wide, _descaled_narrow = tile_gradients.descaled[tile.WIDE], tile_grad
 
 
 # Of `gradient_layout.pack_gradient`, where nothing but panels is wanted.
-_NO_PADDED = np.zeros((0, 0), np.float32), False, False, 0, np.zeros((1,) * 4, np.float32)
+_NO_PADDED = np.zeros((0, 0), np.float32), 0, np.zeros((0,) * 4, np.float32)
 
 
 # --- the gradient of the weight ----------------------------------------------------------------------------------
