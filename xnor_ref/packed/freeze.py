@@ -1,13 +1,12 @@
 """From a trained network to a packed one.
 
-Each kind of layer has one `emit` function, which appends nodes to a graph. A new kind needs one more of them, marked
-`@emit.register`. A BatchNorm whose only reader is a binary layer without K is folded into thresholds afterwards; that
-is exact, see `thresholds`. Everything else keeps its float32 numbers, so that the packed network repeats the float
-network's answers to the bit.
+Each kind of layer has an entry in `LAYERS`, which says what node it becomes. A BatchNorm whose only reader is a binary
+layer without K is folded into thresholds afterwards; that is exact, see `thresholds`. Everything else keeps its float32
+numbers, so that the packed network repeats the float network's answers to the bit.
 """
 
 import platform
-from functools import singledispatch
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +20,7 @@ from xnor_ref.errors import InputError, NonFiniteError
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import bit_planes
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
+from xnor_ref.nn.layers.kbit_layers import KBitLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.nn.module import overrides
 from xnor_ref.packed.file import FORMAT, version_of
@@ -78,7 +78,7 @@ def freeze(
         if not np.isfinite(array).all():
             raise NonFiniteError(f"freeze: {name} holds NaN or infinity")
     graph = Graph()
-    _emit_checked(model, graph, -1, "")
+    _emit(model, graph, -1, "")
     graph.fold_scales()
     graph.fold_thresholds()
     channels, height, width = (int(size) for size in input_shape)
@@ -168,238 +168,107 @@ class Graph:
             node["inputs"] = [moved[source] for source in node["inputs"]]
 
 
-def _emit_checked(module: nn.Module, graph: Graph, source: int, name: str) -> int:
-    """`emit`, for layers that compute what `emit` knows: a subclass may compute something else."""
-    known = (kind for kind in type(module).__mro__ if kind in emit.registry and issubclass(kind, nn.Module))
-    kind: Any = next(known, nn.Module)
+def _emit(module: nn.Module, graph: Graph, source: int, name: str) -> int:
+    """Append the nodes of a layer that reads the node `source`; give the position of its result.
+
+    A subclass may compute something else than the class that is known here, and is refused then.
+    """
+    kind: Any = next((kind for kind in type(module).__mro__ if kind in _CONTAINERS or kind in LAYERS), nn.Module)
     if kind is nn.Module or overrides(module, kind, *getattr(kind, "packed_as", ("forward",))):
         raise InputError(f"freeze: layer {name!r} is a {type(module).__name__}, which cannot be packed")
-    return emit(module, graph, source, name)
+    if kind in _CONTAINERS:
+        return _CONTAINERS[kind](module, graph, source, name)
+    op, fields, names = LAYERS[kind]
+    return graph.append(op, name, [source], fields(module), **_attributes(module, names, name))
 
 
-@singledispatch
-def emit(module: object, graph: Graph, source: int, name: str) -> int:
-    """Append the nodes of a layer that reads the node `source`; give the position of its result."""
-    raise InputError(f"freeze: layer {name!r} is a {type(module).__name__}, which cannot be packed")
-
-
-@emit.register
-def _(module: nn.Sequential, graph: Graph, source: int, name: str) -> int:
+def _sequential(module: nn.Sequential, graph: Graph, source: int, name: str) -> int:
     for child, layer in module.children():
-        source = _emit_checked(layer, graph, source, f"{name}.{child}" if name else child)
+        source = _emit(layer, graph, source, f"{name}.{child}" if name else child)
     return source
 
 
-@emit.register
-def _(module: nn.Residual, graph: Graph, source: int, name: str) -> int:
+def _residual(module: nn.Residual, graph: Graph, source: int, name: str) -> int:
     prefix = f"{name}." if name else ""
-    body = _emit_checked(module.body, graph, source, f"{prefix}body")
-    shortcut = source
-    if module.shortcut is not None:
-        shortcut = _emit_checked(module.shortcut, graph, source, f"{prefix}shortcut")
+    body = _emit(module.body, graph, source, f"{prefix}body")
+    shortcut = source if module.shortcut is None else _emit(module.shortcut, graph, source, f"{prefix}shortcut")
     return graph.append("add", f"{prefix}add", [body, shortcut])
 
 
-@emit.register
-def _(module: nn.Conv2d, graph: Graph, source: int, name: str) -> int:
-    return graph.append(
-        "conv2d",
-        name,
-        [source],
-        {"weight": module.weight.data, "bias": _data(module.bias)},
-        stride=list(module.stride),
-        padding=list(module.padding),
-        groups=module.groups,
-    )
+_CONTAINERS: dict[type, Callable[..., int]] = {
+    nn.Sequential: _sequential,
+    nn.Residual: _residual,
+    nn.Dropout: lambda module, graph, source, name: source,  # it does nothing in inference
+}
 
 
-@emit.register
-def _(module: nn.IdentityShortcut, graph: Graph, source: int, name: str) -> int:
-    fields: Fields = {"weight": module.weight()}
-    stride = list(module.stride)
-    return graph.append("conv2d", name, [source], fields, stride=stride, padding=[0, 0], groups=module.in_channels)
+def _attributes(module: Any, names: tuple[str, ...], name: str) -> dict[str, Any]:
+    """What a node says of its layer's geometry and bits: "attribute", or "its name in the node=attribute"."""
+    found: dict[str, Any] = {}
+    for key, _, attribute in (entry.rpartition("=") for entry in names):
+        value = getattr(module, attribute)
+        found[key or attribute] = list(value) if isinstance(value, tuple) else value
+    if "input_scale" in found:
+        found["input_scale"] = module.input_scale.mode
+        if module.input_scale.mode is None:
+            raise InputError(
+                f"freeze: layer {name!r} has the input_scale {module.input_scale.name!r}; a model file can hold "
+                f"{', '.join(rule.name for rule in INPUT_SCALES.values() if rule.mode)}"
+            )
+    return found
 
 
-@emit.register
-def _(module: nn.Linear, graph: Graph, source: int, name: str) -> int:
-    return graph.append("linear", name, [source], {"weight": module.weight.data, "bias": _data(module.bias)})
+def _nothing(module: nn.Module) -> Fields:
+    return {}
 
 
-@emit.register
-def _(module: BatchNorm, graph: Graph, source: int, name: str) -> int:
-    scale, shift = module.inference_affine()
-    return graph.append("affine", name, [source], {"scale": scale, "shift": shift})
+def _real(module: nn.Conv2d | nn.Linear) -> Fields:
+    return {"weight": module.weight.data, "bias": None if module.bias is None else module.bias.data}
 
 
-@emit.register(nn.ShiftBatchNorm1d)
-@emit.register(nn.ShiftBatchNorm2d)
-def _(module: BatchNorm, graph: Graph, source: int, name: str) -> int:
-    scale, shift = module.inference_affine()
-    return graph.append("affine", name, [source], {"scale": scale, "shift": shift})
+def _affine(module: BatchNorm) -> Fields:
+    return dict(zip(("scale", "shift"), module.inference_affine()))
 
 
-@emit.register
-def _(module: nn.Shift, graph: Graph, source: int, name: str) -> int:
-    shift = module.shift.data
-    return graph.append("affine", name, [source], {"scale": np.ones_like(shift), "shift": shift})
+def _signs(module: BinaryLayer) -> Fields:
+    return {"bits": compact_bits(module.weight.data), "alpha": module.alpha()}
 
 
-@emit.register
-def _(module: nn.ReLU, graph: Graph, source: int, name: str) -> int:
-    return graph.append("relu", name, [source])
-
-
-@emit.register
-def _(module: nn.PReLU, graph: Graph, source: int, name: str) -> int:
-    return graph.append("prelu", name, [source], {"slope": module.weight.data})
-
-
-@emit.register
-def _(module: nn.Hardtanh, graph: Graph, source: int, name: str) -> int:
-    return graph.append("hardtanh", name, [source])
-
-
-@emit.register
-def _(module: nn.Sign, graph: Graph, source: int, name: str) -> int:
-    return graph.append("sign", name, [source])
-
-
-@emit.register
-def _(module: nn.Scale, graph: Graph, source: int, name: str) -> int:
-    fields: Fields = {key: factor.data for key, factor in module.factors().items()}
-    return graph.append("scale", name, [source], fields)
-
-
-@emit.register
-def _(module: nn.MaxPool2d, graph: Graph, source: int, name: str) -> int:
-    return _pool("max_pool", module, graph, source, name)
-
-
-@emit.register
-def _(module: nn.AvgPool2d, graph: Graph, source: int, name: str) -> int:
-    return _pool("avg_pool", module, graph, source, name)
-
-
-def _pool(op: str, module: nn.MaxPool2d | nn.AvgPool2d, graph: Graph, source: int, name: str) -> int:
-    kernel, stride, padding = (list(size) for size in (module.kernel_size, module.stride, module.padding))
-    return graph.append(op, name, [source], kernel=kernel, stride=stride, padding=padding)
-
-
-@emit.register
-def _(module: nn.GlobalAvgPool2d, graph: Graph, source: int, name: str) -> int:
-    return graph.append("global_avg_pool", name, [source])
-
-
-@emit.register
-def _(module: nn.Flatten, graph: Graph, source: int, name: str) -> int:
-    return graph.append("flatten", name, [source])
-
-
-@emit.register
-def _(module: nn.Dropout, graph: Graph, source: int, name: str) -> int:
-    return source  # it does nothing in inference
-
-
-@emit.register
-def _(module: nn.BinaryConv2d, graph: Graph, source: int, name: str) -> int:
-    return graph.append(
-        "binary_conv2d",
-        name,
-        [source],
-        {"bits": compact_bits(module.weight.data), "alpha": module.alpha()},
-        in_channels=module.in_channels,
-        kernel_size=list(module.kernel_size),
-        stride=list(module.stride),
-        padding=list(module.padding),
-        pad_value=module.pad_value,
-        input_scale=_input_scale(module, name),
-    )
-
-
-@emit.register
-def _(module: nn.BinaryLinear, graph: Graph, source: int, name: str) -> int:
-    return graph.append(
-        "binary_linear",
-        name,
-        [source],
-        {"bits": compact_bits(module.weight.data), "alpha": module.alpha()},
-        in_features=module.in_features,
-        input_scale=_input_scale(module, name),
-    )
-
-
-@emit.register
-def _(module: nn.KBitConv2d, graph: Graph, source: int, name: str) -> int:
-    return graph.append(
-        "kbit_conv2d",
-        name,
-        [source],
-        {"bits": _planes(module), "alpha": module.alpha()},
-        in_channels=module.in_channels,
-        kernel_size=list(module.kernel_size),
-        stride=list(module.stride),
-        padding=list(module.padding),
-        pad_value=module.pad_value,
-        input_scale=_input_scale(module, name),
-        input_bits=module.input_bits,
-        weight_bits=module.weight_bits,
-    )
-
-
-@emit.register
-def _(module: nn.KBitLinear, graph: Graph, source: int, name: str) -> int:
-    return graph.append(
-        "kbit_linear",
-        name,
-        [source],
-        {"bits": _planes(module), "alpha": module.alpha()},
-        in_features=module.in_features,
-        input_scale=_input_scale(module, name),
-        input_bits=module.input_bits,
-        weight_bits=module.weight_bits,
-    )
-
-
-def _input_scale(module: BinaryLayer, name: str) -> str:
-    """The name of its K in a model file."""
-    if module.input_scale.mode is None:
-        raise InputError(
-            f"freeze: layer {name!r} has the input_scale {module.input_scale.name!r}; a model file can hold "
-            f"{', '.join(rule.name for rule in INPUT_SCALES.values() if rule.mode)}"
-        )
-    return module.input_scale.mode
-
-
-def _planes(module: nn.KBitConv2d | nn.KBitLinear) -> NDArray[np.uint64]:
+def _planes(module: KBitLayer) -> Fields:
     """The weight's bit planes, lowest first, each as rows of bits: (planes, O, words)."""
     planes = bit_planes.planes(module.weight_levels(), module.weight_bits)
-    return np.stack([compact_bits(bit_planes.as_signs(plane)) for plane in planes])
+    return {"bits": np.stack([compact_bits(bit_planes.as_signs(plane)) for plane in planes]), "alpha": module.alpha()}
 
 
-@emit.register
-def _(module: nn.BinaryWeightConv2d, graph: Graph, source: int, name: str) -> int:
-    return graph.append(
-        "sign_weight_conv2d",
-        name,
-        [source],
-        {"bits": compact_bits(module.weight.data), "alpha": module.alpha()},
-        in_channels=module.in_channels,
-        kernel_size=list(module.kernel_size),
-        stride=list(module.stride),
-        padding=list(module.padding),
-    )
-
-
-@emit.register
-def _(module: nn.BinaryWeightLinear, graph: Graph, source: int, name: str) -> int:
-    return graph.append(
-        "sign_weight_linear",
-        name,
-        [source],
-        {"bits": compact_bits(module.weight.data), "alpha": module.alpha()},
-        in_features=module.in_features,
-    )
-
-
-def _data(parameter: nn.Parameter | None) -> NDArray | None:
-    return None if parameter is None else parameter.data
+_PLACE = ("stride", "padding")
+_POOL = ("kernel=kernel_size", *_PLACE)
+_WINDOW = ("in_channels", "kernel_size", *_PLACE)
+_BITS = ("input_bits", "weight_bits")
+LAYERS: dict[type, tuple[str, Callable[[Any], Fields], tuple[str, ...]]] = {  # op, arrays and attributes of its node
+    nn.Conv2d: ("conv2d", _real, (*_PLACE, "groups")),
+    nn.IdentityShortcut: (
+        "conv2d",
+        lambda module: {"weight": module.weight()},
+        ("stride", "padding", "groups=in_channels"),
+    ),
+    nn.Linear: ("linear", _real, ()),
+    BatchNorm: ("affine", _affine, ()),
+    nn.ShiftBatchNorm1d: ("affine", _affine, ()),
+    nn.ShiftBatchNorm2d: ("affine", _affine, ()),
+    nn.Shift: ("affine", lambda module: {"scale": np.ones_like(module.shift.data), "shift": module.shift.data}, ()),
+    nn.ReLU: ("relu", _nothing, ()),
+    nn.PReLU: ("prelu", lambda module: {"slope": module.weight.data}, ()),
+    nn.Hardtanh: ("hardtanh", _nothing, ()),
+    nn.Sign: ("sign", _nothing, ()),
+    nn.Scale: ("scale", lambda module: {key: factor.data for key, factor in module.factors().items()}, ()),
+    nn.MaxPool2d: ("max_pool", _nothing, _POOL),
+    nn.AvgPool2d: ("avg_pool", _nothing, _POOL),
+    nn.GlobalAvgPool2d: ("global_avg_pool", _nothing, ()),
+    nn.Flatten: ("flatten", _nothing, ()),
+    nn.BinaryConv2d: ("binary_conv2d", _signs, (*_WINDOW, "pad_value", "input_scale")),
+    nn.BinaryLinear: ("binary_linear", _signs, ("in_features", "input_scale")),
+    nn.KBitConv2d: ("kbit_conv2d", _planes, (*_WINDOW, "pad_value", "input_scale", *_BITS)),
+    nn.KBitLinear: ("kbit_linear", _planes, ("in_features", "input_scale", *_BITS)),
+    nn.BinaryWeightConv2d: ("sign_weight_conv2d", _signs, _WINDOW),
+    nn.BinaryWeightLinear: ("sign_weight_linear", _signs, ("in_features",)),
+}

@@ -18,6 +18,8 @@ class IdentityShortcut(Module):
     are zero is a matter of naming, as the layers on both sides draw their weights alike for all.
     """
 
+    padding = (0, 0)
+
     def __init__(self, in_channels: int, out_channels: int, stride: int | Pair = 1):
         self.in_channels = positive(in_channels, "in_channels", "IdentityShortcut")
         self.out_channels = positive(out_channels, "out_channels", "IdentityShortcut")
