@@ -28,7 +28,7 @@ from xnor_ref.kernels.ops import binary_ops, float_ops
 from xnor_ref.nn import functional, fused
 from xnor_ref.nn.backend import binary_backend as binary_backend
 from xnor_ref.nn.backend import current_backend as current_backend
-from xnor_ref.nn.layers.real_layers import glorot_bound, he_normal, pair, positive, uniform
+from xnor_ref.nn.layers.real_layers import Convolution, glorot_bound, he_normal, positive, uniform
 from xnor_ref.nn.module import Module, Parameter, overrides
 from xnor_ref.nn.settings import LayerSettings, checked
 
@@ -185,7 +185,7 @@ class BinaryLayer(Module):
         return f"weight scale {self.weight_scale}, input scale {self.input_scale}"
 
 
-class BinaryConv2d(BinaryLayer):
+class BinaryConv2d(BinaryLayer, Convolution):
     """sign(X) (*) sign(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
 
     `pad_value` says what stands beyond the border of sign(X): 0 contributes nothing, +1 and -1 count as such.
@@ -213,21 +213,11 @@ class BinaryConv2d(BinaryLayer):
         rng: np.random.Generator | None = None,
         **settings: Any,
     ):
-        caller = type(self).__name__
-        self.in_channels = positive(in_channels, "in_channels", caller)
-        self.out_channels = positive(out_channels, "out_channels", caller)
-        self.kernel_size = pair(kernel_size, "kernel_size", caller)
-        self.stride = pair(stride, "stride", caller)
-        self.padding = pair(padding, "padding", caller, 0)
+        Convolution.__init__(self, in_channels, out_channels, kernel_size, stride, padding)
         if isinstance(pad_value, bool) or pad_value not in (-1, 0, 1):
-            raise InputError(f"{caller}: pad_value must be 0, +1 or -1, got {pad_value!r}")
+            raise InputError(f"{type(self).__name__}: pad_value must be 0, +1 or -1, got {pad_value!r}")
         self.pad_value = int(pad_value)
-        super().__init__((self.out_channels, self.in_channels, *self.kernel_size), rng, settings)
-
-    @property
-    def window(self) -> tuple[Pair, Pair, Pair]:
-        """Kernel, stride and padding."""
-        return self.kernel_size, self.stride, self.padding
+        BinaryLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings)
 
     @property
     def fuses_alone(self) -> bool:
@@ -251,8 +241,7 @@ class BinaryConv2d(BinaryLayer):
         return None if overrides(self, BinaryConv2d, "scale_map") else self.input_scale.mode
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.require_images(x, self.in_channels, type(self).__name__)
-        functional.require_window(x, self.kernel_size, self.padding, type(self).__name__)
+        self.require_fit(x, type(self).__name__)
         if fused.applies(x) and self.fuses_alone:
             return self._fused(x)
         images = np.ascontiguousarray(x.data)
@@ -304,10 +293,7 @@ class BinaryConv2d(BinaryLayer):
         return self.input_scale.images_gradient(dk, images, *self.window)
 
     def describe(self) -> str:
-        return (
-            f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}, stride {self.stride}, "
-            f"padding {self.padding} with {self.pad_value:+d}, {self.describe_scales()}"
-        )
+        return f"{Convolution.describe(self)} with {self.pad_value:+d}, {self.describe_scales()}"
 
 
 class BinaryLinear(BinaryLayer):

@@ -21,7 +21,7 @@ from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import float_ops, sign_sums
 from xnor_ref.nn import functional, fused
 from xnor_ref.nn.layers.binary_layers import BinaryLayer, current_backend
-from xnor_ref.nn.layers.real_layers import pair, positive
+from xnor_ref.nn.layers.real_layers import Convolution, positive
 
 F32 = NDArray[np.float32]
 
@@ -56,6 +56,9 @@ class _BinaryWeightLayer(BinaryLayer):
     def _in_training(self) -> bool:
         return is_grad_enabled() or (self.stochastic and self.training)
 
+    def describe_scales(self) -> str:
+        return f"weight scale {self.weight_scale}{', stochastic' if self.stochastic else ''}"
+
     def _words(self) -> NDArray[np.uint64]:
         """The signs as a model file holds them."""
         return sign_sums.compact_bits(self.weight.data)
@@ -67,9 +70,8 @@ def _backend() -> str:
     return "float" if backend == "auto" and has_vectors() else backend
 
 
-class BinaryWeightConv2d(_BinaryWeightLayer):
-    """X (*) sign(W), scaled by alpha: (N, C, H, W) -> (N, O, OH, OW). For `settings` see
-    `LayerSettings`."""
+class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
+    """X (*) sign(W), scaled by alpha: (N, C, H, W) -> (N, O, OH, OW). For `settings` see `LayerSettings`."""
 
     def __init__(
         self,
@@ -82,17 +84,11 @@ class BinaryWeightConv2d(_BinaryWeightLayer):
         rng: np.random.Generator | None = None,
         **settings: Any,
     ):
-        caller = type(self).__name__
-        self.in_channels = positive(in_channels, "in_channels", caller)
-        self.out_channels = positive(out_channels, "out_channels", caller)
-        self.kernel_size = pair(kernel_size, "kernel_size", caller)
-        self.stride = pair(stride, "stride", caller)
-        self.padding = pair(padding, "padding", caller, 0)
-        super().__init__((self.out_channels, self.in_channels, *self.kernel_size), rng, settings)
+        Convolution.__init__(self, in_channels, out_channels, kernel_size, stride, padding)
+        _BinaryWeightLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings)
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.require_images(x, self.in_channels, type(self).__name__)
-        functional.require_window(x, self.kernel_size, self.padding, type(self).__name__)
+        self.require_fit(x, type(self).__name__)
         images = np.ascontiguousarray(x.data)
         place = self.stride, self.padding
         if not self._in_training():
@@ -111,15 +107,11 @@ class BinaryWeightConv2d(_BinaryWeightLayer):
         return self._product(x, lambda weight: float_ops.conv2d(images, weight, None, *place, training=True), backward)
 
     def describe(self) -> str:
-        return (
-            f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}, stride {self.stride}, "
-            f"padding {self.padding}, weight scale {self.weight_scale}{', stochastic' if self.stochastic else ''}"
-        )
+        return f"{Convolution.describe(self)}, {self.describe_scales()}"
 
 
 class BinaryWeightLinear(_BinaryWeightLayer):
-    """x sign(W).T, scaled by alpha: (N, I) -> (N, O). For `settings` see
-    `LayerSettings`."""
+    """x sign(W).T, scaled by alpha: (N, I) -> (N, O). For `settings` see `LayerSettings`."""
 
     def __init__(self, in_features: int, out_features: int, *, rng: np.random.Generator | None = None, **settings: Any):
         self.in_features = positive(in_features, "in_features", type(self).__name__)
@@ -140,5 +132,4 @@ class BinaryWeightLinear(_BinaryWeightLayer):
         return self._product(x, lambda weight: float_ops.linear(rows, weight, None, training=True), backward)
 
     def describe(self) -> str:
-        stochastic = ", stochastic" if self.stochastic else ""
-        return f"{self.in_features} -> {self.out_features}, weight scale {self.weight_scale}{stochastic}"
+        return f"{self.in_features} -> {self.out_features}, {self.describe_scales()}"

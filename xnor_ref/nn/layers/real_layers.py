@@ -60,7 +60,35 @@ def glorot_bound(shape: tuple[int, ...]) -> float:
     return math.sqrt(1.5 / ((shape[0] + shape[1]) * taps))
 
 
-class Conv2d(Module):
+class Convolution(Module):
+    """The sizes that all convolutions have."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | Pair, stride: int | Pair, padding: int | Pair
+    ):
+        caller = type(self).__name__
+        self.in_channels = positive(in_channels, "in_channels", caller)
+        self.out_channels = positive(out_channels, "out_channels", caller)
+        self.kernel_size = pair(kernel_size, "kernel_size", caller)
+        self.stride = pair(stride, "stride", caller)
+        self.padding = pair(padding, "padding", caller, 0)
+
+    @property
+    def window(self) -> tuple[Pair, Pair, Pair]:
+        """Kernel, stride and padding."""
+        return self.kernel_size, self.stride, self.padding
+
+    def require_fit(self, x: Tensor, caller: str) -> None:
+        """Raise unless x is what it takes."""
+        functional.require_images(x, self.in_channels, caller)
+        functional.require_window(x, self.kernel_size, self.padding, caller)
+
+    def describe(self) -> str:
+        sizes = f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}"
+        return f"{sizes}, stride {self.stride}, padding {self.padding}"
+
+
+class Conv2d(Convolution):
     """Convolution (cross-correlation) with real weights (O, C/groups, KH, KW).
 
     A bias has no effect before a BatchNorm and gets no true gradient there, so it is off unless asked for.
@@ -77,15 +105,11 @@ class Conv2d(Module):
         bias: bool = False,
         rng: np.random.Generator | None = None,
     ):
-        self.in_channels = positive(in_channels, "in_channels", "Conv2d")
-        self.out_channels = positive(out_channels, "out_channels", "Conv2d")
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
         self.groups = positive(groups, "groups", "Conv2d")
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if channels % groups:
                 raise InputError(f"Conv2d: {name} (={channels}) must be divisible by groups (={groups})")
-        self.kernel_size = pair(kernel_size, "kernel_size", "Conv2d")
-        self.stride = pair(stride, "stride", "Conv2d")
-        self.padding = pair(padding, "padding", "Conv2d", 0)
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = Parameter(he_normal(shape, rng), decay=True)
         self.bias = Parameter(np.zeros(self.out_channels, np.float32)) if bias else None
@@ -97,9 +121,8 @@ class Conv2d(Module):
         known = _is_stock(self, Conv2d) and _is_stock(norm, BatchNorm2d)
         if alone or not (known and norm.training and fused.applies(x)):
             return self(x), 0
-        functional.require_images(x, self.in_channels, "conv2d")
-        functional.require_window(x, self.kernel_size, self.padding, "conv2d")
-        size = conv_output_size((x.shape[2], x.shape[3]), self.kernel_size, self.stride, self.padding)
+        self.require_fit(x, "conv2d")
+        size = conv_output_size((x.shape[2], x.shape[3]), *self.window)
         if norm.channels != self.out_channels or len(x.data) * size[0] * size[1] < 2 or size == (1, 1):
             return self(x), 0
         relu, pool, more = _after_norm((len(x.data), self.out_channels, *size), following[1:])
@@ -107,16 +130,12 @@ class Conv2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1 and fused.applies(x):
-            functional.require_images(x, self.in_channels, "conv2d")
-            functional.require_window(x, self.kernel_size, self.padding, "conv2d")
+            self.require_fit(x, "conv2d")
             return fused.conv2d(x, self, self.bias)
         return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups)
 
     def describe(self) -> str:
-        return (
-            f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}, "
-            f"stride {self.stride}, padding {self.padding}, groups {self.groups}"
-        )
+        return f"{super().describe()}, groups {self.groups}"
 
 
 class Linear(Module):
@@ -145,6 +164,8 @@ class BatchNorm(Module):
 
     buffer_names = ("running_mean", "running_var")
     ndim = 0
+    normalize = staticmethod(functional.batch_norm)
+    fuses_alone = True  # whether `nn.fused` computes the same
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
         caller = type(self).__name__
@@ -171,9 +192,9 @@ class BatchNorm(Module):
         count = x.size // self.channels
         if count < 2:
             raise InputError(f"{caller}: training needs more than one value per channel, got input {x.shape}")
-        if fused.applies(x):
+        if self.fuses_alone and fused.applies(x):
             return fused.norm(x, self)
-        y, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
+        y, mean, var = self.normalize(x, self.weight, self.bias, self.eps)
         if is_grad_enabled():
             self.move(mean, var, count)
         return y

@@ -11,11 +11,9 @@ AP2(gamma) in place of 1/sqrt(var + eps) and gamma.
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
+from xnor_ref.autodiff import Tensor, apply
 from xnor_ref.binary import ap2
-from xnor_ref.errors import InputError
 from xnor_ref.kernels.ops import float_ops
-from xnor_ref.nn import functional
 from xnor_ref.nn.layers.real_layers import BatchNorm
 
 F32 = NDArray[np.float32]
@@ -48,21 +46,8 @@ def inverse_root(var: NDArray, eps: float) -> F32:
 class _ShiftBatchNorm(BatchNorm):
     """Shift-based batch normalisation per channel; the running variance is that of the powers of two, see above."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        caller = type(self).__name__
-        if self.ndim == 4:
-            functional.require_images(x, self.channels, caller)
-        else:
-            functional.require_rows(x, self.channels, caller)
-        count = x.size // self.channels
-        if count < 2:
-            raise InputError(f"{caller}: training needs more than one value per channel, got input {x.shape}")
-        y, mean, var = shift_batch_norm(x, self.weight, self.bias, self.eps)
-        if is_grad_enabled():
-            self.move(mean, var, count)
-        return y
+    normalize = staticmethod(shift_batch_norm)
+    fuses_alone = False
 
     def inference_affine(self) -> tuple[F32, F32]:
         """(scale, shift), float32 (C,): AP2(gamma) inv, a power of two, and beta - mean * scale, rounded once."""
