@@ -127,24 +127,14 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Joined along an existing axis."""
-    parts = _parts("concatenate", tensors)
-    try:
-        out = np.concatenate([part.data for part in parts], axis=axis)
-    except ValueError as error:
-        shapes = [part.shape for part in parts]
-        raise InputError(f"concatenate: shapes {shapes} cannot be joined along axis {axis}: {error}") from None
+    parts, out = _joined("concatenate", np.concatenate, tensors, axis)
     ends = np.cumsum([part.shape[axis] for part in parts])[:-1]
     return apply("concatenate", out, parts, lambda dy: tuple(np.split(dy, ends, axis=axis)))
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Joined along a new axis."""
-    parts = _parts("stack", tensors)
-    try:
-        out = np.stack([part.data for part in parts], axis=axis)
-    except ValueError as error:
-        shapes = [part.shape for part in parts]
-        raise InputError(f"stack: shapes {shapes} cannot be stacked along axis {axis}: {error}") from None
+    parts, out = _joined("stack", np.stack, tensors, axis)
     return apply("stack", out, parts, lambda dy: tuple(np.moveaxis(dy, axis, 0)))
 
 
@@ -157,12 +147,16 @@ def pad(x: Tensor, widths: Any, value: float = 0.0) -> Tensor:
     return apply("pad", out, (x,), lambda dy: (dy[inside],))
 
 
-def _parts(op: str, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
-    """All as Tensors of the dtype of the first Tensor among them."""
+def _joined(op: str, join: Any, tensors: Sequence[Any], axis: int) -> tuple[tuple[Tensor, ...], NDArray]:
+    """All as Tensors of the dtype of the first Tensor among them, and `join` of their arrays."""
     first = next((part for part in tensors if isinstance(part, Tensor)), None)
     if first is None:
         raise InputTypeError(f"{op}: needs a sequence with at least one Tensor")
     parts = tuple(constant(op, part, first) for part in tensors)
     if any(part.dtype != first.dtype for part in parts):
         raise InputTypeError(f"{op}: dtypes must match, got {[str(part.dtype) for part in parts]}")
-    return parts
+    try:
+        return parts, join([part.data for part in parts], axis=axis)
+    except ValueError as error:
+        shapes = [part.shape for part in parts]
+        raise InputError(f"{op}: shapes {shapes} cannot be joined along axis {axis}: {error}") from None

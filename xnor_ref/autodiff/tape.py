@@ -1,8 +1,7 @@
 """The tape: which op made an array from which others, and `backward`, which walks that record in reverse.
 
-Reverse-mode differentiation (Griewank and Walther 2008, ch. 3): every op records a function that turns the gradient of
-its output into one gradient per parent; walking from the result to the leaves, children before parents, and adding up
-what arrives at each array gives dC/d(leaf). This file knows no op and no arithmetic but that addition.
+The room's page follows it in numbers (Griewank and Walther 2008, ch. 3). No op is known here, and no arithmetic but the
+addition of gradients.
 """
 
 import itertools

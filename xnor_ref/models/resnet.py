@@ -6,6 +6,8 @@ nothing of its bits: it is binary by default like every inner convolution, and r
 `downsample="identity"` it has no weights (type A).
 """
 
+from collections.abc import Sequence
+
 from xnor_ref.errors import InputError
 from xnor_ref.nn.blocks import Builder
 from xnor_ref.nn.layers.real_layers import Conv2d, GlobalAvgPool2d, MaxPool2d, ReLU
@@ -25,16 +27,23 @@ def layers(build: Builder, size: int, channels: int, classes: int, downsample: s
         stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(3, 2, 1))
     else:
         stem = build.stem(channels, 64, 3, 2 if size >= 64 else 1, 1)
-    network: dict[str, Module] = {"stem": stem}
-    inputs = 64
-    for stage, outputs in enumerate((64, 128, 256, 512), start=1):
-        for index in (1, 2):
+    return {"stem": stem, **residual_stages(build, (64, 128, 256, 512), 2, downsample or "binary", classes)}
+
+
+def residual_stages(
+    build: Builder, widths: Sequence[int], blocks: int, downsample: str, classes: int
+) -> dict[str, Module]:
+    """All after the stem, which has as many maps as the first stage: so many blocks a stage, and the classifier."""
+    network: dict[str, Module] = {}
+    inputs = widths[0]
+    for stage, outputs in enumerate(widths, start=1):
+        for index in range(1, blocks + 1):
             stride = 2 if stage > 1 and index == 1 else 1
-            network[f"stage{stage}_{index}"] = residual_block(build, inputs, outputs, stride, downsample or "binary")
+            network[f"stage{stage}_{index}"] = residual_block(build, inputs, outputs, stride, downsample)
             inputs = outputs
-    network["last"] = build.before_classifier(512)
+    network["last"] = build.before_classifier(inputs)
     network["pool"] = GlobalAvgPool2d()
-    network["classifier"] = build.last_linear(512, classes)
+    network["classifier"] = build.last_linear(inputs, classes)
     return network
 
 

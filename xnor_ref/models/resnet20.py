@@ -5,9 +5,8 @@ all binary weights are in 3x3 convolutions; `downsample` makes them 1x1 convolut
 ResNet-18.
 """
 
-from xnor_ref.models.resnet import check, residual_block
+from xnor_ref.models.resnet import check, residual_stages
 from xnor_ref.nn.blocks import Builder
-from xnor_ref.nn.layers.real_layers import GlobalAvgPool2d
 from xnor_ref.nn.module import Module
 
 SMALLEST = 16
@@ -18,14 +17,5 @@ OPTIONS = ("downsample",)
 def layers(build: Builder, size: int, channels: int, classes: int, downsample: str | None = None) -> dict[str, Module]:
     """The first convolution and the classifier are real."""
     check("resnet20", build, downsample)
-    network: dict[str, Module] = {"stem": build.stem(channels, 16, 3, 1, 1)}
-    inputs = 16
-    for stage, outputs in enumerate((16, 32, 64), start=1):
-        for index in (1, 2, 3):
-            stride = 2 if stage > 1 and index == 1 else 1
-            network[f"stage{stage}_{index}"] = residual_block(build, inputs, outputs, stride, downsample or "identity")
-            inputs = outputs
-    network["last"] = build.before_classifier(64)
-    network["pool"] = GlobalAvgPool2d()
-    network["classifier"] = build.last_linear(64, classes)
-    return network
+    stem = build.stem(channels, 16, 3, 1, 1)
+    return {"stem": stem, **residual_stages(build, (16, 32, 64), 3, downsample or "identity", classes)}

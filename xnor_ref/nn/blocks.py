@@ -1,9 +1,7 @@
 """The unit that networks are built from: a convolution or linear map with its BatchNorm, activation and pooling.
 
-Order matters (Rastegari et al. 2016, section 3.2 and Table 3b). A block with real inputs is C-B-A-P: convolution,
-BatchNorm, ReLU, pooling. XNOR-Net's is B-A-C-P: BatchNorm first, so that inputs are centred when their sign is taken;
-pooling last, because the maximum of signs is almost always +1; `relu` puts a ReLU between the two. BinaryConnect and
-BinaryNet pool before BatchNorm, C-P-B-A; BinaryNet's activation is the sign that the next layer takes of its input.
+`methods.py` lists their orders, and the room's page says why. In B-A-C-P, `relu` puts a ReLU before the pooling.
+BinaryNet's activation is the sign that the next layer takes of its input.
 """
 
 from dataclasses import dataclass, field

@@ -1,11 +1,7 @@
 """Training on images with their channels innermost: several layers as one node of the tape.
 
-Every function here computes what the layers of `functional`, `binary_layers` and `layers` do one by one, to within
-rounding, with fewer passes over memory and with the kernels of `kernels/training/convolution.py`. Tensors keep their
-shape
-(N, C, H, W); only their memory is laid out as (N, H, W, C), so that other operations need not know. They apply in
-training, where gradients are recorded, on processors with vectors; `nn.binary_backend` with another name than "auto"
-and "simd" takes the layers one by one.
+Tensors keep their shape (N, C, H, W); only their memory is laid out as (N, H, W, C), so that other operations need not
+know. The room's page says when this path is taken.
 """
 
 from typing import Any
@@ -60,6 +56,13 @@ def planned(layer: Any, make: Any, *key: Any) -> Any:
     return plans[key]
 
 
+def _real_plan(layer: Any, x: Tensor, *more: Any) -> Any:
+    """The convolution of float32 images of the size of x with weights like those of a layer."""
+    from xnor_ref.kernels.training.convolution import RealConvolution
+
+    return planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.stride, layer.padding, *more)
+
+
 def forget(layer: Any) -> None:
     """Let go of what was made for a layer."""
     _plans.pop(layer, None)
@@ -67,10 +70,7 @@ def forget(layer: Any) -> None:
 
 def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
     """A convolution without groups with the weights of `layer`."""
-    from xnor_ref.kernels.training.convolution import RealConvolution
-
-    weight = layer.weight
-    plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
+    weight, plan = layer.weight, _real_plan(layer, x)
     padded = plan.pad(pixels(x.data))
     y = plan.forward(padded, weight.data, None if bias is None else bias.data)
 
@@ -85,10 +85,7 @@ def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
 
 def binary_weight_conv2d(x: Tensor, layer: Any) -> Tensor:
     """`BinaryWeightConv2d` in training: a convolution with W~, and the gradient of the latent weights."""
-    from xnor_ref.kernels.training.convolution import RealConvolution
-
-    weight, alpha, finish = layer.weight, layer.alpha(), layer.finish
-    plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
+    weight, alpha, finish, plan = layer.weight, layer.alpha(), layer.finish, _real_plan(layer, x)
     filters, padded = layer.filters(alpha), plan.pad(pixels(x.data))
     y = plan.forward(padded, filters, None)
 
@@ -119,10 +116,7 @@ def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tenso
 
     The gradient between the two is never in memory as a whole.
     """
-    from xnor_ref.kernels.training.convolution import RealConvolution
-
-    weight = layer.weight
-    plan = planned(layer, RealConvolution, weight.shape, x.shape[2:], layer.stride, layer.padding)
+    weight, plan = layer.weight, _real_plan(layer, x)
     padded = plan.pad(pixels(x.data))
     z = plan.forward(padded, weight.data, None)
     y, gradient = _norm(z, after, relu, pool)
@@ -185,10 +179,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
 
 def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
     """`KBitConv2d` where `fuses_alone`: its integers are added up by the float32 kernels, without rounding."""
-    from xnor_ref.kernels.training.convolution import RealConvolution
-
-    images = pixels(x.data)
-    plan = planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.stride, layer.padding, True)
+    images, plan = pixels(x.data), _real_plan(layer, x, True)
     m = plan.pad(bit_planes.levels(images, layer.input_bits).astype(np.float32))
     alpha, k = layer.alpha(), layer.scale_map(np.ascontiguousarray(x.data))
     y = plan.forward(m, layer.weight_levels().astype(np.float32), None)

@@ -1,8 +1,4 @@
-"""Exactness checks that run anywhere: on a user's machine, and in the project's tests.
-
-A property is a function over an implementation and a case that Hypothesis draws. Hypothesis is imported in this room
-only.
-"""
+"""Exactness checks that run anywhere: on a user's machine, and in the project's tests."""
 
 from collections.abc import Callable
 

@@ -1,8 +1,6 @@
 """What the properties are tried on: arrays and convolutions that Hypothesis draws, shrinks and prints.
 
-Uniformly drawn sizes and normal data miss the faults that matter. Here channel counts lie at the boundaries of words,
-and data is often saturated: all +1, all -1, opposite, zeros of both signs, subnormal. An array is drawn as a short
-recipe, so that a failing example prints in a line and can be made again.
+An array is drawn as a short recipe, so that a failing example prints in a line and can be made again.
 """
 
 from dataclasses import dataclass
