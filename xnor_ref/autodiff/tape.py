@@ -159,11 +159,8 @@ class Taped:
                         owned.add(parent)
                 elif parent in owned:
                     add(gradients[parent], gradient, out=gradients[parent])
-                elif fresh:
-                    gradients[parent] = add(gradients[parent], gradient, out=gradient)
-                    owned.add(parent)
                 else:
-                    gradients[parent] = add(gradients[parent], gradient)
+                    gradients[parent] = add(gradients[parent], gradient, out=gradient if fresh else None)
                     owned.add(parent)
             if not keep_tape:
                 record.free()

@@ -1,7 +1,7 @@
 """What computes: the choices that hold for all layers of the process."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.checks import BACKENDS
@@ -9,12 +9,21 @@ from xnor_ref.kernels.basics.rungs import has_vectors
 
 BACKWARDS = ("auto", "fp32", "int8")
 
-_backend = "auto"
-_backward = "fp32"
+_now = {"binary_backend": "auto", "backward_in": "fp32"}
 
 
 @contextmanager
-def binary_backend(name: str) -> Iterator[None]:
+def _chosen(setting: str, value: str, choices: tuple[str, ...]) -> Iterator[None]:
+    if value not in choices:
+        raise InputError(f"{setting}: must be one of {', '.join(choices)}, got {value!r}")
+    previous, _now[setting] = _now[setting], value
+    try:
+        yield
+    finally:
+        _now[setting] = previous
+
+
+def binary_backend(name: str) -> AbstractContextManager[None]:
     """Compute the integer convolutions of all binary layers by another path while inside.
 
     "auto" and "simd" take packed bits, and in training several layers at a time (`nn/fused.py`); the others take one
@@ -22,36 +31,21 @@ def binary_backend(name: str) -> Iterator[None]:
     as long as sums stay below 2**24; "reference" and "numba" are the rungs of the bit kernels.
     The choice holds for the whole process, so also for layers that other threads run meanwhile.
     """
-    global _backend
-    if name not in BACKENDS:
-        raise InputError(f"binary_backend: must be one of {', '.join(BACKENDS)}, got {name!r}")
-    previous, _backend = _backend, name
-    try:
-        yield
-    finally:
-        _backend = previous
+    return _chosen("binary_backend", name, BACKENDS)
 
 
 def current_backend() -> str:
     """What `binary_backend` says at the moment."""
-    return _backend
+    return _now["binary_backend"]
 
 
-@contextmanager
-def backward_in(arithmetic: str) -> Iterator[None]:
+def backward_in(arithmetic: str) -> AbstractContextManager[None]:
     """Multiply the gradients of binary convolutions in another arithmetic while inside; for the whole process.
 
     "fp32", as it is outside; "int8", in bytes that are rounded at random, where the processor has the instructions
     (VNNI), in fp32 elsewhere; "auto" is "int8".
     """
-    global _backward
-    if arithmetic not in BACKWARDS:
-        raise InputError(f"backward_in: must be one of {', '.join(BACKWARDS)}, got {arithmetic!r}")
-    previous, _backward = _backward, arithmetic
-    try:
-        yield
-    finally:
-        _backward = previous
+    return _chosen("backward_in", arithmetic, BACKWARDS)
 
 
 def multiplies_bytes() -> bool:
@@ -70,4 +64,4 @@ def in_bytes(arithmetic: str) -> bool:
 
 def gradients_in_bytes() -> bool:
     """Whether gradients are multiplied in bytes at the moment."""
-    return in_bytes(_backward)
+    return in_bytes(_now["backward_in"])

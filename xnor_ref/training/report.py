@@ -55,9 +55,8 @@ def finished_report(folder: RunFolder) -> dict[str, Any] | None:
     """The report of a finished run whose files are still those that it describes."""
     try:
         report = json.loads(folder.report_path.read_bytes())
-        if report["float_sha256"] != sha256_file(folder.float_path):
-            return None
-        if report["packed_sha256"] != sha256_file(folder.packed_path):
+        found = sha256_file(folder.float_path), sha256_file(folder.packed_path)
+        if found != (report["float_sha256"], report["packed_sha256"]):
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -93,19 +93,13 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that was cut short is left out."""
-        lines = []
-        try:
-            text = self.metrics_path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        for row in text.splitlines():
-            try:
+        lines: list[dict[str, Any]] = []
+        with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+            for row in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
                 line = json.loads(row)
-            except (ValueError, RecursionError):
-                break
-            if not isinstance(line, dict):
-                break
-            lines.append(line)
+                if not isinstance(line, dict):
+                    break
+                lines.append(line)
         return lines
 
     def truncate_metrics(self, epochs: int) -> None:
@@ -172,7 +166,8 @@ def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
         check_said(out, RunFolder(out).config(), said)
         return RunFolder(out)
     refusal = None
-    for folder in sorted(_run_folders(), key=lambda f: (_changed(f), f.name), reverse=True):
+    folders = (path.parent for path in RUNS.glob("*/config.json"))
+    for folder in sorted(folders, key=lambda f: (_changed(f), f.name), reverse=True):
         try:
             config = RunFolder(folder).config()
         except ModelFileError:
@@ -198,10 +193,6 @@ def check_said(folder: Path, config: TrainConfig, said: dict[str, Any]) -> None:
             f"the run in {folder} has other settings: {'; '.join(found)}. Leave these options out to go on with "
             "it, or leave --resume out to start a new run"
         )
-
-
-def _run_folders() -> list[Path]:
-    return [path.parent for path in RUNS.glob("*/config.json")]
 
 
 def _changed(folder: Path) -> float:
