@@ -96,14 +96,7 @@ def _limited(value: Any, name: str, most: int) -> int:
 
 
 def build(
-    name: str,
-    *,
-    image_size: int,
-    in_channels: int,
-    num_classes: int,
-    method: str = "xnor",
-    seed: int = 0,
-    **options,
+    name: str, *, image_size: int, in_channels: int, num_classes: int, method: str = "xnor", seed: int = 0, **options
 ) -> Network:
     """Make a network with weights drawn from `seed`.
 

@@ -56,13 +56,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding
     require_window(x, kernel, padding, "conv2d")
     images = np.ascontiguousarray(x.data)
     data = float_ops.conv2d(
-        images,
-        weight.data,
-        None if bias is None else bias.data,
-        stride,
-        padding,
-        groups,
-        training=is_grad_enabled(),
+        images, weight.data, None if bias is None else bias.data, stride, padding, groups, training=is_grad_enabled()
     )
 
     def backward(dy):
@@ -136,10 +130,7 @@ def avg_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     data = float_ops.avg_pool2d(x.data, kernel, stride, padding)
     size = geometry.spatial(x.data)
     return apply(
-        "avg_pool2d",
-        data,
-        (x,),
-        lambda dy: (float_ops.avg_pool2d_gradient(dy, size, kernel, stride, padding),),
+        "avg_pool2d", data, (x,), lambda dy: (float_ops.avg_pool2d_gradient(dy, size, kernel, stride, padding),)
     )
 
 

@@ -8,9 +8,4 @@ from xnor_ref.optim.optimizers import Optimizer as Optimizer
 from xnor_ref.optim.schedules import KINDS as KINDS
 from xnor_ref.optim.schedules import make_schedule as make_schedule
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    "adam": Adam,
-    "sgd": SGD,
-    "adamax": AdaMax,
-    "shift-adamax": ShiftAdaMax,
-}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": SGD, "adamax": AdaMax, "shift-adamax": ShiftAdaMax}

@@ -46,13 +46,7 @@ class Optimizer:
     decay_steps: int | None = None
 
     def __init__(
-        self,
-        params: Params,
-        lr: float,
-        *,
-        weight_decay: float = 0.0,
-        backend: str = "auto",
-        threads: int | None = None,
+        self, params: Params, lr: float, *, weight_decay: float = 0.0, backend: str = "auto", threads: int | None = None
     ):
         caller = type(self).__name__
         self.params = _named_parameters(caller, params)

@@ -12,9 +12,7 @@ PROPERTIES: tuple[Property, ...] = (*kernels.PROPERTIES, *trees.PROPERTIES)
 
 
 def run(
-    examples: int = DEFAULT_EXAMPLES,
-    seed: int | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    examples: int = DEFAULT_EXAMPLES, seed: int | None = None, report: Callable[[str], None] = lambda line: None
 ) -> list[Result]:
     """Try every property of this installation.
 
