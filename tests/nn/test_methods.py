@@ -235,7 +235,7 @@ def test_gamma_in_any_layout_and_on_any_number_of_threads(shape, gamma, orders, 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("xnor_ref.kernels.basics.threads._threads", count)
             patch.setattr(products, "PRODUCTS", 30)
-            patch.setattr(products, "SUMS", (7, 3))
+            patch.setattr(products, "SUMS_TOGETHER", (7, 3))
             first, *others = (Tensor(array, requires_grad=True) for array in (x, *factors))
             y = functional.scale(first, others, axes)
             return y.data, *y.record.backward(dy)
