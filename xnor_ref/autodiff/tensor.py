@@ -12,6 +12,7 @@ array([3., 5., 7.], dtype=float32)
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from types import EllipsisType
 from typing import Any
 
@@ -195,21 +196,14 @@ class Tensor(Taped):
 
     # Comparisons have no gradient: they return boolean arrays.
 
-    def __lt__(self, other: Any) -> NDArray[np.bool_]:
-        a, b = operands("less", self, other)
-        return np.asarray(a.data < b.data)
+    def _compared(self, other: Any, how: np.ufunc) -> NDArray[np.bool_]:
+        a, b = operands(how.__name__, self, other)
+        return np.asarray(how(a.data, b.data))
 
-    def __le__(self, other: Any) -> NDArray[np.bool_]:
-        a, b = operands("less_equal", self, other)
-        return np.asarray(a.data <= b.data)
-
-    def __gt__(self, other: Any) -> NDArray[np.bool_]:
-        a, b = operands("greater", self, other)
-        return np.asarray(a.data > b.data)
-
-    def __ge__(self, other: Any) -> NDArray[np.bool_]:
-        a, b = operands("greater_equal", self, other)
-        return np.asarray(a.data >= b.data)
+    __lt__ = partialmethod(_compared, how=np.less)
+    __le__ = partialmethod(_compared, how=np.less_equal)
+    __gt__ = partialmethod(_compared, how=np.greater)
+    __ge__ = partialmethod(_compared, how=np.greater_equal)
 
     # Reductions, over one axis, several, or all (axis=None).
 

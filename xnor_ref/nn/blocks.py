@@ -1,6 +1,6 @@
 """The unit that networks are built from: a convolution or linear map with its BatchNorm, activation and pooling.
 
-`methods.py` lists their orders, and the room's page says why. In B-A-C-P, `relu` puts a ReLU before the pooling.
+The room's page lists their orders and says why. In B-A-C-P, `relu` puts a ReLU before the pooling.
 BinaryNet's activation is the sign that the next layer takes of its input.
 """
 

@@ -1,17 +1,6 @@
 """The methods of the papers: what each makes of the weights, the inputs and the blocks of a network.
 
-| method | hidden layers | block | first and last layer | from |
-|---|---|---|---|---|
-| `full` | real | C-B-A-P | real | the full-precision twin |
-| `bwn` | alpha sign(W), real inputs | C-B-A-P | real | Rastegari et al. 2016, section 3.1 |
-| `xnor` | alpha sign(W), K sign(X) | B-A-C-P | real | Rastegari et al. 2016, section 3.2 |
-| `binary-inputs` | real W, sign(X) | B-A-C-P | real | the first stage of two-stage training |
-| `xnor++` | Gamma in place of alpha and K | B-A-C-P | real | Bulat and Tzimiropoulos 2019 |
-| `binaryconnect` | sign(W), real inputs, ReLU | C-P-B-A | sign(W) | Courbariaux et al. 2015 |
-| `bnn` | sign(W), sign(X) | C-P-B-A | sign(W); the image is real | Hubara et al. 2016 |
-
-C is the convolution (or linear layer), B BatchNorm, A the activation, P pooling. Networks of the last two end with a
-BatchNorm. What the XNOR-Net paper did with their first and last layers in its comparison is not known.
+The room's page has them side by side.
 """
 
 from dataclasses import dataclass

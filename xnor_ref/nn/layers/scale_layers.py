@@ -1,17 +1,6 @@
 """Learned scales as a layer of their own: Gamma of XNOR-Net++, and the scale layer that XNOR-Net compares alpha with.
 
-XNOR-Net++ (Bulat and Tzimiropoulos 2019) replaces alpha and K by one tensor that is learned by back-propagation and
-the same for all images: Y = (sign(X) (*) sign(W)) . Gamma. It is built from factors (the paper's cases 1 to 4):
-
-| gamma | Gamma | parameters |
-|---|---|---|
-| `o` | alpha, one scale a channel | O |
-| `ohw` | alpha, one for each output | O H W |
-| `o-hw` | alpha (x) beta, beta over pixels | O + H W |
-| `o-h-w` | alpha (x) beta (x) gamma, over rows and columns | O + H + W |
-
-All but `o` fix the resolution. After a layer without alpha, `o` is also the "separate layer" of Rastegari et al. 2016,
-Table 3a.
+The room's page says what Gamma is made of.
 """
 
 from collections.abc import Callable

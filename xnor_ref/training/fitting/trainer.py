@@ -1,8 +1,4 @@
-"""The training loop, and the interface by which anything else joins it.
-
-All randomness of a step follows from (seed, epoch, image) or (seed, step, layer), never from a running stream. So a run
-that stops after any step and resumes from a checkpoint computes the same bytes as one that never stopped.
-"""
+"""The training loop, and the interface by which anything else joins it."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,9 +1,4 @@
-"""`--faithful allenai`: settings with which a run does as the XNOR-Net authors' released code does.
-
-The code (github.com/allenai/XNOR-Net, Torch 7) differs from the paper (Rastegari et al. 2016) in its gradients, its
-scales, its BatchNorms and its recipe. docs/faithful.md lists what the paper says, what the code does, and what is the
-case here.
-"""
+"""`--faithful allenai`: settings with which a run does as the authors' released code does; see docs/faithful.md."""
 
 from collections.abc import Mapping
 from typing import Any
