@@ -29,7 +29,8 @@ def test_the_stable_names_are_those_of_the_package():
 def test_the_hosted_ci_runs_the_script_on_the_pythons_of_the_package():
     workflow = text(".github/workflows/ci.yml")
     classifiers = re.findall(r"Python :: (3\.\d+)", SETUP["metadata"]["classifiers"])
-    assert re.findall(r'"(3\.\d+)"', workflow) == classifiers
+    may_fail = re.findall(r"python-version == '(3\.\d+)'", workflow)
+    assert re.findall(r'"(3\.\d+)"', workflow) == classifiers + may_fail
     assert SETUP["options"]["python_requires"].startswith(f">={classifiers[0]}")
     assert "- run: .ci/run\n" in workflow and (REPOSITORY / ".ci/run").stat().st_mode & 0o111
 
