@@ -63,26 +63,23 @@ def test_the_next_commands_work_when_pasted(trained):
 
 
 @pytest.mark.slow
-def test_every_example_of_every_help_runs(trained, monkeypatch, capfd):
-    folder = trained[0]
-    monkeypatch.chdir(folder)
-    for name in COMMANDS:
-        command = import_module(f"xnor_ref.cli.commands.{name}").command
-        assert command.examples
-        for example in command.examples:
-            arguments = shlex.split(example)
-            assert arguments[0] == name
-            if name == "train":
-                arguments += TINY_OPTIONS
-            if name == "reproduce" and "--list" not in arguments:
-                arguments += TINY_OPTIONS
-            if name == "verify":
-                arguments += ["--examples", "2"]
-            if name == "bench":
-                if JIT_DISABLED:
-                    continue  # there is nothing to measure
-                arguments += ["--quick"]
-            assert main(arguments) == 0, (example, capfd.readouterr().err)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_of_the_help_runs(trained, monkeypatch, capfd, name):
+    monkeypatch.chdir(trained[0])
+    command = import_module(f"xnor_ref.cli.commands.{name}").command
+    assert command.examples
+    for example in command.examples:
+        arguments = shlex.split(example)
+        assert arguments[0] == name
+        if name == "train" or (name == "reproduce" and "--list" not in arguments):
+            arguments += TINY_OPTIONS
+        if name == "verify":
+            arguments += ["--examples", "2"]
+        if name == "bench":
+            if JIT_DISABLED:
+                continue  # there is nothing to measure
+            arguments += ["--quick"]
+        assert main(arguments) == 0, (example, capfd.readouterr().err)
 
 
 @pytest.mark.slow
