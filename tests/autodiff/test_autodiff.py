@@ -568,3 +568,14 @@ def test_gradcheck_takes_unused_inputs_and_leaves_all_unchanged():
 def test_gradcheck_refuses(inputs, options, error):
     with pytest.raises(error, match="gradcheck: "):
         gradcheck(lambda x: x * 1, inputs, **options)
+
+
+def test_iteration_runs_over_the_first_axis():
+    assert [row.data.tolist() for row in Tensor(np.arange(6.0).reshape(2, 3))] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_parent_that_wants_no_gradient_gets_none_and_costs_no_check():
+    """Its part of what `backward` returns is not looked at, so an op may leave there whatever it has."""
+    x, constant = Tensor(np.ones(3), requires_grad=True), Tensor(np.full(3, 2.0))
+    apply("product", x.data * 2, (x, constant), lambda dy: (dy * 2, np.ones((7, 7)))).sum().backward()
+    assert constant.grad is None and x.grad.tolist() == [2, 2, 2]

@@ -460,3 +460,18 @@ def test_constructor_keeps_its_own_copy():
     sample.metadata["graph"].clear()
     network.metadata["graph"].clear()
     assert np.array_equal(network.logits(pixels), before) and before.any()
+
+
+@pytest.mark.parametrize("op", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize(
+    "kernel, padding, fits",
+    [((3, 2), (0, 2), False), ((2, 3), (2, 0), False), ((3, 2), (2, 1), True), ((2, 3), (1, 2), True)],
+)
+def test_padding_of_pooling_stays_below_the_kernel_on_each_axis(op, kernel, padding, fits):
+    sample = Sample(shape=(1, 6, 6), classes=1)
+    sample.node(op, kernel=list(kernel), stride=[2, 2], padding=list(padding))
+    sample.node("global_avg_pool")
+    if fits:
+        assert sample.network().logits(sample.pixels()).shape == (len(sample.pixels()), 1)
+    else:
+        refused(sample, rf"padding \({padding[0]}, {padding[1]}\) must be smaller than the kernel")
