@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.try_versions import CORE
 
 PACKAGE = REPOSITORY / "xnor_ref"
 ROOMS = (  # from the top: each may import only from those after it, and from files of its own room
@@ -312,3 +313,11 @@ def test_kernels_compile_where_neither_the_package_nor_the_home_can_be_written(t
     run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
     folder, mode = run.stdout.split()
     assert Path(folder).parent == tmp_path and mode == "0o700", run.stderr
+
+
+def test_the_oldest_versions_that_are_admitted_were_tried():
+    admitted = dict(re.findall(r"^    (numpy|numba)>=(\S+)", (REPOSITORY / "setup.cfg").read_text(), re.MULTILINE))
+    rows = (REPOSITORY / "docs" / "versions.md").read_text()
+    tried = re.findall(r"^\| 3\S+ \| (\S+) \| (\S+) \| \S+ \| \d+ passed, \d+ skipped; trains \|$", rows, re.MULTILINE)
+    assert any(numpy.startswith(admitted["numpy"]) and numba.startswith(admitted["numba"]) for numpy, numba in tried)
+    assert all((REPOSITORY / name).exists() for name in CORE)

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 
+import numba
 import pytest
 
 from tests.conftest import JIT_DISABLED, REPOSITORY
-from xnor_ref.kernels.compiling import stamp
+from xnor_ref.kernels.basics import numba_private
+from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.compiling import ahead, stamp
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="nothing is compiled")
 
@@ -305,6 +308,30 @@ def test_a_kernel_counts_as_what_it_was_when_it_was_compiled(tmp_path, monkeypat
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "strange"]:
             del sys.modules[name]
+
+
+@pytest.mark.skipif(not has_vectors(), reason="the kernels are of explicit vector code")
+@pytest.mark.parametrize("name", ["training.gradient_layout:quantize", "training.gradients:_convolve_bytes"])
+def test_code_that_runs_while_a_kernel_is_compiled_is_followed(name, monkeypatch):
+    kernel = ahead._kernel(f"xnor_ref.kernels.{name}")
+    kernel.prepare()  # and with it the kernels that it calls
+    rooms = tuple(str(REPOSITORY / "xnor_ref" / "kernels" / room) for room in ("microkernels", "training"))
+    followed, ran, scan = set(), set(), stamp._scan
+    monkeypatch.setattr(stamp, "_scan", lambda code: followed.add(code) or scan(code))
+    monkeypatch.setattr(kernel, "made_of", None)
+    stamp.made_of(kernel)
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(rooms):
+            ran.add(frame.f_code)
+
+    dispatcher = numba.njit(**kernel.options)(kernel.py_func)
+    sys.setprofile(note)
+    try:
+        numba_private.compile_once(dispatcher, kernel.signature)
+    finally:
+        sys.setprofile(None)
+    assert ran <= followed and len(ran) > 5
 
 
 START = "import json; from strange import main; print(json.dumps(main.answers()))"
