@@ -342,7 +342,7 @@ def test_the_cost_of_a_row_can_be_measured_whatever_its_schedule(data_dir, tmp_p
 @pytest.mark.parametrize(
     "constant, of_image, images",
     [
-        (0.5, 0.25, [2, 2, 16]),  # a slow network: the rest of the batch is extrapolated
+        (0.5, 0.25, [2, 2, 8]),  # a slow network: the rest of the batch is extrapolated
         (0.0, 0.001, [2, 2, 50]),  # a fast one takes the whole batch
     ],
 )

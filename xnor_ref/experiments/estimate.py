@@ -22,9 +22,9 @@ from xnor_ref.training.fitting.evaluation import freeze_model
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import steps_per_epoch
 
-FEW, SOME = 2, 16  # images of the shorter and, at least, of the longer step
-SECONDS = 0.25  # that the longer step may take, if that is enough for more images
-VALIDATED = 4
+FEW, SOME = 2, 8  # images of the shorter and, at least, of the longer step
+SECONDS = 0.15  # that the longer step may take, if that is enough for more images
+VALIDATED = 2
 _EVALUATIONS_AT_THE_END = 2  # of the float and of the packed network
 
 
