@@ -24,7 +24,7 @@ from xnor_ref.binary import (
 )
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.modes import Finish
-from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.basics.rungs import has_vectors, reference_only
 from xnor_ref.nn import backend
 from xnor_ref.nn.backend import backward_in, binary_backend
 from xnor_ref.optim import SGD
@@ -103,6 +103,24 @@ class MaskByChannel(SignGradient):
         return odd.reshape(1, -1, *(1,) * (x.ndim - 2)) * np.ones_like(x)
 
 
+class Wider(type(binary.STE)):
+    """The built-in rule over a wider range: the kernels' mask must not stand for it."""
+
+    name = "wider"
+
+    def derivative(self, x):
+        return np.abs(x) <= 2
+
+
+class RowsOnly(type(INPUT_SCALES["plain"])):
+    """K as built in, but for fully connected layers."""
+
+    name = "rows-only"
+
+    def of_rows(self, x):
+        return 2 * super().of_rows(x)
+
+
 class Largest(InputScale):
     """The largest |x| of an image."""
 
@@ -128,6 +146,18 @@ class Coarse(Quantizer):
 class OwnAlpha(nn.BinaryConv2d):
     def alpha(self):
         return super().alpha() * np.float32(1.5)
+
+
+class AlphaWithoutRule(nn.BinaryConv2d):
+    """Has a scale although its rule has none."""
+
+    def alpha(self):
+        return np.full(len(self.weight.data), 0.3, np.float32)
+
+
+class AlphaWithoutRuleOfWeights(nn.BinaryWeightConv2d):
+    def alpha(self):
+        return np.full(len(self.weight.data), 0.3, np.float32)
 
 
 class OwnAnalyticScale(nn.BinaryConv2d):
@@ -206,7 +236,9 @@ RULES = {
     "halved gradient, no alpha": {"grad_mode": Halved(), "weight_scale": "off"},
     "wide sign": {"sign_gradient": Wide()},
     "sign by channel": {"sign_gradient": MaskByChannel(), "input_scale": "off"},
+    "wider sign": {"sign_gradient": Wider()},
     "largest": {"input_scale": Largest()},
+    "rows only": {"input_scale": RowsOnly()},
     "all": {
         "weight_scale": MedianWithGradient(), "grad_mode": Halved(), "sign_gradient": Wide(), "input_scale": Largest()
     },
@@ -218,6 +250,8 @@ LAYERS = [
 CASES = {
     **{name: lambda rng, o=options: nn.BinaryConv2d(33, 40, 3, 1, 1, rng=rng, **o) for name, options in RULES.items()},
     **{kind.__name__: lambda rng, kind=kind: kind(33, 40, 3, 1, 1, rng=rng) for kind in LAYERS},
+    "AlphaWithoutRule": lambda rng: AlphaWithoutRule(33, 40, 3, 1, 1, weight_scale="off", rng=rng),
+    "AlphaWithoutRuleOfWeights": lambda rng: AlphaWithoutRuleOfWeights(33, 40, 3, 1, 1, weight_scale="off", rng=rng),
     "bwn, median": lambda rng: nn.BinaryWeightConv2d(33, 40, 3, 1, 1, weight_scale=MedianWithGradient(), rng=rng),
     "bwn, halved": lambda rng: nn.BinaryWeightConv2d(33, 40, 3, 1, 1, grad_mode=Halved(), rng=rng),
     "OwnWeightAlpha": lambda rng: OwnWeightAlpha(33, 40, 3, 1, 1, rng=rng),
@@ -229,6 +263,7 @@ CASES = {
 }
 NOT_FROZEN = {
     "largest",
+    "rows only",
     "all",
     "2 bits, largest",
     "OwnIntegers",
@@ -361,7 +396,8 @@ def test_what_the_kernels_know_they_compute():
     rng = np.random.default_rng(0)
 
     def finish(**options):
-        return nn.BinaryConv2d(4, 4, 3, rng=rng, **options).finish
+        layer = nn.BinaryConv2d(4, 4, 3, rng=rng, **options)
+        return layer.finish(layer.alpha())
 
     assert [finish(grad_mode=mode) for mode in ("corrected", "paper", "ste", "official")] == [
         Finish.CORRECTED, Finish.PAPER, Finish.STE, Finish.OFFICIAL
@@ -427,7 +463,7 @@ def test_rules_printed_for_the_mean_are_refused_with_another_scale(grad_mode):
 def test_a_copied_layer_keeps_its_rules():
     layer = nn.BinaryConv2d(3, 4, 3, weight_scale=Median())
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(nn.BinaryConv2d(3, 4, 3)))):
-        assert twin.finish is (Finish.STE if twin.weight_scale.name == "median" else Finish.CORRECTED)
+        assert twin.finish(twin.alpha()) is (Finish.STE if twin.weight_scale.name == "median" else Finish.CORRECTED)
     assert copy.deepcopy(layer).weight_scale is layer.weight_scale
 
 
@@ -435,3 +471,11 @@ def test_a_copied_layer_keeps_its_rules():
 def test_every_rule_says_what_it_is(registry):
     for name, rule in registry.items():
         assert rule.name == name and rule.equation and rule.source and type(rule).__doc__
+
+
+def test_a_rule_that_changes_k_of_rows_keeps_that_of_images():
+    x = normal(0, 2, 5, 6, 6)
+    window = (3, 3), (1, 1), (1, 1)
+    with reference_only():
+        assert np.array_equal(RowsOnly().of_images(x, *window), INPUT_SCALES["plain"].of_images(x, *window))
+    assert np.array_equal(RowsOnly().of_images(x, *window), INPUT_SCALES["plain"].of_images(x, *window))

@@ -67,10 +67,10 @@ class Plain(InputScale):
     name = "plain"
     equation = "K = A (*) k, k = 1/(KH KW)"
     source = "Rastegari et al. 2016, eq. 11"
-    compiled = KMode.PLAIN
+    compiled = _taps = KMode.PLAIN
 
     def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> F32:
-        return binary_ops.input_scale_map(x, kernel, stride, padding, self.compiled)
+        return binary_ops.input_scale_map(x, kernel, stride, padding, self._taps)
 
     def of_rows(self, x: F32) -> F32:
         return binary_ops.input_scale_rows(x)
@@ -95,7 +95,7 @@ class Valid(Plain):
     name = "valid"
     equation = "K = (A (*) 1) / (number of taps inside)"
     source = "as `plain`, without the border's zeros"
-    compiled = KMode.VALID
+    compiled = _taps = KMode.VALID
 
     @property
     def for_rows(self) -> InputScale:

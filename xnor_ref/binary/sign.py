@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.binary.rules import F32, Registry, Rule
-from xnor_ref.kernels.ops import float_ops
 
 
 def sign(x: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -39,16 +38,11 @@ def ste_mask(x: NDArray[np.floating]) -> NDArray[np.bool_]:
 class SignGradient(Rule):
     """What stands in for the derivative of sign. A rule of one's own defines `derivative`."""
 
-    computes = ("derivative", "apply")
+    computes = ("derivative",)
 
     def derivative(self, x: F32) -> NDArray:
         """What dC/dsign(x) is multiplied by, in the shape of x."""
         raise NotImplementedError(f"{type(self).__name__} has no derivative")
-
-    def apply(self, x: F32, dx: F32) -> F32:
-        """dx times the derivative at x, in place."""
-        dx *= self.derivative(x)
-        return dx
 
 
 class StraightThrough(SignGradient):
@@ -61,9 +55,6 @@ class StraightThrough(SignGradient):
 
     def derivative(self, x: F32) -> NDArray:
         return ste_mask(x)
-
-    def apply(self, x: F32, dx: F32) -> F32:
-        return float_ops.mask_ste(x, dx)
 
 
 class BiReal(SignGradient):

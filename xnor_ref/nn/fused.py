@@ -85,7 +85,8 @@ def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
 
 def binary_weight_conv2d(x: Tensor, layer: Any) -> Tensor:
     """`BinaryWeightConv2d` in training: a convolution with W~, and the gradient of the latent weights."""
-    weight, alpha, finish, plan = layer.weight, layer.alpha(), layer.finish, _real_plan(layer, x)
+    weight, alpha, plan = layer.weight, layer.alpha(), _real_plan(layer, x)
+    finish = layer.finish(alpha)
     filters, padded = layer.filters(alpha), plan.pad(pixels(x.data))
     y = plan.forward(padded, filters, None)
 
@@ -150,16 +151,17 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
         k = None if k is None else np.ascontiguousarray(k, np.float32).reshape(len(images), -1)
     key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, mode or KMode.OFF
     plan = planned(layer, SignConvolution, *key)
-    alpha, finish = None, layer.finish
-    if not layer.alpha_is_mean:
-        alpha = layer.alpha()
-        alpha = np.ones(len(layer.weight.data), np.float32) if alpha is None else alpha
+    alpha = None if layer.alpha_is_mean else layer.alpha()  # the mean is found while the weights are packed
+    unscaled = alpha is None and not layer.alpha_is_mean
     affine: tuple[F32, F32] | None = None
     if norm is not None:
         mean, var = batch_norm.moments(images)
         norm.move(mean, var, images.size // norm.channels)
         scale, shift = affine = norm.training_affine(mean, var)
-    y, saved = plan.forward(images, layer.weight.data, alpha, affine, k)
+    ones = np.ones(len(layer.weight.data), np.float32)
+    y, saved = plan.forward(images, layer.weight.data, ones if unscaled else alpha, affine, k)
+    alpha = None if unscaled else saved.alpha
+    finish = layer.finish(alpha)
 
     def backward(dy):
         rounding = Rounding(seed_of(layer.draw_position())) if gradients_in_bytes() else None
@@ -167,7 +169,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
         sums = None if norm is None else batch_norm.GradientSums(images, scale, shift, mean)
         dalpha = np.empty(len(layer.weight.data), np.float32)
         dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, finish, rounding, need, sums, dalpha)
-        dw = _latent(layer, dw, finish, saved.alpha if layer.weight_scale.scales else None, dalpha)
+        dw = _latent(layer, dw, finish, alpha, dalpha)
         if sums is None:
             return None if dx is None else _through_sign(layer, images, dx), dw
         write, dgamma, dbeta = batch_norm.norm_gradient(dx, sums, var, norm.weight.data, norm.eps)

@@ -142,13 +142,12 @@ class BinaryLayer(Module):
         """Whether alpha is the mean of |W|, which compiled kernels find while they pack the weights."""
         return bool(self.weight_scale.mode) and not overrides(self, BinaryLayer, "alpha", "analytic_scale")
 
-    @property
-    def finish(self) -> Finish:
-        """What a compiled kernel shall make of G; with `RAW`, `latent_gradient` makes the rest of it."""
+    def finish(self, alpha: F32 | None) -> Finish:
+        """What a compiled kernel shall make of G, with this alpha; with `RAW`, `latent_gradient` makes the rest."""
         rule, scale = self.grad_mode, self.weight_scale
         if rule.mode is None or self.code != binary.SIGNS or overrides(self, BinaryLayer, "latent_gradient"):
             return Finish.RAW
-        if not scale.scales:
+        if alpha is None:
             return Finish.CLIPPED if rule is CONSTANT else Finish.RAW
         constant = type(scale).alpha_gradient is WeightScale.alpha_gradient and "alpha_gradient" not in vars(scale)
         if rule.mode is Finish.CORRECTED and not scale.mode:
@@ -168,7 +167,10 @@ class BinaryLayer(Module):
 
     def through_sign(self, x: F32, dx: F32) -> F32:
         """dx times what stands in for the derivative of sign(x), in place."""
-        return self.sign_gradient.apply(x, dx)
+        if self.sign_gradient.mode:
+            return float_ops.mask_ste(x, dx)
+        dx *= self.sign_gradient.derivative(x)
+        return dx
 
     @property
     def sign_is_compiled(self) -> bool:
