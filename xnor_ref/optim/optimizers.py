@@ -244,8 +244,18 @@ class Adam(Moments):
     slots = ("mean", "square")
     default_eps = 1e-8
 
-    def __init__(self, params: Params, lr: float, *moments: Any, decoupled: bool = False, **how: Any):
-        super().__init__(params, lr, *moments, **how)
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = None,
+        weight_decay: float = 0.0,
+        *,
+        decoupled: bool = False,
+        **how: Any,
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, **how)
         self.decoupled = decoupled
 
     def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
