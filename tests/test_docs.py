@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import re
+import shlex
 from importlib import import_module
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from xnor_ref.cli import main
 from xnor_ref.cli.group import COMMANDS as NAMES
 from xnor_ref.datasets import shapes
 from xnor_ref.nn.settings import RULES
+from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.settings import plugins
 from xnor_ref.training.settings.config import load_toml
 from xnor_ref.training.settings.recipes import RECIPES
@@ -56,7 +58,10 @@ def test_a_rule_of_ones_own_is_trained_frozen_and_equal(shown_files, capsys):
     small = ["--epochs", "1", "--train-size", "96", "--val-size", "32", "--quiet"]
     own = ["--plugin", "median.py", "--weight-scale", "median"]
     assert main(["train", *small, *own, "--out", "run"]) == 0
-    assert "images on which the two disagree: 0 of 32" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "images on which the two disagree: 0 of 32" in out
+    (printed,) = (line.split("evaluate ")[1] for line in out.splitlines() if " evaluate " in line)
+    assert main(["evaluate", *shlex.split(printed), "--quiet"]) == 0
     frozen = load_file("run/model.safetensors")
     model = load_float(Path("run/float.safetensors"))[0]
     layer = dict(model.named_modules())["block1.conv"]
@@ -72,8 +77,17 @@ def test_a_rule_of_ones_own_is_trained_frozen_and_equal(shown_files, capsys):
     for command in (["evaluate", "run"], ["export", "run", "-o", "x.safetensors"], ["train", "--resume", "run"]):
         assert main(command) == 4
         err = capsys.readouterr().err
-        assert "got 'median'" in err and "--plugin" in err and "median.py" in err, err
+        assert "got 'median'" in err and "--plugin" in err and "median.py" in err and "damaged" not in err, err
     assert main(["predict", "run", "run/sample.png"]) == 0
+
+
+def test_a_stopped_run_prints_a_command_that_names_its_plugin(monkeypatch, capsys):
+    def stopped(arguments):
+        raise Interrupted(2, "stopped in epoch 1", Path("run"), "my rules.py")
+
+    monkeypatch.setattr("xnor_ref.cli._run", stopped)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err.rstrip().endswith("train --resume run --plugin 'my rules.py'")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
+from xnor_ref.cli.text import plugin_flag
 from xnor_ref.cli.text import printable as printable
 from xnor_ref.cli.text import program as program
 from xnor_ref.cli.text import say as say
@@ -89,5 +90,6 @@ def _interrupted(interrupt: KeyboardInterrupt) -> int:
     text = str(interrupt) or "stopped"
     if run is not None:
         text += f"; go on with: {program()} train --resume {shlex.quote(str(run))}"
+        text += plugin_flag(getattr(interrupt, "plugin", None))
     say(text)
     return 128 + getattr(interrupt, "signal_number", signal.SIGINT)

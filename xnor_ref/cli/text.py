@@ -13,6 +13,11 @@ def program() -> str:
     return f"python {shlex.quote(sys.argv[0])}" if name == "cli.py" else "xnor-ref"
 
 
+def plugin_flag(plugin: str | None) -> str:
+    """What a printed command needs besides, where a plugin's rules are part of a run; begins with a space."""
+    return f" --plugin {shlex.quote(plugin)}" if plugin else ""
+
+
 def say(text: str) -> None:
     """A line on stderr; quiet where stderr is closed."""
     if sys.stderr is None:

@@ -104,7 +104,7 @@ def train_run(
                 return finish(folder, model, data, about, observer)
             except KeyboardInterrupt as error:  # every moment is safe to stop at; say where to go on
                 number = getattr(error, "signal_number", signal.SIGINT)
-                raise Interrupted(number, str(error) or "stopped", folder.path) from None
+                raise Interrupted(number, str(error) or "stopped", folder.path, config.plugin) from None
 
 
 def _build_trainer(

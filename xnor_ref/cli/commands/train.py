@@ -10,7 +10,7 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
-from xnor_ref.cli.text import program
+from xnor_ref.cli.text import plugin_flag, program
 from xnor_ref.errors import ModelFileError
 from xnor_ref.training.settings.config import FIELDS, TrainConfig, check_values, load_toml
 from xnor_ref.training.settings.faithful import overridden
@@ -158,7 +158,7 @@ def report_text(report: dict[str, Any], config: TrainConfig) -> str:
 def _next_commands(report: dict[str, Any], config: TrainConfig) -> list[str]:
     run = shlex.quote(report["run"])
     lines = [
-        f"evaluate {run}",
+        f"evaluate {run}{plugin_flag(config.plugin)}",
         f"predict {run} {shlex.quote(str(Path(report['run']) / 'sample.png'))}",
         f"info {shlex.quote(str(Path(report['run']) / 'model.safetensors'))}",
         "verify",

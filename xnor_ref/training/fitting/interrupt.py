@@ -8,12 +8,12 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the work; `run` is the folder of a run that can go on from there, if there is one."""
+    """A signal ended the work; `run` is the folder of a run that can go on from there, with this `plugin`, if any."""
 
-    def __init__(self, signal_number: int, message: str = "", run: Path | None = None):
+    def __init__(self, signal_number: int, message: str = "", run: Path | None = None, plugin: str | None = None):
         super().__init__(message)
         self.signal_number = signal_number
-        self.run = run
+        self.run, self.plugin = run, plugin
 
 
 class StopRequest:

@@ -60,7 +60,8 @@ class RunFolder:
         except KeyError as error:
             raise ModelFileError(f"{self.config_path} is damaged: it has no {error}") from None
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise ModelFileError(f"{self.config_path} is damaged: {error}{plugin_hint(values)}") from None
+            hint = plugin_hint(values)
+            raise ModelFileError(f"{self.config_path}{'' if hint else ' is damaged'}: {error}{hint}") from None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
