@@ -435,7 +435,7 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: build("lenet5", 28, "xnor++", gamma="hw"), "gamma must be one of o, ohw, o-hw, o-h-w, got 'hw'"),
         (lambda: build("lenet5", 28, "xnor++", gamma_init="two"), "gamma_init must be one of ones, alpha, got 'two'"),
         (lambda: build("lenet5", 28, "xnor", block_order="abcp"), "block_order must be one of bacp, cbap, got 'abcp'"),
-        (lambda: build("lenet5", 28, "bwn", weight_scale="beta"), "one of alpha, off, learned, got 'beta'"),
+        (lambda: build("lenet5", 28, "bwn", weight_scale="beta"), "one of alpha, layer, off, learned, got 'beta'"),
         (lambda: build("lenet5", 28, "bwn", weight_scale="learned", grad_mode="paper"), "'learned' has none"),
         (lambda: build("lenet5", 28, block_order="cbap", input_scale="plain"), "input_scale .=plain. needs block_"),
         (lambda: build("lenet5", 28, block_order="cbap", k_grad=True), "k_grad is the gradient through K"),

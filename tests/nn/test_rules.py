@@ -419,7 +419,7 @@ def test_a_registered_rule_goes_by_its_name():
             WEIGHT_SCALES.register(Median())
     finally:
         WEIGHT_SCALES.remove("median")
-    with pytest.raises(InputError, match="must be one of alpha, off, learned, got 'median'"):
+    with pytest.raises(InputError, match="must be one of alpha, layer, off, learned, got 'median'"):
         nn.BinaryConv2d(3, 4, 3, weight_scale="median")
 
 

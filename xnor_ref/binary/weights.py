@@ -65,6 +65,22 @@ class MeanAbs(WeightScale):
         return b * per_filter(dalpha / square, weight)
 
 
+class LayerScale(WeightScale):
+    """One scale for the whole layer, the least-squares one; with one bit it is the mean of |W| over all filters."""
+
+    name = "layer"
+    equation = "alpha = <W, B>/<B, B> over all filters, with one bit mean |W|"
+    source = "Zhou et al. 2016, section 2.3"
+
+    def alpha(self, weight: F32, code: Code = SIGNS) -> NDArray:
+        b = code.values(weight).astype(np.float64)
+        return np.full(len(weight), (weight * b).sum() / (b * b).sum())
+
+    def alpha_gradient(self, dalpha: NDArray, weight: F32, code: Code = SIGNS) -> NDArray:
+        b = code.values(weight)
+        return b * (dalpha.sum() / (b * b).sum())
+
+
 class NoScale(WeightScale):
     """No alpha: W~ = B."""
 
@@ -192,7 +208,7 @@ class Official(WeightGradient):
 
 CONSTANT = Ste()
 MEAN_ABS = MeanAbs()
-WEIGHT_SCALES = Registry("weight_scale", WeightScale, MEAN_ABS, NoScale(), LearnedScale())
+WEIGHT_SCALES = Registry("weight_scale", WeightScale, MEAN_ABS, LayerScale(), NoScale(), LearnedScale())
 WEIGHT_GRADIENTS = Registry("grad_mode", WeightGradient, Corrected(), Paper(), CONSTANT, Official())
 
 

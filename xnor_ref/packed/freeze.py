@@ -179,7 +179,11 @@ def _emit(module: nn.Module, graph: Graph, source: int, name: str) -> int:
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](module, graph, source, name)
     op, fields, names = LAYERS[kind]
-    return graph.append(op, name, [source], fields(module), **_attributes(module, names, name))
+    source = graph.append(op, name, [source], fields(module), **_attributes(module, names, name))
+    if isinstance(module, BinaryLayer) and module.bias is not None:
+        added: Fields = {"scale": np.ones_like(module.bias.data), "shift": module.bias.data}
+        source = graph.append("affine", f"{name}.bias", [source], added)
+    return source
 
 
 def _sequential(module: nn.Sequential, graph: Graph, source: int, name: str) -> int:

@@ -48,7 +48,7 @@ def summarise(network: Network) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     _walk(network, "", shape, rows)
     for row in rows:
-        row["packed_bytes"] = packed.get(row["name"], 0)
+        row["packed_bytes"] = sum(packed.get(name, 0) for name in (row["name"], f"{row['name']}.bias"))
     total = {key: sum(row[key] for row in rows) for key in COUNTS}
     return {
         "network": config["name"],

@@ -52,7 +52,8 @@ def _of_filters(some: Callable[[int, int], Any], out: NDArray, weight: F32, apar
 class BinaryLayer(Module):
     """What all layers with binary weights share: the latent weight, its scale and its gradient rule.
 
-    `settings` are those of `LayerSettings` that the kind of layer `takes`; each is an attribute of the layer.
+    `settings` are those of `LayerSettings` that the kind of layer `takes`; each is an attribute of the layer. With
+    `bias`, a real number a filter is added last.
     """
 
     takes: tuple[str, ...] = tuple(
@@ -73,7 +74,9 @@ class BinaryLayer(Module):
     input_bits: int
     grad_bits: int | None
 
-    def __init__(self, shape: tuple[int, ...], rng: np.random.Generator | None, settings: dict[str, Any]):
+    def __init__(
+        self, shape: tuple[int, ...], rng: np.random.Generator | None, settings: dict[str, Any], bias: bool = False
+    ):
         caller = type(self).__name__
         unknown = settings.keys() - set(self.takes)
         if unknown:
@@ -85,6 +88,7 @@ class BinaryLayer(Module):
             raise InputError(f"{caller}: centring over one input channel would make every weight 0")
         self.code: Code = of_layer.code
         self.weight = self._latent(shape, rng)
+        self.bias = Parameter(np.zeros(shape[0], np.float32)) if bias else None
         self.after_step()
 
     def _latent(self, shape: tuple[int, ...], rng: np.random.Generator | None) -> Parameter:
@@ -98,6 +102,10 @@ class BinaryLayer(Module):
             binary.centre_weights(self.weight.data)
         if self.clamp:
             binary.clamp_weights(self.weight.data)
+
+    def plus_bias(self, y: Tensor) -> Tensor:
+        """y (N, O[, H, W]) with the bias added, if there is one."""
+        return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * (y.ndim - 2))
 
     def alpha(self) -> F32 | None:
         """The weight scale (O,), or None."""
@@ -212,6 +220,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
         padding: int | Pair = 0,
         pad_value: int = 0,
         *,
+        bias: bool = False,
         rng: np.random.Generator | None = None,
         **settings: Any,
     ):
@@ -219,7 +228,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
         if isinstance(pad_value, bool) or pad_value not in (-1, 0, 1):
             raise InputError(f"{type(self).__name__}: pad_value must be 0, +1 or -1, got {pad_value!r}")
         self.pad_value = int(pad_value)
-        BinaryLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings)
+        BinaryLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings, bias)
 
     @property
     def fuses_alone(self) -> bool:
@@ -245,7 +254,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
     def forward(self, x: Tensor) -> Tensor:
         self.require_fit(x, type(self).__name__)
         if fused.applies(x) and self.fuses_alone:
-            return self._fused(x)
+            return self.plus_bias(self._fused(x))
         images = np.ascontiguousarray(x.data)
         z = self._integers(images)
         alpha, k = self.alpha(), self.scale_map(images)
@@ -263,7 +272,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
                     dx += self._gradient_through_k(dy, z, alpha, images)
             return dx, self.latent_gradient(grad, alpha)
 
-        return apply("binary_conv2d", float_ops.scale_output(z, alpha, k), (x, self.weight), backward)
+        return self.plus_bias(apply("binary_conv2d", float_ops.scale_output(z, alpha, k), (x, self.weight), backward))
 
     def _fused(self, x: Tensor) -> Tensor:
         return fused.binary_conv2d(x, None, self)
@@ -307,10 +316,18 @@ class BinaryLinear(BinaryLayer):
 
     packed_as: tuple[str, ...] = ("forward", "_integers", "scale_rows")
 
-    def __init__(self, in_features: int, out_features: int, *, rng: np.random.Generator | None = None, **settings: Any):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = False,
+        rng: np.random.Generator | None = None,
+        **settings: Any,
+    ):
         self.in_features = positive(in_features, "in_features", type(self).__name__)
         self.out_features = positive(out_features, "out_features", type(self).__name__)
-        super().__init__((self.out_features, self.in_features), rng, settings)
+        super().__init__((self.out_features, self.in_features), rng, settings, bias)
         self.input_scale = self.input_scale.for_rows
 
     def forward(self, x: Tensor) -> Tensor:
@@ -331,7 +348,7 @@ class BinaryLinear(BinaryLayer):
                     dx += self.input_scale.rows_gradient(dk, rows)
             return dx, self.latent_gradient(grad, alpha)
 
-        return apply("binary_linear", float_ops.scale_output(z, alpha, k), (x, self.weight), backward)
+        return self.plus_bias(apply("binary_linear", float_ops.scale_output(z, alpha, k), (x, self.weight), backward))
 
     def scale_rows(self, rows: F32) -> F32 | None:
         """K of rows (N, I): float32 (N, 1), or None."""

@@ -32,8 +32,8 @@ class _BinaryWeightLayer(BinaryLayer):
     takes = ("weight_scale", "grad_mode", "centre", "clamp", "glorot", "stochastic")
     packed_as = ("forward", "_words")
 
-    def __init__(self, shape: tuple[int, ...], rng: np.random.Generator | None, settings: dict[str, Any]):
-        super().__init__(shape, rng, settings)
+    def __init__(self, shape: tuple[int, ...], rng: np.random.Generator | None, settings: dict[str, Any], bias: bool):
+        super().__init__(shape, rng, settings, bias)
         self.input_scale = binary.INPUT_SCALES["off"]
 
     def _product(self, x: Tensor, forward, backward) -> Tensor:
@@ -45,7 +45,7 @@ class _BinaryWeightLayer(BinaryLayer):
             dx, grad = backward(np.ascontiguousarray(dy), signs)
             return dx, self.latent_gradient(grad, alpha)
 
-        return apply(type(self).__name__, forward(signs), (x, self.weight), gradients)
+        return self.plus_bias(apply(type(self).__name__, forward(signs), (x, self.weight), gradients))
 
     def filters(self, alpha: F32 | None) -> F32:
         """W~, or signs drawn at random."""
@@ -81,11 +81,12 @@ class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
         stride: int | Pair = 1,
         padding: int | Pair = 0,
         *,
+        bias: bool = False,
         rng: np.random.Generator | None = None,
         **settings: Any,
     ):
         Convolution.__init__(self, in_channels, out_channels, kernel_size, stride, padding)
-        _BinaryWeightLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings)
+        _BinaryWeightLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_fit(x, type(self).__name__)
@@ -93,10 +94,10 @@ class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
         place = self.stride, self.padding
         if not self._in_training():
             sums = sign_sums.conv2d(images, self._words(), self.kernel_size, *place, _backend())
-            return Tensor(sign_sums.scale_filters(sums, self.alpha()))
+            return self.plus_bias(Tensor(sign_sums.scale_filters(sums, self.alpha())))
 
         if fused.applies(x):
-            return fused.binary_weight_conv2d(x, self)
+            return self.plus_bias(fused.binary_weight_conv2d(x, self))
 
         def backward(dy, weight):
             dx = None
@@ -113,17 +114,25 @@ class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
 class BinaryWeightLinear(_BinaryWeightLayer):
     """x sign(W).T, scaled by alpha: (N, I) -> (N, O). For `settings` see `LayerSettings`."""
 
-    def __init__(self, in_features: int, out_features: int, *, rng: np.random.Generator | None = None, **settings: Any):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = False,
+        rng: np.random.Generator | None = None,
+        **settings: Any,
+    ):
         self.in_features = positive(in_features, "in_features", type(self).__name__)
         self.out_features = positive(out_features, "out_features", type(self).__name__)
-        super().__init__((self.out_features, self.in_features), rng, settings)
+        super().__init__((self.out_features, self.in_features), rng, settings, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_rows(x, self.in_features, type(self).__name__)
         rows = np.ascontiguousarray(x.data)
         if not self._in_training():
             sums = sign_sums.linear(rows, self._words(), _backend())
-            return Tensor(sign_sums.scale_filters(sums, self.alpha()))
+            return self.plus_bias(Tensor(sign_sums.scale_filters(sums, self.alpha())))
 
         def backward(dy, weight):
             dx = float_ops.linear_input_gradient(dy, weight) if x.requires_grad else None

@@ -159,7 +159,8 @@ class BatchNorm(Module):
     """Batch normalisation per channel (Ioffe and Szegedy 2015).
 
     Training uses the batch's own statistics and moves the running ones by `momentum` (the running variance is the
-    unbiased one). Inference is y = x * scale + shift in float32, the form that a packed network stores.
+    unbiased one). Inference is y = x * scale + shift in float32, the form that a packed network stores. Without
+    `affine`, gamma is 1 and beta 0, and neither is trained.
     """
 
     buffer_names = ("running_mean", "running_var")
@@ -167,7 +168,7 @@ class BatchNorm(Module):
     normalize = staticmethod(functional.batch_norm)
     fuses_alone = True  # whether `nn.fused` computes the same
 
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
         caller = type(self).__name__
         self.channels = positive(channels, "channels", caller)
         if not (0 < eps < 1 and 0 < momentum <= 1):
@@ -176,8 +177,9 @@ class BatchNorm(Module):
             )
         self.eps = eps
         self.momentum = momentum
-        self.weight = Parameter(np.ones(channels, np.float32))
-        self.bias = Parameter(np.zeros(channels, np.float32))
+        kind = Parameter if affine else Tensor
+        self.weight = kind(np.ones(channels, np.float32))
+        self.bias = kind(np.zeros(channels, np.float32))
         self.running_mean = np.zeros(channels, np.float32)
         self.running_var = np.ones(channels, np.float32)
 
@@ -220,7 +222,7 @@ class BatchNorm(Module):
         return scale.astype(np.float32), shift.astype(np.float32)
 
     def describe(self) -> str:
-        return f"{self.channels}"
+        return f"{self.channels}{'' if self.weight.requires_grad else ', not affine'}"
 
 
 class BatchNorm1d(BatchNorm):
@@ -244,7 +246,7 @@ class BatchNorm2d(BatchNorm):
             return self(x), 0
         after: Any = following[0] if following else None
         if getattr(after, "fuses", False) and after.fits(x):
-            return fused.binary_conv2d(x, self, after), 1
+            return after.plus_bias(fused.binary_conv2d(x, self, after)), 1
         relu, pool, more = _after_norm(x.shape, following)
         return fused.norm(x, self, relu, pool), more
 
