@@ -288,6 +288,12 @@ def test_inference_needs_none_of_the_training_code():
     assert not loaded & {"PIL", "click", "hypothesis"}
 
 
+def test_freezing_needs_none_of_the_training_loop():
+    """The layers of `nn`, and what they are made of."""
+    rooms = {room_of(module) for module in modules_after("import xnor_ref; xnor_ref.freeze; xnor_ref.nn")} - {None}
+    assert rooms <= {"packed", "nn", "binary", "autodiff", "kernels", "storage", "errors"}, rooms
+
+
 def test_public_names_are_there():
     import xnor_ref
 

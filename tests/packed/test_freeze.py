@@ -6,7 +6,7 @@ import pytest
 from tests.packed import independent_reader
 from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
-from xnor_ref.errors import InputError, ModelFileError, NonFiniteError
+from xnor_ref.errors import InputError, InputTypeError, NonFiniteError
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed.freeze import _CONTAINERS, LAYERS, freeze
@@ -191,6 +191,14 @@ class Doubling(nn.Module):
         return x + x
 
 
+class Twice(nn.Module):
+    def __init__(self):
+        self.layer = nn.ReLU()
+
+    def forward(self, x):
+        return self.layer(self.layer(x))
+
+
 class LouderReLU(nn.ReLU):
     def forward(self, x):
         return super().forward(x) * 2.0
@@ -201,9 +209,16 @@ class NamedReLU(nn.ReLU):
 
 
 def test_unknown_layers_are_named():
-    for layer, name in ((Doubling(), "Doubling"), (LouderReLU(), "LouderReLU"), (nn.Module(), "Module")):
-        with pytest.raises(InputError, match=rf"layer 'a\.b' is a {name}"):
+    for layer, text in (
+        (Doubling(), "a Doubling, which cannot be packed: a model file has no operation for it$"),
+        (LouderReLU(), "a LouderReLU, which cannot be packed: it replaces what ReLU computes$"),
+        (nn.Module(), "a Module, which"),
+        (Twice(), "a Twice, which .* no operation for it; make it of nn.Sequential and nn.Residual$"),
+    ):
+        with pytest.raises(InputError, match=rf"layer 'a\.b' is {text}"):
             frozen(nn.Sequential(a=nn.Sequential(b=layer)))
+    with pytest.raises(InputError, match="freeze: the network is a Twice, which"):
+        frozen(Twice())
     model = nn.Sequential(NamedReLU(), nn.GlobalAvgPool2d())
     assert ops(assert_agree(model, classes=3)) == ["relu", "global_avg_pool"]
 
@@ -223,9 +238,84 @@ def test_non_finite_parameters(bad):
 
 
 def test_clashes_are_found_at_freezing():
-    with pytest.raises(ModelFileError, match="for 4 classes"):
+    with pytest.raises(InputError, match="for 4 classes"):
         frozen(every_layer(), classes=4)
-    with pytest.raises(ModelFileError, match="stem"):
+    with pytest.raises(InputError, match="stem"):
         frozen(every_layer(), shape=(1, 10, 9))
-    with pytest.raises(ModelFileError, match="1 to"):
+    with pytest.raises(InputError, match="1 to"):
         frozen(nn.Sequential())
+
+
+def test_what_is_not_given_comes_from_the_network():
+    model = models.build("lenet5", image_size=28, in_channels=1, num_classes=3, seed=1)
+    with pytest.raises(InputError, match=r"freeze: mean, std must be given; the network"):
+        freeze(model)
+    packed = freeze(model, mean=0.25, std=0.5)
+    assert packed.input_shape == (1, 28, 28) and packed.mean == (0.25,) and packed.std == (0.5,)
+    assert packed.classes == ("0", "1", "2") and packed.metadata["training"] == {}
+    model.about = {
+        "classes": ["a", "b", "c"],
+        "mean": [0.1],
+        "std": [0.2],
+        "training": {"epochs": 3},
+        "data_sha256": "0" * 64,
+    }
+    packed = freeze(model, std=0.3)
+    assert packed.classes == ("a", "b", "c") and packed.mean == (0.1,) and packed.std == (0.3,)
+    assert packed.metadata["training"] == {"epochs": 3} and packed.metadata["data_sha256"] == "0" * 64
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
+    assert np.array_equal(packed.predict(pixels), packed.logits(pixels).argmax(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, InputError, "input_shape, mean, std must be given"),
+        ({"input_shape": (3, 4)}, InputError, r"input_shape must be 3 numbers, got \(3, 4\)"),
+        ({"input_shape": "big"}, InputError, "input_shape must be 3 numbers, got 'big'"),
+        ({"input_shape": (0, 4, 4)}, InputError, "input channels must be an integer from 1"),
+        ({"mean": (0.5, 0.5)}, InputError, r"mean must be 3 numbers, got \(0.5, 0.5\)"),
+        ({"std": 0}, InputError, r"input std must be 3 numbers \(std > 0\)"),
+        ({"mean": "half"}, InputError, "mean must be 3 numbers, got 'half'"),
+        ({"classes": "abc"}, InputTypeError, "classes must be names in label order, got 'abc'"),
+        ({"classes": 3}, InputTypeError, "classes must be names"),
+        ({"classes": ["a", "b", 3]}, InputError, "class 2 must be a printable string, got 3"),
+        ({"training": [1]}, InputError, "'training' is missing or of the wrong type"),
+        ({"data_sha256": "ab"}, InputError, "64 hexadecimal digits"),
+    ],
+)
+def test_refused_arguments(arguments, error, message):
+    given = {"input_shape": (3, 4, 4), "mean": 0.5, "std": 0.5} | arguments if arguments else {}
+    with pytest.raises(error, match=f"freeze: .*{message}"):
+        freeze(nn.GlobalAvgPool2d(), **given)
+
+
+def test_only_modules_can_be_frozen():
+    with pytest.raises(InputTypeError, match="Module, got list"):
+        freeze([nn.ReLU()], input_shape=(1, 2, 2), mean=0, std=1)
+
+
+@pytest.mark.parametrize("scales", ["any", "rising"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_batch_norm_is_folded_through_flatten_and_where_scales_rise_through_max_pooling(pooled, scales):
+    pool = [nn.MaxPool2d(3, 2, 1)] if pooled else []
+    features = 5 * 5 * 5 if pooled else 5 * 10 * 9
+    for size in (features, None):
+        conv, last = nn.Conv2d(3, 5, 3, padding=1), nn.GlobalAvgPool2d()
+        if size is None:
+            rest = [nn.BinaryConv2d(5, 5, 3, input_scale="off"), last]
+        else:
+            rest = [nn.Flatten(), nn.BinaryLinear(size, 5, input_scale="off")]
+        model = lived_in(nn.Sequential(conv, nn.BatchNorm2d(5), *pool, *rest), seed=3)
+        norm = dict(model.named_modules())["1"]
+        if scales == "rising":
+            np.abs(norm.weight.data, out=norm.weight.data)
+        assert (norm.weight.data < 0).any() == (scales == "any")
+        packed = assert_agree(model)
+        assert ("affine" not in ops(packed)) == (scales == "rising" or not pooled)
+
+
+def test_batch_norm_that_others_read_is_not_folded_through_flatten():
+    shared = nn.Residual(nn.Sequential(nn.Flatten(), nn.BinaryLinear(270, 5, input_scale="off")),
+                         nn.Sequential(nn.Flatten(), nn.Linear(270, 5)))  # fmt: skip
+    assert ops(assert_agree(lived_in(nn.Sequential(nn.BatchNorm2d(3), shared))))[0] == "affine"

@@ -113,6 +113,12 @@ def examine(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> ExaminedNe
     return ExaminedNetwork(input_shape, mean, std, table, classes, nodes, _check_cost(nodes, input_shape))
 
 
+def outputs(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> int:
+    """How many logits the graph of a description gives. Raises ModelFileError."""
+    input_shape = _examine_input(metadata["input"])[0]
+    return _examine_graph(metadata["graph"], tensors, input_shape, metadata["version"])[-1].step.shape[0]
+
+
 def _check_keys(metadata: dict[str, Any]) -> None:
     if metadata.get("format") != FORMAT or metadata.get("version") not in range(VERSION, LAST_VERSION + 1):
         what = shown(metadata.get("format")), shown(metadata.get("version"))

@@ -6,7 +6,7 @@ numbers, so that the packed network repeats the float network's answers to the b
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 import xnor_ref
 from xnor_ref import nn
 from xnor_ref.binary import INPUT_SCALES
-from xnor_ref.errors import InputError, NonFiniteError
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFiniteError
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import bit_planes
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.nn.module import overrides
+from xnor_ref.packed import file
 from xnor_ref.packed.file import FORMAT, version_of
 from xnor_ref.packed.ops import compact_bits
 from xnor_ref.packed.runtime import PackedNetwork
@@ -32,56 +33,74 @@ Fields = dict[str, NDArray | None]
 
 
 def freeze(
-    model: nn.Module,
+    network: nn.Module,
     *,
-    input_shape: tuple[int, int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    classes: tuple[str, ...],
+    input_shape: tuple[int, int, int] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
     training: dict[str, Any] | None = None,
     data_sha256: str | None = None,
 ) -> PackedNetwork:
     """Pack a network as it is in inference: signs of the latent weights, their scales, running statistics.
 
+    What is not given is taken from `network.about`, a dict with these keys, which training leaves behind, and the input
+    shape of a network of `models.build` from its configuration.
+
     Parameters
     ----------
-    model : nn.Module
-        Made of the layers of `nn`; not changed, whatever mode it is in.
+    network : nn.Module
+        Made of the layers of `nn`, of `nn.Sequential` and `nn.Residual`; not changed, whatever mode it is in.
     input_shape : (C, H, W)
-    mean, std : per channel, of pixel/255
-    classes : names in label order
-    training : dict of JSON values, kept in the file for people
-    data_sha256 : fingerprint of the training data, kept in the file for people
+    mean, std : number, or a number per channel
+        Of pixel/255: what raw pixels are normalised with.
+    classes : names in label order, optional
+        Without any, classes are called "0", "1", and so on.
+    training : dict of JSON values, optional
+        How the network was trained; kept in the file for people.
+    data_sha256 : str, optional
+        Fingerprint of the training data, 64 hexadecimal digits; kept in the file for people.
 
     Returns
     -------
     PackedNetwork
-        Its logits equal those of `model` in inference, bit for bit.
+        Its logits equal those of `network` in inference, bit for bit.
 
     Raises
     ------
+    InputTypeError
+        `network` is no nn.Module.
     InputError
-        A layer of a kind that cannot be packed.
+        The input shape, mean or std is missing; a layer cannot be packed, which the message names; or the network, its
+        input and its classes do not fit together.
     NonFiniteError
         A parameter or running statistic is NaN or infinite.
-    ModelFileError
-        The network, its input and its classes do not fit together.
 
     Examples
     --------
-    >>> layers = nn.Sequential(nn.Flatten(), nn.BinaryLinear(4, 2))
-    >>> packed = freeze(layers, input_shape=(1, 2, 2), mean=(0.5,), std=(0.5,), classes=("no", "yes"))
-    >>> [row["op"] for row in packed.summary()], packed.summary()[1]["bits"]
-    (['flatten', 'binary_linear'], 8)
+    >>> network = nn.Sequential(nn.Flatten(), nn.BinaryLinear(4, 2))
+    >>> packed = freeze(network, input_shape=(1, 2, 2), mean=0.5, std=0.5, classes=("no", "yes"))
+    >>> [(layer.name, layer.kind, layer.output_shape) for layer in packed.layers]
+    [('0', 'flatten', (4,)), ('1', 'binary_linear', (2,))]
     """
-    for name, array in model.state_dict().items():
+    if not isinstance(network, nn.Module):
+        raise InputTypeError(f"freeze: network must be an nn.Module, got {type(network).__name__}")
+    given = dict(
+        input_shape=input_shape, mean=mean, std=std, classes=classes, training=training, data_sha256=data_sha256
+    )
+    about = {**_shape_of(network), **getattr(network, "about", {})}
+    about |= {key: value for key, value in given.items() if value is not None}
+    missing = [key for key in ("input_shape", "mean", "std") if key not in about]
+    if missing:
+        raise InputError(f"freeze: {', '.join(missing)} must be given; the network does not say how it was trained")
+    for name, array in network.state_dict().items():
         if not np.isfinite(array).all():
             raise NonFiniteError(f"freeze: {name} holds NaN or infinity")
     graph = Graph()
-    _emit(model, graph, -1, "")
+    _emit(network, graph, -1, "")
     graph.fold_scales()
     graph.fold_thresholds()
-    channels, height, width = (int(size) for size in input_shape)
+    channels, height, width = _numbers("input_shape", about["input_shape"], int, 3)
     metadata = {
         "format": FORMAT,
         "version": version_of(graph.nodes, {}),
@@ -89,10 +108,8 @@ def freeze(
             "channels": channels,
             "height": height,
             "width": width,
-            "mean": [float(value) for value in mean],
-            "std": [float(value) for value in std],
+            **{key: _numbers(key, about[key], float, channels) for key in ("mean", "std")},
         },
-        "classes": list(classes),
         "graph": graph.nodes,
         "producer": {
             "xnor_ref": xnor_ref.__version__,
@@ -100,10 +117,35 @@ def freeze(
             "numpy": np.__version__,
             "numba": version("numba"),
         },
-        "training": training or {},
-        "data_sha256": data_sha256,
+        "training": about.get("training") or {},
+        "data_sha256": about.get("data_sha256"),
     }
-    return PackedNetwork(metadata, graph.tensors())
+    tensors = graph.tensors()
+    names = about.get("classes")
+    if isinstance(names, str) or not isinstance(names, Iterable | None):
+        raise InputTypeError(f"freeze: classes must be names in label order, got {names!r}")
+    try:
+        metadata["classes"] = list(map(str, range(file.outputs(metadata, tensors))) if names is None else names)
+        return PackedNetwork(metadata, tensors)
+    except ModelFileError as error:
+        raise InputError(f"freeze: {error}") from None
+
+
+def _shape_of(network: nn.Module) -> dict[str, Any]:
+    """The input shape that a network of `models.build` was made for."""
+    config = getattr(network, "config", None)
+    return {"input_shape": (config["in_channels"], config["image_size"], config["image_size"])} if config else {}
+
+
+def _numbers(name: str, values: Any, kind: Callable, count: int) -> list[Any]:
+    """So many numbers; one of mean or std stands for every channel."""
+    try:
+        numbers = [kind(value) for value in (values if np.ndim(values) or kind is int else [values] * count)]
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or len(numbers) != count:
+        raise InputError(f"freeze: {name} must be {count} numbers, got {values!r}")
+    return numbers
 
 
 class Graph:
@@ -125,18 +167,30 @@ class Graph:
         return {f"{node['name']}.{key}": array for node, fields in pairs for key, array in fields.items()}
 
     def fold_thresholds(self) -> None:
-        """Turn every affine node that only one binary node without K reads into thresholds of that node."""
+        """Turn every affine node that only one binary node without K reads into thresholds of that node.
+
+        Flatten may stand between them: each pixel gets the threshold of its channel. So may max pooling, if no scale is
+        negative: rounding is monotone, so the maximum of the results is the result of the maximum.
+        """
         readers = [source for node in self.nodes for source in node["inputs"]]
         folded = set()
-        for node, fields in zip(self.nodes, self._fields):
+        for index, (node, fields) in enumerate(zip(self.nodes, self._fields)):
             if node["op"] not in ("binary_conv2d", "binary_linear") or node["input_scale"] != KMode.OFF:
                 continue
-            source = node["inputs"][0]
-            if source >= 0 and self.nodes[source]["op"] == "affine" and readers.count(source) == 1:
-                threshold, flip = fold_threshold(self._fields[source]["scale"], self._fields[source]["shift"])
-                fields |= {"threshold": threshold, "flip": flip.astype(np.uint8)}
-                node["inputs"] = list(self.nodes[source]["inputs"])
-                folded.add(source)
+            reader, source, passed = index, node["inputs"][0], set()
+            while source >= 0 and self.nodes[source]["op"] in ("flatten", "max_pool") and readers.count(source) == 1:
+                passed.add(self.nodes[source]["op"])
+                reader, source = source, self.nodes[source]["inputs"][0]
+            if source < 0 or self.nodes[source]["op"] != "affine" or readers.count(source) != 1:
+                continue
+            scale, shift = (self._fields[source][key] for key in ("scale", "shift"))
+            if "max_pool" in passed and (scale < 0).any():
+                continue
+            threshold, flip = fold_threshold(scale, shift)
+            pixels = node["in_features"] // len(scale) if "flatten" in passed else 1
+            fields |= {"threshold": np.repeat(threshold, pixels), "flip": np.repeat(flip, pixels).astype(np.uint8)}
+            self.nodes[reader]["inputs"] = list(self.nodes[source]["inputs"])
+            folded.add(source)
         self._drop(folded)
 
     def fold_scales(self) -> None:
@@ -174,15 +228,19 @@ def _emit(module: nn.Module, graph: Graph, source: int, name: str) -> int:
     A subclass may compute something else than the class that is known here, and is refused then.
     """
     kind: Any = next((kind for kind in type(module).__mro__ if kind in _CONTAINERS or kind in LAYERS), nn.Module)
-    if kind is nn.Module or overrides(module, kind, *getattr(kind, "packed_as", ("forward",))):
-        raise InputError(f"freeze: layer {name!r} is a {type(module).__name__}, which cannot be packed")
+    changed = kind is not nn.Module and overrides(module, kind, *getattr(kind, "packed_as", ("forward",)))
+    if kind is nn.Module or changed:
+        what = f"layer {name!r}" if name else "the network"
+        why = f"it replaces what {kind.__name__} computes" if changed else "a model file has no operation for it"
+        made_of = "" if changed or not any(module.children()) else "; make it of nn.Sequential and nn.Residual"
+        raise InputError(f"freeze: {what} is a {type(module).__name__}, which cannot be packed: {why}{made_of}")
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](module, graph, source, name)
     op, fields, names = LAYERS[kind]
     source = graph.append(op, name, [source], fields(module), **_attributes(module, names, name))
     if isinstance(module, BinaryLayer) and module.bias is not None:
         added: Fields = {"scale": np.ones_like(module.bias.data), "shift": module.bias.data}
-        source = graph.append("affine", f"{name}.bias", [source], added)
+        source = graph.append("affine", f"{name or op}.bias", [source], added)
     return source
 
 

@@ -37,13 +37,7 @@ def summarise(network: Network) -> dict[str, Any]:
     """
     config = network.config
     shape = config["in_channels"], config["image_size"], config["image_size"]
-    frozen = freeze(
-        network,
-        input_shape=shape,
-        mean=(0.5,) * shape[0],
-        std=(0.5,) * shape[0],
-        classes=tuple(map(str, range(config["num_classes"]))),
-    )
+    frozen = freeze(network, mean=0.5, std=0.5)
     packed = {row["name"]: row["bytes"] for row in frozen.summary()}
     rows: list[dict[str, Any]] = []
     _walk(network, "", shape, rows)
