@@ -41,6 +41,21 @@ def test_the_released_alexnet(alexnet):
     assert total["macs"] == 1_135_256_096
 
 
+def test_the_released_alexnet_as_others_count_it(alexnet):
+    """Derived from the layers: larq has three numbers a channel of BatchNorm (no gamma), and no bias in fc8."""
+    widths = (96, 256, 384, 384, 256, 4096, 4096)
+    bits = 256 * 96 * 25 + 384 * 256 * 9 + 384 * 384 * 9 + 256 * 384 * 9 + 4096 * 256 * 36 + 4096 * 4096
+    real = 96 * 3 * 11 * 11 + 1000 * 4096
+    norms = widths[0] + sum(widths[:-1]) + widths[-1]  # after the stem, before each binary layer, before fc8
+    three, four = alexnet["otherwise"]
+    assert alexnet["total"]["norm_channels"] == norms and alexnet["total"]["norms"] == 2 * norms
+    assert bits == alexnet["total"]["bits"] == 58_236_928 and alexnet["total"]["biases"] == 1000
+    assert bits + real + 3 * norms == three["parameters"] == 62_396_768
+    assert bits / 8 + 4 * (real + 3 * norms) == three["bytes"] and round(three["bytes"] / MIB, 2) == 22.81
+    assert bits + real + 4 * norms + 1000 == four["parameters"]
+    assert (three["numbers"], three["biases"], four["numbers"], four["biases"]) == (3, False, 4, True)
+
+
 def test_figure_4_counts_every_parameter_as_a_bit(alexnet):
     """The paper: AlexNet 475 MB in double precision, 7.4 MB binary; ResNet-18 1.5 MB, VGG is not among the networks."""
     assert int(alexnet["double_bytes"] / MIB) == 475
@@ -119,8 +134,10 @@ def test_the_command(tmp_path):
     code, out, err = run_cli("info", "--network", "lenet5", cwd=tmp_path)
     assert code == 0 and err == "" and out.startswith("lenet5 (xnor), 1 channels, 28x28 pixels, 10 classes\n")
     assert "conv2.conv  BinaryConv2d  50x8x8" in out and "as additions" not in out
-    assert "packed      90.2 kB (0.09 MiB), 19.2 times smaller; a model file also has its description" in out
-    assert "all binary  54.1 kB (0.05 MiB), as in Figure 4(a)" in out
+    assert "425,000 bits of binary weights, 2,680 gammas and betas of 1,340 channels of BatchNorm, 10 biases" in out
+    assert "434,520 with 3 numbers a channel of BatchNorm and no biases (0.09 MiB), or 435,870 with 4" in out
+    assert "packed        90.2 kB (0.09 MiB), 19.2 times smaller; a model file also has its description" in out
+    assert "all binary    54.1 kB (0.05 MiB), as in Figure 4(a)" in out
     options = ["--size", "32", "--channels", "3", "--classes", "7", "--method", "bwn", "--model-option", "width=16"]
     code, out, _ = run_cli("info", "--network", "shapes-net", *options, "--json", cwd=tmp_path)
     result = json.loads(out)

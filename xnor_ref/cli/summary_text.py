@@ -32,10 +32,9 @@ def summary_text(result: dict[str, Any]) -> str:
 
 def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
     total = result["total"]
-    latent = total["bits"]
     whole, packed, bits = total["float_bytes"], total["packed_bytes"], result["all_binary_bytes"]
     lines = [
-        ("parameters", f"{total['parameters']:,}; {latent:,} bits of binary weights"),
+        ("parameters", f"{total['parameters']:,}; {_parts(total)}"),
         ("operations", f"{total['macs'] / 1e6:,.1f} M MACs"),
         ("float32", _bytes(whole)),
         ("packed", f"{_bytes(packed)}, {whole / packed:.1f} times smaller; a model file also has its description"),
@@ -55,7 +54,18 @@ def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
     elif total["additions"]:
         left = total["macs"] - total["additions"]
         lines[1] = ("operations", f"{lines[1][1]}: {left / 1e6:,.1f} M stay, the others become additions")
+    if total["norm_channels"]:
+        three, four = ((f"{way['parameters']:,}", f"({way['bytes'] / 2**20:,.2f} MiB)") for way in result["otherwise"])
+        with_three = f"{three[0]} with 3 numbers a channel of BatchNorm and no biases {three[1]}"
+        lines.insert(1, ("others count", f"{with_three}, or {four[0]} with 4 and all biases {four[1]}"))
     return lines
+
+
+def _parts(total: dict[str, int]) -> str:
+    """What is counted as parameters."""
+    norms = f", {total['norms']:,} gammas and betas of {total['norm_channels']:,} channels of BatchNorm"
+    bits = f"{total['bits']:,} bits of binary weights"
+    return f"{bits}{norms if total['norm_channels'] else ''}, {total['biases']:,} biases"
 
 
 def _bytes(count: int) -> str:

@@ -15,11 +15,24 @@ from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.models import Network
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
-from xnor_ref.nn.layers.real_layers import AvgPool2d, MaxPool2d
+from xnor_ref.nn.layers.real_layers import AvgPool2d, BatchNorm, MaxPool2d
 from xnor_ref.packed.freeze import freeze
 
 Shape = tuple[int, ...]
-COUNTS = ("parameters", "bits", "macs", "xnor_macs", "word_ops", "additions", "float_bytes", "packed_bytes")
+COUNTS = (
+    "parameters",
+    "biases",
+    "norm_channels",
+    "norms",
+    "latent",
+    "bits",
+    "macs",
+    "xnor_macs",
+    "word_ops",
+    "additions",
+    "float_bytes",
+    "packed_bytes",
+)
 
 
 def summarise(network: Network) -> dict[str, Any]:
@@ -29,11 +42,14 @@ def summarise(network: Network) -> dict[str, Any]:
     -------
     dict of JSON values
         "network", "method", "input" (C, H, W), "classes"; "layers", a dict for each layer with parameters or of another
-        shape than its input: "name", "kind", "output_shape", and the counts: "parameters", of which "bits" are
-        binary weights; "macs", of which "xnor_macs" are done by "word_ops" XNORs and popcounts of 64-bit words, and
-        as many as "additions" by additions alone; "float_bytes" of the parameters in float32, "packed_bytes" in a model
-        file. "total" sums them up; "double_bytes" and "all_binary_bytes" count every parameter as 8 bytes and as
-        one bit.
+        shape than its input: "name", "kind", "output_shape", and the counts: "parameters", of which "biases" are
+        added to results, "norms" are gammas and betas of the "norm_channels" of BatchNorm (running means and variances
+        are no parameters), and "latent" ones become "bits", `weight_bits` each; "macs", of which "xnor_macs" are done by
+        "word_ops" XNORs and popcounts of 64-bit words, and as many as "additions" by additions alone; "float_bytes" of
+        the parameters in float32, "packed_bytes" in a model file. "total" sums them up; "double_bytes" and
+        "all_binary_bytes" count every parameter as 8 bytes and as one bit. "otherwise": parameters and bytes as others
+        count them, with three or four "numbers" a channel of BatchNorm, with or without "biases"; the bytes are an
+        eighth for each bit, and 4 for every other number.
     """
     config = network.config
     shape = config["in_channels"], config["image_size"], config["image_size"]
@@ -53,7 +69,15 @@ def summarise(network: Network) -> dict[str, Any]:
         "total": total,
         "double_bytes": 8 * total["parameters"],
         "all_binary_bytes": -(-total["parameters"] // 8),
+        "otherwise": [_counted(total, *way) for way in ((3, False), (4, True))],
     }
+
+
+def _counted(total: dict[str, int], numbers: int, biases: bool) -> dict[str, Any]:
+    count = total["parameters"] - total["norms"] + numbers * total["norm_channels"]
+    count -= 0 if biases else total["biases"]
+    nbytes = -(-total["bits"] // 8) + 4 * (count - total["latent"])
+    return {"numbers": numbers, "biases": biases, "parameters": count, "bytes": nbytes}
 
 
 def _walk(module: nn.Module, name: str, shape: Shape, rows: list[dict[str, Any]]) -> Shape:
@@ -70,7 +94,7 @@ def _walk(module: nn.Module, name: str, shape: Shape, rows: list[dict[str, Any]]
         return result
     result = output_shape(module, shape)
     row = {"name": name, "kind": type(module).__name__, "output_shape": list(result), **_counts(module, result)}
-    if row["parameters"] or result != shape:
+    if row["parameters"] or row["norm_channels"] or result != shape:
         rows.append(row)
     return result
 
@@ -78,6 +102,9 @@ def _walk(module: nn.Module, name: str, shape: Shape, rows: list[dict[str, Any]]
 def _counts(module: nn.Module, result: Shape) -> dict[str, int]:
     own = list(module.parameters())
     parameters = sum(parameter.size for parameter in own)
+    latent = sum(parameter.size for parameter in own if parameter.latent)
+    norm = isinstance(module, BatchNorm)
+    bias = None if norm else getattr(module, "bias", None)
     weight = getattr(module, "weight", None)
     macs = 0
     if isinstance(weight, nn.Parameter) and weight.ndim > 1:
@@ -90,7 +117,11 @@ def _counts(module: nn.Module, result: Shape) -> dict[str, int]:
         words = n_words(module.in_features)
     return {
         "parameters": parameters,
-        "bits": weight_bits * sum(parameter.size for parameter in own if parameter.latent),
+        "biases": bias.size if isinstance(bias, nn.Parameter) else 0,
+        "norm_channels": module.channels if norm else 0,
+        "norms": parameters if norm else 0,
+        "latent": latent,
+        "bits": weight_bits * latent,
         "macs": macs,
         "xnor_macs": macs if words else 0,
         "word_ops": words * math.prod(result) * weight_bits * input_bits,
