@@ -409,12 +409,11 @@ def test_gradients_accumulate_and_the_tape_can_be_kept():
 
 def test_inference_and_no_grad_take_no_fused_path():
     model, x = shaken(network("shapes-net")), normal(1, 2, 3, 16, 16)
-    state = {name: array.copy() for name, array in model.state_dict().items()}
     with no_grad():
         outputs = [model(Tensor(x)).data]
         with binary_backend("numba"):
             assert np.array_equal(outputs[0], model(Tensor(x)).data)
-    model.eval()
+    state = {name: array.copy() for name, array in model.eval().state_dict().items()}
     logits = []
     for path in ("auto", "numba", "float"):
         with binary_backend(path), no_grad():

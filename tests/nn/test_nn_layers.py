@@ -135,6 +135,40 @@ def test_batch_norm_rungs_agree():
         np.testing.assert_allclose(plain, reference, rtol=1e-4, atol=1e-5)
 
 
+def test_training_mode_moves_running_statistics_without_gradients_too():
+    """As in PyTorch: the mode decides, whether anything is recorded or not."""
+    x, layers = np.random.default_rng(0).standard_normal((4, 3, 5, 5), np.float32), [nn.BatchNorm2d(3) for _ in "ab"]
+    layers[0](x)
+    with no_grad():
+        layers[1](x)
+        layers[1].eval()(x)
+    for name in layers[0].buffer_names:
+        np.testing.assert_allclose(getattr(layers[1], name), getattr(layers[0], name), rtol=1e-5, atol=1e-7)
+    assert np.abs(layers[1].running_mean).max() > 0
+
+
+def test_a_network_takes_arrays_and_says_what_else_it_got():
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), np.ones((1, 3, 2, 2), np.float32)
+    assert np.array_equal(net(x).data, net(Tensor(x)).data)
+    for wrong, said in (
+        (x.astype(np.uint8), r"Sequential: input must be .* got an array of uint8; raw pixels must be normalised"),
+        (x.tolist(), "got builtins.list"),
+        (None, "got builtins.NoneType"),
+    ):
+        with pytest.raises(InputTypeError, match=said):
+            net(wrong)
+    with pytest.raises(InputTypeError, match="linear: input must be float32, got float64"):
+        net(x.astype(float))
+
+
+def test_zero_grad_forgets_all_gradients():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    net(np.ones((1, 1, 2, 2), np.float32)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    net.zero_grad()
+    assert all(p.grad is None for p in net.parameters())
+
+
 def test_batch_norm_layer_moves_its_running_statistics_and_uses_them_in_inference():
     layer = nn.BatchNorm2d(2, momentum=0.5)
     x = np.float32([[[[1, 3]], [[10, 10]]], [[[5, 7]], [[10, 14]]]])  # channel 0: 1 3 5 7; channel 1: 10 10 10 14

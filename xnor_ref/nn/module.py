@@ -1,13 +1,15 @@
 """Parameter and Module: a tree of layers with names, a training flag and a state."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor
-from xnor_ref.errors import InputError
+from xnor_ref.errors import InputError, InputTypeError
 
 _draws = itertools.count()
 
@@ -28,19 +30,43 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base of all layers. Subclasses set Parameters and Modules as attributes and define `forward`.
+    """Base of all layers and networks. Subclasses set Parameters and Modules as attributes and define `forward`.
 
-    Arrays that belong to the state but are not trained are named in `buffer_names`.
+    Arrays that belong to the state but are not trained are named in `buffer_names`. `about` is what a trained network
+    knows of its data: the keyword arguments of `packed.freeze.freeze`. `fit` sets it.
+
+    Examples
+    --------
+    >>> from xnor_ref import nn
+    >>> class Twice(nn.Module):
+    ...     def __init__(self, channels):
+    ...         self.conv = nn.BinaryConv2d(channels, channels, 3, padding=1, rng=np.random.default_rng(0))
+    ...
+    ...     def forward(self, x):
+    ...         return self.conv(self.conv(x))
+    >>> net = Twice(8).eval()
+    >>> net(np.ones((2, 8, 5, 5), np.float32)).shape
+    (2, 8, 5, 5)
+    >>> [name for name, _ in net.named_parameters()]
+    ['conv.weight']
     """
 
     buffer_names: tuple[str, ...] = ()
     training = True
+    about: Mapping[str, Any] = MappingProxyType({})
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.forward(x)
+    def __call__(self, x: Tensor | NDArray) -> Tensor:
+        """The output for a Tensor, or for an array: images are float32 (N, C, H, W).
+
+        Raises
+        ------
+        InputTypeError
+            Neither; or an array of integers, such as raw pixels.
+        """
+        return self.forward(x if isinstance(x, Tensor) else _as_tensor(type(self).__name__, x))
 
     def forward_through(self, x: Tensor, following: Sequence["Module"]) -> tuple[Tensor, int]:
         """The output after this layer and the next few, where they can be computed as one; and how many those are."""
@@ -111,6 +137,11 @@ class Module:
         for index, (_, module) in enumerate(self.named_modules()):
             module._position = (seed, step, index)
 
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
     _position: tuple[int, int, int] | None = None
 
     def draw_position(self) -> tuple[int, int, int]:
@@ -124,6 +155,15 @@ class Module:
     def describe(self) -> str:
         """The layer's settings, for `repr` and tables."""
         return ""
+
+
+def _as_tensor(caller: str, x: Any) -> Tensor:
+    """An array as a constant. Raises InputTypeError for anything else."""
+    if isinstance(x, np.ndarray) and x.dtype in (np.float32, np.float64):
+        return Tensor(x)
+    got = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"{type(x).__module__}.{type(x).__qualname__}"
+    pixels = "; raw pixels must be normalised first: (pixels / 255 - mean) / std" if "uint8" in got else ""
+    raise InputTypeError(f"{caller}: input must be a Tensor or an ndarray of float32, got {got}{pixels}")
 
 
 def overrides(module: Module, kind: type, *names: str) -> bool:

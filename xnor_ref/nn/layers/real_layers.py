@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.autodiff import Tensor, is_grad_enabled
+from xnor_ref.autodiff import Tensor
 from xnor_ref.binary import SIGN_GRADIENTS, SignGradient
 from xnor_ref.errors import InputError, InputTypeError, check_integer, is_integer
 from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, conv_output_size
@@ -197,8 +197,7 @@ class BatchNorm(Module):
         if self.fuses_alone and fused.applies(x):
             return fused.norm(x, self)
         y, mean, var = self.normalize(x, self.weight, self.bias, self.eps)
-        if is_grad_enabled():
-            self.move(mean, var, count)
+        self.move(mean, var, count)
         return y
 
     def move(self, mean: NDArray[np.float64], var: NDArray[np.float64], count: int) -> None:
