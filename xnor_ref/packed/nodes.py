@@ -22,10 +22,16 @@ MAX_SIDE = 1024  # of a kernel, a stride or a padding
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is carried out; none of it changes the result."""
+    """How a run is carried out; none of it changes the result. Binary layers leave what they compute in `notes`."""
 
     threads: int | None = None
     backend: str = "auto"
+    notes: dict[str, NDArray[Any]] | None = None
+
+    def note(self, **arrays: NDArray[Any] | None) -> None:
+        """Keep copies of arrays, if anyone wants to see them; None stands for what a layer has not."""
+        if self.notes is not None:
+            self.notes.update({name: array.copy() for name, array in arrays.items() if array is not None})
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Step:
     workspace: int = 0  # bytes needed while it runs, beyond inputs and output
     weight_bits: int = 0  # binary weights
     arguments: dict[str, Any] = field(default_factory=dict)  # what the planner needs to know, checked
+    weight_shape: Shape | None = None  # (O, C, KH, KW) or (O, I)
+    words: Callable[[], NDArray[np.uint64]] | None = None  # binary weights: (O, KH, KW, words) or (O, words), in planes
 
 
 @dataclass

@@ -59,7 +59,7 @@ def conv2d(node: Node, x: Shape) -> Step:
 
     workspace = 4 * (taps * pixels + (math.prod(x) if groups > 1 else 0))
     arguments = {"weight": weight, "bias": bias, "stride": stride, "padding": padding, "groups": groups}
-    return Step(shape, run, taps * math.prod(shape), workspace, arguments=arguments)
+    return Step(shape, run, taps * math.prod(shape), workspace, arguments=arguments, weight_shape=weight.shape)
 
 
 def linear(node: Node, x: Shape) -> Step:
@@ -70,7 +70,9 @@ def linear(node: Node, x: Shape) -> Step:
     def run(settings: Settings, x: F32) -> F32:
         return float_ops.linear(x, weight, bias, settings.threads)
 
-    return Step((weight.shape[0],), run, weight.size, 4 * sum(weight.shape), arguments={"weight": weight, "bias": bias})
+    arguments = {"weight": weight, "bias": bias}
+    workspace = 4 * sum(weight.shape)
+    return Step((weight.shape[0],), run, weight.size, workspace, arguments=arguments, weight_shape=weight.shape)
 
 
 def affine(node: Node, x: Shape) -> Step:
@@ -250,6 +252,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
         k = None
         if input_scale != KMode.OFF:
             k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
+        settings.note(words=x_words, K=k, Z=z)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     # Z with the border's sums, bits on their way to words, A and K in float64; generous rather than exact.
@@ -258,7 +261,8 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     work = n_bits * math.prod(shape)
     arguments = {"words": words, "channels": channels, "stride": stride, "padding": padding, "pad_value": pad_value}
     arguments |= {"alpha": alpha, "input_scale": input_scale, "rule": rule, "tree": tree}
-    return Step(shape, run, work, workspace, n_bits * len(bits), arguments)
+    weight_shape = len(bits), channels, *kernel
+    return Step(shape, run, work, workspace, n_bits * len(bits), arguments, weight_shape, words.copy)
 
 
 def binary_linear(node: Node, x: Shape) -> Step:
@@ -283,42 +287,50 @@ def binary_linear(node: Node, x: Shape) -> Step:
         k = None
         if input_scale != KMode.OFF:
             k = binary_ops.input_scale_rows(x, *how)
+        settings.note(words=words, K=k, Z=z)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     work = features * len(bits)
     arguments = {"words": bits, "alpha": alpha, "input_scale": input_scale, "rule": rule, "tree": tree}
     workspace = 4 * (len(bits) + features) + (along.workspace if along else 0)
-    return Step((len(bits),), run, work, workspace, work, arguments)
+    return Step((len(bits),), run, work, workspace, work, arguments, (len(bits), features), bits.copy)
 
 
 def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, padding: Pair, pad_value: int) -> Step:
     """Both k-bit layers: the integers of an image (C, H, W) convolved on bit planes, then alpha, then K."""
     n_bits = image[0] * kernel[0] * kernel[1]
-    scales = tuple(KMode) if "kernel_size" in node.seen else (KMode.OFF, KMode.PLAIN)
-    input_scale = node.choice("input_scale", scales)
+    flat = "kernel_size" not in node.seen
+    input_scale = node.choice("input_scale", (KMode.OFF, KMode.PLAIN) if flat else tuple(KMode))
     input_bits = node.integer("input_bits", 1, MAX_BITS)
     bits = _plain_bits(node, n_bits, node.integer("weight_bits", 1, MAX_BITS))  # the lowest plane first
     n_planes, outputs, _ = bits.shape
     node.need(bit_planes.fits(n_bits, (input_bits, n_planes)), f"sums of {n_bits} products may not fit into 32 bits")
     alpha = node.tensor("alpha", np.float32, (outputs,))
     words = [_expand_bits(plane, image[0], kernel) for plane in bits]
-    shape = (outputs, *out_size)
+    shape = outputs, *out_size
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
         m = bit_planes.levels(x, input_bits)
         z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, input_bits, stride, padding, pad_value, *how)
         k = None
-        if input_scale != KMode.OFF and x.ndim == 4:
+        if input_scale != KMode.OFF and not flat:
             k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
         elif input_scale != KMode.OFF:
             k = binary_ops.input_scale_rows(x, *how)
-        return float_ops.scale_output(z if x.ndim == 4 else z[:, :, 0, 0], alpha, k, settings.threads)
+        z = z[:, :, 0, 0] if flat else z
+        settings.note(levels=m, K=k, Z=z)
+        return float_ops.scale_output(z, alpha, k, settings.threads)
 
     border = math.prod(padded_size((image[1], image[2]), padding))
     workspace = 4 * (6 * math.prod(shape) + 4 * math.prod(image) + 6 * border)
     work = n_bits * math.prod(shape) * input_bits * n_planes
-    return Step(shape if "kernel_size" in node.seen else shape[:1], run, work, workspace, n_bits * outputs * n_planes)
+    weight_shape = outputs, image[0], *kernel
+    return Step(
+        shape[:1] if flat else shape, run, work, workspace, n_bits * outputs * n_planes,
+        weight_shape=weight_shape[:2] if flat else weight_shape,
+        words=lambda: bits.copy() if flat else np.stack(words),
+    )  # fmt: skip
 
 
 def kbit_conv2d(node: Node, x: Shape) -> Step:
@@ -350,10 +362,14 @@ def sign_weight_conv2d(node: Node, x: Shape) -> Step:
 
     def run(settings: Settings, x: F32) -> F32:
         sums = sign_sums.conv2d(x, bits, kernel, stride, padding, settings.backend, settings.threads)
+        settings.note(Z=sums)
         return sign_sums.scale_filters(sums, alpha)
 
     workspace = 4 * (n_bits * math.prod(shape[1:]) + 2 * math.prod(shape)) + 8 * n_bits
-    return Step(shape, run, n_bits * math.prod(shape), workspace, n_bits * len(bits))
+    return Step(
+        shape, run, n_bits * math.prod(shape), workspace, n_bits * len(bits),
+        weight_shape=(len(bits), channels, *kernel), words=lambda: _expand_bits(bits, channels, kernel).copy(),
+    )  # fmt: skip
 
 
 def sign_weight_linear(node: Node, x: Shape) -> Step:
@@ -364,10 +380,12 @@ def sign_weight_linear(node: Node, x: Shape) -> Step:
     alpha = node.optional("alpha", np.float32, (len(bits),))
 
     def run(settings: Settings, x: F32) -> F32:
-        return sign_sums.scale_filters(sign_sums.linear(x, bits, settings.backend, settings.threads), alpha)
+        sums = sign_sums.linear(x, bits, settings.backend, settings.threads)
+        settings.note(Z=sums)
+        return sign_sums.scale_filters(sums, alpha)
 
-    work = features * len(bits)
-    return Step((len(bits),), run, work, 4 * (3 * features + 2 * len(bits)), work)
+    work, shape = features * len(bits), (len(bits), features)
+    return Step(shape[:1], run, work, 4 * (3 * features + 2 * len(bits)), work, weight_shape=shape, words=bits.copy)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Nothing of the training code is imported: this needs the kernels and the file fo
 """
 
 import copy
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from xnor_ref.kernels.basics.checks import check_options
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import parallel_chunks
-from xnor_ref.packed import file
+from xnor_ref.packed import contents, file
+from xnor_ref.packed.contents import Layer
 from xnor_ref.packed.ops import Settings
 from xnor_ref.storage import PathLike, save_tensors
 
@@ -147,6 +149,108 @@ class PackedNetwork:
             }
             for node in self._network.nodes
         ]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in the order in which they are computed: name, kind, inputs, input_shape, output_shape and
+        weight_shape of each."""
+        return contents.layers(self._network)
+
+    def weights(self, name: str) -> NDArray[Any]:
+        """The weights of a layer, whatever way its file holds them.
+
+        Parameters
+        ----------
+        name : str
+            One of `layers`.
+
+        Returns
+        -------
+        ndarray of the layer's `weight_shape`, (O, C, KH, KW) or (O, I)
+            Binary layers: int8, +1 and -1. Layers of k-bit weights: int16, the odd integers from -(2**k - 1) to
+            2**k - 1. Both times `alpha` are the weights that training computed with. Real layers: float32.
+
+        Raises
+        ------
+        InputError
+            There is no such layer, or it has no weights; names what there is.
+        """
+        return contents.weights(contents.find(self._network, name, "weights"))
+
+    def words(self, name: str) -> NDArray[np.uint64]:
+        """The weights of a binary layer as bits, as `pack_bits` packs them along the input channels.
+
+        Parameters
+        ----------
+        name : str
+            One of `layers`.
+
+        Returns
+        -------
+        uint64 (O, KH, KW, ceil(C/64)) or (O, ceil(I/64))
+            `pack_bits(numpy.moveaxis(weights, 1, -1))` of the layer's `weights`. Layers of k-bit weights have an axis
+            of k planes in front, the lowest first: bit p of a weight w is that of (w + 2**k - 1) // 2.
+
+        Raises
+        ------
+        InputError
+            There is no such layer, or its weights are no bits; names what there is.
+        """
+        step = contents.find(self._network, name, "words").step
+        assert step.words is not None
+        return step.words()
+
+    def alpha(self, name: str) -> F32:
+        """The scale of each filter of a binary layer, float32 (O,); ones where the layer has none.
+
+        Raises
+        ------
+        InputError
+            There is no such layer, or its weights are no bits; names what there is.
+        """
+        return contents.alpha(contents.find(self._network, name, "alpha"))
+
+    def trace(
+        self, images: NDArray, threads: int | None = None, backend: str = "auto"
+    ) -> dict[str, dict[str, NDArray[Any]]]:
+        """What every layer takes and gives for some images, bit for bit what `logits` computes.
+
+        Parameters
+        ----------
+        images, threads, backend
+            As for `logits`.
+
+        Returns
+        -------
+        dict of dict of ndarray
+            By the names of `layers`, in their order, and then by these names:
+
+            | name | what | of which layers | dtype, shape |
+            |---|---|---|---|
+            | input | the real input, X | all | float32 (N, C, H, W) or (N, I) |
+            | input2 | the second input | add | as input |
+            | signs | signs of X, by thresholds where BatchNorm was folded | binary inputs | int8, as input |
+            | levels | X as odd integers of k bits | k-bit inputs | int16, as input |
+            | A | mean of abs(X) over channels | convolutions with K | float32 (N, H, W) |
+            | K | mean of A over each window, or of abs(X) | layers with K | float32 (N, 1, OH, OW) or (N, 1) |
+            | Z | signs (levels, or X) convolved with the weights | binary weights | int32 (X: float32), as output |
+            | output | the result, (Z alpha) K | all | float32 (N, O, OH, OW) or (N, O) |
+
+        Raises
+        ------
+        InputTypeError, InputError
+            As for `logits`.
+
+        Notes
+        -----
+        K is computed from A in float64; A is rounded to be shown. Numbers that overflow are shown as they are.
+        """
+        images = self._check_images(images)
+        threads = check_options("PackedNetwork.trace", backend, threads)
+        numbers = sum(math.prod(layer.input_shape) + 2 * math.prod(layer.output_shape) for layer in self.layers)
+        check_memory("PackedNetwork.trace", 4 * len(images) * numbers, f"(images {images.shape})")
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return contents.trace(self._network, self._normalised(images), Settings(threads, backend))
 
     def profile(self, images: NDArray, threads: int | None = None) -> list[tuple[str, str, float]]:
         """Where the time of a run goes: name, operation and seconds of every planned stage.

@@ -44,7 +44,7 @@ def summarise(network: Network) -> dict[str, Any]:
         "network", "method", "input" (C, H, W), "classes"; "layers", a dict for each layer with parameters or of another
         shape than its input: "name", "kind", "output_shape", and the counts: "parameters", of which "biases" are
         added to results, "norms" are gammas and betas of the "norm_channels" of BatchNorm (running means and variances
-        are no parameters), and "latent" ones become "bits", `weight_bits` each; "macs", of which "xnor_macs" are done by
+        are no parameters), and "latent" ones become "bits", `weight_bits` each; "macs", of which "xnor_macs" are by
         "word_ops" XNORs and popcounts of 64-bit words, and as many as "additions" by additions alone; "float_bytes" of
         the parameters in float32, "packed_bytes" in a model file. "total" sums them up; "double_bytes" and
         "all_binary_bytes" count every parameter as 8 bytes and as one bit. "otherwise": parameters and bytes as others
@@ -118,7 +118,7 @@ def _counts(module: nn.Module, result: Shape) -> dict[str, int]:
     return {
         "parameters": parameters,
         "biases": bias.size if isinstance(bias, nn.Parameter) else 0,
-        "norm_channels": module.channels if norm else 0,
+        "norm_channels": module.channels if isinstance(module, BatchNorm) else 0,
         "norms": parameters if norm else 0,
         "latent": latent,
         "bits": weight_bits * latent,
