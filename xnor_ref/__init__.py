@@ -15,6 +15,7 @@ _PUBLIC = {
     "binary_conv2d": "xnor_ref.kernels.ops.binary_ops",
     "xnor_conv2d": "xnor_ref.kernels.ops.binary_ops",
     "binary_linear": "xnor_ref.kernels.ops.binary_ops",
+    "fit": "xnor_ref.training.fit",
     "freeze": "xnor_ref.packed.freeze",
     "load_packed": "xnor_ref.packed",
     "set_threads": "xnor_ref.kernels.basics.threads",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from xnor_ref.kernels.ops.binary_ops import xnor_conv2d as xnor_conv2d
     from xnor_ref.packed import load_packed as load_packed
     from xnor_ref.packed.freeze import freeze as freeze
+    from xnor_ref.training.fit import fit as fit
 
 
 def __getattr__(name: str):

@@ -198,3 +198,14 @@ def test_augment_spec_refuses(arguments, error):
         AugmentSpec(*arguments)
     with pytest.raises(InputTypeError, match="flip"):
         AugmentSpec(0, 1)
+
+
+def test_float_images_are_moved_as_raw_ones_and_not_normalised():
+    """Of pixels that float32 holds as they are, the table v -> v makes the same batches."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 9, 7, 2), np.uint8)
+    as_they_are = np.repeat(np.arange(256, dtype=np.float32)[:, None], 2, axis=1)
+    indices, how = np.int64([3, 19, 0]), {"seed": 3, "epoch": 2, "augment": AugmentSpec(3, True)}
+    found = make_batch(pixels.astype(np.float32), indices, None, **how)
+    assert np.array_equal(found, make_batch(pixels, indices, as_they_are, **how))
+    with pytest.raises(InputTypeError, match="images must be float32 with 4 axes, got uint8"):
+        make_batch(pixels, indices, None)

@@ -12,9 +12,8 @@ import click
 from xnor_ref.errors import InputError, ModelFileError, OutputError
 from xnor_ref.kernels.basics.threads import set_threads
 from xnor_ref.training.settings import plugins
-from xnor_ref.training.settings.config import FIELDS, check_values, choices_of
-
-DATA_DIR_VARIABLE = "XNOR_REF_DATA"
+from xnor_ref.training.settings.config import DATA_DIR_VARIABLE, FIELDS, check_values, choices_of
+from xnor_ref.training.settings.config import default_data_dir as default_data_dir
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress, only the result.")
@@ -83,11 +82,6 @@ def use_threads(threads: int | None) -> None:
 
     check_values({"threads": threads}, "--threads")
     set_threads(threads)
-
-
-def default_data_dir() -> str:
-    """Where data sets lie unless the command line, a config file or a run's own config says otherwise."""
-    return os.environ.get(DATA_DIR_VARIABLE) or "data"
 
 
 def _pair(text: str) -> tuple[str, Any]:

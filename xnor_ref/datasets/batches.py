@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from xnor_ref.datasets.base import Dataset
 from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.rungs import without_kernels
 from xnor_ref.kernels.basics.threads import parallel_chunks
@@ -94,10 +95,15 @@ def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDAr
     return pixel_table(mean, std)
 
 
+def table_of(data: Dataset) -> NDArray[np.float32] | None:
+    """The `lut` that `make_batch` takes for the images of a data set."""
+    return None if data.train.images.dtype == np.float32 else normalization_table(data.mean, data.std)
+
+
 def make_batch(
-    images: NDArray[np.uint8],
+    images: NDArray[np.uint8] | NDArray[np.float32],
     indices: NDArray[np.int64],
-    lut: NDArray[np.float32],
+    lut: NDArray[np.float32] | None,
     *,
     seed: int = 0,
     epoch: int = 0,
@@ -105,7 +111,7 @@ def make_batch(
     backend: str = "auto",
     threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """Gather images, augment and normalise them.
+    """Gather images, augment and normalise them; float32 images, which come without `lut`, are normalised already.
 
     Parameters
     ----------
@@ -136,10 +142,10 @@ def make_batch(
         check_integer(f"make_batch: {name}", value, 0, _MAX_COUNTER)
     augment = augment or AugmentSpec()
     shift_y, shift_x, flip = _draw(indices, seed, epoch, augment)
-    function = _rung(backend)
+    function = gather_reference if lut is None else _rung(backend)
     _, height, width, channels = images.shape
     out = np.empty((len(indices), channels, height, width), np.float32)
-    lut = np.ascontiguousarray(lut)
+    lut = None if lut is None else np.ascontiguousarray(lut)
 
     def work(start: int, stop: int) -> None:
         function(images, indices, lut, shift_y, shift_x, flip, out, start, stop)
@@ -149,13 +155,14 @@ def make_batch(
 
 
 def gather_reference(images, indices, lut, shift_y, shift_x, flip, out, start, stop) -> None:
-    """NumPy twin of `batch_kernel.gather`: out[b] = normalised image, shifted, then mirrored.
+    """NumPy twin of `batch_kernel.gather`: out[b] = normalised image, shifted, then mirrored; all that float32 needs.
 
     Pixel (y, x) of the shifted image is pixel (y + shift_y, x + shift_x) of the stored one, and 0 outside.
     """
     _, height, width, channels = images.shape
     for b in range(start, stop):
-        normal = lut[images[indices[b]], np.arange(channels)]  # (H, W, C)
+        image = images[indices[b]]
+        normal = image if lut is None else lut[image, np.arange(channels)]  # (H, W, C)
         dy, dx = int(shift_y[b]), int(shift_x[b])
         y0, y1 = max(0, -dy), min(height, height - dy)
         x0, x1 = max(0, -dx), min(width, width - dx)
@@ -204,17 +211,14 @@ def _mix_int(value: int) -> int:
 
 
 def _check_batch(images, indices, lut):
-    for name, array, dtype, ndim in (
-        ("images", images, np.uint8, 4),
-        ("indices", indices, np.int64, 1),
-        ("lut", lut, np.float32, 2),
-    ):
+    wanted = [("images", images, np.float32 if lut is None else np.uint8, 4), ("indices", indices, np.int64, 1)]
+    for name, array, dtype, ndim in (*wanted, *([] if lut is None else [("lut", lut, np.float32, 2)])):
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
             got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise InputTypeError(f"make_batch: {name} must be {np.dtype(dtype)} with {ndim} axes, got {got}")
     if not images.flags.c_contiguous:
         raise InputError("make_batch: images must be C-contiguous (a copy of a whole data set would be made)")
-    if lut.shape != (256, images.shape[3]):
+    if lut is not None and lut.shape != (256, images.shape[3]):
         raise InputError(f"make_batch: lut is {lut.shape}, images are {images.shape}; lut must be (256, C)")
     if len(indices) and not 0 <= indices.min() <= indices.max() < len(images):
         raise InputError(

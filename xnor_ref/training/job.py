@@ -1,4 +1,7 @@
-"""The door of training: a run's settings are taken apart here. No file further down knows `TrainConfig`."""
+"""The door of training: a run's settings are taken apart here, for the command line and for `fit`.
+
+No file further down knows `TrainConfig`.
+"""
 
 import dataclasses
 import signal
@@ -8,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xnor_ref import datasets, models, optim
-from xnor_ref.datasets import Dataset, Split
+from xnor_ref.datasets import AugmentSpec, Dataset, Split
+from xnor_ref.datasets.arrays import ArrayDataset
 from xnor_ref.datasets.batches import epoch_order
 from xnor_ref.errors import InputError, NonFiniteError
 from xnor_ref.kernels.basics.rungs import reference_only, without_kernels
@@ -94,35 +99,65 @@ def train_run(
             why = computing if without_kernels() else "this processor does not multiply bytes (VNNI)"
             observer.note(f"{why}: gradients are multiplied in fp32")
         folder = resume or new_run(f"{config.dataset}-{config.model}-{config.method}-{config.seed}", out)
-        trainer = _build_trainer(config, folder, model, data, about, callbacks, observer)
+        trainer = build_trainer(
+            config,
+            model,
+            data,
+            [*callbacks],
+            observer,
+            folder=folder,
+            identity=config.identity(),
+            about=about,
+            validator=lambda: freeze_model(model, about).logits,
+        )
         with folder.lock():
             try:
                 if resume:
                     trainer.resume(start, observer.note)
-                _describe_run(config, folder, trainer, resume is not None, observer)
-                _fit(trainer, config.lr)
+                describe_run(config, {"config": config.to_dict()}, folder, trainer, resume is not None, observer)
+                train(trainer, config.lr)
                 return finish(folder, model, data, about, observer)
             except KeyboardInterrupt as error:  # every moment is safe to stop at; say where to go on
                 number = getattr(error, "signal_number", signal.SIGINT)
                 raise Interrupted(number, str(error) or "stopped", folder.path, config.plugin) from None
 
 
-def _build_trainer(
+def build_trainer(
     config: TrainConfig,
-    folder: RunFolder,
-    model: models.Network,
+    model: Any,
     data: Dataset,
-    about: dict[str, Any],
     callbacks: list[Callback],
     observer: Observer,
+    *,
+    folder: RunFolder | None,
+    identity: dict[str, Any],
+    about: dict[str, Any],
+    validator: Callable[[], Callable[[NDArray], NDArray[np.float32]]] | None,
+    record: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> Trainer:
-    """The trainer of a run, which writes into its folder."""
+    """The trainer of a run, with what `config` says of the training itself.
+
+    Parameters
+    ----------
+    folder : RunFolder, optional
+        What the trainer writes into.
+    identity : dict
+        The settings that a run which is resumed must have again.
+    about : dict
+        What the checkpoints say of the network's data.
+    validator, record
+        See `Trainer`; the folder's metrics.jsonl gets each line, too.
+    """
     steps = steps_per_epoch(len(data.train), config.batch_size)
-    identity = {"config": config.identity(), "data": data_identity(data, callbacks)}
-    if config.plugin:
-        identity["data"]["plugin"] = plugins.load(config.plugin)
-    described = {"model": model.config, "about": about}
-    every = config.checkpoint_every
+    checkpoints, records = None, [record]
+    if folder is not None:
+        of_run = {"config": identity, "data": data_identity(data, callbacks)}
+        if config.plugin:
+            of_run["data"]["plugin"] = plugins.load(config.plugin)
+        described = {"model": getattr(model, "config", None), "about": about}
+        every = config.checkpoint_every
+        checkpoints = CheckpointFolder(folder.checkpoints_path, of_run, described, config.keep, every)
+        records.append(folder.append_metrics)
     return make_trainer(
         model,
         data,
@@ -132,20 +167,33 @@ def _build_trainer(
         batch_size=config.batch_size,
         seed=config.seed,
         loss=partial(LOSSES[config.loss], **config.options_of("loss")),
-        augment=datasets.default_augment(config.dataset) if config.augment else None,
+        augment=_augment(config, data) if config.augment else None,
         callbacks=[*([AgreementCheck()] if config.check_agreement else []), *callbacks],
         observer=observer,
-        validator=lambda: freeze_model(model, about).logits,
-        checkpoints=CheckpointFolder(folder.checkpoints_path, identity, described, config.keep, every),
-        record=folder.append_metrics,
+        validator=validator,
+        checkpoints=checkpoints,
+        record=lambda line: [write(line) for write in records],  # type: ignore[func-returns-value]
     )
 
 
-def _describe_run(config: TrainConfig, folder: RunFolder, trainer: Trainer, resumed: bool, observer: Observer) -> None:
+def _augment(config: TrainConfig, data: Dataset) -> AugmentSpec:
+    """The random crops and flips of a data set; those of arrays follow from their size."""
+    if isinstance(data, ArrayDataset):
+        return AugmentSpec(crop_padding=min(data.train.images.shape[1:3]) // 8, flip=True)
+    return datasets.default_augment(config.dataset)
+
+
+def describe_run(
+    config: TrainConfig,
+    settings: dict[str, Any],
+    folder: RunFolder,
+    trainer: Trainer,
+    resumed: bool,
+    observer: Observer,
+) -> None:
     """Write config.json and env.json, cut metrics.jsonl to where the trainer stands, and remove an old report."""
     assert trainer.checkpoints is not None
-    of_data = trainer.checkpoints.identity["data"]
-    folder.write_json(folder.config_path, {"config": config.to_dict(), "data": of_data})
+    folder.write_json(folder.config_path, {**settings, "data": trainer.checkpoints.identity["data"]})
     here = environment.describe("int8" if trains_in_bytes(config) else "fp32")
     if resumed and (changed := environment.changes(folder.env_path, here)):
         observer.note(f"the run began under other conditions, its numbers may come out otherwise: {changed}")
@@ -154,13 +202,12 @@ def _describe_run(config: TrainConfig, folder: RunFolder, trainer: Trainer, resu
     folder.report_path.unlink(missing_ok=True)
 
 
-def _fit(trainer: Trainer, lr: float) -> None:
+def train(trainer: Trainer, lr: float) -> None:
     """Train; where numbers become NaN or infinite, say what is left and what helps."""
     try:
         trainer.fit()
     except NonFiniteError as error:
-        assert trainer.checkpoints is not None
-        last = next(trainer.checkpoints.candidates(), None)
+        last = next(trainer.checkpoints.candidates(), None) if trainer.checkpoints else None
         kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
         raise NonFiniteError(f"{error}; {kept}. A smaller --lr usually helps (it was {lr:g})") from None
 
@@ -201,6 +248,11 @@ def load_data(config: TrainConfig, download: bool = False, observer: Observer | 
         progress=observer.progress if observer else None,
         **config.options_of("dataset"),
     )
+    return limited(config, data)
+
+
+def limited(config: TrainConfig, data: Dataset) -> Dataset:
+    """A data set within the limits of a config."""
     count = config.limit_classes
     if count is not None and count > data.num_classes:
         raise InputError(f"limit_classes (={count}): the data set {data.name} has {data.num_classes} classes")
@@ -247,7 +299,7 @@ def make_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
     return optim.make_schedule(config.schedule, config.lr, total, warmup_steps=warmup, **options)
 
 
-def make_callbacks(config: TrainConfig, model: models.Network, data: Dataset, steps: int) -> list[Callback]:
+def make_callbacks(config: TrainConfig, model: Any, data: Dataset, steps: int) -> list[Callback]:
     """What a config adds to each step, for epochs of so many steps."""
     callbacks: list[Callback] = []
     if config.teacher is not None:

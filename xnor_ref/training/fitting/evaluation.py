@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xnor_ref import models
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.datasets import Dataset
-from xnor_ref.datasets.batches import make_batch, normalization_table
+from xnor_ref.datasets.batches import make_batch, table_of
 from xnor_ref.errors import EquivalenceError, NonFiniteError
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import PackedNetwork
@@ -36,10 +36,10 @@ class Scores:
         return {"top1": self.top1, "top5": self.top5, "loss": self.loss}
 
 
-def float_logits(model, lut: NDArray[np.float32]) -> Callable[[NDArray[np.uint8]], Logits]:
-    """Inference of a trained network as a function of raw images (N, H, W, C), uint8."""
+def float_logits(model, lut: NDArray[np.float32] | None) -> Callable[[NDArray], Logits]:
+    """Inference of a trained network as a function of images (N, H, W, C) as `make_batch` takes them."""
 
-    def logits(images: NDArray[np.uint8]) -> Logits:
+    def logits(images: NDArray) -> Logits:
         x = make_batch(images, np.arange(len(images)), lut)
         was_training = model.training
         model.eval()
@@ -53,8 +53,8 @@ def float_logits(model, lut: NDArray[np.float32]) -> Callable[[NDArray[np.uint8]
 
 
 def all_logits(
-    logits_of: Callable[[NDArray[np.uint8]], Logits],
-    images: NDArray[np.uint8],
+    logits_of: Callable[[NDArray], Logits],
+    images: NDArray,
     progress: Callable[[int, int], None] | None = None,
     batch_size: int = BATCH,
 ) -> Logits:
@@ -116,7 +116,7 @@ def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, o
     """
     images, labels = data.val.images, data.val.labels
     with binary_backend("float"), np.errstate(over="ignore", invalid="ignore"):
-        network = float_logits(model, normalization_table(data.mean, data.std))
+        network = float_logits(model, table_of(data))
         of_float = all_logits(network, images, partial(observer.progress, "evaluating the float network"))
     of_packed = packed_logits(packed, data, observer)
     agreement = compare(of_float, of_packed)
@@ -131,7 +131,17 @@ def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, o
 
 def packed_logits(packed: PackedNetwork, data: Dataset, observer: Observer) -> Logits:
     """Logits of a packed network for all validation images."""
-    return all_logits(packed.logits, data.val.images, partial(observer.progress, "evaluating the packed network"))
+    progress = partial(observer.progress, "evaluating the packed network")
+    return all_logits(of_stored_images(packed), data.val.images, progress)
+
+
+def of_stored_images(packed: PackedNetwork) -> Callable[[NDArray], Logits]:
+    """Logits as a function of images (N, H, W, C) as data sets hold them: uint8, or float32 normalised already."""
+
+    def logits(images: NDArray) -> Logits:
+        return packed.logits(images if images.dtype == np.uint8 else images.transpose(0, 3, 1, 2))
+
+    return logits
 
 
 def require_agreement(result: dict[str, Any]) -> None:

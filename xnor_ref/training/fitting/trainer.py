@@ -127,8 +127,8 @@ class Trainer:
     augment : AugmentSpec, optional
     callbacks : sequence of Callback
     validator : callable, optional
-        Returns a function from images, uint8 (N, H, W, C), to logits of the network as it stands; by default that is
-        the network's own inference.
+        Returns a function from images (N, H, W, C) of the data set to logits of the network as it stands; by default
+        that is the network's own inference. Without validation images it is not called.
     checkpoints : CheckpointFolder, optional
         Where the state goes; a trainer without it writes nothing.
     record : callable, optional
@@ -153,7 +153,7 @@ class Trainer:
         loss: Callable[[Tensor, NDArray[np.int64]], Tensor] = cross_entropy,
         augment: AugmentSpec | None = None,
         callbacks: Sequence[Callback] = (),
-        validator: Callable[[], Callable[[NDArray[np.uint8]], Logits]] | None = None,
+        validator: Callable[[], Callable[[NDArray], Logits]] | None = None,
         checkpoints: CheckpointFolder | None = None,
         record: Callable[[dict[str, Any]], None] = lambda line: None,
     ) -> None:
@@ -164,7 +164,7 @@ class Trainer:
         self.callbacks, self.checkpoints, self.record = callbacks, checkpoints, record
         self.position = Position()
         _require_names(callbacks)
-        self._table = batches.normalization_table(data.mean, data.std)
+        self._table = batches.table_of(data)
         self._validator = validator or partial(float_logits, model, self._table)
         self._order = lru_cache(maxsize=1)(partial(batches.epoch_order, len(data.train), seed))
         self._stop = StopRequest()
@@ -206,8 +206,8 @@ class Trainer:
                 self.save()
         trained = time.monotonic()
         scores = self._validate()
-        is_best = scores.top1 > position.best_top1
-        if is_best:
+        is_best = scores is not None and scores.top1 > position.best_top1
+        if scores is not None and is_best:
             position.best_top1, position.best_epoch = scores.top1, position.epoch
         done = (position.epoch + 1) * self.steps
         line = {
@@ -216,9 +216,7 @@ class Trainer:
             "lr": self.learning_rate(done - 1),
             "train_loss": position.loss_sum / max(position.seen, 1),
             "train_top1": position.correct / max(position.seen, 1),
-            "val_loss": scores.loss,
-            "val_top1": scores.top1,
-            "val_top5": scores.top5,
+            **{f"val_{key}": None if scores is None else getattr(scores, key) for key in ("loss", "top1", "top5")},
             "best": is_best,
             "seconds": round(trained - started, 3),
             "val_seconds": round(time.monotonic() - trained, 3),
@@ -251,8 +249,10 @@ class Trainer:
         self._call("after_step", step)
         return loss
 
-    def _validate(self) -> Scores:
+    def _validate(self) -> Scores | None:
         split = self.data.val
+        if not len(split):
+            return None
         with ExitStack() as stack:
             for callback in self.callbacks:
                 stack.enter_context(callback.evaluating(self))

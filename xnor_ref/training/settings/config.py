@@ -6,6 +6,7 @@ that a registry holds are looked up there.
 """
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from xnor_ref.training.settings.fields import define as _field
 from xnor_ref.training.settings.fields import did_you_mean as did_you_mean
 from xnor_ref.training.settings.fields import has_effect, needs_of
 
+DATA_DIR_VARIABLE = "XNOR_REF_DATA"
 _BINARY = ("method", "xnor_ref.nn.methods:methods_with")
 _SHAPES = ("dataset", ("shapes",))
 
@@ -298,6 +300,11 @@ class TrainConfig:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+def default_data_dir() -> str:
+    """Where data sets lie unless something else is said."""
+    return os.environ.get(DATA_DIR_VARIABLE) or "data"
 
 
 def check_values(values: Mapping[str, Any], where: str = "config") -> None:

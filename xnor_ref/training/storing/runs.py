@@ -19,6 +19,7 @@ except ImportError:  # Windows: two processes in one run folder are not noticed 
     fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
+OF_FIT = "fit"  # a key of config.json, in place of "config": the settings of a network or of images that a program gave
 _LOCK = ".lock"
 _UNFINISHED = f"{TEMPORARY}*.part"  # what a write leaves behind that a kill interrupted
 
@@ -51,7 +52,13 @@ class RunFolder:
         """The run's config. Raises ModelFileError where it is missing or damaged."""
         values: Any = None
         try:
-            values = json.loads(self.config_path.read_bytes())["config"]
+            written = json.loads(self.config_path.read_bytes())
+            if OF_FIT in written:
+                raise ModelFileError(
+                    f"{self.path} is a run of a program: xnor_ref.fit goes on with it, given the same network, images "
+                    f"and resume=True; predict and info take {self.packed_path}"
+                )
+            values = written["config"]
             return TrainConfig(**values)
         except FileNotFoundError:
             raise ModelFileError(f"{self.path} is not a run folder: it has no config.json") from None

@@ -1,0 +1,420 @@
+"""`fit`: the trainer of the command line for a network or images of one's own."""
+
+import hashlib
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref import models
+from xnor_ref.autodiff import no_grad
+from xnor_ref.datasets import Dataset
+from xnor_ref.datasets.arrays import classes_of, from_arrays, images_of, labels_of
+from xnor_ref.datasets.batches import make_batch, table_of
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError
+from xnor_ref.kernels.basics import threads
+from xnor_ref.kernels.basics.rungs import reference_only
+from xnor_ref.nn import Module
+from xnor_ref.nn.backend import backward_in
+from xnor_ref.packed.freeze import freeze
+from xnor_ref.storage import PathLike
+from xnor_ref.training import job
+from xnor_ref.training.allocator import keep_freed_memory
+from xnor_ref.training.fitting.evaluation import evaluate_both, of_stored_images, require_agreement
+from xnor_ref.training.fitting.interrupt import Interrupted
+from xnor_ref.training.fitting.observer import Observer
+from xnor_ref.training.fitting.trainer import Callback, steps_per_epoch
+from xnor_ref.training.report import finish
+from xnor_ref.training.settings import plugins
+from xnor_ref.training.settings.config import FIELDS, check_values, default_data_dir
+from xnor_ref.training.settings.fields import choices_of, has_effect
+from xnor_ref.training.settings.resolve import resolve
+from xnor_ref.training.storing.float_file import save_float
+from xnor_ref.training.storing.runs import OF_FIT, RunFolder, is_empty, new_run
+from xnor_ref.training.storing.sources import start_from
+
+SETTINGS = {name: field for name, field in FIELDS.items() if name not in ("dataset", "model")}
+_OF_NETWORKS = {"method", "faithful", "model_options"} | {
+    name for name, field in FIELDS.items() if field.metadata.get("needs", ("",))[0] == "method"
+}
+_OF_DATA = {"train_size", "val_size", "image_size", "data_dir", "archive"}
+
+
+@dataclass(frozen=True)
+class History:
+    """What `fit` did.
+
+    Attributes
+    ----------
+    network : Module
+        The trained network, in inference mode; `freeze(network)` packs it.
+    epochs : list of dict
+        A line of figures for each epoch, as in metrics.jsonl: `epoch`, from 1; `step`, the optimiser's steps so far;
+        `lr`, of the last step; `train_loss` and `train_top1`, means over the epoch's training images while the network
+        changed; `val_loss`, `val_top1` and `val_top5` after the epoch, or None without validation images; `best`,
+        whether `val_top1` is higher than in all epochs before; `seconds` and `val_seconds`; `whole_epoch`, False where
+        `seconds` covers only the part after a run was resumed.
+    settings : dict
+        Every setting that had an effect, by name, as it was said or chosen.
+    report : dict
+        Where there are validation images and the network can be packed: the scores of the `float` and the `packed`
+        network, and on how many images they differ, `disagreements`, which is 0. Else empty.
+    folder : Path or None
+        What was written into.
+    """
+
+    network: Module
+    epochs: list[dict[str, Any]]
+    settings: dict[str, Any]
+    report: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The line of the first epoch with the highest `val_top1`; None without validation images."""
+        return max((line for line in self.epochs if line["best"]), key=lambda line: line["epoch"], default=None)
+
+
+class _Printer(Observer):
+    """A line on stderr for each note and each epoch."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        val = "" if line["val_top1"] is None else f"  validation {line['val_loss']:.4f} {line['val_top1']:6.2%}"
+        self.note(f"epoch {line['epoch']:3d}  loss {line['train_loss']:.4f} {line['train_top1']:6.2%}{val}")
+
+
+def fit(
+    network: Module | str,
+    train: Any,
+    validation: Any = None,
+    *,
+    classes: Sequence[Hashable] | None = None,
+    layout: str = "auto",
+    out: PathLike | None = None,
+    resume: bool = False,
+    download: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | Observer = False,
+    **settings: Any,
+) -> History:
+    """Train a network in place, with the trainer, the checks and the settings of the command `train`.
+
+    Parameters
+    ----------
+    network : Module or str
+        Any network of layers of `nn`, from images (N, C, H, W) to logits (N, classes); or the name of one of `models`,
+        which is built for the images and classes, and which `history.network` holds.
+    train : (images, labels) or str
+        Images are uint8, raw pixels, which are normalised by their mean and standard deviation; or float32, which the
+        network gets as they are. `layout` says where their channels are. Integer labels count the logits from 0. Other
+        labels, such as texts, are classes in sorted order. Or the name of a data set, which has its own validation.
+    validation : (images, labels), optional
+        What the network is scored on after each epoch.
+    classes : sequence, optional
+        The classes in the order of the logits: names for integer labels, or what other labels are looked up in.
+    layout : {"auto", "NHWC", "NCHW"}
+        With "auto", channels are the second or the last of four axes, whichever has at most 4 entries. Images (N, H, W)
+        have one channel. Rows (N, features) are images of one pixel; their network begins with `Flatten`.
+    out : path, optional
+        Folder for checkpoints, metrics.jsonl, settings and the trained network. By default nothing is written.
+    resume : bool
+        Go on with the run in `out`, if there is one, from its newest checkpoint, to the same bytes as if it had never
+        stopped. Network, images and settings must be the same.
+    download : bool
+        Fetch a data set by name that is not there.
+    callbacks : sequence of Callback
+        Join each step and each epoch, see `training.fitting.trainer.Callback`.
+    progress : bool or Observer
+        True prints a line for each epoch to stderr.
+    **settings
+        The settings of `train`, listed below. For a data set by name, those that are not said are its recipe's. Arrays
+        are not augmented unless `augment` is True. Settings of networks by name, such as `method`, are refused where
+        `network` is a Module, and settings of data sets by name are where `train` is arrays.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    InputTypeError, InputError
+        An argument or a setting that does not fit; the message names both values.
+    DatasetError, ModelFileError, OutputError
+        A data set, a file to start from or a run to go on with is missing or damaged; a folder cannot be written.
+    NonFiniteError
+        A loss or gradient became NaN or infinite.
+    EquivalenceError
+        Training, evaluation and the packed network do not agree.
+    Interrupted
+        Ctrl-C (a KeyboardInterrupt): the step was finished, and a checkpoint written if there is a folder.
+
+    Examples
+    --------
+    >>> from xnor_ref import nn
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.integers(0, 256, (64, 8, 8), np.uint8)
+    >>> labels = ["bright" if image.mean() > 127 else "dark" for image in images]
+    >>> net = nn.Sequential(
+    ...     nn.Conv2d(1, 16, 3, padding=1, rng=rng), nn.BatchNorm2d(16),
+    ...     nn.BinaryConv2d(16, 16, 3, padding=1, rng=rng), nn.BatchNorm2d(16), nn.ReLU(),
+    ...     nn.GlobalAvgPool2d(), nn.Linear(16, 2, rng=rng),
+    ... )
+    >>> history = fit(net, (images, labels), epochs=2, batch_size=16)
+    >>> [line["step"] for line in history.epochs], net.about["classes"]
+    ([4, 8], ['bright', 'dark'])
+    """
+    if not isinstance(network, (Module, str)):
+        raise InputTypeError(f"fit: network must be a Module of nn or the name of one, got {type(network).__name__}")
+    observer = progress if isinstance(progress, Observer) else _Printer() if progress else Observer()
+    config = _config(network, train, settings)
+    with reference_only(config.backend == "reference"), backward_in(config.backward), _threads(config.threads):
+        keep_freed_memory()
+        if not isinstance(train, str):
+            data: Dataset = job.limited(config, _arrays(network, train, validation, classes, layout))
+        elif validation is not None or classes is not None:
+            raise InputError(f"fit: the data set {train!r} has its own validation images and classes")
+        else:
+            data = job.load_data(config, download, observer)
+        size = data.train.images.shape[1:3]
+        if isinstance(network, str) and size[0] != size[1]:
+            raise InputError(f"fit: networks by name take square images, got {size[0]}x{size[1]} pixels")
+        model: Any = job.build_network(config, data) if isinstance(network, str) else network
+        if (outputs := _outputs(model, data)) != data.num_classes:
+            raise InputError(f"fit: the network has {outputs} logits, and there are {data.num_classes} classes")
+        run = _Run(config, model, data, isinstance(network, str), isinstance(train, str), observer)
+        folder, resumed = _folder(out, resume)
+        return run.carry_out(folder, resumed, callbacks)
+
+
+class _Run:
+    """A network and its data, with settings, on their way to a `History`."""
+
+    def __init__(self, config: Any, model: Any, data: Dataset, built: bool, loaded: bool, observer: Observer):
+        self.config, self.model, self.data, self.observer = config, model, data, observer
+        self.as_train = built and loaded  # then all is as the command `train` does it, and so is the folder
+        without = (set() if built else {*_OF_NETWORKS, "model"}) | (set() if loaded else {*_OF_DATA, "dataset"})
+        self.settings = {
+            name: value
+            for name, value in config.to_dict().items()
+            if name not in without and value is not None and has_effect(FIELDS[name], vars(config))
+        }
+        self.identity = {name: value for name, value in config.identity().items() if name not in without}
+        if not built:
+            self.identity["network"] = _digest(model)
+        self.about = job.about_training(config, data)
+        training = self.about["training"].items()
+        self.about["training"] = {name: value for name, value in training if name not in without}
+        shape = data.train.images.shape[1:]
+        model.about = {**self.about, "input_shape": (shape[2], *shape[:2])}
+
+    def carry_out(self, folder: RunFolder | None, resumed: bool, callbacks: Sequence[Callback]) -> History:
+        """Train, compare, and write into the folder, if there is one."""
+        config, model, data, observer = self.config, self.model, self.data, self.observer
+        lines: list[dict[str, Any]] = []
+        path = folder.path if folder else None
+        job.compile_steps(config)
+        if config.init_from and not resumed:
+            observer.note(start_from(model, Path(config.init_from)))
+        packs = self._packs()
+        trainer = job.build_trainer(
+            config,
+            model,
+            data,
+            [*job.make_callbacks(config, model, data, steps_per_epoch(len(data.train), config.batch_size)), *callbacks],
+            observer,
+            folder=folder,
+            identity=self.identity,
+            about=self.about,
+            validator=(lambda: of_stored_images(freeze(model))) if packs else None,
+            record=lines.append,
+        )
+        with folder.lock() if folder else nullcontext():
+            try:
+                if folder:
+                    if resumed:
+                        trainer.resume(note=observer.note)
+                    as_said = {"config": config.to_dict()} if self.as_train else {OF_FIT: self.settings}
+                    job.describe_run(config, as_said, folder, trainer, resumed, observer)
+                    lines += folder.metrics()
+                job.train(trainer, config.lr)
+                report = self._end(folder, packs)
+            except KeyboardInterrupt as error:
+                number = getattr(error, "signal_number", signal.SIGINT)
+                raise Interrupted(number, str(error) or "stopped", path) from None
+            finally:
+                model.eval()
+        return History(model, lines, self.settings, report, path)
+
+    def _packs(self) -> bool:
+        """Whether the network can be packed; then it is validated on bits, as it is used later."""
+        try:
+            freeze(self.model)
+        except (InputError, ModelFileError) as reason:
+            self.observer.note(f"validated as it is, since it cannot be packed: {reason}")
+            return False
+        return True
+
+    def _end(self, folder: RunFolder | None, packs: bool) -> dict[str, Any]:
+        """Compare the float with the packed network, and write both where there is a folder."""
+        if folder and self.as_train:
+            return finish(folder, self.model, self.data, self.about, self.observer)
+        report: dict[str, Any] = {}
+        if packs:
+            packed = freeze(self.model)
+            if len(self.data.val):
+                report = evaluate_both(self.model, packed, self.data, self.observer)
+                require_agreement(report)
+            if folder:
+                packed.save(folder.packed_path)
+        if folder:
+            if isinstance(self.model, models.Network):
+                save_float(folder.float_path, self.model, self.about)
+            folder.write_json(folder.report_path, report)
+        return report
+
+
+def _config(network: Module | str, train: Any, settings: dict[str, Any]) -> Any:
+    """The settings of a run, checked as those of `train` are."""
+    said = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in settings.items()
+        if value is not None
+    }
+    for name in ("init_from", "teacher", "plugin"):
+        if isinstance(said.get(name), (str, os.PathLike)):
+            said[name] = os.path.abspath(said[name])
+    if "plugin" in said:
+        plugins.load(said["plugin"])
+    for foreign, of, instead in (
+        (_OF_NETWORKS if isinstance(network, Module) else (), "network", "its layers decide it"),
+        (() if isinstance(train, str) else _OF_DATA, "data set", "arrays have none"),
+    ):
+        for name in said:
+            if name in foreign:
+                raise InputError(f"fit: {name} (={said[name]!r}) is a setting of a {of} by name; {instead}")
+    if isinstance(network, str):
+        said["model"] = network
+    if isinstance(train, str):
+        said = {"data_dir": default_data_dir(), **said, "dataset": train}
+    else:  # what a folder of images is trained with, but as it is
+        said = {"augment": False, **said, "dataset": "folder"}
+    check_values(said, "fit")
+    return resolve(said)
+
+
+def _arrays(
+    network: Module | str, train: Any, validation: Any, classes: Sequence[Hashable] | None, layout: str
+) -> Dataset:
+    """Arrays as a data set."""
+    parts = {}
+    for what, pair in (("train", train), ("validation", validation)):
+        if pair is None and what == "validation":
+            continue
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InputTypeError(f"fit: {what} must be (images, labels), got {type(pair).__name__}")
+        parts[what] = images_of(pair[0], layout, f"fit: {what} images"), pair[1], f"fit: {what} labels"
+    images, labels, what = parts["train"]
+    if classes is None:
+        classes = classes_of(labels, what)
+    if classes is None:
+        if isinstance(network, Module):
+            classes = range(_logits(network, images[:1].transpose(0, 3, 1, 2).astype(np.float32)))
+        else:
+            classes = range(int(np.max(labels, initial=0)) + 1)
+    split = [(pixels, labels_of(of, classes, what)) for pixels, of, what in parts.values()]
+    return from_arrays(*split[0], split[1] if len(split) > 1 else None, classes)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Compute on so many threads inside."""
+    before = threads.get_threads()
+    if number is not None:
+        threads.set_threads(number)
+    try:
+        yield
+    finally:
+        if number is not None:
+            threads.set_threads(before)
+
+
+def _outputs(model: Module, data: Dataset) -> int:
+    """How many logits a network makes of the images of a data set."""
+    return _logits(model, make_batch(data.train.images, np.arange(1), table_of(data)))
+
+
+def _logits(model: Module, x: NDArray[np.float32]) -> int:
+    """How many logits a network makes of an image (1, C, H, W)."""
+    modes = [(module, module.training) for _, module in model.named_modules()]
+    try:
+        with no_grad():
+            y = model.eval()(x)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if y.ndim != 2 or len(y.data) != 1:
+        raise InputError(f"fit: of images {x.shape} the network makes {y.shape}; needed are logits (N, classes)")
+    return y.shape[1]
+
+
+def _folder(out: PathLike | None, resume: bool) -> tuple[RunFolder | None, bool]:
+    """The folder of a run, and whether there is a run in it to go on with."""
+    if out is None:
+        if resume:
+            raise InputError("fit: resume needs out, the folder of the run to go on with")
+        return None, False
+    path = Path(out)
+    if path.is_dir() and not is_empty(path):
+        folder = RunFolder(path)
+        if resume and folder.config_path.is_file():
+            return folder, True
+        if resume:
+            raise InputError(f"fit: out ({path}) holds files, but no run to go on with")
+        raise InputError(f"fit: out ({path}) is not empty; name another folder, or go on with its run by resume=True")
+    return new_run("", path), False
+
+
+def _digest(network: Module) -> str:
+    """Stands for the layers of a network and their settings in its checkpoints."""
+    return hashlib.sha256(repr(network).encode()).hexdigest()[:16]
+
+
+def _help(name: str) -> str:
+    """A setting, its help, and what it may be."""
+    field = SETTINGS[name]
+    kind = field.metadata["kind"]
+    choices = f" One of {', '.join(map(str, choices_of(field)))}." if kind in ("choice", "int-choice") else ""
+    return f"    {name}\n        {field.metadata['help']}{choices}"
+
+
+def _document() -> None:
+    """Give `fit` the settings of `train`: their names and defaults in its signature, their help in its docstring."""
+    own = inspect.signature(fit)
+    known = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    more = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default={} if field.metadata["kind"] == "table" else field.default,
+        )
+        for name, field in SETTINGS.items()
+    ]
+    fit.__signature__ = own.replace(parameters=[*known, *more])  # type: ignore[attr-defined]
+    assert fit.__doc__
+    before, title, after = fit.__doc__.partition("    Returns\n    -------\n")
+    listed = "\n".join(map(_help, SETTINGS))
+    fit.__doc__ = f"{before}    Settings\n    --------\n{listed}\n\n{title}{after}"
+
+
+_document()
