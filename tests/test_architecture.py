@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -302,23 +301,6 @@ def test_public_names_are_there():
     assert set(xnor_ref.__all__) <= set(dir(xnor_ref))
     with pytest.raises(AttributeError, match="no attribute 'pack'"):
         _ = xnor_ref.pack
-
-
-def test_kernels_compile_where_neither_the_package_nor_the_home_can_be_written(tmp_path):
-    """Numba finds no place for its cache there and would refuse; `kernels/compiling/cache.py` has a private one."""
-    code = (
-        "import tempfile; tempfile.tempdir = sys.argv[1]\n"
-        "import numba.core.caching as caching\n"
-        "[c for c in vars(caching).values() if hasattr(c, '_locator_classes')][0]._locator_classes = []\n"
-        "from xnor_ref.kernels.compiling import cache\n"
-        "folder = cache.folder_of(cache.folder_of)\n"
-        "print(folder, oct(os.stat(folder).st_mode & 0o777))"
-    )
-    command = [sys.executable, "-c", "import os, sys, numba\n" + code, str(tmp_path)]
-    environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT")}
-    run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
-    folder, mode = run.stdout.split()
-    assert Path(folder).parent == tmp_path and mode == "0o700", run.stderr
 
 
 def test_the_oldest_versions_that_are_admitted_were_tried():

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import xnor_ref
 from tests.conftest import JIT_DISABLED, REPOSITORY
 from tests.training.training_samples import tiny_config
 from xnor_ref.kernels.basics import threads
@@ -24,6 +25,7 @@ RECORDED = """
 import sys
 from pathlib import Path
 from tests.training.training_samples import tiny_config
+import xnor_ref
 from xnor_ref.kernels.compiling import jit
 from xnor_ref.optim import Adam
 from xnor_ref.training import job
@@ -211,3 +213,12 @@ def test_the_other_process_compiles(tmp_path, monkeypatch):
     assert ahead.start(names[:2] + names[:1], names[2:])
     assert started[0].wait() == 0
     assert len(list(tmp_path.rglob("*.kernel"))) == 3
+
+
+def test_another_interpreter_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    for name in ("random", "secrets", "xnor_ref"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(f'{__name__} of the current folder')")
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # as in an interactive session
+    command = ahead.interpreter("import secrets, xnor_ref; print(xnor_ref.__file__, *sys.argv)", "a", "b")
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.stdout.split() == [xnor_ref.__file__, "-c", "a", "b"], run.stderr

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -210,6 +211,38 @@ def test_a_kernel_that_cannot_be_kept_still_computes(sample, tmp_path, monkeypat
     monkeypatch.setattr(cache, "folder_of", lambda function: str(tmp_path / "file"))
     with pytest.warns(RuntimeWarning, match="cannot be kept, and will be compiled again at the next start"):
         assert sample().answer().tolist() == [0.0, 3.0, 16.0]
+
+
+def test_compiled_code_is_kept_in_folders_of_this_user_only(tmp_path, monkeypatch):
+    """The source's own folder cannot be written here: it lies below a file."""
+    (tmp_path / "file").write_text("")
+    home = tmp_path / "home"
+    home.mkdir(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def found() -> Path:
+        cache._private_folder.cache_clear()
+        return Path(cache._folder_beside.__wrapped__(str(tmp_path / "file" / "kernels"), ""))
+
+    private = tmp_path / f"xnor_ref-kernels-{os.getuid()}"
+    assert found().parent == home / ".cache" / "xnor_ref" and found().stat().st_mode & 0o777 == 0o700
+    chosen = Path(cache._folder_beside.__wrapped__(str(tmp_path / "file" / "kernels"), str(tmp_path / "chosen")))
+    assert chosen.parent == tmp_path / "chosen"
+    home.chmod(0o777)  # whoever can write there can replace what lies there
+    assert found() == private and private.stat().st_mode & 0o777 == 0o700
+    home.chmod(0o755)
+    with monkeypatch.context() as patch:  # a home of another user, and a folder that another one made
+        patch.setattr(os, "getuid", lambda: 12345)
+        (tmp_path / "xnor_ref-kernels-12345").mkdir()
+        assert found().parent == tmp_path and found().name not in ("xnor_ref-kernels-12345", private.name)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME, and no entry in /etc/passwd
+    assert found() == private and not (tmp_path / "~").exists()
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path / "file"))
+    assert cache._private_folder.__wrapped__() == ""  # nothing can be kept
+    cache._private_folder.cache_clear()
 
 
 @compiler

@@ -7,11 +7,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import xnor_ref
 from xnor_ref.errors import InputError, XnorRefError
+from xnor_ref.kernels.compiling.ahead import interpreter
 
 TIMEOUT = 600  # seconds
 
@@ -25,7 +24,7 @@ def run_python(code: str, *arguments: str, environment: dict[str, str] | None = 
 
     Raises InputError with the process's own words where it fails with exit code 2, else XnorRefError.
     """
-    command, full = [sys.executable, "-c", code, *arguments], _environment(environment)
+    command, full = interpreter(code, *arguments), {**os.environ, **(environment or {})}
     try:
         run = subprocess.run(command, env=full, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -34,11 +33,6 @@ def run_python(code: str, *arguments: str, environment: dict[str, str] | None = 
     if run.returncode or not lines:
         raise _error(run.returncode, run.stderr)
     return json.loads(lines[-1])
-
-
-def _environment(more: dict[str, str] | None) -> dict[str, str]:
-    paths = [str(Path(xnor_ref.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(more or {})}
 
 
 def _error(code: int | None, words: str) -> XnorRefError:
@@ -55,10 +49,10 @@ class Worker:
     def __init__(self, code: str, environment: dict[str, str] | None = None):
         self._words = tempfile.TemporaryFile("w+", errors="replace")  # what it says on stderr; a pipe could fill up
         pipe = subprocess.PIPE
+        full = {**os.environ, **(environment or {})}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code], env=_environment(environment), text=True, stdin=pipe, stdout=pipe,
-            stderr=self._words,
-        )  # fmt: skip
+            interpreter(code), env=full, text=True, stdin=pipe, stdout=pipe, stderr=self._words
+        )
 
     def __enter__(self) -> "Worker":
         return self

@@ -13,7 +13,6 @@ import llvmlite.binding as llvm
 MISSING = ""
 compiler_lock: Any = threading.RLock()
 try:
-    from numba.core.caching import CompileResultCacheImpl
     from numba.core.codegen import JITCodeLibrary, JITCPUCodegen, get_host_cpu_features
     from numba.core.compiler import CompileResult
     from numba.core.compiler_lock import global_compiler_lock
@@ -25,7 +24,7 @@ try:
 
     compiler_lock = global_compiler_lock
     _METHODS = (
-        CompileResult._rebuild, CompileResult._reduce, CompileResultCacheImpl.locator, Dispatcher.add_overload,
+        CompileResult._rebuild, CompileResult._reduce, Dispatcher.add_overload,
         JITCodeLibrary._optimize_functions, JITCPUCodegen._library_class, JITCPUCodegen.magic_tuple, rtsys.initialize,
     )  # fmt: skip
 
@@ -93,14 +92,6 @@ def link(dispatcher: Any) -> None:
     """Let other compiled code call what `add_serialized` has loaded."""
     (result,) = dispatcher.overloads.values()
     cpu_target.target_context.insert_user_function(result.entry_point, result.fndesc, [result.library])
-
-
-def cache_folder(function: Any) -> str | None:
-    """Where Numba would keep the compiled code of a function; None if it finds no place."""
-    try:
-        return CompileResultCacheImpl(function).locator.get_cache_path()
-    except RuntimeError:
-        return None
 
 
 def fixed_signatures(dispatcher: Any) -> list[Any]:

@@ -29,12 +29,9 @@ def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
     """
     if MISSING or not sys.executable or get_threads() < 2 or sum(not _is_kept(name) for name in names) < WORTH:
         return False
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import prepare; prepare()", *reversed(names), *later],
-            env={**os.environ, "PYTHONPATH": path},
+            interpreter(f"from {__name__} import prepare; prepare()", *reversed(names), *later),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -43,6 +40,16 @@ def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
         return False
     threading.Thread(target=process.wait, name="xnor_ref-ahead", daemon=True).start()
     return True
+
+
+def interpreter(code: str, *arguments: str) -> list[str]:
+    """The command of another Python that runs `code`, and imports from where this one does.
+
+    Nothing comes from the current folder, which anyone's files may lie in: `python -c` alone would look there first.
+    """
+    root = str(Path(__file__).resolve().parents[3])
+    paths = [path or root for path in sys.path]
+    return [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {paths!r}\n{code}", *arguments]
 
 
 def prepare() -> None:

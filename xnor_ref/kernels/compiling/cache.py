@@ -7,9 +7,9 @@ all that its code depends on, and a digest. With another stamp it is compiled an
 too, and a warning is given. Files are written in one step, so that any number of processes may start at once, and a
 kernel is reserved while it is compiled (a lock on FILE.lock), so that they do not all compile the same.
 
-The folder is the one that Numba would take: that of NUMBA_CACHE_DIR, `__pycache__`, or the user's. Where none can be
-written (a read-only installation without a home), it is one in the system's temporary folder that belongs to this
-user alone, since whoever can write there can make us run their code.
+Whoever can write into the folder can make us run their code. It is that of NUMBA_CACHE_DIR, `__pycache__` beside the
+source, or the user's cache. Where these cannot be written, or the home is none or another's, it is one in the system's
+temporary folder that belongs to this user alone.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ _PATIENCE = 60.0  # seconds to wait for another process that compiles
 class KernelFile:
     """The file of a `jit.Kernel`: what Numba serialised, then the stamp, then a digest of both."""
 
-    path: str | None = None  # None: not kept, since it shows nowhere when it changes
+    path: str | None = None  # None: not kept, since nothing can be written, or it shows nowhere when it changes
     made_of: bytes | None = None
     found = False  # whether code was loaded from it
 
@@ -67,7 +67,8 @@ class KernelFile:
         key = repr((kernel.signature, private.processor(), multiplies_tiles(), options))
         name = f"{kernel.__module__}.{kernel.__qualname__.replace('<locals>.', '')}.{sys.implementation.cache_tag}"
         name += f"-{_sha256(key.encode()).hex()[:16]}.kernel"
-        self.path = os.path.join(folder_of(kernel.py_func), name)
+        folder = folder_of(kernel.py_func)
+        self.path = os.path.join(folder, name) if folder else None
         self._stamp = _sha256(_compilers(), repr((name, key)).encode(), self.made_of)
 
     def load_into(self, dispatcher: Any) -> bool:
@@ -182,18 +183,52 @@ def _compilers() -> bytes:
 
 def folder_of(function: Any) -> str:
     """Where the compiled code of a function is kept."""
-    return private.cache_folder(function) or _private_folder()
+    return _folder_beside(os.path.dirname(os.path.abspath(function.__code__.co_filename)), config.CACHE_DIR)
+
+
+@functools.cache
+def _folder_beside(source: str, chosen: str) -> str:
+    """Where the code of a folder of sources is kept; `chosen` is what NUMBA_CACHE_DIR says."""
+    name = f"{os.path.basename(source)}_{_sha256(os.fsencode(source)).hex()[:40]}"
+    for folder in (os.path.join(chosen, name) if chosen else "", os.path.join(source, "__pycache__")):
+        if folder and _is_writable(folder):
+            return os.path.abspath(folder)
+    home = os.path.expanduser("~")
+    folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "xnor_ref", name)
+    if os.path.isabs(home) and _is_ours(os.path.realpath(home)) and _is_writable(folder, 0o700) and _is_ours(folder):
+        return folder
+    return _private_folder()
+
+
+def _is_writable(folder: str, mode: int = 0o777) -> bool:
+    """Whether a folder can be written; it is made if it is not there."""
+    try:
+        os.makedirs(folder, mode, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether a folder belongs to this user, and nobody else can write there."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    own = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+    return own and stat.S_ISDIR(found.st_mode)
 
 
 @functools.cache
 def _private_folder() -> str:
-    """A folder for this user's kernels under the system's temporary one, the same every time if it can be trusted."""
+    """A folder for this user's kernels under the system's temporary one, the same every time if it can be trusted.
+
+    "" where nothing can be written.
+    """
     user = os.getuid() if hasattr(os, "getuid") else 0
-    path = os.path.join(tempfile.gettempdir(), f"xnor_ref-kernels-{user}")
     try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077:
-            return tempfile.mkdtemp(prefix="xnor_ref-kernels-")
-    return path
+        path = os.path.join(tempfile.gettempdir(), f"xnor_ref-kernels-{user}")
+        return path if _is_writable(path, 0o700) and _is_ours(path) else tempfile.mkdtemp(prefix="xnor_ref-kernels-")
+    except OSError:
+        return ""
