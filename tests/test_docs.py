@@ -116,8 +116,9 @@ def test_documented_commands_parse(arguments, shown_files):
     command.make_context(arguments[0], list(arguments[1:]))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/own-rule.md"])
-def test_python_examples_give_what_they_show(name):
+@pytest.mark.parametrize("name", ["README.md", "docs/own-rule.md", "docs/packed-network.md"])
+def test_python_examples_give_what_they_show(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / name).read_text()
     examples = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     test = doctest.DocTestParser().get_doctest(examples, {}, name, name, 0)

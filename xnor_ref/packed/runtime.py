@@ -52,6 +52,18 @@ class PackedNetwork:
     -----
     The logits of an image have the same bits whatever else is in its batch, at any number of threads and with
     every backend for the binary layers. Instances may be shared by threads: each call takes buffers of its own.
+
+    Examples
+    --------
+    >>> from xnor_ref import freeze, nn
+    >>> network = nn.Sequential(flat=nn.Flatten(), fc=nn.BinaryLinear(4, 2))
+    >>> dict(network.named_modules())["fc"].weight.data[...] = [[0.5, -1, 2, 0], [-3, 0, -1, 2]]
+    >>> packed = freeze(network, input_shape=(1, 2, 2), mean=0, std=1, classes=("no", "yes"))
+    >>> packed.weights("fc").tolist(), packed.alpha("fc").tolist(), packed.words("fc").tolist()
+    ([[1, -1, 1, 1], [-1, 1, -1, 1]], [0.875, 1.5], [[13], [10]])
+    >>> fc = packed.trace(np.float32([[[[3, -1], [-2, 2]]]]))["fc"]
+    >>> {name: array.tolist() for name, array in fc.items() if name in ("signs", "K", "Z", "output")}
+    {'signs': [[1, -1, -1, 1]], 'K': [[2.0]], 'Z': [[2, 0]], 'output': [[3.5, 0.0]]}
     """
 
     def __init__(self, metadata: dict[str, Any], tensors: dict[str, NDArray]) -> None:
