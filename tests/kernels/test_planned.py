@@ -1,11 +1,15 @@
 """Planned layers: `out`, threads, parts, bad input. That their numbers are right is a property of `verify`."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import binary_ops
+from xnor_ref.kernels.vectors import nhwc
 
 if not has_vectors():
     pytest.skip("planned layers need Numba's compiler and a processor with vectors", allow_module_level=True)
@@ -114,3 +118,20 @@ def test_numbers_that_are_not_finite_are_refused(input_scale, bad):
 def test_a_border_too_large_to_plan_for_is_refused():
     with pytest.raises(InputError, match=r"padding .119, 119. has too many borders to plan; use xnor_conv2d"):
         PlannedConv2d(np.ones((70, 1, 120, 120), np.float32), (2, 2), padding=119)
+
+
+def test_a_copy_has_buffers_of_its_own():
+    rng = np.random.default_rng(5)
+    x, other = rng.standard_normal((2, 1, 6, 6, 40), dtype=np.float32)
+    weight = rng.standard_normal((5, 40, 3, 3), dtype=np.float32)
+    layer = PlannedConv2d(weight, size=(6, 6), padding=1)
+    known, out = layer.run(other), np.empty((1, 6, 6, 5), np.float32)
+    layer.run(x, out)
+    layer.count()
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        kept = out.copy()
+        assert (copied.run(other) == known).all()
+        assert (copied.count() == copied.count()).all() and (out == kept).all()
+    with pytest.raises(TypeError, match="holds addresses"):
+        pickle.dumps(layer._bound[1])
+    assert copy.deepcopy(nhwc.affine) is nhwc.affine and pickle.loads(pickle.dumps(nhwc.affine)) is nhwc.affine

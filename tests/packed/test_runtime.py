@@ -1,6 +1,9 @@
 """Inference with packed networks: what goes in, what comes out, and that it never depends on how it was run."""
 
+import copy
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +96,17 @@ def test_callers_in_several_threads(sample, network):
     with ThreadPoolExecutor(4) as pool:
         for result in pool.map(lambda _: network.logits(pixels, threads=2), range(8)):
             assert np.array_equal(result, expected)
+
+
+def test_copies_and_other_processes_answer_alike(sample, network):
+    """Whatever was laid out before holds addresses, which mean nothing elsewhere."""
+    images = sample.pixels(3)
+    known = network.logits(images)
+    for copied in (copy.copy(network), copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        np.testing.assert_array_equal(copied.logits(images), known)
+        assert copied.metadata == network.metadata
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(network.logits, (images,)), known)
 
 
 def test_awkward_arrays(sample, network):

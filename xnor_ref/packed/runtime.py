@@ -51,7 +51,8 @@ class PackedNetwork:
     Notes
     -----
     The logits of an image have the same bits whatever else is in its batch, at any number of threads and with
-    every backend for the binary layers. Instances may be shared by threads: each call takes buffers of its own.
+    every backend for the binary layers. Instances may be shared by threads: each call takes buffers of its own. They
+    can be pickled and copied, for processes of any start method.
 
     Examples
     --------
@@ -74,6 +75,10 @@ class PackedNetwork:
         self._lock = threading.Lock()
         self._planned: list[Blueprint | None] = []
         self._idle: dict[int, list[Plan]] = {}  # plans by the number of images that they hold
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, and workers that are spawned, get the description and the bits, and lay them out themselves."""
+        return type(self), (self._metadata, self._tensors)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

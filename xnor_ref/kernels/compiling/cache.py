@@ -183,7 +183,8 @@ def _compilers() -> bytes:
 
 def folder_of(function: Any) -> str:
     """Where the compiled code of a function is kept."""
-    return _folder_beside(os.path.dirname(os.path.abspath(function.__code__.co_filename)), config.CACHE_DIR)
+    source = os.path.dirname(os.path.abspath(function.__code__.co_filename))
+    return _folder_beside(source, config.CACHE_DIR)  # type: ignore[attr-defined]
 
 
 @functools.cache

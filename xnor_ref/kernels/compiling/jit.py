@@ -76,6 +76,9 @@ class Kernel:
     def __call__(self, *args: Any) -> Any:
         return (self._ready or self.prepare())(*args)
 
+    def __reduce__(self) -> str:
+        return self.__qualname__  # another process has its own, under the same name
+
     def prepare(self) -> Any:
         """Numba's dispatcher of the kernel; it is loaded or compiled, and tested, the first time.
 

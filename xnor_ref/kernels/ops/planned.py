@@ -140,6 +140,10 @@ class _Planned:
         self._bound: tuple[Any, Any] = (None, None)
         self._n = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or another process, binds buffers of its own."""
+        return {**vars(self), "_bound": (None, None), "_counts": None, "_count": None}
+
     @property
     def macs(self) -> int:
         """Binary multiply-accumulates of one image, those on padding included."""

@@ -255,7 +255,6 @@ class _Conv:
         g[GROUP_ROWS] = max(1, OUTPUT_PIXELS // w.out_w)
         g[RUN], g[KERNEL_H] = kernel[1] * words, kernel[0]
         g[X_IMAGE], g[X_ROW], g[X_PIXEL] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
-        g[W] = self.panels.ctypes.data
         self._geometry, self._rows, self._columns = g, w.rows, w.columns
 
     @property
@@ -285,6 +284,7 @@ class _Conv:
         g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL], first = place
         target = out.reshape(-1).view(np.uint32)[first:]
         g[PAST] = 0 if stream else LINE
+        g[W] = self.panels.ctypes.data  # addresses are found here and not before: objects without any can be copied
         g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, height * width * 4
         for entry, part in zip((PART_0, PART_1, PART_2, PART_3), parts, strict=True):
             g[entry] = part.ctypes.data
@@ -385,6 +385,9 @@ class Bound:
         self._work = elements * (20 if kind == REAL else 32)
         self._geometry, self._counter, self._per_image = geometry, counter, per_image
         self._keeps = keeps  # the arrays whose addresses `geometry` holds
+
+    def __reduce__(self):
+        raise TypeError("a bound convolution holds addresses, and cannot be copied or pickled; bind it anew")
 
     def __call__(self, n: int, threads: int) -> None:
         self._geometry[self._counter] = n
