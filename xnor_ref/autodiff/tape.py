@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
 Backward = Callable[[NDArray], tuple[NDArray | None, ...]]
@@ -121,6 +122,7 @@ class Taped:
         """Forget the gradient."""
         self.grad = None
 
+    @steady
     def backward(self, grad: NDArray | None = None, *, keep_tape: bool = False) -> None:
         """Add dC/d(leaf) to `grad` of every leaf that this was computed from.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.basics.steady import steady
 
 _draws = itertools.count()
 
@@ -58,6 +59,7 @@ class Module:
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
+    @steady
     def __call__(self, x: Tensor | NDArray) -> Tensor:
         """The output for a Tensor, or for an array: images are float32 (N, C, H, W).
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError
 from xnor_ref.kernels.basics.rungs import without_kernels
+from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.optim import _reference
 from xnor_ref.optim._checks import number
@@ -70,6 +71,7 @@ class Optimizer:
     def lr(self, value: float) -> None:
         self._lr = number(type(self).__name__, "lr", value, 0)
 
+    @steady
     def step(self) -> None:
         """Update every parameter that has a gradient; the others and their state stay as they are.
 

@@ -18,6 +18,7 @@ from xnor_ref import nn
 from xnor_ref.binary import INPUT_SCALES
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFiniteError
 from xnor_ref.kernels.basics.modes import KMode
+from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.ops import bit_planes
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
@@ -32,6 +33,7 @@ from xnor_ref.packed.thresholds import fold_threshold
 Fields = dict[str, NDArray | None]
 
 
+@steady
 def freeze(
     network: nn.Module,
     *,

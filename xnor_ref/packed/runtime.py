@@ -17,6 +17,7 @@ from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFinit
 from xnor_ref.kernels.basics.checks import check_options
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.packed import contents, file
 from xnor_ref.packed.contents import Layer
@@ -105,6 +106,7 @@ class PackedNetwork:
         """A copy of the description, with "training", "producer" and "data_sha256"."""
         return copy.deepcopy(self._metadata)
 
+    @steady
     def logits(self, images: NDArray, threads: int | None = None, backend: str = "auto") -> F32:
         """Scores of every class.
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.kernels.basics.steady import steady
 
 WORD_BITS = 64
 PARTIAL_SUMS = 16  # of |x| over channels, for K: channel c goes to sum c % 16
@@ -32,6 +33,7 @@ def n_words(n_bits: int) -> int:
     return -(-n_bits // WORD_BITS)
 
 
+@steady
 def pack_bits(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """Pack the signs of an array into 64-bit words along one axis.
 

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from threadpoolctl import LibController, OpenBLASController, ThreadpoolController
 
 from xnor_ref.errors import check_integer
+from xnor_ref.kernels.basics.steady import settle
 
 _lock = threading.Lock()
 _inside = threading.local()
@@ -193,6 +194,7 @@ def _grow_pool(size: int) -> None:
 
 
 def _serve(tasks: SimpleQueue[Callable[[], None]]) -> None:
+    settle()  # a thread begins with the arithmetic of the one that started it
     while True:
         tasks.get()()
 

@@ -16,10 +16,12 @@ from xnor_ref.kernels.basics.geometry import Pair
 from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
+from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.ops import float_ops
 from xnor_ref.kernels.readable import reference
 
 
+@steady
 def binary_conv2d(
     x: np.ndarray,
     weight: np.ndarray,
@@ -72,6 +74,7 @@ def binary_conv2d(
     return sign_conv2d(x, weight, stride, padding, pad_value, backend, threads)
 
 
+@steady
 def xnor_conv2d(
     x: np.ndarray,
     weight: np.ndarray,
@@ -129,6 +132,7 @@ def xnor_conv2d(
     return y
 
 
+@steady
 def binary_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
     """Exact matrix product of signs, `sign(x) @ sign(weight).T`.
 

@@ -16,6 +16,7 @@ from xnor_ref.kernels.basics.geometry import Pair
 from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.modes import KMode
+from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import check_threads
 from xnor_ref.kernels.microkernels import pack
 from xnor_ref.kernels.ops import binary_ops
@@ -158,6 +159,7 @@ class _Planned:
             return (outputs,)
         return (outputs, height, width) if self._planes else (height, width, outputs)
 
+    @steady
     def run(self, x: F32, out: F32 | None = None, threads: int | None = None) -> F32:
         """The layer's result.
 
@@ -183,6 +185,7 @@ class _Planned:
         self.convolve(out, threads)
         return out
 
+    @steady
     def pack(self, x: F32, threads: int | None = None) -> None:
         """First part of `run`: the signs of x as bits, and A."""
         _check_buffer("x", x, self._shape, self._work.batch)
@@ -193,10 +196,12 @@ class _Planned:
             self._work.pack_pixels(x.reshape(len(x), 1, 1, -1) if self._rows else x, threads)
         self._n = len(x)
 
+    @steady
     def scale(self, threads: int | None = None) -> None:
         """Second part: K from A."""
         self._work.scale(self._n, check_threads(threads, "planned layer"))
 
+    @steady
     def convolve(self, out: F32, threads: int | None = None) -> None:
         """Third part: count the bits that differ, and scale."""
         if self._bound[0] is not out:

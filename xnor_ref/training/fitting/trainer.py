@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor
 from xnor_ref.datasets import AugmentSpec, Dataset, batches
 from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.nn import Module, cross_entropy
 from xnor_ref.optim import Optimizer
 from xnor_ref.training.fitting.evaluation import Logits, Scores, all_logits, float_logits, score
@@ -171,6 +172,7 @@ class Trainer:
 
     # --- the loop
 
+    @steady
     def fit(self) -> None:
         """Train from `position` to the end of the last epoch.
 

@@ -1,0 +1,77 @@
+"""Results are the same whatever another library set the processor to, in this thread or before the pool began."""
+
+import contextlib
+import copy
+import ctypes
+import platform
+import sys
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+
+import xnor_ref
+from xnor_ref import nn, optim
+from xnor_ref.autodiff import Tensor
+from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics import steady, threads
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="the bits of MXCSR are those of x86-64"
+)
+FLUSH, ZERO_INPUTS, DOWN, UP = 0x8000, 0x0040, 0x2000, 0x4000
+
+
+@contextlib.contextmanager
+def processor_set_to(bits):
+    library, before = ctypes.CDLL(None), ctypes.create_string_buffer(32)
+    library.fegetenv(before)
+    changed = ctypes.create_string_buffer(before.raw, 32)
+    changed[28:32] = (int.from_bytes(before[28:32], "little") | bits).to_bytes(4, "little")
+    library.fesetenv(changed)
+    try:
+        yield
+        assert not steady.is_usual()  # the caller has its setting back
+    finally:
+        library.fesetenv(before)
+    assert steady.is_usual()
+
+
+def results(x, weight, network, count):
+    """Of everything public that computes, on so many threads."""
+    yield xnor_ref.pack_bits(x)
+    for backend in ("auto", "reference", "numba"):
+        yield xnor_ref.binary_conv2d(x, weight, backend=backend, threads=count)
+        yield xnor_ref.xnor_conv2d(x, weight, backend=backend, threads=count)
+    yield xnor_ref.binary_linear(x[..., 0, 0], weight[..., 0, 0])
+    optimizer = optim.Adam(list(network.named_parameters()), 0.01)
+    network(Tensor(x)).backward(np.ones((len(x), 3), np.float32))
+    optimizer.step()
+    yield from network.state_dict().values()
+    packed = xnor_ref.freeze(network.eval(), input_shape=(64, 9, 9), mean=0.5, std=1, classes=("a", "b", "c"))
+    yield packed.logits(x, threads=count)
+
+
+@pytest.mark.parametrize("bits", [FLUSH, ZERO_INPUTS, FLUSH | ZERO_INPUTS, DOWN, UP], ids=hex)
+def test_results_do_not_depend_on_the_processor_s_state(bits, monkeypatch):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((70, 64, 9, 9), dtype=np.float32)
+    x[::2] *= np.float32(1e-42)  # subnormal
+    weight = rng.standard_normal((8, 64, 3, 3), dtype=np.float32)
+    layers = nn.BatchNorm2d(64), nn.BinaryConv2d(64, 8, 3, rng=rng), nn.GlobalAvgPool2d(), nn.Linear(8, 3, rng=rng)
+    networks = [nn.Sequential(*copy.deepcopy(layers)) for _ in range(3)]
+    known = [array.copy() for array in results(x, weight, networks[0], 1)]
+    for count in (1, 2):
+        monkeypatch.setattr(threads, "_threads", count)
+        monkeypatch.setattr(threads, "_tasks", SimpleQueue())
+        monkeypatch.setattr(threads, "_pool_size", 0)  # threads that begin in this state
+        with processor_set_to(bits):
+            found = [array.copy() for array in results(x, weight, networks[count], count)]
+        assert len(found) == len(known)
+        assert all(np.array_equal(one, other) for one, other in zip(found, known))
+
+
+def test_a_state_that_cannot_be_mended_is_told(monkeypatch):
+    monkeypatch.setattr(steady, "is_usual", lambda: False)
+    with pytest.raises(InputError, match="another library set this thread"):
+        xnor_ref.pack_bits(np.ones(3, np.float32))
