@@ -190,7 +190,9 @@ LAZY = {  # files with imports inside of functions, and what they buy
     "Pillow is imported only where a picture is read, drawn or written": (
         "datasets/images.py", "datasets/shapes.py", "training/report.py",
     ),
-    "torch, onnx and matplotlib are extras": ("bench/peers/torch_twin.py", "compress/plot.py", "plotting.py"),
+    "torch, onnx, matplotlib and scikit-learn are extras": (
+        "bench/peers/torch_twin.py", "compress/plot.py", "plotting.py", "training/classifier.py",
+    ),
     "fcntl is not on every system": ("datasets/download.py",),
 }  # fmt: skip
 
@@ -299,6 +301,7 @@ def test_public_names_are_there():
     for name in xnor_ref.__all__:
         assert getattr(xnor_ref, name) is not None
     assert set(xnor_ref.__all__) <= set(dir(xnor_ref))
+    assert modules_after("import xnor_ref; xnor_ref.errors.InputError; xnor_ref.nn.Linear") >= {"xnor_ref.nn"}
     with pytest.raises(AttributeError, match="no attribute 'pack'"):
         _ = xnor_ref.pack
 

@@ -1,7 +1,7 @@
 """xnor_ref: a reference implementation of XNOR-Net that trains in NumPy and runs on packed bits with Numba.
 
-The names below are the stable public functions; everything else is reached through its subpackage. They are loaded at
-first use, so that importing the package is quick and compiles nothing.
+The names below are the stable public functions and packages; everything else is reached through its subpackage. They
+are loaded at first use, so that importing the package is quick and compiles nothing.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "XnorClassifier": "xnor_ref.training.classifier",
     "pack_bits": "xnor_ref.kernels.basics.layout",
     "unpack_bits": "xnor_ref.kernels.basics.layout",
     "binary_conv2d": "xnor_ref.kernels.ops.binary_ops",
@@ -21,10 +22,17 @@ _PUBLIC = {
     "set_threads": "xnor_ref.kernels.basics.threads",
     "get_threads": "xnor_ref.kernels.basics.threads",
 }
+_PACKAGES = ("autodiff", "errors", "models", "nn", "optim", "verify")
 
 __all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from xnor_ref import autodiff as autodiff
+    from xnor_ref import errors as errors
+    from xnor_ref import models as models
+    from xnor_ref import nn as nn
+    from xnor_ref import optim as optim
+    from xnor_ref import verify as verify
     from xnor_ref.kernels.basics.layout import pack_bits as pack_bits
     from xnor_ref.kernels.basics.layout import unpack_bits as unpack_bits
     from xnor_ref.kernels.basics.threads import get_threads as get_threads
@@ -34,10 +42,13 @@ if TYPE_CHECKING:
     from xnor_ref.kernels.ops.binary_ops import xnor_conv2d as xnor_conv2d
     from xnor_ref.packed import load_packed as load_packed
     from xnor_ref.packed.freeze import freeze as freeze
+    from xnor_ref.training.classifier import XnorClassifier as XnorClassifier
     from xnor_ref.training.fit import fit as fit
 
 
 def __getattr__(name: str):
+    if name in _PACKAGES:
+        return import_module(f"xnor_ref.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'xnor_ref' has no attribute {name!r}")
     value = getattr(import_module(_PUBLIC[name]), name)
@@ -46,4 +57,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, *_PACKAGES})

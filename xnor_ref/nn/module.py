@@ -179,6 +179,10 @@ class Sequential(Module):
     def __init__(self, *layers: Module, **named: Module):
         self._layers = {str(index): layer for index, layer in enumerate(layers)} | named
 
+    def __getitem__(self, index: int | str) -> Module:
+        """A layer by its number or its name."""
+        return self._layers[index] if isinstance(index, str) else list(self._layers.values())[index]
+
     def children(self) -> Iterator[tuple[str, Module]]:
         return iter(self._layers.items())
 

@@ -42,10 +42,10 @@ from xnor_ref.training.storing.runs import OF_FIT, RunFolder, is_empty, new_run
 from xnor_ref.training.storing.sources import start_from
 
 SETTINGS = {name: field for name, field in FIELDS.items() if name not in ("dataset", "model")}
-_OF_NETWORKS = {"method", "faithful", "model_options"} | {
+OF_NETWORKS = {"method", "faithful", "model_options"} | {
     name for name, field in FIELDS.items() if field.metadata.get("needs", ("",))[0] == "method"
 }
-_OF_DATA = {"train_size", "val_size", "image_size", "data_dir", "archive"}
+OF_DATA = {"train_size", "val_size", "image_size", "data_dir", "archive"}
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class _Run:
     def __init__(self, config: Any, model: Any, data: Dataset, built: bool, loaded: bool, observer: Observer):
         self.config, self.model, self.data, self.observer = config, model, data, observer
         self.as_train = built and loaded  # then all is as the command `train` does it, and so is the folder
-        without = (set() if built else {*_OF_NETWORKS, "model"}) | (set() if loaded else {*_OF_DATA, "dataset"})
+        without = (set() if built else {*OF_NETWORKS, "model"}) | (set() if loaded else {*OF_DATA, "dataset"})
         self.settings = {
             name: value
             for name, value in config.to_dict().items()
@@ -297,8 +297,8 @@ def _config(network: Module | str, train: Any, settings: dict[str, Any]) -> Any:
     if "plugin" in said:
         plugins.load(said["plugin"])
     for foreign, of, instead in (
-        (_OF_NETWORKS if isinstance(network, Module) else (), "network", "its layers decide it"),
-        (() if isinstance(train, str) else _OF_DATA, "data set", "arrays have none"),
+        (OF_NETWORKS if isinstance(network, Module) else (), "network", "its layers decide it"),
+        (() if isinstance(train, str) else OF_DATA, "data set", "arrays have none"),
     ):
         for name in said:
             if name in foreign:
