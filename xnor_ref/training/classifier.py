@@ -199,14 +199,6 @@ class XnorClassifier:
             raise InputError(f"XnorClassifier: image_shape {shape} does not hold the {features} features of a row of X")
         return shape
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "packed_"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if "network_" in state:
-            self.packed_ = _packed(self.network_)
-
     def __repr__(self) -> str:
         said = {name: value for name, value in self.get_params().items() if value is not None}
         return f"XnorClassifier({', '.join(f'{name}={value!r}' for name, value in said.items())})"
