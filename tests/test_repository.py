@@ -22,7 +22,7 @@ def test_the_stable_names_are_those_of_the_package():
     assert sorted(names) == sorted([*xnor_ref.__all__, *xnor_ref._PACKAGES])
     for name in names:
         assert getattr(xnor_ref, name) is not None
-    (attributes,) = re.findall(r"of what it returns: (.*) \|", table)
+    (attributes,) = re.findall(r"of what they return: (.*) \|", table)
     assert all(hasattr(PackedNetwork, name) for name in re.findall(r"`(\w+)`", attributes))
 
 
