@@ -43,8 +43,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
 
     Parameters
     ----------
-    path : str or PathLike
-        The file to write; its folder must exist.
+    path : the file to write; its folder must exist
     data : bytes, or a function that is given the open binary file and writes to it
     flush : whether to wait for the disk; if not, the file may be found empty after the power has failed
 
@@ -166,11 +165,8 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
 
     Parameters
     ----------
-    path : str or PathLike
-    tensors : dict of ndarray
-        Booleans, integers or floats of any shape.
-    metadata : dict
-        JSON values only, with "format" (str) and "version" (int); "digest" is added, and replaced if there.
+    tensors : booleans, integers or floats of any shape
+    metadata : JSON values only, with "format" (str) and "version" (int); "digest" is added, and replaced if there
 
     Raises
     ------
@@ -207,14 +203,10 @@ def load_tensors(
 
     Parameters
     ----------
-    path : str or PathLike
-        A regular file, or a symbolic link to one.
-    expect_format : str
-        The "format" that the description must name.
-    max_version : int
-        Versions 1 to `max_version` are read.
-    max_bytes : int
-        Larger files are refused unread.
+    path : a regular file, or a symbolic link to one
+    expect_format : the "format" that the description must name
+    max_version : versions 1 to `max_version` are read
+    max_bytes : larger files are refused unread
 
     Returns
     -------

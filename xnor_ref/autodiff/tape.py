@@ -126,10 +126,8 @@ class Taped:
 
         Parameters
         ----------
-        grad : ndarray, optional
-            dC/d(this), of this shape; 1 if left out, which only a Tensor of one element allows.
-        keep_tape : bool
-            Keep the record, so that backward can run again. By default each op is freed as soon as it is done.
+        grad : dC/d(this), of this shape; 1 if left out, which only a Tensor of one element allows
+        keep_tape : keep the record, so that backward can run again. By default each op is freed as soon as it is done.
 
         Raises
         ------

@@ -52,13 +52,10 @@ def tree_conv2d(
     ----------
     x, weight, stride, padding, pad_value, threads
         As in `binary_conv2d`: float32 (N, C, H, W) and (O, C, KH, KW).
-    tree : Tree, optional
-        Made of the same weights by `compress.tree.build(filter_rows(weight), C*KH*KW)`; default: the minimum spanning
-        tree.
-    form : {"weights", "words"}
-        Whether single weights or 64-bit words are visited; see above. The same integers.
-    backend : {"auto", "numba", "reference"}
-        "reference" is the identity as it stands, in NumPy.
+    tree : made of the same weights by `compress.tree.build(filter_rows(weight), C*KH*KW)`; default: the
+        minimum spanning tree
+    form : {"weights", "words"}; whether single weights or 64-bit words are visited; see above. The same integers.
+    backend : {"auto", "numba", "reference"}; "reference" is the identity as it stands, in NumPy
 
     Returns
     -------
@@ -128,8 +125,7 @@ class TreeConv:
 
     Parameters
     ----------
-    words : uint64 (O, KH, KW, n_words(channels))
-        Weights as `binary_ops.conv2d_bits` takes them.
+    words : uint64 (O, KH, KW, n_words(channels)); weights as `binary_ops.conv2d_bits` takes them
     tree : Tree over the same filters; the order of their signs does not matter to it.
 
     Raises

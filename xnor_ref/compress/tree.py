@@ -95,16 +95,12 @@ def build(
 
     Parameters
     ----------
-    rows : uint64 (O, n_words(n_bits))
-        Tail bits are ignored.
-    kind : {"mst", "star", "direct"}
-        "mst": a minimum spanning tree of small depth, rooted at its centre. "star": every channel follows from the one
-        with the smallest sum of distances. "direct": no channel follows from another.
-    complement : bool
-        A channel may follow from the opposite of another, since the sums of -B are those of B negated: distance
-        min(d, n - d), and one more bit for each edge.
-    starts : int
-        The most channels that the search for a shallow tree starts from, see below.
+    rows : uint64 (O, n_words(n_bits)); tail bits are ignored
+    kind : {"mst", "star", "direct"}; "mst": a minimum spanning tree of small depth, rooted at its centre. "star": every
+        channel follows from the one with the smallest sum of distances. "direct": no channel follows from another.
+    complement : a channel may follow from the opposite of another, since the sums of -B are those of B negated:
+        distance min(d, n - d), and one more bit for each edge
+    starts : the most channels that the search for a shallow tree starts from, see below
 
     Returns
     -------

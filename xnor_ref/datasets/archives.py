@@ -59,8 +59,6 @@ class ZipFiles:
 
     Parameters
     ----------
-    path : Path
-    limits : Limits
 
     Raises
     ------
@@ -238,9 +236,7 @@ class FolderFiles:
 
     Parameters
     ----------
-    root : Path
-    parts : tuple of str, optional
-        Names directly under `root` that belong to the data set; by default all.
+    parts : names directly under `root` that belong to the data set; by default all
 
     Raises
     ------

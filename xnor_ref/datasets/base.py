@@ -25,8 +25,7 @@ class Split:
 
     Attributes
     ----------
-    images : ndarray of uint8, (N, H, W, C)
-        Raw pixels, C-contiguous; may be a read-only memory map.
+    images : ndarray of uint8, (N, H, W, C); raw pixels, C-contiguous; may be a read-only memory map
     labels : ndarray of int64, (N,)
     """
 
@@ -43,14 +42,9 @@ class Dataset:
 
     Attributes
     ----------
-    name : str
-    classes : tuple of str
-        Human names in label order, all different.
-    train, val : Split
-    mean, std : tuple of float
-        Per channel, of pixel/255 over the training images; what inputs are normalised with.
-    sha256 : str
-        Fingerprint of class names, pixels and labels; equal for equal content, wherever it was loaded from.
+    classes : human names in label order, all different
+    mean, std : per channel, of pixel/255 over the training images; what inputs are normalised with
+    sha256 : fingerprint of class names, pixels and labels; equal for equal content, wherever it was loaded from
 
     Raises
     ------
@@ -147,10 +141,8 @@ def fingerprint(classes: tuple[str, ...], shape: tuple[int, ...], hashes: dict[s
 
     Parameters
     ----------
-    classes : tuple of str
     shape : (H, W, C)
-    hashes : dict
-        Split name -> (SHA-256 of the images, SHA-256 of the labels), as `array_sha256` gives them.
+    hashes : split name -> (SHA-256 of the images, SHA-256 of the labels), as `array_sha256` gives them
     """
     content = {"classes": list(classes), "shape": list(shape), "splits": {k: list(v) for k, v in hashes.items()}}
     return sha256_bytes(canonical_json(content))

@@ -28,11 +28,9 @@ class AugmentSpec:
 
     Attributes
     ----------
-    crop_padding : int
-        The image is shifted by up to this many pixels in each direction, as if padded and cropped again. What
-        comes in from outside is the mean pixel, exactly 0 after normalisation, so it pulls no activation.
-    flip : bool
-        Mirrored left to right, every second time.
+    crop_padding : the image is shifted by up to this many pixels in each direction, as if padded and cropped again.
+        What comes in from outside is the mean pixel, exactly 0 after normalisation, so it pulls no activation.
+    flip : mirrored left to right, every second time
     """
 
     crop_padding: int = 0
@@ -49,10 +47,8 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
     Parameters
     ----------
-    n : int
-        Number of images, at least 1.
-    seed, epoch : int
-        Not negative; together they decide the order.
+    n : number of images, at least 1
+    seed, epoch : not negative; together they decide the order
 
     Returns
     -------
@@ -109,18 +105,12 @@ def make_batch(
 
     Parameters
     ----------
-    images : ndarray of uint8, (N, H, W, C)
-        C-contiguous; a read-only memory map will do.
-    indices : ndarray of int64, (B,)
-        Which images, each from 0 to N-1.
-    lut : ndarray of float32, (256, C)
-        `normalization_table` of the data set.
-    seed, epoch : int
-        With an image's index they decide its shift and flip.
-    augment : AugmentSpec or None
-        None leaves the images as they are (validation).
-    backend : {"auto", "reference", "numba"}
-        Both give the same bits.
+    images : ndarray of uint8, (N, H, W, C); C-contiguous; a read-only memory map will do
+    indices : ndarray of int64, (B,); which images, each from 0 to N-1
+    lut : ndarray of float32, (256, C); `normalization_table` of the data set
+    seed, epoch : with an image's index they decide its shift and flip
+    augment : None leaves the images as they are (validation)
+    backend : {"auto", "reference", "numba"}; both give the same bits
 
     Returns
     -------

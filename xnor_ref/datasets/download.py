@@ -32,12 +32,9 @@ class RemoteFile:
 
     Attributes
     ----------
-    url : str
-        http or https.
-    size : int
-        In bytes.
-    md5 : str
-        32 hexadecimal digits.
+    url : http or https
+    size : in bytes
+    md5 : 32 hexadecimal digits
     """
 
     url: str
@@ -62,16 +59,10 @@ def download(
 
     Parameters
     ----------
-    remote : RemoteFile
-    target : Path
-        Written whole and checked, or not at all; its folder is made if missing.
-    progress : callable, optional
-    tries : int
-        Connections in a row that may end without 1 % of the file.
-    timeout : float
-        Seconds without a byte after which a connection counts as broken.
-    pause : float
-        Seconds before the second try, doubled for each further one, at most 30.
+    target : written whole and checked, or not at all; its folder is made if missing
+    tries : connections in a row that may end without 1 % of the file
+    timeout : seconds without a byte after which a connection counts as broken
+    pause : seconds before the second try, doubled for each further one, at most 30
 
     Raises
     ------

@@ -33,12 +33,9 @@ def load(
 
     Parameters
     ----------
-    data_dir : Path
-        DIR above; class names are the names of the class folders, in alphabetical order.
-    image_size : int
-        Width and height of the packed images, from 8 to 1024.
-    cache_dir : Path, optional
-        Where packed copies are kept; by default DIR/.xnor_ref-packed.
+    data_dir : DIR above; class names are the names of the class folders, in alphabetical order
+    image_size : width and height of the packed images, from 8 to 1024
+    cache_dir : where packed copies are kept; by default DIR/.xnor_ref-packed
 
     Raises
     ------

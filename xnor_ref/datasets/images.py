@@ -33,10 +33,8 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
 
     Parameters
     ----------
-    files : list of (bytes, str)
-        Content of each, and how errors name it.
-    size : int
-        Required width and height.
+    files : content of each, and how errors name it
+    size : required width and height
 
     Returns
     -------
@@ -82,12 +80,9 @@ def load_photos(paths: Sequence[Path], image_size: int, channels: int = 3) -> Im
 
     Parameters
     ----------
-    paths : sequence of Path
-        JPEG, PNG, BMP, GIF, WEBP, TIFF or PPM files of at most 100 megapixels.
-    image_size : int
-        Width and height of the result, from 1 to 4096.
-    channels : {1, 3}
-        Greyscale or RGB.
+    paths : JPEG, PNG, BMP, GIF, WEBP, TIFF or PPM files of at most 100 megapixels
+    image_size : width and height of the result, from 1 to 4096
+    channels : {1, 3}; greyscale or RGB
 
     Returns
     -------

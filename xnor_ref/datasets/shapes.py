@@ -48,8 +48,7 @@ def load(
 
     Parameters
     ----------
-    seed : int
-        Not negative; another seed gives other pictures of the same kinds.
+    seed : not negative; another seed gives other pictures of the same kinds
     train_size, val_size : int
         Images per split, from 12 (one of each kind) to 1,000,000; kinds are balanced to within one image.
 
@@ -93,8 +92,7 @@ def draw(seed: int, split: str, index: int) -> Images:
 
     Parameters
     ----------
-    seed, index : int
-        Not negative.
+    seed, index : not negative
     split : {"train", "val"}
 
     Returns

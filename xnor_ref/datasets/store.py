@@ -53,12 +53,9 @@ class Source:
 
     Attributes
     ----------
-    classes : tuple of str
     shape : (H, W, C)
-    counts : dict
-        Split name -> number of images.
-    blocks : callable
-        Split name -> iterator over (images (k, H, W, C) uint8, labels (k,) int64), in order.
+    counts : split name -> number of images
+    blocks : split name -> iterator over (images (k, H, W, C) uint8, labels (k,) int64), in order
     """
 
     classes: tuple[str, ...]
@@ -96,17 +93,11 @@ def open_or_pack(
 
     Parameters
     ----------
-    folder : Path
-        Holds prepared copies; made if missing. Where it cannot be written (read-only, no permission) the data set
+    folder : holds prepared copies; made if missing. Where it cannot be written (read-only, no permission) the data set
         is built in memory, with a `DatasetWarning`.
-    name : str
-    identity : dict
-        JSON values that tell this source and this way of packing from every other.
-    scan : callable
-        Called only if there is no good copy.
-    progress : callable, optional
-    activity : str
-        First word of what `progress` is told.
+    identity : JSON values that tell this source and this way of packing from every other
+    scan : called only if there is no good copy
+    activity : first word of what `progress` is told
 
     Raises
     ------
@@ -158,10 +149,8 @@ def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
 
     Parameters
     ----------
-    place : Path
-        Its folder.
-    identity : dict, optional
-        What it must have been made from.
+    place : its folder
+    identity : what it must have been made from
 
     Raises
     ------

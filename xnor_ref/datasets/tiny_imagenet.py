@@ -53,12 +53,9 @@ def load(
 
     Parameters
     ----------
-    archive : Path, optional
-        The official zip, or one in its layout; a folder in the layout will do as well.
-    download : bool
-    remote : RemoteFile, optional
-        What to fetch instead of the official file. The environment variable XNOR_REF_TINY_IMAGENET_URL does the same:
-        the address of a mirror, or "address bytes md5" for another file.
+    archive : the official zip, or one in its layout; a folder in the layout will do as well
+    remote : what to fetch instead of the official file. The environment variable XNOR_REF_TINY_IMAGENET_URL does the
+        same: the address of a mirror, or "address bytes md5" for another file.
 
     Raises
     ------

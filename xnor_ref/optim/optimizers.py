@@ -25,16 +25,13 @@ class Optimizer:
     ----------
     params : iterable of Parameter, or of (name, Parameter)
         float32 Tensors that require gradients. Names (by default "0", "1", ...) are those of the state.
-    lr : float
-        Learning rate, above 0. The attribute `lr` may be set before each step, also to 0. A parameter with an attribute
-        `lr_scale` gets that many times as much.
-    weight_decay : float
-        Strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing; where the
-        attribute `decay_steps` is set, in so many steps only.
+    lr : learning rate, above 0. The attribute `lr` may be set before each step, also to 0. A parameter with an
+        attribute `lr_scale` gets that many times as much.
+    weight_decay : strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing;
+        where the attribute `decay_steps` is set, in so many steps only.
     backend : {"auto", "reference", "numba"}
         Two implementations with the same bits; "auto" is Numba, or NumPy where Numba's compiler is disabled.
-    threads : int, optional
-        By default the process-wide number.
+    threads : by default the process-wide number
 
     Raises
     ------
@@ -169,10 +166,8 @@ class SGD(Optimizer):
     ----------
     params, lr, weight_decay, backend, threads
         See Optimizer. Weight decay is L2: it is added to the gradient.
-    momentum : float
-        In [0, 1). With 0 there is no state.
-    nesterov : bool
-        Needs momentum.
+    momentum : in [0, 1). With 0 there is no state.
+    nesterov : needs momentum
     """
 
     def __init__(
@@ -233,12 +228,9 @@ class Adam(Moments):
     ----------
     params, lr, weight_decay, backend, threads
         See Optimizer.
-    betas : pair of float
-        Each in [0, 1); by default 0.9 and 0.999.
-    eps : float
-        At least 1.2e-38, the smallest normal float32; by default 1e-8.
-    decoupled : bool
-        False: g = grad + weight_decay param. True (AdamW): param *= 1 - lr weight_decay, and g = grad.
+    betas : each in [0, 1); by default 0.9 and 0.999
+    eps : at least 1.2e-38, the smallest normal float32; by default 1e-8
+    decoupled : False: g = grad + weight_decay param. True (AdamW): param *= 1 - lr weight_decay, and g = grad.
     """
 
     slots = ("mean", "square")
