@@ -49,8 +49,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
 
     Raises
     ------
-    OutputError
-        Disk full, read-only, no permission, no such folder, or `path` is there and not a regular file. The
+    OutputError : disk full, read-only, no permission, no such folder, or `path` is there and not a regular file. The
         temporary file is removed and the old file untouched.
     """
     if "\0" in os.fspath(path):
@@ -121,8 +120,7 @@ def canonical_json(value: Any) -> bytes:
 
     Raises
     ------
-    InputError
-        The value holds something that JSON cannot say.
+    InputError : the value holds something that JSON cannot say
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -170,10 +168,8 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
 
     Raises
     ------
-    InputError, InputTypeError
-        A name, dtype or description that cannot be stored.
-    OutputError
-        The file could not be written; what was there is untouched.
+    InputError, InputTypeError : a name, dtype or description that cannot be stored
+    OutputError : the file could not be written; what was there is untouched
     """
     _check_identity(metadata)
     arrays = {}
@@ -217,10 +213,8 @@ def load_tensors(
 
     Raises
     ------
-    InputTypeError
-        `path` is no path.
-    ModelFileError
-        Missing, unreadable, not a regular file, empty, cut short, altered, of another kind or version.
+    InputTypeError : `path` is no path
+    ModelFileError : missing, unreadable, not a regular file, empty, cut short, altered, of another kind or version
     """
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"path must be a str or PathLike, got {path!r}")

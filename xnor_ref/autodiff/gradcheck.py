@@ -44,10 +44,8 @@ def gradcheck(
 
     Raises
     ------
-    GradientError
-        The error is above the tolerance, or not a number.
-    InputTypeError, InputError
-        Inputs that are not float64; no inputs; no directions.
+    GradientError : the error is above the tolerance, or not a number
+    InputTypeError, InputError : inputs that are not float64; no inputs; no directions
 
     >>> gradcheck(lambda x: x * x, [np.array([1.0, 2.0, 3.0])]) < 1e-8
     True

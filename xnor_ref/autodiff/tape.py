@@ -131,8 +131,7 @@ class Taped:
 
         Raises
         ------
-        InputError
-            Nothing was recorded, the record was freed, or shapes clash. Then no leaf has changed.
+        InputError : nothing was recorded, the record was freed, or shapes clash. Then no leaf has changed.
         """
         if not self.requires_grad:
             raise InputError("backward: nothing was recorded; no input requires a gradient, or no_grad was active")

@@ -65,8 +65,7 @@ class Tensor(Taped):
 
     Raises
     ------
-    InputTypeError
-        Other dtypes; or a gradient asked of integers or booleans.
+    InputTypeError : other dtypes; or a gradient asked of integers or booleans
 
     Notes
     -----

@@ -28,8 +28,7 @@ def encode(rows: NDArray[np.uint64], tree: Tree) -> NDArray[np.uint8]:
 
     Raises
     ------
-    InputError
-        The tree has not exactly one root, or the layer is larger than `decode` would read.
+    InputError : the tree has not exactly one root, or the layer is larger than `decode` would read
     """
     channels, n_bits = tree.out_channels, tree.n_bits
     if tree.roots != 1:
@@ -53,9 +52,8 @@ def decode(stream: NDArray[np.uint8], channels: int, n_bits: int) -> tuple[NDArr
 
     Raises
     ------
-    ModelFileError
-        Sizes beyond the limits or out of proportion to the stream; not exactly one root; a cycle; bytes missing,
-        left over or altered.
+    ModelFileError : sizes beyond the limits or out of proportion to the stream; not exactly one root; a cycle; bytes
+        missing, left over or altered
     """
     if channels < 1 or not 1 <= n_bits <= MAX_FILTER or channels * n_bits > MAX_WEIGHTS:
         raise ModelFileError(f"{channels} filters of {n_bits} weights are more than the {MAX_WEIGHTS} that are read")

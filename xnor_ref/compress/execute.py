@@ -63,8 +63,7 @@ def tree_conv2d(
 
     Raises
     ------
-    InputTypeError, InputError
-        As in `binary_conv2d`; or the tree does not fit the weights.
+    InputTypeError, InputError : as in `binary_conv2d`; or the tree does not fit the weights
 
     Examples
     --------
@@ -130,8 +129,7 @@ class TreeConv:
 
     Raises
     ------
-    InputError
-        From `run`: an image takes more than 2**32 bytes as planes.
+    InputError : from `run`: an image takes more than 2**32 bytes as planes
     """
 
     def __init__(

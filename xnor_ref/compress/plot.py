@@ -36,10 +36,8 @@ def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
 
     Raises
     ------
-    InputError
-        matplotlib is not there, or the file name ends in none of `plotting.FORMATS`.
-    OutputError
-        The file could not be written.
+    InputError : matplotlib is not there, or the file name ends in none of `plotting.FORMATS`
+    OutputError : the file could not be written
     """
     check_plot(path)
     from matplotlib.collections import LineCollection

@@ -114,8 +114,7 @@ def build(
 
     Raises
     ------
-    InputError
-        Fewer than two channels (but for "direct"), or an unknown kind.
+    InputError : fewer than two channels (but for "direct"), or an unknown kind
 
     Examples
     --------
@@ -150,8 +149,7 @@ def from_parents(
 
     Raises
     ------
-    InputError
-        The numbers do not fit the filters, or there is a cycle.
+    InputError : the numbers do not fit the filters, or there is a cycle
     """
     channels = len(rows)
     if negated is None:

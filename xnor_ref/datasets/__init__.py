@@ -51,12 +51,9 @@ def load(
 
     Raises
     ------
-    DatasetError
-        Missing, damaged, hostile or in a wrong layout; the message says what was looked for and what to do.
-    InputError
-        An unknown name or option.
-    OutputError
-        No room for the prepared copy.
+    DatasetError : missing, damaged, hostile or in a wrong layout; the message says what was looked for and what to do
+    InputError : an unknown name or option
+    OutputError : no room for the prepared copy
     """
     module = importlib.import_module(f"xnor_ref.datasets.{_found(name)[0]}")
     wanted = dict(options)

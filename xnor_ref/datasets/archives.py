@@ -62,10 +62,9 @@ class ZipFiles:
 
     Raises
     ------
-    DatasetError
-        When made or at the first use: missing, not a zip, damaged, or with an entry that has no place in a data set:
-        a name that leads out of the archive or cannot be a file's, a name given twice, a symbolic link, encryption,
-        more or larger entries than `limits` allow. The message names archive and entry.
+    DatasetError : when made or at the first use: missing, not a zip, damaged, or with an entry that has no place in a
+        data set: a name that leads out of the archive or cannot be a file's, a name given twice, a symbolic link,
+        encryption, more or larger entries than `limits` allow. The message names archive and entry.
     """
 
     def __init__(self, path: Path, limits: Limits = Limits()) -> None:
@@ -240,8 +239,7 @@ class FolderFiles:
 
     Raises
     ------
-    DatasetError
-        It cannot be read, or a link leads out of it.
+    DatasetError : it cannot be read, or a link leads out of it
     """
 
     def __init__(self, root: Path, parts: tuple[str, ...] | None = None) -> None:

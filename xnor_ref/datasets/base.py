@@ -48,8 +48,7 @@ class Dataset:
 
     Raises
     ------
-    DatasetError
-        An empty split, images that are not square uint8 NHWC, labels outside the classes.
+    DatasetError : an empty split, images that are not square uint8 NHWC, labels outside the classes
     """
 
     name: str
@@ -161,8 +160,7 @@ def verify(dataset: Dataset) -> None:
 
     Raises
     ------
-    DatasetError
-        They differ: the cached copy was altered or its disk is damaged.
+    DatasetError : they differ: the cached copy was altered or its disk is damaged
     """
     measured = _measure(dataset.classes, dataset.train, dataset.val)
     if measured != dataset.sha256:

@@ -57,8 +57,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
     Raises
     ------
-    InputError
-        A number out of its range.
+    InputError : a number out of its range
     """
     for name, value, low in (("n", n, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
         check_integer(f"epoch_order: {name}", value, low, _MAX_COUNTER)
@@ -77,8 +76,7 @@ def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDAr
 
     Raises
     ------
-    InputError
-        mean and std differ in length, hold something not finite, or std is not positive.
+    InputError : mean and std differ in length, hold something not finite, or std is not positive
     """
     mean64, std64 = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     if mean64.ndim != 1 or mean64.shape != std64.shape or not mean64.size:
@@ -118,8 +116,7 @@ def make_batch(
 
     Raises
     ------
-    InputError, InputTypeError
-        A shape, dtype or index that does not fit.
+    InputError, InputTypeError : a shape, dtype or index that does not fit
     """
     images, indices = _check_batch(images, indices, lut)
     for name, value in (("seed", seed), ("epoch", epoch)):

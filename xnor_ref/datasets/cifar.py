@@ -27,8 +27,7 @@ def load(*, name: str = "cifar10", data_dir: Path, progress: Progress | None = N
 
     Raises
     ------
-    DatasetError
-        A file is missing, ends within a record, or holds a label above 9.
+    DatasetError : a file is missing, ends within a record, or holds a label above 9
     """
     folder = next((data_dir / sub for sub in _FOLDERS if (data_dir / sub / _TEST_FILE).is_file()), None)
     if folder is None:

@@ -66,13 +66,10 @@ def download(
 
     Raises
     ------
-    InputError
-        The address is not one of http or https.
-    DatasetError
-        Unreachable, refused by the server, another size than expected (nothing is kept), wrong content (nothing is
-        kept), or cut short too often (what arrived is kept for the next time).
-    OutputError
-        The disk is full or cannot be written; what arrived is kept.
+    InputError : the address is not one of http or https
+    DatasetError : unreachable, refused by the server, another size than expected (nothing is kept), wrong content
+        (nothing is kept), or cut short too often (what arrived is kept for the next time)
+    OutputError : the disk is full or cannot be written; what arrived is kept
     """
     try:
         scheme = urllib.parse.urlsplit(remote.url).scheme

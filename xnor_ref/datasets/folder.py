@@ -39,12 +39,9 @@ def load(
 
     Raises
     ------
-    DatasetError
-        No such folder, a class folder without images, a damaged image, a link that leads out of the folder.
-    InputError
-        `image_size` out of range.
-    OutputError
-        No room for the packed copy.
+    DatasetError : no such folder, a class folder without images, a damaged image, a link that leads out of the folder
+    InputError : `image_size` out of range
+    OutputError : no room for the packed copy
     """
     check_integer("folder: image_size", image_size, 8, 1024)
     if not data_dir.is_dir():

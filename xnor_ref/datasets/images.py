@@ -43,8 +43,7 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
 
     Raises
     ------
-    DatasetError
-        One is not a JPEG, damaged, cut short or of another size.
+    DatasetError : one is not a JPEG, damaged, cut short or of another size
     """
     out = np.empty((len(files), size, size, 3), np.uint8)
 
@@ -90,10 +89,8 @@ def load_photos(paths: Sequence[Path], image_size: int, channels: int = 3) -> Im
 
     Raises
     ------
-    DatasetError
-        One is missing, not an image, damaged, cut short or too large.
-    InputError
-        A size or channel count out of range.
+    DatasetError : one is missing, not an image, damaged, cut short or too large
+    InputError : a size or channel count out of range
     """
     if channels not in (1, 3):
         raise InputError(f"load_photos: channels must be 1 or 3, got {channels!r}")

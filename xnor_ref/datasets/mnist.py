@@ -39,8 +39,7 @@ def load(*, name: str, data_dir: Path, progress: Progress | None = None) -> Data
 
     Raises
     ------
-    DatasetError
-        A file is missing, damaged, cut short or too long, has a wrong header, or holds a label above 9.
+    DatasetError : a file is missing, damaged, cut short or too long, has a wrong header, or holds a label above 9
     """
     folder = next((place for place in (data_dir / name, data_dir) if _find(place, _FILES["val"][0])), None)
     if folder is None:

@@ -54,8 +54,7 @@ def load(
 
     Raises
     ------
-    InputError
-        An option out of its range.
+    InputError : an option out of its range
     """
     for option, value, low, high in (
         ("seed", seed, 0, 2**63 - 1),

@@ -101,10 +101,8 @@ def open_or_pack(
 
     Raises
     ------
-    DatasetError
-        From the source.
-    OutputError
-        The disk is full or failed; nothing is left behind.
+    DatasetError : from the source
+    OutputError : the disk is full or failed; nothing is left behind
     """
     place = folder / f"{name}-{sha256_bytes(canonical_json(identity))[:16]}"
     if os.path.lexists(place):
@@ -154,8 +152,7 @@ def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
 
     Raises
     ------
-    DatasetError
-        Missing, damaged, of another version or of another identity.
+    DatasetError : missing, damaged, of another version or of another identity
     """
     try:
         manifest = _read_manifest(place)

@@ -59,10 +59,8 @@ def load(
 
     Raises
     ------
-    DatasetError
-        Nothing found, or what was found is damaged, hostile or in a wrong layout.
-    OutputError
-        No room for the download or the packed copy.
+    DatasetError : nothing found, or what was found is damaged, hostile or in a wrong layout
+    OutputError : no room for the download or the packed copy
     """
     packed = data_dir / "packed"
     if archive is None:
@@ -133,9 +131,8 @@ def scan(files: Files) -> Source:
 
     Raises
     ------
-    DatasetError
-        A list is missing or malformed, a class has no training images, an annotation names an unknown class or a
-        missing image, an image has no annotation.
+    DatasetError : a list is missing or malformed, a class has no training images, an annotation names an unknown class
+        or a missing image, an image has no annotation
     """
     names = files.names()
     root = _root(files, names)

@@ -124,8 +124,7 @@ def network_errors(model, data: Dataset, images: int = IMAGES) -> dict[str, dict
 
     Raises
     ------
-    InputError
-        The network has no binary convolution.
+    InputError : the network has no binary convolution
     """
     modules = dict(model.named_modules())
     layers = {name: module for name, module in modules.items() if isinstance(module, BinaryConv2d)}

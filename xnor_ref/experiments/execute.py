@@ -38,12 +38,9 @@ def prepare(plan: Plan, download: bool = False, observer: Observer | None = None
 
     Raises
     ------
-    ModelFileError
-        A folder of the plan holds a run with other settings or on other data.
-    DatasetError
-        The data set is missing or damaged.
-    InputError
-        A network that cannot be built: this is said before hours are spent on the rows before it.
+    ModelFileError : a folder of the plan holds a run with other settings or on other data
+    DatasetError : the data set is missing or damaged
+    InputError : a network that cannot be built: this is said before hours are spent on the rows before it
     """
     data = load_data(plan.runs[0].config, download, observer)
     here = data_identity(data)
@@ -80,8 +77,7 @@ def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = 
     Raises
     ------
     ModelFileError, DatasetError, EquivalenceError, OutputError
-    Interrupted
-        The run was saved; the same call goes on with it.
+    Interrupted : the run was saved; the same call goes on with it
     """
     observer = observer or Observer()
     data, states = prepare(plan, download, observer)

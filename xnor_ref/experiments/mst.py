@@ -30,8 +30,7 @@ def figures(model: Path) -> dict[str, Any]:
 
     Raises
     ------
-    ModelFileError, InputError
-        No sound model file; no binary layers.
+    ModelFileError, InputError : no sound model file; no binary layers
     """
     made = compressing.compress(*compressing.read(model))
     total = costs.total(layer.costs for layer in made.layers)

@@ -315,8 +315,7 @@ def summary(root: Path, before: str = "") -> str:
 
     Raises
     ------
-    ModelFileError
-        A results.json is damaged.
+    ModelFileError : a results.json is damaged
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in EXPERIMENTS}
     for path in sorted(root.glob(f"*/{RESULTS}")):

@@ -72,8 +72,7 @@ class Optimizer:
 
         Raises
         ------
-        InputError
-            A gradient has another shape or dtype than its parameter. Then nothing was updated.
+        InputError : a gradient has another shape or dtype than its parameter. Then nothing was updated.
         """
         todo = []
         for name, param in self.params.items():
@@ -116,8 +115,7 @@ class Optimizer:
 
         Raises
         ------
-        ModelFileError
-            Names, shapes or dtypes differ from this optimiser's. Then nothing has changed.
+        ModelFileError : names, shapes or dtypes differ from this optimiser's. Then nothing has changed.
         """
         own, caller = self.state_dict(), f"{type(self).__name__}.load_state_dict"
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

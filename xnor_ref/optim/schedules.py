@@ -50,8 +50,7 @@ def make_schedule(
 
     Raises
     ------
-    InputError
-        An unknown kind or a number out of range.
+    InputError : an unknown kind or a number out of range
 
     >>> lr = make_schedule("linear", 1.0, 4)
     >>> [lr(step) for step in range(5)]
