@@ -192,7 +192,6 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "datasets/images.py", "datasets/shapes.py", "training/report.py",
     ),
     "torch, onnx and matplotlib are extras": ("bench/peers/torch_twin.py", "compress/plot.py", "plotting.py"),
-    "fcntl is not on every system": ("datasets/download.py",),
 }  # fmt: skip
 
 

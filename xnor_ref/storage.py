@@ -6,6 +6,7 @@ of every array, so a file that was cut short or altered anywhere is refused when
 checkpoints are both kept this way (docs/model-format.md has the byte layout and the digest rule).
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,13 +14,18 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError, is_integer
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PathLike = str | os.PathLike[str]
 
@@ -28,9 +34,8 @@ TEMPORARY = ".xnor_ref-"  # how the names of files begin that are still being wr
 MAX_HEADER_BYTES = 16 * 2**20  # names, shapes and metadata; real files need a few kilobytes
 MAX_DEPTH = 100  # of JSON in JSON; what walks it may recurse
 MAX_FILE_BYTES = 16 * 2**30
-_DTYPES = {
-    np.dtype(name) for name in ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-} | {np.dtype(name) for name in ("float16", "float32", "float64")}
+_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+_DTYPES = {np.dtype(name) for name in ("bool", *_INTEGERS, "float16", "float32", "float64")}
 _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 
 
@@ -74,7 +79,8 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
                     os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            _remove_quietly(temporary)
+            with contextlib.suppress(OSError):  # the error that brought us here is the one to report
+                os.unlink(temporary)
             raise
     except OutputError:
         raise
@@ -95,13 +101,6 @@ def _reason(error: OSError, folder: str) -> str:
     return error.strerror or str(error)
 
 
-def _remove_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass  # the error that brought us here is the one to report
-
-
 def sync_folder(folder: PathLike) -> None:
     """Make the names in a folder durable, where the file system can."""
     try:
@@ -115,13 +114,23 @@ def sync_folder(folder: PathLike) -> None:
             raise
 
 
-def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: keys sorted, no spaces, ASCII only, no NaN or infinity.
+def lock_alone(file: IO) -> bool:
+    """Lock an open file against other processes until it is closed; False where one of them holds it.
 
-    Raises
-    ------
-    InputError : the value holds something that JSON cannot say
+    Where files cannot be locked (Windows, some file systems) nothing is noticed.
     """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a file system without locks
+    return True
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value: keys sorted, no spaces, ASCII only. Raises InputError for what JSON cannot say."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
@@ -171,7 +180,8 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
     InputError, InputTypeError : a name, dtype or description that cannot be stored
     OutputError : the file could not be written; what was there is untouched
     """
-    _check_identity(metadata)
+    if not isinstance(metadata.get("format"), str) or not is_integer(metadata.get("version")):
+        raise InputError('save_tensors: metadata needs "format" (str) and "version" (int)')
     arrays = {}
     for name in sorted(tensors):
         array = tensors[name]
@@ -184,12 +194,6 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
     described = {**metadata, "digest": tensors_digest(arrays, metadata)}
     text = canonical_json(described).decode("ascii")
     write_atomically(path, save(arrays, metadata={METADATA_KEY: text}))
-
-
-def _check_identity(metadata: dict[str, Any]) -> None:
-    version = metadata.get("version")
-    if not isinstance(metadata.get("format"), str) or not is_integer(version):
-        raise InputError('save_tensors: metadata needs "format" (str) and "version" (int)')
 
 
 def load_tensors(

@@ -114,10 +114,9 @@ class PixelStatistics:
             block = images[start : start + 256]
             squares = block.astype(np.uint16)
             squares *= squares  # 255**2 fits 16 bits
-            axes = (0, 1)
-            self._sum += block.sum(axis=0, dtype=np.uint32).sum(axis=axes, dtype=np.uint64)
-            self._squares += squares.sum(axis=0, dtype=np.uint32).sum(axis=axes, dtype=np.uint64)
-            self._pixels += block.shape[0] * block.shape[1] * block.shape[2]
+            self._sum += block.sum(axis=0, dtype=np.uint32).sum(axis=(0, 1), dtype=np.uint64)
+            self._squares += squares.sum(axis=0, dtype=np.uint32).sum(axis=(0, 1), dtype=np.uint64)
+            self._pixels += block[..., 0].size
 
     def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) of pixel/255; std is at least 1/255, so that a constant channel can be divided by it."""
@@ -156,12 +155,7 @@ def make_dataset(name: str, classes: tuple[str, ...], train: Split, val: Split) 
 
 
 def verify(dataset: Dataset) -> None:
-    """Hash every pixel and label again and compare with the fingerprint.
-
-    Raises
-    ------
-    DatasetError : they differ: the cached copy was altered or its disk is damaged
-    """
+    """Hash every pixel and label again. Raises DatasetError where the fingerprint differs: a copy that was altered."""
     measured = _measure(dataset.classes, dataset.train, dataset.val)
     if measured != dataset.sha256:
         raise DatasetError(

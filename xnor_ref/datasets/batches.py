@@ -1,8 +1,6 @@
 """From stored pixels to a training batch: shuffling, random crops and flips, normalisation.
 
-Nothing here keeps a running random stream: the order of an epoch follows from (seed, epoch), and the crop and flip
-of an image from (seed, epoch, its index). So a run that was stopped goes on with the same batches, and neither
-batch size nor threads change what happens to an image.
+Nothing here keeps a running random stream; the room's page says what follows from that.
 """
 
 from dataclasses import dataclass
@@ -43,21 +41,9 @@ class AugmentSpec:
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order in which one epoch visits `n` images.
+    """The order in which one epoch visits `n` images, a permutation of range(n): int64 (n,).
 
-    Parameters
-    ----------
-    n : number of images, at least 1
-    seed, epoch : not negative; together they decide the order
-
-    Returns
-    -------
-    ndarray of int64, (n,)
-        A permutation of range(n).
-
-    Raises
-    ------
-    InputError : a number out of its range
+    Raises InputError unless n is at least 1, and seed and epoch, which decide the order, are not negative.
     """
     for name, value, low in (("n", n, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
         check_integer(f"epoch_order: {name}", value, low, _MAX_COUNTER)
@@ -66,17 +52,10 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """Normalised value of each pixel value: lut[v, c] = (v/255 - mean[c]) / std[c].
+    """Normalised value of each pixel value: lut[v, c] = (v/255 - mean[c]) / std[c], float32 (256, C).
 
-    Computed in float64 and rounded to float32 once, so every user of the table sees the same bits.
-
-    Returns
-    -------
-    ndarray of float32, (256, C)
-
-    Raises
-    ------
-    InputError : mean and std differ in length, hold something not finite, or std is not positive
+    Computed in float64 and rounded to float32 once, so every user of the table sees the same bits. Raises InputError
+    where mean and std differ in length, hold something not finite, or std is not positive.
     """
     mean64, std64 = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     if mean64.ndim != 1 or mean64.shape != std64.shape or not mean64.size:

@@ -46,7 +46,7 @@ def load(
     progress: Progress | None = None,
     remote: RemoteFile | None = None,
 ) -> Dataset:
-    """Find Tiny ImageNet, pack it if that was not done before, and open it.
+    """Open Tiny ImageNet, packed on first use.
 
     Looked for in this order: `archive`; a folder in the layout at `data_dir` or data_dir/tiny-imagenet-200; the file
     data_dir/tiny-imagenet-200.zip; with `download`, the server, into that file; a packed copy whose source is gone.

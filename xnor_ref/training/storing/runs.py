@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from xnor_ref.errors import InputError, ModelFileError, OutputError
-from xnor_ref.storage import TEMPORARY, write_atomically
+from xnor_ref.storage import TEMPORARY, lock_alone, write_atomically
 from xnor_ref.training.settings.config import FIELDS, TrainConfig, differences
 from xnor_ref.training.settings.plugins import plugin_hint
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes in one run folder are not noticed there
-    fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
 _LOCK = ".lock"
@@ -71,13 +66,8 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"cannot write into the run folder {self.path}: {error.strerror}") from error
         with file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise InputError(f"another process is training in {self.path}") from None
-                except OSError:
-                    pass  # a file system without locks
+            if not lock_alone(file):
+                raise InputError(f"another process is training in {self.path}")
             for folder in (self.path, self.checkpoints_path):
                 for leftover in folder.glob(_UNFINISHED):
                     if leftover.is_file():
