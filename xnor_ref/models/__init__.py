@@ -1,8 +1,8 @@
 """Networks by name, one file each; the room's page says what such a file holds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,6 @@ class Network(Sequential):
     config: dict
 
 
-@dataclass(frozen=True)
-class _Registered:
-    layers: Callable[..., dict[str, Module]]
-    SMALLEST: int
-    USUAL: tuple[int, int, int]
-    OPTIONS: tuple[str, ...]
-
-
 def register(
     name: str, *, smallest: int = 1, usual: tuple[int, int, int] = (64, 3, 12), options: tuple[str, ...] = ()
 ) -> Callable:
@@ -58,7 +50,7 @@ def register(
         raise InputError(f"register: there is a network {name!r} already")
 
     def decorate(layers: Callable[..., dict[str, Module]]) -> Callable[..., dict[str, Module]]:
-        _NETWORKS[name] = _Registered(layers, smallest, usual, options)
+        _NETWORKS[name] = SimpleNamespace(layers=layers, SMALLEST=smallest, USUAL=usual, OPTIONS=options)
         return layers
 
     return decorate
