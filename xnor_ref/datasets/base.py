@@ -21,16 +21,10 @@ class DatasetWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images with their labels.
+    """Images with their labels."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, (N, H, W, C); raw pixels, C-contiguous; may be a read-only memory map
-    labels : ndarray of int64, (N,)
-    """
-
-    images: Images
-    labels: Labels
+    images: Images  # uint8 (N, H, W, C), raw pixels, C-contiguous; may be a read-only memory map
+    labels: Labels  # int64 (N,)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,24 +34,16 @@ class Split:
 class Dataset:
     """A training and a validation split over the same classes.
 
-    Attributes
-    ----------
-    classes : human names in label order, all different
-    mean, std : per channel, of pixel/255 over the training images; what inputs are normalised with
-    sha256 : fingerprint of class names, pixels and labels; equal for equal content, wherever it was loaded from
-
-    Raises
-    ------
-    DatasetError : an empty split, images that are not square uint8 NHWC, labels outside the classes
+    Raises DatasetError for an empty split, images that are not square uint8 NHWC, labels outside the classes.
     """
 
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # human names in label order, all different
     train: Split
     val: Split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sha256: str
+    mean: tuple[float, ...]  # per channel, of pixel/255 over the training images; inputs are normalised with it
+    std: tuple[float, ...]  # likewise
+    sha256: str  # fingerprint of class names, pixels and labels; equal for equal content, wherever it was loaded from
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) != len(self.classes):
@@ -135,12 +121,9 @@ def array_sha256(array: np.ndarray) -> str:
 
 
 def fingerprint(classes: tuple[str, ...], shape: tuple[int, ...], hashes: dict[str, tuple[str, str]]) -> str:
-    """SHA-256 that stands for a whole data set.
+    """SHA-256 that stands for a whole data set of images of `shape` (H, W, C).
 
-    Parameters
-    ----------
-    shape : (H, W, C)
-    hashes : split name -> (SHA-256 of the images, SHA-256 of the labels), as `array_sha256` gives them
+    `hashes` holds those of the images and of the labels of each split, as `array_sha256` gives them.
     """
     content = {"classes": list(classes), "shape": list(shape), "splits": {k: list(v) for k, v in hashes.items()}}
     return sha256_bytes(canonical_json(content))

@@ -24,11 +24,9 @@ _MAX_COUNTER = 2**63 - 1
 class AugmentSpec:
     """Random changes of a training image.
 
-    Attributes
-    ----------
-    crop_padding : the image is shifted by up to this many pixels in each direction, as if padded and cropped again.
-        What comes in from outside is the mean pixel, exactly 0 after normalisation, so it pulls no activation.
-    flip : mirrored left to right, every second time
+    It is shifted by up to `crop_padding` pixels in each direction, as if padded and cropped again, and with `flip`
+    mirrored left to right, every second time. What comes in from outside is the mean pixel, exactly 0 after
+    normalisation, so it pulls no activation.
     """
 
     crop_padding: int = 0

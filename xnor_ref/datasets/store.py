@@ -46,19 +46,12 @@ _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images of a data set come from, looked through and found in order, but not yet decoded.
-
-    Attributes
-    ----------
-    shape : (H, W, C)
-    counts : split name -> number of images
-    blocks : split name -> iterator over (images (k, H, W, C) uint8, labels (k,) int64), in order
-    """
+    """Where the images of a data set come from, looked through and found in order, but not yet decoded."""
 
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
-    counts: dict[str, int]
-    blocks: Callable[[str], Iterator[tuple[Images, Labels]]]
+    shape: tuple[int, int, int]  # (H, W, C)
+    counts: dict[str, int]  # split name -> number of images
+    blocks: Callable[[str], Iterator[tuple[Images, Labels]]]  # split name -> images (k, H, W, C), labels (k,), in order
 
     @classmethod
     def of_files(

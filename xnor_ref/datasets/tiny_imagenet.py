@@ -129,10 +129,8 @@ def _remote() -> RemoteFile:
 def scan(files: Files) -> Source:
     """Check the layout and list the images: by class in the order of wnids.txt, then by name.
 
-    Raises
-    ------
-    DatasetError : a list is missing or malformed, a class has no training images, an annotation names an unknown class
-        or a missing image, an image has no annotation
+    Raises DatasetError where a list is missing or malformed, a class has no training images, an annotation names an
+    unknown class or a missing image, or an image has no annotation.
     """
     names = files.names()
     root = _root(files, names)

@@ -37,14 +37,8 @@ def register(
 ) -> Callable:
     """Decorator: a network of one's own, by a function of (Builder, pixels a side, channels, classes, **options).
 
-    Parameters
-    ----------
-    name : what `build` and the command line call it
-    smallest : pixels a side that its images need at least
-    usual : pixels a side, channels and classes that it is usually given
-    options : keywords that the function takes besides
-
-    The function returns the layers by name, in their order. Raises InputError for a name that is taken.
+    The function returns the layers by name, in their order. `smallest`, `usual` and `options` are the SMALLEST, USUAL
+    and OPTIONS of the room's page. Raises InputError for a name that is taken.
     """
     if name in _NETWORKS:
         raise InputError(f"register: there is a network {name!r} already")

@@ -70,9 +70,7 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient; the others and their state stay as they are.
 
-        Raises
-        ------
-        InputError : a gradient has another shape or dtype than its parameter. Then nothing was updated.
+        Raises InputError where a gradient has another shape or dtype than its parameter. Then nothing was updated.
         """
         todo = []
         for name, param in self.params.items():
@@ -113,9 +111,7 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
         """Take over a state of `state_dict`.
 
-        Raises
-        ------
-        ModelFileError : names, shapes or dtypes differ from this optimiser's. Then nothing has changed.
+        Raises ModelFileError where names, shapes or dtypes differ from this optimiser's. Then nothing has changed.
         """
         own, caller = self.state_dict(), f"{type(self).__name__}.load_state_dict"
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -160,12 +156,8 @@ class SGD(Optimizer):
 
     g = grad + weight_decay param;  v = momentum v + g;  param -= lr v,  or with nesterov  param -= lr (g + momentum v).
 
-    Parameters
-    ----------
-    params, lr, weight_decay, backend, threads
-        See Optimizer. Weight decay is L2: it is added to the gradient.
-    momentum : in [0, 1). With 0 there is no state.
-    nesterov : needs momentum
+    `momentum` is in [0, 1); with 0 there is no state, and no `nesterov`. All else is as for Optimizer. Weight decay is
+    L2: it is added to the gradient.
     """
 
     def __init__(
