@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,7 @@ def scaled(count: int, units: Sequence[str]) -> str:
     return f"{value:.1f} {units[power]}" if power else f"{value:.0f} {units[0]}".rstrip()
 
 
-def table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+def table(rows: Sequence[tuple[str, ...]], right: Container[int] = ()) -> str:
     """Rows of texts in columns of equal width; columns in `right` are set right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []

@@ -55,10 +55,8 @@ class Pace:
 
     Parameters
     ----------
-    epochs, steps : int
-        Epochs of the run, and steps of an epoch.
-    batch_size : int
-        Images of a step.
+    epochs, steps : epochs of the run, and steps of an epoch
+    batch_size : images of a step
     """
 
     def __init__(self, epochs: int, steps: int, batch_size: int):

@@ -70,10 +70,7 @@ def all_logits(
 def score(logits: Logits, labels: NDArray[np.int64], what: str = "evaluation") -> Scores:
     """Top-1, top-5 and cross-entropy of logits (N, classes); among equal logits the lower class comes first.
 
-    Raises
-    ------
-    NonFiniteError
-        A logit is NaN or infinite.
+    Raises NonFiniteError where a logit is NaN or infinite.
     """
     bad = ~np.isfinite(logits).all(axis=1)
     if bad.any():

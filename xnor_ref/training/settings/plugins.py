@@ -17,8 +17,7 @@ def load(path: str) -> str:
 
     Raises
     ------
-    InputError
-        No such file, or it raises: the message names the line.
+    InputError : no such file, or it raises: the message names the line
     """
     file = Path(path).resolve()
     if file not in _loaded:

@@ -54,16 +54,11 @@ class CheckpointFolder:
 
     Parameters
     ----------
-    folder : Path
-        Made when the first checkpoint is written.
-    identity : dict
-        JSON values that must be equal for a checkpoint to fit: {"config": {...}, "data": {...}}.
-    about : dict
-        JSON values that make a checkpoint usable by itself: {"model": {...}, "about": {...}}.
-    keep : int
-        How many to keep besides the best.
-    every : float
-        Seconds after which another one is due inside an epoch.
+    folder : made when the first checkpoint is written
+    identity : JSON values that must be equal for a checkpoint to fit: {"config": {...}, "data": {...}}
+    about : JSON values that make a checkpoint usable by itself: {"model": {...}, "about": {...}}
+    keep : how many to keep besides the best
+    every : seconds after which another one is due inside an epoch
     """
 
     def __init__(
@@ -92,10 +87,8 @@ class CheckpointFolder:
 
         Raises
         ------
-        NonFiniteError
-            A parameter or buffer is NaN or infinite: nothing is written, the older checkpoints stay.
-        OutputError
-            The file could not be written.
+        NonFiniteError : a parameter or buffer is NaN or infinite: nothing is written, the older checkpoints stay
+        OutputError : the file could not be written
         """
         tensors = {f"model.{name}": array for name, array in model.state_dict().items()}
         for name, array in tensors.items():
@@ -147,8 +140,8 @@ def read(path: Path, identity: dict[str, Any] | None = None) -> tuple[dict[str, 
 
     Raises
     ------
-    ModelFileError
-        Damaged, of another version, or of another config or data set; differing keys are named with both values.
+    ModelFileError : damaged, of another version, or of another config or data set; differing keys are named with both
+        values
     """
     tensors, metadata = load_tensors(path, expect_format=FORMAT, max_version=VERSION)
     try:

@@ -115,12 +115,7 @@ def check_free(out: Path) -> None:
 def new_run(name: str, out: Path | None) -> RunFolder:
     """Make the folder of a new run: `out`, or the first free one of runs/<name>, runs/<name>-2, ...
 
-    Raises
-    ------
-    InputError
-        `out` is not empty.
-    OutputError
-        The folder cannot be made.
+    Raises InputError where `out` is not empty, OutputError where the folder cannot be made.
     """
     if out is not None:
         check_free(out)
@@ -143,14 +138,9 @@ def new_run(name: str, out: Path | None) -> RunFolder:
 def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
     """The run that `--resume auto` means: the newest that agrees with all that was said; None where none exists.
 
-    Only what the user said counts, so `--resume auto` alone takes the newest run of all.
-
-    Raises
-    ------
-    ModelFileError
-        There are runs of this data set, model, method and seed, but all differ from what was said elsewhere.
+    Only what the user said counts, so `--resume auto` alone takes the newest run of all. Raises ModelFileError where
+    there are runs of this data set, model, method and seed, but all differ from what was said elsewhere.
     """
-    said = {key: value for key, value in said.items() if FIELDS[key].metadata["identity"]}
     if out is not None:
         if not out.exists() or (out.is_dir() and is_empty(out)):
             return None
@@ -178,8 +168,7 @@ def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
 def check_said(folder: Path, config: TrainConfig, said: dict[str, Any]) -> None:
     """Raise ModelFileError where options clash with the config of the run that is to go on."""
     said = {key: value for key, value in said.items() if FIELDS[key].metadata["identity"]}
-    found = differences(config.to_dict(), said)
-    if found:
+    if found := differences(config.to_dict(), said):
         raise ModelFileError(
             f"the run in {folder} has other settings: {'; '.join(found)}. Leave these options out to go on with "
             "it, or leave --resume out to start a new run"
