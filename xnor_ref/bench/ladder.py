@@ -5,19 +5,17 @@ and BLAS included.
 """
 
 import dataclasses
-import json
-import sys
 from typing import Any
 
 import llvmlite.binding as llvm
 
-from xnor_ref.bench.compare import measure_layers
+from xnor_ref.bench.compare import LAYOUTS, measure_layers
 from xnor_ref.bench.measuring import machine
 from xnor_ref.bench.measuring.layers import PAPER, Conv
-from xnor_ref.bench.measuring.process import run_python
+from xnor_ref.bench.measuring.process import Worker, serve
 from xnor_ref.bench.measuring.timing import FULL, Pace
 from xnor_ref.bench.peers.baselines import BASELINES
-from xnor_ref.errors import InputError, XnorRefError
+from xnor_ref.errors import InputError
 
 RUNGS = {  # groups of `baselines.BASELINES` that lead up to our fastest kernel, and what each adds
     "float-loops": "one multiply-add at a time",
@@ -27,6 +25,7 @@ RUNGS = {  # groups of `baselines.BASELINES` that lead up to our fastest kernel,
     "numba": "loops that LLVM vectorises",
 }
 FLOATS = ("numpy", "torch")
+_CHILD = "from xnor_ref.bench.ladder import child; child()"
 
 _WITHOUT_VPOPCNT = (
     *("avx512vpopcntdq", "avx512bitalg", "avx512vbmi", "avx512ifma", "avx512vnni", "avx512bf16", "avx512fp16"),
@@ -74,10 +73,8 @@ def measure_ladder(
 
     Parameters
     ----------
-    layer : Conv
     names : groups of float baselines to compare every rung with
-    cpu : name in `CPUS`, optional
-        Measure with this processor's instructions only.
+    cpu : a name in `CPUS`: measure with its instructions only
 
     Returns
     -------
@@ -86,17 +83,17 @@ def measure_ladder(
         "baselines" and why some are "absent"; "emulated", the processor's name or None.
     """
     if cpu is not None:
-        arguments = json.dumps([dataclasses.astuple(layer), names, dataclasses.astuple(pace)])
-        return run_python(_CHILD, arguments, environment=emulation(cpu)) | {"emulated": cpu}
+        with Worker(_CHILD, emulation(cpu)) as worker:
+            found = worker.ask("measure", layer=dataclasses.astuple(layer), names=names, pace=dataclasses.astuple(pace))
+        return found | {"emulated": cpu}
     about = machine.describe(pace)
     (row,) = measure_layers([layer], 1, 1, (*RUNGS, *names), pace)
     found = {entry["baseline"]: entry["seconds"] for entry in row["baselines"]}
     steps = {BASELINES[group][0].name: text for group, text in RUNGS.items()}
     seconds = {name: found.pop(name) for name in steps if name in found}
-    ours = row["ours"]
-    seconds |= {"simd": ours["kernel"], "whole operation, NHWC": ours["NHWC"], "whole operation, NCHW": ours["NCHW"]}
-    steps |= {"simd": "explicit vectors"}
-    steps |= dict.fromkeys(("whole operation, NHWC", "whole operation, NCHW"), "with packing and scales")
+    ours, whole = row["ours"], {f"whole operation, {layout}": row["ours"][layout] for layout in LAYOUTS}
+    seconds |= {"simd": ours["kernel"], **whole}
+    steps |= {"simd": "explicit vectors", **dict.fromkeys(whole, "with packing and scales")}
     compared = {"float loops": seconds["float loops"], **found}
     return {
         "machine": about,
@@ -133,14 +130,6 @@ def emulation(cpu: str) -> dict[str, str]:
     return {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ",".join(features), **wanted.settings}
 
 
-_CHILD = "from xnor_ref.bench.ladder import child; child()"
-
-
 def child() -> None:
-    """What the process of an emulated processor does: measure, and print the result as one line of JSON."""
-    layer, names, pace = json.loads(sys.argv[1])
-    try:
-        print(json.dumps(measure_ladder(Conv(*layer), tuple(names), Pace(*pace))))
-    except XnorRefError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    """What the process of an emulated processor does."""
+    serve({"measure": lambda layer, names, pace: measure_ladder(Conv(*layer), tuple(names), Pace(*pace))})

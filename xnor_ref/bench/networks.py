@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.bench.measuring import roof
-from xnor_ref.bench.measuring.layers import check_batch
+from xnor_ref.bench.measuring.layers import F32, check_batch
 from xnor_ref.bench.measuring.timing import FULL, Pace, limited, measure
 from xnor_ref.bench.peers import baselines, onnx_twin, torch_twin
 from xnor_ref.errors import EquivalenceError, InputError
@@ -22,8 +22,6 @@ from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import PathLike
-
-F32 = NDArray[np.float32]
 
 NETWORKS = ("vgg-small", "resnet18", "nin", "alexnet")
 TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order
@@ -64,8 +62,7 @@ def measure_network(
 
     Raises
     ------
-    EquivalenceError
-        Two rungs of ours give different logits, or the full-precision twins do so by more than rounding.
+    EquivalenceError : two rungs of ours give different logits, or the full-precision twins do so by more than rounding
     """
     roof.require_compiler()
     check_batch(batch, size)

@@ -1,6 +1,5 @@
 """What was measured on: the processor, its roofs, versions; and whether the machine was idle."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from xnor_ref.bench.measuring import roof, timing
@@ -19,7 +18,7 @@ def describe(pace: timing.Pace = timing.FULL) -> dict[str, Any]:
     warnings = [text for text in (timing.load_warning(), timing.pace_warning()) if text]
     return {
         **environment.describe(),
-        **{name: _version(name) for name in OPTIONAL},
+        **{name: environment.version_of(name) for name in OPTIONAL},
         "instruction_set": roof.instruction_set(),
         "roofs": _roofs(pace),
         "warnings": warnings,
@@ -34,12 +33,4 @@ def _roofs(pace: timing.Pace) -> dict[str, float]:
         "clock": roof.clock(),
     }
     short = timing.Pace(rounds=5, turn=pace.turn, budget=pace.budget)
-    timings = timing.measure({name: load.run for name, load in loads.items()}, short)
-    return {name: load.work / timings[name].seconds for name, load in loads.items()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return timing.rates(loads, short)

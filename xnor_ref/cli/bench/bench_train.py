@@ -60,6 +60,7 @@ def train(
     its allocator. Ours and torch take turns, each in a process of its own.
     """
     from xnor_ref.bench import networks, plots
+    from xnor_ref.bench.peers.baselines import parse_baselines, parse_names
     from xnor_ref.bench.training import train as training
     from xnor_ref.binary import WEIGHT_SCALES
     from xnor_ref.kernels.basics.threads import get_threads
@@ -67,9 +68,9 @@ def train(
     threads = get_threads() if threads is None else threads
     measurement.prepare(threads)
     quick, to_stdout = measurement.quick, measurement.json_file == "-"
-    sides = training.parse_names("backward", backward, training.BACKWARDS)
+    sides = parse_names("backward", backward, training.BACKWARDS)
     scales = training.parse_scales(method, input_scale)
-    compared = training.parse_baselines(baselines, () if quick else tuple(training.PRECISIONS))
+    compared = parse_baselines(baselines, () if quick else tuple(training.PRECISIONS), training.PRECISIONS)
     tasks = [
         training.Task(
             name, size, classes, method, optimizer, training.batch_of(name, quick) if batch is None else batch, threads
@@ -87,7 +88,7 @@ def train(
                     training.QUICK if quick else training.FULL,
                     backwards=sides,
                     input_scales=scales,
-                    weight_scales=training.parse_names("weight scale", weight_scale, tuple(WEIGHT_SCALES)),
+                    weight_scales=parse_names("weight scale", weight_scale, tuple(WEIGHT_SCALES)),
                     plugin=plugin,
                     compiled=compiled and not quick,
                     cold=cold,
