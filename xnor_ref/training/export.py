@@ -31,7 +31,7 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
     if which == "best":
         path = folder.checkpoints_path / BEST
     else:
-        newest = CheckpointFolder(folder.checkpoints_path, {}).newest_first()
+        newest = CheckpointFolder(folder.checkpoints_path).newest_first()
         if not newest:
             raise ModelFileError(f"the run in {run} has no checkpoint yet")
         path = newest[0]

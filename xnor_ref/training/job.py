@@ -78,7 +78,7 @@ def train_run(
         data = load_data(config, download, observer)
         steps = steps_per_epoch(len(data.train), config.batch_size)
         model, about = build_network(config, data), about_training(config, data)
-        begun = resume and any(CheckpointFolder(resume.checkpoints_path, {}).candidates())
+        begun = resume and any(CheckpointFolder(resume.checkpoints_path).candidates())
         if config.init_from and not begun:
             observer.note(start_from(model, Path(config.init_from)))
         freeze_model(model, about)  # what cannot be frozen is refused now, not after training

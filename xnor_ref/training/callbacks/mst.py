@@ -52,7 +52,6 @@ class MstPull(Callback):
 
     Parameters
     ----------
-    model : Network
     steps : of an epoch
     strength : lambda at its highest; 0 pulls nothing and only gives the figures
     pull : {"tree", "centre"}; what a filter is pulled to: its neighbours in the layer's minimum spanning tree, or the

@@ -112,14 +112,11 @@ class Trainer:
     Parameters
     ----------
     model : from images (N, C, H, W) to logits (N, classes)
-    data : Dataset
     optimizer : over the parameters of `model`
     learning_rate : from the number of a step to its learning rate
     epochs, batch_size : see `steps_per_epoch`
     seed : decides the order of the images and every random number
     loss : from logits (Tensor) and labels (int64) to the mean loss (Tensor)
-    augment : AugmentSpec, optional
-    callbacks : sequence of Callback
     validator : returns a function from images, uint8 (N, H, W, C), to logits of the network as it stands; by default
         that is the network's own inference
     checkpoints : where the state goes; a trainer without it writes nothing

@@ -49,27 +49,17 @@ class Position:
         self.epoch, self.step, self.loss_sum, self.correct, self.seen = self.epoch + 1, 0, 0.0, 0, 0
 
 
+@dataclass
 class CheckpointFolder:
-    """The checkpoints of one run: the newest few, and the best.
+    """The checkpoints of one run: the newest few, and the best."""
 
-    Parameters
-    ----------
-    folder : made when the first checkpoint is written
-    identity : JSON values that must be equal for a checkpoint to fit: {"config": {...}, "data": {...}}
-    about : JSON values that make a checkpoint usable by itself: {"model": {...}, "about": {...}}
-    keep : how many to keep besides the best
-    every : seconds after which another one is due inside an epoch
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        identity: dict[str, Any],
-        about: dict[str, Any] | None = None,
-        keep: int = 3,
-        every: float = 60.0,
-    ):
-        self.folder, self.identity, self.about, self.keep, self.every = folder, identity, about or {}, keep, every
+    folder: Path  # made when the first checkpoint is written
+    # JSON values: those that must be equal for a checkpoint to fit, {"config": {...}, "data": {...}}, and those that
+    # make one usable by itself, {"model": {...}, "about": {...}}
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    keep: int = 3  # how many besides the best
+    every: float = 60.0  # seconds after which another one is due inside an epoch
 
     def save(
         self,

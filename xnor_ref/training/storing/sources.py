@@ -22,7 +22,7 @@ def file_of(path: Path) -> Path:
     folder = RunFolder(path)
     if folder.float_path.exists():
         return folder.float_path
-    newest = CheckpointFolder(folder.checkpoints_path, {}).newest_first()
+    newest = CheckpointFolder(folder.checkpoints_path).newest_first()
     if not newest:
         raise ModelFileError(f"{path}: not a run that has a network or a checkpoint yet")
     return newest[0]
