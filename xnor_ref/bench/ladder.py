@@ -5,7 +5,7 @@ and BLAS included.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 
@@ -33,36 +33,21 @@ _WITHOUT_VPOPCNT = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Cpu:
-    """A processor that can be emulated: what it lacks, what it needs, and how other libraries are told."""
+_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS")
+
+
+class Cpu(NamedTuple):
+    """A processor that can be emulated."""
 
     lacks: tuple[str, ...]  # beginnings of LLVM's names of features
     needs: tuple[str, ...]
-    settings: dict[str, str]
+    told: tuple[str, ...]  # values of `_SETTINGS`, by which other libraries are told
 
 
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 CPUS = {
-    "skylake-avx512": Cpu(
-        _WITHOUT_VPOPCNT,
-        ("avx512f", "avx512bw", "avx512dq", "avx512vl"),
-        {
-            "ATEN_CPU_CAPABILITY": "avx512",
-            "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
-            "OPENBLAS_CORETYPE": "SkylakeX",
-            "MKL_ENABLE_INSTRUCTIONS": "AVX512",
-        },
-    ),
-    "haswell": Cpu(
-        (*_WITHOUT_VPOPCNT, "avx512"),
-        ("avx2", "fma"),
-        {
-            "ATEN_CPU_CAPABILITY": "avx2",
-            "ONEDNN_MAX_CPU_ISA": "AVX2",
-            "OPENBLAS_CORETYPE": "Haswell",
-            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        },
-    ),
+    "skylake-avx512": Cpu(_WITHOUT_VPOPCNT, _AVX512, ("avx512", "AVX512_CORE", "SkylakeX", "AVX512")),
+    "haswell": Cpu((*_WITHOUT_VPOPCNT, "avx512"), ("avx2", "fma"), ("avx2", "AVX2", "Haswell", "AVX2")),
 }
 
 
@@ -127,7 +112,7 @@ def emulation(cpu: str) -> dict[str, str]:
     if missing:
         raise InputError(f"bench: this processor cannot stand in for {cpu}: it has no {', '.join(missing)}")
     features = (("+" if on and not name.startswith(wanted.lacks) else "-") + name for name, on in sorted(host.items()))
-    return {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ",".join(features), **wanted.settings}
+    return {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ",".join(features), **dict(zip(_SETTINGS, wanted.told))}
 
 
 def child() -> None:

@@ -5,6 +5,7 @@ the same float32 images; ours is measured from raw uint8 pixels as well, which i
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,9 @@ def measure_network(
     roof.require_compiler()
     check_batch(batch, size)
     check_threads(threads, "bench")
-
-    def peers(images: F32) -> tuple[dict[str, Any], dict[str, str]]:
-        return _full_precision(name, size, classes, images, threads, compiled and not pace.quick)
-
     made = random_network(name, size, classes)
-    measured, absent = _measured(made, batch, threads, pace, peers if others else None)
+    peers = partial(_full_precision, name, size, classes, threads, compiled and not pace.quick) if others else None
+    measured, absent = _measured(made, batch, threads, pace, peers)
     seconds = {run: timing["seconds"] for run, timing in measured["timings"].items() if run not in measured["ours"]}
     ours = measured["ours"]["ours"]
     torch_runs = [run for run in seconds if run.startswith("torch")]
@@ -168,7 +166,7 @@ def random_images(network: PackedNetwork, batch: int) -> tuple[F32, NDArray[np.u
 
 
 def _full_precision(
-    name: str, size: int, classes: int, images: F32, threads: int, compiled: bool
+    name: str, size: int, classes: int, threads: int, compiled: bool, images: F32
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Runs of the full-precision twin in other libraries, checked against ours; and why some are absent."""
     model = models.build(name, image_size=size, in_channels=3, num_classes=classes, method="full")

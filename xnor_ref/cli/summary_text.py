@@ -32,11 +32,20 @@ def summary_text(result: dict[str, Any]) -> str:
 
 def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
     total = result["total"]
-    latent = total["bits"]
     whole, packed, bits = total["float_bytes"], total["packed_bytes"], result["all_binary_bytes"]
-    lines = [
-        ("parameters", f"{total['parameters']:,}; {latent:,} bits of binary weights"),
-        ("operations", f"{total['macs'] / 1e6:,.1f} M MACs"),
+    operations = f"{total['macs'] / 1e6:,.1f} M MACs"
+    if total["word_ops"]:
+        left = total["macs"] - total["xnor_macs"]
+        operations += (
+            f": {left / 1e6:,.1f} M stay, the others become {total['word_ops'] / 1e6:,.1f} M XNORs and popcounts of "
+            "64-bit words"
+        )
+    elif total["additions"]:
+        left = total["macs"] - total["additions"]
+        operations += f": {left / 1e6:,.1f} M stay, the others become additions"
+    return [
+        ("parameters", f"{total['parameters']:,}; {total['bits']:,} bits of binary weights"),
+        ("operations", operations),
         ("float32", _bytes(whole)),
         ("packed", f"{_bytes(packed)}, {whole / packed:.1f} times smaller; a model file also has its description"),
         (
@@ -45,17 +54,6 @@ def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
             f"{_bytes(result['double_bytes'])}",
         ),
     ]
-    if total["word_ops"]:
-        left = total["macs"] - total["xnor_macs"]
-        lines[1] = (
-            "operations",
-            f"{total['macs'] / 1e6:,.1f} M MACs: {left / 1e6:,.1f} M stay, the others become "
-            f"{total['word_ops'] / 1e6:,.1f} M XNORs and popcounts of 64-bit words",
-        )
-    elif total["additions"]:
-        left = total["macs"] - total["additions"]
-        lines[1] = ("operations", f"{lines[1][1]}: {left / 1e6:,.1f} M stay, the others become additions")
-    return lines
 
 
 def _bytes(count: int) -> str:

@@ -1,10 +1,8 @@
 """The roof: what one core can do at most, measured with loops that touch nothing but registers.
 
-A binary multiply-accumulate on bits is `count += popcount(a ^ b)`: three vector operations, each on as many bits as a
-register has. The loop here does just that, on a tile of operands that stay in registers: four weights and four
-activations meet in 16 counts (two and two in four, where there are 16 registers); nothing is loaded or stored. No
-kernel that takes these three operations for its work is faster. (One that gathers bits in carry-save adders first needs
-fewer popcounts; that pays where a popcount is slow.)
+The loop of bits has a tile of operands that stay in registers: four weights and four activations meet in 16 counts (two
+and two in four, where there are 16 registers). A kernel that gathers bits in carry-save adders first needs fewer
+popcounts than that roof has; that pays where a popcount is slow.
 
 The operands pass through an empty piece of inline assembly in every round. It costs no instruction, but LLVM must take
 its result for a new value; without it, LLVM would compute the unchanging popcounts once, before the loop.

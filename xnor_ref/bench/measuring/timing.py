@@ -1,8 +1,7 @@
-"""Measuring side by side: all contenders take turns in rounds of one run, so that what disturbs one disturbs all.
+"""Measuring side by side, in turns; the room's page says why.
 
 Each turn starts with a call that is not timed (it fills the caches and wakes threads) and repeats the contender for at
-least `Pace.turn` seconds. A figure is the median over the rounds; its spread is the range of the middle half. Python's
-garbage collector is off meanwhile. Figures of different runs are not comparable: only ratios within one run are.
+least `Pace.turn` seconds. Python's garbage collector is off meanwhile.
 """
 
 import gc

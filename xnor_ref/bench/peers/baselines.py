@@ -1,8 +1,7 @@
 """What our kernels are compared with: the same layer in NumPy, torch and onnxruntime, and as naive loops.
 
-A baseline is prepared once for a layer (weights converted and packed by the library, buffers allocated) and then only
-run. Before it is measured it is given signs instead of real numbers, and its result must equal ours: for +1 and -1
-every one of these computations is exact. Optional libraries are imported here when they are asked for.
+Each is prepared once for a layer and checked on signs, as the room's page says, and then only run. Optional libraries
+are imported when they are asked for.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Training steps of whole networks, ours and torch's full-precision twin: forward, backward and update.
 
 Each contender trains in a process of its own, so that its memory can be told apart and torch's allocator set before it
-starts. They take turns in rounds, a second or two each, and none computes while another does; what disturbs one
-disturbs all. torch is first tried in all its ways, one setting after the other, and only its best goes into the rounds.
+starts. A turn takes a second or two. torch is first tried in all its ways, one setting after the other, and only its
+best goes into the rounds.
 """
 
 import statistics
@@ -105,8 +105,7 @@ def measure_training(
     absent: dict[str, str] = {}
     tried: dict[str, float] = {}
     workers: dict[str, Worker] = {}
-    batches: dict[str, int] = {}
-    starts: dict[str, dict[str, float]] = {}
+    contenders: dict[str, dict[str, Any]] = {}
     best: dict[str, str] = {}
     with ExitStack() as stack:
         for name, setup in ours(task, backwards, input_scales, weight_scales, plugin).items():
@@ -116,51 +115,34 @@ def measure_training(
                     pass
                 begun = time.perf_counter()
                 workers[name] = stack.enter_context(started(setup))
-                starts[name] = {"cached": time.perf_counter() - begun}
+                start = {"cached": time.perf_counter() - begun}
                 if cold:
-                    starts[name]["cold"] = _cold_start(setup)
+                    start["cold"] = _cold_start(setup)
+                contenders[name] = {"name": name, "ours": True, "batch": task.batch, "start": start}
             except baselines.Unavailable as reason:
                 absent[name] = str(reason)
-                continue
-            batches[name] = task.batch
         for group in names:
             precision = PRECISIONS[group]
             try:
                 way = best_way(task, precision, compiled, tried, absent, say)
                 workers[way.name] = stack.enter_context(started(_torch_setup(task, way), _environment(way)))
+                contenders[way.name] = {"name": way.name, "ours": False, "batch": way.batch}
+                best[precision] = way.name
             except baselines.Unavailable as reason:
                 absent[f"torch {precision}"] = str(reason)
-                continue
-            batches[way.name], best[precision] = way.batch, way.name
         say(f"{task.network}: in turns")
         rounds = take_turns(workers, pace)
-        memories = {name: worker.ask("memory") for name, worker in workers.items()}
-        profiles = {
-            name: worker.ask("profile", count=1 if pace.quick else 5, threads=task.threads)
-            for name, worker in workers.items()
-            if profiled and name not in best.values()
-        }
-    seconds = {name: [turn["seconds"] / batches[name] for turn in turns] for name, turns in rounds.items()}
-    return {
-        **vars(task),
-        "best": best,
-        "contenders": [
-            {
-                "name": name,
-                "ours": name not in best.values(),
-                "batch": batches[name],
-                **throughput(spent),
-                "ratios": {p: ratio_of(seconds[other], spent) for p, other in best.items()},
-                "memory": _memory(memories[name]),
-                "data": statistics.median(turn["data"] / turn["seconds"] for turn in rounds[name]),
-                **({"start": starts[name]} if name in starts else {}),
-                **({"profile": profiles[name]} if name in profiles else {}),
-            }
-            for name, spent in seconds.items()
-        ],
-        "tried": tried,
-        "absent": absent,
-    }
+        for name, one in contenders.items():
+            one["memory"] = _memory(workers[name].ask("memory"))
+            if profiled and one["ours"]:
+                one["profile"] = workers[name].ask("profile", count=1 if pace.quick else 5, threads=task.threads)
+    seconds = {name: [turn["seconds"] / one["batch"] for turn in rounds[name]] for name, one in contenders.items()}
+    for name, one in contenders.items():
+        one |= throughput(seconds[name])
+        one["ratios"] = {precision: ratio_of(seconds[other], seconds[name]) for precision, other in best.items()}
+        one["data"] = statistics.median(turn["data"] / turn["seconds"] for turn in rounds[name])
+    found = {"best": best, "contenders": list(contenders.values()), "tried": tried, "absent": absent}
+    return {**vars(task), **found}
 
 
 def ours(

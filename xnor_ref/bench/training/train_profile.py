@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from importlib import import_module
 from math import prod
 from threading import get_ident
@@ -61,12 +61,8 @@ def _gemm(over: Any, filters: Any, kind: str = "float32") -> Gemm:
     return Gemm(name, over.size * filters[0].size, kind)
 
 
-def _forward(arguments: Any, result: Any) -> Gemm:
-    return _gemm(result, arguments[1])
-
-
-def _forward_of_bits(arguments: Any, result: Any) -> Gemm:
-    return _gemm(result, arguments[1], "binary")
+def _forward(arguments: Any, result: Any, kind: str = "float32") -> Gemm:
+    return _gemm(result, arguments[1], kind)
 
 
 def _to_input(arguments: Any, result: Any) -> Gemm:
@@ -136,7 +132,7 @@ TIMED = (
     *_timed("pooling", _POOL, "max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient"),
     *_timed("pooling", _POOL, "global_avg_pool", "global_avg_pool_gradient"),
     *_timed("forward", _FLOAT, "conv2d", "linear", gemm=_forward),
-    *_timed("forward", _BINARY, "sign_conv2d", "sign_linear", gemm=_forward_of_bits),
+    *_timed("forward", _BINARY, "sign_conv2d", "sign_linear", gemm=partial(_forward, kind="binary")),
     *_timed("forward", _BINARY, "input_scale_map", "input_scale_rows", "weight_scale"),
     *_timed("forward", _FLOAT, "scale_output"),
     *_timed("forward", _NN, "scale"),

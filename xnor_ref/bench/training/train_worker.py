@@ -37,6 +37,7 @@ from xnor_ref.training.settings.resolve import resolve
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.23, 0.23)
 AUGMENT = batches.AugmentSpec(crop_padding=8, flip=True)
 RATES = {"sgd": 0.01, "adam": 0.001}
+MORE: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}, "adam": {}}
 BACKWARDS = ("fp32", "int8", "reference", "auto")
 
 _settings = ExitStack()  # of the whole process
@@ -105,12 +106,11 @@ class Ours(Trainer):
         self.memory_before = resident()
         model = task.build(task.method, **options)
         model.train()
-        momentum: dict[str, Any] = {"momentum": 0.9} if task.optimizer == "sgd" else {}
         rate = RATES[task.optimizer]
         super().__init__(
             model,
             data,
-            optim.OPTIMIZERS[task.optimizer](model.named_parameters(), rate, **momentum),
+            optim.OPTIMIZERS[task.optimizer](model.named_parameters(), rate, **MORE[task.optimizer]),
             lambda step: rate,
             epochs=1,
             batch_size=task.batch,
@@ -153,12 +153,11 @@ class Torch:
         forget_peak()
 
     def _optimizer(self, name: str) -> Any:
-        kind, more = {"sgd": ("SGD", {"momentum": 0.9}), "adam": ("Adam", {})}[name]
-        make = getattr(self.torch.optim, kind)
+        make = getattr(self.torch.optim, {"sgd": "SGD", "adam": "Adam"}[name])
         try:
-            return make(self.model.parameters(), RATES[name], fused=True, **more)
+            return make(self.model.parameters(), RATES[name], fused=True, **MORE[name])
         except (RuntimeError, TypeError):  # a torch without it
-            return make(self.model.parameters(), RATES[name], **more)
+            return make(self.model.parameters(), RATES[name], **MORE[name])
 
     def step(self) -> float:
         """Forward, backward and update; the loss."""

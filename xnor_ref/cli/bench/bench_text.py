@@ -218,14 +218,12 @@ def machine(about: dict[str, Any], threads: int, batch: int | str) -> str:
     roofs = about["roofs"]
     versions = ", ".join(f"{name} {about[name]}" for name in ("xnor_ref", "python", "numpy", "numba"))
     optional = "".join(f", {name} {about[name]}" for name in ("torch", "onnxruntime") if about[name])
-    return "\n".join(
-        [
-            f"{about['cpu']}: {about['instruction_set']}; threads: {threads}, batch: {batch}",
-            f"roofs of one core: {roofs['binary_macs'] / 1e9:,.0f} G binary MAC/s, {roofs['float32_macs'] / 1e9:.1f} G "
-            f"float32 MAC/s ({roofs['binary_macs'] / roofs['float32_macs']:.1f}x), "
-            f"memory {roofs['memory_bytes'] / 1e9:.0f} GB/s, clock {roofs['clock'] / 1e9:.2f} GHz",
-            f"{versions}, BLAS {about['blas']}{optional}",
-        ]
+    return (
+        f"{about['cpu']}: {about['instruction_set']}; threads: {threads}, batch: {batch}\n"
+        f"roofs of one core: {roofs['binary_macs'] / 1e9:,.0f} G binary MAC/s, {roofs['float32_macs'] / 1e9:.1f} G "
+        f"float32 MAC/s ({roofs['binary_macs'] / roofs['float32_macs']:.1f}x), "
+        f"memory {roofs['memory_bytes'] / 1e9:.0f} GB/s, clock {roofs['clock'] / 1e9:.2f} GHz\n"
+        f"{versions}, BLAS {about['blas']}{optional}"
     )
 
 
