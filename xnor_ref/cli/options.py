@@ -80,7 +80,6 @@ def said(values: dict[str, Any]) -> dict[str, Any]:
 
 def use_threads(threads: int | None) -> None:
     """Compute on the threads of --threads."""
-
     check_values({"threads": threads}, "--threads")
     set_threads(threads)
 

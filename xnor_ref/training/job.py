@@ -116,8 +116,7 @@ def _build_trainer(
     identity = {"config": config.identity(), "data": data_identity(data, callbacks)}
     if config.plugin:
         identity["data"]["plugin"] = plugins.load(config.plugin)
-    described = {"model": model.config, "about": about}
-    every = config.checkpoint_every
+    described, every = {"model": model.config, "about": about}, config.checkpoint_every
     return make_trainer(
         model,
         data,
@@ -172,11 +171,7 @@ def make_trainer(
 ) -> Trainer:
     """A trainer with the callbacks that every run has: projections first, then `callbacks`, then checks and progress.
 
-    Parameters
-    ----------
-    observer : told of every step and epoch
-    model, data, optimizer, learning_rate, others
-        See `Trainer`.
+    `observer` is told of every step and epoch; the rest goes to `Trainer`.
     """
     joined = [Projections(), *callbacks, FiniteCheck(), *([Progress(observer)] if observer else [])]
     return Trainer(model, data, optimizer, learning_rate, callbacks=joined, **others)

@@ -217,7 +217,10 @@ def profile(step: Callable[[], object], count: int, threads: int) -> dict[str, A
             step()
         whole = time.perf_counter() - start
     seconds = shares.seconds | {"rest": whole - sum(shares.seconds.values())}
-    roofs = _roofs(threads)
+    loads = {"binary": roof.binary_roof(threads), "float32": roof.float_roof(threads)}
+    if (load := roof.int8_roof(threads)) is not None:
+        loads["int8"] = load
+    roofs: dict[str, float | None] = {"int8": None, **rates(loads, Pace(rounds=5), threads)}
     return {
         "seconds": whole / count,
         "shares": {name: spent / whole for name, spent in seconds.items()},
@@ -235,10 +238,3 @@ def profile(step: Callable[[], object], count: int, threads: int) -> dict[str, A
             for (share, name, kind), (calls, macs, spent) in shares.gemms.items()
         ],
     }
-
-
-def _roofs(threads: int) -> dict[str, float | None]:
-    loads = {"binary": roof.binary_roof(threads), "float32": roof.float_roof(threads)}
-    if (bytes_ := roof.int8_roof(threads)) is not None:
-        loads["int8"] = bytes_
-    return {"int8": None, **rates(loads, Pace(rounds=5), threads)}

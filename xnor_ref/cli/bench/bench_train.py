@@ -1,5 +1,7 @@
 """`bench train`: training steps, ours and torch's."""
 
+from typing import Any
+
 import click
 
 from xnor_ref.cli import options
@@ -33,7 +35,9 @@ from xnor_ref.cli.group import Command
 @click.option("--baselines", metavar="NAME,...|none", help="torch, torch-bf16 [both].")
 @click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
 @click.option("--cold", is_flag=True, help="Measure the start with nothing compiled, too.")
-@click.option("--profile", is_flag=True, help="Show where a step's time goes, and each GEMM against its roof.")
+@click.option(
+    "--profile", "profiled", is_flag=True, help="Show where a step's time goes, and each GEMM against its roof."
+)
 @bench_options.measuring()
 def train(
     names: tuple[str, ...],
@@ -46,12 +50,10 @@ def train(
     backward: str,
     input_scale: str | None,
     weight_scale: str,
-    plugin: str | None,
     baselines: str | None,
     compiled: bool,
-    cold: bool,
-    profile: bool,
     measurement: Measurement,
+    **more: Any,
 ) -> None:
     """Training steps of whole networks: forward, backward and update.
 
@@ -89,11 +91,9 @@ def train(
                     backwards=sides,
                     input_scales=scales,
                     weight_scales=parse_names("weight scale", weight_scale, tuple(WEIGHT_SCALES)),
-                    plugin=plugin,
                     compiled=compiled and not quick,
-                    cold=cold,
-                    profiled=profile,
                     say=lambda text: progress.progress(text, 0, 1),
+                    **more,
                 )
             )
             if not to_stdout:  # at once: the next one takes minutes

@@ -136,7 +136,9 @@ def network(
     measurement.prepare(threads)
     pace, quick = measurement.pace, measurement.quick
     if model is not None:
-        given = [name for name in ("names", "size", "classes", "compiled") if _was_given(name)]
+        ctx, unsaid = click.get_current_context(), (None, click.core.ParameterSource.DEFAULT)
+        given = ["names"] if names else []
+        given += [name for name in ("size", "classes", "compiled") if ctx.get_parameter_source(name) not in unsaid]
         if given:
             raise InputError(f"bench: --model names the network, so {', '.join(given)} would have no effect")
         measurement.describe_machine()
@@ -160,12 +162,6 @@ def network(
         unit, title = "ms a batch", f"{how['size']}x{how['size']} pixels, images to logits"
     if measurement.plot is not None:
         plots.plot_bars(measurement.plot, times, unit, title, measurement.caption(batch))
-
-
-def _was_given(name: str) -> bool:
-    ctx = click.get_current_context()
-    source = ctx.get_parameter_source(name)
-    return source is not None and source is not click.core.ParameterSource.DEFAULT and ctx.params[name] != ()
 
 
 @command.command(cls=Command, examples=("bench figure4", "bench figure4 --plot figure4.png"))

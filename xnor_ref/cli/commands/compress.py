@@ -68,7 +68,14 @@ def command(model: str, output: str | None, force: bool, report: bool, json_file
         _plot(values["plot"], values["layer"], made.layers)
     if target is not None:
         result["output"] = _write(target, made, metadata, tensors)
-    _show(result, json_file, report or target is None)
+    if options.write_json(result, json_file):
+        return
+    parts = [_table(result)] if report or target is None else []
+    if any(row.get("measured") for row in result["layers"]):
+        parts.append(_times(result["layers"]))
+    if "output" in result:
+        parts.append(_written(result))
+    click.echo("\n\n".join(parts))
 
 
 def _write(target: Path, made: Any, metadata: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
@@ -151,17 +158,6 @@ def _result(path: Path, layers: Any) -> dict[str, Any]:
         )
     total = costs.total(layer.costs for layer in layers).to_dict()
     return {"model": str(path), "bytes": path.stat().st_size, "layers": rows, "total": total}
-
-
-def _show(result: dict[str, Any], json_file: str | None, table: bool) -> None:
-    if options.write_json(result, json_file):
-        return
-    parts = [_table(result)] if table else []
-    if any(row.get("measured") for row in result["layers"]):
-        parts.append(_times(result["layers"]))
-    if "output" in result:
-        parts.append(_written(result))
-    click.echo("\n\n".join(parts))
 
 
 def _table(result: dict[str, Any]) -> str:

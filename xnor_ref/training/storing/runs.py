@@ -31,12 +31,13 @@ class RunFolder:
         self.packed_path = path / "model.safetensors"
         self.report_path = path / "report.json"
 
-    def create(self) -> None:
+    def create(self) -> "RunFolder":
         """Make the folder. Raises OutputError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+        return self
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write a small JSON file atomically."""
@@ -119,9 +120,7 @@ def new_run(name: str, out: Path | None) -> RunFolder:
     """
     if out is not None:
         check_free(out)
-        folder = RunFolder(out)
-        folder.create()
-        return folder
+        return RunFolder(out).create()
     RunFolder(RUNS).create()
     k = 1
     while True:
