@@ -193,7 +193,6 @@ LAZY = {  # files with imports inside of functions, and what they buy
     "torch, onnx, matplotlib and scikit-learn are extras": (
         "bench/peers/torch_twin.py", "compress/plot.py", "plotting.py", "training/classifier.py",
     ),
-    "fcntl is not on every system": ("datasets/download.py",),
 }  # fmt: skip
 
 

@@ -71,10 +71,8 @@ def check_integer(what: str, value: object, low: int | None = None, high: int | 
 
     Raises
     ------
-    InputTypeError
-        It is no integer.
-    InputError
-        It is out of range.
+    InputTypeError : it is no integer
+    InputError : it is out of range
     """
     if not is_integer(value):
         raise InputTypeError(f"{what} must be an int, got {value!r}")

@@ -6,6 +6,7 @@ of every array, so a file that was cut short or altered anywhere is refused when
 checkpoints are both kept this way (docs/model-format.md has the byte layout and the digest rule).
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,13 +14,18 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError, is_integer
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PathLike = str | os.PathLike[str]
 
@@ -28,9 +34,8 @@ TEMPORARY = ".xnor_ref-"  # how the names of files begin that are still being wr
 MAX_HEADER_BYTES = 16 * 2**20  # names, shapes and metadata; real files need a few kilobytes
 MAX_DEPTH = 100  # of JSON in JSON; what walks it may recurse
 MAX_FILE_BYTES = 16 * 2**30
-_DTYPES = {
-    np.dtype(name) for name in ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-} | {np.dtype(name) for name in ("float16", "float32", "float64")}
+_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+_DTYPES = {np.dtype(name) for name in ("bool", *_INTEGERS, "float16", "float32", "float64")}
 _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 
 
@@ -43,15 +48,13 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
 
     Parameters
     ----------
-    path : str or PathLike
-        The file to write; its folder must exist.
+    path : the file to write; its folder must exist
     data : bytes, or a function that is given the open binary file and writes to it
     flush : whether to wait for the disk; if not, the file may be found empty after the power has failed
 
     Raises
     ------
-    OutputError
-        Disk full, read-only, no permission, no such folder, or `path` is there and not a regular file. The
+    OutputError : disk full, read-only, no permission, no such folder, or `path` is there and not a regular file. The
         temporary file is removed and the old file untouched.
     """
     if "\0" in os.fspath(path):
@@ -76,7 +79,8 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
                     os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            _remove_quietly(temporary)
+            with contextlib.suppress(OSError):  # the error that brought us here is the one to report
+                os.unlink(temporary)
             raise
     except OutputError:
         raise
@@ -97,13 +101,6 @@ def _reason(error: OSError, folder: str) -> str:
     return error.strerror or str(error)
 
 
-def _remove_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass  # the error that brought us here is the one to report
-
-
 def sync_folder(folder: PathLike) -> None:
     """Make the names in a folder durable, where the file system can."""
     try:
@@ -117,14 +114,23 @@ def sync_folder(folder: PathLike) -> None:
             raise
 
 
-def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: keys sorted, no spaces, ASCII only, no NaN or infinity.
+def lock_alone(file: IO) -> bool:
+    """Lock an open file against other processes until it is closed; False where one of them holds it.
 
-    Raises
-    ------
-    InputError
-        The value holds something that JSON cannot say.
+    Where files cannot be locked (Windows, some file systems) nothing is noticed.
     """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a file system without locks
+    return True
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value: keys sorted, no spaces, ASCII only. Raises InputError for what JSON cannot say."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
@@ -166,20 +172,16 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
 
     Parameters
     ----------
-    path : str or PathLike
-    tensors : dict of ndarray
-        Booleans, integers or floats of any shape.
-    metadata : dict
-        JSON values only, with "format" (str) and "version" (int); "digest" is added, and replaced if there.
+    tensors : booleans, integers or floats of any shape
+    metadata : JSON values only, with "format" (str) and "version" (int); "digest" is added, and replaced if there
 
     Raises
     ------
-    InputError, InputTypeError
-        A name, dtype or description that cannot be stored.
-    OutputError
-        The file could not be written; what was there is untouched.
+    InputError, InputTypeError : a name, dtype or description that cannot be stored
+    OutputError : the file could not be written; what was there is untouched
     """
-    _check_identity(metadata)
+    if not isinstance(metadata.get("format"), str) or not is_integer(metadata.get("version")):
+        raise InputError('save_tensors: metadata needs "format" (str) and "version" (int)')
     arrays = {}
     for name in sorted(tensors):
         array = tensors[name]
@@ -194,12 +196,6 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
     write_atomically(path, save(arrays, metadata={METADATA_KEY: text}))
 
 
-def _check_identity(metadata: dict[str, Any]) -> None:
-    version = metadata.get("version")
-    if not isinstance(metadata.get("format"), str) or not is_integer(version):
-        raise InputError('save_tensors: metadata needs "format" (str) and "version" (int)')
-
-
 def load_tensors(
     path: PathLike, *, expect_format: str, max_version: int, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -207,14 +203,10 @@ def load_tensors(
 
     Parameters
     ----------
-    path : str or PathLike
-        A regular file, or a symbolic link to one.
-    expect_format : str
-        The "format" that the description must name.
-    max_version : int
-        Versions 1 to `max_version` are read.
-    max_bytes : int
-        Larger files are refused unread.
+    path : a regular file, or a symbolic link to one
+    expect_format : the "format" that the description must name
+    max_version : versions 1 to `max_version` are read
+    max_bytes : larger files are refused unread
 
     Returns
     -------
@@ -225,10 +217,8 @@ def load_tensors(
 
     Raises
     ------
-    InputTypeError
-        `path` is no path.
-    ModelFileError
-        Missing, unreadable, not a regular file, empty, cut short, altered, of another kind or version.
+    InputTypeError : `path` is no path
+    ModelFileError : missing, unreadable, not a regular file, empty, cut short, altered, of another kind or version
     """
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"path must be a str or PathLike, got {path!r}")

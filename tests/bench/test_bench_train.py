@@ -208,9 +208,9 @@ def test_contenders_take_turns_of_about_the_same_length():
 
 
 def test_ratios_are_of_throughput_with_their_spread_round_by_round():
-    ratio = train._ratio([2.0, 4.0, 6.0], [1.0, 1.0, 2.0])
+    ratio = train.ratio_of([2.0, 4.0, 6.0], [1.0, 1.0, 2.0])
     assert ratio == {"ratio": 4.0, "quartiles": [2.5, 3.5]}
-    speed = train._throughput([0.5, 0.25, 0.0])
+    speed = train.throughput([0.5, 0.25, 0.0])
     assert speed == {"images_per_second": 4.0, "quartiles": [1 / 0.375, 8.0], "rounds": 3}
     assert train._memory({"before": None, "peak": None}) is None
     assert train._memory({"before": 3, "peak": 10}) == {"network": 7, "peak": 10}
@@ -318,8 +318,8 @@ def test_the_twin_has_our_gradients(name):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_torch_learns_its_batch_in_each_way(precision, layout, optimizer):
     pytest.importorskip("torch")
-    setup = {**TINY, "size": 32, "precision": precision, "layout": layout, "compiled": False, "optimizer": optimizer}
-    trainer = train_worker.Torch("lenet5", **setup)
+    task = train.Task("lenet5", **{**TINY, "size": 32, "optimizer": optimizer})
+    trainer = train_worker.Torch(task, precision, layout, compiled=False)
     losses = [trainer.step() for _ in range(12)]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -330,14 +330,14 @@ def test_a_torch_that_breaks_is_unavailable(monkeypatch):
 
     monkeypatch.setattr(train_worker, "Torch", broken)
     with pytest.raises(baselines.Unavailable, match=r"^no kernel for this$"):
-        train_worker.begin("torch", threads=1)
+        train_worker.begin("torch", task={"network": "lenet5"})
 
 
 # --- ours --------------------------------------------------------------------------------------------------------
 
 
 def ours(method="xnor", optimizer="sgd"):
-    trainer = train_worker.Ours("lenet5", **TINY, method=method, optimizer=optimizer, backward="fp32", options={})
+    trainer = train_worker.Ours(train.Task("lenet5", **TINY, method=method, optimizer=optimizer), "fp32", options={})
     train_worker._settings.close()
     set_threads(None)
     return trainer

@@ -1,7 +1,10 @@
 """The embedded data set: the same pixels from the same seed, balanced, quick to open again."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from xnor_ref import datasets
 from xnor_ref.datasets import shapes
@@ -78,6 +81,13 @@ def test_outlines_lie_about_the_unit_circle():
             assert 0.85 <= radii.max() <= 1.25, kind
 
 
-def test_contact_sheet(tmp_path):
-    shapes.contact_sheet(tmp_path / "sheet.png", rows=1)
-    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+def test_the_picture_in_the_readme_shows_what_is_drawn():
+    """A column for each kind, five images of it; it was saved by `sheet.quantize(128).save(path, optimize=True)`."""
+    columns, step = len(shapes.CLASSES), shapes.IMAGE_SIZE + 2
+    sheet = Image.new("RGB", (columns * step - 2, 5 * step - 2), "white")
+    for index in range(5 * columns):
+        row, column = divmod(index, columns)
+        sheet.paste(Image.fromarray(shapes.draw(0, "val", index)), (column * step, row * step))
+    with Image.open(Path(__file__).parents[2] / "docs" / "shapes.png") as shown:
+        difference = np.abs(np.asarray(sheet, np.int16) - np.asarray(shown.convert("RGB"), np.int16))
+    assert np.median(difference) < 10

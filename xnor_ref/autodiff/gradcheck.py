@@ -30,18 +30,12 @@ def gradcheck(
 
     Parameters
     ----------
-    function : callable
-        Takes one Tensor per input, returns one Tensor. It must give the same result each time.
-    inputs : sequence of float64 ndarray
-        Where to check; they are not modified.
-    directions : int
-        Random directions per input.
-    eps : float
-        Half the length of the difference.
-    tolerance : float
-        Largest |a - b| / max(|a|, |b|, 0.001) that passes.
-    seed : int
-        Of w and the directions.
+    function : takes one Tensor per input, returns one Tensor. It must give the same result each time.
+    inputs : float64 arrays: where to check; they are not modified
+    directions : random directions per input
+    eps : half the length of the difference
+    tolerance : largest |a - b| / max(|a|, |b|, 0.001) that passes
+    seed : of w and the directions
 
     Returns
     -------
@@ -50,10 +44,8 @@ def gradcheck(
 
     Raises
     ------
-    GradientError
-        The error is above the tolerance, or not a number.
-    InputTypeError, InputError
-        Inputs that are not float64; no inputs; no directions.
+    GradientError : the error is above the tolerance, or not a number
+    InputTypeError, InputError : inputs that are not float64; no inputs; no directions
 
     >>> gradcheck(lambda x: x * x, [np.array([1.0, 2.0, 3.0])]) < 1e-8
     True

@@ -128,15 +128,12 @@ class Taped:
 
         Parameters
         ----------
-        grad : ndarray, optional
-            dC/d(this), of this shape; 1 if left out, which only a Tensor of one element allows.
-        keep_tape : bool
-            Keep the record, so that backward can run again. By default each op is freed as soon as it is done.
+        grad : dC/d(this), of this shape; 1 if left out, which only a Tensor of one element allows
+        keep_tape : keep the record, so that backward can run again. By default each op is freed as soon as it is done.
 
         Raises
         ------
-        InputError
-            Nothing was recorded, the record was freed, or shapes clash. Then no leaf has changed.
+        InputError : nothing was recorded, the record was freed, or shapes clash. Then no leaf has changed.
         """
         if not self.requires_grad:
             raise InputError("backward: nothing was recorded; no input requires a gradient, or no_grad was active")

@@ -33,17 +33,13 @@ def apply(
 
     Parameters
     ----------
-    name : str
-        Shown in error messages.
-    data : ndarray
-        The computed value.
-    parents : tuple of Tensor
-        What `data` was computed from.
+    name : shown in error messages
+    data : the computed value
+    parents : what `data` was computed from
     backward : callable
         Takes dC/d(data), an array of the shape and dtype of `data` that must not be written to (it may be shared, or
         a broadcast view), and returns a tuple with dC/d(parent), or None, for each parent. It may return `dy` itself.
-    fresh : bool
-        Whether all arrays that `backward` returns are new, and nobody else keeps them; then they are not copied.
+    fresh : whether all arrays that `backward` returns are new, and nobody else keeps them; then they are not copied
 
     >>> x = Tensor([3.0], requires_grad=True)
     >>> apply("square", x.data**2, (x,), lambda dy: (dy * 2 * x.data,)).backward()
@@ -62,18 +58,14 @@ class Tensor(Taped):
 
     Parameters
     ----------
-    data : array_like
-        float32 and float64 arrays are kept as they are, without a copy; lists and Python numbers become float32.
-        Integer and boolean arrays are kept too, but are constants.
-    requires_grad : bool
-        Whether `backward` shall leave dC/d(this) in `grad`.
-    name : str
-        For messages.
+    data : float32 and float64 arrays are kept as they are, without a copy; lists and Python numbers become
+        float32. Integer and boolean arrays are kept too, but are constants.
+    requires_grad : whether `backward` shall leave dC/d(this) in `grad`
+    name : for messages
 
     Raises
     ------
-    InputTypeError
-        Other dtypes; or a gradient asked of integers or booleans.
+    InputTypeError : other dtypes; or a gradient asked of integers or booleans
 
     Notes
     -----

@@ -8,7 +8,7 @@ import numpy as np
 
 from xnor_ref.bench.measuring import roof
 from xnor_ref.bench.measuring.layers import F32, Layer, Linear, check_size, random_data
-from xnor_ref.bench.measuring.timing import FULL, Pace, Timing, limited, measure
+from xnor_ref.bench.measuring.timing import FULL, Pace, limited, measure
 from xnor_ref.bench.peers import baselines
 from xnor_ref.errors import EquivalenceError
 from xnor_ref.kernels.ops import binary_ops
@@ -46,8 +46,7 @@ def measure_layer(
 
     Raises
     ------
-    EquivalenceError
-        Our result, or a baseline's for signs, is not that of the checked functions.
+    EquivalenceError : our result, or a baseline's for signs, is not that of the checked functions
     """
     x, weight = random_data(layer, batch)
     runs = ours(layer, x, weight, threads)
@@ -68,7 +67,7 @@ def measure_layer(
         "ours": {name: seconds[name] for name in runs},
         "baselines": [_ratio(baseline, seconds) for baseline, _ in others.values()],
         "absent": absent,
-        "timings": _spread(timings),
+        "timings": {name: timing.to_dict() for name, timing in timings.items()},
     }
 
 
@@ -81,10 +80,6 @@ def _ratio(baseline: baselines.Baseline, seconds: dict[str, float]) -> dict[str,
         "against": f"ours {ours}",
         "ratio": seconds[baseline.name] / seconds[ours],
     }
-
-
-def _spread(timings: dict[str, Timing]) -> dict[str, Any]:
-    return {name: timing.to_dict() for name, timing in timings.items()}
 
 
 def _others(

@@ -18,8 +18,6 @@ from xnor_ref.bench.measuring.timing import FULL, Pace
 CHANNELS = (1, 2, 3, 8, 16, 32, 64, 128, 256, 512, 1024)  # 3x3 filters, figure 4(b)
 FILTERS = (1, 2, 3, 5, 7, 11, 20)  # 256 channels, figure 4(c)
 
-Shapes = list[tuple[tuple[int, ...], tuple[int, ...]]]  # of each layer: weight, and what else it has of parameters
-
 
 def theory(channels: int, filter_size: int) -> float:
     """S = 64 c N_W / (c N_W + 64), the paper's speed-up for one filter."""
@@ -89,7 +87,7 @@ def memory() -> list[dict[str, Any]]:
     """
     rows = []
     for name, layers in (("VGG-19", _vgg19()), ("ResNet-18", _resnet18()), ("AlexNet", _alexnet())):
-        sizes = [math.prod(weight) + sum(others) for weight, others in layers]
+        sizes = [math.prod(weight) + others for weight, others in layers]
         total, real = sum(sizes), sizes[0] + sizes[-1]
         rows.append(
             {
@@ -104,24 +102,26 @@ def memory() -> list[dict[str, Any]]:
     return rows
 
 
-def _alexnet() -> Shapes:
+# Of each layer: the shape of its weight, and how many other parameters it has.
+
+
+def _alexnet() -> list[tuple[tuple[int, ...], int]]:
     """Krizhevsky et al. 2012, without groups."""
     convs = [(96, 3, 11), (256, 96, 5), (384, 256, 3), (384, 384, 3), (256, 384, 3)]
-    return [((o, c, k, k), (o,)) for o, c, k in convs] + _fully_connected(256 * 6 * 6)
+    return [((o, c, k, k), o) for o, c, k in convs] + _fully_connected(256 * 6 * 6)
 
 
-def _vgg19() -> Shapes:
+def _vgg19() -> list[tuple[tuple[int, ...], int]]:
     """Simonyan and Zisserman 2015, configuration E."""
     widths = [3, 64, 64, 128, 128, *[256] * 4, *[512] * 8]
-    return [((o, c, 3, 3), (o,)) for c, o in pairwise(widths)] + _fully_connected(512 * 7 * 7)
+    return [((o, c, 3, 3), o) for c, o in pairwise(widths)] + _fully_connected(512 * 7 * 7)
 
 
-def _fully_connected(inputs: int) -> Shapes:
-    widths = [inputs, 4096, 4096, 1000]
-    return [((o, i), (o,)) for i, o in pairwise(widths)]
+def _fully_connected(inputs: int) -> list[tuple[tuple[int, ...], int]]:
+    return [((o, i), o) for i, o in pairwise([inputs, 4096, 4096, 1000])]
 
 
-def _resnet18() -> Shapes:
+def _resnet18() -> list[tuple[tuple[int, ...], int]]:
     """He et al. 2016; each convolution has two numbers of BatchNorm a channel, and no bias."""
     shapes = [(64, 3, 7, 7)]
     width = 64
@@ -130,4 +130,4 @@ def _resnet18() -> Shapes:
             shapes.append((stage, width, 1, 1))
         shapes += [(stage, width, 3, 3), *[(stage, stage, 3, 3)] * 3]
         width = stage
-    return [(shape, (2 * shape[0],)) for shape in shapes] + [((1000, 512), (1000,))]
+    return [(shape, 2 * shape[0]) for shape in shapes] + [((1000, 512), 1000)]

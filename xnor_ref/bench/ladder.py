@@ -5,19 +5,17 @@ and BLAS included.
 """
 
 import dataclasses
-import json
-import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 
-from xnor_ref.bench.compare import measure_layers
+from xnor_ref.bench.compare import LAYOUTS, measure_layers
 from xnor_ref.bench.measuring import machine
 from xnor_ref.bench.measuring.layers import PAPER, Conv
-from xnor_ref.bench.measuring.process import run_python
+from xnor_ref.bench.measuring.process import Worker, serve
 from xnor_ref.bench.measuring.timing import FULL, Pace
 from xnor_ref.bench.peers.baselines import BASELINES
-from xnor_ref.errors import InputError, XnorRefError
+from xnor_ref.errors import InputError
 
 RUNGS = {  # groups of `baselines.BASELINES` that lead up to our fastest kernel, and what each adds
     "float-loops": "one multiply-add at a time",
@@ -27,6 +25,7 @@ RUNGS = {  # groups of `baselines.BASELINES` that lead up to our fastest kernel,
     "numba": "loops that LLVM vectorises",
 }
 FLOATS = ("numpy", "torch")
+_CHILD = "from xnor_ref.bench.ladder import child; child()"
 
 _WITHOUT_VPOPCNT = (
     *("avx512vpopcntdq", "avx512bitalg", "avx512vbmi", "avx512ifma", "avx512vnni", "avx512bf16", "avx512fp16"),
@@ -34,36 +33,21 @@ _WITHOUT_VPOPCNT = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Cpu:
-    """A processor that can be emulated: what it lacks, what it needs, and how other libraries are told."""
+_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS")
+
+
+class Cpu(NamedTuple):
+    """A processor that can be emulated."""
 
     lacks: tuple[str, ...]  # beginnings of LLVM's names of features
     needs: tuple[str, ...]
-    settings: dict[str, str]
+    told: tuple[str, ...]  # values of `_SETTINGS`, by which other libraries are told
 
 
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 CPUS = {
-    "skylake-avx512": Cpu(
-        _WITHOUT_VPOPCNT,
-        ("avx512f", "avx512bw", "avx512dq", "avx512vl"),
-        {
-            "ATEN_CPU_CAPABILITY": "avx512",
-            "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
-            "OPENBLAS_CORETYPE": "SkylakeX",
-            "MKL_ENABLE_INSTRUCTIONS": "AVX512",
-        },
-    ),
-    "haswell": Cpu(
-        (*_WITHOUT_VPOPCNT, "avx512"),
-        ("avx2", "fma"),
-        {
-            "ATEN_CPU_CAPABILITY": "avx2",
-            "ONEDNN_MAX_CPU_ISA": "AVX2",
-            "OPENBLAS_CORETYPE": "Haswell",
-            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        },
-    ),
+    "skylake-avx512": Cpu(_WITHOUT_VPOPCNT, _AVX512, ("avx512", "AVX512_CORE", "SkylakeX", "AVX512")),
+    "haswell": Cpu((*_WITHOUT_VPOPCNT, "avx512"), ("avx2", "fma"), ("avx2", "AVX2", "Haswell", "AVX2")),
 }
 
 
@@ -74,10 +58,8 @@ def measure_ladder(
 
     Parameters
     ----------
-    layer : Conv
     names : groups of float baselines to compare every rung with
-    cpu : name in `CPUS`, optional
-        Measure with this processor's instructions only.
+    cpu : a name in `CPUS`: measure with its instructions only
 
     Returns
     -------
@@ -86,17 +68,17 @@ def measure_ladder(
         "baselines" and why some are "absent"; "emulated", the processor's name or None.
     """
     if cpu is not None:
-        arguments = json.dumps([dataclasses.astuple(layer), names, dataclasses.astuple(pace)])
-        return run_python(_CHILD, arguments, environment=emulation(cpu)) | {"emulated": cpu}
+        with Worker(_CHILD, emulation(cpu)) as worker:
+            found = worker.ask("measure", layer=dataclasses.astuple(layer), names=names, pace=dataclasses.astuple(pace))
+        return found | {"emulated": cpu}
     about = machine.describe(pace)
     (row,) = measure_layers([layer], 1, 1, (*RUNGS, *names), pace)
     found = {entry["baseline"]: entry["seconds"] for entry in row["baselines"]}
     steps = {BASELINES[group][0].name: text for group, text in RUNGS.items()}
     seconds = {name: found.pop(name) for name in steps if name in found}
-    ours = row["ours"]
-    seconds |= {"simd": ours["kernel"], "whole operation, NHWC": ours["NHWC"], "whole operation, NCHW": ours["NCHW"]}
-    steps |= {"simd": "explicit vectors"}
-    steps |= dict.fromkeys(("whole operation, NHWC", "whole operation, NCHW"), "with packing and scales")
+    ours, whole = row["ours"], {f"whole operation, {layout}": row["ours"][layout] for layout in LAYOUTS}
+    seconds |= {"simd": ours["kernel"], **whole}
+    steps |= {"simd": "explicit vectors", **dict.fromkeys(whole, "with packing and scales")}
     compared = {"float loops": seconds["float loops"], **found}
     return {
         "machine": about,
@@ -130,17 +112,9 @@ def emulation(cpu: str) -> dict[str, str]:
     if missing:
         raise InputError(f"bench: this processor cannot stand in for {cpu}: it has no {', '.join(missing)}")
     features = (("+" if on and not name.startswith(wanted.lacks) else "-") + name for name, on in sorted(host.items()))
-    return {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ",".join(features), **wanted.settings}
-
-
-_CHILD = "from xnor_ref.bench.ladder import child; child()"
+    return {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ",".join(features), **dict(zip(_SETTINGS, wanted.told))}
 
 
 def child() -> None:
-    """What the process of an emulated processor does: measure, and print the result as one line of JSON."""
-    layer, names, pace = json.loads(sys.argv[1])
-    try:
-        print(json.dumps(measure_ladder(Conv(*layer), tuple(names), Pace(*pace))))
-    except XnorRefError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    """What the process of an emulated processor does."""
+    serve({"measure": lambda layer, names, pace: measure_ladder(Conv(*layer), tuple(names), Pace(*pace))})

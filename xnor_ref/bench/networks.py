@@ -5,6 +5,7 @@ the same float32 images; ours is measured from raw uint8 pixels as well, which i
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.bench.measuring import roof
-from xnor_ref.bench.measuring.layers import check_batch
+from xnor_ref.bench.measuring.layers import F32, check_batch
 from xnor_ref.bench.measuring.timing import FULL, Pace, limited, measure
 from xnor_ref.bench.peers import baselines, onnx_twin, torch_twin
 from xnor_ref.errors import EquivalenceError, InputError
@@ -22,8 +23,6 @@ from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.packed import PackedNetwork, load_packed
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import PathLike
-
-F32 = NDArray[np.float32]
 
 NETWORKS = ("vgg-small", "resnet18", "nin", "alexnet")
 TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order
@@ -64,18 +63,14 @@ def measure_network(
 
     Raises
     ------
-    EquivalenceError
-        Two rungs of ours give different logits, or the full-precision twins do so by more than rounding.
+    EquivalenceError : two rungs of ours give different logits, or the full-precision twins do so by more than rounding
     """
     roof.require_compiler()
     check_batch(batch, size)
     check_threads(threads, "bench")
-
-    def peers(images: F32) -> tuple[dict[str, Any], dict[str, str]]:
-        return _full_precision(name, size, classes, images, threads, compiled and not pace.quick)
-
     made = random_network(name, size, classes)
-    measured, absent = _measured(made, batch, threads, pace, peers if others else None)
+    peers = partial(_full_precision, name, size, classes, threads, compiled and not pace.quick) if others else None
+    measured, absent = _measured(made, batch, threads, pace, peers)
     seconds = {run: timing["seconds"] for run, timing in measured["timings"].items() if run not in measured["ours"]}
     ours = measured["ours"]["ours"]
     torch_runs = [run for run in seconds if run.startswith("torch")]
@@ -171,7 +166,7 @@ def random_images(network: PackedNetwork, batch: int) -> tuple[F32, NDArray[np.u
 
 
 def _full_precision(
-    name: str, size: int, classes: int, images: F32, threads: int, compiled: bool
+    name: str, size: int, classes: int, threads: int, compiled: bool, images: F32
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Runs of the full-precision twin in other libraries, checked against ours; and why some are absent."""
     model = models.build(name, image_size=size, in_channels=3, num_classes=classes, method="full")

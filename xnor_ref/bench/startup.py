@@ -12,34 +12,25 @@ from xnor_ref.bench.measuring.process import run_python
 from xnor_ref.bench.measuring.timing import FULL, Pace
 from xnor_ref.storage import PathLike
 
-STAGES = ("interpreter", "numpy", "numba", "xnor_ref", "load", "first answer")
-_CODE = """
-import sys, time
-times = [float(sys.argv[2]), time.time()]
-import numpy
-times.append(time.time())
-import numba
-times.append(time.time())
-from xnor_ref.packed.runtime import load_packed
-times.append(time.time())
-network = load_packed(sys.argv[1])
-times.append(time.time())
-channels, height, width = network.input_shape
-image = numpy.zeros((1, height, width, channels), numpy.uint8)
-network.logits(image, threads=1)
-times.append(time.time())
-network.logits(image, threads=1)
-times.append(time.time())
-print([after - before for before, after in zip(times, times[1:])])
-"""
+_IMAGE = "network.logits(numpy.zeros((1, *network.input_shape[1:], network.input_shape[0]), numpy.uint8), threads=1)"
+_STEPS = {
+    "interpreter": "import sys, time; times = [float(sys.argv[2])]",
+    "numpy": "import numpy",
+    "numba": "import numba",
+    "xnor_ref": "from xnor_ref.packed.runtime import load_packed",
+    "load": "network = load_packed(sys.argv[1])",
+    "first answer": _IMAGE,
+    "second answer": _IMAGE,
+}
+_CODE = "\ntimes.append(time.time())\n".join(
+    [*_STEPS.values(), "print([after - before for before, after in zip(times, times[1:])])"]
+)
+STAGES = tuple(_STEPS)[:-1]
 
 
 def measure_startup(model: PathLike | None = None, pace: Pace = FULL) -> dict[str, Any]:
     """Measure new processes from their start to the first logits of one image, one thread.
-
-    Parameters
-    ----------
-    model : path of a packed network; by default a ResNet-18 for 128 pixels with random weights.
+    `model` is the path of a packed network; by default a ResNet-18 for 128 pixels with random weights.
 
     Returns
     -------
@@ -67,5 +58,4 @@ def _medians(runs: list[list[float]]) -> dict[str, Any]:
     stages = [statistics.median(times) for times in zip(*runs)]
     libraries = sum(stages[: STAGES.index("xnor_ref")])
     total = statistics.median(sum(times[: len(STAGES)]) for times in runs)
-    named = dict(zip((*STAGES, "second answer"), stages))
-    return {"stages": named, "total": total, "own": total - libraries, "processes": len(runs)}
+    return {"stages": dict(zip(_STEPS, stages)), "total": total, "own": total - libraries, "processes": len(runs)}

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,6 @@ def said(values: dict[str, Any]) -> dict[str, Any]:
 
 def use_threads(threads: int | None) -> None:
     """Compute on the threads of --threads."""
-
     check_values({"threads": threads}, "--threads")
     set_threads(threads)
 
@@ -214,7 +213,7 @@ def scaled(count: int, units: Sequence[str]) -> str:
     return f"{value:.1f} {units[power]}" if power else f"{value:.0f} {units[0]}".rstrip()
 
 
-def table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+def table(rows: Sequence[tuple[str, ...]], right: Container[int] = ()) -> str:
     """Rows of texts in columns of equal width; columns in `right` are set right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []

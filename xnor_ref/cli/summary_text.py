@@ -33,9 +33,19 @@ def summary_text(result: dict[str, Any]) -> str:
 def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
     total = result["total"]
     whole, packed, bits = total["float_bytes"], total["packed_bytes"], result["all_binary_bytes"]
+    operations = f"{total['macs'] / 1e6:,.1f} M MACs"
+    if total["word_ops"]:
+        left = total["macs"] - total["xnor_macs"]
+        operations += (
+            f": {left / 1e6:,.1f} M stay, the others become {total['word_ops'] / 1e6:,.1f} M XNORs and popcounts of "
+            "64-bit words"
+        )
+    elif total["additions"]:
+        left = total["macs"] - total["additions"]
+        operations += f": {left / 1e6:,.1f} M stay, the others become additions"
     lines = [
         ("parameters", f"{total['parameters']:,}; {_parts(total)}"),
-        ("operations", f"{total['macs'] / 1e6:,.1f} M MACs"),
+        ("operations", operations),
         ("float32", _bytes(whole)),
         ("packed", f"{_bytes(packed)}, {whole / packed:.1f} times smaller; a model file also has its description"),
         (
@@ -44,16 +54,6 @@ def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
             f"{_bytes(result['double_bytes'])}",
         ),
     ]
-    if total["word_ops"]:
-        left = total["macs"] - total["xnor_macs"]
-        lines[1] = (
-            "operations",
-            f"{total['macs'] / 1e6:,.1f} M MACs: {left / 1e6:,.1f} M stay, the others become "
-            f"{total['word_ops'] / 1e6:,.1f} M XNORs and popcounts of 64-bit words",
-        )
-    elif total["additions"]:
-        left = total["macs"] - total["additions"]
-        lines[1] = ("operations", f"{lines[1][1]}: {left / 1e6:,.1f} M stay, the others become additions")
     if total["norm_channels"]:
         three, four = ((f"{way['parameters']:,}", f"({way['bytes'] / 2**20:,.2f} MiB)") for way in result["otherwise"])
         with_three = f"{three[0]} with 3 numbers a channel of BatchNorm and no biases {three[1]}"

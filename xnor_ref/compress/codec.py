@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.compress import range_coder
-from xnor_ref.compress.tree import Tree, from_parents
+from xnor_ref.compress.tree import Tree, flips, from_parents
 from xnor_ref.errors import InputError, ModelFileError
-from xnor_ref.kernels.basics.layout import n_words
+from xnor_ref.kernels.basics.layout import mask_tail, n_words
 
 MAX_FILTER = 2**24 - 2  # signs of a filter, so that the coder's range can be cut in n + 1 steps
 MAX_WEIGHTS = 2**28  # signs of a layer
@@ -26,10 +26,7 @@ MAX_EXPANSION = 4096  # signs that a byte may stand for, and as many once
 def encode(rows: NDArray[np.uint64], tree: Tree) -> NDArray[np.uint8]:
     """Filters (O, n_words(n_bits)), tail bits zero, as bytes.
 
-    Raises
-    ------
-    InputError
-        The tree has not exactly one root, or the layer is larger than `decode` would read.
+    Raises InputError where the tree has not exactly one root, or the layer is larger than `decode` would read.
     """
     channels, n_bits = tree.out_channels, tree.n_bits
     if tree.roots != 1:
@@ -38,24 +35,19 @@ def encode(rows: NDArray[np.uint64], tree: Tree) -> NDArray[np.uint8]:
         raise InputError(
             f"encode: {channels} filters of {n_bits} signs; at most {MAX_FILTER} in a filter and {MAX_WEIGHTS} in all"
         )
-    flips = _flips(rows, tree.parent, tree.negated, n_bits)
-    differ = np.bitwise_count(flips).sum(axis=1, dtype=np.int64)
+    marks = flips(rows, n_bits, tree.parent, tree.negated)
+    differ = np.bitwise_count(marks).sum(axis=1, dtype=np.int64)
     parent = np.where(tree.parent < 0, np.arange(channels), tree.parent).astype(np.int64)
     out = np.zeros(channels * (n_bits // 4 + 16) + 16, np.uint8)  # more than the coder can need
-    used = range_coder.encode(flips, parent, tree.negated.astype(np.int64), differ, n_bits, out)
+    used = range_coder.encode(marks, parent, tree.negated.astype(np.int64), differ, n_bits, out)
     return out[:used].copy()
 
 
 def decode(stream: NDArray[np.uint8], channels: int, n_bits: int) -> tuple[NDArray[np.uint64], Tree]:
     """The filters, uint64 (O, n_words(n_bits)), and their tree.
 
-    Nothing is allocated before the sizes are checked, and no bytes can make this fail but in the ways below.
-
-    Raises
-    ------
-    ModelFileError
-        Sizes beyond the limits or out of proportion to the stream; not exactly one root; a cycle; bytes missing,
-        left over or altered.
+    Nothing is allocated before the sizes are checked, and bytes can make this fail only by ModelFileError: sizes beyond
+    the limits or out of proportion to the stream; not exactly one root; a cycle; bytes missing, left over or altered.
     """
     if channels < 1 or not 1 <= n_bits <= MAX_FILTER or channels * n_bits > MAX_WEIGHTS:
         raise ModelFileError(f"{channels} filters of {n_bits} weights are more than the {MAX_WEIGHTS} that are read")
@@ -78,12 +70,11 @@ def decode(stream: NDArray[np.uint8], channels: int, n_bits: int) -> tuple[NDArr
         order = from_parents(rows, n_bits, parents, negative).order
     except InputError as error:
         raise ModelFileError(str(error)) from None
-    tail = np.uint64(2**64 - 1 >> -n_bits % 64)
     for o in order[1:]:
         rows[o] ^= rows[parents[o]]
         if negative[o]:
             np.bitwise_not(rows[o], out=rows[o])
-            rows[o, -1] &= tail
+    rows = mask_tail(rows, n_bits)
     return rows, from_parents(rows, n_bits, parents, negative)
 
 
@@ -96,8 +87,8 @@ def other_codings(rows: NDArray[np.uint64], tree: Tree) -> dict[str, int]:
     and distances in as many bits as they need.
     """
     channels, n_bits = tree.out_channels, tree.n_bits
-    flips = _flips(rows, tree.parent, tree.negated, n_bits)[tree.parent >= 0].astype("<u8")
-    gaps = [np.diff(np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")), prepend=-1) for row in flips]
+    marks = flips(rows, n_bits, tree.parent, tree.negated)[tree.parent >= 0].astype("<u8")
+    gaps = [np.diff(np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")), prepend=-1) for row in marks]
     flat = np.concatenate([*gaps, np.zeros(0, np.int64)]) - 1
     octets = b"".join(b"\xff" * (gap // 255) + bytes([gap % 255]) for gap in flat.tolist())
     packed = rows.astype("<u8").tobytes()
@@ -111,11 +102,3 @@ def other_codings(rows: NDArray[np.uint64], tree: Tree) -> dict[str, int]:
         "gaps zlib": head + len(zlib.compress(octets, 9)),
         "gaps lzma": head + len(lzma.compress(octets, preset=9)),
     }
-
-
-def _flips(rows, parent, negated, n_bits):
-    """Which signs differ from the parent's (or their opposites); the root's from -1, so its own bits."""
-    before = np.where((parent < 0)[:, None], np.uint64(0), rows[parent])
-    flips = rows ^ np.where(negated[:, None], ~before, before)
-    flips[:, -1] &= np.uint64(2**64 - 1 >> -n_bits % 64)
-    return flips

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.compress.tree import Tree
-from xnor_ref.kernels.basics.layout import mask_tail
+from xnor_ref.compress.tree import Tree, flips
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,4 @@ def touched_words(rows: NDArray[np.uint64], tree: Tree) -> float:
     edges = tree.parent >= 0
     if not edges.any():
         return 1.0
-    rows = mask_tail(rows, tree.n_bits)
-    before = np.where(tree.negated[:, None], ~rows[tree.parent], rows[tree.parent])
-    flips = mask_tail(rows ^ before, tree.n_bits)[edges]
-    return float((flips != 0).mean())
+    return float((flips(rows, tree.n_bits, tree.parent, tree.negated)[edges] != 0).mean())

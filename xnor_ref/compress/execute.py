@@ -1,11 +1,8 @@
 """A binary layer computed along its tree: integers equal to those of the direct convolution, for any options.
 
-With D the places where filter j differs from its parent i (or from -i, then the first sign is -),
-
-    Z_j = +-Z_i + 2 * sum over p in D of B_jp * x_p          a root: Z = sum over all p of B_p * x_p
-
-The sums over D do not depend on each other, only the additions along the edges do. So all sums are computed first, in
-any order and on any thread; then the results are added up, parents before their children. Two forms of the sums:
+The identity is on the room's page. Its sums over the places D that differ (a root: over all) do not depend on each
+other, only the additions along the edges do. So all sums are computed first, in any order and on any thread; then the
+results are added up, parents before their children. Two forms of the sums:
 
 - "weights" visits the weights that differ, one by one: an addition of x_p for 64 pixels at a time, each a byte;
 - "words" visits the 64-bit words that hold a difference: popcount((x & mask) ^ B), where mask marks the differences and
@@ -52,13 +49,10 @@ def tree_conv2d(
     ----------
     x, weight, stride, padding, pad_value, threads
         As in `binary_conv2d`: float32 (N, C, H, W) and (O, C, KH, KW).
-    tree : Tree, optional
-        Made of the same weights by `compress.tree.build(filter_rows(weight), C*KH*KW)`; default: the minimum spanning
-        tree.
-    form : {"weights", "words"}
-        Whether single weights or 64-bit words are visited; see above. The same integers.
-    backend : {"auto", "numba", "reference"}
-        "reference" is the identity as it stands, in NumPy.
+    tree : made of the same weights by `compress.tree.build(filter_rows(weight), C*KH*KW)`; default: the
+        minimum spanning tree
+    form : {"weights", "words"}; whether single weights or 64-bit words are visited; see above. The same integers.
+    backend : {"auto", "numba", "reference"}; "reference" is the identity as it stands, in NumPy
 
     Returns
     -------
@@ -66,8 +60,7 @@ def tree_conv2d(
 
     Raises
     ------
-    InputTypeError, InputError
-        As in `binary_conv2d`; or the tree does not fit the weights.
+    InputTypeError, InputError : as in `binary_conv2d`; or the tree does not fit the weights
 
     Examples
     --------
@@ -126,16 +119,9 @@ def _fitting(tree: Tree | None, rows: U64, n_bits: int, threads: int | None) -> 
 class TreeConv:
     """A binary convolution with its tree, prepared once and run many times; unchecked. May be shared by threads.
 
-    Parameters
-    ----------
-    words : uint64 (O, KH, KW, n_words(channels))
-        Weights as `binary_ops.conv2d_bits` takes them.
-    tree : Tree over the same filters; the order of their signs does not matter to it.
-
-    Raises
-    ------
-    InputError
-        From `run`: an image takes more than 2**32 bytes as planes.
+    `words` are weights as `binary_ops.conv2d_bits` takes them, uint64 (O, KH, KW, n_words(channels)), `tree` one over
+    the same filters; the order of their signs does not matter to it. `run` raises InputError where an image takes more
+    than 2**32 bytes as planes.
     """
 
     def __init__(

@@ -12,9 +12,9 @@ U64 = NDArray[np.uint64]
 
 
 class Planes:
-    """Where a plane holds the pixels of a padded image, so that neighbouring outputs read neighbouring elements.
+    """Where a plane holds the pixels of a padded image.
 
-    For strides (sy, sx) the image is dealt out to phases, (y % sy, x % sx), of which the kernel meets the first KH and
+    For strides (sy, sx) it is dealt out to phases, (y % sy, x % sx), of which the kernel meets the first KH and
     KW. Plane `(channel*phases_y + y % sy)*phases_x + x % sx` holds pixel (y, x) at `y // sy * width + x // sx`. The tap
     (c, ky, kx) of output (oy, ox) so lies at its own place plus `oy*width + ox`: a run over outputs is one over
     elements, with a few meaningless ones between the rows.

@@ -34,12 +34,7 @@ def positions(tree: Tree) -> NDArray[np.float64]:
 def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
     """Draw the tree, its edges coloured by d/n, beside the distances of its edges.
 
-    Raises
-    ------
-    InputError
-        matplotlib is not there, or the file name ends in none of `plotting.FORMATS`.
-    OutputError
-        The file could not be written.
+    Raises InputError as `plotting.check_plot` does, OutputError where the file could not be written.
     """
     check_plot(path)
     from matplotlib.collections import LineCollection
@@ -52,13 +47,10 @@ def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
     left.add_collection(lines)
     left.scatter(*at.T, s=12, color="black", zorder=2)
     left.scatter(*at[tree.parent < 0].T, s=60, color="tab:red", zorder=3, label="root")
-    left.set_aspect("equal")
+    left.set(aspect="equal", title=title)
     left.set_axis_off()
     left.legend(loc="lower left")
-    left.set_title(title)
     figure.colorbar(lines, ax=left, label="d/n of an edge")
     right.hist(fraction, bins=30, color="tab:blue")
-    right.set_xlabel("d/n of an edge")
-    right.set_ylabel("edges")
-    right.set_title(f"depth {tree.depth}, mean d/n {tree.mean_fraction:.3f}")
+    right.set(xlabel="d/n of an edge", ylabel="edges", title=f"depth {tree.depth}, mean d/n {tree.mean_fraction:.3f}")
     save(figure, path)

@@ -1,8 +1,7 @@
 """Trees over the output channels of a binary layer: distances, minimum spanning trees of small depth, baselines.
 
-Filters are rows of packed signs, uint64 (O, n_words(n_bits)), see `kernels.basics.layout`. Weights (O, C, KH, KW) or
-(O, I) of
-latent float32 numbers become such rows by `filter_rows`.
+Filters are rows of packed signs, uint64 (O, n_words(n_bits)), see `kernels.basics.layout`; `filter_rows` makes them of
+latent weights.
 """
 
 from dataclasses import dataclass
@@ -25,26 +24,16 @@ _START_WORK = 1 << 30  # distances that all runs of Prim's algorithm together ma
 class Tree:
     """Which channel follows from which.
 
-    parent : int32 (O,)
-        -1 for a root, which is computed on its own. A tree has one root; the baseline "direct" has roots only.
-    negated : bool (O,)
-        The channel follows from the opposite of its parent (the complement trick).
-    distance : int32 (O,)
-        Signs that differ from the parent's, or from their opposites where `negated`; 0 for a root.
-    level : int32 (O,)
-        Edges up to the root.
-    order : int32 (O,)
-        All channels by level, so that parents come before their children.
-    n_bits : int
-        Signs of a filter.
+    Arrays have an element for each channel. A channel without a parent (-1) is a root, which is computed on its own: a
+    tree has one root, the baseline "direct" has roots only.
     """
 
     parent: NDArray[np.int32]
-    negated: NDArray[np.bool_]
-    distance: NDArray[np.int32]
-    level: NDArray[np.int32]
-    order: NDArray[np.int32]
-    n_bits: int
+    negated: NDArray[np.bool_]  # it follows from the opposite of its parent (the complement trick)
+    distance: NDArray[np.int32]  # signs that differ from the parent's, or from their opposites; 0 for a root
+    level: NDArray[np.int32]  # edges up to the root
+    order: NDArray[np.int32]  # all channels by level, so that parents come before their children
+    n_bits: int  # signs of a filter
 
     @property
     def out_channels(self) -> int:
@@ -95,16 +84,12 @@ def build(
 
     Parameters
     ----------
-    rows : uint64 (O, n_words(n_bits))
-        Tail bits are ignored.
-    kind : {"mst", "star", "direct"}
-        "mst": a minimum spanning tree of small depth, rooted at its centre. "star": every channel follows from the one
-        with the smallest sum of distances. "direct": no channel follows from another.
-    complement : bool
-        A channel may follow from the opposite of another, since the sums of -B are those of B negated: distance
-        min(d, n - d), and one more bit for each edge.
-    starts : int
-        The most channels that the search for a shallow tree starts from, see below.
+    rows : uint64 (O, n_words(n_bits)); tail bits are ignored
+    kind : {"mst", "star", "direct"}; "mst": a minimum spanning tree of small depth, rooted at its centre. "star": every
+        channel follows from the one with the smallest sum of distances. "direct": no channel follows from another.
+    complement : a channel may follow from the opposite of another, since the sums of -B are those of B negated:
+        distance min(d, n - d), and one more bit for each edge
+    starts : the most channels that the search for a shallow tree starts from, see below
 
     Returns
     -------
@@ -118,8 +103,7 @@ def build(
 
     Raises
     ------
-    InputError
-        Fewer than two channels (but for "direct"), or an unknown kind.
+    InputError : fewer than two channels (but for "direct"), or an unknown kind
 
     Examples
     --------
@@ -152,10 +136,7 @@ def from_parents(
 ) -> Tree:
     """The tree that `parent` and `negated` describe, with distances counted in the filters themselves.
 
-    Raises
-    ------
-    InputError
-        The numbers do not fit the filters, or there is a cycle.
+    Raises InputError where the numbers do not fit the filters, or there is a cycle.
     """
     channels = len(rows)
     if negated is None:
@@ -166,11 +147,18 @@ def from_parents(
         worst = int(np.where((parent < -1) | (parent >= channels))[0][0])
         raise InputError(f"tree: channel {worst} has the parent {parent[worst]}; there are {channels} channels")
     level = levels(parent)
-    rows = mask_tail(rows, n_bits)
-    differ = np.bitwise_count(rows ^ rows[parent]).sum(axis=1, dtype=np.int32)
-    distance = np.where(parent < 0, 0, np.where(negated, n_bits - differ, differ)).astype(np.int32)
+    differ = np.bitwise_count(flips(rows, n_bits, parent, negated)).sum(axis=1, dtype=np.int32)
+    distance = np.where(parent < 0, np.int32(0), differ)
     order = np.argsort(level, kind="stable").astype(np.int32)
     return Tree(parent.astype(np.int32), negated & (parent >= 0), distance, level, order, n_bits)
+
+
+def flips(
+    rows: NDArray[np.uint64], n_bits: int, parent: NDArray[np.int32], negated: NDArray[np.bool_]
+) -> NDArray[np.uint64]:
+    """Which signs differ from the parent's, or from their opposites: uint64 (O, words); a root's own bits."""
+    before = np.where((parent < 0)[:, None], np.uint64(0), rows[parent])
+    return mask_tail(rows ^ np.where(negated[:, None], ~before, before), n_bits)
 
 
 def levels(parent: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -41,27 +41,19 @@ def load(
 
     Parameters
     ----------
-    name : str
-        One of `names()`.
-    data_dir : Path
-        Where data sets lie and where prepared copies are kept (under data_dir/packed).
-    archive : Path, optional
-        An official archive, for data sets that have one.
-    download : bool
-        Fetch the data set if it is not there, where that is possible.
-    progress : callable, optional
-        Called with (what is being done, done, total).
+    name : one of `names()`
+    data_dir : where data sets lie and where prepared copies are kept (under data_dir/packed)
+    archive : an official archive, for data sets that have one
+    download : fetch the data set if it is not there, where that is possible
+    progress : called with (what is being done, done, total)
     **options
         Of the data set's own `load`: `seed`, `train_size`, `val_size` for shapes, `image_size` for folder.
 
     Raises
     ------
-    DatasetError
-        Missing, damaged, hostile or in a wrong layout; the message says what was looked for and what to do.
-    InputError
-        An unknown name or option.
-    OutputError
-        No room for the prepared copy.
+    DatasetError : missing, damaged, hostile or in a wrong layout; the message says what was looked for and what to do
+    InputError : an unknown name or option
+    OutputError : no room for the prepared copy
     """
     module = importlib.import_module(f"xnor_ref.datasets.{_found(name)[0]}")
     wanted = dict(options)

@@ -57,17 +57,11 @@ class Files(Protocol):
 class ZipFiles:
     """Files inside a zip archive.
 
-    Parameters
-    ----------
-    path : Path
-    limits : Limits
-
     Raises
     ------
-    DatasetError
-        When made or at the first use: missing, not a zip, damaged, or with an entry that has no place in a data set:
-        a name that leads out of the archive or cannot be a file's, a name given twice, a symbolic link, encryption,
-        more or larger entries than `limits` allow. The message names archive and entry.
+    DatasetError : when made or at the first use: missing, not a zip, damaged, or with an entry that has no place in a
+        data set: a name that leads out of the archive or cannot be a file's, a name given twice, a symbolic link,
+        encryption, more or larger entries than `limits` allow. The message names archive and entry.
     """
 
     def __init__(self, path: Path, limits: Limits = Limits()) -> None:
@@ -171,22 +165,17 @@ class ZipFiles:
 
 
 def _name_fault(name: str, limits: Limits) -> str | None:
-    if len(name) > limits.name_length:
-        return f"its name has {len(name)} characters"
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        return "its name has a control character"
-    if "\\" in name:
-        return "its name has a backslash"
-    if name.startswith("/"):
-        return "its name is an absolute path"
-    if ":" in name:
-        return "its name has a drive letter or a colon"
     parts = name.removesuffix("/").split("/")
-    if ".." in parts:
-        return "its name leads out of the archive"
-    if "." in parts or "" in parts:
-        return "its name has an empty part"
-    return None
+    faults = {
+        f"has {len(name)} characters": len(name) > limits.name_length,
+        "has a control character": any(ord(letter) < 32 or ord(letter) == 127 for letter in name),
+        "has a backslash": "\\" in name,
+        "is an absolute path": name.startswith("/"),
+        "has a drive letter or a colon": ":" in name,
+        "leads out of the archive": ".." in parts,
+        "has an empty part": "." in parts or "" in parts,
+    }
+    return next((f"its name {fault}" for fault, found in faults.items() if found), None)
 
 
 def _kind_fault(info: zipfile.ZipInfo, limits: Limits) -> str | None:
@@ -234,18 +223,9 @@ def _find_directory(file: BinaryIO, size: int, path: Path, limits: Limits) -> in
 
 
 class FolderFiles:
-    """Files under a folder; links that lead out of it are refused, hidden files are not seen.
+    """Files under a folder, or under its folders and files `parts`; hidden files are not seen.
 
-    Parameters
-    ----------
-    root : Path
-    parts : tuple of str, optional
-        Names directly under `root` that belong to the data set; by default all.
-
-    Raises
-    ------
-    DatasetError
-        It cannot be read, or a link leads out of it.
+    Raises DatasetError where one cannot be read, or a link leads out of the folder.
     """
 
     def __init__(self, root: Path, parts: tuple[str, ...] | None = None) -> None:

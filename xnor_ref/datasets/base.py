@@ -21,17 +21,10 @@ class DatasetWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images with their labels.
+    """Images with their labels."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, (N, H, W, C)
-        Raw pixels, C-contiguous; may be a read-only memory map.
-    labels : ndarray of int64, (N,)
-    """
-
-    images: Images
-    labels: Labels
+    images: Images  # uint8 (N, H, W, C), raw pixels, C-contiguous; may be a read-only memory map
+    labels: Labels  # int64 (N,)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,30 +34,16 @@ class Split:
 class Dataset:
     """A training and a validation split over the same classes.
 
-    Attributes
-    ----------
-    name : str
-    classes : tuple of str
-        Human names in label order, all different.
-    train, val : Split
-    mean, std : tuple of float
-        Per channel, of pixel/255 over the training images; what inputs are normalised with.
-    sha256 : str
-        Fingerprint of class names, pixels and labels; equal for equal content, wherever it was loaded from.
-
-    Raises
-    ------
-    DatasetError
-        An empty split, images that are not square uint8 NHWC, labels outside the classes.
+    Raises DatasetError for an empty split, images that are not square uint8 NHWC, labels outside the classes.
     """
 
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # human names in label order, all different
     train: Split
     val: Split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sha256: str
+    mean: tuple[float, ...]  # per channel, of pixel/255 over the training images; inputs are normalised with it
+    std: tuple[float, ...]  # likewise
+    sha256: str  # fingerprint of class names, pixels and labels; equal for equal content, wherever it was loaded from
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) != len(self.classes):
@@ -121,10 +100,9 @@ class PixelStatistics:
             block = images[start : start + 256]
             squares = block.astype(np.uint16)
             squares *= squares  # 255**2 fits 16 bits
-            axes = (0, 1)
-            self._sum += block.sum(axis=0, dtype=np.uint32).sum(axis=axes, dtype=np.uint64)
-            self._squares += squares.sum(axis=0, dtype=np.uint32).sum(axis=axes, dtype=np.uint64)
-            self._pixels += block.shape[0] * block.shape[1] * block.shape[2]
+            self._sum += block.sum(axis=0, dtype=np.uint32).sum(axis=(0, 1), dtype=np.uint64)
+            self._squares += squares.sum(axis=0, dtype=np.uint32).sum(axis=(0, 1), dtype=np.uint64)
+            self._pixels += block[..., 0].size
 
     def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) of pixel/255; std is at least 1/255, so that a constant channel can be divided by it."""
@@ -143,14 +121,9 @@ def array_sha256(array: np.ndarray) -> str:
 
 
 def fingerprint(classes: tuple[str, ...], shape: tuple[int, ...], hashes: dict[str, tuple[str, str]]) -> str:
-    """SHA-256 that stands for a whole data set.
+    """SHA-256 that stands for a whole data set of images of `shape` (H, W, C).
 
-    Parameters
-    ----------
-    classes : tuple of str
-    shape : (H, W, C)
-    hashes : dict
-        Split name -> (SHA-256 of the images, SHA-256 of the labels), as `array_sha256` gives them.
+    `hashes` holds those of the images and of the labels of each split, as `array_sha256` gives them.
     """
     content = {"classes": list(classes), "shape": list(shape), "splits": {k: list(v) for k, v in hashes.items()}}
     return sha256_bytes(canonical_json(content))
@@ -165,13 +138,7 @@ def make_dataset(name: str, classes: tuple[str, ...], train: Split, val: Split) 
 
 
 def verify(dataset: Dataset) -> None:
-    """Hash every pixel and label again and compare with the fingerprint.
-
-    Raises
-    ------
-    DatasetError
-        They differ: the cached copy was altered or its disk is damaged.
-    """
+    """Hash every pixel and label again. Raises DatasetError where the fingerprint differs: a copy that was altered."""
     measured = _measure(dataset.classes, dataset.train, dataset.val)
     if measured != dataset.sha256:
         raise DatasetError(

@@ -1,8 +1,6 @@
 """From stored pixels to a training batch: shuffling, random crops and flips, normalisation.
 
-Nothing here keeps a running random stream: the order of an epoch follows from (seed, epoch), and the crop and flip
-of an image from (seed, epoch, its index). So a run that was stopped goes on with the same batches, and neither
-batch size nor threads change what happens to an image.
+Nothing here keeps a running random stream; the room's page says what follows from that.
 """
 
 from dataclasses import dataclass
@@ -27,13 +25,9 @@ _MAX_COUNTER = 2**63 - 1
 class AugmentSpec:
     """Random changes of a training image.
 
-    Attributes
-    ----------
-    crop_padding : int
-        The image is shifted by up to this many pixels in each direction, as if padded and cropped again. What
-        comes in from outside is the mean pixel, exactly 0 after normalisation, so it pulls no activation.
-    flip : bool
-        Mirrored left to right, every second time.
+    It is shifted by up to `crop_padding` pixels in each direction, as if padded and cropped again, and with `flip`
+    mirrored left to right, every second time. What comes in from outside is the mean pixel, exactly 0 after
+    normalisation, so it pulls no activation.
     """
 
     crop_padding: int = 0
@@ -46,24 +40,9 @@ class AugmentSpec:
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order in which one epoch visits `n` images.
+    """The order in which one epoch visits `n` images, a permutation of range(n): int64 (n,).
 
-    Parameters
-    ----------
-    n : int
-        Number of images, at least 1.
-    seed, epoch : int
-        Not negative; together they decide the order.
-
-    Returns
-    -------
-    ndarray of int64, (n,)
-        A permutation of range(n).
-
-    Raises
-    ------
-    InputError
-        A number out of its range.
+    Raises InputError unless n is at least 1, and seed and epoch, which decide the order, are not negative.
     """
     for name, value, low in (("n", n, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
         check_integer(f"epoch_order: {name}", value, low, _MAX_COUNTER)
@@ -72,18 +51,10 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """Normalised value of each pixel value: lut[v, c] = (v/255 - mean[c]) / std[c].
+    """Normalised value of each pixel value: lut[v, c] = (v/255 - mean[c]) / std[c], float32 (256, C).
 
-    Computed in float64 and rounded to float32 once, so every user of the table sees the same bits.
-
-    Returns
-    -------
-    ndarray of float32, (256, C)
-
-    Raises
-    ------
-    InputError
-        mean and std differ in length, hold something not finite, or std is not positive.
+    Computed in float64 and rounded to float32 once, so every user of the table sees the same bits. Raises InputError
+    where mean and std differ in length, hold something not finite, or std is not positive.
     """
     mean64, std64 = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     if mean64.ndim != 1 or mean64.shape != std64.shape or not mean64.size:
@@ -115,18 +86,12 @@ def make_batch(
 
     Parameters
     ----------
-    images : ndarray of uint8, (N, H, W, C)
-        C-contiguous; a read-only memory map will do.
-    indices : ndarray of int64, (B,)
-        Which images, each from 0 to N-1.
-    lut : ndarray of float32, (256, C)
-        `normalization_table` of the data set.
-    seed, epoch : int
-        With an image's index they decide its shift and flip.
-    augment : AugmentSpec or None
-        None leaves the images as they are (validation).
-    backend : {"auto", "reference", "numba"}
-        Both give the same bits.
+    images : ndarray of uint8, (N, H, W, C); C-contiguous; a read-only memory map will do
+    indices : ndarray of int64, (B,); which images, each from 0 to N-1
+    lut : ndarray of float32, (256, C); `normalization_table` of the data set
+    seed, epoch : with an image's index they decide its shift and flip
+    augment : None leaves the images as they are (validation)
+    backend : {"auto", "reference", "numba"}; both give the same bits
 
     Returns
     -------
@@ -134,8 +99,7 @@ def make_batch(
 
     Raises
     ------
-    InputError, InputTypeError
-        A shape, dtype or index that does not fit.
+    InputError, InputTypeError : a shape, dtype or index that does not fit
     """
     images, indices = _check_batch(images, indices, lut)
     for name, value in (("seed", seed), ("epoch", epoch)):

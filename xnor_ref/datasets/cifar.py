@@ -12,8 +12,8 @@ import numpy as np
 from xnor_ref.datasets.base import Dataset, Progress, Split, make_dataset
 from xnor_ref.errors import DatasetError
 
-_TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _TEST_FILE = "test_batch.bin"
+_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), _TEST_FILE)
 _NAMES_FILE = "batches.meta.txt"
 _FOLDERS = ("", "cifar-10-batches-bin", "cifar10")
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -25,10 +25,7 @@ _MAX_RECORDS = 1_000_000  # of one file; the official ones have 10,000
 def load(*, name: str = "cifar10", data_dir: Path, progress: Progress | None = None) -> Dataset:
     """Read CIFAR-10 from `data_dir`, data_dir/cifar-10-batches-bin or data_dir/cifar10.
 
-    Raises
-    ------
-    DatasetError
-        A file is missing, ends within a record, or holds a label above 9.
+    Raises DatasetError where a file is missing, ends within a record, or holds a label above 9.
     """
     folder = next((data_dir / sub for sub in _FOLDERS if (data_dir / sub / _TEST_FILE).is_file()), None)
     if folder is None:
@@ -39,14 +36,12 @@ def load(*, name: str = "cifar10", data_dir: Path, progress: Progress | None = N
             "  python cli.py train --dataset cifar10 --data-dir DIR"
         )
     parts = []
-    for number, file in enumerate(_TRAIN_FILES, 1):
+    for number, file in enumerate(_FILES, 1):
         parts.append(_read(folder / file))
         if progress is not None:
-            progress(f"reading {name}", number, len(_TRAIN_FILES) + 1)
-    val = _read(folder / _TEST_FILE)
-    if progress is not None:
-        progress(f"reading {name}", len(_TRAIN_FILES) + 1, len(_TRAIN_FILES) + 1)
-    train = Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
+            progress(f"reading {name}", number, len(_FILES))
+    *of_train, val = parts
+    train = Split(*(np.concatenate([getattr(part, what) for part in of_train]) for what in ("images", "labels")))
     return make_dataset(name, _class_names(folder / _NAMES_FILE), train, val)
 
 

@@ -14,13 +14,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from xnor_ref.datasets.base import Progress
 from xnor_ref.errors import DatasetError, InputError, OutputError
+from xnor_ref.storage import lock_alone
 
 _CHUNK = 2**18
 _TRY_AGAIN_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -28,21 +29,11 @@ _TRY_AGAIN_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on a server and what it must be.
+    """A file on a server and what it must be."""
 
-    Attributes
-    ----------
-    url : str
-        http or https.
-    size : int
-        In bytes.
-    md5 : str
-        32 hexadecimal digits.
-    """
-
-    url: str
-    size: int
-    md5: str
+    url: str  # http or https
+    size: int  # in bytes
+    md5: str  # 32 hexadecimal digits
 
 
 class _Interrupted(Exception):
@@ -62,26 +53,17 @@ def download(
 
     Parameters
     ----------
-    remote : RemoteFile
-    target : Path
-        Written whole and checked, or not at all; its folder is made if missing.
-    progress : callable, optional
-    tries : int
-        Connections in a row that may end without 1 % of the file.
-    timeout : float
-        Seconds without a byte after which a connection counts as broken.
-    pause : float
-        Seconds before the second try, doubled for each further one, at most 30.
+    target : written whole and checked, or not at all; its folder is made if missing
+    tries : connections in a row that may end without 1 % of the file
+    timeout : seconds without a byte after which a connection counts as broken
+    pause : seconds before the second try, doubled for each further one, at most 30
 
     Raises
     ------
-    InputError
-        The address is not one of http or https.
-    DatasetError
-        Unreachable, refused by the server, another size than expected (nothing is kept), wrong content (nothing is
-        kept), or cut short too often (what arrived is kept for the next time).
-    OutputError
-        The disk is full or cannot be written; what arrived is kept.
+    InputError : the address is not one of http or https
+    DatasetError : unreachable, refused by the server, another size than expected (nothing is kept), wrong content
+        (nothing is kept), or cut short too often (what arrived is kept for the next time)
+    OutputError : the disk is full or cannot be written; what arrived is kept
     """
     try:
         scheme = urllib.parse.urlsplit(remote.url).scheme
@@ -93,7 +75,9 @@ def download(
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         file = open(part, "a+b", buffering=0)  # so that closing has nothing left to write, which could fail
-    with file, _alone(file, part):
+    with file:
+        if not lock_alone(file):
+            raise DatasetError(f"another process is downloading into {part}; wait for it and run again")
         failures, validator = 0, None
         while (have := _size(file)) != remote.size:
             try:
@@ -114,19 +98,14 @@ def download(
                 if progress is not None:
                     progress(f"downloading {target.name}: {reason}; trying again", arrived, remote.size)
                 time.sleep(min(30.0, pause * 2 ** (failures - 1)))
-        _check(remote, file, part)
+        _check(remote, file)
         with _writing(target):
             os.fsync(file.fileno())
             os.replace(part, target)
 
 
 def _fetch(
-    remote: RemoteFile,
-    file: FileIO,
-    validator: str | None,
-    timeout: float,
-    progress: Progress | None,
-    target: Path,
+    remote: RemoteFile, file: FileIO, validator: str | None, timeout: float, progress: Progress | None, target: Path
 ) -> str | None:
     """One connection: append what comes. Returns the ETag, to be sent with the next request for the rest."""
     have = _size(file)
@@ -139,11 +118,11 @@ def _fetch(
             headers["If-Range"] = validator
     try:
         with _opener().open(urllib.request.Request(remote.url, headers=headers), timeout=timeout) as response:
-            if response.status != 206 or not _continues(response, have, remote):
-                if response.status == 206:
-                    file.truncate(0)
-                    raise _Interrupted("the server sent another part than the one asked for")
+            if response.status != 206:
                 file.truncate(have := 0)
+            elif response.headers.get("Content-Range", "").strip() != f"bytes {have}-{remote.size - 1}/{remote.size}":
+                file.truncate(0)
+                raise _Interrupted("the server sent another part than the one asked for")
             length = response.headers.get("Content-Length", "")
             if response.status == 200 and length.isdigit() and int(length) != remote.size:
                 _discard(file)
@@ -188,11 +167,6 @@ def _some(response: http.client.HTTPResponse) -> bytes:
         return b""  # the caller sees what is missing and asks for it
 
 
-def _continues(response: http.client.HTTPResponse, have: int, remote: RemoteFile) -> bool:
-    """Whether a 206 answer holds just the rest that is missing."""
-    return response.headers.get("Content-Range", "").strip() == f"bytes {have}-{remote.size - 1}/{remote.size}"
-
-
 def _opener() -> urllib.request.OpenerDirector:
     """HTTP(S) and its redirects, and no other scheme: a redirect cannot lead to a local file or FTP."""
     opener = urllib.request.OpenerDirector()
@@ -209,16 +183,13 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _check(remote: RemoteFile, file: FileIO, part: Path) -> None:
+def _check(remote: RemoteFile, file: FileIO) -> None:
     file.seek(0)
-    digest = hashlib.md5(usedforsecurity=False)
-    while chunk := file.read(2**20):
-        digest.update(chunk)
-    if digest.hexdigest() != remote.md5.lower():
+    found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != remote.md5.lower():
         _discard(file)
-        part.unlink(missing_ok=True)
         raise DatasetError(
-            f"{remote.url} has MD5 {digest.hexdigest()}, expected {remote.md5}: the file on the server, or what "
+            f"{remote.url} has MD5 {found}, expected {remote.md5}: the file on the server, or what "
             "came over the network, is not the data set, or the part of an earlier download was damaged; it was "
             "removed, and the same command starts anew"
         )
@@ -226,10 +197,8 @@ def _check(remote: RemoteFile, file: FileIO, part: Path) -> None:
 
 def _discard(file: FileIO) -> None:
     file.truncate(0)
-    try:
+    with suppress(OSError):  # an empty part does no harm
         os.unlink(file.name)
-    except OSError:
-        pass  # an empty part does no harm
 
 
 def _write_all(file: FileIO, data: bytes) -> None:
@@ -255,20 +224,3 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _alone(file: FileIO, part: Path) -> Iterator[None]:
-    """Hold the part file's lock, so that two processes do not append to it in turns."""
-    try:
-        import fcntl
-    except ImportError:  # not on this operating system; the checksum still guards the result
-        yield
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DatasetError(f"another process is downloading into {part}; wait for it and run again") from None
-    except OSError:
-        pass  # a file system without locks
-    yield

@@ -33,21 +33,15 @@ def load(
 
     Parameters
     ----------
-    data_dir : Path
-        DIR above; class names are the names of the class folders, in alphabetical order.
-    image_size : int
-        Width and height of the packed images, from 8 to 1024.
-    cache_dir : Path, optional
-        Where packed copies are kept; by default DIR/.xnor_ref-packed.
+    data_dir : DIR above; class names are the names of the class folders, in alphabetical order
+    image_size : width and height of the packed images, from 8 to 1024
+    cache_dir : where packed copies are kept; by default DIR/.xnor_ref-packed
 
     Raises
     ------
-    DatasetError
-        No such folder, a class folder without images, a damaged image, a link that leads out of the folder.
-    InputError
-        `image_size` out of range.
-    OutputError
-        No room for the packed copy.
+    DatasetError : no such folder, a class folder without images, a damaged image, a link that leads out of the folder
+    InputError : `image_size` out of range
+    OutputError : no room for the packed copy
     """
     check_integer("folder: image_size", image_size, 8, 1024)
     if not data_dir.is_dir():

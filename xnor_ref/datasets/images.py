@@ -8,7 +8,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -33,10 +33,8 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
 
     Parameters
     ----------
-    files : list of (bytes, str)
-        Content of each, and how errors name it.
-    size : int
-        Required width and height.
+    files : content of each, and how errors name it
+    size : required width and height
 
     Returns
     -------
@@ -45,32 +43,21 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
 
     Raises
     ------
-    DatasetError
-        One is not a JPEG, damaged, cut short or of another size.
+    DatasetError : one is not a JPEG, damaged, cut short or of another size
     """
-    out = np.empty((len(files), size, size, 3), np.uint8)
 
-    def work(start: int, stop: int) -> None:
-        for position in range(start, stop):
-            data, what = files[position]
-            with _opened(io.BytesIO(data), what, ("JPEG",)) as image:
-                if image.size != (size, size):
-                    raise DatasetError(f"{what}: {image.width}x{image.height} pixels instead of {size}x{size}")
-                pixels = image.convert("RGB").tobytes()
-            out[position] = np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
+    def read(position: int) -> bytes:
+        data, what = files[position]
+        with _opened(io.BytesIO(data), what, ("JPEG",)) as image:
+            if image.size != (size, size):
+                raise DatasetError(f"{what}: {image.width}x{image.height} pixels instead of {size}x{size}")
+            return image.convert("RGB").tobytes()
 
-    with _quiet():
-        parallel_chunks(work, len(files), 32)
-    return out
+    return _read_all(read, (len(files), size, size, 3), 32)
 
 
 def load_photo(path: Path, image_size: int, channels: int = 3) -> Images:
-    """Read one photo, as `load_photos` does.
-
-    Returns
-    -------
-    ndarray of uint8, (image_size, image_size, channels)
-    """
+    """Read one photo, as `load_photos` does: uint8 (image_size, image_size, channels)."""
     return load_photos([path], image_size, channels)[0]
 
 
@@ -82,12 +69,9 @@ def load_photos(paths: Sequence[Path], image_size: int, channels: int = 3) -> Im
 
     Parameters
     ----------
-    paths : sequence of Path
-        JPEG, PNG, BMP, GIF, WEBP, TIFF or PPM files of at most 100 megapixels.
-    image_size : int
-        Width and height of the result, from 1 to 4096.
-    channels : {1, 3}
-        Greyscale or RGB.
+    paths : JPEG, PNG, BMP, GIF, WEBP, TIFF or PPM files of at most 100 megapixels
+    image_size : width and height of the result, from 1 to 4096
+    channels : {1, 3}; greyscale or RGB
 
     Returns
     -------
@@ -95,27 +79,33 @@ def load_photos(paths: Sequence[Path], image_size: int, channels: int = 3) -> Im
 
     Raises
     ------
-    DatasetError
-        One is missing, not an image, damaged, cut short or too large.
-    InputError
-        A size or channel count out of range.
+    DatasetError : one is missing, not an image, damaged, cut short or too large
+    InputError : a size or channel count out of range
     """
     if channels not in (1, 3):
         raise InputError(f"load_photos: channels must be 1 or 3, got {channels!r}")
     if not 1 <= image_size <= 4096:
         raise InputError(f"load_photos: image_size must be from 1 to 4096, got {image_size}")
-    out = np.empty((len(paths), image_size, image_size, channels), np.uint8)
+    shape = len(paths), image_size, image_size, channels
+    return _read_all(lambda position: _read_photo(paths[position], image_size, channels), shape, 1)
+
+
+def _read_all(read: Callable[[int], bytes], shape: tuple[int, ...], chunk: int) -> Images:
+    """The pixels of every image, on several threads."""
+    out = np.empty(shape, np.uint8)
 
     def work(start: int, stop: int) -> None:
         for position in range(start, stop):
-            out[position] = _read_photo(paths[position], image_size, channels)
+            out[position] = np.frombuffer(read(position), np.uint8).reshape(shape[1:])
 
-    with _quiet():
-        parallel_chunks(work, len(paths), 1)
+    # Pillow warns of odd metadata, which is not used, and of large images, which have their limit here. Python keeps
+    # warning filters per process, so this surrounds the threads and is not used inside them.
+    with warnings.catch_warnings(action="ignore"):
+        parallel_chunks(work, len(out), chunk)
     return out
 
 
-def _read_photo(path: Path, image_size: int, channels: int) -> Images:
+def _read_photo(path: Path, image_size: int, channels: int) -> bytes:
     from PIL import Image
 
     what = os.fspath(path)
@@ -137,19 +127,7 @@ def _read_photo(path: Path, image_size: int, channels: int) -> Images:
         # The support of Pillow's filters grows with the reduction, which is the antialiasing.
         box = (left, top, left + side, top + side)
         square = plain.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-        pixels = square.convert("RGB" if channels == 3 else "L").tobytes()
-        return np.frombuffer(pixels, np.uint8).reshape(image_size, image_size, channels)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings from Pillow: of odd metadata, which is not used, and of large images, which have their limit here.
-
-    Python keeps warning filters per process, so this surrounds the threads and is not used inside them.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+        return square.convert("RGB" if channels == 3 else "L").tobytes()
 
 
 @contextmanager
@@ -193,6 +171,5 @@ def _flatten(image: "Image.Image", what: str) -> "Image.Image":
         raise DatasetError(f"{what}: floating-point pixels have no known range; save it with 8 bits per channel")
     if image.has_transparency_data:
         coloured = image.convert("RGBA")
-        white = Image.new("RGBA", coloured.size, "white")
-        return Image.alpha_composite(white, coloured).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")

@@ -37,10 +37,7 @@ _MAX_IMAGES = 1_000_000  # the official sets have 60,000
 def load(*, name: str, data_dir: Path, progress: Progress | None = None) -> Dataset:
     """Read the four idx files from data_dir/<name> or `data_dir`, each as it is or with .gz.
 
-    Raises
-    ------
-    DatasetError
-        A file is missing, damaged, cut short or too long, has a wrong header, or holds a label above 9.
+    Raises DatasetError where one is missing, damaged, cut short or too long, or has a wrong header or a label above 9.
     """
     folder = next((place for place in (data_dir / name, data_dir) if _find(place, _FILES["val"][0])), None)
     if folder is None:

@@ -10,7 +10,7 @@ of the splits, and the same pixels come out wherever the same version of Pillow 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -48,22 +48,17 @@ def load(
 
     Parameters
     ----------
-    seed : int
-        Not negative; another seed gives other pictures of the same kinds.
+    seed : not negative; another seed gives other pictures of the same kinds
     train_size, val_size : int
         Images per split, from 12 (one of each kind) to 1,000,000; kinds are balanced to within one image.
 
     Raises
     ------
-    InputError
-        An option out of its range.
+    InputError : an option out of its range
     """
-    for option, value, low, high in (
-        ("seed", seed, 0, 2**63 - 1),
-        ("train_size", train_size, len(CLASSES), 10**6),
-        ("val_size", val_size, len(CLASSES), 10**6),
-    ):
-        check_integer(f"shapes: {option}", value, low, high)
+    check_integer("shapes: seed", seed, 0, 2**63 - 1)
+    check_integer("shapes: train_size", train_size, len(CLASSES), 10**6)
+    check_integer("shapes: val_size", val_size, len(CLASSES), 10**6)
     sizes = {"train": train_size, "val": val_size}
 
     def blocks(split: str) -> Iterator[tuple[Images, Labels]]:
@@ -89,19 +84,7 @@ def label_of(index: int) -> int:
 
 
 def draw(seed: int, split: str, index: int) -> Images:
-    """Draw one image.
-
-    Parameters
-    ----------
-    seed, index : int
-        Not negative.
-    split : {"train", "val"}
-
-    Returns
-    -------
-    ndarray of uint8, (64, 64, 3)
-        A picture of kind `CLASSES[label_of(index)]`.
-    """
+    """Draw one image of kind `CLASSES[label_of(index)]`, uint8 (64, 64, 3); `split` is "train" or "val"."""
     from PIL import ImageDraw, ImageFilter
 
     rng = Random(f"{seed} {split} {index}")  # its streams are the same in every version of Python
@@ -223,39 +206,14 @@ def _regular(corners: int) -> Points:
     return _arc(1, 0, 1 - 1 / corners, corners)
 
 
-def _circle(t: float) -> Points:
-    return _arc(1, 0, 1, 33)
-
-
-def _ring(t: float) -> Points:
-    inner = 0.45 + 0.3 * t
-    return _arc(1, 0, 1, 33) + _arc(inner, 1, 0, 33)
-
-
 def _horseshoe(t: float) -> Points:
     gap, inner = 0.10 + 0.12 * t, 0.45 + 0.3 * ((3 * t) % 1)
     return _arc(1, gap / 2, 1 - gap / 2, 29) + _arc(inner, 1 - gap / 2, gap / 2, 29)
 
 
-def _square(t: float) -> Points:
-    return _regular(4)
-
-
-def _triangle(t: float) -> Points:
-    return _regular(3)
-
-
-def _pentagon(t: float) -> Points:
-    return _regular(5)
-
-
 def _star(t: float) -> Points:
-    inner = 0.35 + 0.15 * t
-    return [
-        (r * math.cos(math.pi * k / 5), r * math.sin(math.pi * k / 5))
-        for k in range(10)
-        for r in [inner if k % 2 else 1]
-    ]
+    radii = [1, 0.35 + 0.15 * t] * 5
+    return [(r * math.cos(math.pi * k / 5), r * math.sin(math.pi * k / 5)) for k, r in enumerate(radii)]
 
 
 def _cross(t: float) -> Points:
@@ -276,10 +234,7 @@ def _crescent(t: float) -> Points:
 def _heart(t: float) -> Points:
     angles = [2 * math.pi * k / 32 for k in range(32)]
     return [
-        (
-            math.sin(a) ** 3,
-            (13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)) / 17 + 0.1,
-        )
+        (math.sin(a) ** 3, (13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)) / 17 + 0.1)
         for a in angles
     ]
 
@@ -297,16 +252,16 @@ def _spiral(t: float) -> Points:
     return [(r * math.cos(2 * math.pi * turns * s), r * math.sin(2 * math.pi * turns * s)) for r, s in outer + inner]
 
 
-_FIGURES = {
-    "circle": _circle,
-    "pentagon": _pentagon,
-    "square": _square,
-    "triangle": _triangle,
+_FIGURES: dict[str, Callable[[float], Points]] = {
+    "circle": lambda t: _arc(1, 0, 1, 33),
+    "pentagon": lambda t: _regular(5),
+    "square": lambda t: _regular(4),
+    "triangle": lambda t: _regular(3),
     "arrow": _arrow,
     "heart": _heart,
     "star": _star,
     "cross": _cross,
-    "ring": _ring,
+    "ring": lambda t: _arc(1, 0, 1, 33) + _arc(0.45 + 0.3 * t, 1, 0, 33),
     "horseshoe": _horseshoe,
     "crescent": _crescent,
     "spiral": _spiral,
@@ -318,15 +273,3 @@ CLASSES = tuple(_FIGURES)
 def _outlines() -> list[list[Points]]:
     """Variants of every figure."""
     return [[figure(variant / (_VARIANTS - 1)) for variant in range(_VARIANTS)] for figure in _FIGURES.values()]
-
-
-def contact_sheet(path: Path, rows: int = 5, seed: int = 0) -> None:
-    """Write a picture of `rows` validation images of each kind, a column per kind; docs/shapes.png is made so."""
-    from PIL import Image
-
-    columns = len(CLASSES)
-    sheet = Image.new("RGB", (columns * (IMAGE_SIZE + 2) - 2, rows * (IMAGE_SIZE + 2) - 2), "white")
-    for index in range(rows * columns):
-        row, column = divmod(index, columns)
-        sheet.paste(Image.fromarray(draw(seed, "val", index)), (column * (IMAGE_SIZE + 2), row * (IMAGE_SIZE + 2)))
-    sheet.quantize(128).save(path, optimize=True)

@@ -1,12 +1,8 @@
 """Prepared copies of data sets: one memory-mapped uint8 array per split, and a manifest that vouches for it.
 
-    data_dir/packed/<name>-<16 digits of the identity's SHA-256>/
-        manifest.json  train-images.npy  train-labels.npy  val-images.npy  val-labels.npy
-
-A copy is written into a temporary folder beside its place, flushed to the disk and renamed, so that what stands
-under the final name is complete; several processes may pack at once, and the first to finish wins. Opening a copy
-checks the manifest's own digest, its identity, the sizes of the files and the labels, and maps the pixels
-unread; `verify` hashes those. A copy that fails is packed again, never trusted.
+A copy is written into a temporary folder beside its place, flushed to the disk and renamed, so that what stands under
+the final name is complete; several processes may pack at once, and the first to finish wins. Opening one checks all
+but the pixels, which are mapped unread; `verify` hashes those. A copy that fails is packed again, never trusted.
 """
 
 import errno
@@ -45,26 +41,17 @@ _MAX_MANIFEST_BYTES = 4 * 2**20
 _FILES_TOGETHER = 256  # that are decoded at a time
 _ABANDONED_SECONDS = 3600.0  # a temporary folder untouched for so long has no living writer
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, DatasetError)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images of a data set come from, looked through and found in order, but not yet decoded.
-
-    Attributes
-    ----------
-    classes : tuple of str
-    shape : (H, W, C)
-    counts : dict
-        Split name -> number of images.
-    blocks : callable
-        Split name -> iterator over (images (k, H, W, C) uint8, labels (k,) int64), in order.
-    """
+    """Where the images of a data set come from, looked through and found in order, but not yet decoded."""
 
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
-    counts: dict[str, int]
-    blocks: Callable[[str], Iterator[tuple[Images, Labels]]]
+    shape: tuple[int, int, int]  # (H, W, C)
+    counts: dict[str, int]  # split name -> number of images
+    blocks: Callable[[str], Iterator[tuple[Images, Labels]]]  # split name -> images (k, H, W, C), labels (k,), in order
 
     @classmethod
     def of_files(
@@ -96,24 +83,16 @@ def open_or_pack(
 
     Parameters
     ----------
-    folder : Path
-        Holds prepared copies; made if missing. Where it cannot be written (read-only, no permission) the data set
+    folder : holds prepared copies; made if missing. Where it cannot be written (read-only, no permission) the data set
         is built in memory, with a `DatasetWarning`.
-    name : str
-    identity : dict
-        JSON values that tell this source and this way of packing from every other.
-    scan : callable
-        Called only if there is no good copy.
-    progress : callable, optional
-    activity : str
-        First word of what `progress` is told.
+    identity : JSON values that tell this source and this way of packing from every other
+    scan : called only if there is no good copy
+    activity : first word of what `progress` is told
 
     Raises
     ------
-    DatasetError
-        From the source.
-    OutputError
-        The disk is full or failed; nothing is left behind.
+    DatasetError : from the source
+    OutputError : the disk is full or failed; nothing is left behind
     """
     place = folder / f"{name}-{sha256_bytes(canonical_json(identity))[:16]}"
     if os.path.lexists(place):
@@ -143,30 +122,18 @@ def open_or_pack(
         _write(temporary, name, identity, source, progress, activity)
         _put_in_place(temporary, place, identity)
         return open_packed(place, identity)
-    except DatasetError:
+    except OutputError:
         raise
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(f"cannot prepare {name} in {folder}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
-    """Open a prepared copy without reading its pixels.
+    """Open the prepared copy in the folder `place`, made from `identity` if one is given, without reading its pixels.
 
-    Parameters
-    ----------
-    place : Path
-        Its folder.
-    identity : dict, optional
-        What it must have been made from.
-
-    Raises
-    ------
-    DatasetError
-        Missing, damaged, of another version or of another identity.
+    Raises DatasetError where it is missing, damaged, of another version or made from something else.
     """
     try:
         manifest = _read_manifest(place)
@@ -188,16 +155,7 @@ def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
             raise ValueError("its fingerprint does not belong to its content")
         mean, std = tuple(manifest["mean"]), tuple(manifest["std"])
         return Dataset(manifest["name"], classes, splits["train"], splits["val"], mean, std, manifest["sha256"])
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        DatasetError,
-    ) as error:
+    except _DAMAGE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DatasetError(f"the prepared copy {place} is not usable: {reason}") from error
 

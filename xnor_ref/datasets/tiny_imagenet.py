@@ -46,26 +46,21 @@ def load(
     progress: Progress | None = None,
     remote: RemoteFile | None = None,
 ) -> Dataset:
-    """Find Tiny ImageNet, pack it if that was not done before, and open it.
+    """Open Tiny ImageNet, packed on first use.
 
     Looked for in this order: `archive`; a folder in the layout at `data_dir` or data_dir/tiny-imagenet-200; the file
     data_dir/tiny-imagenet-200.zip; with `download`, the server, into that file; a packed copy whose source is gone.
 
     Parameters
     ----------
-    archive : Path, optional
-        The official zip, or one in its layout; a folder in the layout will do as well.
-    download : bool
-    remote : RemoteFile, optional
-        What to fetch instead of the official file. The environment variable XNOR_REF_TINY_IMAGENET_URL does the same:
-        the address of a mirror, or "address bytes md5" for another file.
+    archive : the official zip, or one in its layout; a folder in the layout will do as well
+    remote : what to fetch instead of the official file. The environment variable XNOR_REF_TINY_IMAGENET_URL does the
+        same: the address of a mirror, or "address bytes md5" for another file.
 
     Raises
     ------
-    DatasetError
-        Nothing found, or what was found is damaged, hostile or in a wrong layout.
-    OutputError
-        No room for the download or the packed copy.
+    DatasetError : nothing found, or what was found is damaged, hostile or in a wrong layout
+    OutputError : no room for the download or the packed copy
     """
     packed = data_dir / "packed"
     if archive is None:
@@ -134,11 +129,8 @@ def _remote() -> RemoteFile:
 def scan(files: Files) -> Source:
     """Check the layout and list the images: by class in the order of wnids.txt, then by name.
 
-    Raises
-    ------
-    DatasetError
-        A list is missing or malformed, a class has no training images, an annotation names an unknown class or a
-        missing image, an image has no annotation.
+    Raises DatasetError where a list is missing or malformed, a class has no training images, an annotation names an
+    unknown class or a missing image, or an image has no annotation.
     """
     names = files.names()
     root = _root(files, names)

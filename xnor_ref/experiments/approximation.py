@@ -1,9 +1,8 @@
 """How well scaled binary convolutions approximate the real one, on the features of a trained network.
 
 For each binary convolution of the network, X is what enters it (after BatchNorm) in inference, W its latent weights,
-Y = X (*) W the real convolution and Z = sign(X) (*) sign(W). The error of an approximation Y' is
-||Y - Y'|| / ||Y|| over all images, channels and pixels of one layer, on images that neither the network nor a fitted
-scale has seen; whatever is fitted is fitted on training images, by least squares.
+Y = X (*) W the real convolution and Z = sign(X) (*) sign(W). Errors, see the room's page, are taken over all images,
+channels and pixels of one layer; what is fitted is fitted by least squares.
 
 | approximation | Y' |
 |---|---|
@@ -121,11 +120,7 @@ def network_errors(model, data: Dataset, images: int = IMAGES) -> dict[str, dict
     """Errors of each binary convolution of a trained network: layer name -> approximation -> relative error.
 
     Scales are fitted on `images` training images, spread over the set, the errors taken on as many validation images.
-
-    Raises
-    ------
-    InputError
-        The network has no binary convolution.
+    Raises InputError where the network has no binary convolution.
     """
     modules = dict(model.named_modules())
     layers = {name: module for name, module in modules.items() if isinstance(module, BinaryConv2d)}

@@ -27,47 +27,28 @@ class Paper:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
+    """One line of a table."""
 
-    Parameters
-    ----------
-    name : also part of a folder's name
-    settings : fields of `TrainConfig`
-    paper : its result, if there is one
-    base : the row that this one is compared with; by default the experiment's first
-    """
-
-    name: str
+    name: str  # also part of a folder's name
     label: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # fields of `TrainConfig`
     paper: Paper | None = None
-    base: str | None = None
+    base: str | None = None  # the row that this one is compared with; by default the experiment's first
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure.
-
-    Parameters
-    ----------
-    name, title, question : how it is called, its headline, and what it asks
-    rows : the lines of the table
-    model : the network of budget "full", unless rows name their own
-    settings : fields of `TrainConfig` that all rows share, by budget
-    notes : what a reader has to know to compare with the paper
-    approximation : also measure how well each trained network's scales approximate the real convolution
-    compression : also count what each trained network costs along the trees of its filters
-    """
+    """A table or figure."""
 
     name: str
     title: str
     question: str
     rows: tuple[Row, ...]
-    model: str | None = "alexnet"
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    approximation: bool = False
-    compression: bool = False
+    model: str | None = "alexnet"  # of budget "full", unless rows name their own
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # that all rows share, by budget
+    notes: tuple[str, ...] = ()  # what a reader has to know to compare with the paper
+    approximation: bool = False  # whether the scales of each trained network are compared with the real convolution
+    compression: bool = False  # whether the costs of each trained network along its trees are counted
 
     @property
     def own_models(self) -> bool:

@@ -33,11 +33,8 @@ def estimate(
 ) -> list[dict[str, Any]]:
     """What each run has left to do: images, epochs, and seconds by a short measurement of its row.
 
-    Returns
-    -------
-    list of dict
-        name, label, seed, finished (the folder of a finished run, or None), epochs and images to train on,
-        images_per_second (None for a finished run), seconds, seconds_so_far (the running sum).
+    For each its name, label, seed, finished (the folder of a finished run, or None), epochs and images to train on,
+    images_per_second (None for a finished run), seconds, and seconds_so_far (the running sum).
     """
     observer = observer or Observer()
     runs, left = chosen_runs(plan), work_left(plan, data, states)
@@ -49,11 +46,9 @@ def estimate(
             observer.progress("measuring steps", index, len(runs))
             measured[row] = measure(run, data)
         step, validation = measured.get(row, (0.0, 0.0))
-        epochs = 0 if state.report else run.config.epochs - state.epochs_done
-        images, seconds = left[run.name], 0.0
-        if not state.report:
-            evaluated = len(data.val) * (epochs + _EVALUATIONS_AT_THE_END)
-            seconds = images * step + evaluated * validation
+        epochs, images = run.config.epochs - state.epochs_done, left[run.name]
+        evaluated = 0 if state.report else len(data.val) * (epochs + _EVALUATIONS_AT_THE_END)
+        seconds = images * step + evaluated * validation
         total += seconds
         lines.append(
             {

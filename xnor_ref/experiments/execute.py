@@ -1,8 +1,7 @@
 """Train the runs of a plan that are not there yet, one after the other, and keep the results up to date.
 
-A run is an ordinary run folder, so a run that was stopped goes on where it was, and a finished one is not computed
-again. A run that another experiment under the same root has finished, with the same settings on the same data, is
-taken from there.
+A run that another experiment under the same root has finished, with the same settings on the same data, is taken from
+there.
 """
 
 import dataclasses
@@ -38,12 +37,9 @@ def prepare(plan: Plan, download: bool = False, observer: Observer | None = None
 
     Raises
     ------
-    ModelFileError
-        A folder of the plan holds a run with other settings or on other data.
-    DatasetError
-        The data set is missing or damaged.
-    InputError
-        A network that cannot be built: this is said before hours are spent on the rows before it.
+    ModelFileError : a folder of the plan holds a run with other settings or on other data
+    DatasetError : the data set is missing or damaged
+    InputError : a network that cannot be built: this is said before hours are spent on the rows before it
     """
     data = load_data(plan.runs[0].config, download, observer)
     here = data_identity(data)
@@ -52,18 +48,19 @@ def prepare(plan: Plan, download: bool = False, observer: Observer | None = None
     states = {run.name: _state(plan, run, here) for run in plan.runs}
     for run in chosen_runs(plan):
         if run.seed == plan.seeds[0] and states[run.name].report is None:
-            _require_network(run, data)
+            try:
+                build_network(run.config, data)
+            except InputError as error:
+                raise InputError(f"row {run.row.name}: {error}") from None
     return data, states
 
 
 def work_left(plan: Plan, data: Dataset, states: dict[str, State]) -> dict[str, int]:
     """Images that each run of a chosen row has still to train on, by its name."""
-    left = {}
+    left, images = {}, len(data.train)
     for run in chosen_runs(plan):
-        images = len(data.train)
         per_epoch = steps_per_epoch(images, run.config.batch_size) * min(run.config.batch_size, images)
-        state = states[run.name]
-        left[run.name] = 0 if state.report else per_epoch * (run.config.epochs - state.epochs_done)
+        left[run.name] = per_epoch * (run.config.epochs - states[run.name].epochs_done)
     return left
 
 
@@ -80,8 +77,7 @@ def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = 
     Raises
     ------
     ModelFileError, DatasetError, EquivalenceError, OutputError
-    Interrupted
-        The run was saved; the same call goes on with it.
+    Interrupted : the run was saved; the same call goes on with it
     """
     observer = observer or Observer()
     data, states = prepare(plan, download, observer)
@@ -95,11 +91,8 @@ def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = 
     except OSError as error:
         raise OutputError(f"cannot make the folder {plan.folder}: {error.strerror}") from error
     failures: dict[str, str] = {}
-    folders = {}
+    folders = {name: state.folder for name, state in states.items() if state.report is not None}
     begun, images_done = time.monotonic(), 0
-    for run in plan.runs:
-        if states[run.name].report is not None:
-            folders[run.name] = states[run.name].folder
     runs = chosen_runs(plan)
     for index, run in enumerate(runs, start=1):
         state = states[run.name]
@@ -148,13 +141,6 @@ def _clashes(folder: Path, run: Run, data: dict[str, Any]) -> list[str]:
         return differences(known, run.config.identity()) + differences(of_data, data)
     except (ModelFileError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return ["it cannot be read"]
-
-
-def _require_network(run: Run, data: Dataset) -> None:
-    try:
-        build_network(run.config, data)
-    except InputError as error:
-        raise InputError(f"row {run.row.name}: {error}") from None
 
 
 def _check_same(run: Run, data: dict[str, Any]) -> None:

@@ -19,19 +19,11 @@ _MEANS = ("ratio", "random_ratio", "wired_bits", "entropy_bits", "direct_bits", 
 
 
 def figures(model: Path) -> dict[str, Any]:
-    """Costs of a packed network along minimum spanning trees; see `compress.costs`.
+    """Costs of a packed network along minimum spanning trees: the sums of `compress.costs.Costs` over its layers.
 
-    Returns
-    -------
-    dict
-        The sums of `Costs` over the binary layers; random_ratio, that of random filters of the same shapes;
-        tree_bytes and packed_bytes, the weights of binary layers as `compress` would write them and as bits; layers,
-        the ratio, mean distance d/n and depth of each.
-
-    Raises
-    ------
-    ModelFileError, InputError
-        No sound model file; no binary layers.
+    Besides random_ratio, that of random filters of the same shapes; tree_bytes and packed_bytes, the weights of binary
+    layers as `compress` would write them and as bits; layers, the ratio, mean distance d/n and depth of each. Raises
+    ModelFileError where there is no sound model file, InputError where it has no binary layers.
     """
     made = compressing.compress(*compressing.read(model))
     total = costs.total(layer.costs for layer in made.layers)
@@ -63,35 +55,24 @@ def mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def lines(results: Mapping[str, Any], heading: str) -> list[str]:
     """The table as Markdown, with what the best row reaches."""
-    head = [
-        "row",
-        "XNORs",
-        "times fewer",
-        "random filters",
-        "depth",
-        "bits, wired",
-        "bits, ideal coder",
-        "kB in a file",
+    rows = [
+        {
+            "row": row["label"],
+            "XNORs": f"{of['tree_xnors'] / 1e6:,.1f} M of {of['direct_xnors'] / 1e6:,.1f} M",
+            "times fewer": f"{1 / of['ratio']:.2f}",
+            "random filters": f"{1 / of['random_ratio']:.2f}",
+            "depth": f"{of['depth']}",
+            "bits, wired": f"{of['wired_bits'] / of['direct_bits']:.3f}",
+            "bits, ideal coder": f"{of['entropy_bits'] / of['direct_bits']:.3f}",
+            "kB in a file": f"{of['tree_bytes'] / 1000:,.1f} of {of['packed_bytes'] / 1000:,.1f}",
+            "top-1": f"{100 * of['top1']:.1f}",
+        }
+        for row, of in _rows(results)
     ]
-    cells = [[*head, "top-1"], ["---"] * (len(head) + 1)]
-    for row, of in _rows(results):
-        cells.append(
-            [
-                row["label"],
-                f"{of['tree_xnors'] / 1e6:,.1f} M of {of['direct_xnors'] / 1e6:,.1f} M",
-                f"{1 / of['ratio']:.2f}",
-                f"{1 / of['random_ratio']:.2f}",
-                f"{of['depth']}",
-                f"{of['wired_bits'] / of['direct_bits']:.3f}",
-                f"{of['entropy_bits'] / of['direct_bits']:.3f}",
-                f"{of['tree_bytes'] / 1000:,.1f} of {of['packed_bytes'] / 1000:,.1f}",
-                f"{100 * of['top1']:.1f}",
-            ]
-        )
     return [
         f"{heading} Along the trees",
         "",
-        *(f"| {' | '.join(line)} |" for line in cells),
+        *table(list(rows[0]), [list(row.values()) for row in rows]),
         "",
         "XNORs of one image in the binary layers, along minimum spanning trees and directly; random filters: the same "
         "factor for random filters of the same shapes, so this much is not due to training; bits: of the weights, for "
@@ -99,6 +80,11 @@ def lines(results: Mapping[str, Any], heading: str) -> list[str]:
         "",
         _best(results),
     ]
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table, a string for each line."""
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
 
 
 def _best(results: Mapping[str, Any]) -> str:

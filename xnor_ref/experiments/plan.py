@@ -71,8 +71,7 @@ def make_plan(
 
     Raises
     ------
-    InputError
-        An unknown budget or row, or settings that a row does not take.
+    InputError : an unknown budget or row, or settings that a row does not take
     """
     if budget not in BUDGETS:
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}{did_you_mean(budget, BUDGETS)}")

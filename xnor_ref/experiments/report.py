@@ -10,6 +10,7 @@ from xnor_ref.datasets import Dataset
 from xnor_ref.errors import ModelFileError
 from xnor_ref.experiments import approximation, mst
 from xnor_ref.experiments.catalogue import EXPERIMENTS
+from xnor_ref.experiments.mst import table
 from xnor_ref.experiments.plan import Plan, differing
 from xnor_ref.storage import write_atomically
 from xnor_ref.training.fitting.observer import Observer
@@ -137,7 +138,6 @@ def _versions(folders: list[Path]) -> dict[str, list[Any]]:
 
 
 def _approximation(plan: Plan, data: Dataset, folders: Mapping[str, Path], observer: Observer) -> dict[str, Any]:
-
     networks = {}
     runs = [run for run in plan.runs if run.seed == plan.seeds[0] and run.name in folders]
     for index, run in enumerate(runs):
@@ -164,7 +164,7 @@ def _figures(results: dict[str, Any]) -> list[str]:
     data, seeds = results["dataset"], results["seeds"]
     several = len(seeds) > 1
     lines = [
-        _table(results["rows"]),
+        *_table(results["rows"]),
         "",
         f"`python cli.py {results['command']}`",
         "",
@@ -193,13 +193,13 @@ def _details(results: dict[str, Any], heading: str) -> list[str]:
     return _approximation_lines(results, heading) if "approximation" in results else []
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[dict[str, Any]]) -> list[str]:
     with_paper = any(row["paper"] for row in rows)
     head = ["row", "settings", "top-1", "top-5", "difference", "packed", "time a run"]
     if with_paper:
         head[5:5] = ["paper, ImageNet", "difference there"]
     by_name = {row["name"]: row for row in rows}
-    cells = [head, ["---"] * len(head)]
+    cells = []
     for row in rows:
         base = by_name.get(row["base"], row)
         ours = [str(row["label"]), _settings(row["settings"]), _percent(row["top1"]), _percent(row["top5"])]
@@ -212,12 +212,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
         ours.append(f"{runs[0]['packed_bytes'] / 1000:,.0f} kB" if runs else "-")
         ours.append(clock(statistics.fmean(run["seconds"] for run in runs)) if runs else "-")
         cells.append(ours)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return table(head, cells)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    shown = ", ".join(f"{key} {value}" for key, value in settings.items() if value not in ({}, []))
-    return shown or "-"
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if value not in ({}, [])) or "-"
 
 
 def _percent(value: dict[str, Any] | None) -> str:
@@ -254,10 +253,8 @@ def _approximation_lines(results: dict[str, Any], heading: str) -> list[str]:
     measured = results["approximation"]
     labels = {row["name"]: row["label"] for row in results["rows"]}
     columns = ("number", "alpha", "alpha K", "c alpha K", "c alpha K valid", "o", "ohw", "o-hw", "o-h-w", "trained")
-    cells = [["network", *columns], ["---"] * (len(columns) + 1)]
-    for name, network in measured["networks"].items():
-        mean = network["mean"]
-        cells.append([labels[name], *(f"{mean[c]:.3f}" if c in mean else "-" for c in columns)])
+    means = {labels[name]: network["mean"] for name, network in measured["networks"].items()}
+    cells = [[label, *(f"{mean[c]:.3f}" if c in mean else "-" for c in columns)] for label, mean in means.items()]
     return [
         f"{heading} Approximation of the real convolution",
         "",
@@ -266,7 +263,7 @@ def _approximation_lines(results: dict[str, Any], heading: str) -> list[str]:
         f"{RESULTS}). Errors are taken on {measured['images']} validation images, fitted scales are fitted by least "
         f"squares on {measured['images']} training images.",
         "",
-        *(f"| {' | '.join(line)} |" for line in cells),
+        *table(["network", *columns], cells),
         "",
         "number: one fitted number times the binary convolution; alpha: eq. 6 times one fitted number; alpha K: "
         "eq. 11, nothing fitted; c alpha K: times one fitted number, with plain K or over valid taps; o to o-h-w: "
@@ -311,12 +308,8 @@ KEPT = "<!-- what follows is kept by reproduce --summary -->"
 def summary(root: Path, before: str = "") -> str:
     """One Markdown document of every experiment: its results under `root`, or the command that makes them.
 
-    It ends with the line `KEPT`, and with what the document `before` says after that.
-
-    Raises
-    ------
-    ModelFileError
-        A results.json is damaged.
+    It ends with the line `KEPT`, and with what the document `before` says after that. Raises ModelFileError where a
+    results.json is damaged.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in EXPERIMENTS}
     for path in sorted(root.glob(f"*/{RESULTS}")):
@@ -326,10 +319,7 @@ def summary(root: Path, before: str = "") -> str:
     parts = [_PREFACE]
     for name, experiment in EXPERIMENTS.items():
         lines = [f"## {experiment.title}", "", experiment.question]
-        if found[name]:
-            lines += ["", *_notes(found[name][0])]
-        else:
-            lines += ["", f"Not run yet: `reproduce {name}`."]
+        lines += ["", *(_notes(found[name][0]) if found[name] else [f"Not run yet: `reproduce {name}`."])]
         for results in found[name]:
             lines += ["", f"### {results['dataset']['name']}, budget {results['budget']}", "", *_figures(results)]
             lines += ["", *details] if (details := _details(results, "####")) else []

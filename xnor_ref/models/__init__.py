@@ -1,8 +1,8 @@
 """Networks by name, one file each; the room's page says what such a file holds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,33 +32,19 @@ class Network(Sequential):
     config: dict
 
 
-@dataclass(frozen=True)
-class _Registered:
-    layers: Callable[..., dict[str, Module]]
-    SMALLEST: int
-    USUAL: tuple[int, int, int]
-    OPTIONS: tuple[str, ...]
-
-
 def register(
     name: str, *, smallest: int = 1, usual: tuple[int, int, int] = (64, 3, 12), options: tuple[str, ...] = ()
 ) -> Callable:
     """Decorator: a network of one's own, by a function of (Builder, pixels a side, channels, classes, **options).
 
-    Parameters
-    ----------
-    name : what `build` and the command line call it
-    smallest : pixels a side that its images need at least
-    usual : pixels a side, channels and classes that it is usually given
-    options : keywords that the function takes besides
-
-    The function returns the layers by name, in their order. Raises InputError for a name that is taken.
+    The function returns the layers by name, in their order. `smallest`, `usual` and `options` are the SMALLEST, USUAL
+    and OPTIONS of the room's page. Raises InputError for a name that is taken.
     """
     if name in _NETWORKS:
         raise InputError(f"register: there is a network {name!r} already")
 
     def decorate(layers: Callable[..., dict[str, Module]]) -> Callable[..., dict[str, Module]]:
-        _NETWORKS[name] = _Registered(layers, smallest, usual, options)
+        _NETWORKS[name] = SimpleNamespace(layers=layers, SMALLEST=smallest, USUAL=usual, OPTIONS=options)
         return layers
 
     return decorate

@@ -24,22 +24,13 @@ def layers(build: Builder, size: int, channels: int, classes: int, layout: str |
     """Five convolutions and three fully connected layers; the first and the last are real."""
     if layout not in (None, "bwn", "xnor"):
         raise InputError(f"alexnet: layout must be one of bwn, xnor, got {layout!r}")
-    if size >= 128:
-        padding = 0
-        stem = build.stem(channels, 96, 11, 4, 2, MaxPool2d(3, 2, padding))
-        side = (size + 4 - 11) // 4 + 1
-    elif size >= 64:
-        padding = 1
-        stem = build.stem(channels, 96, 7, 2, 3, MaxPool2d(3, 2, padding))
-        side = (size - 1) // 2 + 1
-    else:
-        padding = 1
-        stem = build.stem(channels, 96, 5, 1, 2, MaxPool2d(3, 2, padding))
-        side = size
+    kernel, stride, border = (11, 4, 2) if size >= 128 else (7, 2, 3) if size >= 64 else (5, 1, 2)
+    padding = 0 if size >= 128 else 1  # of the poolings
+    side = (size + 2 * border - kernel) // stride + 1
     for _ in range(3):
         side = (side + 2 * padding - 3) // 2 + 1
     network: dict[str, Module] = {
-        "stem": stem,
+        "stem": build.stem(channels, 96, kernel, stride, border, MaxPool2d(3, 2, padding)),
         "conv2": build.conv(96, 256, 5, 1, 2, MaxPool2d(3, 2, padding)),
         "conv3": build.conv(256, 384, 3, 1, 1),
         "conv4": build.conv(384, 384, 3, 1, 1),

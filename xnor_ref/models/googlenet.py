@@ -23,12 +23,8 @@ _STAGES = (  # outputs of 1x1 and 3x3 by turns; each stage but the last ends wit
 
 def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
     """The first convolution and the classifier are real."""
-    if size >= 128:
-        stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(2))
-    elif size >= 64:
-        stem = build.stem(channels, 64, 7, 2, 3)
-    else:
-        stem = build.stem(channels, 64, 3, 1, 1)
+    kernel, stride = (7, 2) if size >= 64 else (3, 1)
+    stem = build.stem(channels, 64, kernel, stride, kernel // 2, MaxPool2d(2) if size >= 128 else None)
     network: dict[str, Module] = {"stem": stem, "conv2": build.conv(64, 192, 3, 1, 1, MaxPool2d(2))}
     inputs, number = 192, 3
     for stage in _STAGES:

@@ -14,12 +14,9 @@ OPTIONS = ()
 
 def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
     """Nine convolutions; all but the first and the last are binary."""
-    if size >= 128:
-        stem = build.stem(channels, 192, 11, 4, 5)
-    else:
-        stem = build.stem(channels, 192, 5, 2 if size >= 64 else 1, 2)
+    kernel, stride = (11, 4) if size >= 128 else (5, 2 if size >= 64 else 1)
     return {
-        "stem": stem,
+        "stem": build.stem(channels, 192, kernel, stride, kernel // 2),
         "mlp1a": build.conv(192, 160, 1),
         "mlp1b": build.conv(160, 96, 1, pool=MaxPool2d(3, 2, 1)),
         "conv2": build.conv(96, 192, 5, 1, 2),

@@ -16,31 +16,21 @@ OPTIONS = ()
 
 def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
     """The first convolution and the classifier are real."""
-    if size < 64:
-        side = size // 2 // 2 // 2
-        return {
-            "stem": build.stem(channels, 128, 3, 1, 1),
-            "conv2": build.conv(128, 128, 3, 1, 1, MaxPool2d(2)),
-            "conv3": build.conv(128, 256, 3, 1, 1),
-            "conv4": build.conv(256, 256, 3, 1, 1, MaxPool2d(2)),
-            "conv5": build.conv(256, 512, 3, 1, 1),
-            "conv6": build.conv(512, 512, 3, 1, 1, MaxPool2d(2)),
-            "last": build.before_classifier(512),
-            "flatten": Flatten(),
-            "classifier": build.last_linear(512 * side * side, classes),
-        }
-    if size < 128:
-        stem = build.stem(channels, 64, 3, 1, 1, MaxPool2d(2))
+    small, first = size < 64, 128 if size < 64 else 64
+    if small:
+        stem = build.stem(channels, first, 3, 1, 1)
+    elif size < 128:
+        stem = build.stem(channels, first, 3, 1, 1, MaxPool2d(2))
     else:
-        stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(3, 2, 1))
-    return {
+        stem = build.stem(channels, first, 7, 2, 3, MaxPool2d(3, 2, 1))
+    network: dict[str, Module] = {
         "stem": stem,
-        "conv2": build.conv(64, 128, 3, 1, 1, MaxPool2d(2)),
+        "conv2": build.conv(first, 128, 3, 1, 1, MaxPool2d(2)),
         "conv3": build.conv(128, 256, 3, 1, 1),
         "conv4": build.conv(256, 256, 3, 1, 1, MaxPool2d(2)),
         "conv5": build.conv(256, 512, 3, 1, 1),
-        "conv6": build.conv(512, 512, 3, 1, 1),
+        "conv6": build.conv(512, 512, 3, 1, 1, MaxPool2d(2) if small else None),
         "last": build.before_classifier(512),
-        "pool": GlobalAvgPool2d(),
-        "classifier": build.last_linear(512, classes),
     }
+    network |= {"flatten": Flatten()} if small else {"pool": GlobalAvgPool2d()}
+    return network | {"classifier": build.last_linear(512 * (size // 8) ** 2 if small else 512, classes)}

@@ -26,16 +26,13 @@ class Optimizer:
     ----------
     params : iterable of Parameter, or of (name, Parameter)
         float32 Tensors that require gradients. Names (by default "0", "1", ...) are those of the state.
-    lr : float
-        Learning rate, above 0. The attribute `lr` may be set before each step, also to 0. A parameter with an attribute
-        `lr_scale` gets that many times as much.
-    weight_decay : float
-        Strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing; where the
-        attribute `decay_steps` is set, in so many steps only.
+    lr : learning rate, above 0. The attribute `lr` may be set before each step, also to 0. A parameter with an
+        attribute `lr_scale` gets that many times as much.
+    weight_decay : strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing;
+        where the attribute `decay_steps` is set, in so many steps only.
     backend : {"auto", "reference", "numba"}
         Two implementations with the same bits; "auto" is Numba, or NumPy where Numba's compiler is disabled.
-    threads : int, optional
-        By default the process-wide number.
+    threads : by default the process-wide number
 
     Raises
     ------
@@ -75,10 +72,7 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient; the others and their state stay as they are.
 
-        Raises
-        ------
-        InputError
-            A gradient has another shape or dtype than its parameter. Then nothing was updated.
+        Raises InputError where a gradient has another shape or dtype than its parameter. Then nothing was updated.
         """
         todo = []
         for name, param in self.params.items():
@@ -119,10 +113,7 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
         """Take over a state of `state_dict`.
 
-        Raises
-        ------
-        ModelFileError
-            Names, shapes or dtypes differ from this optimiser's. Then nothing has changed.
+        Raises ModelFileError where names, shapes or dtypes differ from this optimiser's. Then nothing has changed.
         """
         own, caller = self.state_dict(), f"{type(self).__name__}.load_state_dict"
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -167,14 +158,8 @@ class SGD(Optimizer):
 
     g = grad + weight_decay param;  v = momentum v + g;  param -= lr v,  or with nesterov  param -= lr (g + momentum v).
 
-    Parameters
-    ----------
-    params, lr, weight_decay, backend, threads
-        See Optimizer. Weight decay is L2: it is added to the gradient.
-    momentum : float
-        In [0, 1). With 0 there is no state.
-    nesterov : bool
-        Needs momentum.
+    `momentum` is in [0, 1); with 0 there is no state, and no `nesterov`. All else is as for Optimizer. Weight decay is
+    L2: it is added to the gradient.
     """
 
     def __init__(
@@ -235,12 +220,9 @@ class Adam(Moments):
     ----------
     params, lr, weight_decay, backend, threads
         See Optimizer.
-    betas : pair of float
-        Each in [0, 1); by default 0.9 and 0.999.
-    eps : float
-        At least 1.2e-38, the smallest normal float32; by default 1e-8.
-    decoupled : bool
-        False: g = grad + weight_decay param. True (AdamW): param *= 1 - lr weight_decay, and g = grad.
+    betas : each in [0, 1); by default 0.9 and 0.999
+    eps : at least 1.2e-38, the smallest normal float32; by default 1e-8
+    decoupled : False: g = grad + weight_decay param. True (AdamW): param *= 1 - lr weight_decay, and g = grad.
     """
 
     slots = ("mean", "square")

@@ -39,24 +39,18 @@ def make_schedule(
 
     Parameters
     ----------
-    kind : str
-        One of KINDS.
+    kind : one of KINDS
     base_lr, final_lr : float
         0 < base_lr, 0 <= final_lr <= base_lr. `final_lr` is reached at total_steps, one step after the last.
-    total_steps, warmup_steps : int
-        0 <= warmup_steps <= total_steps.
-    milestones : sequence of int, optional
-        Steps, ascending, at which kind "step" multiplies by `gamma`; by default 1/2 and 3/4 of total_steps
-        (He et al. 2016, 4.2).
-    lr_factors : sequence of float, optional
-        Above 0, one for each of `milestones`, in place of powers of `gamma`.
-    gamma, power : float
-        Above 0.
+    total_steps, warmup_steps : 0 <= warmup_steps <= total_steps
+    milestones : steps, ascending, at which kind "step" multiplies by `gamma`; by default 1/2 and 3/4 of total_steps
+        (He et al. 2016, 4.2)
+    lr_factors : above 0, one for each of `milestones`, in place of powers of `gamma`
+    gamma, power : above 0
 
     Raises
     ------
-    InputError
-        An unknown kind or a number out of range.
+    InputError : an unknown kind or a number out of range
 
     >>> lr = make_schedule("linear", 1.0, 4)
     >>> [lr(step) for step in range(5)]

@@ -49,15 +49,12 @@ _STEP = (
     ("optim._kernels:adam", "adam"),
 )
 
-_AFTER = tuple(
-    f"xnor_ref.kernels.{name}"
-    for name in (
-        "readable.float_plain:im2col",
-        "vectors.nhwc:look_up",
-        "vectors.nhwc:max_pool",
-        "readable.plain:channel_means",
-    )
-)  # what the evaluation needs, the largest first
+_AFTER = (  # what the evaluation needs, the largest first
+    "xnor_ref.kernels.readable.float_plain:im2col",
+    "xnor_ref.kernels.vectors.nhwc:look_up",
+    "xnor_ref.kernels.vectors.nhwc:max_pool",
+    "xnor_ref.kernels.readable.plain:channel_means",
+)
 
 
 def kernels_of(method: str, options: dict[str, Any], optimizer: str, in_bytes: bool) -> list[str]:

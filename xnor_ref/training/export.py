@@ -22,19 +22,16 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
 
     Raises
     ------
-    ModelFileError
-        No run, no checkpoint, or a damaged one.
-    EquivalenceError
-        The file, read back, gives other logits than the network it was made from.
-    OutputError
-        The file could not be written.
+    ModelFileError : no run, no checkpoint, or a damaged one
+    EquivalenceError : the file, read back, gives other logits than the network it was made from
+    OutputError : the file could not be written
     """
     folder = RunFolder(run)
     config = folder.config()
     if which == "best":
         path = folder.checkpoints_path / BEST
     else:
-        newest = CheckpointFolder(folder.checkpoints_path, {}).newest_first()
+        newest = CheckpointFolder(folder.checkpoints_path).newest_first()
         if not newest:
             raise ModelFileError(f"the run in {run} has no checkpoint yet")
         path = newest[0]

@@ -56,15 +56,11 @@ def train_run(
 
     Parameters
     ----------
-    out : Path, optional
-        Folder of the new run; by default one is named under runs/.
-    resume : RunFolder, optional
-        Go on with this run, from its newest sound checkpoint; without one, from the beginning. A finished run is
+    out : folder of the new run; by default one is named under runs/
+    resume : go on with this run, from its newest sound checkpoint; without one, from the beginning. A finished run is
         not computed again.
-    start : Path, optional
-        With `resume`, go on from this checkpoint and no other.
-    download : bool
-        Fetch the data set where it is missing.
+    start : with `resume`, go on from this checkpoint and no other
+    download : fetch the data set where it is missing
 
     Returns
     -------
@@ -74,8 +70,7 @@ def train_run(
     Raises
     ------
     DatasetError, ModelFileError, NonFiniteError, EquivalenceError, OutputError
-    Interrupted
-        SIGINT or SIGTERM: the step was finished and everything saved.
+    Interrupted : SIGINT or SIGTERM: the step was finished and everything saved
     """
     observer = observer or Observer()
     with reference_only(config.backend == "reference"), backward_in(config.backward):
@@ -88,7 +83,7 @@ def train_run(
         data = load_data(config, download, observer)
         steps = steps_per_epoch(len(data.train), config.batch_size)
         model, about = build_network(config, data), about_training(config, data)
-        begun = resume and any(CheckpointFolder(resume.checkpoints_path, {}).candidates())
+        begun = resume and any(CheckpointFolder(resume.checkpoints_path).candidates())
         if config.init_from and not begun:
             observer.note(start_from(model, Path(config.init_from)))
         freeze_model(model, about)  # what cannot be frozen is refused now, not after training
@@ -224,12 +219,7 @@ def make_trainer(
 ) -> Trainer:
     """A trainer with the callbacks that every run has: projections first, then `callbacks`, then checks and progress.
 
-    Parameters
-    ----------
-    observer : Observer, optional
-        Told of every step and epoch.
-    model, data, optimizer, learning_rate, others
-        See `Trainer`.
+    `observer` is told of every step and epoch; the rest goes to `Trainer`.
     """
     joined = [Projections(), *callbacks, FiniteCheck(), *([Progress(observer)] if observer else [])]
     return Trainer(model, data, optimizer, learning_rate, callbacks=joined, **others)
@@ -303,16 +293,9 @@ def make_callbacks(config: TrainConfig, model: Any, data: Dataset, steps: int) -
     """What a config adds to each step, for epochs of so many steps."""
     callbacks: list[Callback] = []
     if config.teacher is not None:
-        options = _said(weight=config.distill_weight, temperature=config.temperature)
-        callbacks.append(Teacher(Path(config.teacher), data, **options))
+        callbacks.append(Teacher(Path(config.teacher), data, **config.parts_of("teacher")))
     if config.mst_lambda is not None:
-        options = _said(
-            kind=config.mst_pull,
-            start=config.mst_start,
-            ramp=config.mst_ramp,
-            refresh=config.mst_refresh,
-            margin=config.mst_margin,
-        )
+        options = {name.removeprefix("mst_"): value for name, value in config.parts_of("mst_lambda").items()}
         callbacks.append(MstPull(model, steps, config.mst_lambda, **options))
     return callbacks
 
@@ -341,11 +324,6 @@ def about_training(config: TrainConfig, data: Dataset) -> dict[str, Any]:
         }
         | ({"plugin": Path(config.plugin).name} if config.plugin else {}),
     }
-
-
-def _said(**values: Any) -> dict[str, Any]:
-    """Arguments that are not None; the others keep their own defaults."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 # --- data

@@ -22,10 +22,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write both networks, evaluate each by its own path, compare, and report.
 
-    Raises
-    ------
-    EquivalenceError
-        The two networks disagree on an image.
+    Raises EquivalenceError where they disagree on an image.
     """
     save_float(folder.float_path, model, about)
     freeze_model(model, about).save(folder.packed_path)
@@ -68,7 +65,6 @@ def save_sample(path: Path, data: Dataset) -> None:
     """Write the first validation image as PNG, so that there is something to predict."""
     from PIL import Image
 
-    pixels = np.asarray(data.val.images[0])
-    buffer = io.BytesIO()
+    pixels, buffer = np.asarray(data.val.images[0]), io.BytesIO()
     Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())

@@ -18,12 +18,9 @@ def run(
 
     Parameters
     ----------
-    examples : int
-        Cases for each property; the main one gets twice as many, expensive ones a tenth, each at least 5.
-    seed : int, optional
-        The same seed tries the same cases. Default: new cases each time.
-    report : callable
-        Gets lines of text, one for each property as it ends, two more for one that failed.
+    examples : cases for each property; the main one gets twice as many, expensive ones a tenth, each at least 5
+    seed : the same seed tries the same cases. Default: new cases each time.
+    report : gets lines of text, one for each property as it ends, two more for one that failed
 
     Returns
     -------

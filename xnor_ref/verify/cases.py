@@ -15,7 +15,15 @@ JIT = not jit_disabled()
 VECTORS = has_vectors()
 CHANNELS: tuple[int, ...] = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)
 OUT_CHANNELS: tuple[int, ...] = (1, 2, 8, 9, 33, 64, 65, 130)
-KINDS = ("random", "plus", "minus", "edges", "negative zero", "subnormal", "saturated")
+VALUES: dict[str, list[float]] = {  # that arrays are made of; those of the kind "random" are normal
+    "plus": [1],
+    "minus": [-1],
+    "edges": [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 3e38, -3e38],
+    "negative zero": [-0.0],
+    "subnormal": [1e-45, -1e-45],
+    "saturated": [1, -1],
+}
+KINDS = ("random", *VALUES)
 EXTREMES = (("plus", "minus"), ("minus", "plus"), ("plus", "plus"), ("minus", "minus"))  # the largest counts and sums
 LAYOUTS = (
     "plain",
@@ -33,7 +41,6 @@ if not JIT:  # the same kernels as plain Python: small shapes only
     CHANNELS, OUT_CHANNELS = (1, 2, 31, 33, 63, 64, 65), (1, 2, 9)
 
 CANARIES = 64  # elements around a result that must keep their value
-EDGES = np.array([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 3e38, -3e38], np.float32)
 
 
 @dataclass(frozen=True)
@@ -49,14 +56,8 @@ class Data:
         rng = np.random.default_rng(self.seed)
         if self.kind == "random":
             x = rng.standard_normal(self.shape, np.float32)
-        elif self.kind == "edges":
-            x = rng.choice(EDGES, self.shape)
-        elif self.kind == "subnormal":
-            x = rng.choice(np.array([1e-45, -1e-45], np.float32), self.shape)
-        elif self.kind == "saturated":
-            x = rng.choice(np.array([1, -1], np.float32), self.shape)
         else:
-            x = np.full(self.shape, {"plus": 1, "minus": -1, "negative zero": -0.0}[self.kind], np.float32)
+            x = rng.choice(np.array(VALUES[self.kind], np.float32), self.shape)
         return lay_out(x, self.layout)
 
 

@@ -1,6 +1,6 @@
 """What was measured on: the processor, its roofs, versions; and whether the machine was idle."""
 
-from importlib.metadata import PackageNotFoundError, version
+import dataclasses
 from typing import Any
 
 from xnor_ref.bench.measuring import roof, timing
@@ -17,29 +17,16 @@ def describe(pace: timing.Pace = timing.FULL) -> dict[str, Any]:
     """
     roof.require_compiler()
     warnings = [text for text in (timing.load_warning(), timing.pace_warning()) if text]
-    return {
-        **environment.describe(),
-        **{name: _version(name) for name in OPTIONAL},
-        "instruction_set": roof.instruction_set(),
-        "roofs": _roofs(pace),
-        "warnings": warnings,
-    }
-
-
-def _roofs(pace: timing.Pace) -> dict[str, float]:
     loads = {
         "binary_macs": roof.binary_roof(),
         "float32_macs": roof.float_roof(),
         "memory_bytes": roof.memory_roof(32 if pace.quick else 256),
         "clock": roof.clock(),
     }
-    short = timing.Pace(rounds=5, turn=pace.turn, budget=pace.budget)
-    timings = timing.measure({name: load.run for name, load in loads.items()}, short)
-    return {name: load.work / timings[name].seconds for name, load in loads.items()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return {
+        **environment.describe(),
+        **{name: environment.version_of(name) for name in OPTIONAL},
+        "instruction_set": roof.instruction_set(),
+        "roofs": timing.rates(loads, dataclasses.replace(pace, rounds=5)),
+        "warnings": warnings,
+    }

@@ -1,10 +1,8 @@
 """The roof: what one core can do at most, measured with loops that touch nothing but registers.
 
-A binary multiply-accumulate on bits is `count += popcount(a ^ b)`: three vector operations, each on as many bits as a
-register has. The loop here does just that, on a tile of operands that stay in registers: four weights and four
-activations meet in 16 counts (two and two in four, where there are 16 registers); nothing is loaded or stored. No
-kernel that takes these three operations for its work is faster. (One that gathers bits in carry-save adders first needs
-fewer popcounts; that pays where a popcount is slow.)
+The loop of bits has a tile of operands that stay in registers: four weights and four activations meet in 16 counts (two
+and two in four, where there are 16 registers). A kernel that gathers bits in carry-save adders first needs fewer
+popcounts than that roof has; that pays where a popcount is slow.
 
 The operands pass through an empty piece of inline assembly in every round. It costs no instruction, but LLVM must take
 its result for a new value; without it, LLVM would compute the unchanging popcounts once, before the loop.
@@ -209,16 +207,12 @@ class Load:
 
 def binary_roof(threads: int = 1) -> Load:
     """Binary multiply-accumulates (xor, popcount, add) on `threads` threads at once."""
-    require_compiler()
-    rounds = _rounds(20_000, threads)
-    return Load(_on_threads(lambda: _count(rounds), threads), threads * rounds * _SIDE**2 * VECTOR_BITS)
+    return _load(_count, 20_000, _SIDE**2 * VECTOR_BITS, threads)
 
 
 def float_roof(threads: int = 1) -> Load:
     """float32 multiply-accumulates in registers, on `threads` threads at once."""
-    require_compiler()
-    rounds = _rounds(40_000, threads)
-    return Load(_on_threads(lambda: _multiply_add(rounds), threads), threads * rounds * _SUMS * LANES)
+    return _load(_multiply_add, 40_000, _SUMS * LANES, threads)
 
 
 def int8_roof(threads: int = 1) -> Load | None:
@@ -226,19 +220,15 @@ def int8_roof(threads: int = 1) -> Load | None:
 
     AMX's operands are no zeros: power is its limit, which numbers without pattern need most of.
     """
-    require_compiler()
     if multiplies_tiles():
-        rounds, n_sums = _rounds(2_000, threads), len(amx.COLUMNS)
+        n_sums = len(amx.COLUMNS)
         operands = words((1 + n_sums) * _TILE_BYTES // 8).view(np.uint8)
 
-        def run() -> None:
+        def run(rounds: int) -> None:
             _tile_products(rounds, operands, np.empty(n_sums * _TILE_BYTES // 4, np.int32))
 
-        return Load(_on_threads(run, threads), threads * rounds * n_sums * amx.ROWS * _TILE_BYTES)
-    if not multiplies_bytes():
-        return None
-    rounds = _rounds(40_000, threads)
-    return Load(_on_threads(lambda: _dot_product(rounds), threads), threads * rounds * _SUMS * 4 * LANES)
+        return _load(run, 2_000, n_sums * amx.ROWS * _TILE_BYTES, threads)
+    return _load(_dot_product, 40_000, _SUMS * 4 * LANES, threads) if multiplies_bytes() else None
 
 
 def memory_roof(megabytes: int = 256) -> Load:
@@ -250,9 +240,7 @@ def memory_roof(megabytes: int = 256) -> Load:
 
 def clock(cycles: int = 1_000_000) -> Load:
     """Additions that wait for one another, one a clock cycle: shows the processor's pace, and what disturbs it."""
-    require_compiler()
-    rounds = cycles // _CHAIN
-    return Load(lambda: _chain(rounds), rounds * _CHAIN)
+    return _load(_chain, cycles // _CHAIN, _CHAIN)
 
 
 def instruction_set() -> str:
@@ -268,16 +256,14 @@ def require_compiler() -> None:
         raise InputError("bench: Numba's compiler is off (NUMBA_DISABLE_JIT=1), so there is nothing to measure")
 
 
-def _rounds(rounds: int, threads: int) -> int:
-    """Waking threads takes some 0.05 ms, which must not count: longer runs where there are several."""
-    return rounds if threads == 1 else 16 * rounds
-
-
-def _on_threads(function: Callable[[], object], threads: int) -> Callable[[], object]:
+def _load(function: Callable[[int], object], rounds: int, work: int, threads: int = 1) -> Load:
+    """`function(rounds)`, which does `work` in each of the rounds, on `threads` threads at once."""
+    require_compiler()
     if threads == 1:
-        return function
+        return Load(lambda: function(rounds), rounds * work)
+    rounds *= 16  # waking threads takes some 0.05 ms, which must not count
 
     def one_of_them(start: int, stop: int) -> None:
-        function()
+        function(rounds)
 
-    return lambda: parallel_chunks(one_of_them, threads, 1, threads)
+    return Load(lambda: parallel_chunks(one_of_them, threads, 1, threads), threads * rounds * work)

@@ -1,8 +1,7 @@
-"""Measuring side by side: all contenders take turns in rounds of one run, so that what disturbs one disturbs all.
+"""Measuring side by side, in turns; the room's page says why.
 
 Each turn starts with a call that is not timed (it fills the caches and wakes threads) and repeats the contender for at
-least `Pace.turn` seconds. A figure is the median over the rounds; its spread is the range of the middle half. Python's
-garbage collector is off meanwhile. Figures of different runs are not comparable: only ratios within one run are.
+least `Pace.turn` seconds. Python's garbage collector is off meanwhile.
 """
 
 import gc
@@ -54,12 +53,8 @@ class Timing:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {
-            "seconds": self.seconds,
-            "quartiles": [self.low, self.high],
-            "rounds": self.rounds,
-            "calls": self.calls,
-        }
+        quartiles = [self.low, self.high]
+        return {"seconds": self.seconds, "quartiles": quartiles, "rounds": self.rounds, "calls": self.calls}
 
 
 def measure(contenders: dict[str, Callable[[], Any]], pace: Pace = FULL, threads: int = 1) -> dict[str, Timing]:
@@ -67,16 +62,9 @@ def measure(contenders: dict[str, Callable[[], Any]], pace: Pace = FULL, threads
 
     Parameters
     ----------
-    contenders : dict of callables, by name
-    pace : Pace
-    threads : int
-        What the contenders use. With more than one, each turn begins when the threads of the one before have gone to
-        sleep (they wait for more work for up to 0.2 s, computing nothing at full speed), and its first `WAKING` seconds
-        are not timed.
-
-    Returns
-    -------
-    dict of Timing, by the same names
+    threads : what the contenders use. With more than one, each turn begins when the threads of the one before have gone
+        to sleep (they wait for more work for up to 0.2 s, computing nothing at full speed), and its first `WAKING`
+        seconds are not timed.
     """
     turns = {name: _Turn(run, pace) for name, run in contenders.items()}
     names = list(turns)
@@ -89,6 +77,12 @@ def measure(contenders: dict[str, Callable[[], Any]], pace: Pace = FULL, threads
                     turns[name].take(WAKING if threads > 1 else 0.0)
             names.append(names.pop(0))  # nobody always follows the same one
     return {name: turn.timing() for name, turn in turns.items()}
+
+
+def rates(loads: dict[str, roof.Load], pace: Pace, threads: int = 1) -> dict[str, float]:
+    """Work per second of each of `loads`, on `threads` threads."""
+    timings = measure({name: load.run for name, load in loads.items()}, pace, threads)
+    return {name: load.work / timings[name].seconds for name, load in loads.items()}
 
 
 class _Turn:

@@ -1,8 +1,7 @@
 """What our kernels are compared with: the same layer in NumPy, torch and onnxruntime, and as naive loops.
 
-A baseline is prepared once for a layer (weights converted and packed by the library, buffers allocated) and then only
-run. Before it is measured it is given signs instead of real numbers, and its result must equal ours: for +1 and -1
-every one of these computations is exact. Optional libraries are imported here when they are asked for.
+Each is prepared once for a layer and checked on signs, as the room's page says, and then only run. Optional libraries
+are imported when they are asked for.
 """
 
 import sys
@@ -17,13 +16,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from xnor_ref.bench.measuring.layers import Conv, Layer, Linear, signs
+from xnor_ref.bench.measuring.layers import F32, Conv, Layer, Linear, signs
 from xnor_ref.bench.measuring.process import Unavailable
 from xnor_ref.errors import EquivalenceError, InputError
 from xnor_ref.kernels.ops import binary_ops
 
-F32 = NDArray[np.float32]
-
+_PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}
 EXTRA = "pip install 'xnor_ref[bench]'"
 
 
@@ -32,7 +30,7 @@ class Prepared:
     """A baseline ready to run on one input."""
 
     run: Callable[[], Any]
-    result: Callable[[Any], NDArray]  # what `run` gave, as (N, O, OH, OW) or (N, O)
+    result: Callable[[Any], NDArray] = np.asarray  # what `run` gave, as (N, O, OH, OW) or (N, O)
     step: float = 1.0  # results are rounded to multiples of it
 
 
@@ -55,7 +53,7 @@ def prepared(baseline: Baseline, layer: Layer, x: F32, weight: F32, threads: int
 def check(baseline: Baseline, layer: Layer, x: F32, weight: F32, threads: int) -> None:
     """Raise EquivalenceError unless the baseline's result for signs is our integers."""
     trial = baseline.prepare(layer, signs(x), signs(weight), threads)
-    got = np.asarray(trial.result(trial.run()))
+    got = trial.result(trial.run())
     wanted = np.rint(integers(layer, x, weight) / trial.step) * trial.step
     if got.shape != wanted.shape or not np.array_equal(got, wanted):
         raise EquivalenceError(
@@ -77,7 +75,7 @@ def _numpy(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     """im2col and one sgemm an image, into buffers that are kept; or one sgemm."""
     if isinstance(layer, Linear):
         product = np.empty((len(x), len(weight)), np.float32)
-        return Prepared(lambda: np.matmul(x, weight.T, out=product), _as_it_is)
+        return Prepared(lambda: np.matmul(x, weight.T, out=product))
     n, channels, size, _ = x.shape
     p, k, side = layer.padding, layer.kernel, layer.out_size
     padded = np.zeros((channels, size + 2 * p, size + 2 * p), np.float32)
@@ -93,11 +91,7 @@ def _numpy(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
             np.matmul(matrix, flat, out=result.reshape(len(weight), -1))
         return out
 
-    return Prepared(run, _as_it_is)
-
-
-def _as_it_is(result: NDArray) -> NDArray:
-    return result
+    return Prepared(run)
 
 
 # --- torch -----------------------------------------------------------------------------------------------------
@@ -131,7 +125,7 @@ def _torch_float(form: str, layer: Layer, x: F32, weight: F32, threads: int) -> 
                 return functional.linear(images, filters)
             return functional.conv2d(images, filters, None, layer.stride, layer.padding)
 
-    return Prepared(run, lambda y: y.numpy())
+    return Prepared(run)
 
 
 def _torch_int8(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
@@ -157,7 +151,7 @@ def _torch_int8(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
         run()
     except (AttributeError, RuntimeError, TypeError) as error:
         raise Unavailable(f"torch {torch.__version__} has no int8 convolution here: {_first_line(error)}") from None
-    return Prepared(run, lambda y: y.contiguous().numpy())
+    return Prepared(run)
 
 
 def _int8(x: F32) -> NDArray[np.int8]:
@@ -174,11 +168,9 @@ def _uint8(x: F32) -> NDArray[np.uint8]:
 
 def _onnx_float(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     from_numpy, node = onnx_tools()
-    if isinstance(layer, Linear):
-        nodes = [node("Gemm", ["x", "w"], ["y"], transB=1)]
-    else:
-        nodes = [node("Conv", ["x", "w"], ["y"], **_conv_attributes(layer))]
-    return Prepared(onnx_session(nodes, [from_numpy(weight, "w")], {"x": x}, np.float32, threads), _first)
+    how = {"transB": 1} if isinstance(layer, Linear) else _conv_attributes(layer)
+    nodes = [node("Gemm" if isinstance(layer, Linear) else "Conv", ["x", "w"], ["y"], **how)]
+    return Prepared(onnx_session(nodes, [from_numpy(weight, "w")], {"x": x}, np.float32, threads), lambda y: y[0])
 
 
 def _onnx_int8(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
@@ -187,7 +179,7 @@ def _onnx_int8(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     if isinstance(layer, Linear):
         nodes = [node("MatMulInteger", ["x", "w", "x_zero"], ["y"])]
         constants = [from_numpy(np.ascontiguousarray(_int8(weight).T), "w"), from_numpy(np.uint8(128), "x_zero")]
-        return Prepared(onnx_session(nodes, constants, {"x": _uint8(x)}, np.int32, threads), _first)
+        return Prepared(onnx_session(nodes, constants, {"x": _uint8(x)}, np.int32, threads), lambda y: y[0])
     step = np.float32(2.0 ** np.ceil(np.log2(layer.n_bits / 127)))  # so that no sum of signs is clipped
     n = len(weight)
     values = {
@@ -242,10 +234,6 @@ def onnx_session(
     return lambda: session.run(None, inputs)
 
 
-def _first(results: list[NDArray]) -> NDArray:
-    return results[0]
-
-
 # --- loops and our other rungs, from packed bits to integers --------------------------------------------------
 
 
@@ -268,10 +256,10 @@ def _naive_bits(by_words: bool, layer: Layer, x: F32, weight: F32, threads: int)
 def _rung(backend: str, layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
     if isinstance(layer, Linear):
         rows, matrix = binary_ops.sign_pack_rows(x), binary_ops.pack_weight_rows(weight)
-        return Prepared(lambda: binary_ops.gemm_bits(rows, matrix, layer.inputs, backend, threads), _as_it_is)
+        return Prepared(lambda: binary_ops.gemm_bits(rows, matrix, layer.inputs, backend, threads))
     bits, filters = binary_ops.sign_pack(x), binary_ops.pack_weight(weight)
     shape = layer.channels, *_steps(layer), 0
-    return Prepared(lambda: binary_ops.conv2d_bits(bits, filters, *shape, backend, threads), _as_it_is)
+    return Prepared(lambda: binary_ops.conv2d_bits(bits, filters, *shape, backend, threads))
 
 
 def _conv_output(layer: Layer, x: F32, dtype: type) -> tuple[Conv, NDArray]:
@@ -286,6 +274,7 @@ def _steps(layer: Conv) -> tuple[tuple[int, int], tuple[int, int]]:
 
 # --- by name ---------------------------------------------------------------------------------------------------
 
+_BARE = "no packing, no scales"
 BASELINES: dict[str, tuple[Baseline, ...]] = {
     "numpy": (Baseline("NumPy", "im2col and sgemm in NumPy, float32", _numpy),),
     "torch": (
@@ -303,18 +292,10 @@ BASELINES: dict[str, tuple[Baseline, ...]] = {
     ),
     "float-loops": (Baseline("float loops", "naive loops over float32 NCHW, compiled by Numba", _float_loops),),
     "bit-loops": (
-        Baseline(
-            "bit loops",
-            "naive loops over packed bits, one by one; no packing, no scales",
-            partial(_naive_bits, False),
-        ),
+        Baseline("bit loops", f"naive loops over packed bits, one by one; {_BARE}", partial(_naive_bits, False)),
     ),
     "word-loops": (
-        Baseline(
-            "word loops",
-            "naive loops over packed 64-bit words; no packing, no scales",
-            partial(_naive_bits, True),
-        ),
+        Baseline("word loops", f"naive loops over packed 64-bit words; {_BARE}", partial(_naive_bits, True)),
     ),
     "reference": (Baseline("reference", "our NumPy rung, packed bits to int32", partial(_rung, "reference")),),
     "numba": (Baseline("numba", "our plain Numba rung, packed bits to int32", partial(_rung, "numba")),),
@@ -322,18 +303,19 @@ BASELINES: dict[str, tuple[Baseline, ...]] = {
 USUAL = ("torch", "onnxruntime", "onnxruntime-int8", "torch-int8", "numpy")
 
 
-def parse_baselines(text: str | None, default: tuple[str, ...] = USUAL) -> tuple[str, ...]:
-    """Names of groups of `BASELINES`, from 'numpy,torch'; None means `default`, 'none' none. Raises InputError."""
-    if text is None:
-        return default
-    if text.strip() == "none":
-        return ()
-    names = parse_names("baseline", text, BASELINES)
+def parse_baselines(
+    text: str | None, default: tuple[str, ...] = USUAL, known: Iterable[str] = tuple(BASELINES)
+) -> tuple[str, ...]:
+    """Some of `known`, from 'numpy,torch'; None means `default`, 'none' none.
+
+    Raises InputError, also where a library is not installed.
+    """
+    if text is None or text.strip() == "none":
+        return default if text is None else ()
+    names = parse_names("baseline", text, known)
     for name in names:
         try:
-            for package in {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}.get(
-                name.removesuffix("-int8"), ()
-            ):
+            for package in _PACKAGES.get(name.partition("-")[0], ()):
                 require(package)
         except Unavailable as reason:
             raise InputError(f"bench: baseline {name}: {reason}") from None

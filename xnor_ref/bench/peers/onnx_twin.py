@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref import nn
+from xnor_ref.bench.measuring.layers import F32
 from xnor_ref.bench.peers.baselines import onnx_session, onnx_tools
 from xnor_ref.errors import InputError
 from xnor_ref.nn.layers.real_layers import BatchNorm
-
-F32 = NDArray[np.float32]
 
 
 def to_onnx(model: nn.Module, images: F32, threads: int) -> Callable[[], list[NDArray]]:

@@ -3,17 +3,17 @@
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref import nn
+from xnor_ref.bench.measuring.layers import F32
 from xnor_ref.bench.peers.baselines import import_torch
 from xnor_ref.errors import InputError
 from xnor_ref.nn.layers.real_layers import BatchNorm
 
-F32 = NDArray[np.float32]
 Run = Callable[[], Any]
 
 
@@ -61,17 +61,15 @@ def to_torch(model: nn.Module) -> Any:
                 layer = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
                 return filled(layer, **_parameters(module))
             case BatchNorm():
-                layer = (torch.nn.BatchNorm2d if module.ndim == 4 else torch.nn.BatchNorm1d)(
-                    module.channels, module.eps
-                )
+                kind = torch.nn.BatchNorm2d if module.ndim == 4 else torch.nn.BatchNorm1d
+                layer = kind(module.channels, module.eps)
                 statistics = {"running_mean": module.running_mean, "running_var": module.running_var}
                 return filled(layer, **_parameters(module), **statistics)
             case nn.ReLU():
                 return torch.nn.ReLU(inplace=True)
-            case nn.MaxPool2d():
-                return torch.nn.MaxPool2d(module.kernel_size, module.stride, module.padding)
-            case nn.AvgPool2d():
-                return torch.nn.AvgPool2d(module.kernel_size, module.stride, module.padding)
+            case nn.MaxPool2d() | nn.AvgPool2d():
+                kind = torch.nn.MaxPool2d if isinstance(module, nn.MaxPool2d) else torch.nn.AvgPool2d
+                return kind(module.kernel_size, module.stride, module.padding)
             case nn.GlobalAvgPool2d():
                 return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
             case nn.Flatten():
@@ -96,17 +94,14 @@ def variants(model: nn.Module, images: F32, threads: int, compiled: bool) -> dic
     torch = import_torch(threads)
     plain = replace_whole_convs(to_torch(model), torch.from_numpy(images[:1]))
     folded = fold_batch_norm(copy.deepcopy(plain))
-    contiguous, channels_last = torch.contiguous_format, torch.channels_last
     makers: dict[str, Callable[[], Run]] = {
-        "torch eager": lambda: _eager(torch, plain, images, contiguous),
-        "torch eager, channels_last": lambda: _eager(torch, plain, images, channels_last),
-        "torch, BatchNorm folded": lambda: _eager(torch, folded, images, contiguous),
-        "torch, BatchNorm folded, channels_last": lambda: _eager(torch, folded, images, channels_last),
-        "torch.jit, optimised for inference": lambda: _scripted(torch, plain, images),
+        "torch.jit, optimised for inference": partial(_scripted, torch, plain, images)
     }
-    if compiled:
-        makers["torch.compile"] = lambda: _compiled(torch, folded, images, contiguous)
-        makers["torch.compile, channels_last"] = lambda: _compiled(torch, folded, images, channels_last)
+    for layout, form in (("", torch.contiguous_format), (", channels_last", torch.channels_last)):
+        makers["torch eager" + layout] = partial(_eager, torch, plain, images, form)
+        makers["torch, BatchNorm folded" + layout] = partial(_eager, torch, folded, images, form)
+        if compiled:
+            makers["torch.compile" + layout] = partial(_compiled, torch, folded, images, form)
     return makers
 
 
@@ -157,9 +152,7 @@ def fold_batch_norm(model: Any) -> Any:
             after: Any = module[index]
             if isinstance(after, torch.nn.BatchNorm2d) and isinstance(before, torch.nn.Conv2d):
                 module[index - 1], module[index] = fuse_conv_bn_eval(before, after), torch.nn.Identity()
-            elif isinstance(after, torch.nn.BatchNorm2d) and isinstance(
-                getattr(before, "linear", None), torch.nn.Linear
-            ):
+            elif isinstance(after, torch.nn.BatchNorm2d) and hasattr(before, "linear"):
                 before.linear, module[index] = fuse_linear_bn_eval(before.linear, after), torch.nn.Identity()
             elif isinstance(after, torch.nn.BatchNorm1d) and isinstance(before, torch.nn.Linear):
                 module[index - 1], module[index] = fuse_linear_bn_eval(before, after), torch.nn.Identity()

@@ -14,7 +14,7 @@ import numpy as np
 
 from xnor_ref.bench.measuring import roof
 from xnor_ref.bench.measuring.timing import Pace
-from xnor_ref.bench.training.train import Say, Task, ours, quartiles, started, take_turns
+from xnor_ref.bench.training.train import Say, Task, ours, ratio_of, started, take_turns, throughput
 from xnor_ref.errors import InputError
 
 COUNTS, QUICK_COUNTS = (10_000, 100_000), (256, 1024)
@@ -34,10 +34,7 @@ def measure_scale(
         those of the smallest set, with quartiles round by round; "input_seconds" an image. "memory": bytes that the
         process has to itself after each epoch over the smallest set; None but on Linux.
 
-    Raises
-    ------
-    InputError
-        Less than two batches of images, or no epoch.
+    Raises InputError for less than two batches of images, or no epoch.
     """
     roof.require_compiler()
     counts = tuple(sorted(set(counts)))
@@ -60,21 +57,13 @@ def measure_scale(
                 say(f"epoch {epoch + 1} of {epochs}")
                 worker.ask("steps", count=counts[0] // task.batch)
                 memory.append(worker.ask("memory")["own"])
-    first = [turn["seconds"] for turn in turns[str(counts[0])]]
+    first = [turn["seconds"] / task.batch for turn in turns[str(counts[0])]]
     sets = []
     for count in counts:
-        seconds = [turn["seconds"] for turn in turns[str(count)]]
-        ratios = quartiles([own / base for own, base in zip(seconds, first, strict=True)])
-        rates = quartiles([task.batch / spent for spent in seconds])
-        sets.append(
-            {
-                "images": count,
-                "images_per_second": rates[1],
-                "quartiles": [rates[0], rates[2]],
-                "ratio": {"ratio": ratios[1], "quartiles": [ratios[0], ratios[2]]},
-                "input_seconds": statistics.median(turn["data"] for turn in turns[str(count)]) / task.batch,
-            }
-        )
+        seconds = [turn["seconds"] / task.batch for turn in turns[str(count)]]
+        data = statistics.median(turn["data"] for turn in turns[str(count)]) / task.batch
+        ratio = ratio_of(seconds, first)
+        sets.append({"images": count, **throughput(seconds), "ratio": ratio, "input_seconds": data})
     return {**vars(task), "sets": sets, "memory": None if None in memory else memory}
 
 

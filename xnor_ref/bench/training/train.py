@@ -1,8 +1,8 @@
 """Training steps of whole networks, ours and torch's full-precision twin: forward, backward and update.
 
 Each contender trains in a process of its own, so that its memory can be told apart and torch's allocator set before it
-starts. They take turns in rounds, a second or two each, and none computes while another does; what disturbs one
-disturbs all. torch is first tried in all its ways, one setting after the other, and only its best goes into the rounds.
+starts. A turn takes a second or two. torch is first tried in all its ways, one setting after the other, and only its
+best goes into the rounds.
 """
 
 import statistics
@@ -14,16 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from xnor_ref.bench import networks
 from xnor_ref.bench.measuring import roof
-from xnor_ref.bench.measuring.layers import check_batch
 from xnor_ref.bench.measuring.process import Worker
 from xnor_ref.bench.measuring.timing import Pace
 from xnor_ref.bench.peers import baselines
-from xnor_ref.bench.peers.baselines import parse_names as parse_names
+from xnor_ref.bench.peers.baselines import parse_names
 from xnor_ref.bench.training.train_worker import BACKWARDS
+from xnor_ref.bench.training.train_worker import Task as Task
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.basics.threads import check_threads
 from xnor_ref.nn.methods import METHODS, methods_with
 
 BATCHES = {"alexnet": 128}  # a larger one spreads the update of its 38 million weights
@@ -44,33 +42,6 @@ _TUNED = {
 _COMPILER = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # more would stay, and wait for work
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained: a network of `models.build` on square colour images.
-
-    Raises InputError for a network, method, size or number of classes that there is not.
-    """
-
-    network: str
-    size: int = 64
-    classes: int = 200
-    method: str = "xnor"
-    optimizer: str = "sgd"
-    batch: int = 64
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        networks.check_names([self.network])
-        if self.method not in METHODS:
-            raise InputError(f"bench: there is no method {self.method!r}; there are {', '.join(METHODS)}")
-        if self.classes < 1:
-            raise InputError(f"bench: classes must be at least 1, got {self.classes}")
-        check_batch(self.batch, self.size)
-        if self.batch < 2:
-            raise InputError(f"bench: BatchNorm needs a batch of at least 2 images to train on, got {self.batch}")
-        check_threads(self.threads, "bench")
 
 
 @dataclass(frozen=True)
@@ -128,15 +99,13 @@ def measure_training(
 
     Raises
     ------
-    InputError
-        A setting that the network does not take.
+    InputError : a setting that the network does not take
     """
     roof.require_compiler()
     absent: dict[str, str] = {}
     tried: dict[str, float] = {}
     workers: dict[str, Worker] = {}
-    batches: dict[str, int] = {}
-    starts: dict[str, dict[str, float]] = {}
+    contenders: dict[str, dict[str, Any]] = {}
     best: dict[str, str] = {}
     with ExitStack() as stack:
         for name, setup in ours(task, backwards, input_scales, weight_scales, plugin).items():
@@ -146,51 +115,34 @@ def measure_training(
                     pass
                 begun = time.perf_counter()
                 workers[name] = stack.enter_context(started(setup))
-                starts[name] = {"cached": time.perf_counter() - begun}
+                start = {"cached": time.perf_counter() - begun}
                 if cold:
-                    starts[name]["cold"] = _cold_start(setup)
+                    start["cold"] = _cold_start(setup)
+                contenders[name] = {"name": name, "ours": True, "batch": task.batch, "start": start}
             except baselines.Unavailable as reason:
                 absent[name] = str(reason)
-                continue
-            batches[name] = task.batch
         for group in names:
             precision = PRECISIONS[group]
             try:
                 way = best_way(task, precision, compiled, tried, absent, say)
                 workers[way.name] = stack.enter_context(started(_torch_setup(task, way), _environment(way)))
+                contenders[way.name] = {"name": way.name, "ours": False, "batch": way.batch}
+                best[precision] = way.name
             except baselines.Unavailable as reason:
                 absent[f"torch {precision}"] = str(reason)
-                continue
-            batches[way.name], best[precision] = way.batch, way.name
         say(f"{task.network}: in turns")
         rounds = take_turns(workers, pace)
-        memories = {name: worker.ask("memory") for name, worker in workers.items()}
-        profiles = {
-            name: worker.ask("profile", count=1 if pace.quick else 5, threads=task.threads)
-            for name, worker in workers.items()
-            if profiled and name not in best.values()
-        }
-    seconds = {name: [turn["seconds"] / batches[name] for turn in turns] for name, turns in rounds.items()}
-    return {
-        **vars(task),
-        "best": best,
-        "contenders": [
-            {
-                "name": name,
-                "ours": name not in best.values(),
-                "batch": batches[name],
-                **_throughput(spent),
-                "ratios": {p: _ratio(seconds[other], spent) for p, other in best.items()},
-                "memory": _memory(memories[name]),
-                "data": statistics.median(turn["data"] / turn["seconds"] for turn in rounds[name]),
-                **({"start": starts[name]} if name in starts else {}),
-                **({"profile": profiles[name]} if name in profiles else {}),
-            }
-            for name, spent in seconds.items()
-        ],
-        "tried": tried,
-        "absent": absent,
-    }
+        for name, one in contenders.items():
+            one["memory"] = _memory(workers[name].ask("memory"))
+            if profiled and one["ours"]:
+                one["profile"] = workers[name].ask("profile", count=1 if pace.quick else 5, threads=task.threads)
+    seconds = {name: [turn["seconds"] / one["batch"] for turn in rounds[name]] for name, one in contenders.items()}
+    for name, one in contenders.items():
+        one |= throughput(seconds[name])
+        one["ratios"] = {precision: ratio_of(seconds[other], seconds[name]) for precision, other in best.items()}
+        one["data"] = statistics.median(turn["data"] / turn["seconds"] for turn in rounds[name])
+    found = {"best": best, "contenders": list(contenders.values()), "tried": tried, "absent": absent}
+    return {**vars(task), **found}
 
 
 def ours(
@@ -210,7 +162,7 @@ def ours(
         way = "layer by layer" if backward == "reference" else f"{backward} backward"
         name = f"ours, {way}" + (", K" if options.get("input_scale") == "plain" else "")
         name += "" if options.get("weight_scale", "alpha") == "alpha" else f", {alpha}"
-        setups[name] = {"kind": "ours", **vars(task), "backward": backward, "options": options, "plugin": plugin}
+        setups[name] = {"kind": "ours", "task": vars(task), "backward": backward, "options": options, "plugin": plugin}
     if not setups:
         raise InputError(f"backward int8 is for binary layers with binary inputs, which method {task.method} has not")
     return setups
@@ -238,8 +190,8 @@ def _environment(way: Way) -> dict[str, str]:
 
 
 def _torch_setup(task: Task, way: Way) -> dict[str, Any]:
-    setup = {name: value for name, value in vars(task).items() if name != "method"}
-    return {"kind": "torch", **setup, **{name: value for name, value in vars(way).items() if name != "tuned"}}
+    how = {"precision": way.precision, "layout": way.layout, "compiled": way.compiled}
+    return {"kind": "torch", "task": vars(replace(task, batch=way.batch)), **how}
 
 
 def best_way(
@@ -291,13 +243,13 @@ def take_turns(workers: dict[str, Worker], pace: Pace) -> dict[str, list[dict[st
     return turns
 
 
-def _throughput(seconds: list[float]) -> dict[str, Any]:
+def throughput(seconds: list[float]) -> dict[str, Any]:
     """Images per second, from the seconds of an image in each round."""
     low, median, high = quartiles(seconds)
     return {"images_per_second": 1 / median, "quartiles": [1 / high, 1 / low], "rounds": len(seconds)}
 
 
-def _ratio(theirs: list[float], ours: list[float]) -> dict[str, Any]:
+def ratio_of(theirs: list[float], ours: list[float]) -> dict[str, Any]:
     low, _, high = quartiles([a / b for a, b in zip(theirs, ours)])
     return {"ratio": statistics.median(theirs) / statistics.median(ours), "quartiles": [low, high]}
 
@@ -319,18 +271,6 @@ def _memory(found: dict[str, Any]) -> dict[str, int] | None:
 def batch_of(network: str, quick: bool = False) -> int:
     """The batch that a network is measured with unless another is asked for."""
     return 4 if quick else BATCHES.get(network, 64)
-
-
-def parse_baselines(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Some of `PRECISIONS`; None means `default`, 'none' none. Raises InputError, also where torch is not installed."""
-    if text is None or text.strip() == "none":
-        return default if text is None else ()
-    names = parse_names("baseline", text, PRECISIONS)
-    try:
-        baselines.require("torch")
-    except baselines.Unavailable as reason:
-        raise InputError(f"bench: baseline {', '.join(names)}: {reason}") from None
-    return names
 
 
 def parse_scales(method: str, text: str | None) -> tuple[str, ...]:

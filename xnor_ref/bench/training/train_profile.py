@@ -1,7 +1,7 @@
 """Where the time of a training step goes: the functions that do the work are timed from outside, one by one.
 
 A function's own time is what it takes less what timed functions take that it calls, so that shares add up to one. What
-none of them does (losses, additions, the tape, Python itself) is the rest. A new kernel is one more line of `TIMED`.
+none of them does (losses, additions, the tape, Python itself) is the rest. A new kernel is one more name in `TIMED`.
 """
 
 import time
@@ -9,14 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from importlib import import_module
 from math import prod
 from threading import get_ident
 from typing import Any, NamedTuple
 
 from xnor_ref.bench.measuring import roof
-from xnor_ref.bench.measuring.timing import Pace, measure
+from xnor_ref.bench.measuring.timing import Pace, rates
 from xnor_ref.kernels.basics.geometry import conv_output_size
 
 SHARES = (
@@ -61,12 +61,8 @@ def _gemm(over: Any, filters: Any, kind: str = "float32") -> Gemm:
     return Gemm(name, over.size * filters[0].size, kind)
 
 
-def _forward(arguments: Any, result: Any) -> Gemm:
-    return _gemm(result, arguments[1])
-
-
-def _forward_of_bits(arguments: Any, result: Any) -> Gemm:
-    return _gemm(result, arguments[1], "binary")
+def _forward(arguments: Any, result: Any, kind: str = "float32") -> Gemm:
+    return _gemm(result, arguments[1], kind)
 
 
 def _to_input(arguments: Any, result: Any) -> Gemm:
@@ -114,52 +110,45 @@ _FLOAT, _BINARY = "xnor_ref.kernels.ops.float_ops", "xnor_ref.kernels.ops.binary
 _FUSED, _SUMS = "xnor_ref.kernels.training.convolution", "xnor_ref.kernels.training.gradients"
 _TILES = "xnor_ref.kernels.training.winograd"
 _NORM, _POOL = "xnor_ref.kernels.training.batch_norm", "xnor_ref.kernels.training.pooling"
+_NN, _LAYERS = "xnor_ref.nn.functional", "xnor_ref.nn.layers.binary_layers"
+
+
+def _timed(share: str, module: str, *names: str, gemm: Callable[[Any, Any], Gemm] | None = None) -> list[Timed]:
+    return [Timed(share, module, name, gemm) for name in names]
+
+
 TIMED = (
-    Timed("forward", _FUSED, "SignConvolution.forward", _sign_convolution),
-    Timed("forward", _FUSED, "RealConvolution.forward", _real_convolution),
-    Timed("operands of both", _FUSED, "SignConvolution.backward"),
-    Timed("operands of both", _FUSED, "RealConvolution.backward"),
-    Timed("weight gradient", _SUMS, "WeightGradient.__call__", _sum_over_pixels),
-    Timed("weight gradient", _SUMS, "WeightGradient.each_block", _sum_over_pixels),  # with what is made of the sums
-    Timed("weight gradient", _SUMS, "RowsGradient.__call__", _sum_over_pixels),  # with BatchNorm's last pass
-    Timed("weight gradient", _TILES, "WeightGradient.__call__", _sum_over_pixels),
-    Timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
-    Timed("input gradient", _FUSED, "_Convolution._run_input_gradient", _convolution_to_input),
-    *(Timed("BatchNorm", _NORM, name) for name in ("moments", "norm_relu", "norm_gradient", "written")),
-    *(
-        Timed("pooling", _POOL, name) for name in ("norm_relu_pool", "norm_relu_pool_gradient")
-    ),  # with sums of BatchNorm
-    *(Timed("pooling", _POOL, name) for name in ("max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient")),
-    *(Timed("pooling", _POOL, name) for name in ("global_avg_pool", "global_avg_pool_gradient")),
-    Timed("forward", _FLOAT, "conv2d", _forward),
-    Timed("forward", _FLOAT, "linear", _forward),
-    Timed("forward", _BINARY, "sign_conv2d", _forward_of_bits),
-    Timed("forward", _BINARY, "sign_linear", _forward_of_bits),
-    Timed("forward", _BINARY, "input_scale_map"),
-    Timed("forward", _BINARY, "input_scale_rows"),
-    Timed("forward", _BINARY, "weight_scale"),
-    Timed("forward", _FLOAT, "scale_output"),
-    Timed("forward", "xnor_ref.nn.functional", "scale"),
-    Timed("input gradient", _FLOAT, "conv2d_input_gradient", _to_input),
-    Timed("input gradient", _FLOAT, "linear_input_gradient", _to_input),
-    Timed("input gradient", _FLOAT, "mask_ste"),
-    Timed("weight gradient", _FLOAT, "conv2d_weight_gradient", _to_weight),
-    Timed("weight gradient", _FLOAT, "linear_weight_gradient", _to_weight),
-    Timed("weight gradient", "xnor_ref.nn.layers.binary_layers", "BinaryLayer.latent_gradient"),
-    Timed("BatchNorm", _FLOAT, "batch_norm"),
-    Timed("BatchNorm", _FLOAT, "batch_norm_gradient"),
-    Timed("activation", "xnor_ref.nn.functional", "relu"),
-    Timed("activation", "xnor_ref.nn.functional", "sign"),
-    Timed("activation", "xnor_ref.binary", "sign"),
-    Timed("pooling", _FLOAT, "max_pool2d_winners"),
-    Timed("pooling", _FLOAT, "max_pool2d_gradient"),
-    Timed("pooling", _FLOAT, "avg_pool2d"),
-    Timed("pooling", _FLOAT, "avg_pool2d_gradient"),
-    Timed("pooling", _FLOAT, "global_avg_pool2d"),
-    Timed("update", "xnor_ref.optim.optimizers", "Optimizer.step"),
-    Timed("update", "xnor_ref.nn.layers.binary_layers", "BinaryLayer.after_step"),
-    Timed("update", "xnor_ref.training.callbacks.finite", "FiniteCheck.after_backward"),
-    Timed("data", "xnor_ref.datasets.batches", "make_batch"),
+    *_timed("forward", _FUSED, "SignConvolution.forward", gemm=_sign_convolution),
+    *_timed("forward", _FUSED, "RealConvolution.forward", gemm=_real_convolution),
+    *_timed("operands of both", _FUSED, "SignConvolution.backward", "RealConvolution.backward"),
+    # `each_block` with what is made of the sums, `RowsGradient` with BatchNorm's last pass
+    *_timed("weight gradient", _SUMS, "WeightGradient.__call__", "WeightGradient.each_block", gemm=_sum_over_pixels),
+    *_timed("weight gradient", _SUMS, "RowsGradient.__call__", gemm=_sum_over_pixels),
+    *_timed("weight gradient", _TILES, "WeightGradient.__call__", gemm=_sum_over_pixels),
+    *_timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
+    *_timed("input gradient", _FUSED, "_Convolution._run_input_gradient", gemm=_convolution_to_input),
+    *_timed("BatchNorm", _NORM, "moments", "norm_relu", "norm_gradient", "written"),
+    *_timed("pooling", _POOL, "norm_relu_pool", "norm_relu_pool_gradient"),  # with sums of BatchNorm
+    *_timed("pooling", _POOL, "max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient"),
+    *_timed("pooling", _POOL, "global_avg_pool", "global_avg_pool_gradient"),
+    *_timed("forward", _FLOAT, "conv2d", "linear", gemm=_forward),
+    *_timed("forward", _BINARY, "sign_conv2d", "sign_linear", gemm=partial(_forward, kind="binary")),
+    *_timed("forward", _BINARY, "input_scale_map", "input_scale_rows", "weight_scale"),
+    *_timed("forward", _FLOAT, "scale_output"),
+    *_timed("forward", _NN, "scale"),
+    *_timed("input gradient", _FLOAT, "conv2d_input_gradient", "linear_input_gradient", gemm=_to_input),
+    *_timed("input gradient", _FLOAT, "mask_ste"),
+    *_timed("weight gradient", _FLOAT, "conv2d_weight_gradient", "linear_weight_gradient", gemm=_to_weight),
+    *_timed("weight gradient", _LAYERS, "BinaryLayer.latent_gradient"),
+    *_timed("BatchNorm", _FLOAT, "batch_norm", "batch_norm_gradient"),
+    *_timed("activation", _NN, "relu", "sign"),
+    *_timed("activation", "xnor_ref.binary", "sign"),
+    *_timed("pooling", _FLOAT, "max_pool2d_winners", "max_pool2d_gradient", "avg_pool2d", "avg_pool2d_gradient"),
+    *_timed("pooling", _FLOAT, "global_avg_pool2d"),
+    *_timed("update", "xnor_ref.optim.optimizers", "Optimizer.step"),
+    *_timed("update", _LAYERS, "BinaryLayer.after_step"),
+    *_timed("update", "xnor_ref.training.callbacks.finite", "FiniteCheck.after_backward"),
+    *_timed("data", "xnor_ref.datasets.batches", "make_batch"),
 )
 
 
@@ -228,7 +217,10 @@ def profile(step: Callable[[], object], count: int, threads: int) -> dict[str, A
             step()
         whole = time.perf_counter() - start
     seconds = shares.seconds | {"rest": whole - sum(shares.seconds.values())}
-    roofs = _roofs(threads)
+    loads = {"binary": roof.binary_roof(threads), "float32": roof.float_roof(threads)}
+    if (load := roof.int8_roof(threads)) is not None:
+        loads["int8"] = load
+    roofs: dict[str, float | None] = {"int8": None, **rates(loads, Pace(rounds=5), threads)}
     return {
         "seconds": whole / count,
         "shares": {name: spent / whole for name, spent in seconds.items()},
@@ -246,10 +238,3 @@ def profile(step: Callable[[], object], count: int, threads: int) -> dict[str, A
             for (share, name, kind), (calls, macs, spent) in shares.gemms.items()
         ],
     }
-
-
-def _roofs(threads: int) -> dict[str, float | None]:
-    makers = {"binary": roof.binary_roof, "float32": roof.float_roof, "int8": roof.int8_roof}
-    loads = {name: make(threads) for name, make in makers.items()}
-    timings = measure({name: load.run for name, load in loads.items() if load}, Pace(rounds=5), threads)
-    return {name: load.work / timings[name].seconds if load else None for name, load in loads.items()}

@@ -7,20 +7,25 @@ batch ready-made, in the layout that it computes in, and spends nothing on its i
 import time
 import warnings
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref import models, optim
+from xnor_ref.bench import networks
+from xnor_ref.bench.measuring.layers import check_batch
 from xnor_ref.bench.measuring.process import Unavailable, serve
 from xnor_ref.bench.measuring.timing import let_threads_sleep
 from xnor_ref.bench.peers import torch_twin
 from xnor_ref.bench.peers.baselines import import_torch
 from xnor_ref.bench.training import train_profile
 from xnor_ref.datasets import Dataset, Split, batches
-from xnor_ref.kernels.basics.threads import set_threads
+from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.threads import check_threads, set_threads
 from xnor_ref.nn import backend
+from xnor_ref.nn.methods import METHODS
 from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.callbacks.finite import FiniteCheck
 from xnor_ref.training.callbacks.projections import Projections
@@ -32,6 +37,7 @@ from xnor_ref.training.settings.resolve import resolve
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.23, 0.23)
 AUGMENT = batches.AugmentSpec(crop_padding=8, flip=True)
 RATES = {"sgd": 0.01, "adam": 0.001}
+MORE: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}, "adam": {}}
 BACKWARDS = ("fp32", "int8", "reference", "auto")
 
 _settings = ExitStack()  # of the whole process
@@ -48,48 +54,66 @@ def apply_backward(mode: str) -> None:
     _settings.enter_context(backend.backward_in("fp32" if mode == "reference" else mode))
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is trained: a network of `models.build` on square colour images.
+
+    Raises InputError for a network, method, size or number of classes that there is not.
+    """
+
+    network: str
+    size: int = 64
+    classes: int = 200
+    method: str = "xnor"
+    optimizer: str = "sgd"
+    batch: int = 64
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        networks.check_names([self.network])
+        if self.method not in METHODS:
+            raise InputError(f"bench: there is no method {self.method!r}; there are {', '.join(METHODS)}")
+        if self.classes < 1:
+            raise InputError(f"bench: classes must be at least 1, got {self.classes}")
+        check_batch(self.batch, self.size)
+        if self.batch < 2:
+            raise InputError(f"bench: BatchNorm needs a batch of at least 2 images to train on, got {self.batch}")
+        check_threads(self.threads, "bench")
+
+    def build(self, method: str, **options: Any) -> models.Network:
+        """The network with some method."""
+        size, classes = self.size, self.classes
+        return models.build(self.network, image_size=size, in_channels=3, num_classes=classes, method=method, **options)
+
+
 class Ours(Trainer):
     """A trainer of a network of `models.build`, on random images: a few of its own, or the first in a file."""
 
     def __init__(
-        self,
-        network: str,
-        size: int,
-        classes: int,
-        method: str,
-        optimizer: str,
-        batch: int,
-        threads: int,
-        backward: str,
-        options: dict[str, Any],
-        path: str | None = None,
-        images: int | None = None,
-        plugin: str | None = None,
+        self, task: Task, backward: str, options: dict[str, Any], path: str | None = None, images: int | None = None
     ):
-        if plugin is not None:
-            plugins.load(plugin)
-        set_threads(threads)
+        set_threads(task.threads)
         keep_freed_memory()
         apply_backward(backward)
         if backward != "reference":
-            compile_steps(resolve({"method": method, "optimizer": optimizer, "backward": backward, **options}))
-        pixels, labels = _data(4 * batch if images is None else images, size, classes, path)
+            said = {"method": task.method, "optimizer": task.optimizer, "backward": backward, **options}
+            compile_steps(resolve(said))
+        pixels, labels = _data(4 * task.batch if images is None else images, task, path)
         train, val = Split(pixels, labels), Split(pixels[:1], labels[:1])
-        data = Dataset("random", tuple(map(str, range(classes))), train, val, MEAN, STD, "")
+        data = Dataset("random", tuple(map(str, range(task.classes))), train, val, MEAN, STD, "")
         self.data_seconds = 0.0
         forget_peak()
         self.memory_before = resident()
-        model = models.build(network, image_size=size, in_channels=3, num_classes=classes, method=method, **options)
+        model = task.build(task.method, **options)
         model.train()
-        momentum: dict[str, Any] = {"momentum": 0.9} if optimizer == "sgd" else {}
-        rate = RATES[optimizer]
+        rate = RATES[task.optimizer]
         super().__init__(
             model,
             data,
-            optim.OPTIMIZERS[optimizer](model.named_parameters(), rate, **momentum),
+            optim.OPTIMIZERS[task.optimizer](model.named_parameters(), rate, **MORE[task.optimizer]),
             lambda step: rate,
             epochs=1,
-            batch_size=batch,
+            batch_size=task.batch,
             augment=AUGMENT,
             callbacks=[Projections(), FiniteCheck()],
         )
@@ -113,40 +137,27 @@ class Torch:
 
     data_seconds = 0.0
 
-    def __init__(
-        self,
-        network: str,
-        size: int,
-        classes: int,
-        optimizer: str,
-        batch: int,
-        threads: int,
-        precision: str,
-        layout: str,
-        compiled: bool,
-    ):
-        torch = self.torch = import_torch(threads)
+    def __init__(self, task: Task, precision: str, layout: str, compiled: bool):
+        torch = self.torch = import_torch(task.threads)
         form = getattr(torch, "channels_last" if layout == "NHWC" else "contiguous_format")
-        images, labels = _data(batch, size, classes)
-        order = np.arange(batch)
+        images, labels = _data(task.batch, task)
+        order = np.arange(task.batch)
         x = batches.make_batch(images, order, batches.normalization_table(MEAN, STD), augment=AUGMENT)
         self.x, self.y = torch.from_numpy(x).contiguous(memory_format=form), torch.from_numpy(labels)
         self.bf16 = precision == "bf16"
         self.memory_before = resident()
-        ours = models.build(network, image_size=size, in_channels=3, num_classes=classes, method="full")
-        twin = torch_twin.replace_whole_convs(torch_twin.to_torch(ours), self.x[:1])
+        twin = torch_twin.replace_whole_convs(torch_twin.to_torch(task.build("full")), self.x[:1])
         self.model = twin.to(memory_format=form).train()
-        self.optimizer = self._optimizer(optimizer)
+        self.optimizer = self._optimizer(task.optimizer)
         self.function = torch.compile(self.model) if compiled else self.model
         forget_peak()
 
     def _optimizer(self, name: str) -> Any:
-        kind, more = {"sgd": ("SGD", {"momentum": 0.9}), "adam": ("Adam", {})}[name]
-        make = getattr(self.torch.optim, kind)
+        make = getattr(self.torch.optim, {"sgd": "SGD", "adam": "Adam"}[name])
         try:
-            return make(self.model.parameters(), RATES[name], fused=True, **more)
+            return make(self.model.parameters(), RATES[name], fused=True, **MORE[name])
         except (RuntimeError, TypeError):  # a torch without it
-            return make(self.model.parameters(), RATES[name], **more)
+            return make(self.model.parameters(), RATES[name], **MORE[name])
 
     def step(self) -> float:
         """Forward, backward and update; the loss."""
@@ -159,9 +170,9 @@ class Torch:
         return float(loss.detach())
 
 
-def _data(images: int, size: int, classes: int, path: str | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    rng, shape = np.random.default_rng(0), (images, size, size, 3)
-    labels = rng.integers(0, classes, images)
+def _data(images: int, task: Task, path: str | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    rng, shape = np.random.default_rng(0), (images, task.size, task.size, 3)
+    labels = rng.integers(0, task.classes, images)
     if path is not None:
         return np.memmap(path, np.uint8, "r", shape=shape), labels
     return rng.integers(0, 256, shape, dtype=np.uint8), labels
@@ -193,16 +204,18 @@ def forget_peak() -> None:
 _trainer: Any = None
 
 
-def begin(kind: str, **setup: Any) -> float:
-    """Make the network and take the first step; its loss."""
+def begin(kind: str, task: dict[str, Any], plugin: str | None = None, **setup: Any) -> float:
+    """Make the network, which `plugin` may register, and take the first step; its loss."""
     global _trainer
+    if plugin is not None:
+        plugins.load(plugin)
     if kind == "ours":
-        _trainer = Ours(**setup)
+        _trainer = Ours(task=Task(**task), **setup)
         return _quiet_step()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _trainer = Torch(**setup)
+            _trainer = Torch(task=Task(**task), **setup)
             return _quiet_step()
     except Unavailable:
         raise

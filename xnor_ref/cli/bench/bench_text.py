@@ -1,10 +1,12 @@
 """What `bench` prints: tables whose ratios name their baseline."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from xnor_ref.cli import options
 
 Row = tuple[str, ...]
+_NUMBERS = range(1, 99)  # columns that are set right: all but the first
 
 _PADDING = "Padded taps count as work, which a kernel may skip: that takes it above its roof where they are many."
 
@@ -17,43 +19,33 @@ def layers(result: dict[str, Any]) -> str:
     theirs: list[Row] = [("layer", *names)]
     for row in rows:
         times = row["ours"]
-        whole = (_microseconds(times[layout]) if layout in times else "" for layout in ("NHWC", "NCHW"))
-        parts = (_microseconds(times[part]) for part in ("pack", "scale", "convolve"))
+        several = row["batch"] > 1 and not row["layer"].startswith("GEMM")
+        name = f"{row['batch']} x {row['layer']}" if several else row["layer"]
         kernel = _microseconds(times["kernel"]), f"{row['percent_of_roof']:.0f} %"
-        ours.append((_layer_name(row), f"{row['macs'] / 1e6:,.1f}", *kernel, *parts, *whole))
+        keys = ("pack", "scale", "convolve", "NHWC", "NCHW")
+        others = (_microseconds(times[key]) if key in times else "" for key in keys)
+        ours.append((name, f"{row['macs'] / 1e6:,.1f}", *kernel, *others))
         ratios = {entry["baseline"]: f"{entry['ratio']:.1f}x" for entry in row["baselines"]}
         theirs.append((row["layer"], *(ratios.get(name, "-") for name in names)))
-    right = tuple(range(1, 9))
-    parts_text = [
-        machine(result["machine"], rows[0]["threads"], result["batch"]),
+    parts = [
         "Ours, microseconds: the kernel alone (bits to int32), its share of the roof, the parts, and the whole\n"
-        "operation (float32 in, sign, pack, A, K, convolution, K * alpha, float32 out) in each layout\n\n"
-        + options.table(ours, right)
-        + f"\n\n{_PADDING}",
+        "operation (float32 in, sign, pack, A, K, convolution, K * alpha, float32 out) in each layout",
+        options.table(ours, _NUMBERS),
+        _PADDING,
     ]
     if names:
-        parts_text.append(
-            "Whole operation: the baseline's time / ours, both in the baseline's layout\n\n"
-            + options.table(theirs, right)
-            + "\n\n"
-            + _legend(rows)
-        )
-    return _joined(parts_text, _absences(rows))
-
-
-def _layer_name(row: dict[str, Any]) -> str:
-    return row["layer"] if row["batch"] == 1 or row["layer"].startswith("GEMM") else f"{row['batch']} x {row['layer']}"
-
-
-def _legend(rows: list[dict[str, Any]]) -> str:
-    found = {entry["baseline"]: f"{entry['what']}; / {entry['against']}" for row in rows for entry in row["baselines"]}
-    return options.table([(f"  {name}", text) for name, text in found.items()])
+        found = {e["baseline"]: f"{e['what']}; / {e['against']}" for row in rows for e in row["baselines"]}
+        parts += [
+            "Whole operation: the baseline's time / ours, both in the baseline's layout",
+            options.table(theirs, _NUMBERS),
+            options.table([(f"  {name}", text) for name, text in found.items()]),
+        ]
+    return _joined(result, parts, rows)
 
 
 def networks(result: dict[str, Any]) -> str:
     """Whole networks against other libraries, and where our time goes."""
-    parts = [machine(result["machine"], result["threads"], result["batch"])]
-    return _joined([*parts, *map(_network, result["networks"])], _absences(result["networks"]))
+    return _joined(result, map(_network, result["networks"]), result["networks"])
 
 
 def _network(result: dict[str, Any]) -> str:
@@ -62,7 +54,9 @@ def _network(result: dict[str, Any]) -> str:
     for entry in sorted(result["baselines"], key=lambda entry: entry["seconds"]):
         rows.append((entry["baseline"], _milliseconds(entry["seconds"]), f"{entry['ratio']:.1f}x"))
     title = f"XNOR {result['network']}, {result['size']}x{result['size']} pixels, {result['classes']} classes"
-    text = f"{title}, a batch of {result['batch']}, against the full-precision network\n\n{options.table(rows, (1, 2))}"
+    text = (
+        f"{title}, a batch of {result['batch']}, against the full-precision network\n\n{options.table(rows, _NUMBERS)}"
+    )
     if result["best"]:
         best = next(entry for entry in result["baselines"] if entry["baseline"] == result["best"])
         text += f"\n\ntorch fp32 at its best ({result['best']}) / ours: {best['ratio']:.1f}x"
@@ -73,12 +67,8 @@ def model(result: dict[str, Any]) -> str:
     """A packed file: the whole, and each layer."""
     rows = [("images to logits", "ms"), *((name, _milliseconds(seconds)) for name, seconds in result["ours"].items())]
     channels, height, width = result["input_shape"]
-    parts = [
-        machine(result["machine"], result["threads"], result["batch"]),
-        f"{result['file']}, {channels}x{height}x{width}, a batch of {result['batch']}\n\n{options.table(rows, (1,))}",
-        _layer_table(result),
-    ]
-    return _joined(parts)
+    title = f"{result['file']}, {channels}x{height}x{width}, a batch of {result['batch']}"
+    return _joined(result, [title, options.table(rows, _NUMBERS), _layer_table(result)])
 
 
 def _layer_table(result: dict[str, Any]) -> str:
@@ -92,7 +82,7 @@ def figure4(result: dict[str, Any]) -> str:
     """Theory and measurement side by side, and the memory of networks."""
     rows = result["points"]
     names = list(dict.fromkeys(name for row in rows for name in row["measured"]))
-    parts = [machine(result["machine"], result["threads"], 1)]
+    parts = []
     for curve, title in (("channels", "(b) 3x3 filters"), ("filter", "(c) 256 channels")):
         table: list[Row] = [(curve, "S", "S'", *names, "of roof", "weights, float32", "as bits")]
         for row in rows:
@@ -102,18 +92,18 @@ def figure4(result: dict[str, Any]) -> str:
                 bytes_ = (options.size_text(row[key] / 8) for key in ("float32_bits", "binary_bits"))
                 theory = f"{row['theory']:.2f}", f"{row['theory_with_scales']:.2f}"
                 table.append((size, *theory, *cells, f"{row['percent_of_roof']:.0f} %", *bytes_))
-        parts.append(f"{title}, 14x14 pixels, 256 filters\n\n{options.table(table, tuple(range(1, len(table[0]))))}")
+        parts += [f"{title}, 14x14 pixels, 256 filters", options.table(table, _NUMBERS)]
     memory: list[Row] = [("(a) memory", "parameters", "double", "float32", "bits", "first and last layer real")]
     for row in result["memory"]:
-        sizes = (_mib(row[key]) for key in ("double", "float32", "bits", "first_and_last_real"))
+        sizes = (f"{row[key] / 2**20:,.2f} MiB" for key in ("double", "float32", "bits", "first_and_last_real"))
         memory.append((row["network"], f"{row['parameters']:,}", *sizes))
-    parts.append(options.table(memory, (1, 2, 3, 4, 5)))
-    parts.append(
+    parts += [
+        options.table(memory, _NUMBERS),
         "S = 64 c N_W / (c N_W + 64) counts operations, 64 bits in one; S' counts A and K too. Measured:\n"
         "the baseline's time / ours, for our kernel alone (packed bits to int32) and for the whole operation\n"
-        f"(float32 to float32, in the baseline's layout).\n{_PADDING}"
-    )
-    return _joined(parts, _absences(rows))
+        f"(float32 to float32, in the baseline's layout).\n{_PADDING}",
+    ]
+    return _joined(result, parts, rows)
 
 
 def _kernel_and_whole(measured: dict[str, float] | None) -> str:
@@ -123,7 +113,7 @@ def _kernel_and_whole(measured: dict[str, float] | None) -> str:
 def training(network: dict[str, Any]) -> str:
     """Training steps of a network, ours and torch's, and where ours spend their time."""
     profiles = [_profile(entry) for entry in network["contenders"] if "profile" in entry]
-    return _joined([_training(network), *profiles], _absences([network]))
+    return "\n\n".join([_training(network), *profiles, *_absences([network])])
 
 
 def _training(result: dict[str, Any]) -> str:
@@ -136,25 +126,25 @@ def _training(result: dict[str, Any]) -> str:
         sizes = (options.size_text(entry["memory"][key]) if entry["memory"] else "-" for key in ("network", "peak"))
         speed = f"{entry['images_per_second']:,.1f}", f"{low:,.1f}-{high:,.1f}"
         rows.append((entry["name"], *speed, *ratios, *sizes, f"{entry['data']:.1%}" if entry["ours"] else "-"))
-    starts = [f"{entry['name']} {_starts(entry['start'])}" for entry in result["contenders"] if "start" in entry]
+    starts = [
+        f"{entry['name']} {', '.join(f'{value:.1f} ({kind})' for kind, value in entry['start'].items())}"
+        for entry in result["contenders"]
+        if "start" in entry
+    ]
     ways: list[Row] = [("what torch was tried in", "images/s, roughly")]
     ways += [(name, f"{speed:,.1f}") for name, speed in sorted(result["tried"].items(), key=lambda way: -way[1])]
     return (
         f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels, {result['classes']} "
         f"classes, {result['optimizer']}, a batch of {result['batch']}; torch trains the full-precision network\n\n"
-        f"{options.table(rows, tuple(range(1, len(rows[0]))))}\n\n"
+        f"{options.table(rows, _NUMBERS)}\n\n"
         f"seconds from the start of a process until the first step is done: {'; '.join(starts)}"
-        + (f"\n\n{options.table(ways, (1,))}" if result["tried"] else "")
+        + (f"\n\n{options.table(ways, _NUMBERS)}" if result["tried"] else "")
     )
 
 
 def _ratio(ratio: dict[str, Any]) -> str:
     low, high = ratio["quartiles"]
     return f"{ratio['ratio']:.2f}x ({low:.2f}-{high:.2f})"
-
-
-def _starts(seconds: dict[str, float]) -> str:
-    return ", ".join(f"{value:.1f} ({kind})" for kind, value in seconds.items())
 
 
 def _profile(entry: dict[str, Any]) -> str:
@@ -169,7 +159,7 @@ def _profile(entry: dict[str, Any]) -> str:
         gemms.append((gemm["share"], gemm["gemm"], f"{gemm['calls']:g}", *speed, percent))
     roofs = (f"{name} {rate / 1e9:,.0f}" for name, rate in profile["roofs"].items() if rate)
     return (
-        f"{options.table(shares, (1, 2))}\n\n{options.table(gemms, (2, 3, 4, 5))}\n\n"
+        f"{options.table(shares, _NUMBERS)}\n\n{options.table(gemms, (2, 3, 4, 5))}\n\n"
         f"roofs of all threads, GMAC/s: {', '.join(roofs)}"
     )
 
@@ -181,31 +171,27 @@ def scale(result: dict[str, Any]) -> str:
         low, high = entry["quartiles"]
         speed = f"{entry['images_per_second']:,.1f}", f"{low:,.1f}-{high:,.1f}"
         rows.append((f"{entry['images']:,}", *speed, _ratio(entry["ratio"]), f"{1e6 * entry['input_seconds']:,.1f} us"))
-    memory = "not known on this system"
-    if result["memory"]:
-        memory = ", ".join(options.size_text(value) for value in result["memory"])
+    memory = ", ".join(map(options.size_text, result["memory"] or ())) or "not known on this system"
     fewest = result["sets"][0]["images"]
-    return _joined(
-        [
-            machine(result["machine"], result["threads"], str(result["batch"])),
-            f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels; time an image over "
-            f"that with {fewest:,} images\n\n{options.table(rows, (0, 1, 2, 3, 4))}\n\n"
-            f"memory that the process has to itself after each epoch over {fewest:,} images: {memory}",
-        ]
-    )
+    parts = [
+        f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels; time an image over "
+        f"that with {fewest:,} images",
+        options.table(rows, range(5)),
+        f"memory that the process has to itself after each epoch over {fewest:,} images: {memory}",
+    ]
+    return _joined(result, parts)
 
 
 def startup(result: dict[str, Any]) -> str:
     """From the start of a process to its first logits."""
-    stages = list(result["cold"]["stages"])
+    both = result["cold"], result["cached"]
     rows: list[Row] = [("seconds", *(f"{kind} ({result[kind]['processes']})" for kind in ("cold", "cached")))]
-    for stage in stages:
-        rows.append((f"  {stage}", *(f"{result[kind]['stages'][stage]:.3f}" for kind in ("cold", "cached"))))
+    rows += [(f"  {stage}", *(f"{one['stages'][stage]:.3f}" for one in both)) for stage in both[0]["stages"]]
     for key, label in (("total", "start to first answer"), ("own", "without interpreter, numpy, numba")):
-        rows.append((label, *(f"{result[kind][key]:.3f}" for kind in ("cold", "cached"))))
+        rows.append((label, *(f"{one[key]:.3f}" for one in both)))
     what = result["model"] or "a ResNet-18 for 128x128 pixels"
-    text = f"New processes, one image through {what}: kernels compiled (cold) or read from the cache, medians\n\n"
-    return _joined([machine(result["machine"], 1, 1), text + options.table(rows, (1, 2))])
+    text = f"New processes, one image through {what}: kernels compiled (cold) or read from the cache, medians"
+    return _joined(result, [text, options.table(rows, _NUMBERS)])
 
 
 def ladder(result: dict[str, Any]) -> str:
@@ -220,12 +206,11 @@ def ladder(result: dict[str, Any]) -> str:
     emulated = f", limited to the instructions of {result['emulated']}" if result["emulated"] else ""
     times = ", ".join(f"{name} {_microseconds(spent)}" for name, spent in result["baselines"].items())
     parts = [
-        machine(result["machine"], 1, 1),
-        f"{result['layer']}{emulated}; x: time of a float baseline / time of the rung\n\n"
-        + options.table(rows, tuple(range(1, 4 + len(names)))),
+        f"{result['layer']}{emulated}; x: time of a float baseline / time of the rung",
+        options.table(rows, range(1, 4 + len(names))),
         f"float baselines, microseconds: {times or 'none'}",
     ]
-    return _joined(parts, _absences([result]))
+    return _joined(result, parts, [result])
 
 
 def machine(about: dict[str, Any], threads: int, batch: int | str) -> str:
@@ -233,14 +218,12 @@ def machine(about: dict[str, Any], threads: int, batch: int | str) -> str:
     roofs = about["roofs"]
     versions = ", ".join(f"{name} {about[name]}" for name in ("xnor_ref", "python", "numpy", "numba"))
     optional = "".join(f", {name} {about[name]}" for name in ("torch", "onnxruntime") if about[name])
-    return "\n".join(
-        [
-            f"{about['cpu']}: {about['instruction_set']}; threads: {threads}, batch: {batch}",
-            f"roofs of one core: {roofs['binary_macs'] / 1e9:,.0f} G binary MAC/s, {roofs['float32_macs'] / 1e9:.1f} G "
-            f"float32 MAC/s ({roofs['binary_macs'] / roofs['float32_macs']:.1f}x), "
-            f"memory {roofs['memory_bytes'] / 1e9:.0f} GB/s, clock {roofs['clock'] / 1e9:.2f} GHz",
-            f"{versions}, BLAS {about['blas']}{optional}",
-        ]
+    return (
+        f"{about['cpu']}: {about['instruction_set']}; threads: {threads}, batch: {batch}\n"
+        f"roofs of one core: {roofs['binary_macs'] / 1e9:,.0f} G binary MAC/s, {roofs['float32_macs'] / 1e9:.1f} G "
+        f"float32 MAC/s ({roofs['binary_macs'] / roofs['float32_macs']:.1f}x), "
+        f"memory {roofs['memory_bytes'] / 1e9:.0f} GB/s, clock {roofs['clock'] / 1e9:.2f} GHz\n"
+        f"{versions}, BLAS {about['blas']}{optional}"
     )
 
 
@@ -250,13 +233,16 @@ def caption(about: dict[str, Any], threads: int, batch: int) -> str:
     return f"{about['cpu']}, {about['instruction_set']}; threads: {threads}, batch: {batch}; {', '.join(libraries)}"
 
 
-def _absences(rows: list[dict[str, Any]]) -> dict[str, str]:
-    return {name: reason for row in rows for name, reason in row["absent"].items()}
+def _absences(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """At most one text: why baselines of `rows` were not measured."""
+    reasons = {name: reason for row in rows for name, reason in row["absent"].items()}
+    return ["\n".join(f"not measured: {name}: {reason}" for name, reason in reasons.items())] if reasons else []
 
 
-def _joined(parts: list[str], absent: dict[str, str] | None = None) -> str:
-    notes = [f"not measured: {name}: {reason}" for name, reason in (absent or {}).items()]
-    return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
+def _joined(result: dict[str, Any], parts: Iterable[str], rows: Iterable[dict[str, Any]] = ()) -> str:
+    """A whole text: the machine, `parts`, and what `rows` lack."""
+    about = machine(result["machine"], result.get("threads", 1), result.get("batch", 1))
+    return "\n\n".join([about, *parts, *_absences(rows)])
 
 
 def _microseconds(seconds: float) -> str:
@@ -266,7 +252,3 @@ def _microseconds(seconds: float) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:,.3f}"
-
-
-def _mib(size: float) -> str:
-    return f"{size / 2**20:,.2f} MiB"

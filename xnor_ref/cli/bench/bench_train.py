@@ -1,5 +1,7 @@
 """`bench train`: training steps, ours and torch's."""
 
+from typing import Any
+
 import click
 
 from xnor_ref.cli import options
@@ -33,7 +35,9 @@ from xnor_ref.cli.group import Command
 @click.option("--baselines", metavar="NAME,...|none", help="torch, torch-bf16 [both].")
 @click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
 @click.option("--cold", is_flag=True, help="Measure the start with nothing compiled, too.")
-@click.option("--profile", is_flag=True, help="Show where a step's time goes, and each GEMM against its roof.")
+@click.option(
+    "--profile", "profiled", is_flag=True, help="Show where a step's time goes, and each GEMM against its roof."
+)
 @bench_options.measuring()
 def train(
     names: tuple[str, ...],
@@ -46,12 +50,10 @@ def train(
     backward: str,
     input_scale: str | None,
     weight_scale: str,
-    plugin: str | None,
     baselines: str | None,
     compiled: bool,
-    cold: bool,
-    profile: bool,
     measurement: Measurement,
+    **more: Any,
 ) -> None:
     """Training steps of whole networks: forward, backward and update.
 
@@ -60,6 +62,7 @@ def train(
     its allocator. Ours and torch take turns, each in a process of its own.
     """
     from xnor_ref.bench import networks, plots
+    from xnor_ref.bench.peers.baselines import parse_baselines, parse_names
     from xnor_ref.bench.training import train as training
     from xnor_ref.binary import WEIGHT_SCALES
     from xnor_ref.kernels.basics.threads import get_threads
@@ -67,9 +70,9 @@ def train(
     threads = get_threads() if threads is None else threads
     measurement.prepare(threads)
     quick, to_stdout = measurement.quick, measurement.json_file == "-"
-    sides = training.parse_names("backward", backward, training.BACKWARDS)
+    sides = parse_names("backward", backward, training.BACKWARDS)
     scales = training.parse_scales(method, input_scale)
-    compared = training.parse_baselines(baselines, () if quick else tuple(training.PRECISIONS))
+    compared = parse_baselines(baselines, () if quick else tuple(training.PRECISIONS), training.PRECISIONS)
     tasks = [
         training.Task(
             name, size, classes, method, optimizer, training.batch_of(name, quick) if batch is None else batch, threads
@@ -87,12 +90,10 @@ def train(
                     training.QUICK if quick else training.FULL,
                     backwards=sides,
                     input_scales=scales,
-                    weight_scales=training.parse_names("weight scale", weight_scale, tuple(WEIGHT_SCALES)),
-                    plugin=plugin,
+                    weight_scales=parse_names("weight scale", weight_scale, tuple(WEIGHT_SCALES)),
                     compiled=compiled and not quick,
-                    cold=cold,
-                    profiled=profile,
                     say=lambda text: progress.progress(text, 0, 1),
+                    **more,
                 )
             )
             if not to_stdout:  # at once: the next one takes minutes

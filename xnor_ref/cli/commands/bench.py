@@ -1,6 +1,7 @@
 """`bench`: the kernels and networks against the machine's roof and against other libraries."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -122,14 +123,7 @@ def layers(
 @bench_options.threads_option
 @bench_options.measuring()
 def network(
-    names: tuple[str, ...],
-    model: str | None,
-    size: int,
-    classes: int,
-    compiled: bool,
-    batch: int,
-    threads: int,
-    measurement: Measurement,
+    names: tuple[str, ...], model: str | None, batch: int, threads: int, measurement: Measurement, **how: Any
 ) -> None:
     """Whole networks, from an image array to logits.
 
@@ -142,7 +136,9 @@ def network(
     measurement.prepare(threads)
     pace, quick = measurement.pace, measurement.quick
     if model is not None:
-        given = [name for name in ("names", "size", "classes", "compiled") if _was_given(name)]
+        ctx, unsaid = click.get_current_context(), (None, click.core.ParameterSource.DEFAULT)
+        given = ["names"] if names else []
+        given += [name for name in ("size", "classes", "compiled") if ctx.get_parameter_source(name) not in unsaid]
         if given:
             raise InputError(f"bench: --model names the network, so {', '.join(given)} would have no effect")
         measurement.describe_machine()
@@ -154,8 +150,8 @@ def network(
         chosen = names or networks.NETWORKS[: 1 if quick else None]
         networks.check_names(chosen)
         measurement.describe_machine()
-        how = {"compiled": compiled, "others": not quick}
-        results = (networks.measure_network(name, size, batch, threads, classes, pace, **how) for name in chosen)
+        how |= {"batch": batch, "threads": threads, "pace": pace, "others": not quick}
+        results = (networks.measure_network(name, **how) for name in chosen)
         measured = measurement.collect("measuring", results, len(chosen))
         measurement.finish({"batch": batch, "threads": threads, "networks": measured}, bench_text.networks)
         times = {
@@ -163,15 +159,9 @@ def network(
             for one in measured
             for entry, seconds in [*one["ours"].items(), *((e["baseline"], e["seconds"]) for e in one["baselines"])]
         }
-        unit, title = "ms a batch", f"{size}x{size} pixels, images to logits"
+        unit, title = "ms a batch", f"{how['size']}x{how['size']} pixels, images to logits"
     if measurement.plot is not None:
         plots.plot_bars(measurement.plot, times, unit, title, measurement.caption(batch))
-
-
-def _was_given(name: str) -> bool:
-    ctx = click.get_current_context()
-    source = ctx.get_parameter_source(name)
-    return source is not None and source is not click.core.ParameterSource.DEFAULT and ctx.params[name] != ()
 
 
 @command.command(cls=Command, examples=("bench figure4", "bench figure4 --plot figure4.png"))

@@ -68,7 +68,14 @@ def command(model: str, output: str | None, force: bool, report: bool, json_file
         _plot(values["plot"], values["layer"], made.layers)
     if target is not None:
         result["output"] = _write(target, made, metadata, tensors)
-    _show(result, json_file, report or target is None)
+    if options.write_json(result, json_file):
+        return
+    parts = [_table(result)] if report or target is None else []
+    if any(row.get("measured") for row in result["layers"]):
+        parts.append(_times(result["layers"]))
+    if "output" in result:
+        parts.append(_written(result))
+    click.echo("\n\n".join(parts))
 
 
 def _write(target: Path, made: Any, metadata: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
@@ -153,39 +160,17 @@ def _result(path: Path, layers: Any) -> dict[str, Any]:
     return {"model": str(path), "bytes": path.stat().st_size, "layers": rows, "total": total}
 
 
-def _show(result: dict[str, Any], json_file: str | None, table: bool) -> None:
-    if options.write_json(result, json_file):
-        return
-    parts = [_table(result)] if table else []
-    if any(row.get("measured") for row in result["layers"]):
-        parts.append(_times(result["layers"]))
-    if "output" in result:
-        parts.append(_written(result))
-    click.echo("\n\n".join(parts))
-
-
 def _table(result: dict[str, Any]) -> str:
     head = ("layer", "channels", "weights", "mean d/n", "depth", "XNORs", "along", "rho", "star", "random", "bytes", "")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for row in result["layers"]:
-        costs = row["costs"]
+        costs, sizes = row["costs"], row["bytes"]
         mean = "-" if row["mean_distance"] is None else f"{row['mean_distance']:.3f}"
-        rows.append(
-            (
-                printable(row["name"]),
-                f"{row['out_channels']}",
-                f"{row['n_bits']:,}",
-                mean,
-                f"{costs['depth']}",
-                options.scaled(costs["direct_xnors"], _UNITS),
-                options.scaled(costs["tree_xnors"], _UNITS),
-                f"{costs['ratio']:.3f}",
-                f"{row['star_ratio']:.3f}",
-                f"{row['random_ratio']:.3f}",
-                f"{row['bytes'][row['stored']]:,}",
-                f"of {row['bytes']['bits']:,}" if row["stored"] == "tree" else f"as bits: {row['note']}",
-            )
-        )
+        shape = f"{row['out_channels']}", f"{row['n_bits']:,}", mean, f"{costs['depth']}"
+        xnors = (options.scaled(costs[key], _UNITS) for key in ("direct_xnors", "tree_xnors"))
+        ratios = (f"{ratio:.3f}" for ratio in (costs["ratio"], row["star_ratio"], row["random_ratio"]))
+        note = f"of {sizes['bits']:,}" if row["stored"] == "tree" else f"as bits: {row['note']}"
+        rows.append((printable(row["name"]), *shape, *xnors, *ratios, f"{sizes[row['stored']]:,}", note))
     total = result["total"]
     lines = [
         f"{result['model']}, {options.size_text(result['bytes'])}",
@@ -213,13 +198,9 @@ def _times(layers: list[dict[str, Any]]) -> str:
         cells = (f"{times[name] * 1e6:.0f} us" for name in names)
         rows.append((printable(row["name"]), *cells, *(_crossover(cross[name]) for name in direct)))
     threads = measured[0]["measured"]["threads"]
-    return "\n".join(
-        [
-            f"one image on {threads} thread{'s' if threads > 1 else ''}, from packed signs to integers; crossover: "
-            "mean d/n below which a tree is faster",
-            "",
-            options.table(rows, right=tuple(range(1, len(rows[0])))),
-        ]
+    return (
+        f"one image on {threads} thread{'s' if threads > 1 else ''}, from packed signs to integers; crossover: "
+        f"mean d/n below which a tree is faster\n\n{options.table(rows, right=range(1, 99))}"
     )
 
 

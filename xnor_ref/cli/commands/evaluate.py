@@ -36,15 +36,9 @@ def command(run: str, quiet: bool, as_json: bool, **values: Any) -> None:
     from xnor_ref.cli.progress import Progress
 
     path, said = Path(run), options.said(values)
-    progress = Progress(quiet)
-    try:
+    with Progress(quiet) as progress:
         result = _of_run(path, said, progress) if path.is_dir() else _of_file(path, said, progress)
-    finally:
-        progress.clear()
-    if as_json:
-        options.print_json(result)
-    else:
-        click.echo(_text(result))
+    options.answer(result, as_json, _text)
     if "disagreements" in result:
         from xnor_ref.training.fitting.evaluation import require_agreement
 
@@ -92,12 +86,7 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     config = resolve({"data_dir": options.default_data_dir(), **said})
     data = _data_for(packed, config, path, progress)
     scores = score(packed_logits(packed, data, progress), data.val.labels, str(path))
-    return {
-        "model": str(path),
-        "dataset": data.name,
-        "images": scores.images,
-        "packed": scores.figures(),
-    }
+    return {"model": str(path), "dataset": data.name, "images": scores.images, "packed": scores.figures()}
 
 
 def _data_for(packed, config, path: Path, progress):
@@ -110,12 +99,10 @@ def _data_for(packed, config, path: Path, progress):
     wanted, given = packed.input_shape, (data.channels, data.image_size, data.image_size)
     if wanted != given:
         raise InputError(f"{path} takes images (C, H, W) of {wanted}, the data set {data.name} has {given}")
-    if len(packed.classes) != data.num_classes or tuple(packed.classes) != tuple(data.classes):
-        raise InputError(
-            f"{path} knows {len(packed.classes)} classes, the data set {data.name} has {data.num_classes}"
-            if len(packed.classes) != data.num_classes
-            else f"{path} was trained for other classes than those of the data set {data.name}"
-        )
+    if len(packed.classes) != data.num_classes:
+        raise InputError(f"{path} knows {len(packed.classes)} classes, the data set {data.name} has {data.num_classes}")
+    if tuple(packed.classes) != tuple(data.classes):
+        raise InputError(f"{path} was trained for other classes than those of the data set {data.name}")
     return data
 
 

@@ -31,13 +31,11 @@ def command(run: str, output: str, which: str, force: bool, as_json: bool) -> No
 
 
 def _text(result: dict[str, Any]) -> str:
-    return "\n".join(
-        [
-            f"{result['file']}: {options.size_text(result['packed_bytes'])}, from {result['checkpoint']} "
-            f"(after {result['epochs']} epochs)",
-            f"{result['float_parameter_bytes'] / result['packed_bytes']:.1f} times smaller than its "
-            f"{options.size_text(result['float_parameter_bytes'])} of float32 parameters and statistics of BatchNorm",
-            f"read back and compared on {result['images_compared']} images: largest difference of a logit "
-            f"{result['max_logit_difference']:g}",
-        ]
+    return (
+        f"{result['file']}: {options.size_text(result['packed_bytes'])}, from {result['checkpoint']} "
+        f"(after {result['epochs']} epochs)\n"
+        f"{result['float_parameter_bytes'] / result['packed_bytes']:.1f} times smaller than its "
+        f"{options.size_text(result['float_parameter_bytes'])} of float32 parameters and statistics of BatchNorm\n"
+        f"read back and compared on {result['images_compared']} images: largest difference of a logit "
+        f"{result['max_logit_difference']:g}"
     )

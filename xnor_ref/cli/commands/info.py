@@ -120,19 +120,14 @@ def _model(path: Path) -> dict[str, Any]:
 
 def _model_text(result: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [("layer", "op", "output", "bits", "float32", "bytes")]
+    counted = ("bits", "float_params", "bytes")
     for layer in result["layers"]:
-        rows.append(
-            (
-                layer["name"],
-                layer["op"] + (", tree" if layer["stored"] == "tree" else ""),
-                "x".join(map(str, layer["output_shape"])),
-                f"{layer['bits']:,}",
-                f"{layer['float_params']:,}",
-                f"{layer['bytes']:,}",
-            )
+        op, shape = (
+            layer["op"] + (", tree" if layer["stored"] == "tree" else ""),
+            "x".join(map(str, layer["output_shape"])),
         )
-    total = [sum(layer[key] for layer in result["layers"]) for key in ("bits", "float_params", "bytes")]
-    rows.append(("total", "", "", *(f"{count:,}" for count in total)))
+        rows.append((layer["name"], op, shape, *(f"{layer[key]:,}" for key in counted)))
+    rows.append(("total", "", "", *(f"{sum(layer[key] for layer in result['layers']):,}" for key in counted)))
     classes = result["classes"]
     shown = ", ".join(classes[:12]) + (f", ... ({len(classes)})" if len(classes) > 12 else f" ({len(classes)})")
     c, h, w = result["input_shape"]
@@ -167,7 +162,7 @@ def _run(path: Path) -> dict[str, Any]:
         "run": str(path),
         "config": {key: value for key, value in config.to_dict().items() if value is not None},
         "epochs_done": len(lines),
-        "checkpoints": [p.name for p in CheckpointFolder(folder.checkpoints_path, {}).candidates()],
+        "checkpoints": [p.name for p in CheckpointFolder(folder.checkpoints_path).candidates()],
         "report": report,
     }
     if folder.packed_path.exists():
@@ -183,11 +178,10 @@ def _run_text(result: dict[str, Any]) -> str:
         ("epochs", f"{result['epochs_done']} of {config['epochs']}"),
         ("checkpoints", ", ".join(result["checkpoints"]) or "none"),
     ]
-    if report is not None:
-        facts.append(("float network", f"top-1 {report['float']['top1']:.2%}"))
-        facts.append(("packed network", f"top-1 {report['packed']['top1']:.2%}"))
-        facts.append(("disagreements", f"{report['disagreements']} of {report['images']:,} images"))
-    else:
+    if report is None:
         facts.append(("state", "not finished"))
+    else:
+        facts += [(f"{kind} network", f"top-1 {report[kind]['top1']:.2%}") for kind in ("float", "packed")]
+        facts.append(("disagreements", f"{report['disagreements']} of {report['images']:,} images"))
     text = options.table(facts)
     return text + "\n\n" + _model_text(result["model"]) if "model" in result else text

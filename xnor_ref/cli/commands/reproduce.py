@@ -153,14 +153,11 @@ def _estimate_text(plan: Any, result: dict[str, Any]) -> str:
         time = "finished" if run["finished"] else clock(run["seconds"])
         rows.append((run["name"], str(run["epochs"]), f"{run['images']:,}", speed, time, clock(run["seconds_so_far"])))
     config = plan.runs[0].config
-    lines = [
-        f"{plan.experiment.title}: {config.dataset}, budget {plan.budget}; what is left to do",
-        "",
-        options.table(rows, right=(1, 2, 3, 4, 5)),
-        "",
-        f"results will be in {printable(result['folder'])}; estimated by steps on few images, validation included",
-    ]
-    return "\n".join(lines)
+    return (
+        f"{plan.experiment.title}: {config.dataset}, budget {plan.budget}; what is left to do\n\n"
+        f"{options.table(rows, right=range(1, 6))}\n\n"
+        f"results will be in {printable(result['folder'])}; estimated by steps on few images, validation included"
+    )
 
 
 def _list(as_json: bool) -> None:

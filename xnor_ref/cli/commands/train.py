@@ -69,34 +69,22 @@ def command(
     from xnor_ref.training.job import train_run
     from xnor_ref.training.storing import runs
 
-    progress = Progress(quiet)
-    if clashes := overridden(said):
-        progress.note(f"--faithful {said['faithful']}, but as was said: {', '.join(clashes)}")
-    folder, start = _resumed(resume, said, Path(out) if out else None)
-    if folder is not None:
-        progress.note(f"going on with the run in {folder.path}")
-        config = _going_on(folder.config(), said)
-    else:
-        config = _anchored(resolve({"data_dir": options.default_data_dir(), **said}))
-        if out:
-            runs.check_free(Path(out))
-    if resume and folder is None:
-        progress.note("there is no run to go on with: starting a new one")
-    try:
-        report = train_run(
-            config,
-            out=Path(out) if out else None,
-            resume=folder,
-            start=start,
-            download=download,
-            observer=progress,
-        )
-    finally:
-        progress.clear()
-    if as_json:
-        options.print_json(report)
-    else:
-        click.echo(report_text(report, config))
+    new = Path(out) if out else None
+    with Progress(quiet) as progress:
+        if clashes := overridden(said):
+            progress.note(f"--faithful {said['faithful']}, but as was said: {', '.join(clashes)}")
+        folder, start = _resumed(resume, said, new)
+        if folder is not None:
+            progress.note(f"going on with the run in {folder.path}")
+            config = _going_on(folder.config(), said)
+        else:
+            config = _anchored(resolve({"data_dir": options.default_data_dir(), **said}))
+            if new:
+                runs.check_free(new)
+            if resume:
+                progress.note("there is no run to go on with: starting a new one")
+        report = train_run(config, out=new, resume=folder, start=start, download=download, observer=progress)
+    options.answer(report, as_json, lambda _: report_text(report, config))
 
 
 def _resumed(resume: str | None, said: dict[str, Any], out: Path | None):
@@ -131,9 +119,8 @@ def _anchored(config: TrainConfig) -> TrainConfig:
 
 def _going_on(config: TrainConfig, said: dict[str, Any]) -> TrainConfig:
     """The config of a run, with what may change between its parts (threads, folders) as said now."""
-    return dataclasses.replace(
-        config, **{key: value for key, value in said.items() if not FIELDS[key].metadata["identity"]}
-    )
+    free = {key: value for key, value in said.items() if not FIELDS[key].metadata["identity"]}
+    return dataclasses.replace(config, **free)
 
 
 def report_text(report: dict[str, Any], config: TrainConfig) -> str:

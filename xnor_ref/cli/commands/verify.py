@@ -73,9 +73,8 @@ def _json(results: list[Any], seconds: list[float], environment: dict[str, Any])
 def _text(found: dict[str, Any]) -> str:
     rows = [("property", "examples", "seconds", "")]
     for one in found["properties"]:
-        rows.append(
-            (one["name"], f"{one['examples']:,}", f"{one['seconds']:.1f}", "holds" if one["passed"] else "FAILS")
-        )
+        holds = "holds" if one["passed"] else "FAILS"
+        rows.append((one["name"], f"{one['examples']:,}", f"{one['seconds']:.1f}", holds))
     rows.append(("total", f"{found['examples']:,}", f"{found['seconds']:.1f}", ""))
     about = found["environment"]
     versions = ", ".join(f"{key} {about[key]}" for key in ("xnor_ref", "python", "numpy", "numba", "blas"))

@@ -6,6 +6,8 @@ no difference of an earlier layer is carried on.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,17 +42,13 @@ def check_agreement(model: Module, images: F32, gradients: bool = True) -> None:
 
     Parameters
     ----------
-    model : Module
-        Keeps its state.
-    images : float32 (N, C, H, W)
-        A few, at least 2.
-    gradients : bool
-        Whether gradients are compared too.
+    model : keeps its state
+    images : float32 (N, C, H, W); a few, at least 2
+    gradients : whether gradients are compared too
 
     Raises
     ------
-    EquivalenceError
-        Outputs or gradients differ by more than rounding; the message names the layer.
+    EquivalenceError : outputs or gradients differ by more than rounding; the message names the layer
     """
     if not has_vectors():  # nothing is fused
         return
@@ -87,7 +85,7 @@ def _follow(module: Module, name: str, x: F32, gradients: bool, of_input: bool =
         return y + (x if module.shortcut is None else _follow(module.shortcut, f"{name}.shortcut", x, gradients))
     if not isinstance(module, Sequential) or overrides(module, Sequential, "forward"):
         _compare([module], name, x, gradients, of_input)
-        return _output([module], x)
+        return Sequential(module)(Tensor(np.ascontiguousarray(x))).data  # as training takes it
     children = [(f"{name}.{key}" if name else key, layer) for key, layer in module.children()]
     paired = False
     for at, (own, layer) in enumerate(children):
@@ -98,11 +96,6 @@ def _follow(module: Module, name: str, x: F32, gradients: bool, of_input: bool =
             _compare([layer, after[0][1]], f"{own} and {after[0][0]}", x, gradients)
         x = _follow(layer, own, x, gradients, of_input)
     return x
-
-
-def _output(layers: Sequence[Module], x: F32) -> F32:
-    """What layers make of x, as training takes them."""
-    return Sequential(*layers)(Tensor(np.ascontiguousarray(x))).data
 
 
 def _compare(layers: Sequence[Module], name: str, x: F32, gradients: bool, of_input: bool = True) -> None:
@@ -139,24 +132,13 @@ def _computed(layers: Sequence[Module], x: F32, gradients: bool, of_input: bool,
     parameters = {key: p for layer in layers for key, p in layer.named_parameters()}
     for parameter in parameters.values():
         parameter.grad = None
-    if readable:
-        with reference_only(), binary_backend("float"):
-            y = image
-            for layer in layers:
-                y = layer(y)
-            _backward(y, gradients)
-    else:
-        y = Sequential(*layers)(image)
-        _backward(y, gradients)
+    with reference_only(readable), binary_backend("float") if readable else nullcontext():
+        y = reduce(lambda x, layer: layer(x), layers, image) if readable else Sequential(*layers)(image)
+        if gradients:  # of a sum with signs, which bytes hold almost exactly
+            y.backward(np.random.default_rng(0).choice(np.array([-1, 1], np.float32), y.shape))
     found = {"gradient of its input": image.grad}
     found |= {f"gradient of {key}": parameter.grad for key, parameter in parameters.items()}
     return {"output": y.data} | {what: array for what, array in found.items() if array is not None}
-
-
-def _backward(y: Tensor, gradients: bool) -> None:
-    """Gradients of a sum with signs, which bytes hold almost exactly."""
-    if gradients:
-        y.backward(np.random.default_rng(0).choice(np.array([-1, 1], np.float32), y.shape))
 
 
 def _require_near(where: str, found: F32, wanted: F32, what: str, limit: float) -> None:

@@ -23,9 +23,8 @@ class FiniteCheck(Callback):
     def after_backward(self, trainer: Trainer, step: Step) -> None:
         for name, parameter in trainer.model.named_parameters():
             grad = parameter.grad
-            if grad is None or np.isfinite(grad.sum()):  # a sum is NaN or infinite if a term is
-                continue
-            if not np.isfinite(grad).all():  # a sum may also overflow by itself
+            # A sum is NaN or infinite if a term is; it may also overflow by itself.
+            if grad is not None and not np.isfinite(grad.sum()) and not np.isfinite(grad).all():
                 raise NonFiniteError(
                     f"step {step.number + 1}: the gradient of {name} {grad.shape} holds NaN or infinity"
                 )

@@ -52,25 +52,17 @@ class MstPull(Callback):
 
     Parameters
     ----------
-    model : Network
-    steps : int
-        Of an epoch.
-    strength : float
-        lambda at its highest; 0 pulls nothing and only gives the figures.
-    kind : {"tree", "centre"}
-        What a filter is pulled to: its neighbours in the layer's minimum spanning tree, or the signs that most filters
-        have (the sum of the distances to these bounds the tree's weight).
-    start, ramp : float
-        Epochs before the pull begins, and epochs over which lambda then rises.
-    refresh : int, optional
-        Steps after which trees and centres are found again; by default an epoch, at most 100 steps.
-    margin : float
-        Filters that differ in at most this share of their signs are let go until then, so that none become equal.
+    steps : of an epoch
+    strength : lambda at its highest; 0 pulls nothing and only gives the figures
+    pull : {"tree", "centre"}; what a filter is pulled to: its neighbours in the layer's minimum spanning tree, or the
+        signs that most filters have (the sum of the distances to these bounds the tree's weight)
+    start, ramp : epochs before the pull begins, and epochs over which lambda then rises
+    refresh : steps after which trees and centres are found again; by default an epoch, at most 100 steps
+    margin : filters that differ in at most this share of their signs are let go until then, so that none become equal
 
     Raises
     ------
-    InputError
-        No layer has binary weights and inputs and more than one output channel.
+    InputError : no layer has binary weights and inputs and more than one output channel
     """
 
     name = "extra"
@@ -81,19 +73,19 @@ class MstPull(Callback):
         steps: int,
         strength: float,
         *,
-        kind: str = "tree",
+        pull: str = "tree",
         start: float = 0.0,
         ramp: float = 0.0,
         refresh: int | None = None,
         margin: float = 0.0,
     ) -> None:
-        self._strength, self._kind, self._margin = strength, kind, margin
+        self._strength, self._kind, self._margin = strength, pull, margin
         self._first, self._ramp = round(start * steps), round(ramp * steps)
         self._refresh = refresh or min(steps, 100)
-        self._layers: dict[str, BinaryLayer] = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, BinaryLayer) and type(module) in LAYERS and len(module.weight.data) > 1
+        self._layers = {
+            name: layer
+            for name, layer in model.named_modules()
+            if isinstance(layer, BinaryLayer) and type(layer) in LAYERS and len(layer.weight.data) > 1
         }
         if not self._layers:
             raise InputError(
@@ -104,10 +96,7 @@ class MstPull(Callback):
 
     def strength(self, step: int) -> float:
         """lambda at a global step, counted from 0."""
-        done = step - self._first
-        if done < 0:
-            return 0.0
-        return self._strength * min(1.0, (done + 1) / (self._ramp + 1))
+        return self._strength * min(1.0, max(0.0, (step - self._first + 1) / (self._ramp + 1)))
 
     def after_backward(self, trainer: Trainer, step: Step) -> None:
         strength = self.strength(step.number)

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -50,22 +51,16 @@ class Progress(Callback):
         self._observer.epoch(line | self._pace.figures(trainer.position))
 
 
+@dataclass
 class Pace:
-    """The speed of a run since it began or was resumed.
+    """The speed of a run since it began or was resumed."""
 
-    Parameters
-    ----------
-    epochs, steps : int
-        Epochs of the run, and steps of an epoch.
-    batch_size : int
-        Images of a step.
-    """
-
-    def __init__(self, epochs: int, steps: int, batch_size: int):
-        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
-        self.taken = 0  # steps since the run began or was resumed
-        self.validation: float | None = None  # seconds of the last one
-        self._recent: deque[float] = deque(maxlen=LAST)
+    epochs: int  # of the run
+    steps: int  # of an epoch
+    batch_size: int  # images of a step
+    taken: int = 0  # steps since the run began or was resumed
+    validation: float | None = None  # seconds of the last one
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))
 
     def step(self, seconds: float) -> None:
         """A step took so long."""

@@ -26,27 +26,21 @@ class Teacher(Callback):
 
     Parameters
     ----------
-    path : Path
-        Of a model file, a float network, a checkpoint or a run (its float network).
-    data : Dataset
-        What the student is trained on.
-    weight : float
-        From 0 to 1.
-    temperature : float
-        What both networks' logits are divided by.
+    path : of a model file, a float network, a checkpoint or a run (its float network)
+    data : what the student is trained on
+    distill_weight : `weight`, from 0 to 1
+    temperature : what both networks' logits are divided by
 
     Raises
     ------
-    ModelFileError
-        The file is refused.
-    InputError
-        The teacher takes other images, normalises them otherwise or knows other classes.
+    ModelFileError : the file is refused
+    InputError : the teacher takes other images, normalises them otherwise or knows other classes
     """
 
-    def __init__(self, path: Path, data: Dataset, weight: float = 0.9, temperature: float = 4.0) -> None:
+    def __init__(self, path: Path, data: Dataset, distill_weight: float = 0.9, temperature: float = 4.0) -> None:
         file = file_of(path)
         self.sha256 = sha256_file(file) if file.is_file() else ""
-        self._weight, self._temperature = weight, temperature
+        self._weight, self._temperature = distill_weight, temperature
         self._logits, shape, about = _teacher(file)
         wanted = {
             "images": (data.channels, data.image_size, data.image_size),

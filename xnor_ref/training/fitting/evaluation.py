@@ -70,10 +70,7 @@ def all_logits(
 def score(logits: Logits, labels: NDArray[np.int64], what: str = "evaluation") -> Scores:
     """Top-1, top-5 and cross-entropy of logits (N, classes); among equal logits the lower class comes first.
 
-    Raises
-    ------
-    NonFiniteError
-        A logit is NaN or infinite.
+    Raises NonFiniteError where a logit is NaN or infinite.
     """
     bad = ~np.isfinite(logits).all(axis=1)
     if bad.any():
@@ -91,7 +88,6 @@ def score(logits: Logits, labels: NDArray[np.int64], what: str = "evaluation") -
 class Agreement:
     """How far two networks agree: images with another first class, and the largest difference of a logit."""
 
-    images: int
     disagreements: int
     max_logit_difference: float
 
@@ -100,7 +96,7 @@ def compare(a: Logits, b: Logits) -> Agreement:
     """Compare logits (N, classes) of two networks on the same images."""
     difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
     different = a.argmax(axis=1) != b.argmax(axis=1)
-    return Agreement(len(a), int(different.sum()), float(difference.max(initial=0.0)))
+    return Agreement(int(different.sum()), float(difference.max(initial=0.0)))
 
 
 def freeze_model(model: models.Network, about: dict[str, Any]) -> PackedNetwork:

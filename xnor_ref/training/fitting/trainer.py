@@ -112,33 +112,20 @@ class Trainer:
 
     Parameters
     ----------
-    model : Module
-        From images (N, C, H, W) to logits (N, classes).
-    data : Dataset
-    optimizer : Optimizer
-        Over the parameters of `model`.
-    learning_rate : callable
-        From the number of a step to its learning rate.
-    epochs, batch_size : int
-        See `steps_per_epoch`.
-    seed : int
-        Decides the order of the images and every random number.
-    loss : callable
-        From logits (Tensor) and labels (int64) to the mean loss (Tensor).
-    augment : AugmentSpec, optional
-    callbacks : sequence of Callback
-    validator : callable, optional
-        Returns a function from images (N, H, W, C) of the data set to logits of the network as it stands; by default
-        that is the network's own inference. Without validation images it is not called.
-    checkpoints : CheckpointFolder, optional
-        Where the state goes; a trainer without it writes nothing.
-    record : callable, optional
-        Called with the figures of each epoch, before its checkpoint is written.
+    model : from images (N, C, H, W) to logits (N, classes)
+    optimizer : over the parameters of `model`
+    learning_rate : from the number of a step to its learning rate
+    epochs, batch_size : see `steps_per_epoch`
+    seed : decides the order of the images and every random number
+    loss : from logits (Tensor) and labels (int64) to the mean loss (Tensor)
+    validator : returns a function from images (N, H, W, C) of the data set to logits of the network as it stands; by
+        default that is the network's own inference. Without validation images it is not called
+    checkpoints : where the state goes; a trainer without it writes nothing
+    record : called with the figures of each epoch, before its checkpoint is written
 
     Raises
     ------
-    InputError
-        Fewer than 2 training images, or two callbacks whose state has the same name.
+    InputError : fewer than 2 training images, or two callbacks whose state has the same name
     """
 
     def __init__(
@@ -178,10 +165,8 @@ class Trainer:
 
         Raises
         ------
-        NonFiniteError
-            A parameter or logit became NaN or infinite; the last checkpoint is from before.
-        Interrupted
-            SIGINT or SIGTERM came: the step was finished and a checkpoint written.
+        NonFiniteError : a parameter or logit became NaN or infinite; the last checkpoint is from before
+        Interrupted : SIGINT or SIGTERM came: the step was finished and a checkpoint written
         """
         self._saved, self._stop = time.monotonic(), StopRequest()
         with self._stop, np.errstate(over="ignore", invalid="ignore", divide="ignore"):

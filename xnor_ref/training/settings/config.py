@@ -24,6 +24,11 @@ from xnor_ref.training.settings.fields import has_effect, needs_of
 DATA_DIR_VARIABLE = "XNOR_REF_DATA"
 _BINARY = ("method", "xnor_ref.nn.methods:methods_with")
 _SHAPES = ("dataset", ("shapes",))
+_PARTS = {  # fields that have an effect beside another one alone
+    "weight_decay": ("decay_all", "decay_epochs"),
+    "teacher": ("distill_weight", "temperature"),
+    "mst_lambda": ("mst_pull", "mst_start", "mst_ramp", "mst_refresh", "mst_margin"),
+}
 
 
 def _option(*rule: Any, **more: Any) -> Any:
@@ -42,9 +47,8 @@ class TrainConfig:
 
     Raises
     ------
-    InputError, InputTypeError
-        A field has a wrong type, is not finite, out of its range, not among its choices or without effect; the
-        message names the key, the value and what is allowed.
+    InputError, InputTypeError : a field has a wrong type, is not finite, out of its range, not among its choices or
+        without effect; the message names the key, the value and what is allowed
     """
 
     dataset: str = _field("shapes", "choice", "Data set.", "xnor_ref.datasets:names")
@@ -232,8 +236,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _checked(field, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         for field in dataclasses.fields(self):
             if getattr(self, field.name) != field.default:
                 self.require_effect(field)
@@ -251,15 +254,12 @@ class TrainConfig:
                 f"method {self.method}, weight_bits {self.weight_bits or 1}, input_bits {self.input_bits or 1}, "
                 f"k_grad {bool(self.k_grad)}, grad_bits {self.grad_bits}"
             )
-        for name in ("decay_all", "decay_epochs"):
-            if getattr(self, name) is not None and not self.weight_decay:
-                raise InputError(f"{name} (={getattr(self, name)}) needs weight_decay above 0")
-        for name in ("distill_weight", "temperature"):
-            if getattr(self, name) is not None and self.teacher is None:
-                raise InputError(f"{name} (={getattr(self, name):g}) needs a teacher")
-        for name in ("mst_pull", "mst_start", "mst_ramp", "mst_refresh", "mst_margin"):
-            if getattr(self, name) is not None and not self.mst_lambda:
-                raise InputError(f"{name} (={getattr(self, name)}) needs mst_lambda above 0, got {self.mst_lambda}")
+        for other in _PARTS:
+            for name, value in self.parts_of(other).items():
+                if not getattr(self, other):
+                    wanted = "a teacher" if other == "teacher" else f"{other} above 0, got {getattr(self, other)}"
+                    shown = f"{value:g}" if isinstance(value, float) else value
+                    raise InputError(f"{name} (={shown}) needs {wanted}")
         if self.mst_start is not None and self.mst_start >= self.epochs:
             raise InputError(f"mst_start (={self.mst_start:g}) must be less than epochs (={self.epochs})")
 
@@ -298,6 +298,10 @@ class TrainConfig:
             and has_effect(field, vars(self))
         }
 
+    def parts_of(self, other: str) -> dict[str, Any]:
+        """The fields that have an effect beside the field `other` alone, if they were said."""
+        return {name: getattr(self, name) for name in _PARTS[other] if getattr(self, name) is not None}
+
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
@@ -323,8 +327,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
 
     Raises
     ------
-    InputError
-        No such file, not TOML, or a key that is no field.
+    InputError : no such file, not TOML, or a key that is no field
     """
     try:
         if Path(path).exists() and not Path(path).is_file():

@@ -37,8 +37,7 @@ def preset(said: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises
     ------
-    InputError
-        A method that the released code does not have, or its schedule with too few epochs.
+    InputError : a method that the released code does not have, or its schedule with too few epochs
     """
     name = said.get("faithful")
     if name is None:

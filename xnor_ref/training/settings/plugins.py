@@ -15,10 +15,7 @@ _loaded: dict[Path, str] = {}
 def load(path: str) -> str:
     """Run a Python file, once in a process; the SHA-256 of its text, in hexadecimal digits.
 
-    Raises
-    ------
-    InputError
-        No such file, or it raises: the message names the line.
+    Raises InputError where there is no such file, or it raises: the message names the line.
     """
     file = Path(path).resolve()
     if file not in _loaded:

@@ -14,13 +14,11 @@ def resolve(said: Mapping[str, Any]) -> TrainConfig:
 
     Parameters
     ----------
-    said : mapping
-        Field names to values, of the config file and the command line together.
+    said : field names to values, of the config file and the command line together
 
     Raises
     ------
-    InputError, InputTypeError
-        As `TrainConfig`; and something was said that has no effect, even if it is the default.
+    InputError, InputTypeError : as `TrainConfig`; and something was said that has no effect, even if it is the default
     """
     check_values(said)
     dataset = said.get("dataset", FIELDS["dataset"].default)

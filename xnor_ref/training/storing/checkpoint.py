@@ -49,32 +49,17 @@ class Position:
         self.epoch, self.step, self.loss_sum, self.correct, self.seen = self.epoch + 1, 0, 0.0, 0, 0
 
 
+@dataclass
 class CheckpointFolder:
-    """The checkpoints of one run: the newest few, and the best.
+    """The checkpoints of one run: the newest few, and the best."""
 
-    Parameters
-    ----------
-    folder : Path
-        Made when the first checkpoint is written.
-    identity : dict
-        JSON values that must be equal for a checkpoint to fit: {"config": {...}, "data": {...}}.
-    about : dict
-        JSON values that make a checkpoint usable by itself: {"model": {...}, "about": {...}}.
-    keep : int
-        How many to keep besides the best.
-    every : float
-        Seconds after which another one is due inside an epoch.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        identity: dict[str, Any],
-        about: dict[str, Any] | None = None,
-        keep: int = 3,
-        every: float = 60.0,
-    ):
-        self.folder, self.identity, self.about, self.keep, self.every = folder, identity, about or {}, keep, every
+    folder: Path  # made when the first checkpoint is written
+    # JSON values: those that must be equal for a checkpoint to fit, {"config": {...}, "data": {...}}, and those that
+    # make one usable by itself, {"model": {...}, "about": {...}}
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    keep: int = 3  # how many besides the best
+    every: float = 60.0  # seconds after which another one is due inside an epoch
 
     def save(
         self,
@@ -92,10 +77,8 @@ class CheckpointFolder:
 
         Raises
         ------
-        NonFiniteError
-            A parameter or buffer is NaN or infinite: nothing is written, the older checkpoints stay.
-        OutputError
-            The file could not be written.
+        NonFiniteError : a parameter or buffer is NaN or infinite: nothing is written, the older checkpoints stay
+        OutputError : the file could not be written
         """
         tensors = {f"model.{name}": array for name, array in model.state_dict().items()}
         for name, array in tensors.items():
@@ -147,8 +130,8 @@ def read(path: Path, identity: dict[str, Any] | None = None) -> tuple[dict[str, 
 
     Raises
     ------
-    ModelFileError
-        Damaged, of another version, or of another config or data set; differing keys are named with both values.
+    ModelFileError : damaged, of another version, or of another config or data set; differing keys are named with both
+        values
     """
     tensors, metadata = load_tensors(path, expect_format=FORMAT, max_version=VERSION)
     try:

@@ -24,7 +24,9 @@ def describe(binary_gradients: str | None = None) -> dict[str, Any]:
     import numpy  # noqa: F401 - so that its BLAS is loaded when the libraries are listed
 
     import xnor_ref
+    from xnor_ref.kernels.basics.target import target
 
+    vectors = target() if has_vectors() else None
     blas = [
         f"{library.get('internal_api')} {library.get('version')} ({library.get('architecture', 'unknown')})"
         for library in threadpool_info()
@@ -33,13 +35,13 @@ def describe(binary_gradients: str | None = None) -> dict[str, Any]:
     return {
         "xnor_ref": xnor_ref.__version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version_of(name) for name in PACKAGES},
         "blas": ", ".join(sorted(set(blas))) or "unknown",
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "processors": available_threads(),
         "threads": get_threads(),
-        "vectors": _vectors(),
+        "vectors": vectors.name if vectors else "none",
         "jit": os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"),
         **({} if binary_gradients is None else {"binary_gradients": binary_gradients}),
     }
@@ -58,19 +60,12 @@ def changes(path: Path, here: dict[str, Any]) -> str:
         return ""  # no description: nothing to compare with
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _vectors() -> str:
-    """The vectors that the kernels take."""
-    from xnor_ref.kernels.basics.target import target
-
-    found = target() if has_vectors() else None
-    return found.name if found else "none"
 
 
 def cpu_name() -> str:

@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from xnor_ref.errors import InputError, ModelFileError, OutputError
-from xnor_ref.storage import TEMPORARY, write_atomically
+from xnor_ref.storage import TEMPORARY, lock_alone, write_atomically
 from xnor_ref.training.settings.config import FIELDS, TrainConfig, differences
 from xnor_ref.training.settings.plugins import plugin_hint
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes in one run folder are not noticed there
-    fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
 OF_FIT = "fit"  # a key of config.json, in place of "config": the settings of a network or of images that a program gave
@@ -37,12 +32,13 @@ class RunFolder:
         self.packed_path = path / "model.safetensors"
         self.report_path = path / "report.json"
 
-    def create(self) -> None:
+    def create(self) -> "RunFolder":
         """Make the folder. Raises OutputError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+        return self
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write a small JSON file atomically."""
@@ -78,13 +74,8 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"cannot write into the run folder {self.path}: {error.strerror}") from error
         with file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise InputError(f"another process is training in {self.path}") from None
-                except OSError:
-                    pass  # a file system without locks
+            if not lock_alone(file):
+                raise InputError(f"another process is training in {self.path}")
             for folder in (self.path, self.checkpoints_path):
                 for leftover in folder.glob(_UNFINISHED):
                     if leftover.is_file():
@@ -132,18 +123,11 @@ def check_free(out: Path) -> None:
 def new_run(name: str, out: Path | None) -> RunFolder:
     """Make the folder of a new run: `out`, or the first free one of runs/<name>, runs/<name>-2, ...
 
-    Raises
-    ------
-    InputError
-        `out` is not empty.
-    OutputError
-        The folder cannot be made.
+    Raises InputError where `out` is not empty, OutputError where the folder cannot be made.
     """
     if out is not None:
         check_free(out)
-        folder = RunFolder(out)
-        folder.create()
-        return folder
+        return RunFolder(out).create()
     RunFolder(RUNS).create()
     k = 1
     while True:
@@ -160,14 +144,9 @@ def new_run(name: str, out: Path | None) -> RunFolder:
 def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
     """The run that `--resume auto` means: the newest that agrees with all that was said; None where none exists.
 
-    Only what the user said counts, so `--resume auto` alone takes the newest run of all.
-
-    Raises
-    ------
-    ModelFileError
-        There are runs of this data set, model, method and seed, but all differ from what was said elsewhere.
+    Only what the user said counts, so `--resume auto` alone takes the newest run of all. Raises ModelFileError where
+    there are runs of this data set, model, method and seed, but all differ from what was said elsewhere.
     """
-    said = {key: value for key, value in said.items() if FIELDS[key].metadata["identity"]}
     if out is not None:
         if not out.exists() or (out.is_dir() and is_empty(out)):
             return None
@@ -195,8 +174,7 @@ def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
 def check_said(folder: Path, config: TrainConfig, said: dict[str, Any]) -> None:
     """Raise ModelFileError where options clash with the config of the run that is to go on."""
     said = {key: value for key, value in said.items() if FIELDS[key].metadata["identity"]}
-    found = differences(config.to_dict(), said)
-    if found:
+    if found := differences(config.to_dict(), said):
         raise ModelFileError(
             f"the run in {folder} has other settings: {'; '.join(found)}. Leave these options out to go on with "
             "it, or leave --resume out to start a new run"

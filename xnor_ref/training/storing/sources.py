@@ -15,17 +15,14 @@ from xnor_ref.training.storing.runs import RunFolder
 def file_of(path: Path) -> Path:
     """The float network that a path names: the file itself, or that of a run; of one under way the newest checkpoint.
 
-    Raises
-    ------
-    ModelFileError
-        No such file, or a run without a network.
+    Raises ModelFileError for a run without a network.
     """
     if not path.is_dir():
         return path
     folder = RunFolder(path)
     if folder.float_path.exists():
         return folder.float_path
-    newest = CheckpointFolder(folder.checkpoints_path, {}).newest_first()
+    newest = CheckpointFolder(folder.checkpoints_path).newest_first()
     if not newest:
         raise ModelFileError(f"{path}: not a run that has a network or a checkpoint yet")
     return newest[0]
@@ -57,10 +54,8 @@ def start_from(model: models.Network, path: Path) -> str:
 
     Raises
     ------
-    ModelFileError
-        The file is refused; a packed network is, since it has no latent weights.
-    InputError
-        A tensor of another shape, or a weight that the other lacks.
+    ModelFileError : the file is refused; a packed network is, since it has no latent weights
+    InputError : a tensor of another shape, or a weight that the other lacks
     """
     try:
         source = load_network(path)[0]
