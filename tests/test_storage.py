@@ -3,11 +3,12 @@
 import errno
 import json
 import os
+import resource
 import stat
 import struct
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from xnor_ref import storage
-from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError, UnreadableError
 from xnor_ref.storage import canonical_json, load_tensors, save_tensors, write_atomically
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -168,7 +169,7 @@ def test_interrupted_writer_leaves_nothing(tmp_path, error):
 
 FULL_DISK = """
 import resource, sys
-from xnor_ref.errors import OutputError
+from xnor_ref.errors import OutputError, UnreadableError
 from xnor_ref.storage import write_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
@@ -318,10 +319,36 @@ def test_missing_and_strange_paths(tmp_path, saved):
     assert load(tmp_path / "link")[1]["name"] == "é"
 
 
-def test_unreadable_file(saved):
+def test_unreadable_file(saved, monkeypatch):
     saved.chmod(0)
-    with not_root():
-        refused(saved, "Permission denied")
+    with not_root(), pytest.raises(UnreadableError, match="Permission denied"):
+        load(saved)
+    with pytest.raises(UnreadableError, match="Too many open files"), open_files_used_up():
+        load(saved)
+
+    def exhausted(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(storage, "safe_open", exhausted)  # which says nothing of the file
+    with pytest.raises(MemoryError):
+        load(saved)
+
+
+@contextmanager
+def open_files_used_up():
+    """No descriptor is free inside."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    taken = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_every_truncation_is_refused(saved):

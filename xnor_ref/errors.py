@@ -5,7 +5,7 @@
 | 1 | any other exception | a bug in this project |
 | 2 | `InputError`, `InputTypeError` | a wrong argument, option, shape, dtype or value |
 | 3 | `DatasetError` | a data set or an image is missing, damaged or in a wrong layout |
-| 4 | `ModelFileError` | a model or checkpoint file is refused |
+| 4 | `ModelFileError`, `UnreadableError` | a model or checkpoint file is refused, or cannot be read |
 | 5 | `NonFiniteError` | a loss, gradient or activation became NaN or infinite |
 | 6 | `EquivalenceError` | two computations that must agree exactly do not |
 | 7 | `OutputError` | a file could not be written (disk full, read-only, no permission) |
@@ -41,6 +41,10 @@ class ModelFileError(XnorRefError):
     """A model or checkpoint file is missing, damaged, altered or of another version."""
 
     exit_code = 4
+
+
+class UnreadableError(ModelFileError):
+    """A file cannot be read just now: no permission, a failing disk, too many open files. It may be sound."""
 
 
 class NonFiniteError(XnorRefError, ArithmeticError):

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError, is_integer
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError, OutputError, UnreadableError, is_integer
 
 try:
     import fcntl
@@ -218,7 +218,8 @@ def load_tensors(
     Raises
     ------
     InputTypeError : `path` is no path
-    ModelFileError : missing, unreadable, not a regular file, empty, cut short, altered, of another kind or version
+    ModelFileError : missing, not a regular file, empty, cut short, altered, of another kind or version
+    UnreadableError : it is there and cannot be read now
     """
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"path must be a str or PathLike, got {path!r}")
@@ -238,10 +239,12 @@ def load_tensors(
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
+        if "(os error " in str(error):
+            raise UnreadableError(f"{path}: cannot be read: {error}") from error
         raise ModelFileError(f"{path}: damaged or not a safetensors file ({error})") from error
-    except (ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{path}: damaged: {type(error).__name__}: {error}") from error
 
 

@@ -1,13 +1,17 @@
 """What users get wrong: an exit code, a message that names the thing, no traceback, nothing half-written."""
 
 import dataclasses
+import errno
+import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.packed.packed_samples import every_op
 from tests.training.training_samples import TINY_OPTIONS
 from xnor_ref.cli import main, say
 from xnor_ref.kernels.basics import memory
@@ -341,6 +345,56 @@ def test_out_of_memory_is_said_plainly(at_work, monkeypatch):
     monkeypatch.setattr(job, "load_data", exhausted)
     code, _, err = at_work("evaluate", "runs/done")
     assert code == 1 and "out of memory" in err
+
+
+@pytest.mark.parametrize(
+    "number, code, words",
+    [
+        (errno.EIO, 1, "error: there.png: Input/output error\n"),
+        (errno.EMFILE, 1, "error: there.png: Too many open files\n"),
+        (errno.ENOSPC, 7, "error: cannot write there.png: No space left on device\n"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(at_work, monkeypatch, number, code, words):
+    def refused(*arguments, **options):
+        raise OSError(number, os.strerror(number), "there.png")
+
+    monkeypatch.setattr(job, "load_data", refused)
+    assert at_work("evaluate", "runs/done") == (code, "", words)
+
+
+def test_a_current_folder_that_is_gone(tmp_path, monkeypatch, capfd):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["train", "--epochs", "1", "--quiet", "--out", str(tmp_path / "r")]) == 2
+    assert capfd.readouterr().err == "error: the current folder is gone; change to one that is there\n"
+
+
+@pytest.mark.parametrize("threads", ["0", "-3"])
+def test_numba_without_threads(monkeypatch, capfd, threads):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    assert main(["info"]) == 2
+    assert f"NUMBA_NUM_THREADS in the environment must be at least 1, got {threads}\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_names_may_have_letters_that_the_terminal_lacks(tmp_path, monkeypatch, encoding):
+    sample = every_op()
+    sample.metadata["classes"] = ["grün 😀", "café", "日本", "b", "c"]
+    path = tmp_path / "naïve 😀.safetensors"
+    sample.network().save(path)
+    for arguments in (["info", str(path)], ["info", str(tmp_path / "none 😀")]):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2)]
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        code = main(arguments)
+        shown = b"".join(stream.buffer.getvalue() for stream in streams).decode(encoding)
+        assert (
+            code == (0 if path.name in arguments[1] else 4) and [stream.errors for stream in streams] == ["strict"] * 2
+        )
+        names = [path.name, *sample.metadata["classes"]] if code == 0 else ["none 😀"]
+        assert all(name.encode(encoding, "backslashreplace").decode(encoding) in shown for name in names)
 
 
 def test_messages_cannot_steer_the_terminal(capfd):

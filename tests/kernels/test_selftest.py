@@ -369,7 +369,8 @@ def test_no_file_of_the_cache_makes_a_wrong_number(damaged, fault, warning):
         assert warnings == []
     else:
         start = rf"RuntimeWarning {re.escape(str(paths[fault]))}: {warning}"
-        assert re.fullmatch(start + ".*; the file is dropped and the kernel compiled anew", warnings[0], re.DOTALL)
+        what = "kernel is" if fault == "folder" else "file is dropped and the kernel"
+        assert re.fullmatch(f"{start}.*; the {what} compiled anew", warnings[0], re.DOTALL)
         assert len(warnings) == (2 if fault == "folder" else 1)  # a folder in its place stays, and nothing can be kept
 
 

@@ -1,10 +1,11 @@
-"""Results are the same whatever another library set the processor to, in this thread or before the pool began."""
+"""Threads compute alike whatever another library set the processor to, and as many as there can be."""
 
 import contextlib
 import copy
 import ctypes
 import platform
 import sys
+import threading
 from queue import SimpleQueue
 
 import numpy as np
@@ -75,3 +76,24 @@ def test_a_state_that_cannot_be_mended_is_told(monkeypatch):
     monkeypatch.setattr(steady, "is_usual", lambda: False)
     with pytest.raises(InputError, match="another library set this thread"):
         xnor_ref.pack_bits(np.ones(3, np.float32))
+
+
+def test_work_goes_on_where_no_more_threads_can_be_started(monkeypatch):
+    """The system may limit the number of tasks; what there is does the work."""
+    done, begun = [], []
+
+    def start(thread):
+        if begun:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        original(thread)
+
+    original = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(threads, "_tasks", SimpleQueue())
+    monkeypatch.setattr(threads, "_pool_size", 0)
+    for _ in range(2):
+        done.clear()
+        threads.parallel_chunks(lambda start, stop: done.append(start), 50, threads=8)
+        assert sorted(done) == list(range(50)) and len(begun) == 1
+    assert threads._grow_pool(5) == 1

@@ -7,20 +7,21 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from xnor_ref.cli.text import plugin_flag
 from xnor_ref.cli.text import printable as printable
 from xnor_ref.cli.text import program as program
 from xnor_ref.cli.text import say as say
-from xnor_ref.errors import OutputError, XnorRefError
+from xnor_ref.errors import InputError, OutputError, XnorRefError
 
 _WRITE_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every error that a user can cause becomes one line on stderr."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _any_letter():
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
         previous = None
         try:
@@ -33,6 +34,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 signal.signal(signal.SIGTERM, previous)
 
 
+@contextmanager
+def _any_letter() -> Iterator[None]:
+    """Show letters that the encoding of stdout or stderr lacks escaped: names may have any."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
+
+
+def _check_environment() -> None:
+    """Refuse what no command could work with. Raises InputError."""
+    threads = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if threads.strip().lstrip("+-").isdecimal() and int(threads) < 1:
+        raise InputError(f"NUMBA_NUM_THREADS in the environment must be at least 1, got {threads}")
+
+
 def _run(arguments: list[str]) -> int:
     import click
     from click.shell_completion import shell_complete
@@ -41,6 +63,7 @@ def _run(arguments: list[str]) -> int:
     from xnor_ref.cli.group import cli
 
     try:
+        _check_environment()
         if instruction := os.environ.get(VARIABLE):
             return shell_complete(cli, {}, "xnor-ref", VARIABLE, instruction)
         with cli.make_context(program(), arguments) as context:
@@ -63,13 +86,26 @@ def _run(arguments: list[str]) -> int:
     except MemoryError:
         say("error: out of memory; a smaller --batch-size or network needs less")
         return 1
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
-            say(f"error: cannot write {error.filename or 'a file'}: {error.strerror}")
-            return OutputError.exit_code
+    except OSError as error:  # of the system, not of this program
+        return _refused(error)
+    except Exception:
         traceback.print_exc()
         say("error: this is a bug in xnor_ref; the lines above say where")
         return 1
+
+
+def _refused(error: OSError) -> int:
+    """Say what the operating system refused; the exit code."""
+    if error.errno in _WRITE_ERRORS:
+        say(f"error: cannot write {error.filename or 'a file'}: {error.strerror}")
+        return OutputError.exit_code
+    try:
+        os.getcwd()
+    except OSError:
+        say("error: the current folder is gone; change to one that is there")
+        return InputError.exit_code
+    say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+    return 1
 
 
 def _handle_sigterm():

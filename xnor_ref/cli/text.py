@@ -31,6 +31,4 @@ def say(text: str) -> None:
 
 def printable(text: str) -> str:
     """`text` with what is not printable escaped: names come from files and folders that anyone may have made."""
-    escaped = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return escaped.encode(encoding, "backslashreplace").decode(encoding)
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

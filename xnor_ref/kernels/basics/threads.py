@@ -8,7 +8,7 @@ problem alone, never on the number of threads; so every result has the same bits
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import Context, copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -160,8 +160,7 @@ def _share(work: Callable[[], None], helpers: int, errors: list[BaseException]) 
             wake.put(None)
 
     try:
-        _grow_pool(helpers)
-        for _ in range(helpers):
+        for _ in range(_grow_pool(helpers)):
             _tasks.put(partial(help_out, copy_context()))
         _inside_chunk(work)
     except BaseException as error:
@@ -185,12 +184,17 @@ def _inside_chunk(work: Callable[[], None]) -> None:
         _inside.chunk = False
 
 
-def _grow_pool(size: int) -> None:
-    """Have at least `size` threads waiting for tasks; they end with the process."""
+def _grow_pool(size: int) -> int:
+    """Have at least `size` threads waiting for tasks; they end with the process. Gives how many of these there are.
+
+    The system may allow no more; then those that there are do the work.
+    """
     global _pool_size
-    while _pool_size < size:
-        threading.Thread(target=_serve, args=(_tasks,), name="xnor_ref", daemon=True).start()
-        _pool_size += 1
+    with suppress(RuntimeError):
+        while _pool_size < size:
+            threading.Thread(target=_serve, args=(_tasks,), name="xnor_ref", daemon=True).start()
+            _pool_size += 1
+    return min(size, _pool_size)
 
 
 def _serve(tasks: SimpleQueue[Callable[[], None]]) -> None:

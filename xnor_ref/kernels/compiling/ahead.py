@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from xnor_ref.kernels.basics.numba_private import MISSING
@@ -38,7 +39,8 @@ def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
         )
     except OSError:  # no room for another process: then this one compiles
         return False
-    threading.Thread(target=process.wait, name="xnor_ref-ahead", daemon=True).start()
+    with suppress(RuntimeError):  # no more threads: then it is reaped when this process ends
+        threading.Thread(target=process.wait, name="xnor_ref-ahead", daemon=True).start()
     return True
 
 

@@ -81,7 +81,8 @@ class KernelFile:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            return self.drop(f"it cannot be read: {error.strerror or error}")
+            _warn(f"{self.path}: it cannot be read: {error.strerror or error}; the kernel is compiled anew")
+            return False
         if _sha256(data[:-_SIZE]) != data[-_SIZE:]:
             return self.drop("it is damaged")
         if data[-2 * _SIZE : -_SIZE] != self._stamp:
