@@ -15,6 +15,7 @@ from xnor_ref.bench.training import train, train_profile, train_worker
 from xnor_ref.cli import main
 from xnor_ref.cli.bench import bench_text
 from xnor_ref.errors import InputError, XnorRefError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.target import multiplies_tiles
 from xnor_ref.kernels.basics.threads import set_threads
@@ -369,7 +370,7 @@ def test_shares_cover_a_step_and_functions_are_put_back(method):
 def test_fused_convolutions_are_profiled_with_the_same_work():
     x, weight = np.ones((2, 6, 6, 8), np.float32), np.ones((40, 8, 3, 3), np.float32)
     dy = np.ones((2, 3, 3, 40), np.float32)
-    place = (6, 6), (2, 2), (1, 1)
+    place = (6, 6), Window.of(3, 2, 1)
     shares = train_profile.Shares()
 
     def convolve():
@@ -406,7 +407,7 @@ def test_fused_convolutions_are_profiled_with_the_same_work():
 def test_each_gemm_of_a_real_convolution_is_profiled_with_its_products(channels, kernel, products, name):
     x, weight = np.ones((2, 6, 6, channels), np.float32), np.ones((40, channels, kernel, kernel), np.float32)
     dy = np.ones((2, 6, 6, 40), np.float32)
-    conv = convolution.RealConvolution(weight.shape, (6, 6), (1, 1), (kernel // 2, kernel // 2))
+    conv = convolution.RealConvolution(weight.shape, (6, 6), Window.of(kernel, 1, kernel // 2))
     shares = train_profile.Shares()
     with shares.watch():
         padded = conv.pad(x)

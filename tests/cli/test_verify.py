@@ -22,12 +22,14 @@ def test_verify_lists_what_was_tried(capfd):
 
 
 @pytest.mark.slow
-def test_verify_as_json(capfd):
+def test_verify_as_json(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["verify", "--examples", "5", "--json"]) == 0
     out, err = capfd.readouterr()
     result = json.loads(out)
     assert result["passed"] and err == "" and len(result["properties"]) == len(verify.PROPERTIES)
     assert result["examples"] == sum(p["examples"] for p in result["properties"])
+    assert not list(tmp_path.iterdir())  # nothing is left in the current folder
 
 
 @pytest.mark.slow

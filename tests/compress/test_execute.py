@@ -12,6 +12,7 @@ from xnor_ref.compress.planes import Planes
 from xnor_ref.compress.tree import KINDS, build, filter_rows, from_parents
 from xnor_ref.compress.visits import FORMS
 from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops
 from xnor_ref.verify import cases, oracle
 from xnor_ref.verify.kernels import check_equal
@@ -137,7 +138,7 @@ def test_planes_hold_each_pixel_once():
         ((3, 7), (1, 1), (2, 3), (0, 0)),
         ((1, 9), (1, 4), (5, 3), (2, 1)),
     ):
-        planes = Planes(size, kernel, stride, padding)
+        planes = Planes(size, Window.of(kernel, stride, padding))
         x = np.arange(1, 1 + size[0] * size[1] * 2, dtype=np.uint64).reshape(1, *size, 2)
         flat = planes.word_planes(x)
         assert len(flat) == planes.elements(2) + 64
@@ -186,7 +187,7 @@ def test_planted_faults_are_found(plant, caught_in, monkeypatch):
     tree = tree_of(weight, complement=True)
     assert tree.negated.any()
     words, x_words = binary_ops.pack_weight(weight), binary_ops.sign_pack(x)
-    layers = {form: TreeConv(words, 5, tree, (1, 1), (1, 1), 0, form) for form in FORMS}
+    layers = {form: TreeConv(words, 5, tree, Window.of(3, padding=1), 0, form) for form in FORMS}
     want = oracle.sign_convolution(x, weight, (1, 1), (1, 1), 0)
     plant(monkeypatch, layers)
     wrong = [form for form, layer in layers.items() if (layer.run(x_words, "numba", 1) != want).any()]
@@ -199,14 +200,14 @@ def test_threads_and_batches_do_not_change_results():
     x, weight = rng.standard_normal((7, 64, 9, 9), np.float32), rng.standard_normal((65, 64, 3, 3)).astype(np.float32)
     tree = tree_of(weight)
     for form in FORMS:
-        layer = TreeConv(binary_ops.pack_weight(weight), 64, tree, (1, 1), (1, 1), 0, form)
+        layer = TreeConv(binary_ops.pack_weight(weight), 64, tree, Window.of(3, padding=1), 0, form)
         words = binary_ops.sign_pack(x)
         whole = layer.run(words, threads=1)
         assert np.array_equal(layer.run(words, threads=3), whole)
         assert np.array_equal(np.concatenate([layer.run(words[i : i + 1], threads=2) for i in range(7)]), whole)
         small = layer.run(np.ascontiguousarray(words[:, :5, :4]), threads=1)  # another size with the same layer
         assert np.array_equal(
-            small, binary_ops.conv2d_bits(words[:, :5, :4].copy(), layer.words, 64, (1, 1), (1, 1), 0)
+            small, binary_ops.conv2d_bits(words[:, :5, :4].copy(), layer.words, 64, Window.of(3, padding=1), 0)
         )
 
 
@@ -215,7 +216,7 @@ def test_tail_bits_of_the_input_are_ignored():
     x, weight = rng.standard_normal((1, 3, 4, 4), np.float32), rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
     words = binary_ops.sign_pack(x)
     for form in FORMS:
-        layer = TreeConv(binary_ops.pack_weight(weight), 3, tree_of(weight), (1, 1), (1, 1), 1, form)
+        layer = TreeConv(binary_ops.pack_weight(weight), 3, tree_of(weight), Window.of(3, padding=1), 1, form)
         assert np.array_equal(layer.run(words | np.uint64(1 << 40)), layer.run(words))
 
 

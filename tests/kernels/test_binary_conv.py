@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import JIT_DISABLED
 from xnor_ref import binary_conv2d, binary_linear, pack_bits, xnor_conv2d
 from xnor_ref.errors import NonFiniteError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import binary_ops
 from xnor_ref.verify import oracle
@@ -182,4 +183,4 @@ def test_a_result_beyond_float32_is_an_error():
 
 def test_a_scale_of_many_large_values_does_not_overflow_on_the_way():
     x = np.full((1, 64, 2, 2), 3e38, np.float32)
-    assert binary_ops.input_scale_map(x, (2, 2), (1, 1), (0, 0), "plain").tolist() == [[[[float(np.float32(3e38))]]]]
+    assert binary_ops.input_scale_map(x, Window((2, 2)), "plain").tolist() == [[[[float(np.float32(3e38))]]]]

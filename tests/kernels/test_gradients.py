@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.nn.rules import latent_gradient
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import set_threads
@@ -33,7 +34,7 @@ def tiled_places(draw):
     padding = draw(st.integers(int(kernel > min(height, width)), kernel - 1))  # the kernel fits the padded image
     channels, outputs = draw(st.sampled_from([32, 33, 40, 65])), draw(st.sampled_from([32, 33, 48, 65, 130]))
     place = (n, height, width, channels), (outputs, channels, kernel, kernel), (1, 1), (padding, padding)
-    assert winograd.suits(*place[1:], place[0][1:3])
+    assert winograd.suits(place[1], Window.of(kernel, padding=padding), place[0][1:3])
     return place
 
 
@@ -93,8 +94,8 @@ def assert_close(found, expected, magnitude):
 
 def of_tiles(place, magnitudes):
     """What errors are small beside: with tiles the largest sum of an image's channel, or of a filter's, times some."""
-    (_, *size, _), *geometry = place
-    if not winograd.suits(*geometry, size):
+    (_, *size, _), shape, *geometry = place
+    if not winograd.suits(shape, Window.of(shape[2:], *geometry), size):
         return magnitudes
     axes = (1, 2), (2, 3), (1, 2)
     times = 1 if place[1][2] == 3 else 5
@@ -121,8 +122,9 @@ class Signs:
         shape, weight_shape, stride, padding = place
         self.x, self.weight, self.dy = drawn(seed, place)
         self.rule, self.geometry = rule, (stride, padding, pad_value)
+        window = Window.of(weight_shape[2:], stride, padding)
         slope, shift = np.random.default_rng(seed + 1).standard_normal((2, shape[3]), dtype=np.float32)
-        self.conv = SignConvolution(weight_shape, shape[1:3], stride, padding, pad_value, scale)
+        self.conv = SignConvolution(weight_shape, shape[1:3], window, pad_value, scale)
         use_alpha = rule not in (Finish.RAW, Finish.CLIPPED)
         ones = None if use_alpha else np.ones(len(self.weight), np.float32)
         self.y, self.saved = self.conv.forward(self.x, self.weight, ones, (slope, shift) if affine else None)
@@ -133,7 +135,7 @@ class Signs:
         )
         self.k = np.ones(self.dy.shape[:3], np.float32)
         if scale != "off":
-            self.k = reference.input_scale_map(images, weight_shape[2:], stride, padding, scale)[:, 0]
+            self.k = reference.input_scale_map(images, window, scale)[:, 0]
         self.signs, self.filters = sign(seen), sign(self.weight)
 
     def backward(self, rounding=None, dy=None, need_input=True):
@@ -186,7 +188,7 @@ def test_real_convolution(seed, place, biased, rule):
     latents = np.random.default_rng(seed + 1).standard_normal(shape, dtype=np.float32)
     bias = latents.reshape(len(weight), -1).sum(axis=1) if biased else None
     alpha = abs(latents).mean(axis=(1, 2, 3))
-    conv = RealConvolution(shape, x.shape[1:3], *geometry)
+    conv = RealConvolution(shape, x.shape[1:3], Window.of(shape[2:], *geometry))
     padded = conv.pad(x)
     found = conv.forward(padded, weight, bias), *conv.backward(dy, padded, weight, True, latents, rule, alpha)
     (y, dw, dx), (all_y, all_dw, all_dx) = (
@@ -216,8 +218,9 @@ def test_weights_may_change_between_calls():
 def test_results_past_the_caches_are_the_same(outputs, place, monkeypatch):
     size, kernel, *rest = place
     x, weight, _ = drawn(0, ((3, *size, 20), (outputs, 20, *kernel), *rest))
-    sign_conv = SignConvolution(weight.shape, size, *rest, 1, "plain")
-    real_conv = RealConvolution(weight.shape, size, *rest)
+    window = Window.of(kernel, *rest)
+    sign_conv = SignConvolution(weight.shape, size, window, 1, "plain")
+    real_conv = RealConvolution(weight.shape, size, window)
 
     def results():
         return sign_conv.forward(x, weight)[0], real_conv.forward(real_conv.pad(x), weight, None)
@@ -313,7 +316,7 @@ def test_the_mean_of_many_roundings_is_the_gradient():
 
 def test_the_largest_number_is_not_rounded_beyond_a_byte():
     rng = np.random.default_rng(0)
-    conv = SignConvolution((1, 32, 1, 1), (64, 128), (1, 1), (0, 0), 0, "off")
+    conv = SignConvolution((1, 32, 1, 1), (64, 128), Window((1, 1)), 0, "off")
     _, saved = conv.forward(np.ones((32, 64, 128, 32), np.float32), np.ones((1, 32, 1, 1), np.float32))
     for value in rng.random(3, dtype=np.float32):
         dy = np.full((32, 64, 128, 1), value)
@@ -374,7 +377,7 @@ def test_what_is_not_finite_stays_so(rounding, place, rule, value):
 def test_what_is_not_finite_stays_so_in_a_real_convolution(value, place):
     x, weight, dy = drawn(0, place)
     weight[weight == 0] = 1
-    conv = RealConvolution(place[1], x.shape[1:3], *place[2:])
+    conv = RealConvolution(place[1], x.shape[1:3], Window.of(place[1][2:], *place[2:]))
     padded = conv.pad(x)
     dy[1, 0, 0, 3] = value
     dw, dx = conv.backward(dy, padded, weight, True, weight)
@@ -385,7 +388,7 @@ def test_what_is_not_finite_stays_so_in_a_real_convolution(value, place):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so_in_tiles(value):
     x, weight, dy = drawn(0, ((3, 6, 6, 33), (40, 33, 3, 3), (1, 1), (1, 1)))
-    conv = RealConvolution(weight.shape, (6, 6), (1, 1), (1, 1))
+    conv = RealConvolution(weight.shape, (6, 6), Window.of(3, padding=1))
     for at in ((1, 0, 0, 3), (1, 5, 5, 3), (1, 2, 3, 3)):
         bad = dy.copy()
         bad[at] = value
@@ -428,7 +431,7 @@ def test_the_number_of_threads_changes_no_bit(rounding, place, threads):
         threads(count)
         layer = Signs(4, place, 1, "plain", True, rule=Finish.CORRECTED)
         x, weight, dy = drawn(4, place)
-        conv = RealConvolution(place[1], x.shape[1:3], *place[2:])
+        conv = RealConvolution(place[1], x.shape[1:3], Window.of(place[1][2:], *place[2:]))
         padded = conv.pad(x)
         real = conv.forward(padded, weight, None), *conv.backward(dy, padded, weight, True, weight)
         results.append([layer.y, *layer.backward(rounding), *real])
@@ -447,7 +450,7 @@ def test_sums_block_by_block_are_the_same(rounding, place, monkeypatch):
         monkeypatch.setattr(gradients, "ENOUGH_BLOCKS", least)
         layer = Signs(5, place, 1, "plain", True, rule=Finish.CORRECTED)
         x, weight, dy = drawn(5, place)
-        conv = RealConvolution(place[1], x.shape[1:3], *place[2:])
+        conv = RealConvolution(place[1], x.shape[1:3], Window.of(place[1][2:], *place[2:]))
         real = conv.backward(dy, conv.pad(x), weight, False, weight)[0]
         results.append([*layer.backward(rounding), real])
         assert conv._gradients(len(x))[0].in_blocks == (least == 1)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import JIT_DISABLED
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import float_ops
 from xnor_ref.kernels.training import batch_norm as norm
 from xnor_ref.kernels.training import pooling as pool
@@ -144,7 +145,7 @@ def cases():
     for shape in SHAPES:
         for kernel, stride, padding in WINDOWS:
             if kernel[0] <= shape[1] + 2 * padding[0] and kernel[1] <= shape[2] + 2 * padding[1]:
-                yield shape, (kernel, stride, padding)
+                yield shape, Window.of(kernel, stride, padding)
 
 
 windows = pytest.mark.parametrize(("shape", "window"), list(cases()))
@@ -153,32 +154,32 @@ windows = pytest.mark.parametrize(("shape", "window"), list(cases()))
 @windows
 def test_max_pool_and_its_gradient(shape, window):
     x = np.round(sample(shape)[0])  # with ties
-    y, winner = pool.max_pool(x, *window)
-    expected = float_ops.max_pool2d_winners(planes(x), *window)
+    y, winner = pool.max_pool(x, window)
+    expected = float_ops.max_pool2d_winners(planes(x), window)
     assert np.array_equal(planes(y), expected[0]) and np.array_equal(planes(winner), expected[1])
     dy = np.random.default_rng(1).standard_normal(y.shape, dtype=np.float32)
-    dx = pool.max_pool_gradient(dy, winner, shape[1:3], *window)
-    routed = float_ops.max_pool2d_gradient(planes(dy), expected[1], shape[1:3], *window)
+    dx = pool.max_pool_gradient(dy, winner, shape[1:3], window)
+    routed = float_ops.max_pool2d_gradient(planes(dy), expected[1], shape[1:3], window)
     np.testing.assert_allclose(planes(dx), routed, rtol=1e-6, atol=1e-6)  # uncompiled, it adds in another order
-    assert same_at_any_number_of_threads(lambda threads: pool.max_pool(x, *window, threads))
+    assert same_at_any_number_of_threads(lambda threads: pool.max_pool(x, window, threads))
     assert same_at_any_number_of_threads(
-        lambda threads: [pool.max_pool_gradient(dy, winner, shape[1:3], *window, threads)]
+        lambda threads: [pool.max_pool_gradient(dy, winner, shape[1:3], window, threads)]
     )
 
 
 @windows
 def test_norm_relu_pool_is_one_after_the_other(shape, window):
     x, scale, shift, mean, var, gamma = sample(shape)
-    y, winner = pool.norm_relu_pool(x, scale, shift, *window)
-    expected, first = pool.max_pool(norm.norm_relu(x, scale, shift), *window)
+    y, winner = pool.norm_relu_pool(x, scale, shift, window)
+    expected, first = pool.max_pool(norm.norm_relu(x, scale, shift), window)
     assert np.array_equal(y, expected) and np.array_equal(winner, np.where(y > 0, first, pool.NOBODY))
     dy = np.random.default_rng(1).standard_normal(y.shape, dtype=np.float32)
 
     def gradient(threads):
-        given = dy, winner, x, scale, shift, mean, var, gamma, EPS, *window
+        given = dy, winner, x, scale, shift, mean, var, gamma, EPS, window
         return whole(pool.norm_relu_pool_gradient(*given, threads=threads), x, threads)
 
-    d = pool.max_pool_gradient(dy, first, shape[1:3], *window)
+    d = pool.max_pool_gradient(dy, first, shape[1:3], window)
     apart = whole(norm.norm_gradient(d, norm.GradientSums(x, scale, shift, mean, "relu"), var, gamma, EPS), x)
     for found, exact in zip(gradient(1), apart, strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=3e-5)
@@ -188,12 +189,12 @@ def test_norm_relu_pool_is_one_after_the_other(shape, window):
 @windows
 def test_means(shape, window):
     x = sample(shape)[0]
-    y = pool.avg_pool(x, *window)
-    np.testing.assert_allclose(planes(y), float_ops.avg_pool2d(planes(x), *window), rtol=1e-6)
+    y = pool.avg_pool(x, window)
+    np.testing.assert_allclose(planes(y), float_ops.avg_pool2d(planes(x), window), rtol=1e-6)
     dy = np.random.default_rng(1).standard_normal(y.shape, dtype=np.float32)
-    dx = pool.avg_pool_gradient(dy, shape[1:3], *window)
+    dx = pool.avg_pool_gradient(dy, shape[1:3], window)
     np.testing.assert_allclose(
-        planes(dx), float_ops.avg_pool2d_gradient(planes(dy), shape[1:3], *window), rtol=1e-5, atol=1e-6
+        planes(dx), float_ops.avg_pool2d_gradient(planes(dy), shape[1:3], window), rtol=1e-5, atol=1e-6
     )
     assert np.array_equal(pool.global_avg_pool(x), float_ops.global_avg_pool2d(planes(x)))
     spread = pool.global_avg_pool_gradient(y[:, 0, 0], shape[1:3])
@@ -210,6 +211,6 @@ def test_means(shape, window):
 def test_any_shape(shape, kernel, stride, data):
     least = [max(0, -(-(k - size) // 2)) for k, size in zip(kernel, shape[1:3], strict=True)]
     padding = tuple(data.draw(st.integers(low, k - 1)) for low, k in zip(least, kernel, strict=True))
-    test_max_pool_and_its_gradient(shape, (kernel, stride, padding))
-    test_norm_relu_pool_is_one_after_the_other(shape, (kernel, stride, padding))
+    test_max_pool_and_its_gradient(shape, Window.of(kernel, stride, padding))
+    test_norm_relu_pool_is_one_after_the_other(shape, Window.of(kernel, stride, padding))
     test_gradient_of_norm(shape, "sign")

@@ -12,6 +12,7 @@ from tests.nn.test_binary_layers import sign, spread, windows
 from xnor_ref import binary, nn, optim
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops, bit_planes
 from xnor_ref.packed.freeze import freeze
 
@@ -97,7 +98,7 @@ def test_bit_planes_compute_the_integers(case):
     expected = np.einsum("nijcab,ocab->noij", windows(m, weight.shape[2:], stride, padding, border), w.astype(float))
     for backend in BACKENDS:
         for threads in (1, 2):
-            z = bit_planes.conv2d(m, w, bits, stride, padding, pad_value, backend, threads)
+            z = bit_planes.conv2d(m, w, bits, Window.of(weight.shape[2:], stride, padding), pad_value, backend, threads)
             assert z.dtype == np.int32
             np.testing.assert_array_equal(z, expected)
 
@@ -107,7 +108,7 @@ def test_sums_that_float32_cannot_hold_are_exact_on_the_float_backend_too():
     m, w = np.full((1, 512, 3, 3), 255, np.int16), np.full((1, 512, 3, 3), -255, np.int16)
     m[0, 0, 0, 0] = 253  # so that the last digit counts
     for backend in ("auto", "float"):
-        z = bit_planes.conv2d(m, w, (8, 8), (1, 1), (0, 0), 0, backend)
+        z = bit_planes.conv2d(m, w, (8, 8), Window((3, 3)), 0, backend)
         assert z.tolist() == [[[[-(512 * 9 * 255**2) + 2 * 255]]]]
 
 
@@ -240,7 +241,7 @@ def test_the_gradient_is_rounded_on_its_way_to_the_input_only(bits, scale):
             layer(image).backward(d)
         grads.append((image.grad, layer.weight.grad))
     np.testing.assert_allclose(grads[0][1], grads[1][1], rtol=1e-4, atol=1e-5)
-    k = 1.0 if scale == "off" else binary_ops.input_scale_map(x, (3, 3), (1, 1), (1, 1), "plain")
+    k = 1.0 if scale == "off" else binary_ops.input_scale_map(x, Window.of(3, padding=1), "plain")
     rounded = binary.quantize_gradient(d * np.float32(k), bits)
     weight = sign(layer.weight.data) * layer.alpha()[:, None, None, None]
     back = spread(np.einsum("noij,ocab->nijcab", rounded, weight), x.shape, (3, 3), (1, 1), (1, 1))

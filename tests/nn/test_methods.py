@@ -12,6 +12,7 @@ from tests.nn.test_binary_layers import sign, spread, windows
 from xnor_ref import binary, nn, optim
 from xnor_ref.autodiff import Tensor, gradcheck, no_grad
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import products, sign_sums
 from xnor_ref.nn import functional
 from xnor_ref.nn.methods import METHODS, methods_with
@@ -64,11 +65,12 @@ def test_sums_follow_their_order_on_every_backend(case):
     x, weight, stride, padding = case
     expected = added_one_by_one(x[:1], weight[:2], stride, padding)
     words = sign_sums.compact_bits(weight)
-    results = [sign_sums.conv2d(x, words, weight.shape[2:], stride, padding, b, t) for b in BACKENDS for t in (1, 2)]
+    window = Window.of(weight.shape[2:], stride, padding)
+    results = [sign_sums.conv2d(x, words, window, b, t) for b in BACKENDS for t in (1, 2)]
     np.testing.assert_array_equal(results[0][:1, :2], expected)
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
-    np.testing.assert_array_equal(sign_sums.conv2d(x[-1:], words, weight.shape[2:], stride, padding), results[0][-1:])
+    np.testing.assert_array_equal(sign_sums.conv2d(x[-1:], words, window), results[0][-1:])
 
 
 @pytest.mark.parametrize("features", [1, 63, 64, 65, 130])

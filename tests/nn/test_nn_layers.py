@@ -18,7 +18,8 @@ from tests.conftest import REPOSITORY
 from xnor_ref import nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels.basics import geometry, threads
+from xnor_ref.kernels.basics import threads
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import float_ops
 from xnor_ref.kernels.readable import float_plain, float_reference
 from xnor_ref.nn import functional
@@ -62,7 +63,7 @@ def conv_cases(draw):
 @given(conv_cases(), st.booleans())
 def test_convolution_and_its_gradients(case, training):
     x, w, stride, padding, groups = case
-    y = float_ops.conv2d(x, w, None, stride, padding, groups, training=training)
+    y = float_ops.conv2d(x, w, None, Window.of(w.shape[2:], stride, padding), groups, training=training)
     expected = direct_conv(x, w, stride, padding, groups)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
@@ -70,8 +71,9 @@ def test_convolution_and_its_gradients(case, training):
     rng = np.random.default_rng(0)
     dy = rng.standard_normal(y.shape, dtype=np.float32)
     u, v = rng.standard_normal(x.shape, dtype=np.float32), rng.standard_normal(w.shape, dtype=np.float32)
-    dx = float_ops.conv2d_input_gradient(dy, w, x.shape[2:], stride, padding, groups)
-    dw = float_ops.conv2d_weight_gradient(dy, x, w.shape[2:], stride, padding, groups)
+    window = Window.of(w.shape[2:], stride, padding)
+    dx = float_ops.conv2d_input_gradient(dy, w, x.shape[2:], window, groups)
+    dw = float_ops.conv2d_weight_gradient(dy, x, window, groups)
     scale = 1e-4 * np.sqrt(dy.size * w[0].size) + 1e-5
     assert abs((dy * direct_conv(u, w, stride, padding, groups)).sum() - (dx * u.astype(np.float64)).sum()) < scale
     assert abs((dy * direct_conv(x, v, stride, padding, groups)).sum() - (dw * v.astype(np.float64)).sum()) < scale
@@ -82,15 +84,16 @@ def test_convolution_and_its_gradients(case, training):
 def test_im2col_rungs_agree(case, pad_value, signs):
     x, w, stride, padding, _ = case
     kernel = w.shape[2:]
-    oh, ow = geometry.conv_output_size(x.shape[2:], kernel, stride, padding)
+    window = Window.of(kernel, stride, padding)
+    oh, ow = window.count(x.shape[2:])
     rows = x.shape[1] * kernel[0] * kernel[1]
     columns = [np.full((rows, len(x) * oh * ow), np.nan, np.float32) for _ in range(2)]
     for rung, cols in zip((float_reference, float_plain), columns):
-        rung.im2col(x, 0, len(x), kernel, stride, padding, np.float32(pad_value), signs, cols)
+        rung.im2col(x, 0, len(x), window.numbers, (oh, ow), np.float32(pad_value), signs, cols)
     np.testing.assert_array_equal(*columns)
     images = [np.zeros_like(x) for _ in range(2)]
     for rung, dx in zip((float_reference, float_plain), images):
-        rung.col2im(columns[0], 0, len(x), kernel, stride, padding, (oh, ow), dx)
+        rung.col2im(columns[0], 0, len(x), window.numbers, (oh, ow), dx)
     np.testing.assert_allclose(*images, rtol=1e-5, atol=1e-5)
 
 
@@ -197,10 +200,11 @@ def pool_cases(draw):
 @given(pool_cases())
 def test_max_pool_takes_the_first_of_equal_taps(case):
     x, kernel, stride, padding = case
-    y, winner = float_ops.max_pool2d_winners(x, kernel, stride, padding)
-    np.testing.assert_array_equal(float_ops.max_pool2d(x, kernel, stride, padding), y)
+    sliding = Window.of(kernel, stride, padding)
+    y, winner = float_ops.max_pool2d_winners(x, sliding)
+    np.testing.assert_array_equal(float_ops.max_pool2d(x, sliding), y)
     dy = np.arange(1, y.size + 1, dtype=np.float32).reshape(y.shape)
-    dx = float_ops.max_pool2d_gradient(dy, winner, x.shape[2:], kernel, stride, padding)
+    dx = float_ops.max_pool2d_gradient(dy, winner, x.shape[2:], sliding)
     expected = np.zeros_like(dx)
     padded = pads(x, padding, -np.inf)
     for n, c, i, j in np.ndindex(*y.shape):
@@ -211,11 +215,11 @@ def test_max_pool_takes_the_first_of_equal_taps(case):
         expected[n, c, top + a - padding[0], left + b - padding[1]] += dy[n, c, i, j]
     np.testing.assert_array_equal(dx, expected)
     reference = np.empty_like(y), np.empty_like(winner)
-    float_reference.max_pool_winners(x, 0, len(x), kernel, stride, padding, *reference)
+    float_reference.max_pool_winners(x, 0, len(x), sliding.numbers, *reference)
     np.testing.assert_array_equal(reference[0], y)
     np.testing.assert_array_equal(reference[1], winner)
     other = np.zeros_like(dx)
-    float_reference.max_pool_backward(dy, winner, 0, len(x), kernel, stride, padding, other)
+    float_reference.max_pool_backward(dy, winner, 0, len(x), sliding.numbers, other)
     np.testing.assert_array_equal(other, dx)
 
 
@@ -225,10 +229,11 @@ def test_average_pool_is_a_convolution_with_a_box(case):
     x, kernel, stride, padding = case
     channels = x.shape[1]
     box = np.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]), np.float32)
-    y = float_ops.avg_pool2d(x, kernel, stride, padding)
+    window = Window.of(kernel, stride, padding)
+    y = float_ops.avg_pool2d(x, window)
     np.testing.assert_allclose(y, direct_conv(x, box, stride, padding, channels), rtol=1e-5, atol=1e-6)
-    dx = float_ops.avg_pool2d_gradient(y, x.shape[2:], kernel, stride, padding)
-    expected = float_ops.conv2d_input_gradient(y, box, x.shape[2:], stride, padding, channels)
+    dx = float_ops.avg_pool2d_gradient(y, x.shape[2:], window)
+    expected = float_ops.conv2d_input_gradient(y, box, x.shape[2:], window, channels)
     np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -299,8 +304,9 @@ def test_inference_gives_each_image_the_same_bits_at_any_batch_size_and_thread_c
     for c, size, o, kernel, stride, padding in [(3, 21, 16, 5, 2, 2), (32, 6, 33, 3, 1, 1), (64, 4, 100, 1, 1, 0)]:
         x = rng.standard_normal((9, c, size, size), dtype=np.float32)
         w = rng.standard_normal((o, c, kernel, kernel), dtype=np.float32)
-        whole = float_ops.conv2d(x, w, None, (stride,) * 2, (padding,) * 2, threads=2)
-        alone = [float_ops.conv2d(x[i : i + 1], w, None, (stride,) * 2, (padding,) * 2, threads=1) for i in range(9)]
+        window = Window.of(kernel, stride, padding)
+        whole = float_ops.conv2d(x, w, None, window, threads=2)
+        alone = [float_ops.conv2d(x[i : i + 1], w, None, window, threads=1) for i in range(9)]
         np.testing.assert_array_equal(whole, np.concatenate(alone))
     x, w = rng.standard_normal((37, 300), dtype=np.float32), rng.standard_normal((70, 300), dtype=np.float32)
     whole = float_ops.linear(x, w, None, threads=2)
@@ -310,7 +316,7 @@ def test_inference_gives_each_image_the_same_bits_at_any_batch_size_and_thread_c
 def test_weight_gradient_has_the_same_bits_at_any_thread_count():
     rng = np.random.default_rng(6)
     x, dy = rng.standard_normal((33, 8, 6, 6), dtype=np.float32), rng.standard_normal((33, 9, 6, 6), dtype=np.float32)
-    results = [float_ops.conv2d_weight_gradient(dy, x, (3, 3), (1, 1), (1, 1), threads=t) for t in (1, 2, 3)]
+    results = [float_ops.conv2d_weight_gradient(dy, x, Window.of(3, padding=1), threads=t) for t in (1, 2, 3)]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
@@ -368,7 +374,7 @@ def test_state_dict_round_trip_and_refusals():
         (lambda: nn.Linear(3, 4)(zeros(1, 2)), InputError, r"must be \(N, 3\), got shape"),
         (lambda: nn.Linear(3, 4)(Tensor(np.zeros((1, 3)))), InputTypeError, "must be float32, got float64"),
         (lambda: nn.BatchNorm1d(3)(zeros(1, 3)), InputError, "more than one value per channel"),
-        (lambda: functional.max_pool2d(zeros(1, 3), (2, 2), (2, 2), (0, 0)), InputError, "N, C"),
+        (lambda: functional.max_pool2d(zeros(1, 3), Window((2, 2), (2, 2))), InputError, "N, C"),
         (lambda: nn.cross_entropy(zeros(2, 3), np.array([0, 3])), InputError, "from 0 to 3, but there are 3"),
         (lambda: nn.cross_entropy(zeros(2, 3), np.array([0.0, 1.0])), InputTypeError, "integer array"),
     ],
@@ -435,8 +441,9 @@ def run_in_a_thread(work):
 def test_another_thread_computes_the_same_bits():
     rng = np.random.default_rng(10)
     x, w = rng.standard_normal((8, 3, 64, 64), dtype=np.float32), rng.standard_normal((32, 3, 5, 5), dtype=np.float32)
-    here, there = float_ops.conv2d(x, w, None, (2, 2), (2, 2)), []
-    run_in_a_thread(lambda: there.append(float_ops.conv2d(x, w, None, (2, 2), (2, 2))))
+    window = Window.of(w.shape[2:], 2, 2)
+    here, there = float_ops.conv2d(x, w, None, window), []
+    run_in_a_thread(lambda: there.append(float_ops.conv2d(x, w, None, window)))
     np.testing.assert_array_equal(there[0], here)
 
 

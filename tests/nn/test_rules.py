@@ -23,6 +23,7 @@ from xnor_ref.binary import (
     WeightScale,
 )
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.rungs import has_vectors, reference_only
 from xnor_ref.nn import backend
@@ -126,8 +127,8 @@ class Largest(InputScale):
 
     name = "largest"
 
-    def of_images(self, x, kernel, stride, padding):
-        shape = INPUT_SCALES["plain"].of_images(x, kernel, stride, padding).shape
+    def of_images(self, x, window):
+        shape = INPUT_SCALES["plain"].of_images(x, window).shape
         return np.broadcast_to(np.abs(x).max(axis=(1, 2, 3), keepdims=True), shape)
 
     def of_rows(self, x):
@@ -447,7 +448,7 @@ def test_a_rule_that_gives_too_much_is_refused():
         nn.BinaryConv2d(3, 4, 3, weight_scale=PerWeight()).alpha()
 
     class PerPixel(Largest):
-        def of_images(self, x, kernel, stride, padding):
+        def of_images(self, x, window):
             return np.abs(x[:, :1])
 
     with pytest.raises(InputError, match=r"gave a K of shape \(2, 1, 5, 5\); it must be \(2, 1, 3, 3\)"):
@@ -475,7 +476,7 @@ def test_every_rule_says_what_it_is(registry):
 
 def test_a_rule_that_changes_k_of_rows_keeps_that_of_images():
     x = normal(0, 2, 5, 6, 6)
-    window = (3, 3), (1, 1), (1, 1)
+    window = Window.of(3, padding=1)
     with reference_only():
-        assert np.array_equal(RowsOnly().of_images(x, *window), INPUT_SCALES["plain"].of_images(x, *window))
-    assert np.array_equal(RowsOnly().of_images(x, *window), INPUT_SCALES["plain"].of_images(x, *window))
+        assert np.array_equal(RowsOnly().of_images(x, window), INPUT_SCALES["plain"].of_images(x, window))
+    assert np.array_equal(RowsOnly().of_images(x, window), INPUT_SCALES["plain"].of_images(x, window))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import JIT_DISABLED
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops
 from xnor_ref.verify import DEFAULT_EXAMPLES, kernels
 from xnor_ref.verify.runner import run_property
@@ -78,10 +79,12 @@ class Planted:
     def binary_conv2d(self, x, weight, stride=1, padding=0, pad_value=0, backend="auto", threads=None):
         x, weight = self.native(x), self.native(weight)
         words = [np.ascontiguousarray(np.moveaxis(self.pack_bits(a, 1), 1, -1)) for a in (x, weight)]
-        return self.conv2d_bits(*words, x.shape[1], stride, padding, pad_value, backend, threads)
+        window = Window.of(weight.shape[2:], stride, padding)
+        return self.conv2d_bits(*words, x.shape[1], window, pad_value, backend, threads)
 
-    def conv2d_bits(self, x, weight, channels, stride, padding, pad_value, backend="auto", threads=None):
+    def conv2d_bits(self, x, weight, channels, window, pad_value, backend="auto", threads=None):
         fault = self.fault
+        stride, padding = window.stride, window.before
         if fault == "stride of one axis for both":
             stride = (stride[0], stride[0])
         if fault == "strides swapped":
@@ -158,11 +161,11 @@ class Planted:
             y = y / np.maximum(alpha, np.float32(1e-45))[:, None, None] * alpha.mean()
         return y
 
-    def input_scale_map(self, x, kernel, stride, padding, mode, backend="auto", threads=None):
+    def input_scale_map(self, x, window, mode, backend="auto", threads=None):
         if self.fault == "K summed in float32 by one rung" and backend == "numba":
             mean = np.abs(x).mean(axis=1, keepdims=True, dtype=np.float32)
-            return binary_ops.input_scale_map(mean, kernel, stride, padding, mode, backend)
-        return binary_ops.input_scale_map(x, kernel, stride, padding, mode, backend)
+            return binary_ops.input_scale_map(mean, window, mode, backend)
+        return binary_ops.input_scale_map(x, window, mode, backend)
 
     def implementation(self):
         names = (name for name in vars(Planted) if name in kernels.Implementation.__dataclass_fields__)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.binary.rules import F32, Registry, Rule
 from xnor_ref.binary.sign import sign
-from xnor_ref.kernels.basics.geometry import Pair, spatial
+from xnor_ref.kernels.basics.geometry import Window, spatial
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import binary_ops, float_ops
 
@@ -23,7 +23,7 @@ class InputScale(Rule):
     computes = ("of_images", "of_rows")
     scales = True  # False: there is no K
 
-    def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> NDArray | None:
+    def of_images(self, x: F32, window: Window) -> NDArray | None:
         """K (N, 1, OH, OW) of images (N, C, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} has no of_images")
 
@@ -31,7 +31,7 @@ class InputScale(Rule):
         """K (N, 1) of the inputs (N, I) of a fully connected layer."""
         raise NotImplementedError(f"{type(self).__name__} has no of_rows")
 
-    def images_gradient(self, dk: F32, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> F32:
+    def images_gradient(self, dk: F32, x: F32, window: Window) -> F32:
         """dC/dX by way of K, from dC/dK (N, 1, OH, OW)."""
         raise NotImplementedError(f"{type(self).__name__} has no images_gradient")
 
@@ -54,7 +54,7 @@ class NoInputScale(InputScale):
     compiled = KMode.OFF
     scales = False
 
-    def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> None:
+    def of_images(self, x: F32, window: Window) -> None:
         return None
 
     def of_rows(self, x: F32) -> None:
@@ -69,22 +69,22 @@ class Plain(InputScale):
     source = "Rastegari et al. 2016, eq. 11"
     compiled = _taps = KMode.PLAIN
 
-    def of_images(self, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> F32:
-        return binary_ops.input_scale_map(x, kernel, stride, padding, self._taps)
+    def of_images(self, x: F32, window: Window) -> F32:
+        return binary_ops.input_scale_map(x, window, self._taps)
 
     def of_rows(self, x: F32) -> F32:
         return binary_ops.input_scale_rows(x)
 
-    def images_gradient(self, dk: F32, x: F32, kernel: Pair, stride: Pair, padding: Pair) -> F32:
-        box = np.ones((1, 1, *kernel), np.float32)
-        share = self._share(dk, x, box, stride, padding)
-        da = float_ops.conv2d_input_gradient(share, box, spatial(x), stride, padding)
+    def images_gradient(self, dk: F32, x: F32, window: Window) -> F32:
+        box = np.ones((1, 1, *window.kernel), np.float32)
+        share = self._share(dk, x, box, window)
+        da = float_ops.conv2d_input_gradient(share, box, spatial(x), window)
         return sign(x) * (da / np.float32(x.shape[1]))
 
     def rows_gradient(self, dk: F32, x: F32) -> F32:
         return sign(x) * (dk / np.float32(x.shape[1]))
 
-    def _share(self, dk: F32, x: F32, box: F32, stride: Pair, padding: Pair) -> F32:
+    def _share(self, dk: F32, x: F32, box: F32, window: Window) -> F32:
         """What each tap of a window gets."""
         return dk / np.float32(box.size)
 
@@ -101,8 +101,8 @@ class Valid(Plain):
     def for_rows(self) -> InputScale:
         return PLAIN
 
-    def _share(self, dk: F32, x: F32, box: F32, stride: Pair, padding: Pair) -> F32:
-        inside = float_ops.conv2d(np.ones((1, 1, *spatial(x)), np.float32), box, None, stride, padding)
+    def _share(self, dk: F32, x: F32, box: F32, window: Window) -> F32:
+        inside = float_ops.conv2d(np.ones((1, 1, *spatial(x)), np.float32), box, None, window)
         shares: F32 = np.divide(dk, np.maximum(inside, 1), dtype=np.float32)
         return shares
 

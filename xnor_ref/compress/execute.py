@@ -19,7 +19,7 @@ from xnor_ref.compress.tree import Tree, build, check_fit, filter_rows
 from xnor_ref.compress.visits import FORMS, WORK, visits_of
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.checks import check_conv, check_linear
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import Pair, Window, spatial
 from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.rungs import jit_disabled
@@ -69,17 +69,15 @@ def tree_conv2d(
     >>> bool((tree_conv2d(x, w, padding=1) == binary_ops.binary_conv2d(x, w, padding=1)).all())
     True
     """
-    x, weight, stride, padding = check_conv(
-        "tree_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads
-    )
+    x, weight, window = check_conv("tree_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads)
     _check_choice("tree_conv2d", form, backend)
     rows = filter_rows(weight)
-    planes = Planes(x.shape[2:], weight.shape[2:], stride, padding)
+    planes = Planes(spatial(x), window)
     check_memory("tree_conv2d", 2 * len(x) * planes.elements(x.shape[1]), f"(weight {weight.shape}, input {x.shape})")
     tree = _fitting(tree, rows, weight[0].size, threads)
     x_words = binary_ops.sign_pack(x, backend, threads)
     words = binary_ops.pack_weight(weight, backend, threads)
-    return TreeConv(words, x.shape[1], tree, stride, padding, pad_value, form).run(x_words, backend, threads)
+    return TreeConv(words, x.shape[1], tree, window, pad_value, form).run(x_words, backend, threads)
 
 
 def tree_linear(
@@ -125,10 +123,10 @@ class TreeConv:
     """
 
     def __init__(
-        self, words: U64, channels: int, tree: Tree, stride: Pair, padding: Pair, pad_value: int, form: str = "weights"
+        self, words: U64, channels: int, tree: Tree, window: Window, pad_value: int, form: str = "weights"
     ) -> None:
         self.words, self.channels, self.tree = mask_tail(words, channels), channels, tree
-        self.stride, self.padding, self.pad_value = stride, padding, pad_value
+        self.window, self.pad_value = window, pad_value
         self._sign = np.where(tree.negated, -1, 1).astype(np.int32)
         self._visits = visits_of(form, self.words, channels, tree)
         self._kept: tuple[Planes, Any] | None = None
@@ -141,7 +139,7 @@ class TreeConv:
         n, height, width, _ = x_words.shape
         kept = self._kept
         if kept is None or kept[0].size != (height, width):
-            planes = Planes((height, width), self.words.shape[1:3], self.stride, self.padding)
+            planes = Planes((height, width), self.window)
             self._kept = kept = planes, self._visits.place(planes, self.pad_value)
         planes, placed = kept
         out = np.empty((n, self.tree.out_channels, *planes.out_size), np.int32)
@@ -167,16 +165,16 @@ class TreeConv:
         """The identity as it stands."""
         x = np.moveaxis(signs_of_words(x_words, self.channels), 3, 1).astype(np.int32)  # (N, C, H, W)
         weight = np.moveaxis(signs_of_words(self.words, self.channels), 3, 1).astype(np.int32)  # (O, C, KH, KW)
-        out_h, out_w = conv_output_size(x.shape[2:], weight.shape[2:], self.stride, self.padding)
-        down, right = self.stride
-        pads = [(0, 0), (0, 0), (self.padding[0],) * 2, (self.padding[1],) * 2]
-        x = np.pad(x, pads, constant_values=self.pad_value)
+        out_h, out_w = self.window.count(spatial(x))
+        _, (down, right), _, (dy, dx) = self.window.numbers
+        x = np.pad(x, ((0, 0), (0, 0), *self.window.padding), constant_values=self.pad_value)
         z = np.zeros((len(x), len(weight), out_h, out_w), np.int32)
         for j in self.tree.order:
             i = self.tree.parent[j]
             followed = 0 if i < 0 else weight[i] * (-1 if self.tree.negated[j] else 1)
             for c, ky, kx in np.argwhere(weight[j] != followed):
-                z[:, j] += weight[j, c, ky, kx] * x[:, c, ky:, kx:][:, : out_h * down : down, : out_w * right : right]
+                met = x[:, c, ky * dy :: down, kx * dx :: right][:, :out_h, :out_w]
+                z[:, j] += weight[j, c, ky, kx] * met
             if i >= 0:
                 z[:, j] = 2 * z[:, j] + z[:, i] * (-1 if self.tree.negated[j] else 1)
         return z
@@ -186,7 +184,7 @@ class TreeLinear:
     """A binary matrix product with its tree: `TreeConv` with the batch as the pixels of one image; unchecked."""
 
     def __init__(self, rows: U64, tree: Tree, form: str = "weights") -> None:
-        self._conv = TreeConv(rows[:, None, None], tree.n_bits, tree, (1, 1), (0, 0), 0, form)
+        self._conv = TreeConv(rows[:, None, None], tree.n_bits, tree, Window((1, 1)), 0, form)
 
     def run(self, x_words: U64, backend: str = "auto", threads: int | None = None) -> I32:
         """Packed signs (N, n_words(I)) -> int32 (N, O)."""

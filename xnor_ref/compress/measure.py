@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from xnor_ref.compress.execute import TreeConv
 from xnor_ref.compress.tree import Tree, from_parents
 from xnor_ref.compress.visits import FORMS
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.basics.layout import WORD_BITS, pack_mask, signs_of_words
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import binary_ops
@@ -26,8 +26,7 @@ def layer_times(
     channels: int,
     tree: Tree,
     size: Pair,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     pad_value: int,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def layer_times(
     """
     x = np.random.default_rng(0).standard_normal((1, channels, *size), np.float32)
     x_words = binary_ops.sign_pack(x, threads=threads)
-    how = stride, padding, pad_value
+    how = window, pad_value
 
     def trees(words: NDArray[np.uint64], tree: Tree) -> dict[str, Callable]:
         layers = {form: TreeConv(words, channels, tree, *how, form) for form in FORMS}
@@ -68,15 +67,13 @@ def layer_times(
 
 
 def _direct(words, channels, x_words, x, how, threads) -> dict[str, Callable]:
-    stride, padding, pad_value = how
+    window, pad_value = how
     contenders: dict[str, Callable] = {
-        "direct numba": lambda: binary_ops.conv2d_bits(
-            x_words, words, channels, stride, padding, pad_value, "numba", threads
-        )
+        "direct numba": lambda: binary_ops.conv2d_bits(x_words, words, channels, window, pad_value, "numba", threads)
     }
     if has_vectors():
         weight = np.ascontiguousarray(np.moveaxis(signs_of_words(words, channels), 3, 1))
-        conv = PlannedConv2d(weight, x.shape[2:], stride, padding, pad_value, input_scale="off")
+        conv = PlannedConv2d(weight, x.shape[2:], window.stride, window.brief_padding, pad_value, input_scale="off")
         conv.pack(np.ascontiguousarray(np.moveaxis(x, 1, 3)), threads)
         contenders["direct simd"] = lambda: conv.count(threads)
     return contenders

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size
+from xnor_ref.kernels.basics.geometry import Pair, Window
 
 TILE_OUTPUTS = 64  # outputs that are computed together
 BLOCK_CHANNELS = 16  # channels of one piece of work
@@ -14,18 +14,17 @@ U64 = NDArray[np.uint64]
 class Planes:
     """Where a plane holds the pixels of a padded image.
 
-    For strides (sy, sx) it is dealt out to phases, (y % sy, x % sx), of which the kernel meets the first KH and
-    KW. Plane `(channel*phases_y + y % sy)*phases_x + x % sx` holds pixel (y, x) at `y // sy * width + x // sx`. The tap
-    (c, ky, kx) of output (oy, ox) so lies at its own place plus `oy*width + ox`: a run over outputs is one over
-    elements, with a few meaningless ones between the rows.
+    For strides (sy, sx) the image is dealt out to phases, (y % sy, x % sx), of which the window meets the first, as
+    many as it spans pixels. Plane `(channel*phases_y + y % sy)*phases_x + x % sx` holds pixel (y, x) at
+    `y // sy * width + x // sx`. The tap (c, ky, kx) of output (oy, ox) so lies at its own place plus `oy*width + ox`:
+    a run over outputs is one over elements, with a few meaningless ones between the rows.
     """
 
-    def __init__(self, size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> None:
-        self.size, self.stride, self.padding = size, stride, padding
-        padded = padded_size(size, padding)
-        self.phases = min(kernel[0], stride[0]), min(kernel[1], stride[1])
-        self.height, self.width = (-(-padded[axis] // stride[axis]) for axis in (0, 1))
-        self.out_size = conv_output_size(size, kernel, stride, padding)
+    def __init__(self, size: Pair, window: Window) -> None:
+        self.size, self.window, self.stride = size, window, window.stride
+        self.phases = min(window.extent[0], self.stride[0]), min(window.extent[1], self.stride[1])
+        self.height, self.width = (-(-n // step) for n, step in zip(window.padded(size), self.stride))
+        self.out_size = window.count(size)
         outputs = (self.out_size[0] - 1) * self.width + self.out_size[1]
         self.tiles = -(-outputs // TILE_OUTPUTS)  # of one image
         # Whole cache lines, an odd number of them, so that planes do not compete for the same sets of a cache.
@@ -37,8 +36,9 @@ class Planes:
 
     def places(self, channel: NDArray, ky: NDArray, kx: NDArray) -> NDArray[np.int64]:
         """Where taps of the output (0, 0) lie in the planes of one image."""
-        plane = (channel * self.phases[0] + ky % self.stride[0]) * self.phases[1] + kx % self.stride[1]
-        return plane * self.length + ky // self.stride[0] * self.width + kx // self.stride[1]
+        y, x = ky * self.window.dilation[0], kx * self.window.dilation[1]
+        plane = (channel * self.phases[0] + y % self.stride[0]) * self.phases[1] + x % self.stride[1]
+        return plane * self.length + y // self.stride[0] * self.width + x // self.stride[1]
 
     def word_planes(self, x_words: U64) -> U64:
         """Words (N, H, W, words) as planes, flat: N times words*phases of them, zero beyond the border, and a tile."""
@@ -62,7 +62,7 @@ class Planes:
 
     def _dealt(self, axis: int, phase: int) -> tuple[slice, slice]:
         """Elements of the phase that hold pixels, and the pixels."""
-        step, before = self.stride[axis], self.padding[axis]
+        step, before = self.stride[axis], self.window.before[axis]
         first = -(-(before - phase) // step) if before > phase else 0  # first element at or after the border
         pixel = first * step + phase - before
         count = max(0, -(-(self.size[axis] - pixel) // step))

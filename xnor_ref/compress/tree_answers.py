@@ -6,6 +6,7 @@ from xnor_ref.compress.execute import TreeConv
 from xnor_ref.compress.planes import TILE_OUTPUTS
 from xnor_ref.compress.tree import from_parents
 from xnor_ref.compress.tree_kernels import _write, add_up, spread_signs, sum_weights, sum_words
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.compiling.selftest import words
 
 
@@ -17,7 +18,7 @@ def known_answers():
     tree = from_parents(weight.reshape(19, -1), 576, parent, negated)
 
     def convolved(form):
-        return TreeConv(weight, 64, tree, (1, 2), (1, 2), 0, form).run(words(1, 9, 21, 1), "numba", 1)
+        return TreeConv(weight, 64, tree, Window.of(3, (1, 2), (1, 2)), 0, form).run(words(1, 9, 21, 1), "numba", 1)
 
     def written():
         out = np.zeros(24, np.int32)

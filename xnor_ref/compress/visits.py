@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from xnor_ref.compress.planes import BLOCK_CHANNELS, TILE_OUTPUTS, Planes
 from xnor_ref.compress.tree import Tree
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import NO_PADDING
 from xnor_ref.kernels.basics.layout import pack_mask, signs_of_words
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.readable import reference
@@ -92,8 +93,8 @@ class Words:
     def place(self, planes: Planes, pad_value: int) -> Placed:
         """Places of the words in planes of words, where the border is -1; another padding is added at the end."""
         border = None
-        if pad_value != -1 and any(planes.padding):
-            once = reference.border_sums(self.words, self.channels, planes.size, planes.stride, planes.padding)
+        if pad_value != -1 and planes.window.padding != NO_PADDING:
+            once = reference.border_sums(self.words, self.channels, planes.size, planes.window)
             border = (1 + pad_value) * once
         return Placed(planes.places(*self.taps), border=border)
 

@@ -30,6 +30,7 @@ from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.datasets import Dataset, Split
 from xnor_ref.datasets.batches import make_batch, normalization_table
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import spatial
 from xnor_ref.kernels.ops import binary_ops, float_ops
 from xnor_ref.nn import GAMMAS, BinaryConv2d, binary_backend
 from xnor_ref.nn.layers.scale_layers import Scale
@@ -52,15 +53,15 @@ class Sums:
 
     def add(self, layer: BinaryConv2d, x: NDArray[np.float32]) -> None:
         """Count the images x (N, C, H, W) that enter `layer`."""
-        weight, window = layer.weight.data, (layer.stride, layer.padding)
-        y = float_ops.conv2d(x, weight, None, *window).astype(np.float64)
-        z = binary_ops.sign_conv2d(x, weight, *window, layer.pad_value).astype(np.float64)
+        weight, window = layer.weight.data, layer.window(spatial(x))
+        y = float_ops.conv2d(x, weight, None, window).astype(np.float64)
+        z = binary_ops.sign_conv2d(x, weight, window, layer.pad_value).astype(np.float64)
         self.total += float((y * y).sum())
         self.products = self.products + (y * z).sum(axis=0)
         self.squares = self.squares + (z * z).sum(axis=0)
         alpha = binary_ops.weight_scale(weight)[:, None, None]
         for mode, sums in self.with_k.items():
-            near = z * alpha * binary_ops.input_scale_map(x, layer.kernel_size, *window, mode)
+            near = z * alpha * binary_ops.input_scale_map(x, window, mode)
             sums += (y * near).sum(), (near * near).sum()
 
     def error(self, gamma: NDArray | float) -> float:

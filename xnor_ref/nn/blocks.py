@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.nn.layers.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
 from xnor_ref.nn.layers.binary_weight_layers import BinaryWeightConv2d, BinaryWeightLinear
 from xnor_ref.nn.layers.kbit_layers import KBitConv2d, KBitLinear
@@ -230,18 +230,17 @@ class Builder:
 
     def _through(self, pool: MaxPool2d | AvgPool2d | None) -> None:
         if pool is not None:
-            self._advance(pool.kernel_size, pool.stride, pool.padding)
+            self._follow(pool.window(self.size))
 
     def _advance(self, kernel, stride, padding) -> None:
         """Follow the size of the image through a window."""
-        pairs = (
-            pair(kernel, "kernel", "Builder"),
-            pair(stride, "stride", "Builder"),
-            pair(padding, "padding", "Builder", 0),
-        )
-        self.size = conv_output_size(self.size, *pairs)
+        kernel, stride = pair(kernel, "kernel", "Builder"), pair(stride, "stride", "Builder")
+        self._follow(Window.of(kernel, stride, pair(padding, "padding", "Builder", 0)))
+
+    def _follow(self, window: Window) -> None:
+        self.size = window.count(self.size)
         if min(self.size) < 1:
-            raise InputError(f"build: the image is too small for a window of {kernel}")
+            raise InputError(f"build: the image is too small for a window of {window.kernel}")
 
 
 def _sequence(**layers: Module | None) -> Sequential:

@@ -1,6 +1,6 @@
 """Differentiable functions behind the real-valued layers: each op beside its own backward.
 
-Images are (N, C, H, W) float32; strides, paddings and kernels are pairs. Arithmetic lives in `kernels.ops.float_ops`.
+Images are (N, C, H, W) float32. Arithmetic lives in `kernels.ops.float_ops`.
 In training (gradients recorded) convolutions may share GEMMs between images; otherwise every image is computed alone,
 so that inference gives the same bits at any batch size.
 """
@@ -16,7 +16,7 @@ from xnor_ref import binary
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.basics import geometry
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import float_ops, products
 
 
@@ -38,33 +38,28 @@ def require_rows(x: Tensor, features: int, caller: str) -> None:
         raise InputError(f"{caller}: input must be (N, {features}), got shape {x.shape}")
 
 
-def window_fits(shape: tuple[int, ...], kernel: Pair, padding: Pair) -> bool:
-    """Whether the kernel fits into padded images of this shape (N, C, H, W)."""
-    return min(geometry.conv_output_size((shape[2], shape[3]), kernel, (1, 1), padding)) > 0
+def require_window(x: Tensor, window: Window, caller: str) -> None:
+    """Raise unless the window fits into the padded image."""
+    size = geometry.spatial(x.data)
+    if min(window.count(size)) < 1:
+        padding = window.brief_padding
+        raise InputError(f"{caller}: kernel {window.extent} is larger than the image {size} with padding {padding}")
 
 
-def require_window(x: Tensor, kernel: Pair, padding: Pair, caller: str) -> None:
-    """Raise unless the kernel fits into the padded image."""
-    if not window_fits(x.shape, kernel, padding):
-        raise InputError(f"{caller}: kernel {kernel} is larger than the image {x.shape[2:]} with padding {padding}")
-
-
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, KH, KW) -> (N, O, OH, OW)."""
     require_images(x, weight.shape[1] * groups, "conv2d")
-    kernel = geometry.spatial(weight.data)
-    require_window(x, kernel, padding, "conv2d")
+    require_window(x, window, "conv2d")
     images = np.ascontiguousarray(x.data)
-    data = float_ops.conv2d(
-        images, weight.data, None if bias is None else bias.data, stride, padding, groups, training=is_grad_enabled()
-    )
+    added = None if bias is None else bias.data
+    data = float_ops.conv2d(images, weight.data, added, window, groups, training=is_grad_enabled())
 
     def backward(dy):
         dy = np.ascontiguousarray(dy)
         dx = None
         if x.requires_grad:
-            dx = float_ops.conv2d_input_gradient(dy, weight.data, geometry.spatial(x.data), stride, padding, groups)
-        dw = float_ops.conv2d_weight_gradient(dy, images, kernel, stride, padding, groups)
+            dx = float_ops.conv2d_input_gradient(dy, weight.data, geometry.spatial(x.data), window, groups)
+        dw = float_ops.conv2d_weight_gradient(dy, images, window, groups)
         return (dx, dw) if bias is None else (dx, dw, dy.sum(axis=(0, 2, 3)))
 
     return apply("conv2d", data, (x, weight) if bias is None else (x, weight, bias), backward)
@@ -107,31 +102,28 @@ def affine(x: Tensor, scale: NDArray[np.float32], shift: NDArray[np.float32]) ->
     return apply("affine", data, (x,), lambda dy: (dy * per_channel,))
 
 
-def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+def max_pool2d(x: Tensor, window: Window) -> Tensor:
     """Maximum of each window; among equal taps the first takes the gradient."""
     require_images(x, None, "max_pool2d")
-    require_window(x, kernel, padding, "max_pool2d")
+    require_window(x, window, "max_pool2d")
     images = np.ascontiguousarray(x.data)
     if not is_grad_enabled():
-        return Tensor(float_ops.max_pool2d(images, kernel, stride, padding))
-    data, winner = float_ops.max_pool2d_winners(images, kernel, stride, padding)
+        return Tensor(float_ops.max_pool2d(images, window))
+    data, winner = float_ops.max_pool2d_winners(images, window)
 
     def backward(dy):
-        dy = np.ascontiguousarray(dy)
-        return (float_ops.max_pool2d_gradient(dy, winner, geometry.spatial(x.data), kernel, stride, padding),)
+        return (float_ops.max_pool2d_gradient(np.ascontiguousarray(dy), winner, geometry.spatial(x.data), window),)
 
     return apply("max_pool2d", data, (x,), backward)
 
 
-def avg_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+def avg_pool2d(x: Tensor, window: Window) -> Tensor:
     """Mean of each window over all its taps, padded zeros included."""
     require_images(x, None, "avg_pool2d")
-    require_window(x, kernel, padding, "avg_pool2d")
-    data = float_ops.avg_pool2d(x.data, kernel, stride, padding)
+    require_window(x, window, "avg_pool2d")
+    data = float_ops.avg_pool2d(x.data, window)
     size = geometry.spatial(x.data)
-    return apply(
-        "avg_pool2d", data, (x,), lambda dy: (float_ops.avg_pool2d_gradient(dy, size, kernel, stride, padding),)
-    )
+    return apply("avg_pool2d", data, (x,), lambda dy: (float_ops.avg_pool2d_gradient(dy, size, window),))
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:

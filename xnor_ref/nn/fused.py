@@ -60,7 +60,7 @@ def _real_plan(layer: Any, x: Tensor, *more: Any) -> Any:
     """The convolution of float32 images of the size of x with weights like those of a layer."""
     from xnor_ref.kernels.training.convolution import RealConvolution
 
-    return planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.stride, layer.padding, *more)
+    return planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.window(x.shape[2:]), *more)
 
 
 def forget(layer: Any) -> None:
@@ -149,7 +149,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     if mode is None:
         k = layer.scale_map(np.ascontiguousarray(x.data))
         k = None if k is None else np.ascontiguousarray(k, np.float32).reshape(len(images), -1)
-    key = layer.weight.shape, x.shape[2:], layer.stride, layer.padding, layer.pad_value, mode or KMode.OFF
+    key = layer.weight.shape, x.shape[2:], layer.window(x.shape[2:]), layer.pad_value, mode or KMode.OFF
     plan = planned(layer, SignConvolution, *key)
     alpha = None if layer.alpha_is_mean else layer.alpha()  # the mean is found while the weights are packed
     unscaled = alpha is None and not layer.alpha_is_mean
@@ -226,9 +226,9 @@ def _norm(images: F32, layer: Any, relu: bool, pool: Any) -> tuple[F32, Any]:
             return batch_norm.norm_gradient(dy, sums, var, layer.weight.data, layer.eps)
 
         return batch_norm.norm_relu(images, scale, shift, relu), gradient
-    window = pool.kernel_size, pool.stride, pool.padding
-    y, winner = pooling.norm_relu_pool(images, scale, shift, *window)
-    given = images, scale, shift, mean, var, layer.weight.data, layer.eps, *window
+    window = pool.window(images.shape[1:3])
+    y, winner = pooling.norm_relu_pool(images, scale, shift, window)
+    given = images, scale, shift, mean, var, layer.weight.data, layer.eps, window
     return y, lambda dy: pooling.norm_relu_pool_gradient(dy, winner, *given)
 
 
@@ -236,17 +236,17 @@ def max_pool2d(x: Tensor, layer: Any, relu: bool = False) -> Tensor:
     """`functional.max_pool2d`, after ReLU if asked for."""
     from xnor_ref.kernels.training import pooling
 
-    window, size = (layer.kernel_size, layer.stride, layer.padding), spatial(x.data)
+    window, size = layer.window(spatial(x.data)), spatial(x.data)
     if relu:
         one, zero = np.ones(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
-        y, winner = pooling.norm_relu_pool(pixels(x.data), one, zero, *window)
+        y, winner = pooling.norm_relu_pool(pixels(x.data), one, zero, window)
     else:
-        y, winner = pooling.max_pool(pixels(x.data), *window)
+        y, winner = pooling.max_pool(pixels(x.data), window)
     return apply(
         "max_pool2d",
         planes(y),
         (x,),
-        lambda dy: (planes(pooling.max_pool_gradient(pixels(dy), winner, size, *window)),),
+        lambda dy: (planes(pooling.max_pool_gradient(pixels(dy), winner, size, window)),),
         fresh=True,
     )
 
@@ -255,10 +255,10 @@ def avg_pool2d(x: Tensor, layer: Any) -> Tensor:
     """`functional.avg_pool2d`."""
     from xnor_ref.kernels.training import pooling
 
-    window, size = (layer.kernel_size, layer.stride, layer.padding), spatial(x.data)
-    y = pooling.avg_pool(pixels(x.data), *window)
+    window, size = layer.window(spatial(x.data)), spatial(x.data)
+    y = pooling.avg_pool(pixels(x.data), window)
     return apply(
-        "avg_pool2d", planes(y), (x,), lambda dy: (planes(pooling.avg_pool_gradient(pixels(dy), size, *window)),)
+        "avg_pool2d", planes(y), (x,), lambda dy: (planes(pooling.avg_pool_gradient(pixels(dy), size, window)),)
     )
 
 

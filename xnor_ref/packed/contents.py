@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.layout import signs_of_words
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import binary_ops
@@ -109,5 +110,5 @@ def _arrays(x: F32, notes: Arrays) -> Arrays:
     if "levels" in notes:
         found["levels"] = notes["levels"].reshape(x.shape).astype(np.int16)
     if "K" in notes and x.ndim == 4:
-        found["A"] = binary_ops.input_scale_map(x, (1, 1), (1, 1), (0, 0), KMode.PLAIN)[:, 0]
+        found["A"] = binary_ops.input_scale_map(x, Window((1, 1)), KMode.PLAIN)[:, 0]
     return found | {key: notes[key] for key in ("K", "Z") if key in notes}

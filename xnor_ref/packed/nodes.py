@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import ModelFileError, is_integer
-from xnor_ref.kernels.basics import geometry
 from xnor_ref.kernels.basics.geometry import Pair as Pair
+from xnor_ref.kernels.basics.geometry import Window as Window
 
 F32 = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -126,11 +126,12 @@ class Node:
         self.need(len(shape) == 1, f"needs a flat input (I,), gets {shape}")
         return shape[0]
 
-    def window(self, x: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-        """Output height and width of a window that slides over the input."""
-        size = geometry.conv_output_size((x[1], x[2]), kernel, stride, padding)
-        self.need(min(size) > 0, f"kernel {kernel} is larger than the input {x} with padding {padding}")
-        return size
+    def window(self, x: Shape, kernel: Pair) -> tuple[Window, Pair]:
+        """The window that slides over the input (C, H, W), and height and width of the output."""
+        window = Window.of(kernel, self.pair("stride", 1), self.pair("padding", 0))
+        size = window.count((x[1], x[2]))
+        self.need(min(size) > 0, f"kernel {kernel} is larger than the input {x} with padding {window.brief_padding}")
+        return window, size
 
 
 def shown(value: Any) -> str:

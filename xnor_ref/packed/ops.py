@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import padded_size
 from xnor_ref.kernels.basics.layout import WORD_BITS, n_words, pack_mask, signs_of_words
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import binary_ops, bit_planes, float_ops, sign_sums
@@ -30,6 +29,7 @@ from xnor_ref.packed.nodes import Pair as Pair
 from xnor_ref.packed.nodes import Settings as Settings
 from xnor_ref.packed.nodes import Shape as Shape
 from xnor_ref.packed.nodes import Step as Step
+from xnor_ref.packed.nodes import Window as Window
 from xnor_ref.packed.nodes import shown as shown
 
 if TYPE_CHECKING:
@@ -44,21 +44,21 @@ Rule = tuple[F32, NDArray[np.bool_]] | None
 def conv2d(node: Node, x: Shape) -> Step:
     """Convolution with real weights."""
     channels, _, _ = node.image(x)
-    stride, padding = node.pair("stride", 1), node.pair("padding", 0)
     groups = node.integer("groups", 1, channels)
     node.need(channels % groups == 0, f"{channels} input channels cannot be cut into {groups} groups")
     weight = node.tensor("weight", np.float32, (None, channels // groups, None, None))
     outputs, per_group, kh, kw = weight.shape
     node.need(outputs % groups == 0, f"{outputs} output channels cannot be cut into {groups} groups")
     bias = node.optional("bias", np.float32, (outputs,))
-    shape = (outputs, *node.window(x, (kh, kw), stride, padding))
+    window, size = node.window(x, (kh, kw))
+    shape = (outputs, *size)
     taps, pixels = per_group * kh * kw, shape[1] * shape[2]
 
     def run(settings: Settings, x: F32) -> F32:
-        return float_ops.conv2d(x, weight, bias, stride, padding, groups, settings.threads)
+        return float_ops.conv2d(x, weight, bias, window, groups, settings.threads)
 
     workspace = 4 * (taps * pixels + (math.prod(x) if groups > 1 else 0))
-    arguments = {"weight": weight, "bias": bias, "stride": stride, "padding": padding, "groups": groups}
+    arguments = {"weight": weight, "bias": bias, "window": window, "groups": groups}
     return Step(shape, run, taps * math.prod(shape), workspace, arguments=arguments, weight_shape=weight.shape)
 
 
@@ -101,37 +101,36 @@ def hardtanh(node: Node, x: Shape) -> Step:
     return Step(x, lambda settings, x: float_ops.hardtanh(x))
 
 
-def _pool(node: Node, x: Shape) -> tuple[Shape, Pair, Pair, Pair, int]:
+def _pool(node: Node, x: Shape) -> tuple[Shape, Window, int]:
     channels, _, _ = node.image(x)
-    kernel, stride, padding = node.pair("kernel", 1), node.pair("stride", 1), node.pair("padding", 0)
-    fits = padding[0] < kernel[0] and padding[1] < kernel[1]
-    node.need(fits, f"padding {padding} must be smaller than the kernel {kernel}")
-    shape = (channels, *node.window(x, kernel, stride, padding))
-    return shape, kernel, stride, padding, math.prod(shape) * math.prod(kernel)
+    kernel = node.pair("kernel", 1)
+    window, size = node.window(x, kernel)
+    fits = all(max(pads) < taps for pads, taps in zip(window.padding, kernel))
+    node.need(fits, f"padding {window.brief_padding} must be smaller than the kernel {kernel}")
+    shape = (channels, *size)
+    return shape, window, math.prod(shape) * math.prod(kernel)
 
 
 def max_pool(node: Node, x: Shape) -> Step:
     """Maximum of each window; padding never wins."""
-    shape, kernel, stride, padding, work = _pool(node, x)
-    node.need(math.prod(kernel) <= 256, f"kernel {kernel} has more than 256 taps")
+    shape, window, work = _pool(node, x)
+    node.need(math.prod(window.kernel) <= 256, f"kernel {window.kernel} has more than 256 taps")
 
     def run(settings: Settings, x: F32) -> F32:
-        return float_ops.max_pool2d(x, kernel, stride, padding, settings.threads)
+        return float_ops.max_pool2d(x, window, settings.threads)
 
-    arguments = {"kernel": kernel, "stride": stride, "padding": padding}
-    return Step(shape, run, work, math.prod(shape), arguments=arguments)
+    return Step(shape, run, work, math.prod(shape), arguments={"window": window})
 
 
 def avg_pool(node: Node, x: Shape) -> Step:
     """Mean of each window, padded zeros counted."""
-    shape, kernel, stride, padding, work = _pool(node, x)
-    padded = x[0] * math.prod(padded_size((x[1], x[2]), padding))
+    shape, window, work = _pool(node, x)
+    padded = x[0] * math.prod(window.padded((x[1], x[2])))
 
     def run(settings: Settings, x: F32) -> F32:
-        return float_ops.avg_pool2d(x, kernel, stride, padding, settings.threads)
+        return float_ops.avg_pool2d(x, window, settings.threads)
 
-    arguments = {"kernel": kernel, "stride": stride, "padding": padding}
-    return Step(shape, run, work, 4 * padded, arguments=arguments)
+    return Step(shape, run, work, 4 * padded, arguments={"window": window})
 
 
 def global_avg_pool(node: Node, x: Shape) -> Step:
@@ -229,37 +228,37 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     channels, height, width = node.image(x)
     node.size_of_input("in_channels", channels)
     kernel = node.pair("kernel_size", 1)
-    stride, padding = node.pair("stride", 1), node.pair("padding", 0)
+    window, size = node.window(x, kernel)
     pad_value = node.choice("pad_value", (-1, 0, 1))
     input_scale = node.choice("input_scale", tuple(KMode))
     n_bits = channels * kernel[0] * kernel[1]
     node.need(n_bits < 2**31, f"{n_bits} weights in a filter are more than a 32-bit sum can count")
     bits, tree = _weight_bits(node, n_bits)
-    shape = (len(bits), *node.window(x, kernel, stride, padding))
+    shape = (len(bits), *size)
     alpha = node.optional("alpha", np.float32, (len(bits),))
     rule = _sign_rule(node, channels, input_scale)
     words = _expand_bits(bits, channels, kernel)
-    along = trees.along_conv(words, tree, x, stride, padding, pad_value) if tree else None
+    along = trees.along_conv(words, tree, x, window, pad_value) if tree else None
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
         x_words = _to_bits(settings, x, rule)
 
         def direct() -> NDArray[np.int32]:
-            return binary_ops.conv2d_bits(x_words, words, channels, stride, padding, pad_value, *how)
+            return binary_ops.conv2d_bits(x_words, words, channels, window, pad_value, *how)
 
         z = along.run(settings, x_words, direct) if along else direct()
         k = None
         if input_scale != KMode.OFF:
-            k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
+            k = binary_ops.input_scale_map(x, window, input_scale, *how)
         settings.note(words=x_words, K=k, Z=z)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     # Z with the border's sums, bits on their way to words, A and K in float64; generous rather than exact.
-    border = math.prod(padded_size((height, width), padding))
+    border = math.prod(window.padded((height, width)))
     workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border) + (along.workspace if along else 0)
     work = n_bits * math.prod(shape)
-    arguments = {"words": words, "channels": channels, "stride": stride, "padding": padding, "pad_value": pad_value}
+    arguments = {"words": words, "channels": channels, "window": window, "pad_value": pad_value}
     arguments |= {"alpha": alpha, "input_scale": input_scale, "rule": rule, "tree": tree}
     weight_shape = len(bits), channels, *kernel
     return Step(shape, run, work, workspace, n_bits * len(bits), arguments, weight_shape, words.copy)
@@ -296,9 +295,9 @@ def binary_linear(node: Node, x: Shape) -> Step:
     return Step((len(bits),), run, work, workspace, work, arguments, (len(bits), features), bits.copy)
 
 
-def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, padding: Pair, pad_value: int) -> Step:
+def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: int) -> Step:
     """Both k-bit layers: the integers of an image (C, H, W) convolved on bit planes, then alpha, then K."""
-    n_bits = image[0] * kernel[0] * kernel[1]
+    n_bits = image[0] * math.prod(window.kernel)
     flat = "kernel_size" not in node.seen
     input_scale = node.choice("input_scale", (KMode.OFF, KMode.PLAIN) if flat else tuple(KMode))
     input_bits = node.integer("input_bits", 1, MAX_BITS)
@@ -306,26 +305,26 @@ def _kbit(node: Node, image: Shape, out_size: Pair, kernel: Pair, stride: Pair, 
     n_planes, outputs, _ = bits.shape
     node.need(bit_planes.fits(n_bits, (input_bits, n_planes)), f"sums of {n_bits} products may not fit into 32 bits")
     alpha = node.tensor("alpha", np.float32, (outputs,))
-    words = [_expand_bits(plane, image[0], kernel) for plane in bits]
+    words = [_expand_bits(plane, image[0], window.kernel) for plane in bits]
     shape = outputs, *out_size
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
         m = bit_planes.levels(x, input_bits)
-        z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, input_bits, stride, padding, pad_value, *how)
+        z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, input_bits, window, pad_value, *how)
         k = None
         if input_scale != KMode.OFF and not flat:
-            k = binary_ops.input_scale_map(x, kernel, stride, padding, input_scale, *how)
+            k = binary_ops.input_scale_map(x, window, input_scale, *how)
         elif input_scale != KMode.OFF:
             k = binary_ops.input_scale_rows(x, *how)
         z = z[:, :, 0, 0] if flat else z
         settings.note(levels=m, K=k, Z=z)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
-    border = math.prod(padded_size((image[1], image[2]), padding))
+    border = math.prod(window.padded((image[1], image[2])))
     workspace = 4 * (6 * math.prod(shape) + 4 * math.prod(image) + 6 * border)
     work = n_bits * math.prod(shape) * input_bits * n_planes
-    weight_shape = outputs, image[0], *kernel
+    weight_shape = outputs, image[0], *window.kernel
     return Step(
         shape[:1] if flat else shape, run, work, workspace, n_bits * outputs * n_planes,
         weight_shape=weight_shape[:2] if flat else weight_shape,
@@ -337,38 +336,37 @@ def kbit_conv2d(node: Node, x: Shape) -> Step:
     """Convolution of integers of a few bits, plane by plane, then alpha, then K."""
     channels, _, _ = image = node.image(x)
     node.size_of_input("in_channels", channels)
-    kernel, stride, padding = node.pair("kernel_size", 1), node.pair("stride", 1), node.pair("padding", 0)
-    pad_value = node.choice("pad_value", (-1, 0, 1))
-    return _kbit(node, image, node.window(x, kernel, stride, padding), kernel, stride, padding, pad_value)
+    window, size = node.window(x, node.pair("kernel_size", 1))
+    return _kbit(node, image, size, window, node.choice("pad_value", (-1, 0, 1)))
 
 
 def kbit_linear(node: Node, x: Shape) -> Step:
     """Matrix product of integers of a few bits, plane by plane, then alpha, then the mean of |x|."""
     features = node.row(x)
     node.size_of_input("in_features", features)
-    return _kbit(node, (features, 1, 1), (1, 1), (1, 1), (1, 1), (0, 0), 0)
+    return _kbit(node, (features, 1, 1), (1, 1), Window((1, 1)), 0)
 
 
 def sign_weight_conv2d(node: Node, x: Shape) -> Step:
     """Convolution of real inputs with signs by additions and subtractions, then alpha."""
     channels, _, _ = node.image(x)
     node.size_of_input("in_channels", channels)
-    kernel = node.pair("kernel_size", 1)
-    stride, padding = node.pair("stride", 1), node.pair("padding", 0)
-    n_bits = channels * kernel[0] * kernel[1]
+    window, size = node.window(x, node.pair("kernel_size", 1))
+    n_bits = channels * math.prod(window.kernel)
     bits = _plain_bits(node, n_bits)
     alpha = node.optional("alpha", np.float32, (len(bits),))
-    shape = (len(bits), *node.window(x, kernel, stride, padding))
+    shape = (len(bits), *size)
 
     def run(settings: Settings, x: F32) -> F32:
-        sums = sign_sums.conv2d(x, bits, kernel, stride, padding, settings.backend, settings.threads)
+        sums = sign_sums.conv2d(x, bits, window, settings.backend, settings.threads)
         settings.note(Z=sums)
         return sign_sums.scale_filters(sums, alpha)
 
     workspace = 4 * (n_bits * math.prod(shape[1:]) + 2 * math.prod(shape)) + 8 * n_bits
     return Step(
         shape, run, n_bits * math.prod(shape), workspace, n_bits * len(bits),
-        weight_shape=(len(bits), channels, *kernel), words=lambda: _expand_bits(bits, channels, kernel).copy(),
+        weight_shape=(len(bits), channels, *window.kernel),
+        words=lambda: _expand_bits(bits, channels, window.kernel).copy(),
     )  # fmt: skip
 
 

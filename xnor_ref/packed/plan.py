@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops.planned import Workspace
 from xnor_ref.kernels.vectors import nhwc, signs, simd
@@ -26,6 +27,7 @@ F32 = NDArray[np.float32]
 Run = Callable[[int, int], object]  # (number of images, threads)
 Works = dict[int, Workspace]
 IMAGE = -1
+ONE = Window((1, 1))  # of a matrix product
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,9 @@ class Blueprint:
         last, more, floor = self._relu_after(last)
         shape = self.shape(source)
         size = shape[:2] if len(shape) == 3 else (1, 1)
-        stride, padding = arguments.get("stride", (1, 1)), arguments.get("padding", (0, 0))
+        window = arguments.get("window", ONE)
         kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
-        conv = simd.RealConv(kernel, size, stride, padding, arguments["bias"], scale, shift, floor)
+        conv = simd.RealConv(kernel, size, window, arguments["bias"], scale, shift, floor)
 
         def build(works: Works, batch: int, x: F32, out: F32) -> list[Run]:
             if x[0].size == np.prod(conv.padded_shape):  # padded already, or without need
@@ -164,11 +166,10 @@ class Blueprint:
         if node.op == "binary_linear":
             words = words[:, None, None]
             shape = (1, 1, shape[-1])
-        stride, padding = arguments.get("stride", (1, 1)), arguments.get("padding", (0, 0))
-        size = shape[0], shape[1]
-        if not simd.table_fits(words.shape, size, stride, padding):
-            raise InputError(f"{node.name}: padding {padding} has too many borders to plan")
-        conv = simd.SignConv(words, shape[2], size, stride, padding, arguments.get("pad_value", 0))
+        window, size = arguments.get("window", ONE), (shape[0], shape[1])
+        if not simd.table_fits(len(words), size, window):
+            raise InputError(f"{node.name}: padding {window.brief_padding} has too many borders to plan")
+        conv = simd.SignConv(words, shape[2], size, window, arguments.get("pad_value", 0))
         alpha, input_scale = arguments["alpha"], arguments["input_scale"]
         packed, follower = index in self._packed, self._takes_bits(index)
 
@@ -218,17 +219,17 @@ class Blueprint:
         limit, flip = work.integer_limits(*target.thresholds, follower.floor)
         pool = follower.pool
         _, width, words = target.conv.padded_shape
-        left = target.conv.windows.padding[1] * words
+        left = target.conv.windows.window.margin * words
         if pool is None:
             place = target.bits[0].nbytes, width * words * 4, words * 4, left
             return [work.conv.bind(simd.BITS, work.bits, target.bits, limit, flip, place=place)]
         height, columns, _ = work.conv.out_shape
         bits = np.zeros((len(work.bits), height, columns, words), np.uint32)
         place = bits[0].nbytes, columns * words * 4, words * 4, 0
-        window = (pool[key] for key in ("kernel", "stride", "padding"))
+        size, window = target.conv.windows.size, pool["window"].numbers
         return [
             work.conv.bind(simd.BITS, work.bits, bits, limit, flip, place=place),
-            _split(signs.pool_bits, target.conv.windows.size[0], bits, flip, *window, target.bits),
+            _split(signs.pool_bits, size[0], bits, flip, window, size[1], target.bits),
         ]
 
     def _relu_after(self, index: int) -> tuple[int, str, float]:
@@ -274,8 +275,7 @@ class Blueprint:
                 return [_split(nhwc.prelu, per_image, pixels[0], slope, pixels[1])]
             if op in ("max_pool", "avg_pool"):
                 kernel = nhwc.max_pool if op == "max_pool" else nhwc.avg_pool
-                window = (arguments[key] for key in ("kernel", "stride", "padding"))
-                return [_split(kernel, out.shape[1], x, *window, out)]
+                return [_split(kernel, out.shape[1], x, arguments["window"].numbers, out)]
             if op == "global_avg_pool":
                 return [_split(nhwc.global_mean, 1, x, out)]
             if op == "flatten":
@@ -301,7 +301,7 @@ class Blueprint:
         """Columns of zeros on both sides of the image that its only reader wants."""
         readers = [self.nodes[index] for index in self._readers[IMAGE]]
         if len(readers) == 1 and readers[0].op == "conv2d" and readers[0].step.arguments["groups"] == 1:
-            return readers[0].step.arguments["padding"][1]
+            return readers[0].step.arguments["window"].margin
         return 0
 
 

@@ -11,7 +11,7 @@ from functools import singledispatch
 from typing import Any
 
 from xnor_ref import nn
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.models import Network
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
@@ -138,17 +138,19 @@ def output_shape(module: nn.Module, shape: Shape) -> Shape:
 
 @output_shape.register
 def _(module: nn.Conv2d | nn.BinaryConv2d | nn.BinaryWeightConv2d, shape: Shape) -> Shape:
-    return module.out_channels, *_window(shape, module.kernel_size, module.stride, module.padding)
+    size = shape[1], shape[2]
+    return module.out_channels, *module.window(size).count(size)
 
 
 @output_shape.register
 def _(module: nn.IdentityShortcut, shape: Shape) -> Shape:
-    return module.out_channels, *_window(shape, (1, 1), module.stride, (0, 0))
+    return module.out_channels, *Window.of(1, module.stride).count((shape[1], shape[2]))
 
 
 @output_shape.register
 def _(module: MaxPool2d | AvgPool2d, shape: Shape) -> Shape:
-    return shape[0], *_window(shape, module.kernel_size, module.stride, module.padding)
+    size = shape[1], shape[2]
+    return shape[0], *module.window(size).count(size)
 
 
 @output_shape.register
@@ -164,7 +166,3 @@ def _(module: nn.GlobalAvgPool2d, shape: Shape) -> Shape:
 @output_shape.register
 def _(module: nn.Flatten, shape: Shape) -> Shape:
     return (math.prod(shape),)
-
-
-def _window(shape: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    return conv_output_size((shape[1], shape[2]), kernel, stride, padding)

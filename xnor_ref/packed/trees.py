@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, ModelFileError
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Window
 
 if TYPE_CHECKING:
     from xnor_ref.compress.execute import TreeConv, TreeLinear
@@ -61,13 +61,13 @@ def stored_rows(node: "Node", n_bits: int) -> "tuple[U64, Tree]":
         raise ModelFileError(f"node {node.name!r} ({node.op}): tensor 'tree': {error}") from None
 
 
-def along_conv(words: U64, tree: "Tree", x: tuple[int, ...], stride: Pair, padding: Pair, pad_value: int) -> "Along":
+def along_conv(words: U64, tree: "Tree", x: tuple[int, ...], window: Window, pad_value: int) -> "Along":
     """For a convolution with weights (O, KH, KW, words) over images of shape x = (C, H, W)."""
     from xnor_ref.compress.execute import TreeConv
     from xnor_ref.compress.planes import Planes
 
-    planes = Planes((x[1], x[2]), words.shape[1:3], stride, padding).elements(x[0])
-    return Along(tree, planes, lambda: TreeConv(words, x[0], tree, stride, padding, pad_value, _form(tree)))
+    planes = Planes((x[1], x[2]), window).elements(x[0])
+    return Along(tree, planes, lambda: TreeConv(words, x[0], tree, window, pad_value, _form(tree)))
 
 
 def along_linear(rows: U64, tree: "Tree") -> "Along":

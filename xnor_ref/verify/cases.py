@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.rungs import has_vectors, jit_disabled
 
 JIT = not jit_disabled()
@@ -109,6 +110,10 @@ class Conv:
     pad_value: int
     backend: str
     threads: int
+
+    @property
+    def window(self) -> Window:
+        return Window.of((self.weight.shape[2], self.weight.shape[3]), self.stride, self.padding)
 
     @property
     def options(self) -> dict[str, Any]:

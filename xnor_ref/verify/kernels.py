@@ -69,10 +69,11 @@ def conv_ignores_tails(implementation: Implementation, case: cases.Conv) -> None
     x_words = np.ascontiguousarray(np.moveaxis(implementation.pack_bits(x, axis=1), 1, -1))
     weight_words = np.ascontiguousarray(np.moveaxis(implementation.pack_bits(weight, axis=1), 1, -1))
     want = oracle.sign_convolution(x, weight, case.stride, case.padding, case.pad_value)
+    how = case.window, case.pad_value, case.backend, case.threads
     # one operand at a time: equal tails of both would cancel
-    got = implementation.conv2d_bits(dirty(x_words, channels), weight_words, channels, **case.options)
+    got = implementation.conv2d_bits(dirty(x_words, channels), weight_words, channels, *how)
     check_equal(got, want, "conv2d_bits with dirty tail bits of x")
-    got = implementation.conv2d_bits(x_words, dirty(weight_words, channels), channels, **case.options)
+    got = implementation.conv2d_bits(x_words, dirty(weight_words, channels), channels, *how)
     check_equal(got, want, "conv2d_bits with dirty tail bits of weight")
 
 
@@ -157,13 +158,13 @@ def planned_is_exact(implementation: Implementation, case: tuple[cases.Conv, str
 
 def scale_map_bits_agree(implementation: Implementation, case: tuple[cases.Conv, str]) -> None:
     conv, mode = case
-    x, kernel = np.require(conv.x.array(), np.float32, ["C", "A"]), conv.weight.shape[2:]
+    x = np.require(conv.x.array(), np.float32, ["C", "A"])
     got = [
-        implementation.input_scale_map(x, kernel, conv.stride, conv.padding, mode, backend, threads)
+        implementation.input_scale_map(x, conv.window, mode, backend, threads)
         for backend, threads in (("reference", 1), ("numba", conv.threads))
     ]
     check_equal(got[1], got[0], "input_scale_map of two rungs", np.float32)
-    want = oracle.input_scale(x, kernel, conv.stride, conv.padding, mode)
+    want = oracle.input_scale(x, conv.weight.shape[2:], conv.stride, conv.padding, mode)
     close = np.abs(got[0] - want) <= 2.0**-24 * (1 + 1e-6) * want + 2.0**-149
     assert close.all(), "input_scale_map: K is off by more than one rounding"
 

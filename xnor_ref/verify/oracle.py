@@ -9,11 +9,14 @@ def signs(x: np.ndarray) -> np.ndarray:
     return np.where(x < 0, -1.0, 1.0)
 
 
-def convolve(x: np.ndarray, weight: np.ndarray, stride, padding, border: float) -> np.ndarray:
+def convolve(x: np.ndarray, weight: np.ndarray, stride, padding, border: float, dilation=(1, 1)) -> np.ndarray:
     """Cross-correlation of x (N, C, H, W), surrounded by `border`, with weight (O, C, KH, KW), in float64."""
-    pads = [(0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2]
-    x = np.pad(x.astype(np.float64), pads, constant_values=border)
-    windows = sliding_window_view(x, weight.shape[2:], axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
+    pads = [(p, p) if isinstance(p, int) else p for p in padding]
+    x = np.pad(x.astype(np.float64), [(0, 0), (0, 0), *pads], constant_values=border)
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:])]
+    windows = sliding_window_view(x, spans, axis=(2, 3))[
+        :, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]
+    ]
     out = np.tensordot(windows, weight.astype(np.float64), axes=((1, 4, 5), (1, 2, 3)))  # (N, OH, OW, O)
     return out.transpose(0, 3, 1, 2)
 

@@ -1,12 +1,15 @@
 """Runs properties under Hypothesis, outside any test framework."""
 
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 
 DEFAULT_EXAMPLES = 100
 
@@ -80,11 +83,23 @@ def run_all(
 ) -> list[Result]:
     """Try all properties; `report` gets lines to show, as they come."""
     results = []
-    for prop in properties:
-        result = run_property(prop, implementation, examples, seed)
-        report(f"{'ok  ' if result.passed else 'FAIL'} {result.examples:6d} examples  {result.name}")
-        if not result.passed:
-            report(f"       {result.failure}")
-            report(f"       smallest example: {result.example}")
-        results.append(result)
+    with _no_traces():
+        for prop in properties:
+            result = run_property(prop, implementation, examples, seed)
+            report(f"{'ok  ' if result.passed else 'FAIL'} {result.examples:6d} examples  {result.name}")
+            if not result.passed:
+                report(f"       {result.failure}")
+                report(f"       smallest example: {result.example}")
+            results.append(result)
     return results
+
+
+@contextmanager
+def _no_traces() -> Iterator[None]:
+    """Have Hypothesis keep nothing, which it would do in the current folder."""
+    with tempfile.TemporaryDirectory(prefix="xnor_ref-verify-") as folder:
+        set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            set_hypothesis_home_dir(None)

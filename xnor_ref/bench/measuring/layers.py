@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, check_integer
 from xnor_ref.kernels.basics.checks import check_n_bits
-from xnor_ref.kernels.basics.geometry import window_count
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.memory import check_memory
 
 F32 = NDArray[np.float32]
@@ -38,9 +38,14 @@ class Conv:
         return self.kernel // 2
 
     @property
+    def window(self) -> Window:
+        """What slides over the images."""
+        return Window.of(self.kernel, self.stride, self.padding)
+
+    @property
     def out_size(self) -> int:
         """Pixels of a side of the output."""
-        return window_count(self.size, self.kernel, self.stride, self.padding)
+        return self.window.count((self.size, self.size))[0]
 
     @property
     def weight_shape(self) -> tuple[int, ...]:

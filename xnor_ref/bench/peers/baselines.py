@@ -258,7 +258,7 @@ def _rung(backend: str, layer: Layer, x: F32, weight: F32, threads: int) -> Prep
         rows, matrix = binary_ops.sign_pack_rows(x), binary_ops.pack_weight_rows(weight)
         return Prepared(lambda: binary_ops.gemm_bits(rows, matrix, layer.inputs, backend, threads))
     bits, filters = binary_ops.sign_pack(x), binary_ops.pack_weight(weight)
-    shape = layer.channels, *_steps(layer), 0
+    shape = layer.channels, layer.window, 0
     return Prepared(lambda: binary_ops.conv2d_bits(bits, filters, *shape, backend, threads))
 
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from xnor_ref.bench.measuring import roof
 from xnor_ref.bench.measuring.timing import Pace, rates
-from xnor_ref.kernels.basics.geometry import conv_output_size
 
 SHARES = (
     "forward",
@@ -74,10 +73,10 @@ def _to_weight(arguments: Any, result: Any) -> Gemm:
 
 
 def _geometry(conv: Any, images: int, kind: str, by: Any = None) -> Gemm:
-    """The same from an object that knows channels, outputs, size, kernel, stride and padding; `by` may have tiles."""
-    pixels = conv_output_size(conv.size, conv.kernel, conv.stride, conv.padding)
-    kernel, place = "x".join(map(str, conv.kernel)), "x".join(map(str, pixels))
-    products = images * prod(pixels) * conv.outputs * conv.channels * prod(conv.kernel)
+    """The same from an object that knows channels, outputs, size and window; `by` may have tiles."""
+    pixels = conv.window.count(conv.size)
+    kernel, place = "x".join(map(str, conv.window.kernel)), "x".join(map(str, pixels))
+    products = images * prod(pixels) * conv.outputs * conv.channels * prod(conv.window.kernel)
     name = f"{conv.channels} {kernel} -> {conv.outputs} at {place}"
     if hasattr(by, "tiles"):  # of `winograd`: an element of a tile is a product for each pair of channels
         return Gemm(name + " (tiles)", images * prod(by.tiles) * by.side**2 * conv.outputs * conv.channels, kind)

@@ -111,6 +111,7 @@ def _plot(file: str, name: str | None, layers: Any) -> None:
 def _measured(layer: Any) -> dict[str, Any] | None:
     """Times of one image (of 64 samples, for a linear layer) on the threads that are set."""
     from xnor_ref.compress.measure import layer_times
+    from xnor_ref.kernels.basics.geometry import Window
     from xnor_ref.kernels.basics.threads import get_threads
 
     if layer.tree is None:
@@ -119,8 +120,8 @@ def _measured(layer: Any) -> dict[str, Any] | None:
     words = given["words"] if "channels" in given else given["words"][:, None, None]
     channels = given.get("channels", layer.n_bits)
     size = layer.input_shape[1:] or (1, 64)
-    window = given.get("stride", (1, 1)), given.get("padding", (0, 0)), given.get("pad_value", 0)
-    return layer_times(words, channels, layer.tree, size, *window) | {"threads": get_threads()}
+    how = given.get("window", Window((1, 1))), given.get("pad_value", 0)
+    return layer_times(words, channels, layer.tree, size, *how) | {"threads": get_threads()}
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------

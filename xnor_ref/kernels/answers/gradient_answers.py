@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 from xnor_ref.kernels.training import gradient_layout as layout
@@ -60,7 +61,7 @@ def from_blocks(panels, n_rows, lanes):
 
 def _summed(kernel, outputs, stride, padding, in_bytes):
     """Over 2 images of 5 x 9 pixels with 35 channels: two pieces of channels, the last of which has three."""
-    sums = gradients.WeightGradient(35, outputs, (5, 9), kernel, stride, padding, in_bytes)
+    sums = gradients.WeightGradient(35, outputs, (5, 9), Window.of(kernel, stride, padding), in_bytes)
     planes, rows = sums.planes(2), 2 * sums.out_h * sums.run
     planes[...] = _octets(*planes.shape) % 3 if in_bytes else reals(*planes.shape)
     dy = _octets(rows, 4 * outputs).view("<u4") if in_bytes else reals(rows, outputs).view(np.uint32)
@@ -70,7 +71,7 @@ def _summed(kernel, outputs, stride, padding, in_bytes):
 
 
 def _summed_rows():
-    gradient = gradients.RowsGradient(3, 21, (5, 9), (3, 2), (2, 1), (1, 1))
+    gradient = gradients.RowsGradient(3, 21, (5, 9), Window.of((3, 2), (2, 1), 1))
     sums = gradient.sums(1)
     gradient.add(reals(2, 5, 11, 3), in_blocks(reals(2 * 3 * 10, 21).view(np.uint32)), 2, sums[0])
     return gradient.total(sums)[:, :21]
@@ -78,7 +79,8 @@ def _summed_rows():
 
 def _convolved(channels, kernel, stride, padding):
     single = kernel == (5, 9)
-    gradient = gradients.InputGradient(channels, 6, (5, 9), kernel, stride, padding, in_bytes=True, single=single)
+    window = Window.of(kernel, stride, padding)
+    gradient = gradients.InputGradient(channels, 6, (5, 9), window, in_bytes=True, single=single)
     height, columns, quads = gradient.padded_shape
     signs = words(6, kernel[0] * kernel[1], -(-channels // 32)).astype(np.uint32)
     gradient.load_signs(signs, np.ones(6, np.float32), 1)

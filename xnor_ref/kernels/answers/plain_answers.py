@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xnor_ref.kernels.basics.geometry import conv_output_size
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 from xnor_ref.kernels.readable import plain
 
@@ -15,6 +15,7 @@ def known_answers() -> tuple[Case, ...]:
         (plain._count_one, lambda: _counted(plain._count_one, 1, 3), "e0ff992c10ceadcb"),
         (plain._count_two, lambda: _counted(plain._count_two, 2, 1, 6), "d1ff9074e122d5ec"),
         (plain._relay, _relaid, "c55870ac5cc2c9c3"),
+        (plain.taps_inside, _taps, [[2, 3], [0, 2], [1, 1], [3, 3]]),
         (plain._conv_rows, lambda: _convolved((3, 3), 21, (1, 1), (1, 1)), "a9fa4b612c663d7e"),
         (plain._conv_rows, lambda: _convolved((2, 1), 66, (2, 3), (3, 2)), "86d90b77184894e8"),  # two blocks
         (plain._gemm_pairs, lambda: plain.gemm_bits(words(3, 4), words(19, 4), 256, 1), "510de9e816710689"),
@@ -39,8 +40,13 @@ def _relaid():
     return blocks
 
 
+def _taps():
+    return tuple(plain.taps_inside(*case) for case in ((-3, 9, 3, 2), (5, 9, 3, 2), (-5, 9, 1, 2), (-7, 2, 3, 2)))
+
+
 def _convolved(kernel, outputs, stride, padding):
-    return plain.conv2d_bits(words(2, 4, 7, 1), words(outputs, *kernel, 1), 64, stride, padding, 0, 1)
+    window = Window.of(kernel, stride, padding)
+    return plain.conv2d_bits(words(2, 4, 7, 1), words(outputs, *kernel, 1), 64, window, 0, 1)
 
 
 def _thresholded():
@@ -56,7 +62,8 @@ def _averaged():
 
 def _scaled(stride, padding, valid):
     mean, size = abs(reals(2, 84)).astype(np.float64), (4, 21)
-    out_h, out_w = conv_output_size(size, (3, 2), stride, padding)
+    window = Window.of((3, 2), stride, padding)
+    out_h, out_w = window.count(size)
     out = np.zeros((2, out_h * out_w), np.float32)
-    plain.box_means(0, 2, mean, size, (3, 2), stride, padding, valid, (out_h, out_w), out)
+    plain.box_means(0, 2, mean, size, window.numbers, valid, (out_h, out_w), out)
     return out

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 from xnor_ref.kernels.vectors import nhwc, signs, simd
 
@@ -45,6 +46,7 @@ def known_answers() -> tuple[Case, ...]:
 
 
 X, SLOPE = reals(3, 37), reals(37) / 8
+POOL = Window.of((3, 2), (2, 3), 1)
 
 
 def _turned():
@@ -64,11 +66,13 @@ def _filled():
 
 
 def _integers(kernel, outputs, stride, padding, pad_value):
-    return simd.conv2d_bits(words(2, 5, 9, 1), words(outputs, *kernel, 1), 64, stride, padding, pad_value, 1)
+    window = Window.of(kernel, stride, padding)
+    return simd.conv2d_bits(words(2, 5, 9, 1), words(outputs, *kernel, 1), 64, window, pad_value, 1)
 
 
 def _conv(outputs, channels):
-    return simd.SignConv(words(outputs, 3, 2, 2) >> np.uint64(128 - channels), channels, (5, 9), (1, 1), (1, 0))
+    window = Window.of((3, 2), 1, (1, 0))
+    return simd.SignConv(words(outputs, 3, 2, 2) >> np.uint64(128 - channels), channels, (5, 9), window)
 
 
 def _scaled(outputs):
@@ -90,7 +94,8 @@ def _compared(outputs):
 
 
 def _real(outputs, planes):
-    conv = simd.RealConv(reals(outputs, 3, 2, 3), (5, 9), (2, 1), (1, 0), reals(outputs), reals(outputs) / 4, None, -9)
+    window = Window.of((2, 3), (2, 1), (1, 0))
+    conv = simd.RealConv(reals(outputs, 3, 2, 3), (5, 9), window, reals(outputs), reals(outputs) / 4, None, -9)
     height, width, _ = conv.out_shape
     out = np.zeros((2, outputs, height, width) if planes else (2, height, width, outputs), np.float32)
     conv.bind(reals(2, *conv.padded_shape), out, planes=planes)(2, 1)
@@ -116,7 +121,7 @@ def _packed_planes(channels, means):
 
 def _pooled_bits():
     bits, out = words(2, 5, 6, 2).astype(np.uint32), np.zeros((2, 3, 5, 2), np.uint32)
-    signs.pool_bits(0, 6, bits, words(3).astype(np.uint32), (3, 2), (2, 3), (1, 1), out)
+    signs.pool_bits(0, 6, bits, words(3).astype(np.uint32), POOL.numbers, 3, out)
     return out
 
 
@@ -133,7 +138,7 @@ def _several_at_once():
 
 
 def _pooled(kernel, channels):
-    return _moved(kernel, 6, reals(2, 5, 6, channels), (3, 2), (2, 3), (1, 1), shape=(2, 3, 3, channels))
+    return _moved(kernel, 6, reals(2, 5, 6, channels), POOL.numbers, shape=(2, 3, 3, channels))
 
 
 def _moved(kernel, items, *arguments, shape):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xnor_ref.errors import InputError, InputTypeError, is_integer
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.modes import KMode
@@ -27,8 +27,8 @@ def check_conv(
     input_scale: Any,
     backend: Any,
     threads: Any,
-) -> tuple[np.ndarray, np.ndarray, Pair, Pair]:
-    """Validate a convolution; returns x and weight as native C-contiguous float32, stride and padding as pairs."""
+) -> tuple[np.ndarray, np.ndarray, Window]:
+    """Validate a convolution; returns x and weight as native C-contiguous float32, and the window."""
     workers = check_options(caller, backend, threads)
     check_array(caller, "x", x, "(N, C, H, W)")
     check_array(caller, "weight", weight, "(O, C, KH, KW)")
@@ -36,24 +36,25 @@ def check_conv(
     shapes = f"(weight {weight.shape}, input {x.shape})"
     if channels != weight_channels:
         raise InputError(f"{caller}: weight has C={weight_channels}, input has C={channels}; both must match {shapes}")
-    stride = check_pair(caller, "stride", stride, 1)
-    padding = check_pair(caller, "padding", padding, 0)
+    window = Window.of(
+        tuple(kernel), check_pair(caller, "stride", stride, 1), check_pair(caller, "padding", padding, 0)
+    )
     if not is_integer(pad_value):
         raise InputTypeError(f"{caller}: pad_value must be the int 0, 1 or -1, got {pad_value!r}")
     if pad_value not in (0, 1, -1):
         raise InputError(f"{caller}: pad_value must be 0, 1 or -1, got {pad_value}")
     if not isinstance(input_scale, str) or input_scale not in INPUT_SCALES:
         raise InputError(f"{caller}: input_scale must be one of {', '.join(INPUT_SCALES)}; got {input_scale!r}")
+    padded = window.padded((size[0], size[1]))
     for axis in (0, 1):
-        padded = padded_size(size, padding)[axis]
-        if kernel[axis] > padded:
+        if kernel[axis] > padded[axis]:
             name = ("height", "width")[axis]
             raise InputError(
-                f"{caller}: kernel {name} {kernel[axis]} exceeds the padded input {name} {padded} "
-                f"({size[axis]} + 2*{padding[axis]}) {shapes}"
+                f"{caller}: kernel {name} {kernel[axis]} exceeds the padded input {name} {padded[axis]} "
+                f"({size[axis]} + 2*{window.before[axis]}) {shapes}"
             )
 
-    out = conv_output_size(size, kernel, stride, padding)
+    out = window.count((size[0], size[1]))
     windows, taps = out[0] * out[1], kernel[0] * kernel[1]
     check_n_bits(caller, channels * taps, "C*KH*KW", backend)
     words, pixels = n_words(channels), size[0] * size[1]
@@ -68,11 +69,10 @@ def check_conv(
     if backend == "reference":
         need += workers * 16 * windows * words
     if backend == "float":
-        padded = math.prod(padded_size(size, padding))
         need += 4 * n * out_channels * windows + 9 * out_channels * channels * taps
-        need += workers * channels * (9 * padded + 8 * windows * taps)
+        need += workers * channels * (9 * math.prod(padded) + 8 * windows * taps)
     check_memory(caller, need, f"{shapes[:-1]}, stride {stride}, padding {padding})")
-    return finite(caller, "x", x), finite(caller, "weight", weight), stride, padding
+    return finite(caller, "x", x), finite(caller, "weight", weight), window
 
 
 def check_linear(caller: str, x: Any, weight: Any, backend: Any, threads: Any) -> tuple[np.ndarray, np.ndarray]:

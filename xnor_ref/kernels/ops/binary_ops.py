@@ -12,7 +12,7 @@ import numpy as np
 from xnor_ref.errors import NonFiniteError
 from xnor_ref.kernels.basics import rungs
 from xnor_ref.kernels.basics.checks import check_conv, check_linear
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
@@ -68,10 +68,8 @@ def binary_conv2d(
     >>> binary_conv2d(x, x, backend="reference")
     array([[[[4]]]], dtype=int32)
     """
-    x, weight, stride, padding = check_conv(
-        "binary_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads
-    )
-    return sign_conv2d(x, weight, stride, padding, pad_value, backend, threads)
+    x, weight, window = check_conv("binary_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads)
+    return sign_conv2d(x, weight, window, pad_value, backend, threads)
 
 
 @steady
@@ -115,15 +113,13 @@ def xnor_conv2d(
     >>> xnor_conv2d(x, -x, backend="reference")  # -4 * 2 * 2
     array([[[[-16.]]]], dtype=float32)
     """
-    x, weight, stride, padding = check_conv(
-        "xnor_conv2d", x, weight, stride, padding, pad_value, input_scale, backend, threads
-    )
-    y = sign_conv2d(x, weight, stride, padding, pad_value, backend, threads).astype(np.float32)
+    x, weight, window = check_conv("xnor_conv2d", x, weight, stride, padding, pad_value, input_scale, backend, threads)
+    y = sign_conv2d(x, weight, window, pad_value, backend, threads).astype(np.float32)
     try:
         with np.errstate(over="raise", under="ignore"):
             y *= weight_scale(weight)[:, None, None]
             if input_scale != KMode.OFF:
-                y *= input_scale_map(x, weight.shape[2:], stride, padding, input_scale, backend, threads)
+                y *= input_scale_map(x, window, input_scale, backend, threads)
     except FloatingPointError:
         raise NonFiniteError(
             "xnor_conv2d: the result does not fit float32; scale x or weight down "
@@ -168,8 +164,7 @@ def binary_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", thre
 def sign_conv2d(
     x: np.ndarray,
     weight: np.ndarray,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
@@ -177,10 +172,10 @@ def sign_conv2d(
     """Convolution of the signs of x (N, C, H, W) and weight (O, C, KH, KW), both float32: int32 (N, O, OH, OW)."""
     if backend == "float":
         border = float(pad_value)
-        z = float_ops.conv2d(x, _signs(weight), None, stride, padding, threads=threads, signs=True, pad_value=border)
+        z = float_ops.conv2d(x, _signs(weight), None, window, threads=threads, signs=True, pad_value=border)
         return z.astype(np.int32)
     x_words, weight_words = sign_pack(x, backend, threads), pack_weight(weight, backend, threads)
-    return conv2d_bits(x_words, weight_words, x.shape[1], stride, padding, pad_value, backend, threads)
+    return conv2d_bits(x_words, weight_words, x.shape[1], window, pad_value, backend, threads)
 
 
 def sign_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
@@ -224,8 +219,7 @@ def conv2d_bits(
     x_words: np.ndarray,
     weight_words: np.ndarray,
     channels: int,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
@@ -236,9 +230,9 @@ def conv2d_bits(
     """
     if backend == "float":
         x, weight = (np.moveaxis(signs_of_words(w, channels), 3, 1).copy() for w in (x_words, weight_words))
-        return sign_conv2d(x, weight, stride, padding, pad_value, backend, threads)
+        return sign_conv2d(x, weight, window, pad_value, backend, threads)
     x_words, weight_words = mask_tail(x_words, channels), mask_tail(weight_words, channels)
-    return _rung(backend).conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads)
+    return _rung(backend).conv2d_bits(x_words, weight_words, channels, window, pad_value, threads)
 
 
 def gemm_bits(
@@ -257,9 +251,7 @@ def gemm_bits(
 
 def input_scale_map(
     x: np.ndarray,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     mode: str,
     backend: str = "auto",
     threads: int | None = None,
@@ -269,7 +261,7 @@ def input_scale_map(
     `mode` "plain" divides by KH*KW (A is padded with zeros), "valid" by the number of taps inside the image;
     a window that lies wholly outside gets 0. All rungs give the same bits.
     """
-    return _rung(backend).input_scale_map(x, kernel_size, stride, padding, mode, threads)
+    return _rung(backend).input_scale_map(x, window, mode, threads)
 
 
 def weight_scale(weight: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ largest or the smallest level.
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.ops import binary_ops, float_ops
 
 F32 = NDArray[np.float32]
@@ -63,8 +63,7 @@ def conv2d_planes(
     m: NDArray[np.int16],
     weight_words: list[Words],
     input_bits: int,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
@@ -77,7 +76,7 @@ def conv2d_planes(
     for a, plane in enumerate(planes(m, input_bits)):
         words = binary_ops.sign_pack(as_signs(plane), backend, threads)
         for b, weight in enumerate(weight_words):
-            z = binary_ops.conv2d_bits(words, weight, m.shape[1], stride, padding, pad_value, backend, threads)
+            z = binary_ops.conv2d_bits(words, weight, m.shape[1], window, pad_value, backend, threads)
             z <<= a + b
             total = z if total is None else np.add(total, z, out=total)
     assert total is not None
@@ -88,8 +87,7 @@ def conv2d(
     m: NDArray[np.int16],
     weight: NDArray[np.int16],
     bits: Pair,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
@@ -99,19 +97,19 @@ def conv2d(
     With backend "float" the integers are convolved by BLAS, in pieces that float32 adds up without rounding.
     """
     if backend == "float":
-        return _conv2d_float(m, weight, bits, stride, padding, pad_value, threads)
+        return _conv2d_float(m, weight, bits, window, pad_value, threads)
     words = [binary_ops.pack_weight(as_signs(plane), backend, threads) for plane in planes(weight, bits[1])]
-    return conv2d_planes(m, words, bits[0], stride, padding, pad_value, backend, threads)
+    return conv2d_planes(m, words, bits[0], window, pad_value, backend, threads)
 
 
-def _conv2d_float(m, weight, bits, stride, padding, pad_value, threads) -> NDArray[np.int32]:
+def _conv2d_float(m, weight, bits, window, pad_value, threads) -> NDArray[np.int32]:
     terms = weight[0].size
     together = next(g for g in range(max(bits), 0, -1) if g == 1 or exact_in_float32(terms, (g, g)))
     z: NDArray[np.int32] | int = 0
     for a, x in _digits(m, bits[0], together):
         border = pad_value * float(largest(min(together, bits[0] - a)))
         for b, w in _digits(weight, bits[1], together):
-            part = float_ops.conv2d(x, w, None, stride, padding, threads=threads, training=True, pad_value=border)
+            part = float_ops.conv2d(x, w, None, window, threads=threads, training=True, pad_value=border)
             z = z + (part.astype(np.int32) << (a + b))
     return np.asarray(z, np.int32)
 

@@ -1,7 +1,7 @@
 """Real-valued layers' arithmetic: convolution and linear maps on BLAS, pooling, BatchNorm, and their gradients.
 
 Unchecked building blocks: arrays are float32 and C-contiguous, images (N, C, H, W), weights (O, C/groups, KH, KW) or
-(O, I); strides, paddings and kernels are pairs. The layers (`nn`) and the packed runtime validate before they call.
+(O, I). The layers (`nn`) and the packed runtime validate before they call.
 
 Forward functions that inference uses give every image the same bits whatever else is in its batch and however many
 threads run, so that a packed network can repeat the float network's answers. Where the processor has vectors, the SIMD
@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size, spatial
+from xnor_ref.kernels.basics.geometry import Pair, Window, spatial
 from xnor_ref.kernels.basics.rungs import has_vectors, without_kernels
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.kernels.readable import float_reference
@@ -47,12 +47,13 @@ def _images_per_gemm(pixels: int, training: bool) -> int:
     return max(1, COLUMNS // pixels) if training else 1
 
 
-def _columns(rung, x, start, stop, kernel, stride, padding, pad_value, signs, pixels):
-    """im2col of a few images: (C*KH*KW, images*pixels)."""
-    if not signs and kernel == (1, 1) and stride == (1, 1) and padding == (0, 0) and stop - start == 1:
-        return x[start].reshape(x.shape[1], pixels)
-    cols = np.empty((x.shape[1] * kernel[0] * kernel[1], (stop - start) * pixels), np.float32)
-    rung.im2col(x, start, stop, kernel, stride, padding, np.float32(pad_value), signs, cols)
+def _columns(rung, x, start, stop, window, out_size, pad_value, signs):
+    """im2col of a few images: (C*KH*KW, images*OH*OW)."""
+    if not signs and window == Window((1, 1)) and stop - start == 1:
+        return x[start].reshape(x.shape[1], -1)
+    rows, columns = x.shape[1] * window.kernel[0] * window.kernel[1], (stop - start) * out_size[0] * out_size[1]
+    cols = np.empty((rows, columns), np.float32)
+    rung.im2col(x, start, stop, window.numbers, out_size, np.float32(pad_value), signs, cols)
     return cols
 
 
@@ -75,8 +76,7 @@ def conv2d(
     x: F32,
     weight: F32,
     bias: F32 | None,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     groups: int = 1,
     threads: int | None = None,
     *,
@@ -85,18 +85,17 @@ def conv2d(
     pad_value: float = 0.0,
 ) -> F32:
     """Cross-correlation -> (N, O, OH, OW), of the signs of `x` if `signs`; the border holds `pad_value`."""
-    kernel = spatial(weight)
     if not (training or signs) and groups == 1 and has_vectors():
-        return _planned_conv2d(x, weight, bias, stride, padding, threads)
+        return _planned_conv2d(x, weight, bias, window, threads)
     rung = _rung()
-    oh, ow = conv_output_size(spatial(x), kernel, stride, padding)
+    oh, ow = window.count(spatial(x))
     pixels = oh * ow
     y = np.empty((x.shape[0], weight.shape[0], oh, ow), np.float32)
     for part, filters, outputs in _split_groups(x, weight, groups):
         matrix = filters.reshape(filters.shape[0], -1)
 
         def convolve(start, stop, part=part, matrix=matrix, outputs=outputs):
-            cols = _columns(rung, part, start, stop, kernel, stride, padding, pad_value, signs, pixels)
+            cols = _columns(rung, part, start, stop, window, (oh, ow), pad_value, signs)
             if stop - start == 1:
                 np.matmul(matrix, cols, out=y[start, outputs].reshape(-1, pixels))
             else:
@@ -109,13 +108,13 @@ def conv2d(
     return y
 
 
-def _planned_conv2d(x, weight, bias, stride, padding, threads) -> F32:
+def _planned_conv2d(x, weight, bias, window, threads) -> F32:
     """`conv2d` by the SIMD rung, which the packed runtime uses too."""
     from xnor_ref.kernels.vectors import nhwc, simd
 
     threads = check_threads(threads)
     n, channels, height, width = x.shape
-    conv = simd.RealConv(weight, (height, width), stride, padding, bias)
+    conv = simd.RealConv(weight, (height, width), window, bias)
     pixels = np.zeros((n, *conv.padded_shape), np.float32)
     simd.split(threads, n * height, nhwc.from_planes, x.reshape(n, channels, -1), width, pixels)
     out_h, out_w, outputs = conv.out_shape
@@ -128,8 +127,7 @@ def conv2d_input_gradient(
     dy: F32,
     weight: F32,
     size: Pair,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     groups: int = 1,
     threads: int | None = None,
 ) -> F32:
@@ -137,7 +135,6 @@ def conv2d_input_gradient(
     rung = _rung()
     n, _, oh, ow = dy.shape
     o, c = weight.shape[0] // groups, weight.shape[1]
-    kernel = spatial(weight)
     dx = np.empty((n, c * groups, *size), np.float32)
     for g in range(groups):
         matrix = weight[g * o : (g + 1) * o].reshape(o, -1).T
@@ -147,7 +144,7 @@ def conv2d_input_gradient(
         def spread(start, stop, matrix=matrix, part=part, target=target):
             target[start:stop] = 0
             cols = np.ascontiguousarray(matrix @ _gather(part, start, stop))
-            rung.col2im(cols, start, stop, kernel, stride, padding, (oh, ow), target)
+            rung.col2im(cols, start, stop, window.numbers, (oh, ow), target)
 
         parallel_chunks(spread, n, _images_per_gemm(oh * ow, True), threads, blas=True)
         if groups > 1:
@@ -158,9 +155,7 @@ def conv2d_input_gradient(
 def conv2d_weight_gradient(
     dy: F32,
     x: F32,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     groups: int = 1,
     threads: int | None = None,
     *,
@@ -174,27 +169,26 @@ def conv2d_weight_gradient(
     rung = _rung()
     n, outputs, oh, ow = dy.shape
     o, c = outputs // groups, x.shape[1] // groups
-    pixels = oh * ow
-    per_gemm = _images_per_gemm(pixels, True)
+    per_gemm = _images_per_gemm(oh * ow, True)
     block = max(per_gemm, -(-n // 8 // per_gemm) * per_gemm)  # about 8 partial sums
-    dw = np.empty((outputs, c, *kernel), np.float32)
+    dw = np.empty((outputs, c, *window.kernel), np.float32)
     for g in range(groups):
         part = x if groups == 1 else np.ascontiguousarray(x[:, g * c : (g + 1) * c])
         grad = dy if groups == 1 else dy[:, g * o : (g + 1) * o]
-        partial = np.empty((-(-n // block), o, c * kernel[0] * kernel[1]), np.float32)
+        partial = np.empty((-(-n // block), o, dw[0].size), np.float32)
 
         def accumulate(start, stop, part=part, grad=grad, partial=partial):
             total = partial[start // block]
             for first in range(start, stop, per_gemm):
                 last = min(first + per_gemm, stop)
-                cols = _columns(rung, part, first, last, kernel, stride, padding, pad_value, signs, pixels)
+                cols = _columns(rung, part, first, last, window, (oh, ow), pad_value, signs)
                 if first == start:
                     np.matmul(_gather(grad, first, last), cols.T, out=total)
                 else:
                     total += _gather(grad, first, last) @ cols.T
 
         parallel_chunks(accumulate, n, block, threads, blas=True)
-        dw[g * o : (g + 1) * o] = partial.sum(axis=0).reshape(o, c, *kernel)
+        dw[g * o : (g + 1) * o] = partial.sum(axis=0).reshape(o, *dw.shape[1:])
     return dw
 
 
@@ -204,7 +198,7 @@ def linear(x: F32, weight: F32, bias: F32 | None, threads: int | None = None, *,
     if not training and has_vectors():
         from xnor_ref.kernels.vectors import simd
 
-        conv = simd.RealConv(weight[:, :, None, None], (1, 1), (1, 1), (0, 0), bias)
+        conv = simd.RealConv(weight[:, :, None, None], (1, 1), Window((1, 1)), bias)
         conv.bind(np.ascontiguousarray(x), y)(len(x), check_threads(threads))
         return y
 
@@ -302,13 +296,13 @@ def affine(x: F32, scale: F32, shift: F32, threads: int | None = None) -> F32:
     return y
 
 
-def max_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None) -> F32:
+def max_pool2d(x: F32, window: Window, threads: int | None = None) -> F32:
     """Maximum of each window (N, C, OH, OW); padding never wins."""
-    oh, ow = conv_output_size(spatial(x), kernel, stride, padding)
+    (oh, ow), (kernel, stride, *_) = window.count(spatial(x)), window.numbers
     y = np.empty((*x.shape[:2], oh, ow), np.float32)
 
     def pool(start: int, stop: int) -> None:
-        padded = _padded(x[start:stop], padding, -np.inf)
+        padded = _padded(x[start:stop], window, -np.inf)
         lines = reduce(np.maximum, (padded[:, :, i : i + stride[0] * oh : stride[0]] for i in range(kernel[0])))
         taps = [lines[..., j : j + stride[1] * ow : stride[1]] for j in range(kernel[1])]
         y[start:stop] = reduce(np.maximum, taps)
@@ -317,25 +311,23 @@ def max_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int |
     return y
 
 
-def _padded(x: F32, padding: Pair, value: float = 0.0) -> F32:
+def _padded(x: F32, window: Window, value: float = 0.0) -> F32:
     """Images with `value` around them."""
-    if padding == (0, 0):
+    (height, width), (top, left) = spatial(x), window.before
+    if window.padded((height, width)) == (height, width):
         return x
-    (height, width), (top, left) = spatial(x), padding
-    out = np.full((*x.shape[:2], *padded_size((height, width), padding)), value, np.float32)
+    out = np.full((*x.shape[:2], *window.padded((height, width))), value, np.float32)
     out[:, :, top : top + height, left : left + width] = x
     return out
 
 
-def max_pool2d_winners(
-    x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None
-) -> tuple[F32, NDArray[np.uint8]]:
+def max_pool2d_winners(x: F32, window: Window, threads: int | None = None) -> tuple[F32, NDArray[np.uint8]]:
     """`max_pool2d`, and which tap reached the maximum first, for the gradient. At most 256 taps."""
     rung = _rung()
-    y = np.empty((*x.shape[:2], *conv_output_size(spatial(x), kernel, stride, padding)), np.float32)
+    y = np.empty((*x.shape[:2], *window.count(spatial(x))), np.float32)
     winner = np.empty(y.shape, np.uint8)
     parallel_chunks(
-        lambda start, stop: rung.max_pool_winners(x, start, stop, kernel, stride, padding, y, winner),
+        lambda start, stop: rung.max_pool_winners(x, start, stop, window.numbers, y, winner),
         len(x),
         1,
         threads,
@@ -347,16 +339,14 @@ def max_pool2d_gradient(
     dy: F32,
     winner: NDArray[np.uint8],
     size: Pair,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     threads: int | None = None,
 ) -> F32:
     """Gradient of `max_pool2d_winners` with respect to its input of spatial `size`: all of it goes to the winner."""
     rung = _rung()
     dx = np.zeros((*dy.shape[:2], *size), np.float32)
     parallel_chunks(
-        lambda start, stop: rung.max_pool_backward(dy, winner, start, stop, kernel, stride, padding, dx),
+        lambda start, stop: rung.max_pool_backward(dy, winner, start, stop, window.numbers, dx),
         len(dy),
         1,
         threads,
@@ -364,12 +354,11 @@ def max_pool2d_gradient(
     return dx
 
 
-def avg_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None) -> F32:
+def avg_pool2d(x: F32, window: Window, threads: int | None = None) -> F32:
     """Mean of each window over all KH*KW taps, padded zeros included."""
-    n, c, h, w = x.shape
-    oh, ow = conv_output_size((h, w), kernel, stride, padding)
-    padded = _padded(x, padding)
-    y = np.zeros((n, c, oh, ow), np.float32)
+    (oh, ow), (kernel, stride, *_) = window.count(spatial(x)), window.numbers
+    padded = _padded(x, window)
+    y = np.zeros((*x.shape[:2], oh, ow), np.float32)
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             y += padded[:, :, i : i + stride[0] * oh : stride[0], j : j + stride[1] * ow : stride[1]]
@@ -377,15 +366,15 @@ def avg_pool2d(x: F32, kernel: Pair, stride: Pair, padding: Pair, threads: int |
     return y
 
 
-def avg_pool2d_gradient(dy: F32, size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> F32:
+def avg_pool2d_gradient(dy: F32, size: Pair, window: Window) -> F32:
     """Gradient of `avg_pool2d` with respect to its input of spatial `size`."""
-    (h, w), (oh, ow) = size, dy.shape[2:]
-    padded = np.zeros((*dy.shape[:2], *padded_size(size, padding)), np.float32)
+    (h, w), (oh, ow), (kernel, stride, (top, left), _) = size, dy.shape[2:], window.numbers
+    padded = np.zeros((*dy.shape[:2], *window.padded(size)), np.float32)
     share = dy * np.float32(1 / (kernel[0] * kernel[1]))
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             padded[:, :, i : i + stride[0] * oh : stride[0], j : j + stride[1] * ow : stride[1]] += share
-    return np.ascontiguousarray(padded[:, :, padding[0] : padding[0] + h, padding[1] : padding[1] + w])
+    return np.ascontiguousarray(padded[:, :, top : top + h, left : left + w])
 
 
 def global_avg_pool2d(x: F32) -> F32:

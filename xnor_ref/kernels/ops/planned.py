@@ -95,9 +95,9 @@ class Workspace:
         if self.input_scale == KMode.OFF:
             return
         w = self.conv.windows
-        size, out_size, valid = w.size, (w.out_h, w.out_w), self.input_scale == KMode.VALID
+        place = w.size, w.window.numbers, self.input_scale == KMode.VALID, (w.out_h, w.out_w)
         threads = simd.worth(threads, 1000 * n * self.k.shape[1])
-        simd.split(threads, n, plain.box_means, self.mean, size, w.kernel, w.stride, w.padding, valid, out_size, self.k)
+        simd.split(threads, n, plain.box_means, self.mean, *place, self.k)
 
     @property
     def thresholds(self) -> tuple[F32, F32]:
@@ -148,8 +148,7 @@ class _Planned:
     @property
     def macs(self) -> int:
         """Binary multiply-accumulates of one image, those on padding included."""
-        windows = self._work.conv.windows
-        return math.prod(self._work.conv.out_shape) * windows.kernel[0] * windows.kernel[1] * self._work.conv.channels
+        return math.prod(self._work.conv.out_shape) * self._work.conv.n_bits
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -265,13 +264,11 @@ class PlannedConv2d(_Planned):
         height, width = check_pair(caller, "size", size, 1)
         channels = weight.shape[1]
         example = np.zeros((1, channels, height, width), np.float32)
-        _, weight, stride, padding = check_conv(
-            caller, example, weight, stride, padding, pad_value, input_scale, "simd", None
-        )
+        _, weight, window = check_conv(caller, example, weight, stride, padding, pad_value, input_scale, "simd", None)
         words = binary_ops.pack_weight(weight)
-        if not simd.table_fits(words.shape, (height, width), stride, padding):
-            raise InputError(f"{caller}: padding {padding} has too many borders to plan; use xnor_conv2d")
-        conv = simd.SignConv(words, channels, (height, width), stride, padding, pad_value)
+        if not simd.table_fits(len(words), (height, width), window):
+            raise InputError(f"{caller}: padding {window.brief_padding} has too many borders to plan; use xnor_conv2d")
+        conv = simd.SignConv(words, channels, (height, width), window, pad_value)
         _check_batch(caller, batch, 4 * (channels * height * width // 16 + 3 * sum(conv.out_shape)))
         work = Workspace(conv, binary_ops.weight_scale(weight), input_scale, batch)
         planes = layout == "NCHW"
@@ -302,7 +299,7 @@ class PlannedLinear(_Planned):
         example = np.zeros((1, features, 1, 1), np.float32)
         if input_scale not in (KMode.PLAIN, KMode.OFF):
             raise InputError(f"{caller}: input_scale must be plain or off, got {input_scale!r}")
-        _, kernel, _, _ = check_conv(caller, example, weight[:, :, None, None], 1, 0, 0, input_scale, "simd", None)
-        conv = simd.SignConv(binary_ops.pack_weight(kernel), features, (1, 1), (1, 1), (0, 0))
+        _, kernel, window = check_conv(caller, example, weight[:, :, None, None], 1, 0, 0, input_scale, "simd", None)
+        conv = simd.SignConv(binary_ops.pack_weight(kernel), features, (1, 1), window)
         _check_batch(caller, batch, 4 * (features // 16 + 3 * len(weight)))
         super().__init__(Workspace(conv, binary_ops.weight_scale(weight), input_scale, batch), (features,), rows=True)

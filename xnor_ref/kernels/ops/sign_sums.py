@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.kernels.basics import geometry, rungs
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.layout import pack_mask, signs_of_words
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import parallel_chunks
@@ -37,9 +37,7 @@ FILTERS = 8  # of one piece of work
 def conv2d(
     x: F32,
     weight_words: Words,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     backend: str = "auto",
     threads: int | None = None,
 ) -> F32:
@@ -48,13 +46,13 @@ def conv2d(
     `weight_words` is uint64 (O, n_words(C*KH*KW)); the sign of weight (o, c, kh, kw) is bit (kh*KW + kw)*C + c of
     row o, as in a model file.
     """
-    channels, taps = x.shape[1], kernel[0] * kernel[1]
+    channels, taps = x.shape[1], window.kernel[0] * window.kernel[1]
     if backend == "float" and has_vectors():
-        signs = signs_of_words(weight_words, channels * taps).reshape(-1, *kernel, channels)
+        signs = signs_of_words(weight_words, channels * taps).reshape(-1, *window.kernel, channels)
         weight = np.ascontiguousarray(np.moveaxis(signs, 3, 1))
-        return float_ops.conv2d(x, weight, None, stride, padding, threads=threads)
+        return float_ops.conv2d(x, weight, None, window, threads=threads)
     im2col, add_columns = _rung(backend)
-    out_size = geometry.conv_output_size(geometry.spatial(x), kernel, stride, padding)
+    out_size = window.count(geometry.spatial(x))
     pixels = out_size[0] * out_size[1]
     order = np.arange(channels * taps).reshape(channels, taps).T.ravel()  # im2col has channels outermost
     y = np.empty((len(x), len(weight_words), *out_size), np.float32)
@@ -62,7 +60,7 @@ def conv2d(
     for start in range(0, len(x), together):
         stop = min(start + together, len(x))
         columns = np.empty((channels * taps, (stop - start) * pixels), np.float32)
-        im2col(x, start, stop, kernel, stride, padding, np.float32(0), False, columns)
+        im2col(x, start, stop, window.numbers, out_size, np.float32(0), False, columns)
         sums = _sums(add_columns, columns, order, weight_words, threads)
         y[start:stop] = sums.reshape(-1, stop - start, *out_size).swapaxes(0, 1)
     return y

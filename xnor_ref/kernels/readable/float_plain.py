@@ -10,13 +10,14 @@ when it is needed.
 import numpy as np
 from numba import boolean, float32, float64, intp, types, uint8, void
 
-from xnor_ref.kernels.basics.geometry import conv_output_size
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.compiling.jit import compiled
 from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 
 _pair = types.UniTuple(intp, 2)
+_window = types.UniTuple(_pair, 4)  # `Window.numbers`
 
 
 @compiled(_pair(intp, intp, intp, intp, intp))
@@ -28,15 +29,12 @@ def _valid_range(out_size, size, stride, padding, tap):
 
 
 @compiled(
-    void(_in(float32, 4), intp, intp, _pair, _pair, _pair, float32, boolean, _out(float32, 2)),
+    void(_in(float32, 4), intp, intp, _window, _pair, float32, boolean, _out(float32, 2)),
 )
-def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
-    kh, kw = kernel
-    sh, sw = stride
-    ph, pw = padding
+def im2col(x, start, stop, window, out_size, pad_value, take_sign, cols):
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = window
+    oh, ow = out_size
     channels, h, w = x.shape[1], x.shape[2], x.shape[3]
-    oh = (h + 2 * ph - kh) // sh + 1
-    ow = (w + 2 * pw - kw) // sw + 1
     one = np.float32(1)
     step = np.uint64(sw)
     source = x.reshape(-1)
@@ -45,11 +43,11 @@ def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
     for c in range(channels):
         for i in range(kh):
             for j in range(kw):
-                first, last = _valid_range(ow, w, sw, pw, j)
+                first, last = _valid_range(ow, w, sw, pw, j * dw)
                 inside = np.uint64(last - first)
                 for n in range(start, stop):
                     for y in range(oh):
-                        iy = y * sh - ph + i
+                        iy = y * sh - ph + i * dh
                         if iy < 0 or iy >= h:
                             for v in range(row, row + ow):
                                 target[np.uint64(v)] = pad_value
@@ -60,7 +58,7 @@ def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
                         for v in range(row + last, row + ow):
                             target[np.uint64(v)] = pad_value
                         at = np.uint64(row + first)
-                        of = np.uint64(((n * channels + c) * h + iy) * w + first * sw + j - pw)
+                        of = np.uint64(((n * channels + c) * h + iy) * w + first * sw + j * dw - pw)
                         if take_sign:
                             for v in range(inside):
                                 target[at + v] = one if source[of + v * step] >= 0 else -one
@@ -73,11 +71,9 @@ def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
                         row += ow
 
 
-@compiled(void(_in(float32, 2), intp, intp, _pair, _pair, _pair, _pair, _out(float32, 4)))
-def col2im(cols, start, stop, kernel, stride, padding, out_size, dx):
-    kh, kw = kernel
-    sh, sw = stride
-    ph, pw = padding
+@compiled(void(_in(float32, 2), intp, intp, _window, _pair, _out(float32, 4)))
+def col2im(cols, start, stop, window, out_size, dx):
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = window
     oh, ow = out_size
     channels, h, w = dx.shape[1], dx.shape[2], dx.shape[3]
     step = np.uint64(sw)
@@ -87,14 +83,14 @@ def col2im(cols, start, stop, kernel, stride, padding, out_size, dx):
     for c in range(channels):
         for i in range(kh):
             for j in range(kw):
-                first, last = _valid_range(ow, w, sw, pw, j)
+                first, last = _valid_range(ow, w, sw, pw, j * dw)
                 inside = np.uint64(last - first)
                 for n in range(start, stop):
                     for y in range(oh):
-                        iy = y * sh - ph + i
+                        iy = y * sh - ph + i * dh
                         if 0 <= iy < h:
                             of = np.uint64(row + first)
-                            at = np.uint64(((n * channels + c) * h + iy) * w + first * sw + j - pw)
+                            at = np.uint64(((n * channels + c) * h + iy) * w + first * sw + j * dw - pw)
                             if sw == 1:
                                 for v in range(inside):
                                     target[at + v] += source[of + v]
@@ -174,12 +170,10 @@ def batch_norm_backward(dy, x, start, stop, gamma, mean, var, eps, dx, dgamma, d
 
 
 @compiled(
-    void(_in(float32, 4), intp, intp, _pair, _pair, _pair, _out(float32, 4), _out(uint8, 4)),
+    void(_in(float32, 4), intp, intp, _window, _out(float32, 4), _out(uint8, 4)),
 )
-def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
-    kh, kw = kernel
-    sh, sw = stride
-    ph, pw = padding
+def max_pool_winners(x, start, stop, window, y, winner):
+    (kh, kw), (sh, sw), (ph, pw), _ = window
     channels, h, w = x.shape[1], x.shape[2], x.shape[3]
     oh, ow = y.shape[2], y.shape[3]
     source = x.reshape(-1)
@@ -208,12 +202,10 @@ def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
 
 
 @compiled(
-    void(_in(float32, 4), _in(uint8, 4), intp, intp, _pair, _pair, _pair, _out(float32, 4)),
+    void(_in(float32, 4), _in(uint8, 4), intp, intp, _window, _out(float32, 4)),
 )
-def max_pool_backward(dy, winner, start, stop, kernel, stride, padding, dx):
-    kw = kernel[1]
-    sh, sw = stride
-    ph, pw = padding
+def max_pool_backward(dy, winner, start, stop, window, dx):
+    (_, kw), (sh, sw), (ph, pw), _ = window
     h, w = dx.shape[2], dx.shape[3]
     channels, oh, ow = dy.shape[1], dy.shape[2], dy.shape[3]
     source = dy.reshape(-1)
@@ -237,15 +229,16 @@ def known_answers() -> tuple[Case, ...]:
     gamma, beta, mean, var = reals(3), reals(4)[1:], np.full(3, 3.0), np.array([2.0, 0.7, 11.0])
 
     def columns(stride, padding, signs):
-        oh, ow = conv_output_size((3, 37), pair, stride, padding)
+        window = Window.of(pair, stride, padding)
+        oh, ow = window.count((3, 37))
         cols = reals(12, oh * ow)
-        im2col(x, 1, 2, pair, stride, padding, np.float32(0.5), signs, cols)
+        im2col(x, 1, 2, window.numbers, (oh, ow), np.float32(0.5), signs, cols)
         return cols
 
     def scattered(stride):
         oh, ow = 4 // stride + 1, 36 // stride + 1
         dx = np.zeros((1, 1, 4, 36), np.float32)
-        col2im(reals(6, oh * ow), 0, 1, pair, (stride, stride), (1, 1), (oh, ow), dx)
+        col2im(reals(6, oh * ow), 0, 1, Window.of(pair, stride, 1).numbers, (oh, ow), dx)
         return dx
 
     def normalised():
@@ -260,13 +253,13 @@ def known_answers() -> tuple[Case, ...]:
 
     def won():
         y, winner = np.zeros((2, 2, 2, 19), np.float32), np.zeros((2, 2, 2, 19), np.uint8)
-        max_pool_winners(x, 0, 2, pair, (2, 2), (1, 1), y, winner)
+        max_pool_winners(x, 0, 2, Window.of(pair, 2, 1).numbers, y, winner)
         return y, winner
 
     def returned():
         dx = np.zeros_like(x)
         winner = (words(2, 2, 2, 18) % np.uint64(4)).astype(np.uint8)
-        max_pool_backward(reals(2, 2, 2, 18), winner, 0, 2, (2, 2), (1, 2), (0, 0), dx)
+        max_pool_backward(reals(2, 2, 2, 18), winner, 0, 2, Window.of(2, (1, 2)).numbers, dx)
         return dx
 
     return (

@@ -7,37 +7,48 @@ and work on the images (or channels, or elements) from `start` to `stop` only, s
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from xnor_ref.kernels.basics.geometry import conv_output_size, padded_size, spatial
+
+def _canvas(shape, window, out_size):
+    """Shape (N, C, ...) of images (N, C, H, W) with what their windows meet beyond the border."""
+    ends = (
+        max(size + before, (out - 1) * stride + (kernel - 1) * dilation + 1)
+        for size, out, kernel, stride, before, dilation in zip(shape[2:], out_size, *window)
+    )
+    return *shape[:2], *ends
 
 
-def _windows(padded, kernel, stride, out_size):
-    """View (N, C, OH, OW, KH, KW) of all windows of a padded image."""
-    view = sliding_window_view(padded, kernel, axis=(2, 3))
-    return view[:, :, :: stride[0], :: stride[1]][:, :, : out_size[0], : out_size[1]]
+def _windows(images, window, out_size, border):
+    """View (N, C, OH, OW, KH, KW) of all windows of images, with `border` around them."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = window
+    h, w = images.shape[2:]
+    canvas = np.full(_canvas(images.shape, window, out_size), border, np.float32)
+    canvas[:, :, ph : ph + h, pw : pw + w] = images
+    view = sliding_window_view(canvas, ((kh - 1) * dh + 1, (kw - 1) * dw + 1), axis=(2, 3))
+    return view[:, :, ::sh, ::sw, ::dh, ::dw][:, :, : out_size[0], : out_size[1]]
 
 
-def im2col(x, start, stop, kernel, stride, padding, pad_value, take_sign, cols):
-    """cols (C*KH*KW, (stop-start)*OH*OW) gets one column per output position; signs of x if `take_sign`."""
-    ph, pw = padding
+def im2col(x, start, stop, window, out_size, pad_value, take_sign, cols):
+    """cols (C*KH*KW, (stop-start)*OH*OW) gets one column per output position; signs of x if `take_sign`.
+
+    `window` are `Window.numbers`, here and below.
+    """
     images = x[start:stop]
     if take_sign:
         images = np.where(images >= 0, np.float32(1), np.float32(-1))
-    padded = np.pad(images, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=pad_value)
-    view = _windows(padded, kernel, stride, conv_output_size(spatial(x), kernel, stride, padding))
-    cols[...] = view.transpose(1, 4, 5, 0, 2, 3).reshape(cols.shape)
+    cols[...] = _windows(images, window, out_size, pad_value).transpose(1, 4, 5, 0, 2, 3).reshape(cols.shape)
 
 
-def col2im(cols, start, stop, kernel, stride, padding, out_size, dx):
+def col2im(cols, start, stop, window, out_size, dx):
     """The transpose of `im2col`: adds every column into dx (N, C, H, W)."""
-    (kh, kw), (sh, sw), (ph, pw), (oh, ow) = kernel, stride, padding, out_size
-    _, c, h, w = dx.shape
-    n = stop - start
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = window
+    (oh, ow), (_, c, h, w), n = out_size, dx.shape, stop - start
     taps = cols.reshape(c, kh, kw, n, oh, ow)
-    padded = np.zeros((n, c, *padded_size((h, w), padding)), np.float32)
+    canvas = np.zeros(_canvas((n, c, h, w), window, out_size), np.float32)
     for i in range(kh):
         for j in range(kw):
-            padded[:, :, i : i + sh * oh : sh, j : j + sw * ow : sw] += taps[:, i, j].transpose(1, 0, 2, 3)
-    dx[start:stop] += padded[:, :, ph : ph + h, pw : pw + w]
+            met = canvas[:, :, i * dh :: sh, j * dw :: sw][:, :, :oh, :ow]
+            met += taps[:, i, j].transpose(1, 0, 2, 3)
+    dx[start:stop] += canvas[:, :, ph : ph + h, pw : pw + w]
 
 
 def batch_norm_forward(x, start, stop, gamma, beta, eps, y, mean, var):
@@ -64,29 +75,20 @@ def batch_norm_backward(dy, x, start, stop, gamma, mean, var, eps, dx, dgamma, d
     dx[:, start:stop] = (part - mean_dy - normal * mean_dn) * (gamma[start:stop] * inv_std)[:, None]
 
 
-def max_pool_winners(x, start, stop, kernel, stride, padding, y, winner):
+def max_pool_winners(x, start, stop, window, y, winner):
     """y (N, C, OH, OW) is the maximum of each window, and winner holds kh*KW+kw of the first tap that reaches it.
 
     The border never wins.
     """
-    (kh, kw), (ph, pw) = kernel, padding
-    images = x[start:stop]
-    padded = np.pad(images, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=-np.inf)
-    view = _windows(padded, kernel, stride, y.shape[2:])
-    flat = view.reshape(*view.shape[:4], kh * kw)
+    view = _windows(x[start:stop], window, y.shape[2:], -np.inf)
+    flat = view.reshape(*view.shape[:4], -1)
     winner[start:stop] = flat.argmax(axis=4)
     y[start:stop] = flat.max(axis=4)
 
 
-def max_pool_backward(dy, winner, start, stop, kernel, stride, padding, dx):
+def max_pool_backward(dy, winner, start, stop, window, dx):
     """Adds each output gradient to the tap that won."""
-    (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
-    _, _, h, w = dx.shape
-    oh, ow = dy.shape[2:]
-    part = dy[start:stop]
-    padded = np.zeros((*part.shape[:2], h + 2 * ph + sh, w + 2 * pw + sw), np.float32)
-    for i in range(kh):
-        for j in range(kw):
-            won = part * (winner[start:stop] == i * kw + j)
-            padded[:, :, i : i + sh * oh : sh, j : j + sw * ow : sw][:, :, :oh, :ow] += won
-    dx[start:stop] += padded[:, :, ph : ph + h, pw : pw + w]
+    taps = np.arange(window[0][0] * window[0][1])[:, None, None, None]
+    part, won = dy[start:stop], winner[start:stop]
+    cols = np.where(won.swapaxes(0, 1)[:, None] == taps, part.swapaxes(0, 1)[:, None], np.float32(0))
+    col2im(cols, start, stop, window, dy.shape[2:], dx)

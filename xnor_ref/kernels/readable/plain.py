@@ -13,7 +13,7 @@ import numpy as np
 from numba import float32, float64, intp, types, uint32, uint64, void
 from numba import int32 as i32
 
-from xnor_ref.kernels.basics.geometry import conv_output_size
+from xnor_ref.kernels.basics.geometry import spatial
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.rungs import jit_disabled
@@ -34,6 +34,7 @@ _ADDED_TOGETHER = 128  # pixels whose channels are added up together
 
 _pair = types.UniTuple(intp, 2)
 _triple = types.UniTuple(intp, 3)
+_window = types.UniTuple(_pair, 4)  # `Window.numbers`
 
 
 # --- counting bits that differ ---------------------------------------------------------------------------------
@@ -133,15 +134,20 @@ def _chunk(n_items, work_per_item):
 # --- convolution -----------------------------------------------------------------------------------------------
 
 
+@compiled(_pair(intp, intp, intp, intp))
+def taps_inside(first, size, kernel, dilation):
+    """The taps [start, stop) that lie in an image of `size` rows (or columns), of a window that begins at `first`."""
+    start = min(kernel, max(0, -(first // dilation)))
+    return start, max(start, min(kernel, -((first - size) // dilation)))
+
+
 @compiled(
     void(
         _in(uint64, 1),
         _triple,
         _in(uint64, 3),
-        _pair,
         intp,
-        _pair,
-        _pair,
+        _window,
         intp,
         intp,
         _out(uint64, 2),
@@ -149,8 +155,9 @@ def _chunk(n_items, work_per_item):
         _out(i32, 4),
     ),
 )
-def _conv_rows(x, size, weight, kernel, channels, stride, padding, start, stop, counts, dots, out):
+def _conv_rows(x, size, weight, channels, window, start, stop, counts, dots, out):
     """Output rows start..stop of all (block of output channels, image, row) into out, padding with 0."""
+    kernel, stride, before, dilation = window
     height, width, words = size
     out_channels, out_h, out_w = out.shape[1], out.shape[2], out.shape[3]
     n_rows = out.shape[0] * out_h
@@ -159,26 +166,26 @@ def _conv_rows(x, size, weight, kernel, channels, stride, padding, start, stop, 
         image, oy = row // out_h, row % out_h
         first = block * weight.shape[2]
         used = min(weight.shape[2], out_channels - first)
-        top = oy * stride[0] - padding[0]
-        ky_start = min(kernel[0], max(0, -top))  # the taps of this row that lie inside the image
-        ky_stop = max(ky_start, min(kernel[0], height - top))
+        top = oy * stride[0] - before[0]
+        ky_start, ky_stop = taps_inside(top, height, kernel[0], dilation[0])
         ox = 0
         while ox < out_w:
-            left = ox * stride[1] - padding[1]
-            kx_start = min(kernel[1], max(0, -left))
-            kx_stop = max(kx_start, min(kernel[1], width - left))
-            two = ox + 1 < out_w and left >= 0 and left + stride[1] + kernel[1] <= width  # both wholly inside
+            left = ox * stride[1] - before[1]
+            kx_start, kx_stop = taps_inside(left, width, kernel[1], dilation[1])
+            right = left + stride[1] + (kernel[1] - 1) * dilation[1]
+            two = ox + 1 < out_w and left >= 0 and right < width  # both wholly inside
             for pixel in range(2):
                 for o in range(weight.shape[2]):
                     counts[pixel, o] = _0
-            length = (kx_stop - kx_start) * words
+            together = max(1, kx_stop - kx_start) if dilation[1] == 1 else 1  # taps whose words lie side by side
             for ky in range(ky_start, ky_stop):
-                at = ((image * height + top + ky) * width + left + kx_start) * words
-                tap = (ky * kernel[1] + kx_start) * words
-                if two:
-                    _count_two(x, at, at + stride[1] * words, weight, block, tap, length, counts)
-                else:
-                    _count_one(x, at, weight, block, tap, length, counts)
+                for kx in range(kx_start, kx_stop, together):
+                    at = ((image * height + top + ky * dilation[0]) * width + left + kx * dilation[1]) * words
+                    tap = (ky * kernel[1] + kx) * words
+                    if two:
+                        _count_two(x, at, at + stride[1] * words, weight, block, tap, together * words, counts)
+                    else:
+                        _count_one(x, at, weight, block, tap, together * words, counts)
             n_bits = channels * (ky_stop - ky_start) * (kx_stop - kx_start)
             for o in range(weight.shape[2]):
                 dots[ox, o] = n_bits - 2 * np.int64(counts[0, o])
@@ -192,10 +199,10 @@ def _conv_rows(x, size, weight, kernel, channels, stride, padding, start, stop, 
                 out[image, first + o, oy, column] = dots[column, o]
 
 
-def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads=None):
+def conv2d_bits(x_words, weight_words, channels, window, pad_value, threads=None):
     n, height, width, words = x_words.shape
-    out_channels, *kernel = weight_words.shape[:3]
-    out_h, out_w = conv_output_size((height, width), kernel, stride, padding)
+    out_channels = len(weight_words)
+    out_h, out_w = window.count((height, width))
     out = np.empty((n, out_channels, out_h, out_w), np.int32)
     x = x_words.reshape(-1)
     weight = _relaid(weight_words.reshape(out_channels, -1))
@@ -204,12 +211,12 @@ def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, thr
         counts = np.empty((2, weight.shape[2]), np.uint64)
         dots = np.empty((out_w, weight.shape[2]), np.int32)
         size = height, width, words
-        _conv_rows(x, size, weight, tuple(kernel), channels, stride, padding, start, stop, counts, dots, out)
+        _conv_rows(x, size, weight, channels, window.numbers, start, stop, counts, dots, out)
 
     n_items = len(weight) * n * out_h
     parallel_chunks(one_chunk, n_items, _chunk(n_items, out_w * weight[0].size), threads)
     if pad_value:
-        out += pad_value * reference.border_sums(weight_words, channels, (height, width), stride, padding)
+        out += pad_value * reference.border_sums(weight_words, channels, (height, width), window)
     return out
 
 
@@ -339,34 +346,36 @@ def channel_means(start, stop, x, mean):
 
 
 @compiled(
-    void(intp, intp, _in(float64, 2), _pair, _pair, _pair, _pair, intp, _pair, _out(float32, 2)),
+    void(intp, intp, _in(float64, 2), _pair, _window, intp, _pair, _out(float32, 2)),
 )
-def box_means(start, stop, mean, size, kernel, stride, padding, valid, out_size, out):
+def box_means(start, stop, mean, size, window, valid, out_size, out):
     """K, the mean of A (N, H*W) over each window, of images start..stop; in the order of the NumPy twin."""
+    kernel, stride, before, dilation = window
     width = size[1]
     out_h, out_w = out_size
-    line = np.zeros(width + 2 * padding[1])  # the window's rows added up, and zeros on both sides
-    inner = line[padding[1] : padding[1] + width]
+    end = (out_w - 1) * stride[1] + (kernel[1] - 1) * dilation[1] + 1
+    line = np.zeros(max(before[1] + width, end))  # the window's rows added up, and zeros on both sides
+    inner = line[before[1] : before[1] + width]
     total = np.empty(out_w)
     for image in range(start, stop):
         for oy in range(out_h):
-            top = oy * stride[0] - padding[0]
-            ky_start, ky_stop = max(0, -top), min(kernel[0], size[0] - top)
+            top = oy * stride[0] - before[0]
+            ky_start, ky_stop = taps_inside(top, size[0], kernel[0], dilation[0])
             inner[:] = 0.0
             for ky in range(ky_start, ky_stop):
-                row = mean[image, (top + ky) * width : (top + ky + 1) * width]
+                y = top + ky * dilation[0]
+                row = mean[image, y * width : (y + 1) * width]
                 for x in range(width):
                     inner[x] += row[x]
             total[:] = 0.0
             for kx in range(kernel[1]):
                 for ox in range(out_w):
-                    total[ox] += line[kx + ox * stride[1]]
+                    total[ox] += line[kx * dilation[1] + ox * stride[1]]
             scales = out[image, oy * out_w : (oy + 1) * out_w]
             if valid:
                 for ox in range(out_w):
-                    left = ox * stride[1] - padding[1]
-                    columns = max(0, min(kernel[1], width - left) - max(0, -left))
-                    scales[ox] = total[ox] / max(1, max(0, ky_stop - ky_start) * columns)  # no tap inside: K = 0
+                    kx_start, kx_stop = taps_inside(ox * stride[1] - before[1], width, kernel[1], dilation[1])
+                    scales[ox] = total[ox] / max(1, (ky_stop - ky_start) * (kx_stop - kx_start))  # none inside: K = 0
             else:
                 taps_of_all = np.float64(kernel[0] * kernel[1])
                 for ox in range(out_w):
@@ -382,17 +391,17 @@ def _channel_means(x, threads):
     return mean
 
 
-def input_scale_map(x, kernel_size, stride, padding, mode, threads=None):
-    n, channels, height, width = x.shape
-    out_size = conv_output_size((height, width), kernel_size, stride, padding)
-    mean = _channel_means(x.reshape(n, channels, height * width), threads)
+def input_scale_map(x, window, mode, threads=None):
+    n, size = len(x), spatial(x)
+    out_size = window.count(size)
+    mean = _channel_means(x.reshape(n, x.shape[1], -1), threads)
     out = np.empty((n, out_size[0] * out_size[1]), np.float32)
 
     def one_chunk(start, stop):
         valid = int(mode == KMode.VALID)
-        box_means(start, stop, mean, (height, width), kernel_size, stride, padding, valid, out_size, out)
+        box_means(start, stop, mean, size, window.numbers, valid, out_size, out)
 
-    parallel_chunks(one_chunk, n, _chunk(n, out.shape[1] * kernel_size[0] * kernel_size[1]), threads)
+    parallel_chunks(one_chunk, n, _chunk(n, out.shape[1] * window.kernel[0] * window.kernel[1]), threads)
     return out.reshape(n, 1, *out_size)
 
 

@@ -6,7 +6,7 @@ that. Arrays are C-contiguous; words are uint64 with zero tail bits.
 
 import numpy as np
 
-from xnor_ref.kernels.basics.geometry import window_count
+from xnor_ref.kernels.basics.geometry import Pair, Window, spatial
 from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.threads import parallel_chunks
@@ -31,25 +31,26 @@ def sign_pack_rows(x: np.ndarray, threads: int | None = None) -> np.ndarray:
     return pack_mask(x >= 0, axis=1)
 
 
-def inside(size: int, kernel: int, stride: int, padding: int) -> np.ndarray:
-    """Which taps of which window lie in the image, along one axis: bool (windows, kernel)."""
-    windows = np.arange(window_count(size, kernel, stride, padding))
-    position = windows[:, None] * stride - padding + np.arange(kernel)
-    return (position >= 0) & (position < size)
+def positions(size: Pair, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of an image that the taps of each window meet, int64 (OH, KH), and the columns (OW, KW)."""
+    rows, columns = (
+        np.arange(count)[:, None] * stride - before + np.arange(kernel) * dilation
+        for count, kernel, stride, before, dilation in zip(window.count(size), *window.numbers, strict=True)
+    )
+    return rows, columns
 
 
-def border_sums(
-    weight_words: np.ndarray,
-    channels: int,
-    size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> np.ndarray:
+def inside(size: Pair, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """Which of these lie in the image: bool."""
+    rows, columns = positions(size, window)
+    return (rows >= 0) & (rows < size[0]), (columns >= 0) & (columns < size[1])
+
+
+def border_sums(weight_words: np.ndarray, channels: int, size: Pair, window: Window) -> np.ndarray:
     """What padding with +1 adds to the convolution: int32 (O, OH, OW), the weight signs summed over the taps
     that lie outside the image. Padding with -1 adds the opposite."""
     tap = 2 * np.bitwise_count(weight_words).sum(axis=-1, dtype=np.int64) - channels  # (O, KH, KW)
-    rows = inside(size[0], tap.shape[1], stride[0], padding[0]).astype(np.int64)  # (OH, KH)
-    columns = inside(size[1], tap.shape[2], stride[1], padding[1]).astype(np.int64)  # (OW, KW)
+    rows, columns = (taps.astype(np.int64) for taps in inside(size, window))
     sums = tap.sum(axis=(1, 2))[:, None, None] - rows @ (tap @ columns.T)  # all taps less those inside
     return sums.astype(np.int32)
 
@@ -58,21 +59,20 @@ def conv2d_bits(
     x_words: np.ndarray,
     weight_words: np.ndarray,
     channels: int,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    window: Window,
     pad_value: int,
     threads: int | None = None,
 ) -> np.ndarray:
     """Convolution of signs: x (N, H, W, words), weight (O, KH, KW, words) -> int32 (N, O, OH, OW)."""
     n, height, width, words = x_words.shape
     out_channels, kernel_h, kernel_w, _ = weight_words.shape
-    taps_y = inside(height, kernel_h, stride[0], padding[0])  # (OH, KH)
-    taps_x = inside(width, kernel_w, stride[1], padding[1])  # (OW, KW)
+    size, (down, right) = (height, width), window.stride
+    (taps_y, taps_x), (y, x) = inside(size, window), positions(size, window)
     n_inside = np.outer(taps_y.sum(1), taps_x.sum(1)).astype(np.int32)  # (OH, OW)
     out = np.empty((n, out_channels, *n_inside.shape), np.int32)
     out[:] = channels * n_inside
     if pad_value:
-        out += pad_value * border_sums(weight_words, channels, (height, width), stride, padding)
+        out += pad_value * border_sums(weight_words, channels, size, window)
 
     def one_chunk(start: int, stop: int) -> None:
         for ky in range(kernel_h):
@@ -81,8 +81,8 @@ def conv2d_bits(
                 ox = np.flatnonzero(taps_x[:, kx])
                 if oy.size == 0 or ox.size == 0:
                     continue
-                iy, ix = oy * stride[0] - padding[0] + ky, ox * stride[1] - padding[1] + kx
-                pixels = x_words[start:stop, iy[0] : iy[-1] + 1 : stride[0], ix[0] : ix[-1] + 1 : stride[1]]
+                iy, ix = y[oy, ky], x[ox, kx]
+                pixels = x_words[start:stop, iy[0] : iy[-1] + 1 : down, ix[0] : ix[-1] + 1 : right]
                 target = out[start:stop, :, oy[0] : oy[-1] + 1, ox[0] : ox[-1] + 1]
                 for o in range(out_channels):
                     differ = np.bitwise_count(pixels ^ weight_words[o, ky, kx])  # (n, oh, ow, words)
@@ -105,34 +105,26 @@ def gemm_bits(x_words: np.ndarray, weight_words: np.ndarray, n_bits: int, thread
     return out
 
 
-def input_scale_map(
-    x: np.ndarray,
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    mode: str,
-    threads: int | None = None,
-) -> np.ndarray:
+def input_scale_map(x: np.ndarray, window: Window, mode: str, threads: int | None = None) -> np.ndarray:
     """K of x (N, C, H, W): float32 (N, 1, OH, OW).
 
     Sums run in float64 in a fixed order (over channels as in `_channel_means`, then over the rows of a window, then
     over its columns), and K is rounded to float32 once; so all rungs give the same bits, and K is right to within one
     rounding.
     """
-    n, _, height, width = x.shape
+    n, size = len(x), spatial(x)
     mean = _channel_means(x)
-    taps_y = inside(height, kernel_size[0], stride[0], padding[0])
-    taps_x = inside(width, kernel_size[1], stride[1], padding[1])
-    lines = np.zeros((n, len(taps_y), width))
-    for ky in range(kernel_size[0]):
+    (taps_y, taps_x), (rows, columns) = inside(size, window), positions(size, window)
+    lines = np.zeros((n, len(taps_y), size[1]))
+    for ky in range(window.kernel[0]):
         oy = np.flatnonzero(taps_y[:, ky])
-        lines[:, oy] += mean[:, oy * stride[0] - padding[0] + ky]
+        lines[:, oy] += mean[:, rows[oy, ky]]
     total = np.zeros((n, len(taps_y), len(taps_x)))
-    for kx in range(kernel_size[1]):
+    for kx in range(window.kernel[1]):
         ox = np.flatnonzero(taps_x[:, kx])
-        total[:, :, ox] += lines[:, :, ox * stride[1] - padding[1] + kx]
+        total[:, :, ox] += lines[:, :, columns[ox, kx]]
     if mode == KMode.PLAIN:
-        total /= kernel_size[0] * kernel_size[1]
+        total /= window.kernel[0] * window.kernel[1]
     else:
         total /= np.maximum(np.outer(taps_y.sum(1), taps_x.sum(1)), 1)  # no tap inside: K = 0
     return total.astype(np.float32)[:, None]

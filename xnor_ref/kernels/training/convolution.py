@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, Window
 from xnor_ref.kernels.basics.memory import LINE, empty, zeros
 from xnor_ref.kernels.basics.modes import Finish, KMode
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
@@ -33,7 +33,7 @@ Then = Callable[[F32, int, int], None]
 CACHED = 1 << 23  # bytes of a result that could still be in a cache when it is read
 PIECE_PIXELS = 256  # of a piece of images, so that weights are worth reading
 MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
-ONE = (1, 1), (1, 1), (0, 0)  # kernel, stride and padding of a product of matrices
+ONE = Window((1, 1))  # of a product of matrices
 _NO_K = np.zeros((0, 0), np.float32)
 _NO_OCTETS, _NO_REALS = np.zeros((0,) * 5, np.uint8), np.zeros((0,) * 5, np.float32)
 _NONE = np.zeros(0, np.float32)
@@ -61,14 +61,13 @@ class Signs:
 
 
 class _Convolution:
-    def __init__(self, shape: tuple[int, ...], size: Pair, stride: Pair, padding: Pair):
-        self.outputs, self.channels, *kernel = shape
-        self.kernel: Pair = (kernel[0], kernel[1])
-        self.image, self.result = size, conv_output_size(size, self.kernel, stride, padding)
-        if (self.kernel, stride, padding) == ONE:
+    def __init__(self, shape: tuple[int, ...], size: Pair, window: Window):
+        self.outputs, self.channels = shape[:2]
+        self.image, self.result = size, window.count(size)
+        if window == ONE:
             size = 1, size[0] * size[1]  # pixels do not meet, so one row of them does as well, and leaves fewer ends
-        self.size, self.stride, self.padding = size, stride, padding
-        self._tiled = winograd.suits(shape, stride, padding, size)
+        self.size, self.window, self.taps = size, window, window.kernel[0] * window.kernel[1]
+        self._tiled = winograd.suits(shape, window, size)
         self._made: dict = {}  # gradients by arithmetic, as they are needed
 
     def _images_together(self, n: int) -> int:
@@ -153,7 +152,7 @@ class _Convolution:
         """
         threads, n = check_threads(None), len(dy)
         if "tiles" not in self._made:
-            kernel, padding = self.kernel[0], self.padding[0]
+            kernel, padding = self.window.kernel[0], self.window.before[0]
             self._made["tiles"] = (
                 winograd.WeightGradient(self.channels, self.outputs, self.size, kernel, padding),
                 winograd.Convolution(self.outputs, self.channels, dy.shape[1:3], kernel, kernel - 1 - padding),
@@ -173,18 +172,18 @@ class SignConvolution(_Convolution):
     Parameters
     ----------
     shape : of the weights
-    size, stride, padding : pairs
+    size : (H, W)
     pad_value : 0, +1 or -1
     input_scale : "off", "plain" or "valid"
     """
 
-    def __init__(self, shape, size, stride, padding, pad_value: int, input_scale: str):
-        super().__init__(shape, size, stride, padding)
+    def __init__(self, shape, size, window, pad_value: int, input_scale: str):
+        super().__init__(shape, size, window)
         size, self.pad_value, self.input_scale = self.size, pad_value, input_scale
         words = -(-self.channels // 64)
-        blank = np.zeros((self.outputs, *self.kernel, words), np.uint64)
-        self._conv = simd.SignConv(blank, self.channels, size, stride, padding, pad_value)
-        self._rows = self.kernel == size and padding == (0, 0) and self.channels % 32 == 0
+        blank = np.zeros((self.outputs, *window.kernel, words), np.uint64)
+        self._conv = simd.SignConv(blank, self.channels, size, window, pad_value)
+        self._rows = window.covers(size) and self.channels % 32 == 0
 
     def forward(
         self,
@@ -215,8 +214,7 @@ class SignConvolution(_Convolution):
         split(threads, n * self.size[0], signs.pack_pixels, x, scale, shift, limit, bits, mean)
         if with_mean:
             k = np.empty((n, out_h * out_w), np.float32)
-            valid = self.input_scale == KMode.VALID
-            place = self.kernel, self.stride, self.padding, valid, (out_h, out_w)
+            place = self.window.numbers, self.input_scale == KMode.VALID, (out_h, out_w)
             split(threads, n, plain.box_means, mean, self.size, *place, k)
         y = empty((n, out_h, out_w, outputs))
         ones = np.ones((n, out_h * out_w), np.float32) if k is None else k
@@ -254,7 +252,7 @@ class SignConvolution(_Convolution):
         if rounding is not None and n * out_h * out_w > MAX_SUM:
             rounding = None
         if rounding is None and self._tiled:
-            x = winograd.Images.of_signs(saved.bits, self.size[1], self.padding[0], self.pad_value)
+            x = winograd.Images.of_signs(saved.bits, self.size[1], self.window.before[0], self.pad_value)
             finish = weight, saved.alpha, rule, dalpha
             return self._backward_by_tiles(dy, saved.k, x, weight, saved.alpha, finish, need_input, then)
         of_weight, of_input = self._gradients(n, rounding is not None)
@@ -300,16 +298,14 @@ class SignConvolution(_Convolution):
     def _gradients(self, n: int, in_bytes: bool) -> tuple[WeightGradient, InputGradient]:
         key = in_bytes, n if self._rows else 0
         if key not in self._made:
-            place = self.kernel, self.stride, self.padding
+            place = self.size, self.window
             if self._rows:
-                features = self.channels * self.kernel[0] * self.kernel[1]
-                of_weight = WeightGradient(features, self.outputs, (1, n), *ONE, in_bytes, fold=self.channels)
+                features = self.channels * self.taps
+                of_weight = WeightGradient(features, self.outputs, (1, n), ONE, in_bytes, fold=self.channels)
             else:
                 border = self.pad_value != 0
-                of_weight = WeightGradient(self.channels, self.outputs, self.size, *place, in_bytes, border)
-            of_input = InputGradient(
-                self.channels, self.outputs, self.size, *place, in_bytes=in_bytes, single=self._rows
-            )
+                of_weight = WeightGradient(self.channels, self.outputs, *place, in_bytes, border)
+            of_input = InputGradient(self.channels, self.outputs, *place, in_bytes=in_bytes, single=self._rows)
             self._made[key] = of_weight, of_input
         return self._made[key]
 
@@ -328,16 +324,16 @@ class RealConvolution(_Convolution):
     With `chained` each output is one chain of multiply-adds, so that sums of integers below 2^24 are exact.
     """
 
-    def __init__(self, shape, size, stride, padding, chained: bool = False):
-        super().__init__(shape, size, stride, padding)
+    def __init__(self, shape, size, window, chained: bool = False):
+        super().__init__(shape, size, window)
         size = self.size
-        self._conv = simd.RealConv(np.zeros(shape, np.float32), size, stride, padding)
-        self._rows = self.kernel == size and padding == (0, 0)
+        self._conv = simd.RealConv(np.zeros(shape, np.float32), size, window)
+        self._rows = window.covers(size)
         self.in_tiles: winograd.Convolution | None = None
         if self._tiled and not chained:
-            self.in_tiles = winograd.Convolution(self.channels, self.outputs, size, self.kernel[0], padding[0])
-        taps = self.kernel[0] * self.kernel[1]
-        self._source, self._offsets = np.arange(self.outputs) * self.channels * taps, np.arange(taps)
+            kernel, padding = window.kernel[0], window.before[0]
+            self.in_tiles = winograd.Convolution(self.channels, self.outputs, size, kernel, padding)
+        self._source, self._offsets = np.arange(self.outputs) * self.channels * self.taps, np.arange(self.taps)
 
     def pad(self, x: F32) -> F32:
         """Images (N, H, W, C) as `forward` and `backward` want them, with columns of zeros."""
@@ -355,7 +351,7 @@ class RealConvolution(_Convolution):
         y = empty((n, conv.windows.out_h, conv.windows.out_w, self.outputs))
         tiled = self.in_tiles
         if tiled:
-            images = winograd.Images.of(padded, self.size[1], self.padding[0])
+            images = winograd.Images.of(padded, self.size[1], self.window.before[0])
             tiled.load(weight, threads)
             tiled.set_bias(np.float32(0) if bias is None else bias)
             some = self._images_together(n)
@@ -387,7 +383,7 @@ class RealConvolution(_Convolution):
         alpha = _NONE if alpha is None else alpha
         threads, dy, n = check_threads(None), self._in_rows(dy), len(dy)
         if self._tiled:
-            x = winograd.Images.of(padded, self.size[1], self.padding[0])
+            x = winograd.Images.of(padded, self.size[1], self.window.before[0])
             return self._backward_by_tiles(dy, None, x, weight, None, (latent, alpha, rule, dalpha), need_input)
         images = 1 if self._rows else n
         of_weight, of_input = self._gradients(n)
@@ -427,15 +423,15 @@ class RealConvolution(_Convolution):
     def _gradients(self, n: int) -> tuple[WeightGradient | RowsGradient, InputGradient]:
         key = n if self._rows else 0
         if key not in self._made:
-            place = self.kernel, self.stride, self.padding
+            place = self.size, self.window
             of_weight: WeightGradient | RowsGradient
             if self._rows:
-                features = self.channels * self.kernel[0] * self.kernel[1]
-                of_weight = WeightGradient(features, self.outputs, (1, n), *ONE, fold=self.channels)
-            elif self.channels <= FEW_CHANNELS:
-                of_weight = RowsGradient(self.channels, self.outputs, self.size, *place)
+                features = self.channels * self.taps
+                of_weight = WeightGradient(features, self.outputs, (1, n), ONE, fold=self.channels)
+            elif self.channels <= FEW_CHANNELS and self.window.dilation[1] == 1:
+                of_weight = RowsGradient(self.channels, self.outputs, *place)
             else:
-                of_weight = WeightGradient(self.channels, self.outputs, self.size, *place)
-            of_input = InputGradient(self.channels, self.outputs, self.size, *place, single=self._rows)
+                of_weight = WeightGradient(self.channels, self.outputs, *place)
+            of_input = InputGradient(self.channels, self.outputs, *place, single=self._rows)
             self._made[key] = of_weight, of_input
         return self._made[key]

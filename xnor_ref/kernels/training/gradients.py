@@ -14,7 +14,7 @@ import numpy as np
 from numba import boolean, int64, intp, uint32, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import conv_output_size, padded_size
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.memory import LINE, empty, zeros
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled
@@ -74,37 +74,37 @@ class WeightGradient:
     ----------
     channels, outputs : C, O
     size : (H, W)
-    kernel, stride, padding : pairs
     in_bytes : whether x and dy are bytes, four pixels a word
     stored_border : whether the rows of the padding hold something (padding with +1 or -1)
     fold : where a kernel that covers the image makes KH*KW*C channels of it, this C
     """
 
-    def __init__(
-        self, channels, outputs, size, kernel, stride, padding, in_bytes=False, stored_border=False, fold=None
-    ):
-        self.channels, self.outputs, self.size, self.kernel = channels, outputs, size, kernel
-        self.stride, self.padding, self.in_bytes = stride, padding, in_bytes
-        self.out_h, self.out_w = conv_output_size(size, kernel, stride, padding)
+    def __init__(self, channels, outputs, size, window, in_bytes=False, stored_border=False, fold=None):
+        self.channels, self.outputs, self.size, self.window = channels, outputs, size, window
+        self.in_bytes = in_bytes
+        self.out_h, self.out_w = window.count(size)
+        kernel, stride, before, dilation = window.numbers
         self.depth = 4 if in_bytes else 1  # pixels of an element
         self.run = -(-self.out_w // self.depth)
         # Bytes: every tap then meets every pixel of dy, so that all have the same correction.
-        top = padding[0] if stored_border or in_bytes else 0
-        columns = (kernel[1] - 1) // stride[1] + max(
-            self.run * self.depth, -(-padded_size(size, padding)[1] // stride[1])
+        top, bottom = window.padding[0] if stored_border or in_bytes else (0, 0)
+        columns = (window.extent[1] - 1) // stride[1] + max(
+            self.run * self.depth, -(-window.padded(size)[1] // stride[1])
         )
         pitch = -(-(columns + self.depth) // 4) * 4
-        self.layout = Planes(size[0] + 2 * top, stride[1], pitch, top, padding[1])
+        self.layout = Planes(size[0] + top + bottom, stride[1], pitch, top, before[1])
         item = 1 if in_bytes else 4
         plane_row = self.layout.phases * pitch * item
         taps = []
         for ky in range(kernel[0]):
-            # output rows whose input row y*s + ky - p is stored
-            first = max(0, -((ky - padding[0] + top) // stride[0]))
-            last = min(self.out_h, (size[0] - 1 + top + padding[0] - ky) // stride[0] + 1)
+            row = ky * dilation[0] - before[0]
+            # output rows y whose input row y*s + row is stored
+            first = max(0, -((row + top) // stride[0]))
+            last = min(self.out_h, (size[0] - 1 + bottom - row) // stride[0] + 1)
             for kx in range(kernel[1]):
-                column = (kx % stride[1]) * pitch + kx // stride[1]
-                base = (ky - padding[0] + top) * plane_row + column * item  # of output row 0
+                far = kx * dilation[1]
+                column = (far % stride[1]) * pitch + far // stride[1]
+                base = (row + top) * plane_row + column * item  # of output row 0
                 taps.append((base, first, max(first, last)))
         self.taps = np.array(taps, np.int64)
         g = np.zeros(SIZE, np.int64)
@@ -162,22 +162,23 @@ class RowsGradient:
 
     in_bytes = False
 
-    def __init__(self, channels, outputs, size, kernel, stride, padding):
-        self.channels, self.outputs, self.size, self.kernel = channels, outputs, size, kernel
-        self.stride, self.padding = stride, padding
-        out_h, out_w = conv_output_size(size, kernel, stride, padding)
-        row = padded_size(size, padding)[1] * channels * 4
+    def __init__(self, channels, outputs, size, window):
+        self.channels, self.outputs, self.size, self.window = channels, outputs, size, window
+        out_h, out_w = window.count(size)
+        kernel, stride, before, dilation = window.numbers
+        row, pixel = (size[1] + 2 * window.margin) * channels * 4, channels * 4
         taps = []
         for ky in range(kernel[0]):
-            first = max(0, -((ky - padding[0]) // stride[0]))
-            last = min(out_h, (size[0] - 1 + padding[0] - ky) // stride[0] + 1)
-            taps.append(((ky - padding[0]) * row, first, max(first, last)))
+            top = ky * dilation[0] - before[0]
+            first = max(0, -(top // stride[0]))
+            last = min(out_h, (size[0] - 1 - top) // stride[0] + 1)
+            taps.append((top * row + (window.margin - before[1]) * pixel, first, max(first, last)))
         self.taps = np.array(taps, np.int64)
         g = np.zeros(SIZE, np.int64)
         inputs = kernel[1] * channels
         g[ROWS], g[RUN], g[OUTPUTS], g[CHANNELS] = out_h, out_w, outputs, inputs
         g[FOLD], g[OUT_CHANNEL], g[OUT_TAP] = inputs, 1, inputs
-        g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL] = size[0] * row, stride[0] * row, stride[1] * channels * 4, 4
+        g[X_IMAGE], g[X_ROW], g[X_STEP], g[X_CHANNEL] = size[0] * row, stride[0] * row, stride[1] * pixel, 4
         self._geometry = g
         self._room = out_h * out_w * simd.padded_outputs(outputs)
         self._together = max(1, CACHED_NUMBERS // self._room)
@@ -316,9 +317,9 @@ class _Phase:
     """The pixels (a + s*i, b + s*j) of dX, and the convolution of stride 1 that makes them."""
 
     def __init__(self, whole: "InputGradient", a: int, b: int):
-        (sy, sx), (out_h, row, words) = whole.stride, whole.padded_shape
-        self.ky, up = _taps(whole.kernel[0], sy, whole.padding[0], a)
-        self.kx, left = _taps(whole.kernel[1], sx, whole.padding[1], b)
+        (kernel, (sy, sx), before, _), (out_h, row, words) = whole.window.numbers, whole.padded_shape
+        self.ky, up = _taps(kernel[0], sy, before[0], a)
+        self.kx, left = _taps(kernel[1], sx, before[1], b)
         height, width = -(-(whole.size[0] - a) // sy), -(-(whole.size[1] - b) // sx)
         at = np.arange(height)[:, None] + up + np.arange(len(self.ky))  # rows of dY that a row of pixels meets
         inside = (at >= 0) & (at < out_h)
@@ -335,7 +336,7 @@ class _Phase:
         size = len(self.ky) * len(self.kx) * words * entry // 4
         beyond = BYTES.beyond * WIDE if whole.in_bytes else 0
         self.panels = zeros((max(1, size + beyond),), np.uint32)
-        offsets = [ky * whole.kernel[1] + kx for ky in self.ky for kx in self.kx]
+        offsets = [ky * kernel[1] + kx for ky in self.ky for kx in self.kx]
         self.offsets = np.array(offsets if not whole.single else [0], np.int64)
         pixel = whole.inputs * 4
         self.first = (a * whole.size[1] + b) * whole.inputs
@@ -386,7 +387,6 @@ class InputGradient:
     ----------
     channels, outputs : C, O
     size : (H, W)
-    kernel, stride, padding : pairs
     in_bytes : whether dY is unsigned bytes with `OFFSET` added, and the weights signs
     single : whether to take that product; signs then need whole words of channels
 
@@ -394,18 +394,20 @@ class InputGradient:
     `OFFSET`), and end with some.
     """
 
-    def __init__(self, channels, outputs, size, kernel, stride, padding, *, in_bytes=False, single=False):
+    def __init__(self, channels, outputs, size, window, *, in_bytes=False, single=False):
+        assert window.dilation == (1, 1)
         self.outputs, self.in_bytes, self.words = outputs, in_bytes, -(-channels // 32)
         self.single = single
-        n_taps = kernel[0] * kernel[1]
+        n_taps = window.kernel[0] * window.kernel[1]
         self.source = np.arange(channels) * n_taps  # where in a filter an input channel begins
         if self.single:  # one pixel of so many channels, in the order in which they lie in dX
             self.source = np.ascontiguousarray((self.source[:, None] + np.arange(n_taps)).T).reshape(-1)
-            size, kernel, stride = (1, 1), (1, 1), (1, 1)
+            size, window = (1, 1), Window((1, 1))
         self.inputs = len(self.source)
-        self.size, self.kernel, self.stride, self.padding = size, kernel, stride, padding
-        out_h, out_w = conv_output_size(size, kernel, stride, padding)
-        phases = [(b, *_taps(kernel[1], stride[1], padding[1], b)) for b in range(min(stride[1], size[1]))]
+        self.size, self.window = size, window
+        out_h, out_w = window.count(size)
+        kernel, stride, before, _ = window.numbers
+        phases = [(b, *_taps(kernel[1], stride[1], before[1], b)) for b in range(min(stride[1], size[1]))]
         self.left = max([0, *(-shift for _, taps, shift in phases if taps)])
         ends = [-(-(size[1] - b) // stride[1]) + shift + len(taps) - 1 for b, taps, shift in phases if taps]
         columns = self.left + max([out_w, *ends])

@@ -8,7 +8,7 @@ import numpy as np
 from numba import boolean, float32, intp, types, uint8, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.basics.memory import empty
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import parallel_chunks
@@ -30,25 +30,27 @@ _winner, _affine_winner = window.winner, window.affine_winner
 
 _VECTORS, _ZERO = has_vectors(), np.float32(0)
 _pair, _vector, _images = types.UniTuple(intp, 2), _in(float32, 1), _in(float32, 4)
+_window = types.UniTuple(_pair, 4)  # `Window.numbers`
 _winners = _in(uint8, 4)
 
 
 @compiled(
     void(
-        intp, intp, _images, _vector, _vector, boolean, _pair, _pair, _pair, _out(float32, 4), _out(uint8, 4)
+        intp, intp, _images, _vector, _vector, boolean, _window, _out(float32, 4), _out(uint8, 4)
     ),
 )  # fmt: skip
-def pool_winners(start, stop, x, scale, shift, affine, kernel, stride, padding, y, winner):
+def pool_winners(start, stop, x, scale, shift, affine, window, y, winner):
     """Rows start..stop of all results: the maximum of each window of x and its first tap (`microkernels/window.py`)."""
+    kernel, stride, before, _ = window
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     pixel, row = channels * 4, width * channels * 4
     a, b = scale.ctypes.data, shift.ctypes.data
     for item in range(start, stop):
         image, oy = item // y.shape[1], item % y.shape[1]
-        top = oy * stride[0] - padding[0]
+        top = oy * stride[0] - before[0]
         first, last = max(0, top), min(height, top + kernel[0])
         for ox in range(y.shape[2]):
-            left = ox * stride[1] - padding[1]
+            left = ox * stride[1] - before[1]
             begin, end = max(0, left), min(width, left + kernel[1])
             tap = (first - top) * kernel[1] + begin - left
             if _VECTORS and channels >= LANES:
@@ -83,24 +85,25 @@ def _windows(position, size, kernel, stride, padding):
     return max(0, (shifted - kernel) // stride + 1), min(size, shifted // stride + 1)
 
 
-@compiled(void(intp, intp, _images, _winners, _pair, _pair, _pair, intp, intp, _out(float32, 4)))
-def pool_gradient(start, stop, dy, winner, kernel, stride, padding, height, at, dx):
+@compiled(void(intp, intp, _images, _winners, _window, intp, intp, _out(float32, 4)))
+def pool_gradient(start, stop, dy, winner, window, height, at, dx):
     """Gradient of `pool_winners` with respect to its input of `height`: rows start..stop, to rows `at` and on of dx."""
+    kernel, stride, before, _ = window
     width, channels = dx.shape[2], dx.shape[3]
     out_h, out_w = dy.shape[1], dy.shape[2]
     source, won, target = dy.reshape(-1), winner.reshape(-1), dx.reshape(-1)
     length = np.uint64(channels)
     for item in range(start, stop):
         image, iy = item // height, item % height
-        first_y, last_y = _windows(iy, out_h, kernel[0], stride[0], padding[0])
+        first_y, last_y = _windows(iy, out_h, kernel[0], stride[0], before[0])
         for ix in range(width):
-            first_x, last_x = _windows(ix, out_w, kernel[1], stride[1], padding[1])
+            first_x, last_x = _windows(ix, out_w, kernel[1], stride[1], before[1])
             to = np.uint64(((at + item - start) * width + ix) * channels)
             fresh = True
             for oy in range(first_y, last_y):
                 for ox in range(first_x, last_x):
                     of = np.uint64(((image * out_h + oy) * out_w + ox) * channels)
-                    row, column = iy + padding[0] - oy * stride[0], ix + padding[1] - ox * stride[1]
+                    row, column = iy + before[0] - oy * stride[0], ix + before[1] - ox * stride[1]
                     tap = np.uint8(row * kernel[1] + column)
                     if fresh:
                         for c in range(length):
@@ -116,9 +119,10 @@ def pool_gradient(start, stop, dy, winner, kernel, stride, padding, height, at, 
                     target[to + c] = _ZERO
 
 
-@compiled(void(intp, intp, _images, _pair, _pair, _pair, _out(float32, 4)))
-def mean_gradient(start, stop, dy, kernel, stride, padding, dx):
+@compiled(void(intp, intp, _images, _window, _out(float32, 4)))
+def mean_gradient(start, stop, dy, window, dx):
     """Gradient of `nhwc.avg_pool` with respect to its input: rows start..stop of all images."""
+    kernel, stride, before, _ = window
     height, width, channels = dx.shape[1], dx.shape[2], dx.shape[3]
     out_h, out_w = dy.shape[1], dy.shape[2]
     source, target = dy.reshape(-1), dx.reshape(-1)
@@ -126,9 +130,9 @@ def mean_gradient(start, stop, dy, kernel, stride, padding, dx):
     share = np.float32(1 / (kernel[0] * kernel[1]))
     for item in range(start, stop):
         image, iy = item // height, item % height
-        first_y, last_y = _windows(iy, out_h, kernel[0], stride[0], padding[0])
+        first_y, last_y = _windows(iy, out_h, kernel[0], stride[0], before[0])
         for ix in range(width):
-            first_x, last_x = _windows(ix, out_w, kernel[1], stride[1], padding[1])
+            first_x, last_x = _windows(ix, out_w, kernel[1], stride[1], before[1])
             to = np.uint64((item * width + ix) * channels)
             for c in range(length):
                 target[to + c] = _ZERO
@@ -144,46 +148,44 @@ def _rows(x: Real) -> tuple[int, int]:
     return x.shape[0] * x.shape[1], max(1, norm.ROWS_CHUNK // x[0, 0].size)
 
 
-def _pooled(x: Real, scale: Real | None, shift: Real | None, kernel: Pair, stride: Pair, padding: Pair, threads):
-    y = empty((len(x), *conv_output_size(x.shape[1:3], kernel, stride, padding), x.shape[3]))
+def _pooled(x: Real, scale: Real | None, shift: Real | None, window: Window, threads):
+    y = empty((len(x), *window.count(x.shape[1:3]), x.shape[3]))
     winner = np.empty(y.shape, np.uint8)
     none = np.empty(0, np.float32)
     a, b = (none, none) if scale is None else (scale, shift)
 
     def pool(start, stop):
-        pool_winners(start, stop, x, a, b, scale is not None, kernel, stride, padding, y, winner)
+        pool_winners(start, stop, x, a, b, scale is not None, window.numbers, y, winner)
 
     n_rows = y.shape[0] * y.shape[1]
-    parallel_chunks(pool, n_rows, max(1, norm.ROWS_CHUNK // (x[0, 0].size * stride[0])), threads)
+    parallel_chunks(pool, n_rows, max(1, norm.ROWS_CHUNK // (x[0, 0].size * window.stride[0])), threads)
     return y, winner
 
 
-def max_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None) -> tuple[Real, Winner]:
+def max_pool(x: Real, window: Window, threads: int | None = None) -> tuple[Real, Winner]:
     """Maximum of each window of x (N, H, W, C), and the tap, row by row, that reached it first; padding never wins.
 
     At most 256 taps.
     """
-    return _pooled(x, None, None, kernel, stride, padding, threads)
+    return _pooled(x, None, None, window, threads)
 
 
 def norm_relu_pool(
-    x: Real, scale: Real, shift: Real, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None
+    x: Real, scale: Real, shift: Real, window: Window, threads: int | None = None
 ) -> tuple[Real, Winner]:
     """`max_pool` of max(x*scale + shift, 0), as `batch_norm.norm_relu` has it; at most 255 taps.
 
     The winner is `NOBODY` where the maximum is 0, so that the gradient needs the winners only.
     """
-    return _pooled(x, scale, shift, kernel, stride, padding, threads)
+    return _pooled(x, scale, shift, window, threads)
 
 
-def max_pool_gradient(
-    dy: Real, winner: Winner, size: Pair, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None
-) -> Real:
+def max_pool_gradient(dy: Real, winner: Winner, size: Pair, window: Window, threads: int | None = None) -> Real:
     """Gradient of `max_pool` with respect to its input of (H, W) `size`: all of it goes to the winners."""
     dx = empty((len(dy), *size, dy.shape[3]))
 
     def route(start, stop):
-        pool_gradient(start, stop, dy, winner, kernel, stride, padding, size[0], start, dx)
+        pool_gradient(start, stop, dy, winner, window.numbers, size[0], start, dx)
 
     parallel_chunks(route, *_rows(dx), threads)
     return dx
@@ -199,9 +201,7 @@ def norm_relu_pool_gradient(
     var: Double,
     gamma: Real,
     eps: float,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
+    window: Window,
     threads: int | None = None,
 ) -> tuple[norm.Write, Real, Real]:
     """Gradient of `norm_relu_pool` with BatchNorm in training mode: a function that computes rows, dgamma and dbeta.
@@ -216,40 +216,34 @@ def norm_relu_pool_gradient(
 
     def add_up(start, stop):
         routed = empty((1, stop - start, width, channels))
-        pool_gradient(start, stop, dy, winner, kernel, stride, padding, x.shape[1], 0, routed)
+        pool_gradient(start, stop, dy, winner, window.numbers, x.shape[1], 0, routed)
         sums.add(norm.rows_of(routed), start * width)
 
     parallel_chunks(add_up, n_rows, chunk, threads)
     factors, dgamma, dbeta = sums.factors(var, gamma, eps)
 
     def write(start, stop, place):
-        pool_gradient(
-            start // width, stop // width, dy, winner, kernel, stride, padding, x.shape[1], 0,
-            place.reshape(1, -1, width, channels),
-        )  # fmt: skip
+        routed = place.reshape(1, -1, width, channels)
+        pool_gradient(start // width, stop // width, dy, winner, window.numbers, x.shape[1], 0, routed)
         norm.apply_gradients(0, len(place), place, inputs[start:stop], *factors, place)
 
     return write, dgamma, dbeta
 
 
-def avg_pool(x: Real, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None) -> Real:
+def avg_pool(x: Real, window: Window, threads: int | None = None) -> Real:
     """Mean of each window of x (N, H, W, C), padded zeros counted."""
-    y = empty((len(x), *conv_output_size(x.shape[1:3], kernel, stride, padding), x.shape[3]))
+    y = empty((len(x), *window.count(x.shape[1:3]), x.shape[3]))
     parallel_chunks(
-        lambda start, stop: nhwc.avg_pool(start, stop, x, kernel, stride, padding, y),
-        y.shape[0] * y.shape[1], max(1, norm.ROWS_CHUNK // (x[0, 0].size * stride[0])), threads,
+        lambda start, stop: nhwc.avg_pool(start, stop, x, window.numbers, y),
+        y.shape[0] * y.shape[1], max(1, norm.ROWS_CHUNK // (x[0, 0].size * window.stride[0])), threads,
     )  # fmt: skip
     return y
 
 
-def avg_pool_gradient(
-    dy: Real, size: Pair, kernel: Pair, stride: Pair, padding: Pair, threads: int | None = None
-) -> Real:
+def avg_pool_gradient(dy: Real, size: Pair, window: Window, threads: int | None = None) -> Real:
     """Gradient of `avg_pool` with respect to its input of (H, W) `size`."""
     dx = empty((len(dy), *size, dy.shape[3]))
-    parallel_chunks(
-        lambda start, stop: mean_gradient(start, stop, dy, kernel, stride, padding, dx), *_rows(dx), threads
-    )
+    parallel_chunks(lambda start, stop: mean_gradient(start, stop, dy, window.numbers, dx), *_rows(dx), threads)
     return dx
 
 
@@ -270,33 +264,33 @@ def global_avg_pool_gradient(dy: Real, size: Pair, threads: int | None = None) -
 
 def known_answers() -> tuple[Case, ...]:
     """What the kernels must compute before anything else; see `selftest`."""
-    window = (3, 2), (2, 1), (1, 1)  # of 5 x 6 pixels: 3 x 7 results
+    window = Window.of((3, 2), (2, 1), 1).numbers  # of 5 x 6 pixels: 3 x 7 results
 
     def pooled(channels, affine):
         y, winner = np.zeros((2, 3, 7, channels), np.float32), np.zeros((2, 3, 7, channels), np.uint8)
         scale, shift = reals(channels), reals(channels + 1)[1:]
-        pool_winners(1, 6, reals(2, 5, 6, channels), scale, shift, affine, *window, y, winner)
+        pool_winners(1, 6, reals(2, 5, 6, channels), scale, shift, affine, window, y, winner)
         return y, winner
 
     def given(channels):
         return reals(2, 3, 7, channels), (words(2, 3, 7, channels) % np.uint64(6)).astype(np.uint8)
 
-    def routed(*window, shape):
+    def routed(window, shape):
         dy, winner = reals(*shape), (words(*shape) % np.uint64(6)).astype(np.uint8)
         dx = np.ones((2, 5, 6, 19), np.float32)
-        pool_gradient(1, 10, dy, winner, *window, 5, 1, dx)
+        pool_gradient(1, 10, dy, winner, window, 5, 1, dx)
         return dx
 
     def spread_out():
         dx = np.ones((2, 5, 6, 19), np.float32)
-        mean_gradient(1, 10, given(19)[0], *window, dx)
+        mean_gradient(1, 10, given(19)[0], window, dx)
         return dx
 
     return (
         (_windows, lambda: (_windows(4, 3, 3, 2, 1), _windows(5, 2, 2, 3, 0)), [[2, 3], [2, 2]]),
         (pool_winners, lambda: pooled(5, False) + pooled(5, True), "a489ce756ed51930"),
         (pool_winners, lambda: pooled(37, False) + pooled(37, True), "273182840c401193"),
-        (pool_gradient, lambda: routed(*window, shape=(2, 3, 7, 19)), "948ed4ffd4ca3882"),
-        (pool_gradient, lambda: routed((2, 3), (2, 3), (0, 0), shape=(2, 2, 2, 19)), "93bf1bf1b62dd24d"),
+        (pool_gradient, lambda: routed(window, (2, 3, 7, 19)), "948ed4ffd4ca3882"),
+        (pool_gradient, lambda: routed(Window.of((2, 3), (2, 3)).numbers, (2, 2, 2, 19)), "93bf1bf1b62dd24d"),
         (mean_gradient, spread_out, "2a181c897dd51ba4"),
     )

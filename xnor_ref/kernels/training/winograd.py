@@ -21,7 +21,7 @@ import numpy as np
 from numba import boolean, float32, int64, intp, uint32, uint64, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.basics.memory import LINE, empty, zeros
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled
@@ -72,14 +72,15 @@ class Images(NamedTuple):
         return cls(_NO_REALS, bits, _NO_K, width, padding, border)
 
 
-def suits(shape: tuple[int, ...], stride: Pair, padding: Pair, size: Pair) -> bool:
+def suits(shape: tuple[int, ...], window: Window, size: Pair) -> bool:
     """Whether a convolution of images (H, W) with weights of this shape (O, C, KH, KW) gains from tiles.
 
     None does with XNOR_REF_WINOGRAD=off in the environment, to measure what the tiles gain.
     """
     if os.environ.get("XNOR_REF_WINOGRAD") == "off":
         return False
-    fits = tuple(shape[2:]) in KERNELS and stride == (1, 1) and padding[0] == padding[1] < shape[2]
+    padding = window.before[0]
+    fits = window == Window.of(window.kernel, 1, padding) and window.kernel in KERNELS and padding < shape[2]
     return fits and min(shape[:2]) >= LEAST_CHANNELS and min(size) >= LEAST_SIDE
 
 
@@ -91,7 +92,7 @@ class Convolution:
     def __init__(self, channels: int, outputs: int, size: Pair, kernel: int, padding: int):
         self.channels, self.outputs, self.padding = channels, outputs, padding
         self.side = kernel + 1  # of a tile
-        self.out_size = conv_output_size(size, (kernel, kernel), (1, 1), (padding, padding))
+        self.out_size = Window.of(kernel, 1, padding).count(size)
         self.tiles = -(-self.out_size[0] // 2), -(-self.out_size[1] // 2)
         self._panels = zeros((self.side**2 * channels * padded_outputs(outputs),))
         self._bias = np.zeros(outputs, np.float32)
@@ -123,9 +124,9 @@ class WeightGradient:
 
     def __init__(self, channels: int, outputs: int, size: Pair, kernel: int, padding: int):
         self.channels, self.outputs, self.size = channels, outputs, size
-        self.kernel, self.stride, self.padding = (kernel, kernel), (1, 1), (padding, padding)
+        self.window = Window.of(kernel, 1, padding)
         self.side = kernel + 1
-        out_h, out_w = conv_output_size(size, self.kernel, self.stride, self.padding)
+        out_h, out_w = self.window.count(size)
         self.tiles = -(-out_h // 2), -(-out_w // 2)
 
     def __call__(self, x: Images, dy: Images, n: int, threads: int) -> F32:

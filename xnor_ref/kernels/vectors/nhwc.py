@@ -13,7 +13,7 @@ from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.microkernels import window
 from xnor_ref.kernels.microkernels.ir import LANES
 
-_pair = types.UniTuple(intp, 2)
+_window = types.UniTuple(types.UniTuple(intp, 2), 4)  # `Window.numbers`
 _maximum = window.maximum
 
 
@@ -90,17 +90,18 @@ def prelu(start, stop, x, slope, y):
             target[c] = v if v >= np.float32(0) else slope[c] * v
 
 
-@compiled(void(intp, intp, _in(float32, 4), _pair, _pair, _pair, _out(float32, 4)))
-def max_pool(start, stop, x, kernel, stride, padding, y):
+@compiled(void(intp, intp, _in(float32, 4), _window, _out(float32, 4)))
+def max_pool(start, stop, x, window, y):
     """Rows start..stop of all results: the maximum of each window; padding never wins."""
+    kernel, stride, before, _ = window
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     column, row = channels * 4, width * channels * 4
     for item in range(start, stop):
         image, oy = item // y.shape[1], item % y.shape[1]
-        top = oy * stride[0] - padding[0]
+        top = oy * stride[0] - before[0]
         first, last = max(0, top), min(height, top + kernel[0])
         for ox in range(y.shape[2]):
-            left = ox * stride[1] - padding[1]
+            left = ox * stride[1] - before[1]
             begin, end = max(0, left), min(width, left + kernel[1])
             if channels >= LANES:
                 at = x.ctypes.data + (image * height + first) * row + begin * column
@@ -115,16 +116,17 @@ def max_pool(start, stop, x, kernel, stride, padding, y):
                 y[image, oy, ox, c] = best
 
 
-@compiled(void(intp, intp, _in(float32, 4), _pair, _pair, _pair, _out(float32, 4)))
-def avg_pool(start, stop, x, kernel, stride, padding, y):
+@compiled(void(intp, intp, _in(float32, 4), _window, _out(float32, 4)))
+def avg_pool(start, stop, x, window, y):
     """Rows start..stop of all results: the mean of each window, padded zeros counted."""
+    kernel, stride, before, _ = window
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     share = np.float32(1 / (kernel[0] * kernel[1]))
     for item in range(start, stop):
         image, oy = item // y.shape[1], item % y.shape[1]
-        top = oy * stride[0] - padding[0]
+        top = oy * stride[0] - before[0]
         for ox in range(y.shape[2]):
-            left = ox * stride[1] - padding[1]
+            left = ox * stride[1] - before[1]
             target = y[image, oy, ox]
             target[:] = 0
             for iy in range(max(0, top), min(height, top + kernel[0])):

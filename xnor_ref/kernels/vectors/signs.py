@@ -17,7 +17,7 @@ _sign, _sign_mean, _affine_sign, _affine_sign_mean = (
 )  # fmt: skip
 _group, _group_mean, pack_group = pack.group, pack.group_mean, pack.PLANE_PIXELS
 _vector = _in(float32, 1)
-_pair = types.UniTuple(intp, 2)
+_window = types.UniTuple(types.UniTuple(intp, 2), 4)  # `Window.numbers`
 
 
 @compiled(void(intp, intp, _in(float32, 4), _vector, _vector, _vector, _out(uint32, 4), _out(float64, 2)))
@@ -80,20 +80,20 @@ def pack_planes(start, stop, x, width, n_groups, bits, mean):
                 y, column = y + 1, 0
 
 
-@compiled(void(intp, intp, _in(uint32, 4), _in(uint32, 1), _pair, _pair, _pair, _out(uint32, 4)))
-def pool_bits(start, stop, bits, flip, kernel, stride, padding, out):
+@compiled(void(intp, intp, _in(uint32, 4), _in(uint32, 1), _window, intp, _out(uint32, 4)))
+def pool_bits(start, stop, bits, flip, window, out_width, out):
     """Max pooling of numbers that bits (N, H, W, words) tell of: rows start..stop of (N, OH, OW + padding, words).
 
     A bit says "at least the limit", of which a maximum is the OR; or, where `flip` is 1, "at most the limit".
     """
+    kernel, stride, before, _ = window
     height, width, words = bits.shape[1], bits.shape[2], bits.shape[3]
-    out_width = (width + 2 * padding[1] - kernel[1]) // stride[1] + 1
     left = (out.shape[2] - out_width) // 2
     for item in range(start, stop):
         image, oy = item // out.shape[1], item % out.shape[1]
-        top = oy * stride[0] - padding[0]
+        top = oy * stride[0] - before[0]
         for ox in range(out_width):
-            begin = ox * stride[1] - padding[1]
+            begin = ox * stride[1] - before[1]
             for word in range(words):
                 any_of = np.uint32(0)
                 for iy in range(max(0, top), min(height, top + kernel[0])):

@@ -12,7 +12,7 @@ import numpy as np
 from numba import int64, intp, uint32, void
 from numpy.typing import NDArray
 
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, padded_size
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.basics.memory import LINE, zeros
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled
@@ -177,11 +177,10 @@ def padded(values: NDArray, fill: float = 0) -> NDArray:
     return full
 
 
-def table_fits(weight_shape: tuple[int, ...], size: Pair, stride: Pair, padding: Pair) -> bool:
+def table_fits(outputs: int, size: Pair, window: Window) -> bool:
     """Whether the border table of such a convolution stays small; only a huge padding makes it large."""
-    out_size = conv_output_size(size, (weight_shape[1], weight_shape[2]), stride, padding)
-    kinds = [min(n, 2 * p + 2) for n, p in zip(out_size, padding, strict=True)]
-    return kinds[0] * kinds[1] * padded_outputs(weight_shape[0]) <= MAX_TABLE
+    kinds = [min(n, sum(pads) + 2) for n, pads in zip(window.count(size), window.padding, strict=True)]
+    return kinds[0] * kinds[1] * padded_outputs(outputs) <= MAX_TABLE
 
 
 @lru_cache(maxsize=128)
@@ -198,24 +197,23 @@ class Windows:
     bytes into the table.
     """
 
-    def __init__(self, size: Pair, words: int, kernel: Pair, stride: Pair, padding: Pair, outputs: int):
-        self.size, self.words, self.kernel, self.stride, self.padding = size, words, kernel, stride, padding
-        self.out_h, self.out_w = conv_output_size(size, kernel, stride, padding)
-        self.outputs = outputs
-        self.row_bytes = padded_size(size, padding)[1] * words * 4
-        self.pixel_bytes = stride[1] * words * 4
-        inside_rows = reference.inside(size[0], kernel[0], stride[0], padding[0])
-        inside_columns = reference.inside(size[1], kernel[1], stride[1], padding[1])
+    def __init__(self, size: Pair, words: int, window: Window, outputs: int):
+        self.size, self.words, self.window, self.outputs = size, words, window, outputs
+        self.out_h, self.out_w = window.count(size)
+        self.row_bytes = (size[1] + 2 * window.margin) * words * 4
+        self.pixel_bytes = window.stride[1] * words * 4
+        inside_rows, inside_columns = reference.inside(size, window)
         self.row_kinds, row_kind = np.unique(inside_rows, axis=0, return_inverse=True)
         self.column_kinds, column_kind = np.unique(inside_columns, axis=0, return_inverse=True)
         entry = padded_outputs(outputs) * 4
         self.columns = column_kind.reshape(-1).astype(np.int64) * entry
         first = inside_rows.argmax(axis=1)
-        top = np.arange(self.out_h) * stride[0] - padding[0] + first
+        top = np.arange(self.out_h) * window.stride[0] - window.before[0] + first
         n_rows = inside_rows.sum(axis=1)
         top[n_rows == 0] = 0
+        begin = top * self.row_bytes + (window.margin - window.before[1]) * words * 4
         offsets = row_kind.reshape(-1) * (len(self.column_kinds) * entry)
-        self.rows = np.stack([top * self.row_bytes, n_rows, first, offsets], axis=1).astype(np.int64)
+        self.rows = np.stack([begin, n_rows, first, offsets], axis=1).astype(np.int64)
 
     def border_table(self, weight_words: NDArray, channels: int, pad_value: int) -> NDArray[np.int32]:
         """What a dot product is when no bit differs, for each kind of row, kind of column and output channel.
@@ -241,27 +239,27 @@ class Windows:
 class _Conv:
     """Fixed weights, for images of one size: what `SignConv` and `RealConv` have in common."""
 
-    def __init__(self, weight: NDArray, words: int, size: Pair, stride: Pair, padding: Pair) -> None:
-        outputs, *kernel, _ = weight.shape
-        self.windows = w = windows_of(size, words, tuple(kernel), stride, padding, outputs)
-        self.single = w.kernel == size and padding == (0, 0)
+    def __init__(self, weight: NDArray, words: int, size: Pair, window: Window) -> None:
+        assert window.dilation == (1, 1)
+        outputs = len(weight)
+        self.windows = w = windows_of(size, words, window, outputs)
+        self.single = window.covers(size)
         if self.single:  # the window is the image: n images are as good as n pixels side by side
-            kernel = [1, 1]
-            words = weight[0].size
-            w = windows_of((1, 1), words, (1, 1), (1, 1), (0, 0), outputs)
+            window, words = Window((1, 1)), weight[0].size
+            w = windows_of((1, 1), words, window, outputs)
         self.panels = panels(weight.reshape(outputs, -1))
         g = np.zeros(SIZE, np.int64)
         g[N_IMAGES], g[OUT_H], g[OUT_W], g[OUT_CHANNELS] = 1, w.out_h, w.out_w, outputs
         g[GROUP_ROWS] = max(1, OUTPUT_PIXELS // w.out_w)
-        g[RUN], g[KERNEL_H] = kernel[1] * words, kernel[0]
+        g[RUN], g[KERNEL_H] = window.kernel[1] * words, window.kernel[0]
         g[X_IMAGE], g[X_ROW], g[X_PIXEL] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
         self._geometry, self._rows, self._columns = g, w.rows, w.columns
 
     @property
     def padded_shape(self) -> tuple[int, int, int]:
-        """(H, W + 2*padding, words) of one image as `bind` wants it; the columns of padding must be zero."""
+        """(H, columns, words) of one image as `bind` wants it, with `Window.margin` columns of zeros on both sides."""
         w = self.windows
-        return w.size[0], padded_size(w.size, w.padding)[1], w.words
+        return w.size[0], w.size[1] + 2 * w.window.margin, w.words
 
     @property
     def out_shape(self) -> tuple[int, int, int]:
@@ -300,14 +298,14 @@ class SignConv(_Conv):
     weight_words : uint64 (O, KH, KW, n_words(C)), tail bits zero
     channels : C
     size : (H, W) of the images
-    stride, padding, pad_value : as in `binary_conv2d`
+    pad_value : as in `binary_conv2d`
     words : 32-bit words of a pixel; by default as few as hold C signs
     """
 
-    def __init__(self, weight_words, channels, size, stride, padding, pad_value=0, words=None):
+    def __init__(self, weight_words, channels, size, window, pad_value=0, words=None):
         self.channels, self._pad_value = channels, pad_value
         words = words or -(-channels // WORD_SIGNS)
-        super().__init__(np.ascontiguousarray(weight_words).view(np.uint32)[..., :words], words, size, stride, padding)
+        super().__init__(np.ascontiguousarray(weight_words).view(np.uint32)[..., :words], words, size, window)
         self.n_bits = channels * weight_words[0, :, :, 0].size
         if self.single:
             self._table = padded(np.full(len(weight_words), self.n_bits, np.int32))
@@ -318,7 +316,7 @@ class SignConv(_Conv):
         """Take other weights, of the same shape: uint32 (O, KH*KW, words)."""
         _fill_panels(words.reshape(len(words), -1), self.panels)
         if not self.single:
-            shape = (len(words), *self.windows.kernel, -1)
+            shape = (len(words), *self.windows.window.kernel, -1)
             self._table[...] = self.windows.border_table(words.reshape(shape), self.channels, self._pad_value)
 
     def bind(self, kind, bits, out, alpha=_NOTHING, k=_NOTHING, *, planes=False, place=None, stream=False):
@@ -349,14 +347,13 @@ class RealConv(_Conv):
     ----------
     weight : float32 (O, C, KH, KW)
     size : (H, W)
-    stride, padding : pairs
     bias, scale, shift : float32 (O,), or None for 0, 1, 0
     floor : lower limit of the result
     """
 
-    def __init__(self, weight, size, stride, padding, bias=None, scale=None, shift=None, floor=-np.inf):
+    def __init__(self, weight, size, window, bias=None, scale=None, shift=None, floor=-np.inf):
         outputs, channels = weight.shape[:2]
-        super().__init__(np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), channels, size, stride, padding)
+        super().__init__(np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), channels, size, window)
         zeros = np.zeros(outputs, np.float32)
         values = (bias, 0), (scale, 1), (shift, 0), (None, floor)
         self._parts = [padded(zeros + np.float32(fill) if v is None else v) for v, fill in values]
@@ -415,15 +412,15 @@ sign_pack, threshold_pack, sign_pack_rows = plain.sign_pack, plain.threshold_pac
 input_scale_map, input_scale_rows = plain.input_scale_map, plain.input_scale_rows
 
 
-def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads=None):
+def conv2d_bits(x_words, weight_words, channels, window, pad_value, threads=None):
     n, height, width, words = x_words.shape
-    if not table_fits(weight_words.shape, (height, width), stride, padding):
-        return plain.conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, threads)
-    conv = SignConv(weight_words, channels, (height, width), stride, padding, pad_value, 2 * words)
+    if window.dilation != (1, 1) or not table_fits(len(weight_words), (height, width), window):
+        return plain.conv2d_bits(x_words, weight_words, channels, window, pad_value, threads)
+    conv = SignConv(weight_words, channels, (height, width), window, pad_value, 2 * words)
     bits = x_words.view(np.uint32)
-    if padding[1]:
+    if window.margin:
         bits = np.zeros((n, *conv.padded_shape), np.uint32)
-        bits[:, :, padding[1] : padding[1] + width] = x_words.view(np.uint32)
+        bits[:, :, window.margin : window.margin + width] = x_words.view(np.uint32)
     out_h, out_w, outputs = conv.out_shape
     out = np.empty((n, outputs, out_h, out_w), np.int32)
     conv.bind(INTEGERS, bits, out, planes=True)(n, check_threads(threads))
@@ -432,7 +429,7 @@ def conv2d_bits(x_words, weight_words, channels, stride, padding, pad_value, thr
 
 def gemm_bits(x_words, weight_words, n_bits, threads=None):
     n, words = x_words.shape
-    conv = SignConv(weight_words[:, None, None], n_bits, (1, 1), (1, 1), (0, 0), words=2 * words)
+    conv = SignConv(weight_words[:, None, None], n_bits, (1, 1), Window((1, 1)), words=2 * words)
     out = np.empty((n, len(weight_words)), np.int32)
     conv.bind(INTEGERS, x_words.view(np.uint32), out)(n, check_threads(threads))
     return out

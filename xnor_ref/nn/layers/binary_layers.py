@@ -21,7 +21,7 @@ from xnor_ref.binary import Code, InputScale, SignGradient, WeightGradient, Weig
 from xnor_ref.binary.weights import CONSTANT, per_filter
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics import checks
-from xnor_ref.kernels.basics.geometry import Pair, conv_output_size, spatial
+from xnor_ref.kernels.basics.geometry import Pair, spatial
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.ops import binary_ops, float_ops
@@ -252,7 +252,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
         return None if overrides(self, BinaryConv2d, "scale_map") else self.input_scale.mode
 
     def forward(self, x: Tensor) -> Tensor:
-        self.require_fit(x, type(self).__name__)
+        window = self.window_on(x, type(self).__name__)
         if fused.applies(x) and self.fuses_alone:
             return self.plus_bias(self._fused(x))
         images = np.ascontiguousarray(x.data)
@@ -265,8 +265,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
             dx = None
             if x.requires_grad:
                 signs = self.scaled_signs(alpha)
-                size = spatial(images)
-                dx = float_ops.conv2d_input_gradient(self._for_input(dz), signs, size, self.stride, self.padding)
+                dx = float_ops.conv2d_input_gradient(self._for_input(dz), signs, spatial(images), window)
                 dx = self.through_sign(images, dx)
                 if self.k_grad and k is not None:
                     dx += self._gradient_through_k(dy, z, alpha, images)
@@ -279,29 +278,33 @@ class BinaryConv2d(BinaryLayer, Convolution):
 
     def fits(self, x: Tensor) -> bool:
         """Whether images (N, C, H, W) are what it takes."""
-        return x.shape[1] == self.in_channels and functional.window_fits(x.shape, self.kernel_size, self.padding)
+        size = x.shape[2], x.shape[3]
+        return x.shape[1] == self.in_channels and min(self.window(size).count(size)) > 0
 
     def scale_map(self, images: F32) -> F32 | None:
         """K of images (N, C, H, W): float32 (N, 1, OH, OW), or None."""
-        size = conv_output_size(spatial(images), *self.window)
-        return self._checked_scale(self.input_scale.of_images(images, *self.window), (len(images), 1, *size))
+        size = spatial(images)
+        window = self.window(size)
+        k = self.input_scale.of_images(images, window)
+        return self._checked_scale(k, (len(images), 1, *window.count(size)))
 
     def _integers(self, images: F32) -> NDArray[np.int32]:
         """Z, the convolution of signs."""
         if current_backend() == "float":
             checks.require_exact_float(self.weight.data[0].size, type(self).__name__)
-        place = self.stride, self.padding, self.pad_value
-        return binary_ops.sign_conv2d(images, self.weight.data, *place, backend=current_backend())
+        window = self.window(spatial(images))
+        return binary_ops.sign_conv2d(images, self.weight.data, window, self.pad_value, current_backend())
 
     def _correlate(self, dz: F32, images: F32) -> F32:
         """G = corr(sign(X), dz)."""
-        return float_ops.conv2d_weight_gradient(dz, images, *self.window, signs=True, pad_value=self.pad_value)
+        window = self.window(spatial(images))
+        return float_ops.conv2d_weight_gradient(dz, images, window, signs=True, pad_value=self.pad_value)
 
     def _gradient_through_k(self, dy: F32, z: NDArray[np.int32], alpha: F32 | None, images: F32) -> F32:
         """dX by way of K, whose gradient is dK = sum_o D alpha Z."""
         scaled = z if alpha is None else z * alpha[:, None, None]
         dk = (dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
-        return self.input_scale.images_gradient(dk, images, *self.window)
+        return self.input_scale.images_gradient(dk, images, self.window(spatial(images)))
 
     def describe(self) -> str:
         return f"{Convolution.describe(self)} with {self.pad_value:+d}, {self.describe_scales()}"

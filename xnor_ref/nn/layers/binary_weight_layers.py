@@ -89,11 +89,10 @@ class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
         _BinaryWeightLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.require_fit(x, type(self).__name__)
+        window = self.window_on(x, type(self).__name__)
         images = np.ascontiguousarray(x.data)
-        place = self.stride, self.padding
         if not self._in_training():
-            sums = sign_sums.conv2d(images, self._words(), self.kernel_size, *place, _backend())
+            sums = sign_sums.conv2d(images, self._words(), window, _backend())
             return self.plus_bias(Tensor(sign_sums.scale_filters(sums, self.alpha())))
 
         if fused.applies(x):
@@ -102,10 +101,10 @@ class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
         def backward(dy, weight):
             dx = None
             if x.requires_grad:
-                dx = float_ops.conv2d_input_gradient(dy, weight, spatial(images), *place)
-            return dx, float_ops.conv2d_weight_gradient(dy, images, self.kernel_size, *place)
+                dx = float_ops.conv2d_input_gradient(dy, weight, spatial(images), window)
+            return dx, float_ops.conv2d_weight_gradient(dy, images, window)
 
-        return self._product(x, lambda weight: float_ops.conv2d(images, weight, None, *place, training=True), backward)
+        return self._product(x, lambda weight: float_ops.conv2d(images, weight, None, window, training=True), backward)
 
     def describe(self) -> str:
         return f"{Convolution.describe(self)}, {self.describe_scales()}"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from xnor_ref import binary
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import Window, spatial
 from xnor_ref.kernels.ops import bit_planes, float_ops
 from xnor_ref.nn import fused
 from xnor_ref.nn.layers import binary_layers
@@ -89,10 +90,10 @@ class KBitLayer(BinaryLayer):
         scale = self.alpha() if alpha is None else alpha
         return m * (scale * np.float32(bit_planes.largest(self.input_bits))).reshape(-1, *(1,) * (m.ndim - 1))
 
-    def _products(self, x: F32, weight: NDArray[np.int16], stride, padding, pad_value: int) -> NDArray[np.int32]:
+    def _products(self, x: F32, weight: NDArray[np.int16], window: Window, pad_value: int) -> NDArray[np.int32]:
         bits = self.input_bits, self.weight_bits
         m = bit_planes.levels(x, self.input_bits)
-        return bit_planes.conv2d(m, weight, bits, stride, padding, pad_value, binary_layers.current_backend())
+        return bit_planes.conv2d(m, weight, bits, window, pad_value, binary_layers.current_backend())
 
     def describe(self) -> str:
         return f"{super().describe()}, {self.weight_bits} bits a weight, {self.input_bits} an input"
@@ -118,11 +119,11 @@ class KBitConv2d(KBitLayer, BinaryConv2d):
         return fused.kbit_conv2d(x, self)
 
     def _integers(self, images: F32) -> NDArray[np.int32]:
-        return self._products(images, self.weight_levels(), self.stride, self.padding, self.pad_value)
+        return self._products(images, self.weight_levels(), self.window(spatial(images)), self.pad_value)
 
     def _correlate(self, dz: F32, images: F32) -> F32:
         q = binary.quantize(images, self.input_bits)
-        return float_ops.conv2d_weight_gradient(dz, q, *self.window, pad_value=self.pad_value)
+        return float_ops.conv2d_weight_gradient(dz, q, self.window(spatial(images)), pad_value=self.pad_value)
 
 
 class KBitLinear(KBitLayer, BinaryLinear):
@@ -132,7 +133,7 @@ class KBitLinear(KBitLayer, BinaryLinear):
 
     def _integers(self, rows: F32) -> NDArray[np.int32]:
         weight = self.weight_levels()[:, :, None, None]
-        return self._products(rows[:, :, None, None], weight, (1, 1), (0, 0), 0)[:, :, 0, 0]
+        return self._products(rows[:, :, None, None], weight, Window((1, 1)), 0)[:, :, 0, 0]
 
     def _coded(self, rows: F32) -> F32:
         return binary.quantize(rows, self.input_bits)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor
 from xnor_ref.binary import SIGN_GRADIENTS, SignGradient
 from xnor_ref.errors import InputError, InputTypeError, check_integer, is_integer
-from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, conv_output_size
+from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, Window
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.nn import functional, fused
 from xnor_ref.nn.module import Module, Parameter, overrides
@@ -73,15 +73,16 @@ class Convolution(Module):
         self.stride = pair(stride, "stride", caller)
         self.padding = pair(padding, "padding", caller, 0)
 
-    @property
-    def window(self) -> tuple[Pair, Pair, Pair]:
-        """Kernel, stride and padding."""
-        return self.kernel_size, self.stride, self.padding
+    def window(self, size: Pair) -> Window:
+        """What slides over images (H, W) of this size."""
+        return Window.of(self.kernel_size, self.stride, self.padding, size=size)
 
-    def require_fit(self, x: Tensor, caller: str) -> None:
-        """Raise unless x is what it takes."""
+    def window_on(self, x: Tensor, caller: str) -> Window:
+        """That of images x (N, C, H, W). Raises InputTypeError or InputError unless they are what it takes."""
         functional.require_images(x, self.in_channels, caller)
-        functional.require_window(x, self.kernel_size, self.padding, caller)
+        window = self.window((x.shape[2], x.shape[3]))
+        functional.require_window(x, window, caller)
+        return window
 
     def describe(self) -> str:
         sizes = f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}"
@@ -121,18 +122,17 @@ class Conv2d(Convolution):
         known = _is_stock(self, Conv2d) and _is_stock(norm, BatchNorm2d)
         if alone or not (known and norm.training and fused.applies(x)):
             return self(x), 0
-        self.require_fit(x, "conv2d")
-        size = conv_output_size((x.shape[2], x.shape[3]), *self.window)
+        size = self.window_on(x, "conv2d").count((x.shape[2], x.shape[3]))
         if norm.channels != self.out_channels or len(x.data) * size[0] * size[1] < 2 or size == (1, 1):
             return self(x), 0
         relu, pool, more = _after_norm((len(x.data), self.out_channels, *size), following[1:])
         return fused.conv_norm(x, self, norm, relu, pool), 1 + more
 
     def forward(self, x: Tensor) -> Tensor:
+        window = self.window_on(x, "conv2d")
         if self.groups == 1 and fused.applies(x):
-            self.require_fit(x, "conv2d")
             return fused.conv2d(x, self, self.bias)
-        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups)
+        return functional.conv2d(x, self.weight, self.bias, window, self.groups)
 
     def describe(self) -> str:
         return f"{super().describe()}, groups {self.groups}"
@@ -322,9 +322,13 @@ class _Pool(Module):
         if self.kernel_size[0] * self.kernel_size[1] > 256:
             raise InputError(f"{caller}: at most 256 taps, got kernel {self.kernel_size}")
 
+    def window(self, size: Pair) -> Window:
+        """What slides over images (H, W) of this size."""
+        return Window.of(self.kernel_size, self.stride, self.padding, size=size)
+
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the window fits into images of this shape (N, C, H, W)."""
-        return functional.window_fits(shape, self.kernel_size, self.padding)
+        return min(self.window((shape[2], shape[3])).count((shape[2], shape[3]))) > 0
 
     def describe(self) -> str:
         return f"kernel {self.kernel_size}, stride {self.stride}, padding {self.padding}"
@@ -337,7 +341,7 @@ class MaxPool2d(_Pool):
         functional.require_images(x, None, "max_pool2d")
         if fused.applies(x) and self.fits(x.shape):
             return fused.max_pool2d(x, self)
-        return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        return functional.max_pool2d(x, self.window((x.shape[2], x.shape[3])))
 
 
 class AvgPool2d(_Pool):
@@ -347,7 +351,7 @@ class AvgPool2d(_Pool):
         functional.require_images(x, None, "avg_pool2d")
         if fused.applies(x) and self.fits(x.shape):
             return fused.avg_pool2d(x, self)
-        return functional.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
+        return functional.avg_pool2d(x, self.window((x.shape[2], x.shape[3])))
 
 
 class GlobalAvgPool2d(Module):
