@@ -45,6 +45,7 @@ VECTOR_CODE = {
     "xnor_ref.compress.tree_kernels",
     "xnor_ref.kernels.training.gradient_layout",
     "xnor_ref.kernels.training.gradients",
+    "xnor_ref.kernels.vectors.grouped",
     "xnor_ref.kernels.vectors.nhwc",
     "xnor_ref.kernels.training.batch_norm",
     "xnor_ref.kernels.training.pooling",

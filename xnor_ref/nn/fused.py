@@ -58,9 +58,12 @@ def planned(layer: Any, make: Any, *key: Any) -> Any:
 
 def _real_plan(layer: Any, x: Tensor, *more: Any) -> Any:
     """The convolution of float32 images of the size of x with weights like those of a layer."""
-    from xnor_ref.kernels.training.convolution import RealConvolution
+    from xnor_ref.kernels.training.convolution import GroupedConvolution, RealConvolution
 
-    return planned(layer, RealConvolution, layer.weight.shape, x.shape[2:], layer.window(x.shape[2:]), *more)
+    place = layer.weight.shape, x.shape[2:], layer.window(x.shape[2:])
+    if getattr(layer, "groups", 1) > 1:
+        return planned(layer, GroupedConvolution, *place, layer.groups)
+    return planned(layer, RealConvolution, *place, *more)
 
 
 def forget(layer: Any) -> None:
@@ -68,8 +71,15 @@ def forget(layer: Any) -> None:
     _plans.pop(layer, None)
 
 
+def takes_groups(layer: Any) -> bool:
+    """Whether a real convolution has no groups, or so few channels in each that a compiled kernel takes them."""
+    from xnor_ref.kernels.vectors.grouped import suits
+
+    return layer.groups == 1 or suits(layer.weight.shape, layer.groups)
+
+
 def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
-    """A convolution without groups with the weights of `layer`."""
+    """A convolution with the weights of `layer`: without groups, or with few channels in each (`takes_groups`)."""
     weight, plan = layer.weight, _real_plan(layer, x)
     padded = plan.pad(pixels(x.data))
     y = plan.forward(padded, weight.data, None if bias is None else bias.data)

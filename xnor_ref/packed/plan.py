@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.geometry import Window
+from xnor_ref.kernels.basics.memory import empty
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops.planned import Workspace
-from xnor_ref.kernels.vectors import nhwc, signs, simd
+from xnor_ref.kernels.vectors import grouped, nhwc, signs, simd
 from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
 from xnor_ref.packed.ops import Settings
 
@@ -95,9 +96,7 @@ class Blueprint:
             if node.op == "flatten" and np.prod(self.shape(sources[0])[:-1], dtype=int) == 1:
                 self._alias[index] = sources[0]  # the same numbers in the same order
                 continue
-            if node.op == "conv2d" and node.step.arguments["groups"] == 1:
-                yield self._real(index, node, sources[0])
-            elif node.op == "linear":
+            if node.op in ("conv2d", "linear"):
                 yield self._real(index, node, sources[0])
             elif node.op in ("binary_conv2d", "binary_linear"):
                 yield self._binary(index, node, sources[0])
@@ -136,7 +135,12 @@ class Blueprint:
         size = shape[:2] if len(shape) == 3 else (1, 1)
         window = arguments.get("window", ONE)
         kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
-        conv = simd.RealConv(kernel, size, window, arguments["bias"], scale, shift, floor)
+        values = arguments["bias"], scale, shift, floor
+        groups = arguments.get("groups", 1)
+        if groups == 1:
+            conv: Any = simd.RealConv(kernel, size, window, *values)
+        else:
+            conv = grouped.planned(kernel, groups, size, window, *values)
 
         def build(works: Works, batch: int, x: F32, out: F32) -> list[Run]:
             if x[0].size == np.prod(conv.padded_shape):  # padded already, or without need
@@ -279,8 +283,7 @@ class Blueprint:
             if op == "global_avg_pool":
                 return [_split(nhwc.global_mean, 1, x, out)]
             if op == "flatten":
-                height, width, channels = x.shape[1:]
-                return [_split(nhwc.to_planes, 1, x, out.reshape(batch, channels, height, width))]
+                return [_split(nhwc.turned, 1, x.reshape(batch, -1, x.shape[3]), out.reshape(batch, x.shape[3], -1))]
             return [self._by_its_step(node, inputs, out)]
 
         return build
@@ -374,5 +377,5 @@ def _take(free: list[F32], size: int) -> F32:
     """The smallest free buffer that holds `size` numbers, or a new one."""
     fitting = [index for index, buffer in enumerate(free) if buffer.size >= size]
     if not fitting:
-        return np.empty(size, np.float32)
+        return empty((size,))
     return free.pop(min(fitting, key=lambda index: free[index].size))

@@ -1,10 +1,10 @@
-"""Known answers of `vectors/simd.py`, `vectors/signs.py` and `vectors/nhwc.py`; `selftest` says what for."""
+"""Known answers of the kernels of `vectors/`; `selftest` says what for."""
 
 import numpy as np
 
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
-from xnor_ref.kernels.vectors import nhwc, signs, simd
+from xnor_ref.kernels.vectors import grouped, nhwc, signs, simd
 
 
 def known_answers() -> tuple[Case, ...]:
@@ -41,6 +41,11 @@ def known_answers() -> tuple[Case, ...]:
         (nhwc.prelu, lambda: _moved(nhwc.prelu, 3, X, SLOPE, shape=X.shape), "345dd71166bd1edd"),
         (nhwc.max_pool, lambda: tuple(_pooled(nhwc.max_pool, channels) for channels in (3, 37)), "562b600e354b0243"),
         (nhwc.avg_pool, lambda: _pooled(nhwc.avg_pool, 19), "3b83ab9feed5b77a"),
+        (nhwc.turned, lambda: _moved(nhwc.turned, 2, reals(2, 39, 37), shape=(2, 37, 39)), "dc7722e7b18cc193"),
+        (nhwc.turned, lambda: _moved(nhwc.turned, 2, reals(2, 3, 37), shape=(2, 37, 3)), "21e7f3710f79401c"),
+        (grouped._convolve, lambda: tuple(_grouped(*case) for case in _GROUPS), "b278e82482a727aa"),
+        (grouped._convolve, lambda: tuple(_back(*case) for case in _GROUPS), "80b32d71dfafdf21"),
+        (grouped._weight_sums, lambda: tuple(_of_weights(*case) for case in _GROUPS), "5d7541ca02e97080"),
         (nhwc.global_mean, lambda: _moved(nhwc.global_mean, 2, reals(2, 3, 5, 19), shape=(2, 19)), "bf00d471aa03b28b"),
     )
 
@@ -100,6 +105,39 @@ def _real(outputs, planes):
     out = np.zeros((2, outputs, height, width) if planes else (2, height, width, outputs), np.float32)
     conv.bind(reals(2, *conv.padded_shape), out, planes=planes)(2, 1)
     return out
+
+
+_GROUPS = (  # shape of the weights, groups, stride, padding and dilation: depthwise (twice), few a group
+    ((84, 1, 3, 3), 84, 1, 1, 1),
+    ((16, 1, 5, 2), 16, (2, 3), (3, 0), 1),
+    ((14, 4, 2, 3), 7, (1, 2), ((0, 2), (1, 0)), (1, 3)),
+    ((27, 1, 1, 4), 9, (2, 4), (0, 3), (1, 2)),
+)
+
+
+def _of_groups(shape, groups, stride, padding, dilation, **values):
+    return grouped.GroupedConv(shape, groups, (5, 11), Window.of(shape[2:], stride, padding, dilation), **values)
+
+
+def _grouped(shape, *place):
+    scale, shift, bias = (reals(shape[0] + begin)[begin:] for begin in range(3))
+    conv = _of_groups(shape, *place, scale=scale, shift=shift, floor=-9)
+    return _bound(conv.load(reals(*shape), bias))
+
+
+def _back(shape, *place):
+    return _bound(_of_groups(shape, *place, back=True).load(reals(*shape)))
+
+
+def _bound(conv):
+    out = np.zeros((2, *conv.out_shape), np.float32)
+    conv.bind(reals(2, *conv.padded_shape), out)(2, 1)
+    return out
+
+
+def _of_weights(*case):
+    conv = _of_groups(*case)
+    return conv.weight_gradient(reals(9, *conv.padded_shape), reals(9, *conv.out_shape), 1)
 
 
 _WAYS = (False, False), (False, True), (True, False), (True, True)

@@ -29,6 +29,7 @@ Case = tuple[Callable, Callable[[], Any], Any]  # the kernel, what to run, its a
 _ANSWERS = "xnor_ref.kernels.answers."
 ANSWERS = {  # modules whose known answers need other kernels, and so stand in a module of their own
     "xnor_ref.kernels.readable.plain": _ANSWERS + "plain_answers",
+    "xnor_ref.kernels.vectors.grouped": _ANSWERS + "vector_answers",
     "xnor_ref.kernels.vectors.nhwc": _ANSWERS + "vector_answers",
     "xnor_ref.kernels.vectors.signs": _ANSWERS + "vector_answers",
     "xnor_ref.kernels.vectors.simd": _ANSWERS + "vector_answers",

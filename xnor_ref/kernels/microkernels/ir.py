@@ -51,6 +51,15 @@ def masked_load(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, mask: i
     return b.call(read, [b.inttoptr(address, pointer), ir.Constant(I32, 4), mask, ir.Constant(kind, None)])
 
 
+def masked_store(b: ir.IRBuilder, value: ir.Value, address: ir.Value, mask: ir.Value) -> None:
+    """Write the lanes of a vector where `mask` is 1; the memory of the others is not touched."""
+    kind = value.type
+    pointer = kind.as_pointer()
+    signature = ir.FunctionType(ir.VoidType(), [kind, pointer, I32, mask.type])
+    write = declared(b, signature, f"llvm.masked.store.v{kind.count}{_SUFFIXES[kind.element]}.p0")
+    b.call(write, [value, b.inttoptr(address, pointer), ir.Constant(I32, 4), mask])
+
+
 def store(b: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
     """Write a scalar or a vector."""
     b.store(value, b.inttoptr(address, value.type.as_pointer()), align=4)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.kernels.basics.geometry import Pair, Window, spatial
+from xnor_ref.kernels.basics.memory import empty
 from xnor_ref.kernels.basics.rungs import has_vectors, without_kernels
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.kernels.readable import float_reference
@@ -85,8 +86,9 @@ def conv2d(
     pad_value: float = 0.0,
 ) -> F32:
     """Cross-correlation -> (N, O, OH, OW), of the signs of `x` if `signs`; the border holds `pad_value`."""
-    if not (training or signs) and groups == 1 and has_vectors():
-        return _planned_conv2d(x, weight, bias, window, threads)
+    if not (training or signs) and has_vectors():
+        plan = _planned_conv2d if groups == 1 else _grouped_conv2d
+        return plan(x, weight, bias, window, groups, threads)
     rung = _rung()
     oh, ow = window.count(spatial(x))
     pixels = oh * ow
@@ -108,8 +110,8 @@ def conv2d(
     return y
 
 
-def _planned_conv2d(x, weight, bias, window, threads) -> F32:
-    """`conv2d` by the SIMD rung, which the packed runtime uses too."""
+def _planned_conv2d(x, weight, bias, window, groups, threads) -> F32:
+    """`conv2d` by the SIMD rung, which the packed runtime uses too; without groups."""
     from xnor_ref.kernels.vectors import nhwc, simd
 
     threads = check_threads(threads)
@@ -121,6 +123,21 @@ def _planned_conv2d(x, weight, bias, window, threads) -> F32:
     y = np.empty((n, outputs, out_h, out_w), np.float32)
     conv.bind(pixels, y, planes=True)(n, threads)
     return y
+
+
+def _grouped_conv2d(x, weight, bias, window, groups, threads) -> F32:
+    """The same with groups."""
+    from xnor_ref.kernels.vectors import grouped, nhwc, simd
+
+    threads = check_threads(threads)
+    n, channels, height, width = x.shape
+    conv = grouped.planned(weight, groups, (height, width), window, bias)
+    pixels, (out_h, out_w, outputs) = empty((n, height, width, channels)), conv.out_shape
+    simd.split(threads, n, nhwc.turned, x.reshape(n, channels, -1), pixels.reshape(n, -1, channels))
+    y, planes = empty((n, *conv.out_shape)), np.empty((n, outputs, out_h, out_w), np.float32)
+    conv.bind(pixels, y)(n, threads)
+    simd.split(threads, n, nhwc.turned, y.reshape(n, -1, outputs), planes.reshape(n, outputs, -1))
+    return planes
 
 
 def conv2d_input_gradient(

@@ -1,8 +1,8 @@
 """Convolutions for training, planned once for an image size: forward, and both gradients, channels innermost.
 
-`SignConvolution` is XNOR-Net's layer with the sign and BatchNorm's affine before it, `RealConvolution` a real one. They
-lay out the weights anew at each call, since training changes them, and keep no state of a call: what the backward pass
-needs is handed back. Images are float32 (N, H, W, C).
+`SignConvolution` is XNOR-Net's layer with the sign and BatchNorm's affine before it, `RealConvolution` a real one,
+`GroupedConvolution` one with groups. They lay out the weights anew at each call, since training changes them, and keep
+no state of a call: what the backward pass needs is handed back. Images are float32 (N, H, W, C).
 
 Real convolutions of 3x3 and 5x5, and gradients of both, go by tiles (`winograd.py`) where that is faster.
 
@@ -25,6 +25,7 @@ from xnor_ref.kernels.readable import plain
 from xnor_ref.kernels.training import gradient_layout, winograd
 from xnor_ref.kernels.training.gradients import CACHED_NUMBERS, InputGradient, RowsGradient, WeightGradient
 from xnor_ref.kernels.vectors import nhwc, signs, simd
+from xnor_ref.kernels.vectors.grouped import GroupedConv
 from xnor_ref.kernels.vectors.simd import split
 
 F32 = NDArray[np.float32]
@@ -316,6 +317,34 @@ def _unit(largest: F32) -> float:
     No less than what has a finite inverse; NaN and infinity stay.
     """
     return max(float(largest.max(initial=0.0)) / 126.999, 2.0**-126)  # in this order: NaN is not less
+
+
+class GroupedConvolution:
+    """A real convolution with few channels a group (`grouped.suits`), as `RealConvolution` is one without groups."""
+
+    def __init__(self, shape, size, window, groups: int):
+        place = shape, groups, size, window
+        self._conv, self._back = GroupedConv(*place), GroupedConv(*place, back=True)
+
+    def pad(self, x: F32) -> F32:
+        """The images themselves."""
+        return x
+
+    def forward(self, x: F32, weight: F32, bias: F32 | None) -> F32:
+        """Y (N, OH, OW, O) of images (N, H, W, C)."""
+        y = empty((len(x), *self._conv.out_shape))
+        self._conv.load(weight, bias).bind(x, y)(len(x), check_threads(None))
+        return y
+
+    def backward(self, dy: F32, x: F32, weight: F32, need_input: bool, latent: F32) -> tuple[F32, F32 | None]:
+        """(gradient of the weight, gradient of the images)."""
+        threads = check_threads(None)
+        dw = self._conv.weight_gradient(x, dy, threads)
+        if not need_input:
+            return dw, None
+        dx = empty(x.shape)
+        self._back.load(weight).bind(dy, dx)(len(x), threads)
+        return dw, dx
 
 
 class RealConvolution(_Convolution):

@@ -12,6 +12,7 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.microkernels import window
 from xnor_ref.kernels.microkernels.ir import LANES
+from xnor_ref.kernels.microkernels.pack import transpose as _transpose
 
 _window = types.UniTuple(types.UniTuple(intp, 2), 4)  # `Window.numbers`
 _maximum = window.maximum
@@ -54,9 +55,21 @@ def from_planes(start, stop, x, width, out):
                 target[p, c] = source[p]
 
 
-def to_planes(start, stop, x, out):
-    """Images start..stop of x (N, H, W, C) into out (N, C, H, W)."""
-    out[start:stop] = np.moveaxis(x[start:stop], -1, 1)
+@compiled(void(intp, intp, _in(float32, 3), _out(float32, 3)))
+def turned(start, stop, x, out):
+    """Matrices start..stop of x (N, A, B) into out (N, B, A), in squares where they are large enough."""
+    rows, columns = x.shape[1], x.shape[2]
+    squares = columns // LANES * LANES if rows >= LANES else 0
+    for image in range(start, stop):
+        source, target = x.ctypes.data + image * rows * columns * 4, out.ctypes.data + image * rows * columns * 4
+        for column in range(0, squares, LANES):
+            for piece in range(0, rows, LANES):
+                row = min(piece, rows - LANES)  # the last square overlaps the one before
+                at, to = source + (row * columns + column) * 4, target + (column * rows + row) * 4
+                _transpose(at, columns * 4, to, rows * 4)
+        for column in range(squares, columns):
+            for row in range(rows):
+                out[image, column, row] = x[image, row, column]
 
 
 def copy_inside(start, stop, x, out):

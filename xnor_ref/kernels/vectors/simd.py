@@ -363,13 +363,13 @@ class RealConv(_Conv):
         """Take another bias."""
         self._parts[0][: len(bias)] = bias
 
-    def bind(self, x, out, *, planes=False, stream=False):
+    def bind(self, x, out, *, planes=False, place=None, stream=False):
         """The convolution of images in the buffer x, float32 (N, *padded_shape), into the buffer `out`.
 
         `out` is float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`. The result is a function of (n, threads).
-        `stream`: see `_bind`.
+        `place`, `stream`: see `_bind`.
         """
-        return self._bind(REAL, x, out, self._parts, planes, stream=stream)
+        return self._bind(REAL, x, out, self._parts, planes, place, stream)
 
 
 class Bound:

@@ -130,7 +130,7 @@ class Conv2d(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         window = self.window_on(x, "conv2d")
-        if self.groups == 1 and fused.applies(x):
+        if fused.applies(x) and fused.takes_groups(self):
             return fused.conv2d(x, self, self.bias)
         return functional.conv2d(x, self.weight, self.bias, window, self.groups)
 
