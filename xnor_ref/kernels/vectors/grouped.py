@@ -192,7 +192,7 @@ class GroupedConv:
         self._parts = np.stack([self._in_lanes(np.float32(fill if v is None else v)) for v, fill in values])
         self._geometry = g, rows * [line_in, 1, line_tap], runs, lanes.astype(np.int32)
 
-    def _in_lanes(self, values: F32) -> F32:
+    def _in_lanes(self, values: F32 | np.float32) -> F32:
         """A number for each output channel, block by block; 0 for lanes without a channel."""
         blocks, used = len(self._weights), self._per_block * self.out_shape[2] // self._groups
         channels, lanes = np.zeros(blocks * used, np.float32), np.zeros((blocks, LANES), np.float32)
@@ -252,8 +252,8 @@ class SplitConv:
 
         def of_group(group: int) -> simd.RealConv:
             part = slice(group * n_out, (group + 1) * n_out)
-            values = (None if value is None else value[part] for value in (bias, scale, shift))
-            return simd.RealConv(weight[part], size, window, *values, floor=floor)
+            own = [None if value is None else value[part] for value in (bias, scale, shift)]
+            return simd.RealConv(weight[part], size, window, own[0], own[1], own[2], floor)
 
         self._convs = [of_group(group) for group in range(groups)]
         self._left = window.margin
