@@ -326,8 +326,16 @@ def test_class_names_that_no_file_may_hold_are_refused_before_training(at_work):
                 Image.new("RGB", (32, 32), (k, 9, 9)).save(f"pictures/{split}/{name}/{k}.jpg")
     before = {path for path in tree() if not path.startswith("pictures")}
     code, _, err = at_work("train", "--dataset", "folder", "--data-dir", "pictures", "--model", "shapes-net")
-    assert code in (3, 4) and "\x1b" not in err and "\\x1b" in err
+    assert code == 3 and "\x1b" not in err and "the class name 'a\\x1b[31m' has characters that do not show" in err
     assert {path for path in tree() if not path.startswith("pictures")} == before
+
+
+def test_a_run_is_judged_with_the_normalisation_that_it_was_trained_with(at_work):
+    """On other images, whose own statistics are others."""
+    code, out, err = at_work("evaluate", "runs/done", "--train-size", "60", "--val-size", "30", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["disagreements"] == result["max_logit_difference"] == 0 and result["images"] == 30
+    assert "these are not the images that the run was trained and validated with" in err
 
 
 def test_a_bug_shows_its_traceback(workplace, monkeypatch, capfd):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xnor_ref import datasets
 from xnor_ref.datasets.batches import AugmentSpec, epoch_order, make_batch, normalization_table, splitmix64
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.basics.rungs import jit_disabled
@@ -109,6 +110,16 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone():
     assert np.array_equal(np.concatenate(parts), whole[order])
     for seed, epoch in ((5, 8), (6, 7), (7, 5)):
         assert not np.array_equal(whole, make_batch(images, np.arange(64), table, seed=seed, epoch=epoch, augment=spec))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "most"), [("folder", s, s // 8) for s in (8, 16, 64, 128)] + [("mnist", 28, 2)]
+)
+def test_usual_shifts_follow_the_size_of_the_image(name, size, most):
+    images, table = np.full((300, size, size, 1), 255, np.uint8), normalization_table((0.5,), (0.5,))
+    batch = make_batch(images, np.arange(300), table, augment=datasets.default_augment(name))
+    blank = (batch == 0).all(axis=(1, 2)).sum(axis=1), (batch == 0).all(axis=(1, 3)).sum(axis=1)
+    assert [side.max() for side in blank] == [most, most]
 
 
 def test_shifts_are_uniform_and_flips_even():

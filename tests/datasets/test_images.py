@@ -1,5 +1,6 @@
 """Photos of every mode and hostile files; JPEGs of a fixed size."""
 
+import errno
 import io
 import os
 import struct
@@ -144,7 +145,7 @@ def test_modes(tmp_path, mode, channels):
         image = grey.convert(mode, dither=Image.Dither.NONE)
     else:
         image = grey.convert(mode)
-    name = "a.tif" if mode == "I" else "a.png"  # 32-bit grey is not in PNG
+    name = "a.pgm" if mode == "I" else "a.png"
     got = load_photo(saved(tmp_path, image, name), 32, channels)
     assert got.shape == (32, 32, channels)
     wanted = np.asarray(image.convert("L")) if mode == "1" else np.asarray(grey)
@@ -256,10 +257,92 @@ def test_damaged_photos(tmp_path, content, message):
         load_photo(tmp_path / "a.png", 64)
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
-    path = saved(tmp_path, Image.fromarray(np.ones((8, 8), np.float32)), "a.tif")
-    with pytest.raises(DatasetError, match=r"a\.tif: floating-point"):
-        load_photo(path, 8)
+def tiff(bits, kind, meaning, pixels):
+    """Grey, uncompressed, 8x8."""
+    tags = (256, 3, 8), (257, 3, 8), (258, 3, bits), (259, 3, 1), (262, 3, meaning), (277, 3, 1), (339, 3, kind)
+    tags = sorted((*tags, (273, 4, 10 + 12 * 10 + 4), (278, 3, 8), (279, 4, len(pixels))))
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+RAMP = np.arange(64) * 4095 // 63
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tiff(32, 2, 1, RAMP.astype("<i4").tobytes()), "integers of 32 bits have no known range"),
+        (tiff(32, 1, 1, RAMP.astype("<u4").tobytes()), "integers of 32 bits have no known range"),
+        (tiff(16, 2, 1, RAMP.astype("<i2").tobytes()), "signed integers have no known range"),
+        (tiff(8, 2, 1, (RAMP // 16 - 128).astype("i1").tobytes()), "signed integers have no known range"),
+        (tiff(32, 3, 1, RAMP.astype("<f4").tobytes()), "floating-point pixels have no known range"),
+    ],
+)
+def test_pixels_without_a_known_range_are_refused(tmp_path, content, message):
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"a\.tif: {message}; save it with 8 bits"):
+        load_photo(tmp_path / "a.tif", 8)
+
+
+@pytest.mark.parametrize(("bits", "meaning"), [(8, 0), (16, 0), (8, 1), (12, 1), (16, 1)])  # 0: 0 is white
+def test_grey_of_any_depth(tmp_path, meaning, bits):
+    values = RAMP >> 12 - bits if bits < 12 else RAMP << bits - 12
+    raw = values.astype(">u2").view(np.uint8).reshape(64, 2)
+    packed = np.packbits(np.unpackbits(raw, axis=1)[:, 16 - bits :]).tobytes()
+    (tmp_path / "a.tif").write_bytes(tiff(bits, 1, meaning, values.astype("<u2").tobytes() if bits == 16 else packed))
+    got = load_photo(tmp_path / "a.tif", 8, 1).ravel()
+    close(got if meaning else 255 - got, RAMP / 4095 * 255, 1)
+
+
+def test_colours_that_pillow_does_not_convert_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="colours of the kind LAB are not converted"):
+        load_photo(saved(tmp_path, Image.new("LAB", (8, 8)), "a.tif"), 8)
+
+
+def chunked(kind, content, fault=0):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ fault)
+
+
+def png_of(depth, colour, row, *chunks):
+    head = struct.pack(">IIBBBBB", 8, 8, depth, colour, 0, 0, 0)
+    rows = chunked(b"IDAT", zlib.compress((b"\0" + row) * 8))
+    return b"\x89PNG\r\n\x1a\n" + chunked(b"IHDR", head) + b"".join(chunks) + rows + chunked(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "value"),
+    [(1, b"\0", 0), (2, b"\x55" * 2, 1), (4, b"\x55" * 4, 5), (8, b"\x80" * 8, 128), (16, b"\x80\xff" * 8, 0x80FF)],
+)
+def test_a_transparent_grey_is_white_at_any_depth(tmp_path, depth, row, value):
+    for transparent, wanted in ((value, 255), (value + 1 if depth > 1 else 1, value * 255 // (2**depth - 1))):
+        (tmp_path / "a.png").write_bytes(png_of(depth, 0, row, chunked(b"tRNS", struct.pack(">H", transparent))))
+        close(load_photo(tmp_path / "a.png", 8, 1), wanted, 1)
+    (tmp_path / "a.png").write_bytes(png_of(16, 2, b"\x80\0" * 24, chunked(b"tRNS", b"\x80\0" * 3)))
+    with pytest.raises(DatasetError, match="one transparent colour among those of 16 bits is lost"):
+        load_photo(tmp_path / "a.png", 8)
+
+
+def test_a_damaged_image_is_told_from_what_is_none(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_of(8, 0, b"\x80" * 8, chunked(b"tEXt", b"a\0b", fault=1)))
+    with pytest.raises(DatasetError, match="damaged image: it begins as one"):
+        load_photo(tmp_path / "a.png", 8)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (MemoryError(), MemoryError, None),
+        (OSError(errno.EIO, "Input/output error"), DatasetError, "cannot be read: .*Input/output error"),
+        (AssertionError(), DatasetError, "damaged image: AssertionError"),
+    ],
+)
+def test_reasons_are_told_apart(tmp_path, monkeypatch, error, kind, message):
+    def fails(image):
+        raise error
+
+    monkeypatch.setattr(module, "_upright", fails)
+    with pytest.raises(kind, match=message):
+        load_photo(saved(tmp_path, picture(), "a.png"), 8)
 
 
 def test_files_that_are_none(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from xnor_ref.cli.text import show
 from xnor_ref.errors import InputError, ModelFileError, OutputError
 from xnor_ref.kernels.basics.threads import set_threads
 from xnor_ref.training.settings import plugins
@@ -153,7 +154,7 @@ def _is_result(text: bytes, keys: tuple[str, ...]) -> bool:
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
-    click.echo(json.dumps(value, indent=2))
+    show(json.dumps(value, indent=2))
 
 
 def answer(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
@@ -161,7 +162,7 @@ def answer(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
     if as_json:
         print_json(result)
     else:
-        click.echo(text(result))
+        show(text(result))
 
 
 def write_json(result: Any, json_file: str | None) -> bool:

@@ -18,6 +18,11 @@ def plugin_flag(plugin: str | None) -> str:
     return f" --plugin {shlex.quote(plugin)}" if plugin else ""
 
 
+def show(text: str) -> None:
+    """A result on stdout."""
+    print(printable(text), flush=True)
+
+
 def say(text: str) -> None:
     """A line on stderr; quiet where stderr is closed."""
     if sys.stderr is None:

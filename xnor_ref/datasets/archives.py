@@ -124,7 +124,7 @@ class ZipFiles:
             *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError),
             *(struct.error, NotImplementedError, RuntimeError),
         ) as error:
-            raise DatasetError(f"{self.describe(name)}: damaged: {error or type(error).__name__}") from error
+            raise DatasetError(f"{self.describe(name)}: damaged: {str(error) or type(error).__name__}") from error
         return data
 
     def _total_allowed(self) -> int:

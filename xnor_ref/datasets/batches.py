@@ -25,16 +25,17 @@ _MAX_COUNTER = 2**63 - 1
 class AugmentSpec:
     """Random changes of a training image.
 
-    It is shifted by up to `crop_padding` pixels in each direction, as if padded and cropped again, and with `flip`
-    mirrored left to right, every second time. What comes in from outside is the mean pixel, exactly 0 after
-    normalisation, so it pulls no activation.
+    It is shifted by up to `crop_padding` pixels in each direction (None: an eighth of its side), as if padded and
+    cropped again, and with `flip` mirrored left to right, every second time. What comes in from outside is the mean
+    pixel, exactly 0 after normalisation, so it pulls no activation.
     """
 
-    crop_padding: int = 0
+    crop_padding: int | None = 0
     flip: bool = False
 
     def __post_init__(self) -> None:
-        check_integer("AugmentSpec: crop_padding", self.crop_padding, 0, 1024)
+        if self.crop_padding is not None:
+            check_integer("AugmentSpec: crop_padding", self.crop_padding, 0, 1024)
         if not isinstance(self.flip, bool):
             raise InputTypeError(f"AugmentSpec: flip must be True or False, got {self.flip!r}")
 
@@ -105,9 +106,10 @@ def make_batch(
     for name, value in (("seed", seed), ("epoch", epoch)):
         check_integer(f"make_batch: {name}", value, 0, _MAX_COUNTER)
     augment = augment or AugmentSpec()
-    shift_y, shift_x, flip = _draw(indices, seed, epoch, augment)
     function = gather_reference if lut is None else _rung(backend)
     _, height, width, channels = images.shape
+    padding = min(height, width) // 8 if augment.crop_padding is None else augment.crop_padding
+    shift_y, shift_x, flip = _draw(indices, seed, epoch, padding, augment.flip)
     out = np.empty((len(indices), channels, height, width), np.float32)
     lut = None if lut is None else np.ascontiguousarray(lut)
 
@@ -150,16 +152,16 @@ def _rung(backend: str):
     return gather
 
 
-def _draw(indices, seed: int, epoch: int, augment: AugmentSpec):
+def _draw(indices, seed: int, epoch: int, padding: int, flips: bool):
     """Shifts in [-p, p] (int64) and flips (uint8) of images, from (seed, epoch, index) alone."""
     key = _mix_int(_mix_int(_mix_int(_AUGMENT_TAG) ^ (seed & _MASK64)) ^ (epoch & _MASK64))
     bits = splitmix64(np.uint64(key) ^ indices.astype(np.uint64))
-    span = np.uint64(2 * augment.crop_padding + 1)
+    span = np.uint64(2 * padding + 1)
     # 31 random bits times the span, the top taken: within 2**-20 of uniform for any span allowed here.
-    shift_y = ((bits & np.uint64(0x7FFFFFFF)) * span >> np.uint64(31)).astype(np.int64) - augment.crop_padding
+    shift_y = ((bits & np.uint64(0x7FFFFFFF)) * span >> np.uint64(31)).astype(np.int64) - padding
     shift_x = ((bits >> np.uint64(32) & np.uint64(0x7FFFFFFF)) * span >> np.uint64(31)).astype(np.int64)
-    flip = (bits >> np.uint64(63)).astype(np.uint8) if augment.flip else np.zeros(len(indices), np.uint8)
-    return shift_y, shift_x - augment.crop_padding, flip
+    flip = (bits >> np.uint64(63)).astype(np.uint8) if flips else np.zeros(len(indices), np.uint8)
+    return shift_y, shift_x - padding, flip
 
 
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

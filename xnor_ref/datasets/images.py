@@ -22,10 +22,14 @@ from xnor_ref.kernels.basics.threads import parallel_chunks
 if TYPE_CHECKING:
     from PIL import Image
 
-PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_BEGINNINGS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG", "BMP": b"BM", "GIF": b"GIF8", "WEBP": b"RIFF"}
+_BEGINNINGS |= {"TIFF": (b"II*\0", b"MM\0*"), "PPM": ()}  # type: ignore[dict-item]
+PHOTO_FORMATS = tuple(_BEGINNINGS)
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 2**30
 _ORIENTATION = 0x0112  # EXIF tag
+_SPREAD = {"L;2": 85, "L;4": 17}
+_BITS, _MEANING, _KIND = 258, 262, 339  # TIFF tags: bits of a sample, what they mean, how numbers are written
 
 
 def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
@@ -120,8 +124,9 @@ def _read_photo(path: Path, image_size: int, channels: int) -> bytes:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DatasetError(f"{what}: cannot be read: {reason}") from error
     with file, _opened(file, what, PHOTO_FORMATS) as image:
+        most, black_is_most = _range(image, what)
         image.load()
-        plain = _flatten(_upright(image), what)
+        plain = _flatten(_upright(image), most, black_is_most)
         side = min(plain.size)
         left, top = (plain.width - side) / 2, (plain.height - side) / 2
         # The support of Pillow's filters grows with the reduction, which is the antialiasing.
@@ -140,14 +145,19 @@ def _opened(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Im
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
             yield image
-    except (DatasetError, InputError):
+    except (DatasetError, InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{what}: too large: {error}; up to {MAX_PIXELS} pixels are read") from None
     except UnidentifiedImageError:
+        file.seek(0)
+        head = file.read(4)
+        if any(head.startswith(_BEGINNINGS[one]) for one in formats):
+            raise DatasetError(f"{what}: damaged image: it begins as one, and then cannot be read") from None
         raise DatasetError(f"{what}: not an image in one of the formats {', '.join(formats)}") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-        raise DatasetError(f"{what}: damaged image: {error or type(error).__name__}") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data, but no number of an error
+        fault = "cannot be read" if isinstance(error, OSError) and error.errno else "damaged image"
+        raise DatasetError(f"{what}: {fault}: {str(error) or type(error).__name__}") from error
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
@@ -160,16 +170,45 @@ def _upright(image: "Image.Image") -> "Image.Image":
         return image
 
 
-def _flatten(image: "Image.Image", what: str) -> "Image.Image":
-    """8-bit L or RGB, transparency laid over white."""
+def _range(image: "Image.Image", what: str) -> tuple[int, bool]:
+    """The largest value of a pixel and whether it is black, as Pillow gives grey of more than 8 bits; before it loads.
+
+    Raises DatasetError where the range is not known, or the image cannot be converted rightly.
+    """
+    tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", ())
+    stored = str(tiles[0][3]) if tiles else ""
+    bits, kind = (np.ravel(tags.get(tag, default))[0].item() for tag, default in ((_BITS, 16), (_KIND, 1)))
+    transparent = image.info.get("transparency")
+    faults = {
+        "floating-point pixels have no known range": image.mode == "F",
+        f"integers of {bits} bits have no known range": _is_deep(image) and bits > 16,
+        "signed integers have no known range": kind == 2,
+        "one transparent colour among those of 16 bits is lost": transparent is not None and "RGB;16" in stored,
+        "colours of the kind LAB are not converted": image.mode == "LAB",
+    }
+    for fault, found in faults.items():
+        if found:
+            raise DatasetError(f"{what}: {fault}; save it with 8 bits per channel, grey or RGB")
+    if transparent is not None and stored in _SPREAD:  # Pillow spreads the pixels over 8 bits, and not this
+        image.info["transparency"] = transparent * _SPREAD[stored]
+    return 2**bits - 1, tags.get(_MEANING) == 0
+
+
+def _is_deep(image: "Image.Image") -> bool:
+    """Whether it is grey of more than 8 bits."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _flatten(image: "Image.Image", most: int, black_is_most: bool) -> "Image.Image":
+    """8-bit L or RGB, transparency laid over white. `most` and `black_is_most`: see `_range`."""
     from PIL import Image
 
-    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode == "F":
-        raise DatasetError(f"{what}: floating-point pixels have no known range; save it with 8 bits per channel")
+    if _is_deep(image):
+        values = np.clip(np.asarray(image).astype(np.int64), 0, most)
+        values[values == image.info.get("transparency", -1)] = 0 if black_is_most else most
+        grey = ((values * 255 + most // 2) // most).astype(np.uint8)
+        return Image.fromarray(255 - grey if black_is_most else grey)
     if image.has_transparency_data:
-        coloured = image.convert("RGBA")
+        coloured = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")

@@ -61,7 +61,13 @@ class Source:
         members: dict[str, list[tuple[str, int]]],
         decode: Callable[[list[str]], Images],
     ) -> "Source":
-        """Of files: `members` holds (name, label) of each image of a split, `decode` reads some of them."""
+        """Of files: `members` holds (name, label) of each image of a split, `decode` reads some of them.
+
+        Raises DatasetError for a class name that no model file may hold.
+        """
+        hidden = [name for name in classes if not name.isprintable()]
+        if hidden:
+            raise DatasetError(f"the class name {hidden[0]!a} has characters that do not show; rename it")
 
         def blocks(split: str) -> Iterator[tuple[Images, Labels]]:
             for start in range(0, len(members[split]), _FILES_TOGETHER):

@@ -172,10 +172,8 @@ def build_trainer(
 
 
 def _augment(config: TrainConfig, data: Dataset) -> AugmentSpec:
-    """The random crops and flips of a data set; those of arrays follow from their size."""
-    if isinstance(data, ArrayDataset):
-        return AugmentSpec(crop_padding=min(data.train.images.shape[1:3]) // 8, flip=True)
-    return datasets.default_augment(config.dataset)
+    """The random crops and flips of a data set."""
+    return AugmentSpec(None, flip=True) if isinstance(data, ArrayDataset) else datasets.default_augment(config.dataset)
 
 
 def describe_run(

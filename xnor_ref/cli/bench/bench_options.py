@@ -10,7 +10,7 @@ from xnor_ref import plotting
 from xnor_ref.cli import options
 from xnor_ref.cli.bench import bench_text
 from xnor_ref.cli.progress import Progress
-from xnor_ref.cli.text import say
+from xnor_ref.cli.text import say, show
 
 threads_option = click.option(
     "--threads", type=int, default=1, show_default=True, metavar="N", help="Threads of each contender."
@@ -110,7 +110,7 @@ class Measurement:
             say(f"warning: {warning}")
             self.machine["warnings"].append(warning)
         if not options.write_json(result, self.json_file) and text is not None:
-            click.echo(text(result))
+            show(text(result))
 
     def caption(self, batch: int = 1) -> str:
         """One line for a plot."""

@@ -8,6 +8,7 @@ from xnor_ref.cli import options
 from xnor_ref.cli.bench import bench_options, bench_text
 from xnor_ref.cli.bench.bench_options import Measurement
 from xnor_ref.cli.group import Command
+from xnor_ref.cli.text import show
 
 
 @click.command(cls=Command, examples=("bench train", "bench train vgg-small --backward fp32 --profile --no-compile"))
@@ -100,8 +101,8 @@ def train(
                 progress.clear()
                 if not measured[1:]:
                     batches = " and ".join(str(size) for size in sorted({task.batch for task in tasks}))
-                    click.echo(bench_text.machine(measurement.machine, threads, batches))
-                click.echo(f"\n{bench_text.training(measured[-1])}")
+                    show(bench_text.machine(measurement.machine, threads, batches))
+                show(f"\n{bench_text.training(measured[-1])}")
     measurement.finish({"threads": threads, "networks": measured}, None)
     if measurement.plot is not None:
         speeds = {

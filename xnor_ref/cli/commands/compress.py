@@ -7,7 +7,7 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
-from xnor_ref.cli.text import printable
+from xnor_ref.cli.text import show
 from xnor_ref.errors import EquivalenceError, InputError
 
 _UNITS = ("", "k", "M", "G", "T")
@@ -75,7 +75,7 @@ def command(model: str, output: str | None, force: bool, report: bool, json_file
         parts.append(_times(result["layers"]))
     if "output" in result:
         parts.append(_written(result))
-    click.echo("\n\n".join(parts))
+    show("\n\n".join(parts))
 
 
 def _write(target: Path, made: Any, metadata: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _table(result: dict[str, Any]) -> str:
         xnors = (options.scaled(costs[key], _UNITS) for key in ("direct_xnors", "tree_xnors"))
         ratios = (f"{ratio:.3f}" for ratio in (costs["ratio"], row["star_ratio"], row["random_ratio"]))
         note = f"of {sizes['bits']:,}" if row["stored"] == "tree" else f"as bits: {row['note']}"
-        rows.append((printable(row["name"]), *shape, *xnors, *ratios, f"{sizes[row['stored']]:,}", note))
+        rows.append((row["name"], *shape, *xnors, *ratios, f"{sizes[row['stored']]:,}", note))
     total = result["total"]
     lines = [
         f"{result['model']}, {options.size_text(result['bytes'])}",
@@ -197,7 +197,7 @@ def _times(layers: list[dict[str, Any]]) -> str:
     for row in measured:
         times, cross = row["measured"]["seconds"], row["measured"]["crossover"]
         cells = (f"{times[name] * 1e6:.0f} us" for name in names)
-        rows.append((printable(row["name"]), *cells, *(_crossover(cross[name]) for name in direct)))
+        rows.append((row["name"], *cells, *(_crossover(cross[name]) for name in direct)))
     threads = measured[0]["measured"]["threads"]
     return (
         f"one image on {threads} thread{'s' if threads > 1 else ''}, from packed signs to integers; crossover: "

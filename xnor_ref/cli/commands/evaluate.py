@@ -66,6 +66,7 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     model, about = load_float(folder.float_path)
     packed = load_packed(folder.packed_path)
     data = _data_for(packed, config, path, progress)
+    data = dataclasses.replace(data, mean=tuple(about["mean"]), std=tuple(about["std"]))  # as it was trained
     check_on(model, data)
     if data.sha256 != about["data_sha256"]:
         progress.note("these are not the images that the run was trained and validated with")

@@ -8,7 +8,7 @@ import click
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
 from xnor_ref.cli.summary_text import summary_text
-from xnor_ref.cli.text import printable, say
+from xnor_ref.cli.text import say
 from xnor_ref.errors import InputError
 from xnor_ref.training.settings.config import did_you_mean
 
@@ -143,7 +143,7 @@ def _model_text(result: dict[str, Any]) -> str:
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    return printable(", ".join(f"{key} {value}" for key, value in values.items())) or "not said"
+    return ", ".join(f"{key} {value}" for key, value in values.items()) or "not said"
 
 
 def _run(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
-from xnor_ref.cli.text import printable, say
+from xnor_ref.cli.text import say, show
 from xnor_ref.errors import DatasetError, XnorRefError
 
 
@@ -49,7 +49,7 @@ def command(model: str, images: tuple[str, ...], top: int, threads: int | None, 
         classes = ranked(network.logits(pixels[None])[0], network.classes, top)
         results.append({"image": image, "classes": classes})
         if not as_json:
-            click.echo(_text(image, classes))
+            show(_text(image, classes))
     if as_json:
         options.print_json({"model": model, "results": results})
     if failed:
@@ -68,4 +68,4 @@ def ranked(logits, classes: tuple[str, ...], top: int) -> list[dict[str, Any]]:
 
 def _text(image: str, classes: list[dict[str, Any]]) -> str:
     rows = [(f"{c['probability']:7.2%}", c["class"]) for c in classes]
-    return f"{printable(image)}\n" + "\n".join("  " + line for line in options.table(rows).splitlines())
+    return f"{image}\n" + "\n".join("  " + line for line in options.table(rows).splitlines())

@@ -7,7 +7,7 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
-from xnor_ref.cli.text import printable
+from xnor_ref.cli.text import show
 from xnor_ref.errors import InputError, NonFiniteError
 
 _FIELDS = (
@@ -84,7 +84,7 @@ def command(
         return
     if summary is not None:
         write_atomically(summary, report.summary(root, _written_before(Path(summary))).encode())
-        click.echo(f"written: {printable(summary)}")
+        show(f"written: {summary}")
         return
     if everything and rows is not None:
         raise InputError("--rows names rows of one experiment, so it does not go with --all")
@@ -141,7 +141,7 @@ def _estimated(plan: Any, download: bool, progress: Any) -> dict[str, Any]:
 def _result_text(plan: Any, results: dict[str, Any]) -> str:
     from xnor_ref.experiments import report
 
-    return f"{report.markdown(results).rstrip()}\n\nwritten: {printable(str(plan.folder))}"
+    return f"{report.markdown(results).rstrip()}\n\nwritten: {plan.folder}"
 
 
 def _estimate_text(plan: Any, result: dict[str, Any]) -> str:
@@ -156,7 +156,7 @@ def _estimate_text(plan: Any, result: dict[str, Any]) -> str:
     return (
         f"{plan.experiment.title}: {config.dataset}, budget {plan.budget}; what is left to do\n\n"
         f"{options.table(rows, right=range(1, 6))}\n\n"
-        f"results will be in {printable(result['folder'])}; estimated by steps on few images, validation included"
+        f"results will be in {result['folder']}; estimated by steps on few images, validation included"
     )
 
 
@@ -168,4 +168,4 @@ def _list(as_json: bool) -> None:
         return
     rows = [("name", "title", "rows")]
     rows += [(e.name, e.title, ", ".join(row.name for row in e.rows)) for e in EXPERIMENTS.values()]
-    click.echo(options.table(rows))
+    show(options.table(rows))
