@@ -22,7 +22,7 @@ _PUBLIC = {
     "set_threads": "xnor_ref.kernels.basics.threads",
     "get_threads": "xnor_ref.kernels.basics.threads",
 }
-_PACKAGES = ("autodiff", "errors", "models", "nn", "optim")
+_PACKAGES = ("autodiff", "errors", "models", "nn", "optim", "verify")
 
 __all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from xnor_ref import models as models
     from xnor_ref import nn as nn
     from xnor_ref import optim as optim
+    from xnor_ref import verify as verify
     from xnor_ref.kernels.basics.layout import pack_bits as pack_bits
     from xnor_ref.kernels.basics.layout import unpack_bits as unpack_bits
     from xnor_ref.kernels.basics.threads import get_threads as get_threads

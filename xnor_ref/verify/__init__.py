@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from xnor_ref.verify import kernels, trees
+from xnor_ref.verify.gradients import GradientReport as GradientReport
+from xnor_ref.verify.gradients import check_gradients as check_gradients
 from xnor_ref.verify.runner import DEFAULT_EXAMPLES as DEFAULT_EXAMPLES
 from xnor_ref.verify.runner import Property as Property
 from xnor_ref.verify.runner import Result as Result
