@@ -286,9 +286,10 @@ def _true_alpha(layer: Any) -> NDArray | None:
 
 
 def _convolved(layer: Any, x: F64, weight: F64, border: float = 0.0) -> F64:
-    groups = getattr(layer, "groups", 1)
+    groups, window = getattr(layer, "groups", 1), layer.window(x.shape[2:])
+    place = window.stride, window.padding, border, window.dilation
     parts = zip(np.split(x, groups, axis=1), np.split(weight, groups), strict=True)
-    return np.concatenate([oracle.convolve(a, b, layer.stride, layer.padding, border) for a, b in parts], axis=1)
+    return np.concatenate([oracle.convolve(a, b, *place) for a, b in parts], axis=1)
 
 
 def _plus_bias(layer: Any, y: F64) -> F64:
@@ -335,11 +336,12 @@ def _input_scale(own: Any, at: At, x: F64) -> F64 | None:
     rows = own.weight.ndim == 2
     if own.k_grad:
         rule = own.input_scale
-        if rule.mode is None:
-            return np.asarray(rule.of_rows(x) if rows else rule.of_images(x, *own.window), np.float64)
         if rows:
-            return np.abs(x).mean(axis=1, keepdims=True)
-        return oracle.input_scale(x, own.kernel_size, own.stride, own.padding, rule.name)
+            return np.abs(x).mean(axis=1, keepdims=True) if rule.mode else np.asarray(rule.of_rows(x), np.float64)
+        window = own.window(x.shape[2:])
+        if rule.mode is None:
+            return np.asarray(rule.of_images(x, window), np.float64)
+        return oracle.input_scale(x, window.kernel, window.stride, window.padding, rule.name, window.dilation)
     make = own.scale_rows if rows else own.scale_map
     return at.keep("K", lambda: make(np.ascontiguousarray(x, np.float32)).astype(float), "K, since k_grad is off")
 
@@ -376,9 +378,10 @@ def _powers(layer: Any, at: At, x: F64, centred: F64, axes: tuple[int, ...]) -> 
 
 def _windows(layer: Any, x: F64, border: float) -> F64:
     """(N, C, OH, OW, KH, KW)."""
-    pads = [(0, 0), (0, 0), *((p, p) for p in layer.padding)]
-    found = sliding_window_view(np.pad(x, pads, constant_values=border), layer.kernel_size, axis=(2, 3))
-    return found[:, :, :: layer.stride[0], :: layer.stride[1]]
+    window = layer.window(x.shape[2:])
+    padded = np.pad(x, [(0, 0), (0, 0), *window.padding], constant_values=border)
+    found: F64 = sliding_window_view(padded, window.kernel, axis=(2, 3))[:, :, :: window.stride[0], :: window.stride[1]]
+    return found
 
 
 def _max_pool(layer: Any, at: At, x: F64) -> F64:

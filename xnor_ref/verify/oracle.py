@@ -26,12 +26,12 @@ def sign_convolution(x: np.ndarray, weight: np.ndarray, stride, padding, pad_val
     return convolve(signs(x), signs(weight), stride, padding, float(pad_value)).astype(np.int64)
 
 
-def input_scale(x: np.ndarray, kernel, stride, padding, mode: str) -> np.ndarray:
+def input_scale(x: np.ndarray, kernel, stride, padding, mode: str, dilation=(1, 1)) -> np.ndarray:
     """K in float64, (N, 1, OH, OW)."""
     mean = np.abs(x.astype(np.float64)).mean(axis=1, keepdims=True)
     box = np.ones((1, 1, *kernel))
-    total = convolve(mean, box, stride, padding, 0.0)
-    taps = convolve(np.ones_like(mean), box, stride, padding, 0.0)
+    total = convolve(mean, box, stride, padding, 0.0, dilation)
+    taps = convolve(np.ones_like(mean), box, stride, padding, 0.0, dilation)
     return total / (box.size if mode == "plain" else np.maximum(taps, 1.0))
 
 
