@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Callback": "xnor_ref.training.fitting.trainer",
     "XnorClassifier": "xnor_ref.training.classifier",
     "pack_bits": "xnor_ref.kernels.basics.layout",
     "unpack_bits": "xnor_ref.kernels.basics.layout",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from xnor_ref.packed.freeze import freeze as freeze
     from xnor_ref.training.classifier import XnorClassifier as XnorClassifier
     from xnor_ref.training.fit import fit as fit
+    from xnor_ref.training.fitting.trainer import Callback as Callback
 
 
 def __getattr__(name: str):

@@ -1,4 +1,16 @@
-"""Automatic differentiation on NumPy: Tensor, tape, ops and a gradient check. It knows no layers."""
+"""Automatic differentiation on NumPy: Tensor, tape, ops and a gradient check. It knows no layers.
+
+>>> import numpy as np
+>>> from xnor_ref import autodiff
+>>> x = autodiff.Tensor(np.array([1.0, 2.0]), requires_grad=True)
+>>> y = (autodiff.exp(x) * 3).sum()
+>>> y.backward()
+>>> bool(np.allclose(x.grad, 3 * np.exp([1.0, 2.0])))
+True
+>>> with autodiff.no_grad():
+...     (x * x).requires_grad
+False
+"""
 
 from xnor_ref.autodiff.gradcheck import GradientError as GradientError
 from xnor_ref.autodiff.gradcheck import gradcheck as gradcheck

@@ -98,6 +98,12 @@ def build(
     ------
     InputError : unknown name, method or option, or one without effect; an image too small for the network; weights
         that the machine's memory cannot hold.
+
+    Examples
+    --------
+    >>> net = build("lenet5", image_size=28, in_channels=1, num_classes=10, method="bnn")
+    >>> net(np.zeros((2, 1, 28, 28), np.float32)).shape
+    (2, 10)
     """
     module = _module(name)
     size = _limited(image_size, "image_size", 4096)

@@ -1,4 +1,23 @@
-"""Layers of networks that train: real-valued ones, binary ones, blocks and losses."""
+"""Layers of networks that train, and losses.
+
+A layer takes a Tensor, or a float32 array, and returns a Tensor: images are (N, C, H, W), rows (N, features).
+Activations take any shape. Parameters are Tensors, by name.
+
+>>> import numpy as np
+>>> from xnor_ref import nn
+>>> x = np.ones((2, 3, 8, 8), np.float32)
+>>> conv = nn.BinaryConv2d(3, 16, 3, stride=2, padding=1)
+>>> conv(x).shape, conv.weight.shape, conv.alpha().shape
+((2, 16, 4, 4), (16, 3, 3, 3), (16,))
+>>> net = nn.Sequential(conv=conv, pool=nn.MaxPool2d(2), flat=nn.Flatten(), last=nn.Linear(16 * 2 * 2, 5))
+>>> logits = net(x)
+>>> logits.shape, [name for name, _ in net.named_parameters()]
+((2, 5), ['conv.weight', 'last.weight', 'last.bias'])
+>>> loss = nn.cross_entropy(logits, np.array([0, 4]))
+>>> loss.backward()
+>>> net["last"].weight.grad.shape
+(5, 64)
+"""
 
 from xnor_ref.nn.layers.binary_layers import BinaryConv2d as BinaryConv2d
 from xnor_ref.nn.layers.binary_layers import BinaryLinear as BinaryLinear

@@ -1,4 +1,17 @@
-"""Optimisers and learning rate schedules."""
+"""Optimisers and learning rate schedules.
+
+>>> from xnor_ref import autodiff, optim
+>>> w = autodiff.Tensor([4.0], requires_grad=True)
+>>> sgd = optim.SGD([w], lr=0.25)
+>>> for _ in range(3):
+...     sgd.zero_grad()
+...     (w * w).sum().backward()
+...     sgd.step()
+...     print(w.item())
+2.0
+1.0
+0.5
+"""
 
 from xnor_ref.optim.adamax import AdaMax as AdaMax
 from xnor_ref.optim.adamax import ShiftAdaMax as ShiftAdaMax

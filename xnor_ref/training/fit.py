@@ -134,7 +134,7 @@ def fit(
     download : bool
         Fetch a data set by name that is not there.
     callbacks : sequence of Callback
-        Join each step and each epoch, see `training.fitting.trainer.Callback`.
+        Join each step and each epoch, see `xnor_ref.Callback`.
     progress : bool or Observer
         True prints a line for each epoch to stderr.
     **settings
@@ -202,7 +202,10 @@ class _Run:
 
     def __init__(self, config: Any, model: Any, data: Dataset, built: bool, loaded: bool, observer: Observer):
         self.config, self.model, self.data, self.observer = config, model, data, observer
-        self.as_train = built and loaded  # then all is as the command `train` does it, and so is the folder
+        self.built, self.as_train = (
+            built,
+            built and loaded,
+        )  # then all is as the command `train` does it, and so is the folder
         without = (set() if built else {*OF_NETWORKS, "model"}) | (set() if loaded else {*OF_DATA, "dataset"})
         self.settings = {
             name: value
@@ -223,7 +226,8 @@ class _Run:
         config, model, data, observer = self.config, self.model, self.data, self.observer
         lines: list[dict[str, Any]] = []
         path = folder.path if folder else None
-        job.compile_steps(config)
+        if self.built:
+            job.compile_steps(config)
         if config.init_from and not resumed:
             observer.note(start_from(model, Path(config.init_from)))
         packs = self._packs()

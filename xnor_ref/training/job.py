@@ -149,7 +149,7 @@ def build_trainer(
         of_run = {"config": identity, "data": data_identity(data, callbacks)}
         if config.plugin:
             of_run["data"]["plugin"] = plugins.load(config.plugin)
-        described = {"model": getattr(model, "config", None), "about": about}
+        described = {"model": model.config if isinstance(model, models.Network) else None, "about": about}
         every = config.checkpoint_every
         checkpoints = CheckpointFolder(folder.checkpoints_path, of_run, described, config.keep, every)
         records.append(folder.append_metrics)
