@@ -23,8 +23,8 @@ def read(path):
     header = json.loads(content[8 : 8 + length])
     data = content[8 + length :]
     description = json.loads(header.pop("__metadata__")["xnor_ref"])
-    if description["format"] != "xnor_ref packed network" or description["version"] not in (1, 2, 3, 4):
-        raise ValueError("not a packed network of version 1 to 4")
+    if description["format"] != "xnor_ref packed network" or description["version"] not in (1, 2, 3, 4, 5):
+        raise ValueError("not a packed network of version 1 to 5")
     tensors, listed, blobs = {}, [], []
     for name in sorted(header):
         entry = header[name]
@@ -92,25 +92,36 @@ def rows_along_tree(stream, channels, n):
     return np.stack([row(o) for o in range(channels)])
 
 
-def windows(x, kernel, stride, padding, border):
+def windows(x, node, kernel, border):
     """(N, C, H, W) to (N, C, OH, OW, KH, KW)."""
-    x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2), constant_values=border)
-    return np.lib.stride_tricks.sliding_window_view(x, kernel, (2, 3))[:, :, :: stride[0], :: stride[1]]
+    pads = [(side, side) if isinstance(side, int) else side for side in node.get("padding", [0, 0])]
+    (sy, sx), (dy, dx) = node.get("stride", [1, 1]), node.get("dilation", [1, 1])
+    extent = dy * (kernel[0] - 1) + 1, dx * (kernel[1] - 1) + 1
+    x = np.pad(x, ((0, 0), (0, 0), *pads), constant_values=border)
+    return np.lib.stride_tricks.sliding_window_view(x, extent, (2, 3))[:, :, ::sy, ::sx, ::dy, ::dx]
 
 
-def convolve(x, weight, stride, padding, border=0.0):
-    return np.einsum("nchwij,ocij->nohw", windows(x, weight.shape[2:], stride, padding, border), weight, optimize=True)
+def convolve(x, weight, node, border=0.0):
+    """Group by group."""
+    view, size, groups = windows(x, node, weight.shape[2:], border), weight.shape[1], node.get("groups", 1)
+    parts = [view[:, g * size : (g + 1) * size] for g in range(groups)]
+    sums = (np.einsum("nchwij,ocij->nohw", v, w, optimize=True) for v, w in zip(parts, np.split(weight, groups)))
+    return np.concatenate(list(sums), axis=1)
 
 
 def per_channel(values, x):
     return values.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-def binary(node, t, x):
+def images(node, x):
+    """x as images, and channels and taps of a filter."""
     x4 = x if x.ndim == 4 else x[:, :, None, None]
-    kernel = node.get("kernel_size", [1, 1])
-    stride, padding = node.get("stride", [1, 1]), node.get("padding", [0, 0])
-    channels, taps = x4.shape[1], kernel[0] * kernel[1]
+    return x4, x4.shape[1] // node.get("groups", 1), node.get("kernel_size", [1, 1])
+
+
+def binary(node, t, x):
+    x4, channels, kernel = images(node, x)
+    taps = kernel[0] * kernel[1]
     if "tree" in t:
         rows = rows_along_tree(t["tree"], node["out_channels"], channels * taps)
     else:
@@ -120,46 +131,43 @@ def binary(node, t, x):
     if "threshold" in t:
         threshold = per_channel(t["threshold"], x4)
         positive = np.where(per_channel(t["flip"], x4) == 1, x4 <= threshold, x4 >= threshold)
-    y = convolve(np.where(positive, 1.0, -1.0), weight, stride, padding, node.get("pad_value", 0)).astype(np.float32)
+    y = convolve(np.where(positive, 1.0, -1.0), weight, node, node.get("pad_value", 0)).astype(np.float32)
     return scaled(node, t, x, x4, y)
 
 
 def scaled(node, t, x, x4, y):
     """y times alpha and K."""
-    kernel, stride = node.get("kernel_size", [1, 1]), node.get("stride", [1, 1])
-    padding, taps = node.get("padding", [0, 0]), kernel[0] * kernel[1]
+    kernel = node.get("kernel_size", [1, 1])
     if "alpha" in t:
         y = y * per_channel(t["alpha"], y)
     if node["input_scale"] != "off":
         mean = np.abs(x4.astype(np.float64)).mean(axis=1, keepdims=True)
-        total = windows(mean, kernel, stride, padding, 0).sum(axis=(4, 5))
-        inside = windows(np.ones_like(mean), kernel, stride, padding, 0).sum(axis=(4, 5))
-        y = y * (total / (np.maximum(inside, 1) if node["input_scale"] == "valid" else taps)).astype(np.float32)
+        total = windows(mean, node, kernel, 0).sum(axis=(4, 5))
+        inside = windows(np.ones_like(mean), node, kernel, 0).sum(axis=(4, 5))
+        taps = np.maximum(inside, 1) if node["input_scale"] == "valid" else kernel[0] * kernel[1]
+        y = y * (total / taps).astype(np.float32)
     return y if x.ndim == 4 else y[:, :, 0, 0]
 
 
 def kbit(node, t, x):
-    x4 = x if x.ndim == 4 else x[:, :, None, None]
-    kernel, channels, top = node.get("kernel_size", [1, 1]), x4.shape[1], 2 ** node["input_bits"] - 1
+    x4, channels, kernel = images(node, x)
+    top = 2 ** node["input_bits"] - 1
     rows = sum(2**p * signs(plane, channels * kernel[0] * kernel[1]) for p, plane in enumerate(t["bits"]))
     weight = rows.reshape(-1, *kernel, channels).transpose(0, 3, 1, 2)
     m = 2 * np.floor(np.clip(x4, -1, 1) * np.float32(top / 2)).astype(np.float64) + 1
     m = np.where(x4 >= 0, 1.0, -1.0) if top == 1 else m
-    stride, padding = node.get("stride", [1, 1]), node.get("padding", [0, 0])
-    z = convolve(m, weight, stride, padding, top * node.get("pad_value", 0)).astype(np.float32)
-    return scaled(node, t, x, x4, z)
+    return scaled(node, t, x, x4, convolve(m, weight, node, top * node.get("pad_value", 0)).astype(np.float32))
 
 
 def sign_weight(node, t, x):
-    x4 = x if x.ndim == 4 else x[:, :, None, None]
-    kernel, channels = node.get("kernel_size", [1, 1]), x4.shape[1]
-    stride, (ph, pw) = node.get("stride", [1, 1]), node.get("padding", [0, 0])
+    x4, channels, kernel = images(node, x)
     rows = signs(t["bits"], channels * kernel[0] * kernel[1]).astype(np.float32)
-    view = windows(x4, kernel, stride, (ph, pw), 0)
+    view = windows(x4, node, kernel, 0)
     y = np.zeros((len(x4), len(rows), *view.shape[2:4]), np.float32)
+    group = np.arange(len(rows)) * node.get("groups", 1) // len(rows)  # of each filter
     for bit, sign in enumerate(rows.T):
         tap, c = divmod(bit, channels)
-        y += view[:, c, None, :, :, tap // kernel[1], tap % kernel[1]] * per_channel(sign, y)
+        y += view[..., tap // kernel[1], tap % kernel[1]][:, group * channels + c] * per_channel(sign, y)
     y = y * per_channel(t["alpha"], y) if "alpha" in t else y
     return y if x.ndim == 4 else y[:, :, 0, 0]
 
@@ -174,15 +182,12 @@ def scale(node, t, x):
 
 
 def conv2d(node, t, x):
-    size = t["weight"].shape[1]
-    parts = np.split(t["weight"], node["groups"])
-    y = [convolve(x[:, g * size : (g + 1) * size], w, node["stride"], node["padding"]) for g, w in enumerate(parts)]
-    y = np.concatenate(y, axis=1)
+    y = convolve(x, t["weight"], node)
     return y + per_channel(t["bias"], y) if "bias" in t else y
 
 
 def pool(node, x, border):
-    return windows(x, node["kernel"], node["stride"], node["padding"], border)
+    return windows(x, node, node["kernel"], border)
 
 
 OPS = {

@@ -40,11 +40,13 @@ class Sample:
     def normal(self, *shape):
         return self.rng.normal(size=shape).astype(np.float32)
 
-    def conv2d(self, c, o, k=3, stride=1, padding=1, groups=1, bias=True, inputs=None):
+    def conv2d(self, c, o, k=3, stride=1, padding=1, groups=1, bias=True, inputs=None, **more):
         tensors = {"weight": self.normal(o, c // groups, k, k)}
         if bias:
             tensors["bias"] = self.normal(o)
-        return self.node("conv2d", inputs, tensors, stride=[stride] * 2, padding=[padding] * 2, groups=groups)
+        padding = padding if isinstance(padding, list) else [padding] * 2
+        attributes = {"stride": [stride] * 2, "padding": padding, "groups": groups} | more
+        return self.node("conv2d", inputs, tensors, **attributes)
 
     def linear(self, i, o, bias=True, inputs=None):
         tensors = {"weight": self.normal(o, i) / np.float32(np.sqrt(i))}
@@ -65,9 +67,19 @@ class Sample:
         return tensors
 
     def binary_conv2d(
-        self, c, o, k=(3, 3), stride=(1, 1), padding=(1, 1), pad_value=0, scale="plain", alpha=True, threshold=False
+        self,
+        c,
+        o,
+        k=(3, 3),
+        stride=(1, 1),
+        padding=(1, 1),
+        pad_value=0,
+        scale="plain",
+        alpha=True,
+        threshold=False,
+        **geometry,
     ):
-        tensors = self._binary_tensors(self.normal(o, c, *k), c, alpha, threshold)
+        tensors = self._binary_tensors(self.normal(o, c // geometry.get("groups", 1), *k), c, alpha, threshold)
         return self.node(
             "binary_conv2d",
             None,
@@ -78,14 +90,15 @@ class Sample:
             padding=list(padding),
             pad_value=pad_value,
             input_scale=scale,
+            **geometry,
         )
 
     def binary_linear(self, i, o, scale="plain", alpha=True, threshold=False):
         tensors = self._binary_tensors(self.normal(o, i), i, alpha, threshold)
         return self.node("binary_linear", None, tensors, in_features=i, input_scale=scale)
 
-    def sign_weight_conv2d(self, c, o, k=(3, 3), stride=(1, 1), padding=(1, 1), alpha=True):
-        tensors = self._binary_tensors(self.normal(o, c, *k), c, alpha, False)
+    def sign_weight_conv2d(self, c, o, k=(3, 3), stride=(1, 1), padding=(1, 1), alpha=True, **geometry):
+        tensors = self._binary_tensors(self.normal(o, c // geometry.get("groups", 1), *k), c, alpha, False)
         return self.node(
             "sign_weight_conv2d",
             None,
@@ -94,6 +107,7 @@ class Sample:
             kernel_size=list(k),
             stride=list(stride),
             padding=list(padding),
+            **geometry,
         )
 
     def sign_weight_linear(self, i, o, alpha=True):
@@ -105,11 +119,14 @@ class Sample:
             [compact_bits(self.rng.permutation(weight.ravel()).reshape(weight.shape)) for _ in range(planes)]
         )
 
-    def kbit_conv2d(self, c, o, k=(3, 3), stride=(1, 1), padding=(1, 1), pad_value=0, scale="plain", bits=(2, 2)):
+    def kbit_conv2d(
+        self, c, o, k=(3, 3), stride=(1, 1), padding=(1, 1), pad_value=0, scale="plain", bits=(2, 2), **geometry
+    ):
+        weight = self.normal(o, c // geometry.get("groups", 1), *k)
         return self.node(
             "kbit_conv2d",
             None,
-            {"bits": self._planes(self.normal(o, c, *k), bits[1]), "alpha": np.abs(self.normal(o)) / 2 ** sum(bits)},
+            {"bits": self._planes(weight, bits[1]), "alpha": np.abs(self.normal(o)) / 2 ** sum(bits)},
             in_channels=c,
             kernel_size=list(k),
             stride=list(stride),
@@ -118,6 +135,7 @@ class Sample:
             input_scale=scale,
             input_bits=bits[0],
             weight_bits=bits[1],
+            **geometry,
         )
 
     def kbit_linear(self, i, o, scale="plain", bits=(2, 2)):
@@ -213,4 +231,21 @@ def version_4(pad_value=0, seed=0):
     sample.node("flatten")
     sample.kbit_linear(7 * 5 * 9, 65, bits=(4, 1))
     sample.kbit_linear(65, 5, "off", (8, 2))
+    return sample
+
+
+def version_5(pad_value=0, seed=0):
+    """All geometry that came with version 5, in every operation that has it."""
+    sample = Sample(shape=(4, 13, 12), seed=seed)
+    sample.metadata["version"] = 5
+    sample.conv2d(4, 6, padding=[[0, 1], [2, 1]])
+    sample.affine(6)
+    sample.node("max_pool", kernel=[3, 3], stride=[1, 1], padding=[[0, 2], [1, 0]])
+    sample.binary_conv2d(6, 70, (3, 2), padding=([2, 0], [0, 1]), pad_value=pad_value, scale="valid")
+    sample.sign_weight_conv2d(70, 66, (2, 3), padding=([1, 2], [0, 2]))
+    sample.binary_conv2d(66, 12, padding=([0, 2], [1, 0]), pad_value=pad_value, scale="off", threshold=True)
+    sample.kbit_conv2d(12, 10, padding=([2, 0], [0, 1]), pad_value=pad_value)
+    sample.node("avg_pool", kernel=[2, 3], stride=[2, 2], padding=[[0, 1], [0, 1]])
+    sample.node("global_avg_pool")
+    sample.linear(10, 5)
     return sample

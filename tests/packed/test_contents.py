@@ -125,12 +125,18 @@ def test_unknown_names(call, name, message):
 
 
 def convolved(x, weight, node):
-    """Any two arrays (N, C, H, W) and (O, C, KH, KW) in float64, a border of zeros or of the node's pad_value."""
-    (sy, sx), (py, px) = node.get("stride", (1, 1)), node.get("padding", (0, 0))
-    top = 2 ** node.get("input_bits", 1) - 1
-    x = np.pad(x.astype(float), ((0, 0), (0, 0), (py, py), (px, px)), constant_values=top * node.get("pad_value", 0))
-    windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], (2, 3))[:, :, ::sy, ::sx]
-    return np.einsum("nchwij,ocij->nohw", windows, weight.astype(float), optimize=True)
+    """Any arrays (N, C, H, W) and (O, C/groups, KH, KW) in float64, a border of zeros or of the node's pad_value."""
+    (sy, sx), (dy, dx) = node.get("stride", (1, 1)), node.get("dilation", (1, 1))
+    pads = [(side, side) if isinstance(side, int) else side for side in node.get("padding", (0, 0))]
+    border = (2 ** node.get("input_bits", 1) - 1) * node.get("pad_value", 0)
+    x = np.pad(x.astype(float), ((0, 0), (0, 0), *pads), constant_values=border)
+    groups, (outputs, channels, *kernel) = x.shape[1] // weight.shape[1], weight.shape
+    extent = [d * (k - 1) + 1 for d, k in zip((dy, dx), kernel)]
+    windows = np.lib.stride_tricks.sliding_window_view(x, extent, (2, 3))[:, :, ::sy, ::sx, ::dy, ::dx]
+    windows = windows.reshape(len(x), groups, channels, *windows.shape[2:])
+    weight = weight.astype(float).reshape(groups, -1, channels, *kernel)
+    z = np.einsum("ngchwij,gocij->ngohw", windows, weight, optimize=True)
+    return z.reshape(len(x), outputs, *z.shape[3:])
 
 
 def check(packed: PackedNetwork, images, backend="auto") -> dict:
@@ -218,7 +224,9 @@ def test_traces_with_folded_thresholds_borders_and_bits(name, options):
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba", "float"])
-@pytest.mark.parametrize("sample", [packed_samples.every_op, packed_samples.version_3, packed_samples.version_4])
+@pytest.mark.parametrize(
+    "sample", [packed_samples.every_op, packed_samples.version_3, packed_samples.version_4, packed_samples.version_5]
+)
 def test_traces_of_every_operation_are_equal_in_every_backend(sample, backend):
     made = sample()
     network, pixels = made.network(), made.pixels(3)

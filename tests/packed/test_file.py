@@ -84,9 +84,9 @@ def test_zeroed_and_swapped_blocks(tiny_file):
 def test_other_version_and_other_kind(tmp_path):
     sample = packed_samples.tiny()
     path = tmp_path / "file"
-    for version in (5, 0):
+    for version in (6, 0):
         save_tensors(path, sample.tensors, {**sample.metadata, "version": version})
-        with pytest.raises(ModelFileError, match=f"of version {version}; this program reads versions 1 to 4"):
+        with pytest.raises(ModelFileError, match=f"of version {version}; this program reads versions 1 to 5"):
             load_packed(path)
     save_tensors(path, sample.tensors, {**sample.metadata, "format": "xnor_ref checkpoint"})
     with pytest.raises(ModelFileError, match="'xnor_ref checkpoint', a 'xnor_ref packed network' is needed"):
@@ -138,7 +138,7 @@ def test_unknown_keys():
     ("key", "value", "pattern"),
     [
         ("format", "x", "format 'x'"),
-        ("version", 5, "version 5"),
+        ("version", 6, "version 6"),
         ("producer", {"a": 1}, "producer 'a'"),
         ("data_sha256", "xyz", "data_sha256"),
         ("data_sha256", "0" * 64 + "\n", "data_sha256"),
@@ -231,7 +231,7 @@ def test_tensors_without_a_node():
         refused(sample, "belongs to no node|unknown attribute or tensor")
 
 
-SAMPLES = (packed_samples.every_op, packed_samples.version_3, packed_samples.version_4)
+SAMPLES = (packed_samples.every_op, packed_samples.version_3, packed_samples.version_4, packed_samples.version_5)
 
 
 def every_node():

@@ -37,6 +37,11 @@ def test_every_op_of_version_4(tmp_path, pad_value):
     agree(packed_samples.version_4(pad_value), tmp_path / "model")
 
 
+@pytest.mark.parametrize("pad_value", [-1, 0, 1])
+def test_all_geometry_of_version_5(tmp_path, pad_value):
+    agree(packed_samples.version_5(pad_value), tmp_path / "model")
+
+
 @pytest.mark.parametrize("channels", [1, 63, 64, 65, 129])
 @pytest.mark.parametrize("scale", ["off", "plain", "valid"])
 def test_channel_counts_around_the_word(tmp_path, channels, scale):
@@ -80,7 +85,8 @@ def test_bit_order_of_a_convolution():
 def test_document_names_every_op_and_limit():
     for op in OPS:
         assert f"`{op}`" in DOCUMENT
-    samples = packed_samples.every_op(), packed_samples.version_3(), packed_samples.version_4()
+    makers = packed_samples.every_op, packed_samples.version_3, packed_samples.version_4, packed_samples.version_5
+    samples = [make() for make in makers]
     for node in (node for sample in samples for node in sample.metadata["graph"]):
         for key in node:
             assert f"`{key}`" in DOCUMENT, key

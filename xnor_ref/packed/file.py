@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.errors import ModelFileError, is_integer
 from xnor_ref.kernels.ops import float_ops
+from xnor_ref.packed.nodes import uneven
 from xnor_ref.packed.ops import OPS, Node, Shape, Step, shown
 from xnor_ref.packed.trees import MAX_TREE_WEIGHTS
 from xnor_ref.storage import PathLike, load_tensors
@@ -22,7 +23,8 @@ from xnor_ref.storage import PathLike, load_tensors
 FORMAT = "xnor_ref packed network"
 VERSION = 1  # of networks whose binary layers are all held as bits
 TREE_VERSION = 2  # of networks with layers that are held along a tree
-LAST_VERSION = max(op.version for op in OPS.values())
+GEOMETRY_VERSION = 5  # of networks with dilation, groups of binary layers, or padding that differs between two sides
+LAST_VERSION = max(GEOMETRY_VERSION, *(op.version for op in OPS.values()))
 
 MAX_FILE_BYTES = 2 * 2**30
 MAX_NODES = 10_000
@@ -73,7 +75,14 @@ class ExaminedNetwork:
 def version_of(graph: list[dict[str, Any]], tensors: dict[str, NDArray]) -> int:
     """The smallest version of the format that has all that a network needs."""
     trees = [TREE_VERSION for name in tensors if name.endswith(".tree")]
-    return max([VERSION, *trees, *(OPS[node["op"]].version for node in graph)])
+    return max([VERSION, *trees, *map(_version_of_node, graph)])
+
+
+def _version_of_node(entry: dict[str, Any]) -> int:
+    """The smallest version that has this operation and its geometry."""
+    grouped = "groups" in entry and entry["op"] != "conv2d"
+    new = grouped or "dilation" in entry or uneven(entry.get("padding"))
+    return max(OPS[entry["op"]].version, GEOMETRY_VERSION if new else VERSION)
 
 
 def read(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray]]:
@@ -111,12 +120,6 @@ def examine(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> ExaminedNe
     if logits != (len(classes),):
         raise ModelFileError(f"the last node {nodes[-1].name!r} gives {logits}, for {len(classes)} classes")
     return ExaminedNetwork(input_shape, mean, std, table, classes, nodes, _check_cost(nodes, input_shape))
-
-
-def outputs(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> int:
-    """How many logits the graph of a description gives. Raises ModelFileError."""
-    input_shape = _examine_input(metadata["input"])[0]
-    return _examine_graph(metadata["graph"], tensors, input_shape, metadata["version"])[-1].step.shape[0]
 
 
 def _check_keys(metadata: dict[str, Any]) -> None:
@@ -194,7 +197,7 @@ def _examine_graph(
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in names:
             raise ModelFileError(f"node {index}: name {shown(name)} is not a plain name, or was used before")
         node = Node(op, name, {k: v for k, v in entry.items() if k not in _NODE_KEYS}, fields.pop(name, {}))
-        since, wanted = OPS[op].version, OPS[op].inputs
+        since, wanted = _version_of_node(entry), OPS[op].inputs
         node.need(version >= since, f"needs version {since}, the file has {version}")
         ok = isinstance(inputs, list) and len(inputs) == wanted
         ok = ok and all(is_integer(i) and -1 <= i < index for i in inputs)

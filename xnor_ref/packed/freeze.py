@@ -24,10 +24,10 @@ from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.nn.module import overrides
-from xnor_ref.packed import file
 from xnor_ref.packed.file import FORMAT, version_of
 from xnor_ref.packed.ops import compact_bits
 from xnor_ref.packed.runtime import PackedNetwork
+from xnor_ref.packed.shapes import Shape, output_shape
 from xnor_ref.packed.thresholds import fold_threshold
 
 Fields = dict[str, NDArray | None]
@@ -98,11 +98,11 @@ def freeze(
     for name, array in network.state_dict().items():
         if not np.isfinite(array).all():
             raise NonFiniteError(f"freeze: {name} holds NaN or infinity")
-    graph = Graph()
-    _emit(network, graph, -1, "")
+    channels, height, width = _numbers("input_shape", about["input_shape"], int, 3)
+    graph = Graph((channels, height, width))
+    outputs = graph.shapes[_emit(network, graph, -1, "")][0]
     graph.fold_scales()
     graph.fold_thresholds()
-    channels, height, width = _numbers("input_shape", about["input_shape"], int, 3)
     metadata = {
         "format": FORMAT,
         "version": version_of(graph.nodes, {}),
@@ -127,7 +127,7 @@ def freeze(
     if isinstance(names, str) or not isinstance(names, Iterable | None):
         raise InputTypeError(f"freeze: classes must be names in label order, got {names!r}")
     try:
-        metadata["classes"] = list(map(str, range(file.outputs(metadata, tensors))) if names is None else names)
+        metadata["classes"] = list(map(str, range(outputs)) if names is None else names)
         return PackedNetwork(metadata, tensors)
     except ModelFileError as error:
         raise InputError(f"freeze: {error}") from None
@@ -153,12 +153,16 @@ def _numbers(name: str, values: Any, kind: Callable, count: int) -> list[Any]:
 class Graph:
     """Nodes in the making; positions in it are what layers are connected by."""
 
-    def __init__(self) -> None:
+    def __init__(self, input_shape: Shape) -> None:
         self.nodes: list[dict[str, Any]] = []
+        self.shapes = {-1: input_shape}  # of one image; -1 is the image
         self._fields: list[dict[str, NDArray]] = []
 
-    def append(self, op: str, name: str, inputs: list[int], fields: Fields | None = None, **attributes) -> int:
-        """Add a node and give its position; fields that are None are left out."""
+    def append(
+        self, op: str, name: str, inputs: list[int], shape: Shape, fields: Fields | None = None, **attributes
+    ) -> int:
+        """Add a node whose result has this shape, and give its position; fields that are None are left out."""
+        self.shapes[len(self.nodes)] = shape
         self.nodes.append({"op": op, "name": name or op, "inputs": inputs, **attributes})
         self._fields.append({key: array for key, array in (fields or {}).items() if array is not None})
         return len(self.nodes) - 1
@@ -239,10 +243,12 @@ def _emit(module: nn.Module, graph: Graph, source: int, name: str) -> int:
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](module, graph, source, name)
     op, fields, names = LAYERS[kind]
-    source = graph.append(op, name, [source], fields(module), **_attributes(module, names, name))
+    attributes = _attributes(module, names, name, graph.shapes[source])
+    shape = output_shape(module, graph.shapes[source])
+    source = graph.append(op, name, [source], shape, fields(module), **attributes)
     if isinstance(module, BinaryLayer) and module.bias is not None:
         added: Fields = {"scale": np.ones_like(module.bias.data), "shift": module.bias.data}
-        source = graph.append("affine", f"{name or op}.bias", [source], added)
+        source = graph.append("affine", f"{name or op}.bias", [source], shape, added)
     return source
 
 
@@ -256,7 +262,7 @@ def _residual(module: nn.Residual, graph: Graph, source: int, name: str) -> int:
     prefix = f"{name}." if name else ""
     body = _emit(module.body, graph, source, f"{prefix}body")
     shortcut = source if module.shortcut is None else _emit(module.shortcut, graph, source, f"{prefix}shortcut")
-    return graph.append("add", f"{prefix}add", [body, shortcut])
+    return graph.append("add", f"{prefix}add", [body, shortcut], graph.shapes[body])
 
 
 _CONTAINERS: dict[type, Callable[..., int]] = {
@@ -266,12 +272,26 @@ _CONTAINERS: dict[type, Callable[..., int]] = {
 }
 
 
-def _attributes(module: Any, names: tuple[str, ...], name: str) -> dict[str, Any]:
-    """What a node says of its layer's geometry and bits: "attribute", or "its name in the node=attribute"."""
+def _attributes(module: Any, names: tuple[str, ...], name: str, shape: Shape) -> dict[str, Any]:
+    """What a node says of its layer's geometry and bits: "attribute", or "its name in the node=attribute".
+
+    `shape` is that of the input: some padding follows from it. What is not needed is left out, so that the file keeps
+    the lowest version.
+    """
     found: dict[str, Any] = {}
     for key, _, attribute in (entry.rpartition("=") for entry in names):
         value = getattr(module, attribute)
         found[key or attribute] = list(value) if isinstance(value, tuple) else value
+    if hasattr(module, "window"):
+        if len(shape) != 3:
+            raise InputError(f"freeze: layer {name!r} needs an input (C, H, W), gets {shape}")
+        window = module.window(shape[1:])
+        padding = window.brief_padding
+        found |= {"stride": list(window.stride), "padding": [list(v) if isinstance(v, tuple) else v for v in padding]}
+        if window.dilation != (1, 1):
+            found["dilation"] = list(window.dilation)
+        if getattr(module, "groups", 1) > 1:
+            found["groups"] = module.groups
     if "input_scale" in found:
         found["input_scale"] = module.input_scale.mode
         if module.input_scale.mode is None:
@@ -304,12 +324,10 @@ def _planes(module: KBitLayer) -> Fields:
     return {"bits": np.stack([compact_bits(bit_planes.as_signs(plane)) for plane in planes]), "alpha": module.alpha()}
 
 
-_PLACE = ("stride", "padding")
-_POOL = ("kernel=kernel_size", *_PLACE)
-_WINDOW = ("in_channels", "kernel_size", *_PLACE)
+_KERNEL = ("in_channels", "kernel_size")
 _BITS = ("input_bits", "weight_bits")
 LAYERS: dict[type, tuple[str, Callable[[Any], Fields], tuple[str, ...]]] = {  # op, arrays and attributes of its node
-    nn.Conv2d: ("conv2d", _real, (*_PLACE, "groups")),
+    nn.Conv2d: ("conv2d", _real, ("groups",)),
     nn.IdentityShortcut: (
         "conv2d",
         lambda module: {"weight": module.weight()},
@@ -325,14 +343,14 @@ LAYERS: dict[type, tuple[str, Callable[[Any], Fields], tuple[str, ...]]] = {  # 
     nn.Hardtanh: ("hardtanh", _nothing, ()),
     nn.Sign: ("sign", _nothing, ()),
     nn.Scale: ("scale", lambda module: {key: factor.data for key, factor in module.factors().items()}, ()),
-    nn.MaxPool2d: ("max_pool", _nothing, _POOL),
-    nn.AvgPool2d: ("avg_pool", _nothing, _POOL),
+    nn.MaxPool2d: ("max_pool", _nothing, ("kernel=kernel_size",)),
+    nn.AvgPool2d: ("avg_pool", _nothing, ("kernel=kernel_size",)),
     nn.GlobalAvgPool2d: ("global_avg_pool", _nothing, ()),
     nn.Flatten: ("flatten", _nothing, ()),
-    nn.BinaryConv2d: ("binary_conv2d", _signs, (*_WINDOW, "pad_value", "input_scale")),
+    nn.BinaryConv2d: ("binary_conv2d", _signs, (*_KERNEL, "pad_value", "input_scale")),
     nn.BinaryLinear: ("binary_linear", _signs, ("in_features", "input_scale")),
-    nn.KBitConv2d: ("kbit_conv2d", _planes, (*_WINDOW, "pad_value", "input_scale", *_BITS)),
+    nn.KBitConv2d: ("kbit_conv2d", _planes, (*_KERNEL, "pad_value", "input_scale", *_BITS)),
     nn.KBitLinear: ("kbit_linear", _planes, ("in_features", "input_scale", *_BITS)),
-    nn.BinaryWeightConv2d: ("sign_weight_conv2d", _signs, _WINDOW),
+    nn.BinaryWeightConv2d: ("sign_weight_conv2d", _signs, _KERNEL),
     nn.BinaryWeightLinear: ("sign_weight_linear", _signs, ("in_features",)),
 }

@@ -72,7 +72,9 @@ class Node:
 
     def pair(self, key: str, low: int, high: int = MAX_SIDE) -> Pair:
         """The attribute `key`, two integers in [low, high]: for rows, for columns."""
-        value = self._attribute(key)
+        return self._two(key, self._attribute(key), low, high)
+
+    def _two(self, key: str, value: Any, low: int, high: int) -> Pair:
         ok = isinstance(value, list) and len(value) == 2 and all(is_integer(v) and low <= v <= high for v in value)
         self.need(ok, f"{key} must be two integers from {low} to {high}, got {shown(value)}")
         return value[0], value[1]
@@ -126,12 +128,35 @@ class Node:
         self.need(len(shape) == 1, f"needs a flat input (I,), gets {shape}")
         return shape[0]
 
-    def window(self, x: Shape, kernel: Pair) -> tuple[Window, Pair]:
+    def window(self, x: Shape, kernel: Pair, dilation: Pair = (1, 1)) -> tuple[Window, Pair]:
         """The window that slides over the input (C, H, W), and height and width of the output."""
-        window = Window.of(kernel, self.pair("stride", 1), self.pair("padding", 0))
-        size = window.count((x[1], x[2]))
-        self.need(min(size) > 0, f"kernel {kernel} is larger than the input {x} with padding {window.brief_padding}")
+        padding = self._attribute("padding")
+        if uneven(padding):
+            self.need(len(padding) == 2, f"padding must be two integers, or two pairs of them, got {shown(padding)}")
+            sides = tuple(self._two("padding", side, 0, MAX_SIDE) for side in padding)
+        else:
+            sides = tuple((side, side) for side in self.pair("padding", 0))
+        window = Window(kernel, self.pair("stride", 1), (sides[0], sides[1]), dilation)
+        size, far = window.count((x[1], x[2])), f" with dilation {dilation}" if dilation != (1, 1) else ""
+        self.need(
+            min(size) > 0, f"kernel {kernel}{far} is larger than the input {x} with padding {window.brief_padding}"
+        )
         return window, size
+
+    def dilation(self) -> Pair:
+        """The attribute `dilation`, two integers from 1; they are 1 where it is left out."""
+        return self.pair("dilation", 1) if "dilation" in self.attributes else (1, 1)
+
+    def groups(self, channels: int, optional: bool = True) -> int:
+        """The attribute `groups`, into which that many input channels are cut; 1 where it may be left out and is."""
+        groups = 1 if optional and "groups" not in self.attributes else self.integer("groups", 1, channels)
+        self.need(channels % groups == 0, f"{channels} input channels cannot be cut into {groups} groups")
+        return groups
+
+
+def uneven(padding: Any) -> bool:
+    """Whether an attribute `padding` gives the two sides of each axis."""
+    return isinstance(padding, list) and any(isinstance(side, list) for side in padding)
 
 
 def shown(value: Any) -> str:

@@ -44,13 +44,12 @@ Rule = tuple[F32, NDArray[np.bool_]] | None
 def conv2d(node: Node, x: Shape) -> Step:
     """Convolution with real weights."""
     channels, _, _ = node.image(x)
-    groups = node.integer("groups", 1, channels)
-    node.need(channels % groups == 0, f"{channels} input channels cannot be cut into {groups} groups")
+    groups = node.groups(channels, optional=False)
     weight = node.tensor("weight", np.float32, (None, channels // groups, None, None))
     outputs, per_group, kh, kw = weight.shape
     node.need(outputs % groups == 0, f"{outputs} output channels cannot be cut into {groups} groups")
     bias = node.optional("bias", np.float32, (outputs,))
-    window, size = node.window(x, (kh, kw))
+    window, size = node.window(x, (kh, kw), node.dilation())
     shape = (outputs, *size)
     taps, pixels = per_group * kh * kw, shape[1] * shape[2]
 
@@ -228,7 +227,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     channels, height, width = node.image(x)
     node.size_of_input("in_channels", channels)
     kernel = node.pair("kernel_size", 1)
-    window, size = node.window(x, kernel)
+    window, size = node.window(x, kernel, node.dilation())
     pad_value = node.choice("pad_value", (-1, 0, 1))
     input_scale = node.choice("input_scale", tuple(KMode))
     n_bits = channels * kernel[0] * kernel[1]
@@ -336,7 +335,7 @@ def kbit_conv2d(node: Node, x: Shape) -> Step:
     """Convolution of integers of a few bits, plane by plane, then alpha, then K."""
     channels, _, _ = image = node.image(x)
     node.size_of_input("in_channels", channels)
-    window, size = node.window(x, node.pair("kernel_size", 1))
+    window, size = node.window(x, node.pair("kernel_size", 1), node.dilation())
     return _kbit(node, image, size, window, node.choice("pad_value", (-1, 0, 1)))
 
 
@@ -351,7 +350,7 @@ def sign_weight_conv2d(node: Node, x: Shape) -> Step:
     """Convolution of real inputs with signs by additions and subtractions, then alpha."""
     channels, _, _ = node.image(x)
     node.size_of_input("in_channels", channels)
-    window, size = node.window(x, node.pair("kernel_size", 1))
+    window, size = node.window(x, node.pair("kernel_size", 1), node.dilation())
     n_bits = channels * math.prod(window.kernel)
     bits = _plain_bits(node, n_bits)
     alpha = node.optional("alpha", np.float32, (len(bits),))

@@ -7,18 +7,16 @@ binary weights and float32 for the rest.
 """
 
 import math
-from functools import singledispatch
 from typing import Any
 
 from xnor_ref import nn
-from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.models import Network
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
-from xnor_ref.nn.layers.real_layers import AvgPool2d, BatchNorm, MaxPool2d
+from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.packed.freeze import freeze
+from xnor_ref.packed.shapes import Shape, output_shape
 
-Shape = tuple[int, ...]
 COUNTS = (
     "parameters",
     "biases",
@@ -128,41 +126,3 @@ def _counts(module: nn.Module, result: Shape) -> dict[str, int]:
         "additions": macs if isinstance(module, BinaryLayer) and not words else 0,
         "float_bytes": 4 * parameters,
     }
-
-
-@singledispatch
-def output_shape(module: nn.Module, shape: Shape) -> Shape:
-    """Shape of a layer's result for one image, (C, H, W) or (I,); most layers keep that of their input."""
-    return shape
-
-
-@output_shape.register
-def _(module: nn.Conv2d | nn.BinaryConv2d | nn.BinaryWeightConv2d, shape: Shape) -> Shape:
-    size = shape[1], shape[2]
-    return module.out_channels, *module.window(size).count(size)
-
-
-@output_shape.register
-def _(module: nn.IdentityShortcut, shape: Shape) -> Shape:
-    return module.out_channels, *Window.of(1, module.stride).count((shape[1], shape[2]))
-
-
-@output_shape.register
-def _(module: MaxPool2d | AvgPool2d, shape: Shape) -> Shape:
-    size = shape[1], shape[2]
-    return shape[0], *module.window(size).count(size)
-
-
-@output_shape.register
-def _(module: nn.Linear | nn.BinaryLinear | nn.BinaryWeightLinear, shape: Shape) -> Shape:
-    return (module.out_features,)
-
-
-@output_shape.register
-def _(module: nn.GlobalAvgPool2d, shape: Shape) -> Shape:
-    return shape[:1]
-
-
-@output_shape.register
-def _(module: nn.Flatten, shape: Shape) -> Shape:
-    return (math.prod(shape),)
