@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,15 +62,17 @@ def sub_room_of(module: str) -> str:
     return parts[2] if len(parts) > 2 and parts[2] in SUB_ROOMS[parts[1]] else ""
 
 
-def imported_modules(source: str):
+@cache
+def imported_modules(source: str) -> list[str]:
     """What a file imports, also inside of functions."""
+    found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def upward_imports(module: str, source: str) -> list[str]:
@@ -98,6 +101,11 @@ def arrows(sources: dict[str, str]) -> dict[str, set[str]]:
         packages = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
         found[module] = names - packages - {module}
     return found
+
+
+@cache
+def arrows_of_the_package() -> dict[str, set[str]]:
+    return arrows({module: path.read_text() for module, path in MODULES.items()})
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -159,7 +167,7 @@ def test_every_sub_room_has_its_place():
 
 
 def test_no_two_files_need_each_other():
-    assert circles(arrows({module: path.read_text() for module, path in MODULES.items()})) == []
+    assert circles(arrows_of_the_package()) == []
 
 
 def test_a_circle_is_seen():

@@ -6,13 +6,12 @@ import re
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.test_architecture import MODULES, ROOMS, arrows, room_of
+from tests.test_architecture import MODULES, ROOMS, arrows_of_the_package, room_of
 from xnor_ref.kernels.basics.rungs import has_vectors
 
 PACKAGE = REPOSITORY / "xnor_ref"
 PAGES = sorted(PACKAGE.rglob("*.md"))
 ROOM_PAGES = [path for path in PAGES if path.name == "README.md"]
-ARROWS = arrows({module: path.read_text() for module, path in MODULES.items()})
 NEEDS_VECTORS = "<!-- examples: vectors -->"
 
 
@@ -70,7 +69,7 @@ def untold_imports(room, section, imports):
 @pytest.mark.parametrize("page", ROOM_PAGES, ids=name_of)
 def test_a_room_imports_only_what_its_page_says(page):
     (section,) = re.findall(r"^## What it may import\n\n(.+?)(?:\n\n|\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert untold_imports("xnor_ref." + name_of(page.parent).replace("/", "."), section, ARROWS) == []
+    assert untold_imports("xnor_ref." + name_of(page.parent).replace("/", "."), section, arrows_of_the_package()) == []
 
 
 def test_an_import_that_a_page_does_not_tell_is_seen():
@@ -108,7 +107,7 @@ def test_the_arrows_between_rooms_are_those_of_the_imports():
     files = {room for room in ROOMS if not (PACKAGE / room).is_dir()}
     told = {room: files | set(re.findall(r"\w+", text)) for room, text in lines}
     assert list(told) == [room for room in ROOMS if room not in files]
-    for module, targets in ARROWS.items():
+    for module, targets in arrows_of_the_package().items():
         room = room_of(module)
         if room not in told or "everything" in told[room]:
             continue

@@ -1,6 +1,7 @@
 """The command `bench`: what it prints, writes and refuses. Every run is a quick one."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from tests.bench.test_bench_layers import without
 from tests.conftest import JIT_DISABLED
 from tests.packed.packed_samples import every_op, tiny
 from xnor_ref import plotting
-from xnor_ref.bench import ladder
+from xnor_ref.bench import ladder, startup
 from xnor_ref.bench.measuring import process, timing
 from xnor_ref.cli import main
 from xnor_ref.cli.bench import bench_text
@@ -113,18 +114,23 @@ def test_a_packed_file_layer_by_layer(bench, tmp_path):
 
 @compiled_only
 @pytest.mark.slow
-def test_startup_counts_processes_from_their_start(bench, tmp_path):
-    tiny().network().save(tmp_path / "own.safetensors")
-    code, out, _ = bench("startup", "--model", "own.safetensors", "--quick", "--json")
+def test_startup_counts_processes_from_their_start(bench, tmp_path, monkeypatch):
+    code, out, _ = bench("startup", "--quick", "--json")
     result = json.loads(out)
-    assert code == 0
+    assert code == 0 and result["model"] is None
     for kind in ("cold", "cached"):
         stages = result[kind]["stages"]
         assert list(stages)[:3] == ["interpreter", "numpy", "numba"] and min(stages.values()) > 0
         assert 0 < result[kind]["own"] < result[kind]["total"]
     assert result["cold"]["stages"]["first answer"] > result["cached"]["stages"]["first answer"]
     text = bench_text.startup(result)
-    assert "seconds" in text and f"{result['cold']['total']:.3f}" in text and "through own.safetensors" in text
+    assert "seconds" in text and f"{result['cold']['total']:.3f}" in text and "ResNet-18" in text
+
+    tiny().network().save(tmp_path / "own.safetensors")
+    started = []
+    monkeypatch.setattr(startup, "_start", lambda path, cache: started.append(path) or [0.25] * 7)
+    code, out, _ = bench("startup", "--model", "own.safetensors", "--quick")
+    assert code == 0 and set(started) == {Path("own.safetensors")} and "through own.safetensors" in out
 
 
 @compiled_only

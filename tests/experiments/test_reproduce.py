@@ -158,6 +158,10 @@ def test_alexnets_have_one_layout():
         (("table3b", "--epochs", "0"), "row bacp: epochs must be at least 1"),
         (("table3b", "--model", "resnet19"), "model must be one of"),
         (("table3b", "--model", "resnet18", *TINY_OPTIONS[:-2], "--quiet"), "row cbap: resnet18: block_order 'cbap'"),
+        (
+            ("table3b", "--model", "resnet18", "--rows", "cbap", *TINY_OPTIONS[:-2], "--quiet", "--dry-run"),
+            "row cbap: resnet18",
+        ),
         (("table3b", "--dataset", "mnist", "--train-size", "100"), "needs dataset shapes"),
         (("--all", "--rows", "xnor"), "--rows names rows of one experiment"),
         ((), "give the name of an experiment"),

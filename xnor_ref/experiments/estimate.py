@@ -10,7 +10,7 @@ import numpy as np
 
 from xnor_ref import datasets
 from xnor_ref.datasets import Dataset, Split
-from xnor_ref.experiments.execute import State, chosen_runs, work_left
+from xnor_ref.experiments.execute import State, chosen_runs, network_of, work_left
 from xnor_ref.experiments.plan import Plan, Run
 from xnor_ref.kernels.basics.rungs import reference_only
 from xnor_ref.kernels.basics.threads import set_threads
@@ -77,7 +77,7 @@ def measure(run: Run, data: Dataset) -> tuple[float, float]:
         set_threads(config.threads)
         keep_freed_memory()
         job.compile_steps(config)
-        model, steps = job.build_network(config, data), steps_per_epoch(len(data.train), config.batch_size)
+        model, steps = network_of(run, data), steps_per_epoch(len(data.train), config.batch_size)
         callbacks = job.make_callbacks(dataclasses.replace(config, mst_start=None), model, data, steps)
         optimizer = job.make_optimizer(config, model, steps)
 

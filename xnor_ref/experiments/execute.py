@@ -14,6 +14,7 @@ from xnor_ref.datasets import Dataset
 from xnor_ref.errors import InputError, ModelFileError, NonFiniteError, OutputError
 from xnor_ref.experiments import report
 from xnor_ref.experiments.plan import Plan, Run
+from xnor_ref.models import Network
 from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import steps_per_epoch
@@ -39,20 +40,20 @@ def prepare(plan: Plan, download: bool = False, observer: Observer | None = None
     ------
     ModelFileError : a folder of the plan holds a run with other settings or on other data
     DatasetError : the data set is missing or damaged
-    InputError : a network that cannot be built: this is said before hours are spent on the rows before it
     """
     data = load_data(plan.runs[0].config, download, observer)
     here = data_identity(data)
     for run in chosen_runs(plan):
         _check_same(run, here)
-    states = {run.name: _state(plan, run, here) for run in plan.runs}
-    for run in chosen_runs(plan):
-        if run.seed == plan.seeds[0] and states[run.name].report is None:
-            try:
-                build_network(run.config, data)
-            except InputError as error:
-                raise InputError(f"row {run.row.name}: {error}") from None
-    return data, states
+    return data, {run.name: _state(plan, run, here) for run in plan.runs}
+
+
+def network_of(run: Run, data: Dataset) -> Network:
+    """The network of a run. Raises InputError, which names the row."""
+    try:
+        return build_network(run.config, data)
+    except InputError as error:
+        raise InputError(f"row {run.row.name}: {error}") from None
 
 
 def work_left(plan: Plan, data: Dataset, states: dict[str, State]) -> dict[str, int]:
@@ -81,6 +82,9 @@ def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = 
     """
     observer = observer or Observer()
     data, states = prepare(plan, download, observer)
+    for run in chosen_runs(plan):
+        if run.seed == plan.seeds[0] and states[run.name].report is None:
+            network_of(run, data)  # what cannot be built is refused before hours are spent on the rows before it
     left = work_left(plan, data, states)
     observer.note(
         f"{plan.experiment.name}: {len(left)} runs, {sum(not n for n in left.values())} of them finished; "
