@@ -29,3 +29,10 @@ def test_any_layer_may_follow_a_batch_norm(make):
 @pytest.mark.parametrize("seed", range(25))
 def test_random_networks(seed):
     soak_networks.check(seed)
+
+
+@pytest.mark.parametrize("layer", [nn.Hardtanh(), nn.ReLU(), nn.PReLU(), nn.Scale(3), nn.Sign(), nn.Shift(3)])
+def test_what_follows_an_image_of_one_pixel_that_was_flattened(layer):
+    network = nn.Sequential(nn.Conv2d(2, 3, 4, rng=np.random.default_rng(0)), nn.Flatten(), layer).eval()
+    x = np.random.default_rng(1).standard_normal((2, 2, 4, 4), dtype=np.float32)
+    soak_networks.check_packed(network, x, (2, 4, 4))
