@@ -17,6 +17,9 @@ _PUBLIC = {
     "binary_conv2d": "xnor_ref.kernels.ops.binary_ops",
     "xnor_conv2d": "xnor_ref.kernels.ops.binary_ops",
     "binary_linear": "xnor_ref.kernels.ops.binary_ops",
+    "conv2d_words": "xnor_ref.kernels.ops.words",
+    "linear_words": "xnor_ref.kernels.ops.words",
+    "max_pool2d_words": "xnor_ref.kernels.ops.words",
     "fit": "xnor_ref.training.fit",
     "freeze": "xnor_ref.packed.freeze",
     "load_packed": "xnor_ref.packed",
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
     from xnor_ref.kernels.ops.binary_ops import binary_conv2d as binary_conv2d
     from xnor_ref.kernels.ops.binary_ops import binary_linear as binary_linear
     from xnor_ref.kernels.ops.binary_ops import xnor_conv2d as xnor_conv2d
+    from xnor_ref.kernels.ops.words import conv2d_words as conv2d_words
+    from xnor_ref.kernels.ops.words import linear_words as linear_words
+    from xnor_ref.kernels.ops.words import max_pool2d_words as max_pool2d_words
     from xnor_ref.packed import load_packed as load_packed
     from xnor_ref.packed.freeze import freeze as freeze
     from xnor_ref.training.classifier import XnorClassifier as XnorClassifier

@@ -106,10 +106,12 @@ def check_array(caller: str, name: str, x: Any, layout: str) -> None:
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise InputTypeError(f"{caller}: {name} must be a numpy.ndarray, got {type(x).__name__}")
     if x.dtype.newbyteorder("=") != np.float32:
-        raise InputTypeError(
-            f"{caller}: {name} must be float32, got {x.dtype}; convert it yourself, since rounding to float32 can "
-            "turn a tiny negative number into -0.0, whose sign is +1"
+        hint = (
+            "convert it yourself, since rounding to float32 can turn a tiny negative number into -0.0, whose sign is +1"
         )
+        if x.dtype == np.uint64:
+            hint = f"for packed words there is {'linear_words' if ' I)' in layout else 'conv2d_words'}"
+        raise InputTypeError(f"{caller}: {name} must be float32, got {x.dtype}; {hint}")
     axes = layout.count(",") + 1
     if x.ndim != axes:
         raise InputError(f"{caller}: {name} must have {axes} axes {layout}, got shape {x.shape}")

@@ -1,0 +1,307 @@
+"""Convolution, matrix product and max pooling of packed signs: what `pack_bits` gives goes in, and may come out again.
+
+Everything is validated before anything is allocated. Tail bits of the words that come in may hold anything.
+"""
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import InputError, InputTypeError, NonFiniteError, check_integer
+from xnor_ref.kernels.basics import checks
+from xnor_ref.kernels.basics.geometry import Padding, Pair, Window
+from xnor_ref.kernels.basics.layout import mask_tail, n_words, pack_mask
+from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.kernels.ops import binary_ops
+
+Words = NDArray[np.uint64]
+LAYOUTS = ("NCHW", "NHWC")
+TAKES = {"int32": (), "float32": ("scale", "bias"), "int8": ("scale", "bias"), "bits": ("threshold", "flip")}
+
+
+def conv2d_words(
+    x: Words,
+    weight: Words,
+    channels: int,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    pad_value: int = 0,
+    backend: str = "auto",
+    threads: int | None = None,
+    *,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+    layout: str = "NCHW",
+    output: str = "int32",
+    scale: Any = None,
+    bias: Any = None,
+    threshold: Any = None,
+    flip: Any = None,
+) -> np.ndarray:
+    """`binary_conv2d` of signs that are packed already: Z, or what a layer makes of Z.
+
+    Parameters
+    ----------
+    x : ndarray of uint64, shape (N, n_words(C), H, W), or (N, H, W, n_words(C)) with layout "NHWC"
+        `pack_bits(images, axis=1)` for images (N, C, H, W), `pack_bits(images)` for (N, H, W, C).
+    weight : ndarray of uint64, shape (O, n_words(C/groups), KH, KW), or (O, KH, KW, n_words(C/groups))
+        Packed in the same way.
+    channels : int
+        C, which words alone do not tell.
+    stride, padding, pad_value, backend, threads, dilation, groups
+        As in `binary_conv2d`.
+    layout : {"NCHW", "NHWC"}
+        Of x, of the weight, and of the result.
+    output : {"int32", "float32", "int8", "bits"}
+        "int32": Z. "float32": `Z * scale + bias`, rounded to float32 after each of the two operations. "int8": the
+        same, rounded to the nearest integer (halves to the even one) and saturated to -128 ... 127. "bits": the signs
+        of a next layer, packed along O: bit 1 where `Z >= threshold`, or `Z <= threshold` where `flip`.
+    scale, bias : number or array (O,), optional
+        For "float32" and "int8"; by default 1 and 0. Kept as float32.
+    threshold : number or array (O,)
+        For "bits"; may be infinite.
+    flip : bool or array of bool (O,), optional
+        For "bits"; by default False.
+
+    Returns
+    -------
+    ndarray of int32, float32 or int8, shape (N, O, OH, OW) or (N, OH, OW, O); or of uint64 with n_words(O) for O
+
+    Raises
+    ------
+    InputTypeError
+        An argument has a wrong type or dtype.
+    InputError
+        Shapes, numbers of words or options that do not fit; NaN; more memory needed than the machine has.
+    NonFiniteError
+        The result does not fit float32.
+
+    Examples
+    --------
+    >>> from xnor_ref import pack_bits
+    >>> x = pack_bits(np.array([[[[1.0, -1.0], [-1.0, -1.0]]]]), axis=1)
+    >>> conv2d_words(x, x, channels=1)
+    array([[[[4]]]], dtype=int32)
+    >>> conv2d_words(x, x, channels=1, output="int8", scale=0.625)  # 2.5
+    array([[[[2]]]], dtype=int8)
+    """
+    caller = "conv2d_words"
+    x, weight = (_images(caller, name, array, layout) for name, array in (("x", x), ("weight", weight)))
+    channels = check_integer(f"{caller}: channels", channels, 1)
+    (n, height, width, _), (outputs, *kernel, _) = x.shape, weight.shape
+    checks.check_groups(caller, groups, channels, outputs)
+    _check_words(caller, "x", x, channels, f"channels={channels}")
+    _check_words(caller, "weight", weight, channels // groups, f"channels={channels} in groups={groups}")
+    like = [  # these numbers would be checked in the same way
+        np.broadcast_to(np.float32(1), s)
+        for s in ((1, channels, height, width), (outputs, channels // groups, *kernel))
+    ]
+    place = stride, padding, pad_value, dilation, groups
+    *_, window = checks.check_conv(caller, *like, *place, "off", backend, threads)
+    check_memory(caller, 16 * n * outputs * math.prod(window.count((height, width))) + 16 * x.size, f"(x {x.shape})")
+    given = {"scale": scale, "bias": bias, "threshold": threshold, "flip": flip}
+    finish = _finish(caller, outputs, output, given)
+    z = binary_ops.conv2d_bits(x, weight, channels, window, pad_value, backend, threads, groups)
+    return finish(z, 1) if layout == "NCHW" else finish(np.ascontiguousarray(np.moveaxis(z, 1, -1)), 3)
+
+
+def linear_words(
+    x: Words,
+    weight: Words,
+    n_bits: int,
+    backend: str = "auto",
+    threads: int | None = None,
+    *,
+    output: str = "int32",
+    scale: Any = None,
+    bias: Any = None,
+    threshold: Any = None,
+    flip: Any = None,
+) -> np.ndarray:
+    """`binary_linear` of signs that are packed already: dot products of rows, or what a layer makes of them.
+
+    Parameters
+    ----------
+    x : ndarray of uint64, shape (N, n_words(n_bits))
+    weight : ndarray of uint64, shape (O, n_words(n_bits))
+    n_bits : int
+        The signs of a row.
+    backend, threads
+        As in `binary_conv2d`.
+    output, scale, bias, threshold, flip
+        As in `conv2d_words`.
+
+    Returns
+    -------
+    ndarray of int32, float32 or int8, shape (N, O); or of uint64, shape (N, n_words(O))
+
+    Raises
+    ------
+    InputTypeError, InputError, NonFiniteError
+        As in `conv2d_words`.
+
+    Examples
+    --------
+    >>> from xnor_ref import pack_bits
+    >>> rows = pack_bits(np.array([[1, -1, -2], [1, 1, 1]]))
+    >>> linear_words(rows, rows, n_bits=3)
+    array([[ 3, -1],
+           [-1,  3]], dtype=int32)
+    >>> linear_words(rows, rows, n_bits=3, output="bits", threshold=0).tolist()
+    [[1], [2]]
+    """
+    caller = "linear_words"
+    workers = checks.check_options(caller, backend, threads)
+    x, weight = (_of_words(caller, name, array, 2) for name, array in (("x", x), ("weight", weight)))
+    n_bits = check_integer(f"{caller}: n_bits", n_bits, 1)
+    for name, array in (("x", x), ("weight", weight)):
+        _check_words(caller, name, array, n_bits, f"n_bits={n_bits}")
+    checks.check_n_bits(caller, n_bits, "n_bits", backend)
+    check_memory(
+        caller, 8 * len(x) * len(weight) + 8 * (x.size + 2 * weight.size), f"(x {x.shape}, weight {weight.shape})"
+    )
+    given = {"scale": scale, "bias": bias, "threshold": threshold, "flip": flip}
+    finish = _finish(caller, len(weight), output, given)
+    return finish(binary_ops.gemm_bits(x, weight, n_bits, backend, workers), 1)
+
+
+def max_pool2d_words(
+    x: Words,
+    channels: int,
+    kernel: int | Pair,
+    stride: int | Pair | None = None,
+    padding: Padding = 0,
+    *,
+    layout: str = "NCHW",
+) -> Words:
+    """Max pooling of packed signs: +1 where a tap inside the image is +1, so an OR of bits.
+
+    Parameters
+    ----------
+    x, channels, layout
+        As in `conv2d_words`.
+    kernel, stride : int or pair
+        By default the stride is the kernel.
+    padding
+        As in `binary_conv2d`, but smaller than the kernel, so that each window meets the image.
+
+    Returns
+    -------
+    ndarray of uint64, shape (N, n_words(C), OH, OW) or (N, OH, OW, n_words(C)), tail bits 0
+
+    Raises
+    ------
+    InputTypeError, InputError
+        As in `conv2d_words`.
+
+    Examples
+    --------
+    >>> from xnor_ref import pack_bits
+    >>> max_pool2d_words(pack_bits(np.array([[[[-1, 2], [-3, -4]]]]), axis=1), 1, kernel=2)
+    array([[[[1]]]], dtype=uint64)
+    """
+    caller = "max_pool2d_words"
+    x = _images(caller, "x", x, layout)
+    _check_words(caller, "x", x, check_integer(f"{caller}: channels", channels, 1), f"channels={channels}")
+    n, height, width, words = x.shape
+    taps = checks.check_pair(caller, "kernel", kernel, 1)
+    steps = taps if stride is None else checks.check_pair(caller, "stride", stride, 1)
+    window = Window.of(taps, steps, checks.check_padding(caller, padding), size=(height, width))
+    if min(window.count((height, width))) < 1:
+        raise InputError(f"{caller}: kernel {taps} is larger than the image {height, width}, padding {window.padding}")
+    if any(side >= n for n, sides in zip(taps, window.padding) for side in sides):
+        raise InputError(f"{caller}: padding {window.padding} must be smaller than the kernel {window.kernel}")
+    check_memory(caller, 16 * n * words * math.prod(window.padded((height, width))), f"(x {x.shape})")
+    padded = np.pad(mask_tail(x, channels), ((0, 0), *window.padding, (0, 0)))
+    (rows, columns), (sy, sx) = window.count((height, width)), window.stride
+    parts = (
+        padded[:, i : i + (rows - 1) * sy + 1 : sy, j : j + (columns - 1) * sx + 1 : sx]
+        for i, j in np.ndindex(window.kernel)
+    )
+    return _turned(reduce(np.bitwise_or, parts), layout)
+
+
+def _images(caller: str, name: str, array: Any, layout: str) -> Words:
+    """Words with four axes, the packed one last."""
+    if layout not in LAYOUTS:
+        raise InputError(f"{caller}: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    return np.ascontiguousarray(np.moveaxis(_of_words(caller, name, array, 4), LAYOUTS.index(layout) * 2 + 1, -1))
+
+
+def _turned(result: NDArray, layout: str) -> NDArray:
+    """Images (N, H, W, any) in the layout that is asked for."""
+    return np.ascontiguousarray(result if layout == "NHWC" else np.moveaxis(result, -1, 1))
+
+
+def _of_words(caller: str, name: str, array: Any, axes: int) -> Words:
+    if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") != np.uint64:
+        found = getattr(array, "dtype", type(array).__name__)
+        raise InputTypeError(
+            f"{caller}: {name} must be packed words, a uint64 array as pack_bits gives it, got {found}"
+        )
+    if array.ndim != axes or array.size == 0:
+        raise InputError(f"{caller}: {name} must have {axes} axes, none of them empty, got shape {array.shape}")
+    return np.require(array, np.uint64, ["C", "A"])
+
+
+def _check_words(caller: str, name: str, array: Words, n_bits: int, why: str) -> None:
+    if array.shape[-1] != n_words(n_bits):
+        raise InputError(
+            f"{caller}: {name} has {array.shape[-1]} words a row of signs, but {why} needs {n_words(n_bits)} "
+            "of 64 signs each"
+        )
+
+
+def _finish(
+    caller: str, outputs: int, output: str, given: dict[str, Any]
+) -> Callable[[NDArray[np.int32], int], NDArray]:
+    """What makes the output of integers and the axis of their channels."""
+    if output not in TAKES:
+        raise InputError(f"{caller}: output must be one of {', '.join(TAKES)}, got {output!r}")
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in TAKES[output]:
+            takes = " and ".join(TAKES[output]) or "no further number"
+            raise InputError(f"{caller}: output {output!r} takes {takes}, got {name}")
+    if output == "bits" and "threshold" not in given:
+        raise InputError(f"{caller}: output 'bits' needs a threshold")
+    of_channel = {name: _of_channels(caller, name, value, outputs) for name, value in given.items()}
+
+    def finish(z: NDArray[np.int32], axis: int) -> NDArray:
+        shape = [-1 if at == axis else 1 for at in range(z.ndim)]
+        values = {name: value.reshape(shape) for name, value in of_channel.items()}
+        if output == "int32":
+            return z
+        if output == "bits":
+            limit = values["threshold"]
+            return pack_mask(np.where(values.get("flip", False), z <= limit, z >= limit), axis)
+        with np.errstate(over="ignore"):
+            y = z.astype(np.float32) * values.get("scale", np.float32(1)) + values.get("bias", np.float32(0))
+        if output == "int8":
+            return np.clip(np.rint(y), -128, 127).astype(np.int8)
+        if not np.isfinite(y).all():
+            raise NonFiniteError(f"{caller}: the result does not fit float32; scale and bias are too large")
+        return y
+
+    return finish
+
+
+def _of_channels(caller: str, name: str, value: Any, outputs: int) -> NDArray:
+    """A number for each of the O output channels: float32, for thresholds float64, for flip bool."""
+    found, kinds = np.asarray(value), "b" if name == "flip" else "fiu"
+    if found.dtype.kind not in kinds:
+        wanted = "bool" if name == "flip" else "real numbers"
+        raise InputTypeError(f"{caller}: {name} must be {wanted}, got dtype {found.dtype}")
+    if found.shape not in ((), (outputs,)):
+        raise InputError(f"{caller}: {name} must be one value or ({outputs},), one a filter, got shape {found.shape}")
+    if name == "flip":
+        return np.broadcast_to(found, (outputs,))
+    numbers = np.broadcast_to(found.astype(np.float64 if name == "threshold" else np.float32), (outputs,))
+    wrong = np.isnan(numbers) if name == "threshold" else ~np.isfinite(numbers)
+    if wrong.any():
+        raise InputError(f"{caller}: {name} must be finite, but holds {numbers[wrong][0]} at index {wrong.argmax()}")
+    return numbers
