@@ -285,7 +285,8 @@ class Blueprint:
 
         def build(works: Works, batch: int, *arrays: F32) -> list[Run]:
             *inputs, out = arrays
-            inputs = [array.reshape(out.shape) if array.size == out.size else array for array in inputs]  # rows, or 1x1
+            if op in ("relu", "hardtanh", "scale", "add"):  # rows, or images of one pixel
+                inputs = [array.reshape(out.shape) for array in inputs]
             x = inputs[0]
             pixels = [array.reshape(-1, array.shape[-1]) for array in arrays]
             per_image = len(pixels[0]) // batch
