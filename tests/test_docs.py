@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from tests.check_distribution import differences
 from tests.conftest import REPOSITORY
 from tests.run_docs import documented_commands, files_of
-from xnor_ref import binary, errors, models
+from xnor_ref import binary, errors, models, nn
+from xnor_ref.autodiff import Tensor
 from xnor_ref.cli import main
 from xnor_ref.cli.group import COMMANDS as NAMES
 from xnor_ref.datasets import shapes
@@ -137,6 +138,33 @@ def test_python_examples_give_what_they_show(name, tmp_path, monkeypatch):
     test = doctest.DocTestParser().get_doctest(examples, {}, name, name, 0)
     assert len(test.examples) > 5
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+
+
+def test_what_differs_from_pytorch_is_so():
+    rng = np.random.default_rng(0)
+    conv, linear, norm = nn.Conv2d(50, 40, 3, rng=rng), nn.Linear(900, 40, rng=rng), nn.BatchNorm2d(50)
+    assert conv.bias is None and linear.bias is not None
+    np.testing.assert_allclose([conv.weight.data.var(), linear.weight.data.var()], [2 / 450, 1 / 900], rtol=0.05)
+    names = [name for name in norm.state_dict()]
+    assert names == ["weight", "bias", "running_mean", "running_var"] and (norm.eps, norm.momentum) == (1e-5, 0.1)
+    x = Tensor(rng.standard_normal((4, 50, 3, 3), np.float32), requires_grad=True)
+    assert norm.eval() is norm and norm(x).sum().backward() is None and norm.weight.grad is None
+    assert norm.train() is norm and norm(x).sum().backward() is None and norm.weight.grad is not None
+    at = Tensor([-1.0, 0.0, 1.0], requires_grad=True)
+    nn.Hardtanh()(at).sum().backward()
+    assert at.grad.tolist() == [1, 1, 1] and nn.Sign()(at).data.tolist() == [-1, 1, 1]
+    assert at.var().item() == pytest.approx(np.var([-1, 0, 1]))
+    loss = (at * at).sum()
+    loss.backward(keep_tape=True)
+    loss.backward()
+    binary = nn.BinaryConv2d(3, 4, 1, bias=True)
+    decayed = [p.decay for p in (conv.weight, linear.bias, norm.weight, binary.weight, binary.bias)]
+    assert decayed == [True, False, False, False, False] and isinstance(at > 0, np.ndarray)
+    assert nn.cross_entropy(linear(np.zeros((2, 900), np.float32)), np.array([0, 1])).item() == pytest.approx(
+        np.log(40)
+    )
+    net = nn.Sequential(conv, name=norm)
+    assert net[0] is conv and net["name"] is norm and list(net) == [conv, norm]
 
 
 def anchors(text):

@@ -327,6 +327,12 @@ def test_backward_lets_go_of_tensors_on_the_way():
     assert alive == [None] and x.grad.tolist() == [4, 4]
 
 
+def test_a_single_element_is_a_number():
+    assert float(Tensor(2.5)) == Tensor([[2.5]]).item() == 2.5
+    with pytest.raises(InputError, match="needs exactly one element"):
+        float(Tensor([1.0, 2.0]))
+
+
 def test_no_grad():
     x = Tensor([1.0], requires_grad=True)
     with no_grad():

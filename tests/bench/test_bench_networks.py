@@ -7,10 +7,10 @@ import pytest
 
 from tests.bench.test_bench_layers import without
 from tests.conftest import JIT_DISABLED
-from tests.packed.packed_samples import every_op
+from tests.packed.packed_samples import Sample, every_op
 from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
-from xnor_ref.bench import networks
+from xnor_ref.bench import limits, networks
 from xnor_ref.bench.measuring.timing import Pace
 from xnor_ref.bench.peers import onnx_twin, torch_twin
 from xnor_ref.errors import EquivalenceError, InputError
@@ -168,6 +168,37 @@ def test_stages_have_names_and_shares():
     stages = networks.layer_times(network, images, 1, SHORT)
     assert sum(stage["share"] for stage in stages) == pytest.approx(1)
     assert all(stage["seconds"] >= 0 and stage["name"] and stage["op"] for stage in stages)
+
+
+@compiled_only
+def test_limits_are_the_slower_of_arithmetic_and_memory():
+    """Roofs made up so that a multiply-accumulate of signs takes 1 s, one of float32 10 s, and a byte 0.5 s."""
+    sample = Sample((3, 8, 8))
+    sample.conv2d(3, 40)
+    sample.binary_conv2d(40, 64, scale="plain")
+    sample.node("global_avg_pool")
+    sample.linear(64, 5)
+    network = sample.network()
+    batch = 2
+    found = limits.Limits(network, batch, 1)
+    rates = {name: {"bits": 1.0, "float32": 0.1}.get(name, 2.0) for name in found.loads}
+    of_stages = found.of_stages(rates)
+    assert [stage[1] for stage in network.profile(sample.pixels(batch))] == [
+        "normalise", "conv2d", "binary_conv2d", "global_avg_pool", "linear",
+    ]  # fmt: skip
+    pixels, real, signs = 64, 3 * 9 * 40, 40 * 9 * 64
+    assert of_stages == [
+        limits.Limit(batch * pixels * 3 * 8 / 2, "memory"),
+        limits.Limit(batch * pixels * real * 10, "float32"),
+        limits.Limit(batch * pixels * signs, "bits"),
+        limits.Limit(batch * (pixels + 1) * 64 * 4 / 2, "memory"),
+        limits.Limit(batch * 64 * 5 * 10, "float32"),
+    ]
+    slow_memory = {**rates, **{name: 1e-6 for name in rates if name.startswith("memory")}}
+    assert found.of_stages(slow_memory)[4].seconds == pytest.approx((4 * 64 * 5 + batch * (64 + 5) * 4) * 1e6)
+    stages = [{"seconds": 3 * limit.seconds} for limit in of_stages]
+    whole = found.of_network(stages, rates, 6 * sum(limit.seconds for limit in of_stages))
+    assert {row["over_limit"] for row in whole["layers"]} == {3} and whole["over_limit"] == pytest.approx(6)
 
 
 def test_statistics_are_randomised_alike_for_alike_networks():

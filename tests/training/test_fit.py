@@ -364,6 +364,15 @@ def test_a_network_by_name_is_built_for_the_arrays():
         fit("shapes-net", (images(shape=(16, 20, 1)), labels()))
 
 
+def test_numpy_alone_trains_as_well():
+    x = images(shape=(16, 16, 3))
+    fast, readable = (
+        fit(net(), (x, Y), backend=name, backward="fp32", epochs=1, batch_size=12) for name in ("auto", "reference")
+    )
+    assert readable.settings["backend"] == "reference"
+    np.testing.assert_allclose(readable.epochs[0]["train_loss"], fast.epochs[0]["train_loss"], rtol=1e-4)
+
+
 def test_a_damaged_checkpoint_folder(tmp_path):
     fit(net(), (X, Y), out=tmp_path / "run", **SHORT)
     for path in (tmp_path / "run" / "checkpoints").iterdir():

@@ -118,6 +118,8 @@ class Taped:
             raise InputError(f"item: needs exactly one element, got shape {self.shape}")
         return self.data.item()
 
+    __float__ = item
+
     def zero_grad(self) -> None:
         """Forget the gradient."""
         self.grad = None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
+from xnor_ref.bench.limits import Limits
 from xnor_ref.bench.measuring import roof
 from xnor_ref.bench.measuring.layers import F32, check_batch
 from xnor_ref.bench.measuring.timing import FULL, Pace, limited, measure
@@ -59,7 +60,9 @@ def measure_network(
     -------
     dict of JSON values
         "ours" from float32 and from uint8 images and "baselines", in seconds a batch; "ratio" is a baseline's time
-        divided by ours from float32 images; "best" the fastest run of torch; "layers" the parts of ours.
+        divided by ours from float32 images; "best" the fastest run of torch; "layers" the parts of ours. Each has its
+        "limit" on this machine, in seconds, what binds it ("bound") and its time divided by its limit ("over_limit");
+        the whole has the same, with the sum of limits (`limits.Limits`), and the "roofs" that they come from.
 
     Raises
     ------
@@ -71,7 +74,7 @@ def measure_network(
     made = random_network(name, size, classes)
     peers = partial(_full_precision, name, size, classes, threads, compiled and not pace.quick) if others else None
     measured, absent = _measured(made, batch, threads, pace, peers)
-    seconds = {run: timing["seconds"] for run, timing in measured["timings"].items() if run not in measured["ours"]}
+    seconds = {run: measured["timings"][run]["seconds"] for run in measured.pop("others")}
     ours = measured["ours"]["ours"]
     torch_runs = [run for run in seconds if run.startswith("torch")]
     return {
@@ -95,6 +98,7 @@ def measure_file(path: PathLike, batch: int = 1, threads: int = 1, pace: Pace = 
     check_batch(batch, max(network.input_shape))
     check_threads(threads, "bench")
     measured, _ = _measured(network, batch, threads, pace)
+    del measured["others"]
     shape = {"input_shape": list(network.input_shape), "classes": len(network.classes)}
     return {"file": str(path), **shape, **measured}
 
@@ -109,14 +113,18 @@ def _measured(
         "ours": lambda: network.logits(images, threads=threads),
         "ours, from uint8": lambda: network.logits(pixels, threads=threads),
     }
+    limits = Limits(network, batch, threads)
     with limited(threads):
         others, absent = peers(images) if peers else ({}, {})
-        timings = measure(ours | others, pace, threads)
+        timings = measure(ours | others | limits.runs, pace, threads)
+    seconds = {run: timing.seconds for run, timing in timings.items()}
+    stages = layer_times(network, images, threads, pace)
     measured = {
         "batch": batch,
         "threads": threads,
-        "ours": {run: timings[run].seconds for run in ours},
-        "layers": layer_times(network, images, threads, pace),
+        "ours": {run: seconds[run] for run in ours},
+        "others": list(others),
+        **limits.of_network(stages, limits.rates(seconds), seconds["ours"]),
         "timings": {run: timing.to_dict() for run, timing in timings.items()},
     }
     return measured, absent

@@ -47,6 +47,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a stage must do for one image, however it does it."""
+
+    binary_macs: int  # multiply-accumulates of signs, those with padded taps included
+    real_macs: int  # of float32
+    activations: int  # bytes of float32 that it reads and writes
+    weights: int  # bytes that it reads, of all images together
+
+
+@dataclass(frozen=True)
 class Follower:
     """A binary layer that takes its bits from the one before, the lower limit and the max pooling between them."""
 
@@ -85,6 +95,20 @@ class Blueprint:
         """Shape of a node's result for one image, channels last."""
         shape = self.network.input_shape if index == IMAGE else self.nodes[index].step.shape
         return shape if len(shape) == 1 else (*shape[1:], shape[0])
+
+    def work(self) -> list[Work]:
+        """What there is to do, stage by stage as in `Plan.profile`."""
+        nodes = {node.name: node for node in self.nodes}
+        found = [Work(0, 0, 8 * int(np.prod(self.shape(IMAGE))), 0)]
+        for stage in self.stages:
+            node = nodes[stage.name]
+            step, values = node.step, [*stage.source, *([] if stage.result is None else [stage.result])]
+            size = 4 * sum(int(np.prod(self.shape(value))) for value in values)
+            macs = step.work if step.weight_shape else 0
+            binary = macs if node.op.startswith(("binary", "kbit")) else 0
+            weights = -(-step.weight_bits // 8) or 4 * int(np.prod(step.weight_shape or 0))
+            found.append(Work(binary, macs - binary, size, weights))
+        return found
 
     def _stages(self) -> Iterator[Stage]:
         for index, node in enumerate(self.nodes):
@@ -261,7 +285,8 @@ class Blueprint:
 
         def build(works: Works, batch: int, *arrays: F32) -> list[Run]:
             *inputs, out = arrays
-            inputs = [array.reshape(out.shape) if array.size == out.size else array for array in inputs]  # rows, or 1x1
+            if op in ("relu", "hardtanh", "scale", "add"):  # rows, or images of one pixel
+                inputs = [array.reshape(out.shape) for array in inputs]
             x = inputs[0]
             pixels = [array.reshape(-1, array.shape[-1]) for array in arrays]
             per_image = len(pixels[0]) // batch

@@ -25,7 +25,7 @@ from xnor_ref.packed.ops import Settings
 from xnor_ref.storage import PathLike, save_tensors
 
 if TYPE_CHECKING:
-    from xnor_ref.packed.plan import Blueprint, Plan
+    from xnor_ref.packed.plan import Blueprint, Plan, Work
 
 F32 = NDArray[np.float32]
 
@@ -286,9 +286,7 @@ class PackedNetwork:
         """
         images = self._check_images(images)
         threads = check_options("PackedNetwork.profile", "simd", threads)
-        blueprint = self._blueprint()
-        if blueprint is None:
-            raise InputError("PackedNetwork.profile: nothing is planned, because a layer has too large a padding")
+        blueprint = self._planned_or_not("PackedNetwork.profile")
         size = min(self._most_together(), len(images))
         pieces = [np.ascontiguousarray(images[start : start + size]) for start in range(0, len(images), size)]
         with self._plan(blueprint, size) as plan:
@@ -296,6 +294,17 @@ class PackedNetwork:
             rounds = [plan.profile(piece, threads) for piece in pieces]
         stages = [stage[:2] for stage in rounds[0]]
         return [(*stage, sum(row[i][2] for row in rounds)) for i, stage in enumerate(stages)]
+
+    def work(self) -> "list[Work]":
+        """What each stage of `profile` must do for one image. Raises InputError as `profile` does."""
+        check_options("PackedNetwork.work", "simd", None)
+        return self._planned_or_not("PackedNetwork.work").work()
+
+    def _planned_or_not(self, caller: str) -> "Blueprint":
+        blueprint = self._blueprint()
+        if blueprint is None:
+            raise InputError(f"{caller}: nothing is planned, because a layer has too large a padding")
+        return blueprint
 
     def _blueprint(self) -> "Blueprint | None":
         """The network laid out for the SIMD rung, made at the first use; None if it can't be."""

@@ -231,11 +231,18 @@ def int8_roof(threads: int = 1) -> Load | None:
     return _load(_dot_product, 40_000, _SUMS * 4 * LANES, threads) if multiplies_bytes() else None
 
 
-def memory_roof(megabytes: int = 256) -> Load:
-    """Bytes read in order from main memory by one thread; the array should be several times the size of the caches."""
+def memory_roof(megabytes: float = 256, threads: int = 1) -> Load:
+    """Bytes of an array read in order, again and again, a piece by each of `threads` threads at once.
+
+    It comes from main memory where it is several times as large as the caches, else from the nearest that holds it.
+    """
     require_compiler()
-    words = np.ones(megabytes * 125_000, np.uint64)
-    return Load(lambda: _read(words), words.nbytes)
+    words = np.ones(int(megabytes * 125_000), np.uint64)
+
+    def some(start: int, stop: int) -> None:
+        _read(words[start:stop])
+
+    return Load(lambda: parallel_chunks(some, len(words), -(-len(words) // threads), threads), words.nbytes)
 
 
 def clock(cycles: int = 1_000_000) -> Load:

@@ -8,6 +8,12 @@ from xnor_ref.cli import options
 Row = tuple[str, ...]
 _NUMBERS = range(1, 99)  # columns that are set right: all but the first
 
+_LIMITS = (
+    "limit: microseconds at the roof of the layer's arithmetic, padded taps included, or\n"
+    "at that of memory, whichever is more (by). x: time / limit; of the whole network,\n"
+    "time / the sum of limits. Roofs are measured in the same run: activations come from\n"
+    "the nearest cache that holds so much, weights from one that holds all of them."
+)
 _PADDING = "Padded taps count as work, which a kernel may skip: that takes it above its roof where they are many."
 
 
@@ -72,10 +78,14 @@ def model(result: dict[str, Any]) -> str:
 
 
 def _layer_table(result: dict[str, Any]) -> str:
-    rows: list[Row] = [("layer", "op", "microseconds", "share")]
+    """Each layer's time beside what it takes at least, and the whole network's."""
+    rows: list[Row] = [("layer", "op", "us", "limit", "x", "by")]
     for stage in result["layers"]:
-        rows.append((stage["name"], stage["op"], _microseconds(stage["seconds"]), f"{stage['share']:.1%}"))
-    return options.table(rows, (2, 3))
+        times = _microseconds(stage["seconds"]), _microseconds(stage["limit"]), f"{stage['over_limit']:.2f}"
+        rows.append((stage["name"], stage["op"], *times, stage["bound"]))
+    whole = _microseconds(result["ours"]["ours"]), _microseconds(result["limit"]), f"{result['over_limit']:.2f}"
+    rows.append(("whole network", "", *whole, ""))
+    return f"{options.table(rows, (2, 3, 4))}\n\n{_LIMITS}"
 
 
 def figure4(result: dict[str, Any]) -> str:
