@@ -25,7 +25,7 @@ STAGES = {  # of each room, the tests that notice most first; the next ones run 
     "binary": ("tests/nn/test_binary_layers.py tests/nn/test_rules.py", "tests/nn tests/optim"),
     "autodiff": ("tests/autodiff",),
     "kernels/readable": (
-        "NUMBA_DISABLE_JIT=1 tests/kernels/test_selftest.py",
+        "NUMBA_DISABLE_JIT=1 tests/kernels/compiling/test_selftest.py",
         "NUMBA_DISABLE_JIT=1 tests/kernels tests/verify tests/nn/test_nn_layers.py",
     ),
     "packed": ("tests/packed/test_file.py tests/packed/test_format.py", "tests/packed"),

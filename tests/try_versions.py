@@ -17,9 +17,9 @@ from tests.conftest import REPOSITORY
 CORE = (
     "tests/kernels/test_binary_conv.py",
     "tests/kernels/test_layout.py",
-    "tests/kernels/test_numba_private.py",
-    "tests/kernels/test_selftest.py",
-    "tests/kernels/test_stamp.py",
+    "tests/kernels/compiling/test_numba_private.py",
+    "tests/kernels/compiling/test_selftest.py",
+    "tests/kernels/compiling/test_stamp.py",
     "tests/nn/test_binary_layers.py",
     "tests/optim",
     "tests/packed/test_runtime.py",

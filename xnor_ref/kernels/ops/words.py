@@ -101,7 +101,7 @@ def conv2d_words(
         for s in ((1, channels, height, width), (outputs, channels // groups, *kernel))
     ]
     place = stride, padding, pad_value, dilation, groups
-    *_, window = checks.check_conv(caller, *like, *place, "off", backend, threads)
+    *_, window = checks.check_conv(caller, like[0], like[1], *place, "off", backend, threads)
     check_memory(caller, 16 * n * outputs * math.prod(window.count((height, width))) + 16 * x.size, f"(x {x.shape})")
     given = {"scale": scale, "bias": bias, "threshold": threshold, "flip": flip}
     finish = _finish(caller, outputs, output, given)
