@@ -51,9 +51,19 @@ class Workspace:
     input_scale : {"off", "plain", "valid"}
     batch : most images of a call
     affine : (scale, shift, limit), float32 (C,) each, of `signs.pack_pixels`; None for signs alone
+    step : of the rows and columns that `pack_pixels` takes of what it is given
     """
 
-    def __init__(self, conv: simd.SignConv, alpha: F32 | None, input_scale: str, batch: int, affine: Any = None):
+    def __init__(
+        self,
+        conv: simd.SignConv,
+        alpha: F32 | None,
+        input_scale: str,
+        batch: int,
+        affine: Any = None,
+        step: Pair = (1, 1),
+    ):
+        self._step = step
         windows = conv.windows
         self.conv, self.input_scale, self.batch = conv, input_scale, batch
         pixels, outputs = windows.size[0] * windows.size[1], windows.out_h * windows.out_w
@@ -66,12 +76,13 @@ class Workspace:
 
     def pack_pixels(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, H, W, C)."""
-        n_rows = x.shape[0] * x.shape[1]
+        n_rows = len(x) * self.bits.shape[1]
         simd.split(
             simd.worth(threads, 200 * x.size),
             n_rows,
             signs.pack_pixels,
             x,
+            self._step,
             *self._affine,
             self.bits,
             self.mean,
