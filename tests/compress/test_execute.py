@@ -32,13 +32,14 @@ def check_conv(case, way):
     form, backend, kind, complement = way
     x, weight = case.x.array(), case.weight.array()
     tree = tree_of(weight, kind, complement)
-    got = tree_conv2d(x, weight, tree, case.stride, case.padding, case.pad_value, form, backend, case.threads)
-    want = oracle.sign_convolution(x, weight, case.stride, case.padding, case.pad_value)
+    window = case.window
+    place = window.stride, window.padding, case.pad_value, form, backend, case.threads
+    got, want = tree_conv2d(x, weight, tree, *place, dilation=window.dilation), case.sums()
     check_equal(got, want, "tree_conv2d")
 
 
 @settings(max_examples=60 if JIT_DISABLED else 300)
-@given(cases.convs(), ways)
+@given(cases.convs(grouped=False), ways)
 def test_convolutions_equal_the_oracle(case, way):
     check_conv(case, way)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import JIT_DISABLED
+from xnor_ref.kernels.basics import layout
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops
 from xnor_ref.verify import DEFAULT_EXAMPLES, kernels
@@ -76,15 +77,35 @@ class Planted:
 
     # --- convolution
 
-    def binary_conv2d(self, x, weight, stride=1, padding=0, pad_value=0, backend="auto", threads=None):
+    def binary_conv2d(
+        self, x, weight, stride=1, padding=0, pad_value=0, backend="auto", threads=None, *, dilation=1, groups=1
+    ):
         x, weight = self.native(x), self.native(weight)
         words = [np.ascontiguousarray(np.moveaxis(self.pack_bits(a, 1), 1, -1)) for a in (x, weight)]
-        window = Window.of(weight.shape[2:], stride, padding)
-        return self.conv2d_bits(*words, x.shape[1], window, pad_value, backend, threads)
+        window = Window.of(weight.shape[2:], stride, padding, dilation)
+        return self.conv2d_bits(*words, x.shape[1], window, pad_value, backend, threads, groups)
 
-    def conv2d_bits(self, x, weight, channels, window, pad_value, backend="auto", threads=None):
+    def group(self, words, channels, groups, group):
+        """The words of a group's channels."""
+        signs = layout.unpack_bits(words, channels)
+        own = channels // groups
+        apart = self.fault == "groups of every so many channels"
+        return layout.pack_bits(signs[..., group::groups] if apart else signs[..., group * own : (group + 1) * own])
+
+    def conv2d_bits(self, x, weight, channels, window, pad_value, backend="auto", threads=None, groups=1):
         fault = self.fault
-        stride, padding = window.stride, window.before
+        if groups > 1:
+            rest = channels // groups, window, pad_value, backend, threads
+            seen = [self.group(x, channels, groups, g) for g in range(groups)]
+            if fault == "the last group sees the channels of the first":
+                seen[-1] = seen[0]
+            parts = [self.conv2d_bits(*both, *rest) for both in zip(seen, np.split(weight, groups))]
+            return np.concatenate(parts, axis=1)
+        stride, padding, dilation = window.stride, window.before, window.dilation
+        if fault == "dilations swapped":
+            dilation = dilation[::-1]
+        if fault == "padding below taken for that above":
+            padding = tuple(after for _, after in window.padding)
         if fault == "stride of one axis for both":
             stride = (stride[0], stride[0])
         if fault == "strides swapped":
@@ -98,8 +119,9 @@ class Planted:
         if fault == "kernel flipped":
             weight = weight[:, ::-1, ::-1]
         (n, height, width, _), (out_channels, kh, kw, _) = x.shape, weight.shape
-        out_h = (height + 2 * padding[0] - kh) // stride[0] + 1
-        out_w = (width + 2 * padding[1] - kw) // stride[1] + 1
+        (top, bottom), (left, right) = window.padding
+        out_h = (height + top + bottom - window.dilation[0] * (kh - 1) - 1) // stride[0] + 1
+        out_w = (width + left + right - window.dilation[1] * (kw - 1) - 1) // stride[1] + 1
         (ph, pw) = padding[::-1] if fault == "paddings swapped" else padding
         total = np.zeros((n, out_channels, out_h, out_w), np.int64)
         zero = np.zeros_like(weight[0, 0, 0])
@@ -108,8 +130,8 @@ class Planted:
             for kx in range(kw):
                 tap = (ky * kw + kx) % (4 if fault == "tap index narrowed" else 2**31)
                 w = weight[:, tap // kw, tap % kw]  # (O, words)
-                iy = np.arange(out_h) * stride[0] - ph + ky
-                ix = np.arange(out_w) * stride[1] - pw + kx
+                iy = np.arange(out_h) * stride[0] - ph + ky * dilation[0]
+                ix = np.arange(out_w) * stride[1] - pw + kx * dilation[1]
                 inside = ((iy >= 0) & (iy < height))[:, None] & ((ix >= 0) & (ix < width))
                 if fault == "last image column taken for padding":
                     inside &= ix < max(width - 1, 1)
@@ -161,11 +183,13 @@ class Planted:
             y = y / np.maximum(alpha, np.float32(1e-45))[:, None, None] * alpha.mean()
         return y
 
-    def input_scale_map(self, x, window, mode, backend="auto", threads=None):
-        if self.fault == "K summed in float32 by one rung" and backend == "numba":
+    def input_scale_map(self, x, window, mode, backend="auto", threads=None, groups=1):
+        if self.fault == "K summed in float32 by one rung" and backend == "numba" and groups == 1:
             mean = np.abs(x).mean(axis=1, keepdims=True, dtype=np.float32)
             return binary_ops.input_scale_map(mean, window, mode, backend)
-        return binary_ops.input_scale_map(x, window, mode, backend)
+        if self.fault == "one K for all groups" and backend == "numba":
+            return np.repeat(binary_ops.input_scale_map(x, window, mode, backend), groups, axis=1)
+        return binary_ops.input_scale_map(x, window, mode, backend, groups=groups)
 
     def implementation(self):
         names = (name for name in vars(Planted) if name in kernels.Implementation.__dataclass_fields__)
@@ -185,6 +209,10 @@ CAUGHT_BY = {
         "stride of one axis for both",
         "strides swapped",
         "paddings swapped",
+        "padding below taken for that above",
+        "dilations swapped",
+        "groups of every so many channels",
+        "the last group sees the channels of the first",
         "pad 0 taken for -1",
         "pad +1 taken for 0",
         "pad -1 taken for +1",
@@ -211,7 +239,7 @@ CAUGHT_BY = {
         "mean of x instead of |x|",
         "one alpha for all filters",
     ),
-    "scale_map_bits_agree": ("K summed in float32 by one rung",),
+    "scale_map_bits_agree": ("K summed in float32 by one rung", "one K for all groups"),
 }
 
 

@@ -30,7 +30,7 @@ class Planted:
             made = replace(made, distance=np.where(made.parent < 0, 0, differ).astype(np.int32))
         return made
 
-    def tree_conv2d(self, x, weight, made, stride, padding, pad_value, form, backend, threads):
+    def tree_conv2d(self, x, weight, made, stride, padding, pad_value, form, backend, threads, dilation=(1, 1)):
         if self.fault == "padding 0 taken for -1" and pad_value == 0:
             pad_value = -1
         signs = oracle.signs(weight)
@@ -43,7 +43,7 @@ class Planted:
             part = np.where(signs[j] != followed, signs[j], 0)  # the weights that differ; of a root all
             if self.fault == "last difference left out" and i >= 0 and part.any():
                 part.reshape(-1)[np.flatnonzero(part)[-1]] = 0
-            sums = oracle.convolve(oracle.signs(x), part[None], stride, padding, float(pad_value))[:, 0]
+            sums = oracle.convolve(oracle.signs(x), part[None], stride, padding, float(pad_value), dilation)[:, 0]
             if z is None:
                 z = np.zeros((len(x), len(signs), *sums.shape[1:]), np.int64)
             z[:, j] = sums if i < 0 else z[:, i] * sign + (1 if self.fault == "sums counted once" else 2) * sums

@@ -19,7 +19,7 @@ from xnor_ref.compress.tree import Tree, build, check_fit, filter_rows
 from xnor_ref.compress.visits import FORMS, WORK, visits_of
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.checks import check_conv, check_linear
-from xnor_ref.kernels.basics.geometry import Pair, Window, spatial
+from xnor_ref.kernels.basics.geometry import Padding, Pair, Window, spatial
 from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.rungs import jit_disabled
@@ -37,17 +37,19 @@ def tree_conv2d(
     weight: NDArray[np.float32],
     tree: Tree | None = None,
     stride: int | Pair = 1,
-    padding: int | Pair = 0,
+    padding: Padding = 0,
     pad_value: int = 0,
     form: str = "weights",
     backend: str = "auto",
     threads: int | None = None,
+    *,
+    dilation: int | Pair = 1,
 ) -> I32:
     """`kernels.binary_ops.binary_conv2d`, computed along a tree of the output channels.
 
     Parameters
     ----------
-    x, weight, stride, padding, pad_value, threads
+    x, weight, stride, padding, pad_value, threads, dilation
         As in `binary_conv2d`: float32 (N, C, H, W) and (O, C, KH, KW).
     tree : made of the same weights by `compress.tree.build(filter_rows(weight), C*KH*KW)`; default: the
         minimum spanning tree
@@ -69,7 +71,8 @@ def tree_conv2d(
     >>> bool((tree_conv2d(x, w, padding=1) == binary_ops.binary_conv2d(x, w, padding=1)).all())
     True
     """
-    x, weight, window = check_conv("tree_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads)
+    place = stride, padding, pad_value, dilation, 1
+    x, weight, window = check_conv("tree_conv2d", x, weight, *place, "off", backend, threads)
     _check_choice("tree_conv2d", form, backend)
     rows = filter_rows(weight)
     planes = Planes(spatial(x), window)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.rungs import has_vectors, jit_disabled
+from xnor_ref.verify import oracle
 
 JIT = not jit_disabled()
 VECTORS = has_vectors()
@@ -41,6 +42,7 @@ BACKENDS = ("simd", "simd", "numba", "numba", "reference", "float") if VECTORS e
 if not JIT:  # the same kernels as plain Python: small shapes only
     CHANNELS, OUT_CHANNELS = (1, 2, 31, 33, 63, 64, 65), (1, 2, 9)
 
+MOST_GROUPS = 65 if JIT else 4
 CANARIES = 64  # elements around a result that must keep their value
 
 
@@ -105,38 +107,59 @@ class Conv:
 
     x: Data
     weight: Data
-    stride: tuple[int, int]
-    padding: tuple[int, int]
+    window: Window
+    groups: int
     pad_value: int
     backend: str
     threads: int
 
     @property
-    def window(self) -> Window:
-        return Window.of((self.weight.shape[2], self.weight.shape[3]), self.stride, self.padding)
+    def geometry(self) -> dict[str, Any]:
+        """Its keyword arguments that are no choice of how it is computed."""
+        place = {name: getattr(self.window, name) for name in ("stride", "padding", "dilation")}
+        return place | {"pad_value": self.pad_value, "groups": self.groups}
 
     @property
     def options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("stride", "padding", "pad_value", "backend", "threads")}
+        return self.geometry | {"backend": self.backend, "threads": self.threads}
+
+    def sums(self) -> np.ndarray:
+        """What it must compute."""
+        return oracle.sign_convolution(self.x.array(), self.weight.array(), **self.geometry)
+
+    def scale_map(self, mode: str) -> np.ndarray:
+        """Its K."""
+        place = {name: value for name, value in self.geometry.items() if name != "pad_value"}
+        return oracle.input_scale(self.x.array(), self.window.kernel, mode=mode, **place)
 
 
 @st.composite
-def convs(draw, kinds: tuple[str, ...] = KINDS) -> Conv:
-    """Small images, any channel count, kernels up to 4x4, strides up to 3, padding that may exceed the kernel."""
+def convs(draw, kinds: tuple[str, ...] = KINDS, grouped: bool = True, even: bool = False) -> Conv:
+    """Small images, any channel count, kernels up to 4x4, strides up to 3, padding that may exceed the kernel.
+
+    Dilations up to 3 and padding of two sides, unless `even`; groups up to as many as channels, if `grouped`.
+    """
     channels = draw(st.sampled_from(CHANNELS))
     of_x, of_weight = draw(pairs_of_kinds(kinds))
     n = draw(st.integers(1, 3 if JIT else 2))
-    kernel, size, stride, padding = [], [], [], []
+    most = 5 if JIT else 3
+    size, axes = [], []
     for _ in range(2):
-        kernel.append(draw(st.integers(1, 4 if JIT else 3)))
-        padding.append(draw(st.integers(0, 5 if JIT else 3)))
-        size.append(draw(st.integers(max(1, kernel[-1] - 2 * padding[-1]), 6 if JIT else 3)))
-        stride.append(draw(st.integers(1, 3)))
+        kernel, dilation = draw(st.integers(1, 4 if JIT else 3)), draw(st.sampled_from((1,) if even else (1, 1, 2, 3)))
+        before = draw(st.integers(0, most))
+        after = before if even else draw(st.one_of(st.just(before), st.integers(0, most)))
+        least = max(1, dilation * (kernel - 1) + 1 - before - after)
+        size.append(draw(st.integers(least, max(least, 6 if JIT else 3))))
+        axes.append((kernel, draw(st.integers(1, 3)), (before, after), dilation))
+    possible = [n for n in (1, 1, 1, 2, 3, 4, channels) if channels % n == 0 and n <= MOST_GROUPS]
+    groups = draw(st.sampled_from(possible)) if grouped else 1
+    outputs = -(-draw(st.sampled_from(OUT_CHANNELS)) // groups) * groups
+    window = Window(*zip(*axes))
     return Conv(
         draw(data((n, channels, *size), of_x)),
-        draw(data((draw(st.sampled_from(OUT_CHANNELS)), channels, *kernel), of_weight)),
-        (stride[0], stride[1]),
-        (padding[0], padding[1]),
+        draw(data((outputs, channels // groups, *window.kernel), of_weight)),
+        window,
+        groups,
         draw(st.sampled_from((0, 1, -1))),
         draw(st.sampled_from(BACKENDS)),
         draw(st.sampled_from((1, 2, 3))),
@@ -151,8 +174,8 @@ def chunked_convs(draw) -> Conv:
     return Conv(
         draw(data((3, channels, size, size))),
         draw(data((70, channels, 3, 3))),
-        (1, 1),
-        draw(st.sampled_from(((0, 0), (1, 1), (1, 2)))),
+        Window.of(3, padding=draw(st.sampled_from((0, 1, (1, 2))))),
+        1,
         draw(st.sampled_from((0, 1, -1))),
         draw(st.sampled_from(BACKENDS)) if JIT else "reference",
         draw(st.sampled_from((2, 3))),
@@ -166,8 +189,8 @@ def longest_dots(draw) -> Conv:
     return Conv(
         Data((1, 3072, 5, 5), of_x, "plain", 1),
         Data((2, 3072, 5, 5), of_weight, "plain", 2),
-        (1, 1),
-        draw(st.sampled_from(((0, 0), (1, 1)))),
+        Window.of(5, padding=draw(st.sampled_from((0, 1)))),
+        1,
         draw(st.sampled_from((0, 1, -1))),
         draw(st.sampled_from(BACKENDS)) if JIT else draw(st.sampled_from(("reference", "float"))),
         1,

@@ -59,21 +59,19 @@ def dirty(words: np.ndarray, n_bits: int) -> np.ndarray:
 def conv_is_exact(implementation: Implementation, case: cases.Conv) -> None:
     x, weight = case.x.array(), case.weight.array()
     got = implementation.binary_conv2d(x, weight, **case.options)
-    want = oracle.sign_convolution(x, weight, case.stride, case.padding, case.pad_value)
-    check_equal(got, want, "binary_conv2d")
+    check_equal(got, case.sums(), "binary_conv2d")
 
 
 def conv_ignores_tails(implementation: Implementation, case: cases.Conv) -> None:
     x, weight = case.x.array(), case.weight.array()
-    channels = x.shape[1]
+    channels, own = x.shape[1], weight.shape[1]
     x_words = np.ascontiguousarray(np.moveaxis(implementation.pack_bits(x, axis=1), 1, -1))
     weight_words = np.ascontiguousarray(np.moveaxis(implementation.pack_bits(weight, axis=1), 1, -1))
-    want = oracle.sign_convolution(x, weight, case.stride, case.padding, case.pad_value)
-    how = case.window, case.pad_value, case.backend, case.threads
+    want, how = case.sums(), (case.window, case.pad_value, case.backend, case.threads, case.groups)
     # one operand at a time: equal tails of both would cancel
     got = implementation.conv2d_bits(dirty(x_words, channels), weight_words, channels, *how)
     check_equal(got, want, "conv2d_bits with dirty tail bits of x")
-    got = implementation.conv2d_bits(x_words, dirty(weight_words, channels), channels, *how)
+    got = implementation.conv2d_bits(x_words, dirty(weight_words, own), channels, *how)
     check_equal(got, want, "conv2d_bits with dirty tail bits of weight")
 
 
@@ -123,11 +121,11 @@ def xnor_is_close(implementation: Implementation, case: tuple[cases.Conv, str]) 
     conv, mode = case
     x, weight = conv.x.array(), conv.weight.array()
     got = implementation.xnor_conv2d(x, weight, input_scale=mode, **conv.options)
-    z = oracle.sign_convolution(x, weight, conv.stride, conv.padding, conv.pad_value)
+    z = conv.sums()
     alpha = np.abs(weight.astype(np.float64)).mean(axis=(1, 2, 3))[:, None, None]
     k = np.ones((len(x), 1, *z.shape[2:]))
     if mode != "off":
-        k = oracle.input_scale(x, weight.shape[2:], conv.stride, conv.padding, mode)
+        k = np.repeat(conv.scale_map(mode), len(weight) // conv.groups, axis=1)
     want = z * alpha * k
     smallest = 2.0**-149  # below the normal range a rounding moves a value by up to half of this
     allowed = 5 * 2.0**-24 * np.abs(want) + smallest * (2 + k + np.abs(z) * (alpha + k))
@@ -142,7 +140,7 @@ def planned_is_exact(implementation: Implementation, case: tuple[cases.Conv, str
     """The planned layer gives the bits of the reference rung, and writes nothing outside its result."""
     conv, mode, layout, spare = case
     x, weight = (np.require(recipe.array(), np.float32, ["C", "A"]) for recipe in (conv.x, conv.weight))
-    geometry = {"stride": conv.stride, "padding": conv.padding, "pad_value": conv.pad_value, "input_scale": mode}
+    geometry = conv.geometry | {"input_scale": mode}
     want = implementation.xnor_conv2d(x, weight, **geometry, backend="reference")
     planned = implementation.planned_conv2d(weight, x.shape[2:], **geometry, layout=layout, batch=len(x) + spare)
     if layout == "NHWC":
@@ -160,11 +158,11 @@ def scale_map_bits_agree(implementation: Implementation, case: tuple[cases.Conv,
     conv, mode = case
     x = np.require(conv.x.array(), np.float32, ["C", "A"])
     got = [
-        implementation.input_scale_map(x, conv.window, mode, backend, threads)
+        implementation.input_scale_map(x, conv.window, mode, backend, threads, conv.groups)
         for backend, threads in (("reference", 1), ("numba", conv.threads))
     ]
     check_equal(got[1], got[0], "input_scale_map of two rungs", np.float32)
-    want = oracle.input_scale(x, conv.weight.shape[2:], conv.stride, conv.padding, mode)
+    want = conv.scale_map(mode)
     close = np.abs(got[0] - want) <= 2.0**-24 * (1 + 1e-6) * want + 2.0**-149
     assert close.all(), "input_scale_map: K is off by more than one rounding"
 

@@ -21,18 +21,25 @@ def convolve(x: np.ndarray, weight: np.ndarray, stride, padding, border: float, 
     return out.transpose(0, 3, 1, 2)
 
 
-def sign_convolution(x: np.ndarray, weight: np.ndarray, stride, padding, pad_value: int) -> np.ndarray:
+def sign_convolution(
+    x: np.ndarray, weight: np.ndarray, stride, padding, pad_value: int, dilation=(1, 1), groups: int = 1
+) -> np.ndarray:
     """Z, the convolution of signs. Every sum is an integer below 2**53, so float64 is exact."""
-    return convolve(signs(x), signs(weight), stride, padding, float(pad_value)).astype(np.int64)
+    parts = zip(np.split(signs(x), groups, axis=1), np.split(signs(weight), groups))
+    z = [convolve(*part, stride, padding, float(pad_value), dilation) for part in parts]
+    return np.concatenate(z, axis=1).astype(np.int64)
 
 
-def input_scale(x: np.ndarray, kernel, stride, padding, mode: str, dilation=(1, 1)) -> np.ndarray:
-    """K in float64, (N, 1, OH, OW)."""
-    mean = np.abs(x.astype(np.float64)).mean(axis=1, keepdims=True)
+def input_scale(x: np.ndarray, kernel, stride, padding, mode: str, dilation=(1, 1), groups: int = 1) -> np.ndarray:
+    """K in float64, (N, groups, OH, OW)."""
     box = np.ones((1, 1, *kernel))
-    total = convolve(mean, box, stride, padding, 0.0, dilation)
-    taps = convolve(np.ones_like(mean), box, stride, padding, 0.0, dilation)
-    return total / (box.size if mode == "plain" else np.maximum(taps, 1.0))
+    maps = []
+    for part in np.split(np.abs(x.astype(np.float64)), groups, axis=1):
+        mean = part.mean(axis=1, keepdims=True)
+        total = convolve(mean, box, stride, padding, 0.0, dilation)
+        taps = convolve(np.ones_like(mean), box, stride, padding, 0.0, dilation)
+        maps.append(total / (box.size if mode == "plain" else np.maximum(taps, 1.0)))
+    return np.concatenate(maps, axis=1)
 
 
 def words(positive: np.ndarray) -> list[int]:

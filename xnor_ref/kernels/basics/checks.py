@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref.errors import InputError, InputTypeError, is_integer
-from xnor_ref.kernels.basics.geometry import Pair, Window
+from xnor_ref.errors import InputError, InputTypeError, check_integer, is_integer
+from xnor_ref.kernels.basics.geometry import Padding, Pair, Window
 from xnor_ref.kernels.basics.layout import n_words
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.modes import KMode
@@ -24,6 +24,8 @@ def check_conv(
     stride: Any,
     padding: Any,
     pad_value: Any,
+    dilation: Any,
+    groups: Any,
     input_scale: Any,
     backend: Any,
     threads: Any,
@@ -34,11 +36,17 @@ def check_conv(
     check_array(caller, "weight", weight, "(O, C, KH, KW)")
     (n, channels, *size), (out_channels, weight_channels, *kernel) = x.shape, weight.shape
     shapes = f"(weight {weight.shape}, input {x.shape})"
-    if channels != weight_channels:
-        raise InputError(f"{caller}: weight has C={weight_channels}, input has C={channels}; both must match {shapes}")
-    window = Window.of(
-        tuple(kernel), check_pair(caller, "stride", stride, 1), check_pair(caller, "padding", padding, 0)
-    )
+    check_groups(caller, groups, channels, out_channels)
+    if channels != weight_channels * groups:
+        raise InputError(
+            f"{caller}: weight has C={weight_channels}, input has C={channels}; both must match {shapes}"
+            if groups == 1
+            else f"{caller}: weight has C={weight_channels}; {channels} channels of the input in {groups} groups "
+            f"need {channels // groups} {shapes}"
+        )
+    stride, dilation = check_pair(caller, "stride", stride, 1), check_pair(caller, "dilation", dilation, 1)
+    padding = check_padding(caller, padding)
+    window = Window.of((kernel[0], kernel[1]), stride, padding, dilation, (size[0], size[1]))
     if not is_integer(pad_value):
         raise InputTypeError(f"{caller}: pad_value must be the int 0, 1 or -1, got {pad_value!r}")
     if pad_value not in (0, 1, -1):
@@ -47,29 +55,33 @@ def check_conv(
         raise InputError(f"{caller}: input_scale must be one of {', '.join(INPUT_SCALES)}; got {input_scale!r}")
     padded = window.padded((size[0], size[1]))
     for axis in (0, 1):
-        if kernel[axis] > padded[axis]:
-            name = ("height", "width")[axis]
+        if window.extent[axis] > padded[axis]:
+            name, (first, last) = ("height", "width")[axis], window.padding[axis]
+            spread = f", dilated to {window.extent[axis]}," if window.dilation[axis] > 1 else ""
+            added = f"2*{first}" if first == last else f"{first} + {last}"
             raise InputError(
-                f"{caller}: kernel {name} {kernel[axis]} exceeds the padded input {name} {padded[axis]} "
-                f"({size[axis]} + 2*{window.before[axis]}) {shapes}"
+                f"{caller}: kernel {name} {kernel[axis]}{spread} exceeds the padded input {name} {padded[axis]} "
+                f"({size[axis]} + {added}) {shapes}"
             )
 
     out = window.count((size[0], size[1]))
     windows, taps = out[0] * out[1], kernel[0] * kernel[1]
-    check_n_bits(caller, channels * taps, "C*KH*KW", backend)
+    check_n_bits(caller, weight_channels * taps, "C*KH*KW", backend)
     words, pixels = n_words(channels), size[0] * size[1]
     need = (
         (8 if caller == "xnor_conv2d" else 4) * n * out_channels * windows  # the result, as int32 and float32
-        + channels * (6 * n * pixels + 18 * out_channels * taps)  # contiguous copies, masks of NaN, |weight|
-        + 8 * words * (n * pixels + 2 * out_channels * taps)  # packed, weights once more with channels innermost
+        + 6 * n * channels * pixels
+        + 18 * weight.size  # contiguous copies, masks of NaN, |weight|
+        + 8 * words * n * pixels  # packed
+        + (16 * n_words(weight_channels) + (groups > 1) * channels) * out_channels * taps  # and weights once more
         + 8 * (out[0] * kernel[0] + out[1] * kernel[1])
         + (24 * out_channels * windows if pad_value else 0)  # sums over the border
-        + (20 * n * (pixels + windows) if input_scale != KMode.OFF else 0)
+        + (20 * n * groups * (pixels + windows) if input_scale != KMode.OFF else 0)
     )
     if backend == "reference":
         need += workers * 16 * windows * words
     if backend == "float":
-        need += 4 * n * out_channels * windows + 9 * out_channels * channels * taps
+        need += 4 * n * out_channels * windows + 9 * weight.size
         need += workers * channels * (9 * math.prod(padded) + 8 * windows * taps)
     check_memory(caller, need, f"{shapes[:-1]}, stride {stride}, padding {padding})")
     return finite(caller, "x", x), finite(caller, "weight", weight), window
@@ -139,6 +151,27 @@ def finite(caller: str, name: str, x: np.ndarray) -> np.ndarray:
         index = tuple(int(i) for i in np.unravel_index(int(good.argmin()), x.shape))
         raise InputError(f"{caller}: {name} must be finite, but holds {x[index]} at index {index}")
     return x
+
+
+def check_groups(caller: str, groups: Any, channels: int, outputs: int) -> None:
+    """The groups of a convolution must divide its input and its output channels."""
+    if check_integer(f"{caller}: groups", groups, 1) > 1 and (channels % groups or outputs % groups):
+        raise InputError(f"{caller}: groups={groups} must divide C={channels} and O={outputs}")
+
+
+def check_padding(caller: str, value: Any) -> Padding:
+    """Validate padding, see `Window.of`; returns "same", "valid" or two pairs."""
+    if isinstance(value, str):
+        if value not in ("same", "valid"):
+            raise InputError(f'{caller}: padding must be numbers, "same" or "valid", got {value!r}')
+        return value
+    sides = value if isinstance(value, tuple | list) and any(isinstance(side, tuple | list) for side in value) else None
+    if sides is None:
+        rows, columns = check_pair(caller, "padding", value, 0)
+        return (rows, rows), (columns, columns)
+    if len(sides) != 2:
+        raise InputError(f"{caller}: padding must be ((top, bottom), (left, right)), got {value!r}")
+    return check_pair(caller, "padding", sides[0], 0), check_pair(caller, "padding", sides[1], 0)
 
 
 def check_pair(caller: str, name: str, value: Any, least: int) -> Pair:

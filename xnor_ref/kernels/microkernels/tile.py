@@ -1,15 +1,19 @@
 """Micro-kernels in explicit vector code: a tile of outputs held in registers, for the SIMD rung.
 
 The room's page has a picture. A step takes one 32-bit element of every pixel (32 signs, or one float32), spread over
-all lanes, against V vectors of weights. A pixel's elements are `n_rows` pieces (the rows of the kernel that meet the
-image) of `run` elements (a row of the kernel, all its channels) each; weights lie in the same order, V vectors a step.
+all lanes, against V vectors of weights. A pixel's elements are `n_pieces` pieces of `run` elements each: rows of the
+kernel that meet the image, with all their channels; or, where these do not lie side by side, their taps. A table says
+where pieces begin. Weights lie in the same order, V vectors a step.
 
-    for row in range(n_rows):                  x += x_row, w += w_row
-        for k in range(run):                   x += 4 bytes, w += V vectors
-            acc[p, v] += popcount(x[p] ^ w[v])
+    for piece in range(n_pieces):              at = x + places[piece]
+        for k in range(run):                   at += 4 bytes, w += V vectors
+            acc[p, v] += popcount(at[p] ^ w[v])
+
+Where lanes do not count all 32 signs of an element, because their channels are of different groups, V vectors of masks
+follow those of the weights: popcount((at[p] ^ w[v]) & mask[v]).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 from numba import types
@@ -41,71 +45,75 @@ _STEPS = 31  # of at most 8 ones a byte, before a counter of 8 bits could overfl
 
 
 class Reach:
-    """Where a tile's operands lie: x, its strides from row to row and pixel to pixel, rows, run, w and its stride."""
+    """Where a tile's operands lie: x and its stride from pixel to pixel, the places of the pieces, their run, and w."""
 
-    def __init__(self, x, x_row, x_pixel, n_rows, run, w, w_row):
-        self.x, self.x_row, self.x_pixel, self.n_rows, self.run = x, x_row, x_pixel, n_rows, run
-        self.w, self.w_row = w, w_row
+    def __init__(self, x, places, x_pixel, n_pieces, run, w):
+        self.x, self.places, self.x_pixel, self.n_pieces, self.run, self.w = x, places, x_pixel, n_pieces, run, w
+
+    def sums(self, b, zeros: list, piece: Callable) -> list:
+        """`piece([x, w, *sums])` gives w and sums after it, for every piece."""
+
+        def one(values):
+            place, w, *sums = values
+            return [b.add(place, const(8)), *piece([b.add(self.x, load(b, place, I64)), w, *sums])]
+
+        return repeat(b, self.n_pieces, [self.places, self.w, *zeros], one)[2:]
 
 
-def _sums(b, at: Reach, pixels: int, vectors: int, zero: ir.Constant, step: Callable) -> list:
+def _sums(b, at: Reach, pixels: int, vectors: int, zero: ir.Constant, step: Callable, operands: int = 1) -> list:
     """Accumulators of a tile, [pixel * vectors + vector]: `step(acc, x, w)` for every element."""
 
-    def row(values):
-        x, w, *sums = values
-        _, _, *sums = repeat(b, at.run, [x, w, *sums], element)
-        return [b.add(x, at.x_row), b.add(w, at.w_row), *sums]
-
     def element(values):
-        return _element(b, at, pixels, vectors, values, step)
+        return _element(b, at, pixels, vectors, values, step, operands)
 
-    return repeat(b, at.n_rows, [at.x, at.w] + [zero] * (pixels * vectors), row)[2:]
+    return at.sums(b, [zero] * (pixels * vectors), lambda values: repeat(b, at.run, values, element)[1:])
 
 
-def _element(b, at, pixels, vectors, values, step):
-    """One step of the inner loop."""
+def _element(b, at, pixels, vectors, values, step, operands):
+    """One step of the inner loop; `operands` of each lane, weight and perhaps mask, lie V vectors apart."""
     x, w, *sums = values
-    weights = [load(b, b.add(w, const(v * LANES * 4)), vector(I32)) for v in range(vectors)]
+    loaded = [load(b, b.add(w, const(v * LANES * 4)), vector(I32)) for v in range(operands * vectors)]
     for p in range(pixels):
         signs = spread(b, load(b, b.add(x, b.mul(at.x_pixel, const(p))), I32))
         for v in range(vectors):
-            sums[p * vectors + v] = step(sums[p * vectors + v], signs, weights[v])
-    return [b.add(x, const(4)), b.add(w, const(vectors * LANES * 4)), *sums]
+            sums[p * vectors + v] = step(sums[p * vectors + v], signs, *loaded[v::vectors])
+    return [b.add(x, const(4)), b.add(w, const(len(loaded) * LANES * 4)), *sums]
 
 
-def _count_words(b, at: Reach, pixels: int, vectors: int) -> list:
+def _differing(b, x, w, mask=None):
+    return b.xor(x, w) if mask is None else b.and_(b.xor(x, w), mask)
+
+
+def _count_words(b, at: Reach, pixels: int, vectors: int, operands: int) -> list:
     """Ones of x ^ w, counted lane by lane."""
 
-    def step(count, x, w):
-        return b.add(count, instruction(b, "ctpop", vector(I32), b.xor(x, w)))
+    def step(count, *signs):
+        return b.add(count, instruction(b, "ctpop", vector(I32), _differing(b, *signs)))
 
-    return _sums(b, at, pixels, vectors, ir.Constant(vector(I32), None), step)
+    return _sums(b, at, pixels, vectors, ir.Constant(vector(I32), None), step, operands)
 
 
-def _count_bytes(b, at: Reach, pixels: int, vectors: int) -> list:
+def _count_bytes(b, at: Reach, pixels: int, vectors: int, operands: int) -> list:
     """Ones of x ^ w, counted byte by byte, and the four bytes of a lane added up before they can overflow."""
     octets = vector(I8, 4 * LANES)
-    zero = ir.Constant(vector(I32), None)
 
-    def step(count, x, w):
-        return b.add(count, instruction(b, "ctpop", octets, b.bitcast(b.xor(x, w), octets)))
+    def step(count, *signs):
+        return b.add(count, instruction(b, "ctpop", octets, b.bitcast(_differing(b, *signs), octets)))
 
     def element(values):
-        return _element(b, at, pixels, vectors, values, step)
+        return _element(b, at, pixels, vectors, values, step, operands)
 
-    def piece(values):
+    def some(values):
         left, x, w, *counts = values
         steps = b.select(b.icmp_signed("<", left, const(_STEPS)), left, const(_STEPS))
         x, w, *small = repeat(b, steps, [x, w] + [ir.Constant(octets, None)] * len(counts), element)
         return [b.sub(left, steps), x, w, *(b.add(n, _add_bytes(b, s)) for n, s in zip(counts, small, strict=True))]
 
-    def row(values):
-        x, w, *counts = values
-        pieces = b.udiv(b.add(at.run, const(_STEPS - 1)), const(_STEPS))
-        _, _, _, *counts = repeat(b, pieces, [at.run, x, w, *counts], piece)
-        return [b.add(x, at.x_row), b.add(w, at.w_row), *counts]
+    def piece(values):
+        times = b.udiv(b.add(at.run, const(_STEPS - 1)), const(_STEPS))
+        return repeat(b, times, [at.run, *values], some)[2:]
 
-    return repeat(b, at.n_rows, [at.x, at.w] + [zero] * (pixels * vectors), row)[2:]
+    return at.sums(b, [ir.Constant(vector(I32), None)] * (pixels * vectors), piece)
 
 
 def _add_bytes(b, counts):
@@ -117,7 +125,9 @@ def _add_bytes(b, counts):
     return lanes
 
 
-_count = _count_words if TARGET.counts_words else _count_bytes
+def _count(operands: int) -> Callable:
+    of = _count_words if TARGET.counts_words else _count_bytes
+    return lambda b, at, pixels, vectors: of(b, at, pixels, vectors, operands)
 
 
 def _multiply_add(b, at: Reach, pixels: int, vectors: int) -> list:
@@ -207,27 +217,45 @@ def _write(b, values, address, past):
 # --- rows of tiles, as Numba calls them -------------------------------------------------------------------------
 
 
-def _row(sums: Callable, epilogue: Callable, vectors: int, strides: tuple[int, int, int, int], streams: bool = False):
+def _row(sums: Callable, epilogues: Sequence[Callable], vectors: int, p1_pixel: int = 0, streams: Sequence = ()):
     """An intrinsic: `n` neighbouring outputs, in whole tiles and then in smaller ones.
 
-    Takes n, the seven addresses and strides of `Reach`, the four addresses of the epilogue, which move on by `strides`
-    bytes a pixel, the output's address and its stride from pixel to pixel. With `streams`, those pixels go past the
-    caches whose results begin at byte `past` of a line: 0, or LINE for none. Else `past` says nothing.
+    Takes the number of the epilogue, n, the six parts of `Reach`, the four addresses that epilogues read, of which the
+    second moves on by `p1_pixel` bytes a pixel and the last by `p3_pixel`, the output's address and its stride from
+    pixel to pixel. By epilogues in `streams`, those pixels go past the caches whose results begin at byte `past` of a
+    line: 0, or LINE for none.
     """
 
     @intrinsic
-    def row(context, n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, out, out_pixel, past):
+    def row(
+        context, kind, n, x, places, x_pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, out, out_pixel, past
+    ):  # fmt: skip
         def generate(context, b, signature, arguments):
-            left, x, x_row, x_pixel, n_rows, run, w, w_row, *extras, out, out_pixel, past = arguments
+            kind, left, x, places, x_pixel, n_pieces, run, w, *extras, p3_pixel, out, out_pixel, past = arguments
             addresses = [x, *extras, out]
-            steps = [x_pixel, *map(const, strides), out_pixel]
+            steps = [x_pixel, const(0), const(p1_pixel), const(0), p3_pixel, out_pixel]
 
             def tile(addresses):
                 x, *extras, out = addresses
-                totals = sums(b, Reach(x, x_row, x_pixel, n_rows, run, w, w_row), pixels, vectors)
-                for p in range(pixels):
-                    results = epilogue(b, totals[p * vectors : (p + 1) * vectors], p, *extras)
-                    _write(b, results, _moved(b, out, out_pixel, p), past if streams else None)
+                totals = sums(b, Reach(x, places, x_pixel, n_pieces, run, w), pixels, vectors)
+
+                def finish(number):
+                    """By the epilogue of this kind, or one of the following."""
+                    if number + 1 < len(epilogues):
+                        with b.if_else(b.icmp_signed("==", kind, const(number))) as (so, else_):
+                            with so:
+                                write(epilogues[number])
+                            with else_:
+                                finish(number + 1)
+                    else:
+                        write(epilogues[number])
+
+                def write(epilogue):
+                    for p in range(pixels):
+                        results = epilogue(b, totals[p * vectors : (p + 1) * vectors], p, *extras)
+                        _write(b, results, _moved(b, out, out_pixel, p), past if epilogue in streams else None)
+
+                finish(0)
                 return [_moved(b, at, step, pixels) for at, step in zip(addresses, steps, strict=True)]
 
             pixels = TARGET.pixels
@@ -237,7 +265,7 @@ def _row(sums: Callable, epilogue: Callable, vectors: int, strides: tuple[int, i
                 pixels //= 2
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 15), generate
+        return types.void(*[types.int64] * 16), generate
 
     return row
 
@@ -246,10 +274,9 @@ def _moved(b, address, step, times):
     return b.add(address, b.mul(step, const(times)))
 
 
-_FOLLOW = (0, 8, 0, 4)  # table, columns (int64 a pixel), alpha, K (float32 a pixel)
-_STAY = (0, 8, 0, 0)  # table, columns, limit or nothing, flip or nothing
-integers = {v: _row(_count, _integers, v, _STAY) for v in (WIDE, NARROW)}
-scaled = {v: _row(_count, _scaled, v, _FOLLOW, True) for v in (WIDE, NARROW)}
-bits = {v: _row(_count, _bits, v, _STAY) for v in (WIDE, NARROW)}
-real = {v: _row(_multiply_add, _real, v, (0, 0, 0, 0), True) for v in (WIDE, NARROW)}
-plain = {v: _row(_multiply_add, _plain, v, (0, 0, 0, 0)) for v in (WIDE, NARROW)}
+INTEGERS, SCALED, BITS = range(3)
+_SIGNS = _integers, _scaled, _bits  # by these numbers; p1 are columns, int64 a pixel
+signs = {v: _row(_count(1), _SIGNS, v, 8, (_scaled,)) for v in (WIDE, NARROW)}
+masked_signs = {v: _row(_count(2), _SIGNS, v, 8, (_scaled,)) for v in (WIDE, NARROW)}
+real = {v: _row(_multiply_add, (_real,), v, streams=(_real,)) for v in (WIDE, NARROW)}
+plain = {v: _row(_multiply_add, (_plain,), v) for v in (WIDE, NARROW)}

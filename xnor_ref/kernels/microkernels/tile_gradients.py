@@ -197,7 +197,7 @@ shape, release = (amx.shape, amx.release) if multiplies_tiles() else (_no_shape,
 def _row_of_bytes(vectors):
     if multiplies_tiles():
         return amx.row(vectors, _descaled)
-    return tile._row(_dots, _descaled, vectors, (0, 0, 0, 0))
+    return tile._row(_dots, (_descaled,), vectors)
 
 
 descaled = {vectors: _row_of_bytes(vectors) for vectors in (tile.WIDE, tile.NARROW)}

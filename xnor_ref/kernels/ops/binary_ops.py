@@ -12,7 +12,7 @@ import numpy as np
 from xnor_ref.errors import NonFiniteError
 from xnor_ref.kernels.basics import rungs
 from xnor_ref.kernels.basics.checks import check_conv, check_linear
-from xnor_ref.kernels.basics.geometry import Pair, Window
+from xnor_ref.kernels.basics.geometry import Padding, Pair, Window
 from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
@@ -26,10 +26,13 @@ def binary_conv2d(
     x: np.ndarray,
     weight: np.ndarray,
     stride: int | Pair = 1,
-    padding: int | Pair = 0,
+    padding: Padding = 0,
     pad_value: int = 0,
     backend: str = "auto",
     threads: int | None = None,
+    *,
+    dilation: int | Pair = 1,
+    groups: int = 1,
 ) -> np.ndarray:
     """Exact convolution (cross-correlation) of the signs of `x` with the signs of `weight`.
 
@@ -39,21 +42,28 @@ def binary_conv2d(
     Parameters
     ----------
     x : ndarray of float32, shape (N, C, H, W)
-    weight : ndarray of float32, shape (O, C, KH, KW)
+    weight : ndarray of float32, shape (O, C/groups, KH, KW)
         Only float32 is taken: rounding a tiny negative float64 to float32 gives -0.0, whose sign is +1.
         Any memory layout and byte order will do.
-    stride, padding : int or pair (vertical, horizontal)
-        Strides from 1, padding from 0 (on both sides of an axis; it may exceed the kernel).
+    stride : int or pair (vertical, horizontal)
+    padding : int, pair, two pairs ((top, bottom), (left, right)), "same" or "valid"
+        Pixels around the image, from 0; they may exceed the kernel. "valid" is none. "same" is TensorFlow's: as many as
+        OH = ceil(H / stride) needs, the smaller half of them at the top; likewise for columns.
     pad_value : {0, 1, -1}
         What a tap outside the image meets: 0 contributes nothing, +1 and -1 count as signs.
     backend : {"auto", "reference", "numba", "simd", "float"}
     threads : int, optional
         Default: the process-wide setting. The result does not depend on it.
+    dilation : int or pair
+        Pixels from tap to tap.
+    groups : int
+        Cuts C and O into as many parts: outputs of a part see the channels of theirs. With as many groups as channels
+        it is a depthwise convolution.
 
     Returns
     -------
     ndarray of int32, shape (N, O, OH, OW)
-        OH = (H + 2*padding - KH) // stride + 1, likewise OW.
+        OH = (H + top + bottom - dilation*(KH - 1) - 1) // stride + 1, likewise OW.
 
     Raises
     ------
@@ -68,8 +78,9 @@ def binary_conv2d(
     >>> binary_conv2d(x, x, backend="reference")
     array([[[[4]]]], dtype=int32)
     """
-    x, weight, window = check_conv("binary_conv2d", x, weight, stride, padding, pad_value, "off", backend, threads)
-    return sign_conv2d(x, weight, window, pad_value, backend, threads)
+    place = stride, padding, pad_value, dilation, groups
+    x, weight, window = check_conv("binary_conv2d", x, weight, *place, "off", backend, threads)
+    return sign_conv2d(x, weight, window, pad_value, backend, threads, groups)
 
 
 @steady
@@ -77,20 +88,24 @@ def xnor_conv2d(
     x: np.ndarray,
     weight: np.ndarray,
     stride: int | Pair = 1,
-    padding: int | Pair = 0,
+    padding: Padding = 0,
     pad_value: int = 0,
     input_scale: str = "plain",
     backend: str = "auto",
     threads: int | None = None,
+    *,
+    dilation: int | Pair = 1,
+    groups: int = 1,
 ) -> np.ndarray:
     """XNOR-Net's convolution with real inputs and weights: `Y = (Z * alpha) * K`.
 
     Z is `binary_conv2d`, alpha the mean |weight| of each filter and K the local mean of |x| (Rastegari et al. 2016,
-    eq. 6 and 11). The products are rounded to float32 one after the other, in this order.
+    eq. 6 and 11). The products are rounded to float32 one after the other, in this order. With groups it is as many
+    layers side by side: each has a K of its own, from the channels that it sees.
 
     Parameters
     ----------
-    x, weight, stride, padding, pad_value, backend, threads
+    x, weight, stride, padding, pad_value, backend, threads, dilation, groups
         As in `binary_conv2d`.
     input_scale : {"plain", "valid", "off"}
         "plain": K as in the paper, the mean over all KH*KW taps, those outside the image counting as zeros;
@@ -113,13 +128,14 @@ def xnor_conv2d(
     >>> xnor_conv2d(x, -x, backend="reference")  # -4 * 2 * 2
     array([[[[-16.]]]], dtype=float32)
     """
-    x, weight, window = check_conv("xnor_conv2d", x, weight, stride, padding, pad_value, input_scale, backend, threads)
-    y = sign_conv2d(x, weight, window, pad_value, backend, threads).astype(np.float32)
+    place = stride, padding, pad_value, dilation, groups
+    x, weight, window = check_conv("xnor_conv2d", x, weight, *place, input_scale, backend, threads)
+    y = sign_conv2d(x, weight, window, pad_value, backend, threads, groups).astype(np.float32)
     try:
         with np.errstate(over="raise", under="ignore"):
             y *= weight_scale(weight)[:, None, None]
             if input_scale != KMode.OFF:
-                y *= input_scale_map(x, window, input_scale, backend, threads)
+                times_input_scale(y, input_scale_map(x, window, input_scale, backend, threads, groups))
     except FloatingPointError:
         raise NonFiniteError(
             "xnor_conv2d: the result does not fit float32; scale x or weight down "
@@ -168,14 +184,15 @@ def sign_conv2d(
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
+    groups: int = 1,
 ) -> np.ndarray:
-    """Convolution of the signs of x (N, C, H, W) and weight (O, C, KH, KW), both float32: int32 (N, O, OH, OW)."""
+    """Convolution of the signs of x (N, C, H, W) and weight (O, C/groups, KH, KW), float32: int32 (N, O, OH, OW)."""
     if backend == "float":
         border = float(pad_value)
-        z = float_ops.conv2d(x, _signs(weight), None, window, threads=threads, signs=True, pad_value=border)
+        z = float_ops.conv2d(x, _signs(weight), None, window, groups, threads, signs=True, pad_value=border)
         return z.astype(np.int32)
     x_words, weight_words = sign_pack(x, backend, threads), pack_weight(weight, backend, threads)
-    return conv2d_bits(x_words, weight_words, x.shape[1], window, pad_value, backend, threads)
+    return conv2d_bits(x_words, weight_words, x.shape[1], window, pad_value, backend, threads, groups)
 
 
 def sign_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
@@ -223,16 +240,20 @@ def conv2d_bits(
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
+    groups: int = 1,
 ) -> np.ndarray:
-    """Convolution of packed signs, x (N, H, W, words), weight (O, KH, KW, words): int32 (N, O, OH, OW).
+    """Convolution of packed signs: int32 (N, O, OH, OW).
 
-    Tail bits beyond `channels` are ignored.
+    x is (N, H, W, n_words(channels)), channel c in bit c whatever the groups are, and weight (O, KH, KW,
+    n_words(channels/groups)). Tail bits are ignored.
     """
+    own = channels // groups
     if backend == "float":
-        x, weight = (np.moveaxis(signs_of_words(w, channels), 3, 1).copy() for w in (x_words, weight_words))
-        return sign_conv2d(x, weight, window, pad_value, backend, threads)
-    x_words, weight_words = mask_tail(x_words, channels), mask_tail(weight_words, channels)
-    return _rung(backend).conv2d_bits(x_words, weight_words, channels, window, pad_value, threads)
+        pairs = (x_words, channels), (weight_words, own)
+        x, weight = (np.moveaxis(signs_of_words(words, n), 3, 1).copy() for words, n in pairs)
+        return sign_conv2d(x, weight, window, pad_value, backend, threads, groups)
+    x_words, weight_words = mask_tail(x_words, channels), mask_tail(weight_words, own)
+    return _rung(backend).conv2d_bits(x_words, weight_words, channels, window, pad_value, threads, groups)
 
 
 def gemm_bits(
@@ -255,13 +276,22 @@ def input_scale_map(
     mode: str,
     backend: str = "auto",
     threads: int | None = None,
+    groups: int = 1,
 ) -> np.ndarray:
-    """K of x (N, C, H, W) float32: the box mean of A = mean over channels of |x|, float32 (N, 1, OH, OW).
+    """K of x (N, C, H, W) float32: the box mean of A = mean over channels of |x|, float32 (N, groups, OH, OW).
 
-    `mode` "plain" divides by KH*KW (A is padded with zeros), "valid" by the number of taps inside the image;
-    a window that lies wholly outside gets 0. All rungs give the same bits.
+    Each group of channels has its own A and K. `mode` "plain" divides by KH*KW (A is padded with zeros), "valid" by
+    the number of taps inside the image; a window that lies wholly outside gets 0. All rungs give the same bits.
     """
-    return _rung(backend).input_scale_map(x, window, mode, threads)
+    n, channels, *size = x.shape
+    k = _rung(backend).input_scale_map(x.reshape(n * groups, channels // groups, *size), window, mode, threads)
+    return k.reshape(n, groups, *k.shape[2:])
+
+
+def times_input_scale(y: np.ndarray, k: np.ndarray) -> None:
+    """Multiply y (N, O, OH, OW) by k (N, groups, OH, OW), each output channel by that of its group, in place."""
+    of_groups = y.reshape(*k.shape[:2], -1, *y.shape[2:])
+    of_groups *= k[:, :, None]
 
 
 def weight_scale(weight: np.ndarray) -> np.ndarray:

@@ -67,16 +67,17 @@ def conv2d_planes(
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
+    groups: int = 1,
 ) -> NDArray[np.int32]:
     """Convolution of the integers m (N, C, H, W) with weights whose planes are packed: int32 (N, O, OH, OW), exact.
 
-    `weight_words` holds uint64 (O, KH, KW, n_words(C)) for each plane.
+    `weight_words` holds uint64 (O, KH, KW, n_words(C/groups)) for each plane.
     """
     total: NDArray[np.int32] | None = None
     for a, plane in enumerate(planes(m, input_bits)):
         words = binary_ops.sign_pack(as_signs(plane), backend, threads)
         for b, weight in enumerate(weight_words):
-            z = binary_ops.conv2d_bits(words, weight, m.shape[1], window, pad_value, backend, threads)
+            z = binary_ops.conv2d_bits(words, weight, m.shape[1], window, pad_value, backend, threads, groups)
             z <<= a + b
             total = z if total is None else np.add(total, z, out=total)
     assert total is not None
@@ -91,25 +92,26 @@ def conv2d(
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
+    groups: int = 1,
 ) -> NDArray[np.int32]:
-    """`conv2d_planes` for weights (O, C, KH, KW) that are integers too; `bits` are those of m and of the weights.
+    """`conv2d_planes` for weights (O, C/groups, KH, KW) that are integers too; `bits` are those of m and of weights.
 
     With backend "float" the integers are convolved by BLAS, in pieces that float32 adds up without rounding.
     """
     if backend == "float":
-        return _conv2d_float(m, weight, bits, window, pad_value, threads)
+        return _conv2d_float(m, weight, bits, window, pad_value, threads, groups)
     words = [binary_ops.pack_weight(as_signs(plane), backend, threads) for plane in planes(weight, bits[1])]
-    return conv2d_planes(m, words, bits[0], window, pad_value, backend, threads)
+    return conv2d_planes(m, words, bits[0], window, pad_value, backend, threads, groups)
 
 
-def _conv2d_float(m, weight, bits, window, pad_value, threads) -> NDArray[np.int32]:
+def _conv2d_float(m, weight, bits, window, pad_value, threads, groups) -> NDArray[np.int32]:
     terms = weight[0].size
     together = next(g for g in range(max(bits), 0, -1) if g == 1 or exact_in_float32(terms, (g, g)))
     z: NDArray[np.int32] | int = 0
     for a, x in _digits(m, bits[0], together):
         border = pad_value * float(largest(min(together, bits[0] - a)))
         for b, w in _digits(weight, bits[1], together):
-            part = float_ops.conv2d(x, w, None, window, threads=threads, training=True, pad_value=border)
+            part = float_ops.conv2d(x, w, None, window, groups, threads, training=True, pad_value=border)
             z = z + (part.astype(np.int32) << (a + b))
     return np.asarray(z, np.int32)
 

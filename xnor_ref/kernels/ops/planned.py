@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.checks import check_array, check_conv, check_pair
-from xnor_ref.kernels.basics.geometry import Pair
+from xnor_ref.kernels.basics.geometry import Padding, Pair
 from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.modes import KMode
@@ -25,7 +25,7 @@ from xnor_ref.kernels.vectors import nhwc, signs, simd
 
 F32 = NDArray[np.float32]
 LAYOUTS = ("NHWC", "NCHW")
-_NONE = np.zeros(0, np.float32)
+_NONE, _NO_MEAN = np.zeros(0, np.float32), np.zeros((0, 0))
 
 
 def _check_batch(caller: str, batch: Any, image_bytes: int) -> None:
@@ -52,6 +52,8 @@ class Workspace:
     batch : most images of a call
     affine : (scale, shift, limit), float32 (C,) each, of `signs.pack_pixels`; None for signs alone
     step : of the rows and columns that `pack_pixels` takes of what it is given
+
+    With groups, A and K have a row for each group of an image, and results are multiplied by K at the end.
     """
 
     def __init__(
@@ -68,31 +70,34 @@ class Workspace:
         self.conv, self.input_scale, self.batch = conv, input_scale, batch
         pixels, outputs = windows.size[0] * windows.size[1], windows.out_h * windows.out_w
         self.bits = np.zeros((batch, *conv.padded_shape), np.uint32)
-        self.mean = np.empty((batch, pixels if input_scale != KMode.OFF else 0))
-        self.k = np.ones((batch, outputs), np.float32)
+        rows = batch if input_scale == KMode.OFF else batch * conv.groups
+        self.mean = np.empty((rows, pixels if input_scale != KMode.OFF else 0))
+        self.k = np.ones((rows, outputs), np.float32)
         self.alpha = simd.padded(np.ones(windows.outputs, np.float32) if alpha is None else alpha)
         self._alpha = alpha
         self._affine = (_NONE, _NONE, _NONE) if affine is None else affine
 
     def pack_pixels(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, H, W, C)."""
-        n_rows = len(x) * self.bits.shape[1]
-        simd.split(
-            simd.worth(threads, 200 * x.size),
-            n_rows,
-            signs.pack_pixels,
-            x,
-            self._step,
-            *self._affine,
-            self.bits,
-            self.mean,
-        )
+        threads, n_rows = simd.worth(threads, 200 * x.size), len(x) * self.bits.shape[1]
+        mean = self.mean if self.conv.groups == 1 else _NO_MEAN
+        simd.split(threads, n_rows, signs.pack_pixels, x, self._step, *self._affine, self.bits, mean)
+        if mean is not self.mean and self.input_scale != KMode.OFF:
+            (down, right), (scale, shift, _) = self._step, self._affine
+            x = x[:, ::down, ::right]
+            self._add_up(np.moveaxis(x if scale.size == 0 else x * scale + shift, 3, 1), threads)
+
+    def _add_up(self, x: F32, threads: int) -> None:
+        """A of each group of x (N, C, H, W)."""
+        rows = len(x) * self.conv.groups
+        planes = np.ascontiguousarray(x).reshape(rows, self.conv.channels, -1)
+        simd.split(threads, rows, plain.channel_means, planes, self.mean)
 
     def pack_planes(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, C, H, W)."""
         n, channels, height, width = x.shape
         threads = simd.worth(threads, 200 * x.size)
-        if channels % PARTIAL_SUMS or height * width < pack.PLANE_PIXELS:
+        if channels % PARTIAL_SUMS or height * width < pack.PLANE_PIXELS or self.conv.groups > 1:
             turned = np.empty((n, height, width, channels), np.float32)
             simd.split(threads, n * height, nhwc.from_planes, x.reshape(n, channels, -1), width, turned)
             self.pack_pixels(turned, threads)
@@ -108,7 +113,7 @@ class Workspace:
         w = self.conv.windows
         place = w.size, w.window.numbers, self.input_scale == KMode.VALID, (w.out_h, w.out_w)
         threads = simd.worth(threads, 1000 * n * self.k.shape[1])
-        simd.split(threads, n, plain.box_means, self.mean, *place, self.k)
+        simd.split(threads, n * self.conv.groups, plain.box_means, self.mean, *place, self.k)
 
     @property
     def thresholds(self) -> tuple[F32, F32]:
@@ -140,7 +145,20 @@ class Workspace:
 
     def bind(self, out: F32, planes: bool = False) -> Any:
         """The convolution, scaled, of the packed images into `out`, as a function of (n, threads)."""
-        return self.conv.bind(simd.SCALED, self.bits, out, self.alpha, self.k, planes=planes)
+        groups = self.conv.groups
+        if groups == 1 or self.input_scale == KMode.OFF:
+            return self.conv.bind(simd.SCALED, self.bits, out, self.alpha, self.k, planes=planes)
+        height, width, outputs = self.conv.out_shape
+        ones = np.ones((self.batch, height * width), np.float32)
+        convolve = self.conv.bind(simd.SCALED, self.bits, out, self.alpha, ones, planes=planes)
+        y = out if planes else np.moveaxis(out.reshape(-1, height, width, outputs), 3, 1)
+        k = self.k.reshape(-1, groups, height, width)
+
+        def run(n: int, threads: int) -> None:
+            convolve(n, threads)
+            binary_ops.times_input_scale(y[:n], k[:n])
+
+        return run
 
 
 class _Planned:
@@ -190,7 +208,8 @@ class _Planned:
         if out is None:
             out = np.empty((len(x), *self.out_shape), np.float32)
         self.scale(threads)
-        if not math.isfinite(np.abs(x).max() if self._work.input_scale == KMode.OFF else self._work.k[: len(x)].max()):
+        k = self._work.k[: len(x) * self._work.conv.groups]
+        if not math.isfinite(np.abs(x).max() if self._work.input_scale == KMode.OFF else k.max()):
             raise InputError("planned layer: x holds NaN or infinity, or numbers whose mean overflows")
         self.convolve(out, threads)
         return out
@@ -235,10 +254,9 @@ class PlannedConv2d(_Planned):
 
     Parameters
     ----------
-    weight : float32 (O, C, KH, KW)
+    weight : float32 (O, C/groups, KH, KW)
     size : (H, W) of the images
-    stride, padding : int or pair
-    pad_value : {0, 1, -1}
+    stride, padding, pad_value, dilation, groups
     input_scale : {"plain", "valid", "off"}
         As in `xnor_conv2d`, whose results it repeats to the bit.
     layout : {"NHWC", "NCHW"}
@@ -262,24 +280,28 @@ class PlannedConv2d(_Planned):
         weight: F32,
         size: Pair,
         stride: int | Pair = 1,
-        padding: int | Pair = 0,
+        padding: Padding = 0,
         pad_value: int = 0,
         input_scale: str = "plain",
         layout: str = "NHWC",
         batch: int = 1,
+        *,
+        dilation: int | Pair = 1,
+        groups: int = 1,
     ) -> None:
         caller = "PlannedConv2d"
         if layout not in LAYOUTS:
             raise InputError(f"{caller}: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
         check_array(caller, "weight", weight, "(O, C, KH, KW)")
         height, width = check_pair(caller, "size", size, 1)
-        channels = weight.shape[1]
+        channels = weight.shape[1] * check_integer(f"{caller}: groups", groups, 1)
         example = np.zeros((1, channels, height, width), np.float32)
-        _, weight, window = check_conv(caller, example, weight, stride, padding, pad_value, input_scale, "simd", None)
+        place = stride, padding, pad_value, dilation, groups
+        _, weight, window = check_conv(caller, example, weight, *place, input_scale, "simd", None)
         words = binary_ops.pack_weight(weight)
         if not simd.table_fits(len(words), (height, width), window):
             raise InputError(f"{caller}: padding {window.brief_padding} has too many borders to plan; use xnor_conv2d")
-        conv = simd.SignConv(words, channels, (height, width), window, pad_value)
+        conv = simd.SignConv(words, channels, (height, width), window, pad_value, groups=groups)
         _check_batch(caller, batch, 4 * (channels * height * width // 16 + 3 * sum(conv.out_shape)))
         work = Workspace(conv, binary_ops.weight_scale(weight), input_scale, batch)
         planes = layout == "NCHW"
@@ -310,7 +332,8 @@ class PlannedLinear(_Planned):
         example = np.zeros((1, features, 1, 1), np.float32)
         if input_scale not in (KMode.PLAIN, KMode.OFF):
             raise InputError(f"{caller}: input_scale must be plain or off, got {input_scale!r}")
-        _, kernel, window = check_conv(caller, example, weight[:, :, None, None], 1, 0, 0, input_scale, "simd", None)
+        place = 1, 0, 0, 1, 1
+        _, kernel, window = check_conv(caller, example, weight[:, :, None, None], *place, input_scale, "simd", None)
         conv = simd.SignConv(binary_ops.pack_weight(kernel), features, (1, 1), window)
         _check_batch(caller, batch, 4 * (features // 16 + 3 * len(weight)))
         super().__init__(Workspace(conv, binary_ops.weight_scale(weight), input_scale, batch), (features,), rows=True)

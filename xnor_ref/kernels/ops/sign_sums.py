@@ -40,12 +40,16 @@ def conv2d(
     window: Window,
     backend: str = "auto",
     threads: int | None = None,
+    groups: int = 1,
 ) -> F32:
     """Sums (N, O, OH, OW) of x (N, C, H, W), each tap with the sign of its weight, in the order above.
 
-    `weight_words` is uint64 (O, n_words(C*KH*KW)); the sign of weight (o, c, kh, kw) is bit (kh*KW + kw)*C + c of
-    row o, as in a model file.
+    `weight_words` is uint64 (O, n_words(C/groups*KH*KW)); the sign of weight (o, c, kh, kw) is bit
+    (kh*KW + kw)*C/groups + c of row o, as in a model file.
     """
+    if groups > 1:
+        parts = zip(np.split(x, groups, axis=1), np.split(weight_words, groups))
+        return np.concatenate([conv2d(part.copy(), words, window, backend, threads) for part, words in parts], axis=1)
     channels, taps = x.shape[1], window.kernel[0] * window.kernel[1]
     if backend == "float" and has_vectors():
         signs = signs_of_words(weight_words, channels * taps).reshape(-1, *window.kernel, channels)

@@ -199,7 +199,9 @@ def _conv_rows(x, size, weight, channels, window, start, stop, counts, dots, out
                 out[image, first + o, oy, column] = dots[column, o]
 
 
-def conv2d_bits(x_words, weight_words, channels, window, pad_value, threads=None):
+def conv2d_bits(x_words, weight_words, channels, window, pad_value, threads=None, groups=1):
+    if groups > 1:
+        return reference.by_groups(conv2d_bits, x_words, weight_words, channels, window, pad_value, threads, groups)
     n, height, width, words = x_words.shape
     out_channels = len(weight_words)
     out_h, out_w = window.count((height, width))

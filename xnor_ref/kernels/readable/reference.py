@@ -4,10 +4,12 @@ Same signatures and, bit for bit, the same results as `plain.py`. Nothing here i
 that. Arrays are C-contiguous; words are uint64 with zero tail bits.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from xnor_ref.kernels.basics.geometry import Pair, Window, spatial
-from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
+from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask, signs_of_words
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
@@ -62,8 +64,11 @@ def conv2d_bits(
     window: Window,
     pad_value: int,
     threads: int | None = None,
+    groups: int = 1,
 ) -> np.ndarray:
     """Convolution of signs: x (N, H, W, words), weight (O, KH, KW, words) -> int32 (N, O, OH, OW)."""
+    if groups > 1:
+        return by_groups(conv2d_bits, x_words, weight_words, channels, window, pad_value, threads, groups)
     n, height, width, words = x_words.shape
     out_channels, kernel_h, kernel_w, _ = weight_words.shape
     size, (down, right) = (height, width), window.stride
@@ -90,6 +95,24 @@ def conv2d_bits(
 
     parallel_chunks(one_chunk, n, max(1, _WORK // (n_inside.size * words)), threads)
     return out
+
+
+def by_groups(
+    convolve: Callable,
+    x_words: np.ndarray,
+    weight_words: np.ndarray,
+    channels: int,
+    window: Window,
+    pad_value: int,
+    threads: int | None,
+    groups: int,
+) -> np.ndarray:
+    """`convolve` of each group of channels with its own filters, one after the other."""
+    n, *size, _ = x_words.shape
+    own, parts = channels // groups, np.split(weight_words, groups)
+    signs = (signs_of_words(x_words, channels) > 0).reshape(n, *size, groups, own)
+    words = np.ascontiguousarray(np.moveaxis(pack_mask(signs, -1), 3, 0))  # (groups, N, H, W, words)
+    return np.concatenate([convolve(*both, own, window, pad_value, threads) for both in zip(words, parts)], axis=1)
 
 
 def gemm_bits(x_words: np.ndarray, weight_words: np.ndarray, n_bits: int, threads: int | None = None) -> np.ndarray:

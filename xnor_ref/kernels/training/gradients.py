@@ -6,6 +6,7 @@ are exact integers. Outputs are shared among threads, never sums, but for `RowsG
 places whatever the threads; so results do not depend on their number.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
@@ -317,21 +318,25 @@ class _Phase:
     """The pixels (a + s*i, b + s*j) of dX, and the convolution of stride 1 that makes them."""
 
     def __init__(self, whole: "InputGradient", a: int, b: int):
-        (kernel, (sy, sx), before, _), (out_h, row, words) = whole.window.numbers, whole.padded_shape
-        self.ky, up = _taps(kernel[0], sy, before[0], a)
-        self.kx, left = _taps(kernel[1], sx, before[1], b)
+        (kernel, (sy, sx), before, dilation), (out_h, row, words) = whole.window.numbers, whole.padded_shape
+        self.ky, up, down = _taps(kernel[0], sy, before[0], dilation[0], a)
+        self.kx, left, right = _taps(kernel[1], sx, before[1], dilation[1], b)
         height, width = -(-(whole.size[0] - a) // sy), -(-(whole.size[1] - b) // sx)
-        at = np.arange(height)[:, None] + up + np.arange(len(self.ky))  # rows of dY that a row of pixels meets
+        at = np.arange(height)[:, None] + up + np.arange(len(self.ky)) * down  # rows of dY that a row of pixels meets
         inside = (at >= 0) & (at < out_h)
         n_rows = inside.sum(axis=1)
         first = inside.argmax(axis=1) if len(self.ky) else n_rows
-        top = np.where(n_rows > 0, np.arange(height) + up + first, 0)
         kinds, kind = np.unique(np.stack([first, n_rows], axis=1), axis=0, return_inverse=True)
         self.kinds = kinds
         entry = simd.padded_outputs(whole.inputs) * 4
-        begin = (top * row + left + whole.left) * words * 4
+        begin = ((np.arange(height) + up) * row + left + whole.left) * words * 4
         corner = kind.reshape(-1) * (entry if whole.in_bytes else 0)
-        self.rows = np.stack([begin, n_rows, first, corner], axis=1).astype(np.int64)
+        together = len(self.kx) if right == 1 else 1  # taps that meet neighbours in a row of dY are one piece
+        per_row = len(self.kx) // max(1, together)
+        self.rows = np.stack([begin, per_row * n_rows, per_row * first, corner], axis=1).astype(np.int64)
+        across = np.arange(per_row) * right
+        places = (np.arange(len(self.ky))[:, None] * (down * row) + across) * (words * 4)
+        self.places = places.reshape(-1).astype(np.int64)
         self.table = np.zeros((len(kinds), entry // 4), np.int32)
         size = len(self.ky) * len(self.kx) * words * entry // 4
         beyond = BYTES.beyond * WIDE if whole.in_bytes else 0
@@ -344,8 +349,9 @@ class _Phase:
         g[simd.PAST] = LINE
         g[simd.N_IMAGES], g[simd.OUT_H], g[simd.OUT_W], g[simd.OUT_CHANNELS] = 1, height, width, whole.inputs
         g[simd.GROUP_ROWS], g[simd.W] = max(1, simd.OUTPUT_PIXELS // width), self.panels.ctypes.data
-        g[simd.RUN], g[simd.KERNEL_H] = len(self.kx) * words, len(self.ky)
-        g[simd.X_IMAGE], g[simd.X_ROW], g[simd.X_PIXEL] = out_h * row * words * 4, row * words * 4, words * 4
+        g[simd.RUN], g[simd.PIECES], g[simd.OPERANDS] = together * words, len(self.places), 1
+        g[simd.PLACES] = self.places.ctypes.data
+        g[simd.X_IMAGE], g[simd.X_PIXEL] = out_h * row * words * 4, words * 4
         g[simd.OUT_IMAGE] = whole.size[0] * whole.size[1] * pixel
         g[simd.OUT_ROW], g[simd.OUT_PIXEL] = sy * whole.size[1] * pixel, sx * pixel
 
@@ -372,10 +378,14 @@ class _Phase:
             self.table[...] = OFFSET * (before[self.kinds.sum(axis=1)] - before[self.kinds[:, 0]])
 
 
-def _taps(kernel: int, stride: int, padding: int, phase: int) -> tuple[list[int], int]:
-    """Taps that meet the input pixels stride*i + phase, in the order of the outputs i + shift, i + shift + 1, ..."""
-    taps = [tap for tap in reversed(range(kernel)) if (phase + padding - tap) % stride == 0]
-    return taps, (phase + padding - taps[0]) // stride if taps else 0
+def _taps(kernel: int, stride: int, padding: int, dilation: int, phase: int) -> tuple[list[int], int, int]:
+    """Taps that meet the input pixels stride*i + phase, in the order of the outputs that they meet them for.
+
+    These are i + shift, i + shift + step and so on; taps, shift and step are returned.
+    """
+    taps = [tap for tap in reversed(range(kernel)) if (phase + padding - tap * dilation) % stride == 0]
+    step = dilation // math.gcd(dilation, stride)
+    return taps, (phase + padding - taps[0] * dilation) // stride if taps else 0, step
 
 
 class InputGradient:
@@ -395,7 +405,6 @@ class InputGradient:
     """
 
     def __init__(self, channels, outputs, size, window, *, in_bytes=False, single=False):
-        assert window.dilation == (1, 1)
         self.outputs, self.in_bytes, self.words = outputs, in_bytes, -(-channels // 32)
         self.single = single
         n_taps = window.kernel[0] * window.kernel[1]
@@ -406,10 +415,11 @@ class InputGradient:
         self.inputs = len(self.source)
         self.size, self.window = size, window
         out_h, out_w = window.count(size)
-        kernel, stride, before, _ = window.numbers
-        phases = [(b, *_taps(kernel[1], stride[1], before[1], b)) for b in range(min(stride[1], size[1]))]
-        self.left = max([0, *(-shift for _, taps, shift in phases if taps)])
-        ends = [-(-(size[1] - b) // stride[1]) + shift + len(taps) - 1 for b, taps, shift in phases if taps]
+        kernel, stride, before, dilation = window.numbers
+        across = ((b, *_taps(kernel[1], stride[1], before[1], dilation[1], b)) for b in range(min(stride[1], size[1])))
+        phases = [phase for phase in across if phase[1]]  # that any tap meets
+        self.left = max([0, *(-shift for _, _, shift, _ in phases)])
+        ends = [-(-(size[1] - b) // stride[1]) + shift + (len(taps) - 1) * step for b, taps, shift, step in phases]
         columns = self.left + max([out_w, *ends])
         self.padded_shape = out_h, columns, -(-outputs // 4) if in_bytes else outputs
         self.phases = [
@@ -446,7 +456,8 @@ class InputGradient:
                 parts = _plain_parts(simd.padded_outputs(self.inputs))
                 for entry, part in zip((simd.PART_0, simd.PART_1, simd.PART_2, simd.PART_3), parts):
                     g[entry] = part.ctypes.data
-                simd._convolve(0, images * pieces, simd.REAL, g, phase.rows, place)
+                blocks = np.zeros(-(-self.inputs // WIDE), np.int64)
+                simd._convolve(0, images * pieces, simd.REAL, g, phase.rows, blocks, place)
 
 
 @lru_cache(maxsize=64)
@@ -462,7 +473,6 @@ def _convolve_bytes(start, stop, g, rows, together, out):
     As `simd._convolve` in everything else.
     """
     n_groups, per_block = -(-g[simd.OUT_H] // g[simd.GROUP_ROWS]), -(-g[simd.N_IMAGES] // together)
-    block_bytes = g[simd.KERNEL_H] * g[simd.RUN] * WIDE * 4
     scratch = np.empty(together * g[simd.OUT_W] * WIDE if g[simd.OUT_CHANNELS] % NARROW else 0, np.uint32)
     images, shaped = np.empty(4, np.int64), 0
     images[1], images[3] = g[simd.X_IMAGE], -(-g[simd.OUT_W] // -(-g[simd.OUT_W] // BYTES.pixels))
@@ -479,8 +489,8 @@ def _convolve_bytes(start, stop, g, rows, together, out):
         width = NARROW if narrow else WIDE
         for oy in range(group * g[simd.GROUP_ROWS], min((group + 1) * g[simd.GROUP_ROWS], g[simd.OUT_H])):
             x = g[simd.X] + image * g[simd.X_IMAGE] + rows[oy, 0]
-            w_row = g[simd.RUN] * width * 4
-            w = g[simd.W] + block * block_bytes + rows[oy, 2] * w_row
+            places = g[simd.PLACES] + rows[oy, 2] * 8
+            w = g[simd.W] + (block * g[simd.PIECES] * WIDE + rows[oy, 2] * width) * g[simd.RUN] * 4
             table = g[simd.PART_0] + rows[oy, 3] + first * 4
             place = image * g[simd.OUT_IMAGE] + oy * g[simd.OUT_ROW] + first * 4
             y, step = out.ctypes.data + place, g[simd.OUT_PIXEL]
@@ -488,16 +498,12 @@ def _convolve_bytes(start, stop, g, rows, together, out):
             if used < width:
                 y, step = scratch.ctypes.data, width * 4
                 images[2] = g[simd.OUT_W] * step
-            n, x_row, x_pixel, n_rows, run = g[simd.OUT_W], g[simd.X_ROW], g[simd.X_PIXEL], rows[oy, 1], g[simd.RUN]
-            batch = images.ctypes.data
+            n, pixel, n_pieces, run = g[simd.OUT_W], g[simd.X_PIXEL], rows[oy, 1], g[simd.RUN]
+            batch, scale = images.ctypes.data, g[simd.PART_2]
             if narrow:
-                _descaled_narrow(
-                    n, x, x_row, x_pixel, n_rows, run, w, w_row, table, batch, g[simd.PART_2], 0, y, step, LINE
-                )
+                _descaled_narrow(0, n, x, places, pixel, n_pieces, run, w, table, batch, scale, 0, 0, y, step, LINE)
             else:
-                _descaled_wide(
-                    n, x, x_row, x_pixel, n_rows, run, w, w_row, table, batch, g[simd.PART_2], 0, y, step, LINE
-                )
+                _descaled_wide(0, n, x, places, pixel, n_pieces, run, w, table, batch, scale, 0, 0, y, step, LINE)
             if used < width:
                 for p in range(images[0] * n):
                     to = place + p // n * g[simd.OUT_IMAGE] + p % n * g[simd.OUT_PIXEL]

@@ -13,6 +13,7 @@ from numba import int64, intp, uint32, void
 from numpy.typing import NDArray
 
 from xnor_ref.kernels.basics.geometry import Pair, Window
+from xnor_ref.kernels.basics.layout import pack_mask, signs_of_words
 from xnor_ref.kernels.basics.memory import LINE, zeros
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled
@@ -30,7 +31,8 @@ OUTPUT_PIXELS = 128  # pixels that are computed before they are turned into plan
 _NOTHING = np.zeros(0, np.uint32)
 SHARED = 80e6  # picoseconds of work that a second thread helps with
 MAX_TABLE = 1 << 20  # entries of a border table
-INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `microkernels/tile.py`
+INTEGERS, SCALED, BITS = tile.INTEGERS, tile.SCALED, tile.BITS  # what becomes of a tile's sums
+REAL = 3  # sums of real products
 
 # Entries of a geometry; addresses, strides in bytes. PART_0 to PART_3 are what the epilogue reads:
 #     INTEGERS  border table  where in it a column begins
@@ -38,15 +40,14 @@ INTEGERS, SCALED, BITS, REAL = range(4)  # what becomes of a tile's sums, see `m
 #     BITS      border table  where in it a column begins  limits  bits that are flipped
 #     REAL      bias          scale                        shift   floor
 (
-    N_IMAGES, OUT_H, OUT_W, OUT_CHANNELS, GROUP_ROWS, RUN, KERNEL_H,
-    X, X_IMAGE, X_ROW, X_PIXEL, W, PART_0, PART_1, PART_2, PART_3, K_IMAGE,
+    N_IMAGES, OUT_H, OUT_W, OUT_CHANNELS, GROUP_ROWS, RUN, PIECES, OPERANDS,
+    X, X_IMAGE, X_PIXEL, PLACES, W, PART_0, PART_1, PART_2, PART_3, K_IMAGE,
     PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
-) = range(23)  # fmt: skip
+) = range(24)  # fmt: skip
 
 _narrow, _wide = tile.NARROW, tile.WIDE
-_int_wide, _int_narrow = tile.integers[_wide], tile.integers[_narrow]
-_scaled_wide, _scaled_narrow = tile.scaled[_wide], tile.scaled[_narrow]
-_bits_wide, _bits_narrow = tile.bits[_wide], tile.bits[_narrow]
+_signs_wide, _signs_narrow = tile.signs[_wide], tile.signs[_narrow]
+_masked_wide, _masked_narrow = tile.masked_signs[_wide], tile.masked_signs[_narrow]
 _real_wide, _real_narrow = tile.real[_wide], tile.real[_narrow]
 
 
@@ -65,11 +66,14 @@ def _to_planes(pixels, width, n_pixels, n_channels, out, at, plane):
             out[at + o * plane + p] = pixels[p * width + o]
 
 
-@compiled(void(intp, intp, intp, _in(int64, 1), _in(int64, 2), _out(uint32, 1)))
-def _convolve(start, stop, kind, g, rows, out):
-    """Items start..stop of all (block of output channels, image, group of rows), into out."""
+@compiled(void(intp, intp, intp, _in(int64, 1), _in(int64, 2), _in(int64, 1), _out(uint32, 1)))
+def _convolve(start, stop, kind, g, rows, blocks, out):
+    """Items start..stop of all (block of output channels, image, group of rows), into out.
+
+    `blocks` are the offsets in bytes of the words that a block's channels begin with.
+    """
     n_groups = -(-g[OUT_H] // g[GROUP_ROWS])
-    block_bytes = g[KERNEL_H] * g[RUN] * WIDE * 4
+    steps, p3_pixel = g[RUN] * g[OPERANDS], 4 if kind == SCALED else 0
     planes = g[PLANES] != 0
     all_direct = kind == BITS or (not planes and g[OUT_CHANNELS] % WIDE == 0)
     scratch = np.empty(0 if all_direct else min(g[GROUP_ROWS], g[OUT_H]) * g[OUT_W] * WIDE, np.uint32)
@@ -83,9 +87,9 @@ def _convolve(start, stop, kind, g, rows, out):
         direct = kind == BITS or (used == width and not planes)  # else by way of the scratch
         top, bottom = group * g[GROUP_ROWS], min((group + 1) * g[GROUP_ROWS], g[OUT_H])
         for oy in range(top, bottom):
-            x = g[X] + image * g[X_IMAGE] + rows[oy, 0]
-            w_row = g[RUN] * width * 4
-            w = g[W] + block * block_bytes + rows[oy, 2] * w_row
+            x = g[X] + image * g[X_IMAGE] + rows[oy, 0] + blocks[block]
+            places = g[PLACES] + rows[oy, 2] * 8
+            w = g[W] + (block * g[PIECES] * WIDE + rows[oy, 2] * width) * steps * 4
             p0, p1, p2 = g[PART_0] + rows[oy, 3] + first * 4, g[PART_1], g[PART_2] + first * 4
             if kind == SCALED:
                 p3 = g[PART_3] + image * g[K_IMAGE] + oy * g[OUT_W] * 4
@@ -106,26 +110,21 @@ def _convolve(start, stop, kind, g, rows, out):
             else:
                 y = scratch.ctypes.data + (oy - top) * g[OUT_W] * width * 4
                 step, past = width * 4, LINE
-            n, x_row, x_pixel, n_rows, run = g[OUT_W], g[X_ROW], g[X_PIXEL], rows[oy, 1], g[RUN]
-            if kind == SCALED:
+            n, pixel, n_pieces, run = g[OUT_W], g[X_PIXEL], rows[oy, 1], g[RUN]
+            if kind == REAL:
                 if narrow:
-                    _scaled_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+                    _real_narrow(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
                 else:
-                    _scaled_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
-            elif kind == REAL:
+                    _real_wide(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
+            elif g[OPERANDS] == 2:
                 if narrow:
-                    _real_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+                    _masked_narrow(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
                 else:
-                    _real_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
-            elif kind == INTEGERS:
-                if narrow:
-                    _int_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
-                else:
-                    _int_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+                    _masked_wide(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
             elif narrow:
-                _bits_narrow(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+                _signs_narrow(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
             else:
-                _bits_wide(n, x, x_row, x_pixel, n_rows, run, w, w_row, p0, p1, p2, p3, y, step, past)
+                _signs_wide(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
         n_pixels = (bottom - top) * g[OUT_W]
         if direct:
             continue
@@ -192,12 +191,14 @@ def windows_of(*arguments):
 class Windows:
     """Where the windows of a convolution lie: the rows and columns of outputs, by how they meet the border.
 
-    `rows` int64 (OH, 4): offset in bytes of the first image row that the window meets, number of kernel rows that
-    lie in the image, the first of them, and offset in bytes into the border table. `columns` int64 (OW,): offset in
-    bytes into the table.
+    `places` int64: offsets in bytes of the pieces of a window, of `run` words each. `rows` int64 (OH, 4): offset in
+    bytes of the first window, number of its pieces that lie in rows of the image, the first of them, and offset in
+    bytes into the border table. `columns` int64 (OW,): offset in bytes into the table.
+
+    Of the `words` of a pixel a piece visits `used`; where that is all, taps side by side are one piece.
     """
 
-    def __init__(self, size: Pair, words: int, window: Window, outputs: int):
+    def __init__(self, size: Pair, words: int, window: Window, outputs: int, used: int):
         self.size, self.words, self.window, self.outputs = size, words, window, outputs
         self.out_h, self.out_w = window.count(size)
         self.row_bytes = (size[1] + 2 * window.margin) * words * 4
@@ -207,13 +208,16 @@ class Windows:
         self.column_kinds, column_kind = np.unique(inside_columns, axis=0, return_inverse=True)
         entry = padded_outputs(outputs) * 4
         self.columns = column_kind.reshape(-1).astype(np.int64) * entry
-        first = inside_rows.argmax(axis=1)
-        top = np.arange(self.out_h) * window.stride[0] - window.before[0] + first
-        n_rows = inside_rows.sum(axis=1)
-        top[n_rows == 0] = 0
+        (kernel_h, kernel_w), (down, right) = window.kernel, window.dilation
+        together = kernel_w if right == 1 and used == words else 1
+        self.run, per_row = together * used, kernel_w // together
+        across = np.arange(per_row) * (right * words * 4)
+        self.places = (np.arange(kernel_h)[:, None] * (down * self.row_bytes) + across).reshape(-1).astype(np.int64)
+        top = np.arange(self.out_h) * window.stride[0] - window.before[0]
         begin = top * self.row_bytes + (window.margin - window.before[1]) * words * 4
+        pieces = per_row * inside_rows.sum(axis=1), per_row * inside_rows.argmax(axis=1)
         offsets = row_kind.reshape(-1) * (len(self.column_kinds) * entry)
-        self.rows = np.stack([begin, n_rows, first, offsets], axis=1).astype(np.int64)
+        self.rows = np.stack([begin, *pieces, offsets], axis=1).astype(np.int64)
 
     def border_table(self, weight_words: NDArray, channels: int, pad_value: int) -> NDArray[np.int32]:
         """What a dot product is when no bit differs, for each kind of row, kind of column and output channel.
@@ -236,24 +240,51 @@ class Windows:
         return full
 
 
+class Groups:
+    """Which words the blocks of outputs of a convolution in groups visit, and what counts in them.
+
+    A block visits `run` words, from word `first_words[block]` on. In them a lane counts the channels of its output's
+    group. Where that is not all of them, the `weight` (O, KH, KW, run) has masks beside it, (..., run, 2), and
+    `operands` is 2.
+    """
+
+    def __init__(self, weight_words: NDArray, channels: int, groups: int, words: int) -> None:
+        outputs, own = len(weight_words), channels // groups
+        group = np.arange(outputs) // (outputs // groups)  # of an output
+        ends = np.minimum(np.arange(WIDE, outputs + WIDE, WIDE), outputs) - 1
+        first, last = group[::WIDE] * own // WORD_SIGNS, -(-(group[ends] + 1) * own // WORD_SIGNS)
+        self.run = int((last - first).max())
+        self.first_words = np.minimum(first, words - self.run).astype(np.int64)
+        signs = signs_of_words(weight_words, own) > 0
+        placed = np.zeros((outputs, *weight_words.shape[1:3], self.run * WORD_SIGNS), bool)
+        counted = np.zeros((outputs, 1, 1, self.run * WORD_SIGNS), bool)
+        for o, at in enumerate(group * own - np.repeat(self.first_words, WIDE)[:outputs] * WORD_SIGNS):
+            placed[o, ..., at : at + own] = signs[o]
+            counted[o, ..., at : at + own] = True
+        self.weight, self.operands = pack_mask(placed, -1).view(np.uint32)[..., : self.run], 1
+        if not counted.all():
+            masks = np.broadcast_to(pack_mask(counted, -1).view(np.uint32)[..., : self.run], self.weight.shape)
+            self.weight, self.operands = np.stack([self.weight, masks], axis=-1), 2
+
+
 class _Conv:
     """Fixed weights, for images of one size: what `SignConv` and `RealConv` have in common."""
 
-    def __init__(self, weight: NDArray, words: int, size: Pair, window: Window) -> None:
-        assert window.dilation == (1, 1)
+    def __init__(self, weight: NDArray, words: int, size: Pair, window: Window, groups: "Groups | None" = None) -> None:
         outputs = len(weight)
-        self.windows = w = windows_of(size, words, window, outputs)
-        self.single = window.covers(size)
+        self.windows = w = windows_of(size, words, window, outputs, words if groups is None else groups.run)
+        self.single = window.covers(size) and groups is None
         if self.single:  # the window is the image: n images are as good as n pixels side by side
-            window, words = Window((1, 1)), weight[0].size
-            w = windows_of((1, 1), words, window, outputs)
+            words = weight[0].size
+            w = windows_of((1, 1), words, Window((1, 1)), outputs, words)
         self.panels = panels(weight.reshape(outputs, -1))
+        self._blocks = np.zeros(-(-outputs // WIDE), np.int64) if groups is None else groups.first_words * 4
         g = np.zeros(SIZE, np.int64)
         g[N_IMAGES], g[OUT_H], g[OUT_W], g[OUT_CHANNELS] = 1, w.out_h, w.out_w, outputs
         g[GROUP_ROWS] = max(1, OUTPUT_PIXELS // w.out_w)
-        g[RUN], g[KERNEL_H] = window.kernel[1] * words, window.kernel[0]
-        g[X_IMAGE], g[X_ROW], g[X_PIXEL] = size[0] * w.row_bytes, w.row_bytes, w.pixel_bytes
-        self._geometry, self._rows, self._columns = g, w.rows, w.columns
+        g[RUN], g[PIECES], g[OPERANDS] = w.run, len(w.places), 1 if groups is None else groups.operands
+        g[X_IMAGE], g[X_PIXEL] = size[0] * w.row_bytes, w.pixel_bytes
+        self._geometry, self._rows, self._columns, self._places = g, w.rows, w.columns, w.places
 
     @property
     def padded_shape(self) -> tuple[int, int, int]:
@@ -282,12 +313,14 @@ class _Conv:
         g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL], first = place
         target = out.reshape(-1).view(np.uint32)[first:]
         g[PAST] = 0 if stream else LINE
-        g[W] = self.panels.ctypes.data  # addresses are found here and not before: objects without any can be copied
+        g[W], g[PLACES] = self.panels.ctypes.data, self._places.ctypes.data
+        # addresses are found here and not before: objects without any can be copied
         g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, height * width * 4
         for entry, part in zip((PART_0, PART_1, PART_2, PART_3), parts, strict=True):
             g[entry] = part.ctypes.data
         per_image = -(-channels // WIDE) * -(-height // int(g[GROUP_ROWS]))
-        return Bound(kind, g, self._rows, target, OUT_W if self.single else N_IMAGES, per_image, (self, x, *parts))
+        counter = OUT_W if self.single else N_IMAGES
+        return Bound(kind, g, self._rows, self._blocks, target, counter, per_image, (self, x, *parts))
 
 
 class SignConv(_Conv):
@@ -295,22 +328,24 @@ class SignConv(_Conv):
 
     Parameters
     ----------
-    weight_words : uint64 (O, KH, KW, n_words(C)), tail bits zero
+    weight_words : uint64 (O, KH, KW, n_words(C/groups)), tail bits zero
     channels : C
     size : (H, W) of the images
-    pad_value : as in `binary_conv2d`
+    pad_value, groups : as in `binary_conv2d`
     words : 32-bit words of a pixel; by default as few as hold C signs
     """
 
-    def __init__(self, weight_words, channels, size, window, pad_value=0, words=None):
-        self.channels, self._pad_value = channels, pad_value
+    def __init__(self, weight_words, channels, size, window, pad_value=0, words=None, groups=1):
+        self.groups, self.channels, self._pad_value = groups, channels // groups, pad_value  # channels of a group
         words = words or -(-channels // WORD_SIGNS)
-        super().__init__(np.ascontiguousarray(weight_words).view(np.uint32)[..., :words], words, size, window)
-        self.n_bits = channels * weight_words[0, :, :, 0].size
+        of_groups = None if groups == 1 else Groups(weight_words, channels, groups, words)
+        weight = of_groups.weight if of_groups else np.ascontiguousarray(weight_words).view(np.uint32)[..., :words]
+        super().__init__(weight, words, size, window, of_groups)
+        self.n_bits = self.channels * weight_words[0, :, :, 0].size
         if self.single:
             self._table = padded(np.full(len(weight_words), self.n_bits, np.int32))
         else:
-            self._table = self.windows.border_table(weight_words, channels, pad_value)
+            self._table = self.windows.border_table(weight_words, self.channels, pad_value)
 
     def reload(self, words: U32) -> None:
         """Take other weights, of the same shape: uint32 (O, KH*KW, words)."""
@@ -375,10 +410,10 @@ class RealConv(_Conv):
 class Bound:
     """A convolution whose buffers are known: all that a call still has to say is how many images and threads."""
 
-    def __init__(self, kind, geometry, rows, target, counter, per_image, keeps):
-        self._arguments = kind, geometry, rows, target
+    def __init__(self, kind, geometry, rows, blocks, target, counter, per_image, keeps):
+        self._arguments = kind, geometry, rows, blocks, target
         g = geometry
-        elements = int(g[OUT_H] * g[OUT_W] * g[OUT_CHANNELS] * g[KERNEL_H] * g[RUN])
+        elements = int(g[OUT_H] * g[OUT_W] * g[OUT_CHANNELS] * g[PIECES] * g[RUN])
         self._work = elements * (20 if kind == REAL else 32)
         self._geometry, self._counter, self._per_image = geometry, counter, per_image
         self._keeps = keeps  # the arrays whose addresses `geometry` holds
@@ -412,11 +447,11 @@ sign_pack, threshold_pack, sign_pack_rows = plain.sign_pack, plain.threshold_pac
 input_scale_map, input_scale_rows = plain.input_scale_map, plain.input_scale_rows
 
 
-def conv2d_bits(x_words, weight_words, channels, window, pad_value, threads=None):
+def conv2d_bits(x_words, weight_words, channels, window, pad_value, threads=None, groups=1):
     n, height, width, words = x_words.shape
-    if window.dilation != (1, 1) or not table_fits(len(weight_words), (height, width), window):
-        return plain.conv2d_bits(x_words, weight_words, channels, window, pad_value, threads)
-    conv = SignConv(weight_words, channels, (height, width), window, pad_value, 2 * words)
+    if not table_fits(len(weight_words), (height, width), window):
+        return plain.conv2d_bits(x_words, weight_words, channels, window, pad_value, threads, groups)
+    conv = SignConv(weight_words, channels, (height, width), window, pad_value, 2 * words, groups)
     bits = x_words.view(np.uint32)
     if window.margin:
         bits = np.zeros((n, *conv.padded_shape), np.uint32)
