@@ -9,7 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.packed.packed_samples import every_op
 from tests.training.training_samples import TINY_OPTIONS
@@ -317,8 +319,6 @@ def test_a_sound_file_with_a_hostile_description_exits_4(at_work, monkeypatch, f
 
 
 def test_class_names_that_no_file_may_hold_are_refused_before_training(at_work):
-    from PIL import Image
-
     for split in ("train", "val"):
         for name in ("a\x1b[31m", "b"):
             Path("pictures", split, name).mkdir(parents=True)
@@ -328,6 +328,26 @@ def test_class_names_that_no_file_may_hold_are_refused_before_training(at_work):
     code, _, err = at_work("train", "--dataset", "folder", "--data-dir", "pictures", "--model", "shapes-net")
     assert code == 3 and "\x1b" not in err and "the class name 'a\\x1b[31m' has characters that do not show" in err
     assert {path for path in tree() if not path.startswith("pictures")} == before
+
+
+def test_a_run_goes_on_with_its_packed_images_where_their_source_is_gone(at_work):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        Path("pictures", name).mkdir(parents=True)
+        for k in range(8):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(f"pictures/{name}/{k}.png")
+    options = ("--model", "shapes-net", "--epochs", "1", "--batch-size", "4", "--image-size", "16", "--quiet")
+    assert at_work("train", "--dataset", "folder", "--data-dir", "pictures", *options, "--out", "run")[0] == 0
+    known = at_work("evaluate", "run", "--json")[1]
+    for name in ("cat", "dog"):
+        shutil.rmtree(f"pictures/{name}")
+    code, out, err = at_work("evaluate", "run", "--json")
+    assert code == 0 and out == known and "no class folders" in err and "the packed copy of the images" in err
+    Path("run/report.json").unlink()
+    assert at_work("train", "--resume", "run", "--quiet")[0] == 0
+    shutil.rmtree("pictures/.xnor_ref-packed")
+    code, _, err = at_work("evaluate", "run")
+    assert code == 3 and "no class folders" in err
 
 
 def test_a_run_is_judged_with_the_normalisation_that_it_was_trained_with(at_work):

@@ -100,6 +100,18 @@ def test_layers_without_k_go_from_bits_to_bits():
     assert np.array_equal(network.logits(images), network.logits(images, backend="reference"))
 
 
+@pytest.mark.parametrize(("scale", "stride"), [("plain", (2, 2)), ("valid", (1, 3)), ("off", (4, 1))])
+def test_pixels_that_no_window_meets_are_not_packed(scale, stride):
+    sample = Sample((3, 9, 8))
+    sample.conv2d(3, 40)
+    sample.binary_conv2d(40, 33, (1, 1), stride, (0, 0), scale=scale)
+    sample.node("global_avg_pool")
+    sample.linear(33, 5)
+    network = sample.network()
+    images = sample.pixels(3)
+    assert np.array_equal(network.logits(images), network.logits(images, backend="reference"))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_relu_between_layers_is_part_of_the_thresholds(seed):
     """Thresholds of both signs and directions, so that bits are also 1 or 0 whatever the integer is."""

@@ -141,6 +141,7 @@ X, Y = rows()
         (np.full((4, 2), "a"), Y[:4], InputTypeError, "X must hold numbers"),
         (X[0], Y, InputError, "Expected 2D array, got 1D array instead"),
         (X, None, InputError, "requires y to be passed"),
+        (X, np.array([1, "a"] * 30, object), InputTypeError, "the classes of y cannot be sorted"),
         (X, X[:, 0], InputError, "Unknown label type: continuous"),
         (X, X[:, :2], InputError, r"y should be a 1d array, got an array of shape \(60, 2\)"),
         (X, np.where(Y == "left", np.nan, 1), InputError, "Unknown label type"),

@@ -193,6 +193,23 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, at):
     assert weights(again.network) == weights(whole.network) and len(again.epochs) == 2
 
 
+def test_it_starts_from_other_weights_unless_it_goes_on(tmp_path):
+    def own():
+        return models.build("shapes-net", image_size=16, in_channels=3, num_classes=2, width=2, seed=5)
+
+    data = images(shape=(16, 16, 3)), labels()
+    first = fit(own(), data, out=tmp_path / "first", **SHORT)
+    how = {**SHORT, "init_from": str(tmp_path / "first"), "out": tmp_path / "second", "lr": 1e-12}
+    with pytest.raises(Interrupted):  # before there is a checkpoint
+        fit(own(), data, callbacks=[Stop(0)], **how)
+    second = fit(own(), data, resume=True, **how)
+    for name, array in first.network.state_dict().items():
+        if "running" not in name:
+            np.testing.assert_allclose(second.network.state_dict()[name], array, atol=1e-9)
+    (tmp_path / "first" / "float.safetensors").unlink()
+    assert weights(fit(own(), data, resume=True, **how).network) == weights(second.network)
+
+
 def test_what_a_run_is_not_resumed_with(tmp_path):
     fit(net(), (images(), labels()), out=tmp_path / "run", **SHORT)
 

@@ -83,13 +83,13 @@ def make_batch(
     backend: str = "auto",
     threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """Gather images, augment and normalise them; float32 images, which come without `lut`, are normalised already.
+    """Gather images, augment and normalise them.
 
     Parameters
     ----------
-    images : ndarray of uint8, (N, H, W, C); C-contiguous; a read-only memory map will do
+    images : ndarray of uint8, (N, H, W, C); C-contiguous; a read-only memory map will do; or float32, as they are
     indices : ndarray of int64, (B,); which images, each from 0 to N-1
-    lut : ndarray of float32, (256, C); `normalization_table` of the data set
+    lut : ndarray of float32, (256, C); `table_of` the data set: None for float32 images
     seed, epoch : with an image's index they decide its shift and flip
     augment : None leaves the images as they are (validation)
     backend : {"auto", "reference", "numba"}; both give the same bits

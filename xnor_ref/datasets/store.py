@@ -14,6 +14,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,15 @@ def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
     except _DAMAGE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DatasetError(f"the prepared copy {place} is not usable: {reason}") from error
+
+
+def find_packed(data_dir: Path, sha256: str) -> Dataset | None:
+    """The prepared copy with this fingerprint in a folder of data sets, or of images; None where there is none."""
+    for place in sorted([*data_dir.glob("packed/*"), *data_dir.glob(".xnor_ref-packed/*")]):
+        with suppress(*_DAMAGE):
+            if _read_manifest(place)["sha256"] == sha256:
+                return open_packed(place)
+    return None
 
 
 def _read_manifest(place: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.basics.geometry import Window
+from xnor_ref.kernels.basics.geometry import NO_PADDING, Window
 from xnor_ref.kernels.basics.memory import empty
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops.planned import Workspace
@@ -102,12 +102,18 @@ class Blueprint:
         found = [Work(0, 0, 8 * int(np.prod(self.shape(IMAGE))), 0)]
         for stage in self.stages:
             node = nodes[stage.name]
-            step, values = node.step, [*stage.source, *([] if stage.result is None else [stage.result])]
-            size = 4 * sum(int(np.prod(self.shape(value))) for value in values)
+            step, numbers = node.step, 0 if stage.result is None else int(np.prod(self.shape(stage.result)))
+            for source in stage.source:
+                shape = self.shape(source)
+                if "window" in step.arguments:  # pixels that no window meets are not read
+                    window: Window = step.arguments["window"]
+                    met = zip(shape, window.count((shape[0], shape[1])), window.kernel)
+                    shape = *(min(size, count * taps) for size, count, taps in met), shape[2]
+                numbers += int(np.prod(shape))
             macs = step.work if step.weight_shape else 0
             binary = macs if node.op.startswith(("binary", "kbit")) else 0
             weights = -(-step.weight_bits // 8) or 4 * int(np.prod(step.weight_shape or 0))
-            found.append(Work(binary, macs - binary, size, weights))
+            found.append(Work(binary, macs - binary, 4 * numbers, weights))
         return found
 
     def _stages(self) -> Iterator[Stage]:
@@ -195,14 +201,17 @@ class Blueprint:
             words = words[:, None, None]
             shape = (1, 1, shape[-1])
         window, size = arguments.get("window", ONE), (shape[0], shape[1])
+        packed, step = index in self._packed, (1, 1)
+        if window.kernel == (1, 1) and window.padding == NO_PADDING and not packed:
+            step, size, window = window.stride, window.count(size), ONE  # pixels that no window meets are not packed
         if not simd.table_fits(len(words), size, window):
             raise InputError(f"{node.name}: padding {window.brief_padding} has too many borders to plan")
         conv = simd.SignConv(words, shape[2], size, window, arguments.get("pad_value", 0))
         alpha, input_scale = arguments["alpha"], arguments["input_scale"]
-        packed, follower = index in self._packed, self._takes_bits(index)
+        follower = self._takes_bits(index)
 
         def workspace(batch: int) -> Workspace:
-            return Workspace(conv, alpha, input_scale, batch, affine)
+            return Workspace(conv, alpha, input_scale, batch, affine, step)
 
         def build(works: Works, batch: int, *arrays: F32) -> list[Run]:
             work, runs = works[index], []

@@ -105,7 +105,10 @@ class XnorClassifier:
         labels = _labels(y)
         if len(images) < 2:
             raise InputError(f"XnorClassifier: training needs at least 2 samples, got {len(images)} sample")
-        classes, positions = np.unique(labels, return_inverse=True)
+        try:
+            classes, positions = np.unique(labels, return_inverse=True)
+        except TypeError as error:
+            raise InputTypeError(f"XnorClassifier: the classes of y cannot be sorted: {error}") from None
         shape = images.shape[3], *images.shape[1:3]
         settings = {name: getattr(self, name) for name in _SETTINGS}
         network: Any = self.network

@@ -37,6 +37,7 @@ from xnor_ref.training.settings import plugins
 from xnor_ref.training.settings.config import FIELDS, check_values, default_data_dir
 from xnor_ref.training.settings.fields import choices_of, has_effect
 from xnor_ref.training.settings.resolve import resolve
+from xnor_ref.training.storing.checkpoint import CheckpointFolder
 from xnor_ref.training.storing.float_file import save_float
 from xnor_ref.training.storing.runs import OF_FIT, RunFolder, is_empty, new_run
 from xnor_ref.training.storing.sources import start_from
@@ -202,10 +203,8 @@ class _Run:
 
     def __init__(self, config: Any, model: Any, data: Dataset, built: bool, loaded: bool, observer: Observer):
         self.config, self.model, self.data, self.observer = config, model, data, observer
-        self.built, self.as_train = (
-            built,
-            built and loaded,
-        )  # then all is as the command `train` does it, and so is the folder
+        self.built = built
+        self.as_train = built and loaded  # all is as the command `train` does it, and so is the folder
         without = (set() if built else {*OF_NETWORKS, "model"}) | (set() if loaded else {*OF_DATA, "dataset"})
         self.settings = {
             name: value
@@ -228,7 +227,8 @@ class _Run:
         path = folder.path if folder else None
         if self.built:
             job.compile_steps(config)
-        if config.init_from and not resumed:
+        begun = folder and resumed and any(CheckpointFolder(folder.checkpoints_path, {}).candidates())
+        if config.init_from and not begun:
             observer.note(start_from(model, Path(config.init_from)))
         packs = self._packs()
         trainer = job.build_trainer(

@@ -17,6 +17,7 @@ from xnor_ref import datasets, models, optim
 from xnor_ref.datasets import AugmentSpec, Dataset, Split
 from xnor_ref.datasets.arrays import ArrayDataset
 from xnor_ref.datasets.batches import epoch_order
+from xnor_ref.datasets.store import find_packed
 from xnor_ref.errors import InputError, NonFiniteError
 from xnor_ref.kernels.basics.rungs import reference_only, without_kernels
 from xnor_ref.kernels.basics.threads import set_threads
@@ -80,7 +81,7 @@ def train_run(
             observer.note("this run is finished; here is its report again")
             return report
         compile_steps(config)
-        data = load_data(config, download, observer)
+        data = load_data(config, download, observer, resume.data_sha256() if resume else None)
         steps = steps_per_epoch(len(data.train), config.batch_size)
         model, about = build_network(config, data), about_training(config, data)
         begun = resume and any(CheckpointFolder(resume.checkpoints_path).candidates())
@@ -226,9 +227,11 @@ def make_trainer(
 # --- from settings to parts
 
 
-def load_data(config: TrainConfig, download: bool = False, observer: Observer | None = None) -> Dataset:
-    """The data set of a config, with its limits applied."""
-    data = datasets.load(
+def load_data(
+    config: TrainConfig, download: bool = False, observer: Observer | None = None, own: str | None = None
+) -> Dataset:
+    """The data set of a config, with its limits applied; the packed copy with the fingerprint `own` if there is one."""
+    data = (own and find_packed(Path(config.data_dir), own)) or datasets.load(
         config.dataset,
         data_dir=Path(config.data_dir),
         archive=Path(config.archive) if config.archive else None,

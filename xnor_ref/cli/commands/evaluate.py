@@ -8,7 +8,7 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
-from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.errors import DatasetError, InputError, ModelFileError
 from xnor_ref.training.settings.resolve import resolve
 
 _SIZES = ("train_size", "val_size", "image_size", "limit_classes", "limit_val")  # of a run's own data set
@@ -65,7 +65,7 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
         )
     model, about = load_float(folder.float_path)
     packed = load_packed(folder.packed_path)
-    data = _data_for(packed, config, path, progress)
+    data = _data_for(packed, config, path, said, progress)
     data = dataclasses.replace(data, mean=tuple(about["mean"]), std=tuple(about["std"]))  # as it was trained
     check_on(model, data)
     if data.sha256 != about["data_sha256"]:
@@ -85,18 +85,27 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
             raise InputError(f"{path} does not say what it was trained on; name a data set with --dataset")
         said = {"dataset": trained["dataset"], **known, **said}
     config = resolve({"data_dir": options.default_data_dir(), **said})
-    data = _data_for(packed, config, path, progress)
+    data = _data_for(packed, config, path, said, progress)
     scores = score(packed_logits(packed, data, progress), data.val.labels, str(path))
     return {"model": str(path), "dataset": data.name, "images": scores.images, "packed": scores.figures()}
 
 
-def _data_for(packed, config, path: Path, progress):
+def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
     """The data set of a config, if the packed network of the file `path` takes it; from now on with its threads."""
+    from xnor_ref.datasets.store import find_packed
     from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.training.job import load_data
 
     set_threads(config.threads)
-    data = load_data(config, observer=progress)
+    try:
+        data = load_data(config, observer=progress)
+    except DatasetError as error:
+        own = "" if "archive" in said else packed.metadata["data_sha256"]
+        copy = find_packed(Path(config.data_dir), own) if own else None
+        if copy is None or copy.name != config.dataset:
+            raise
+        progress.note(f"{error}; the packed copy of the images that it was trained and validated with is used")
+        data = load_data(config, own=own)
     wanted, given = packed.input_shape, (data.channels, data.image_size, data.image_size)
     if wanted != given:
         raise InputError(f"{path} takes images (C, H, W) of {wanted}, the data set {data.name} has {given}")

@@ -147,7 +147,11 @@ def _packed(affine, with_mean):
     bits, mean = np.zeros((2, 3, 7, 3), np.uint32), np.zeros((2, 15))
     x = np.round(reals(2, 3, 5, 77))  # zeros of both signs
     scales = (reals(77), reals(78)[1:], reals(79)[2:]) if affine else [reals(0)] * 3
-    signs.pack_pixels(0, 6, x, *scales, bits, mean if with_mean else np.zeros((2, 0)))
+    if affine and with_mean:  # the same of every second row and third column of a larger image
+        x = np.ascontiguousarray(np.repeat(np.repeat(x, 2, axis=1), 3, axis=2)[:, :-1, :-2])
+        x[:, 1::2], x[:, :, 1::3], x[:, :, 2::3] = 99, 99, 99
+    step = (2, 3) if affine and with_mean else (1, 1)
+    signs.pack_pixels(0, 6, x, step, *scales, bits, mean if with_mean else np.zeros((2, 0)))
     return bits, mean
 
 

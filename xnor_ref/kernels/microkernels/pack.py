@@ -139,6 +139,28 @@ group_mean = _pack_group(mean=True)
 
 
 @intrinsic
+def interleave(context, n, source, plane, target):
+    """Three planes of `n` groups of LANES pixels, `plane` bytes apart, as pixels of three channels."""
+
+    def generate(context, b, signature, arguments):
+        n, source, plane, target = arguments
+        both = ir.Constant(vector(I32, 2 * LANES), list(range(2 * LANES)))
+        order = [lane + LANES * channel for lane in range(LANES) for channel in range(3)]
+
+        def some(values):
+            source, target = values
+            x = [load(b, b.add(source, b.mul(plane, const(channel))), vector(I32)) for channel in range(3)]
+            pairs = (b.shuffle_vector(*two, both) for two in ((x[0], x[1]), (x[2], x[2])))
+            store(b, b.shuffle_vector(*pairs, ir.Constant(vector(I32, 3 * LANES), order)), target)
+            return [b.add(source, const(4 * LANES)), b.add(target, const(12 * LANES))]
+
+        repeat(b, n, [source, target], some)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
 def transpose(context, source, source_row, target, target_row):
     """Transpose a square of LANES x LANES elements of 32 bits; addresses, and strides of the rows in bytes.
 

@@ -51,11 +51,21 @@ class Workspace:
     input_scale : {"off", "plain", "valid"}
     batch : most images of a call
     affine : (scale, shift, limit), float32 (C,) each, of `signs.pack_pixels`; None for signs alone
+    step : of the rows and columns that `pack_pixels` takes of what it is given
 
     With groups, A and K have a row for each group of an image, and results are multiplied by K at the end.
     """
 
-    def __init__(self, conv: simd.SignConv, alpha: F32 | None, input_scale: str, batch: int, affine: Any = None):
+    def __init__(
+        self,
+        conv: simd.SignConv,
+        alpha: F32 | None,
+        input_scale: str,
+        batch: int,
+        affine: Any = None,
+        step: Pair = (1, 1),
+    ):
+        self._step = step
         windows = conv.windows
         self.conv, self.input_scale, self.batch = conv, input_scale, batch
         pixels, outputs = windows.size[0] * windows.size[1], windows.out_h * windows.out_w
@@ -69,11 +79,12 @@ class Workspace:
 
     def pack_pixels(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, H, W, C)."""
-        threads, n_rows = simd.worth(threads, 200 * x.size), x.shape[0] * x.shape[1]
+        threads, n_rows = simd.worth(threads, 200 * x.size), len(x) * self.bits.shape[1]
         mean = self.mean if self.conv.groups == 1 else _NO_MEAN
-        simd.split(threads, n_rows, signs.pack_pixels, x, *self._affine, self.bits, mean)
+        simd.split(threads, n_rows, signs.pack_pixels, x, self._step, *self._affine, self.bits, mean)
         if mean is not self.mean and self.input_scale != KMode.OFF:
-            scale, shift, _ = self._affine
+            (down, right), (scale, shift, _) = self._step, self._affine
+            x = x[:, ::down, ::right]
             self._add_up(np.moveaxis(x if scale.size == 0 else x * scale + shift, 3, 1), threads)
 
     def _add_up(self, x: F32, threads: int) -> None:

@@ -371,8 +371,13 @@ def box_means(start, stop, mean, size, window, valid, out_size, out):
                     inner[x] += row[x]
             total[:] = 0.0
             for kx in range(kernel[1]):
-                for ox in range(out_w):
-                    total[ox] += line[kx * dilation[1] + ox * stride[1]]
+                first = np.uint64(kx * dilation[1])
+                if stride[1] == 1:  # said apart, so that it becomes vector code
+                    for ox in range(np.uint64(out_w)):
+                        total[ox] += line[first + ox]
+                else:
+                    for ox in range(out_w):
+                        total[ox] += line[kx * dilation[1] + ox * stride[1]]
             scales = out[image, oy * out_w : (oy + 1) * out_w]
             if valid:
                 for ox in range(out_w):

@@ -212,7 +212,7 @@ class SignConvolution(_Convolution):
         mean = np.empty((n, self.size[0] * self.size[1] if with_mean else 0))
         scale, shift = (_NONE, _NONE) if affine is None else affine
         limit = np.zeros(0 if affine is None else self.channels, np.float32)
-        split(threads, n * self.size[0], signs.pack_pixels, x, scale, shift, limit, bits, mean)
+        split(threads, n * self.size[0], signs.pack_pixels, x, (1, 1), scale, shift, limit, bits, mean)
         if with_mean:
             k = np.empty((n, out_h * out_w), np.float32)
             place = self.window.numbers, self.input_scale == KMode.VALID, (out_h, out_w)

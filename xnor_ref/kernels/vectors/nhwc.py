@@ -12,6 +12,7 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.microkernels import window
 from xnor_ref.kernels.microkernels.ir import LANES
+from xnor_ref.kernels.microkernels.pack import interleave as _interleave
 from xnor_ref.kernels.microkernels.pack import transpose as _transpose
 
 _window = types.UniTuple(types.UniTuple(intp, 2), 4)  # `Window.numbers`
@@ -44,14 +45,13 @@ def from_planes(start, stop, x, width, out):
     for item in range(start, stop):
         image, first = item // height, item % height * width
         target = out[image, item % height, left:]
+        done = 0
         if x.shape[1] == 3:
-            a, b, d = x[image, 0, first:], x[image, 1, first:], x[image, 2, first:]
-            for p in range(width):
-                target[p, 0], target[p, 1], target[p, 2] = a[p], b[p], d[p]
-            continue
+            done = width // LANES * LANES
+            _interleave(width // LANES, x[image, 0, first:].ctypes.data, x.shape[2] * 4, target.ctypes.data)
         for c in range(x.shape[1]):
             source = x[image, c, first:]
-            for p in range(width):
+            for p in range(done, width):
                 target[p, c] = source[p]
 
 

@@ -17,22 +17,24 @@ _sign, _sign_mean, _affine_sign, _affine_sign_mean = (
 )  # fmt: skip
 _group, _group_mean, pack_group = pack.group, pack.group_mean, pack.PLANE_PIXELS
 _vector = _in(float32, 1)
+_pair = types.UniTuple(intp, 2)
 _window = types.UniTuple(types.UniTuple(intp, 2), 4)  # `Window.numbers`
 
 
-@compiled(void(intp, intp, _in(float32, 4), _vector, _vector, _vector, _out(uint32, 4), _out(float64, 2)))
-def pack_pixels(start, stop, x, scale, shift, limit, bits, mean):
+@compiled(void(intp, intp, _in(float32, 4), _pair, _vector, _vector, _vector, _out(uint32, 4), _out(float64, 2)))
+def pack_pixels(start, stop, x, step, scale, shift, limit, bits, mean):
     """Rows start..stop of all images x (N, H, W, C) into bits (N, H, W + padding, words) and A, mean (N, H*W).
 
-    Without scales (C,) the limit is 0, and without room in `mean` there is no A.
+    Of the rows and columns of x every `step`-th is an image's. Without scales (C,) the limit is 0, and without room in
+    `mean` there is no A.
     """
-    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    height, width, channels = bits.shape[1], (x.shape[2] - 1) // step[1] + 1, x.shape[3]
     left = (bits.shape[2] - width) // 2
     affine, with_mean = scale.size > 0, mean.size > 0
     a, b, low = scale.ctypes.data, shift.ctypes.data, limit.ctypes.data
     for item in range(start, stop):
         image, row = item // height, item % height
-        at = x.ctypes.data + item * width * channels * 4
+        at = x.ctypes.data + (image * x.shape[1] + row * step[0]) * x.shape[2] * channels * 4
         out = bits.ctypes.data + (item * bits.shape[2] + left) * bits.shape[3] * 4
         for p in range(width):
             if not with_mean and affine:
@@ -44,7 +46,7 @@ def pack_pixels(start, stop, x, scale, shift, limit, bits, mean):
                 mean[image, row * width + p] = total / np.float64(channels)
             else:
                 mean[image, row * width + p] = _sign_mean(at, channels, a, b, low, out) / np.float64(channels)
-            at += channels * 4
+            at += step[1] * channels * 4
             out += bits.shape[3] * 4
 
 

@@ -66,6 +66,12 @@ class RunFolder:
             hint = plugin_hint(values)
             raise ModelFileError(f"{self.config_path}{'' if hint else ' is damaged'}: {error}{hint}") from None
 
+    def data_sha256(self) -> str | None:
+        """The fingerprint of the images that the run began with, if it says so."""
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+            return str(json.loads(self.config_path.read_bytes())["data"]["sha256"])
+        return None
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second process out of the folder while inside; the lock ends with the process."""
