@@ -130,7 +130,7 @@ class Draw:
     def _normed(self, kind, **more):
         if self.images * np.prod(self.shape[1:], dtype=int) < 4:  # of two values a channel, only signs are left
             raise InputError("too few values")
-        return kind(self.shape[0], **more)
+        return kind(self.shape[0], eps=0.1, **more)  # a smaller one amplifies the rounding of constant channels
 
     def _relu(self):
         return nn.ReLU()
