@@ -25,7 +25,7 @@ def cifar_folder(root, records=3):
     return root
 
 
-@pytest.mark.parametrize("sub", ["", "cifar-10-batches-bin", "cifar10"])
+@pytest.mark.parametrize("sub", ["", "cifar-10-batches-bin", "cifar10", "cifar10/cifar10"])
 def test_cifar_pixels_are_where_they_belong(tmp_path, sub):
     root = cifar_folder(tmp_path / sub)
     calls = []
@@ -44,10 +44,12 @@ def test_cifar_batches_of_different_lengths_and_own_names(tmp_path):
     cifar_folder(tmp_path)
     data = (tmp_path / "data_batch_1.bin").read_bytes()
     (tmp_path / "data_batch_3.bin").write_bytes(data[:RECORD])
-    (tmp_path / "batches.meta.txt").write_text("".join(f"class {k}\n" for k in range(10)) + "\n")
-    dataset = datasets.load("cifar10", data_dir=tmp_path)
-    assert len(dataset.train) == 13
-    assert dataset.classes[9] == "class 9"
+    names = "".join(f"class {k}\n" for k in range(10)) + "\n"
+    for encoding in ("utf-8", "utf-8-sig"):  # with a byte-order mark
+        (tmp_path / "batches.meta.txt").write_text(names, encoding=encoding)
+        dataset = datasets.load("cifar10", data_dir=tmp_path)
+        assert len(dataset.train) == 13
+        assert dataset.classes == tuple(f"class {k}" for k in range(10))
 
 
 def set_label(path):
@@ -114,6 +116,14 @@ def test_mnist(tmp_path, name, zipped):
     raw = np.random.default_rng(len("t10k-images-idx3-ubyte")).integers(0, 256, (4, 28, 28))
     assert np.array_equal(dataset.val.images[..., 0], raw)
     assert datasets.load(name, data_dir=tmp_path / name).sha256 == dataset.sha256  # the files' own folder will do
+
+
+def test_mnist_as_unpackers_leave_it(tmp_path):
+    wanted = datasets.load("mnist", data_dir=mnist_folder(tmp_path / "a")).sha256
+    folder = mnist_folder(tmp_path / "b" / "mnist" / "mnist", zipped=False)
+    for path in sorted(folder.iterdir()):
+        path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+    assert datasets.load("mnist", data_dir=tmp_path / "b").sha256 == wanted
 
 
 def test_its_own_folder_comes_first(tmp_path):

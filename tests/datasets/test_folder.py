@@ -87,6 +87,100 @@ def test_hidden_files_are_not_seen(tmp_path):
     assert load(tmp_path).sha256 == before
 
 
+LEFT_BEHIND = ("._0.png", "Thumbs.db", "desktop.ini", "Icon\r", "__MACOSX/apple/._0.png", "@eaDir/0.png")
+
+
+def test_what_systems_leave_behind_is_not_seen(tmp_path, recwarn):
+    before = load(split_folder(tmp_path)).sha256
+    for place in ("", "train", "train/sky", "val"):
+        for name in LEFT_BEHIND:
+            path = tmp_path / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    assert load(tmp_path).sha256 == before and not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (("train", "val"), 3),
+        (("Training", "Validation"), 3),
+        (("TRAIN", "valid"), 3),
+        (("train", "test"), 3),
+        (("pack/train", "pack/val"), 3),
+        (("pack/pack/train", "pack/pack/test"), 3),
+        (("train/train", "val/val"), 3),
+        (("train", "elsewhere/val"), 6),  # as if there were none: some of the training images
+        (("pack/train/train", "pack/elsewhere/val"), 6),
+    ],
+)
+def test_splits_under_their_usual_names(tmp_path, names, kept):
+    split_folder(tmp_path / "made")
+    for split, name in zip(("train", "val"), names):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / split).rename(tmp_path / "set" / name)
+    dataset = load(tmp_path / "set", image_size=16)
+    assert dataset.classes == ("apple", "leaf", "sky")
+    assert (len(dataset.train), len(dataset.val)) == ((21, 3) if kept == 3 else (18, 3))
+
+
+def test_validation_images_are_preferred_to_test_images(tmp_path):
+    root = split_folder(tmp_path)
+    wanted = load(root).sha256
+    add(root / "test" / "moon" / "a.png", 0)
+    assert load(root).sha256 == wanted
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    root = plain_folder(tmp_path)
+    (root / "apple").rename(root / "train")
+    assert load(root).classes == ("leaf", "sky", "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("train/0.png", "test/0.png"),
+            "test, train: by their names these are no classes; .*train must hold",
+        ),
+        (("val/sky/0.png",), "val: by their names these are no classes"),
+        (("train/a/0.png", "Training/a/0.png", "val/a/0.png"), "which are meant"),
+        (("train/a/0.png", "val/a/0.png", "valid/a/0.png"), "which are meant"),
+    ],
+)
+def test_splits_are_never_taken_for_classes(tmp_path, names, message):
+    for name in names:
+        add(tmp_path / name, 0)
+    with pytest.raises(DatasetError, match=message):
+        load(tmp_path)
+
+
+def test_images_that_lie_loose_are_left_out_with_a_warning(tmp_path):
+    plain_folder(tmp_path)
+    add(tmp_path / "loose.png", 0)
+    with pytest.warns(DatasetWarning, match=r"in no class folder, left out: loose\.png"):
+        assert load(tmp_path).classes == ("apple", "leaf", "sky")
+
+
+def test_a_folder_that_is_a_link_is_not_gone_into(tmp_path):
+    plain_folder(tmp_path / "elsewhere")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "inside").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="symbolic link that leads out"):
+        load(tmp_path / "set")
+
+
+def test_class_names_do_not_depend_on_the_locale_or_on_how_accents_are_written(tmp_path, monkeypatch):
+    root = split_folder(tmp_path)
+    (root / "train" / "apple").rename(root / "train" / "caf\u00e9")
+    (root / "val" / "apple").rename(root / "val" / "cafe\u0301")
+    assert load(root).classes == ("caf\u00e9", "leaf", "sky")
+    monkeypatch.setattr(folder.os, "fsencode", lambda name: name.encode("latin-1"))
+    assert folder._class_name("gr\u00c3\u00bcn") == "gr\u00fcn"  # UTF-8 on the disk, read as Latin-1
+    assert folder._class_name("gr\u00fcn") == "gr\u00fcn"  # Latin-1 on the disk
+
+
 def test_other_files_are_left_out_with_a_warning(tmp_path):
     split_folder(tmp_path)
     (tmp_path / "train" / "sky" / "notes.txt").write_text("x")

@@ -74,6 +74,7 @@ def load(data_dir, **options):
 
 
 def from_zip(tmp_path, files, **keywords):
+    tmp_path.mkdir(exist_ok=True)
     return load(tmp_path / "data", archive=write_zip(tmp_path / "set.zip", files, **keywords))
 
 
@@ -118,9 +119,32 @@ def test_zip_folder_and_order_of_entries_give_the_same(tmp_path):
     assert load(tmp_path / "n", archive=nested).sha256 == wanted
 
 
-def test_a_zip_in_the_data_folder_is_found(tmp_path):
-    write_zip(tmp_path / "tiny-imagenet-200.zip", layout())
+@pytest.mark.parametrize("name", ["tiny-imagenet-200.zip", "tiny-imagenet-200 (1).zip", "tiny-imagenet-200(2).zip"])
+def test_a_zip_in_the_data_folder_is_found(tmp_path, name):
+    write_zip(tmp_path / name, layout())
     assert len(load(tmp_path).train) == 12
+
+
+def test_one_more_folder_of_the_same_name_does_no_harm(tmp_path):
+    folder = write_folder(tmp_path / "tiny-imagenet-200" / "tiny-imagenet-200", layout())
+    wanted = load(tmp_path / "a", archive=folder).sha256
+    assert load(tmp_path).sha256 == load(folder.parent).sha256 == wanted
+    assert load(tmp_path / "b", archive=folder.parent).sha256 == load(tmp_path / "c", archive=tmp_path).sha256 == wanted
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    files = layout()
+    wanted = from_zip(tmp_path, files)
+    for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+        marked = {**files, name: "\ufeff" + files[name]}
+        assert from_zip(tmp_path / name.replace("/", "-"), marked).sha256 == wanted.sha256
+
+
+def test_what_systems_leave_behind_is_not_seen_in_a_zip(tmp_path):
+    wanted = from_zip(tmp_path, layout()).sha256
+    files = layout() | {f"train/{IDS[0]}/images/{name}": b"x" for name in ("._a.JPEG", "Thumbs.db", "Icon\r")}
+    files |= {f"__MACOSX/{TOP}._wnids.txt": b"x", ".DS_Store": b"x", f"train/{IDS[0]}/images/__MACOSX/b.JPEG": b"x"}
+    assert from_zip(tmp_path / "b", files).sha256 == wanted
 
 
 def test_the_packed_copy_is_used_again_and_outlives_its_source(tmp_path, monkeypatch):

@@ -280,6 +280,9 @@ def test_toml(tmp_path):
         "model_options": {},
     }
     assert resolve({**load_toml(path), "epochs": 5}).epochs == 5
+    values = load_toml(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte-order mark
+    assert load_toml(path) == values
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,8 +39,25 @@ class Limits:
     name_length: int = 512
 
 
+_LEFT_BEHIND = {  # by systems and tools; in lower case
+    *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("lost+found", "@eadir", "__pycache__"),
+}
+
+
+def is_seen(name: str) -> bool:
+    """Whether a file or folder may belong to a data set: it is not hidden, and no system or tool left it behind."""
+    return name in (".", "..") or not (name.startswith(".") or name.lower() in _LEFT_BEHIND)
+
+
+def doubled(*folders: Path) -> Iterator[Path]:
+    """Each folder, and the one of the same name in it, which unpacking an archive often makes."""
+    for folder in folders:
+        yield from (folder, folder / folder.name)
+
+
 class Files(Protocol):
-    """Read access to the files of a data set; names use forward slashes."""
+    """Read access to the files of a data set that `is_seen` lets through; names use forward slashes."""
 
     def names(self) -> list[str]:
         """All files, sorted."""
@@ -147,6 +165,9 @@ class ZipFiles:
             raise DatasetError(f"{self._path}: {len(infos)} entries; up to {limits.entries} are read")
         files = {}
         for info in infos:
+            parts = info.orig_filename.rstrip("/").split("/")
+            if ".." not in parts and not all(map(is_seen, parts)):
+                continue
             fault = _name_fault(info.orig_filename, limits) or _kind_fault(info, limits)
             folded = info.orig_filename.rstrip("/").casefold()
             if folded in seen:
@@ -223,7 +244,7 @@ def _find_directory(file: BinaryIO, size: int, path: Path, limits: Limits) -> in
 
 
 class FolderFiles:
-    """Files under a folder, or under its folders and files `parts`; hidden files are not seen.
+    """Files under a folder, or under its folders and files `parts`.
 
     Raises DatasetError where one cannot be read, or a link leads out of the folder.
     """
@@ -279,7 +300,7 @@ class FolderFiles:
             raise DatasetError(f"{self.describe(folder)}: folders are nested too deep (do links go in circles?)")
         with os.scandir(self._root / folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or not (folder or self._parts is None or entry.name in self._parts):
+                if not is_seen(entry.name) or not (folder or self._parts is None or entry.name in self._parts):
                     continue
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_symlink():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xnor_ref.datasets.archives import doubled
 from xnor_ref.datasets.base import Dataset, Progress, Split, make_dataset
 from xnor_ref.errors import DatasetError
 
@@ -27,7 +28,8 @@ def load(*, name: str = "cifar10", data_dir: Path, progress: Progress | None = N
 
     Raises DatasetError where a file is missing, ends within a record, or holds a label above 9.
     """
-    folder = next((data_dir / sub for sub in _FOLDERS if (data_dir / sub / _TEST_FILE).is_file()), None)
+    places = doubled(*(data_dir / sub for sub in _FOLDERS))
+    folder = next((place for place in places if (place / _TEST_FILE).is_file()), None)
     if folder is None:
         looked = ", ".join(str(data_dir / sub) for sub in _FOLDERS)
         raise DatasetError(
@@ -62,7 +64,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
     if not path.exists():
         return _CLASSES
     try:
-        lines = read_limited(path, 2**16).decode("utf-8").split("\n")
+        lines = read_limited(path, 2**16).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise DatasetError(f"{path}: not UTF-8 text") from None
     names = tuple(line.strip() for line in lines if line.strip())

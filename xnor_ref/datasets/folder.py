@@ -1,14 +1,17 @@
 """A folder of your own images: DIR/train/<class>/* and DIR/val/<class>/*, or just DIR/<class>/*.
 
-Without train and val folders a tenth of each class becomes the validation split, chosen by a hash of the file names, so
-that the choice stays when other images are added. Images of any size are scaled and cropped to squares when packed.
+The two may have other usual names, see `_SPLITS`; a test folder is used where there is no val. Without either, a tenth
+of each class becomes the validation split, chosen by a hash of the file names, so that the choice stays when other
+images are added. Images of any size are scaled and cropped to squares when packed.
 """
 
 import hashlib
+import os
+import unicodedata
 import warnings
 from pathlib import Path
 
-from xnor_ref.datasets.archives import FolderFiles
+from xnor_ref.datasets.archives import FolderFiles, is_seen
 from xnor_ref.datasets.base import Dataset, DatasetWarning, Images, Progress
 from xnor_ref.datasets.images import load_photos
 from xnor_ref.datasets.store import Source, open_or_pack
@@ -17,6 +20,7 @@ from xnor_ref.errors import DatasetError, check_integer
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _PACKING_VERSION = 1  # raise it when the packed arrays would differ
 _VAL_PART = 10  # one image in ten
+_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 Members = list[tuple[str, int]]  # (name, label)
 
@@ -46,22 +50,57 @@ def load(
     check_integer("folder: image_size", image_size, 8, 1024)
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; it should hold a folder of images per class")
-    split_folders = (data_dir / "train").is_dir() and (data_dir / "val").is_dir()
-    files = FolderFiles(data_dir, ("train", "val") if split_folders else None)
-    identity = {"packing": _PACKING_VERSION, "image_size": image_size, **files.identity()}
     cache = cache_dir or data_dir / ".xnor_ref-packed"
-    return open_or_pack(cache, name, identity, lambda: _scan(files, split_folders, image_size), progress)
+    root, splits = _layout(data_dir)
+    files = FolderFiles(root, splits or None)
+    identity = {"packing": _PACKING_VERSION, "image_size": image_size, **files.identity()}
+    return open_or_pack(cache, name, identity, lambda: _scan(files, splits, image_size), progress)
 
 
-def _scan(files: FolderFiles, split_folders: bool, image_size: int) -> Source:
-    if split_folders:
-        found = {split: _by_class(files, f"{split}/") for split in ("train", "val")}
+def _layout(root: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder that all lies in, and what the training folder is called there, and the validation folder.
+
+    There may be none of the latter, and neither where class folders lie at the top.
+    """
+    folders = _folders(root)
+    only = root / folders[0] if len(folders) == 1 and not _is_split(folders[0]) else None
+    if only and not only.is_symlink() and _folders(only):
+        return _layout(only)  # unpacking made it
+    found = {split: [one for one in folders if one.lower() in names] for split, names in _SPLITS.items()}
+    train, val = found["train"], found["val"] or found["test"]
+    if train and _folders(root / train[0]):
+        if len(train) > 1 or len(val) > 1:
+            raise DatasetError(f"{root}: {', '.join(train + val)}: which are meant? One of each kind is needed")
+        return root, (*train, *val)
+    if folders and all(map(_is_split, folders)):
+        raise DatasetError(
+            f"{root}: {', '.join(folders)}: by their names these are no classes; {root / (train or ['train'])[0]} must "
+            "hold a folder of images per class"
+        )
+    return root, ()
+
+
+def _is_split(name: str) -> bool:
+    return any(name.lower() in names for names in _SPLITS.values())
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if is_seen(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def _scan(files: FolderFiles, splits: tuple[str, ...], image_size: int) -> Source:
+    found: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}}
+    if len(splits) == 2:
+        found = {kind: _by_class(files, _inner(files, f"{split}/")) for kind, split in zip(found, splits)}
         unknown = sorted(set(found["val"]) - set(found["train"]))
         if unknown:
-            raise DatasetError(f"{files.describe(f'val/{unknown[0]}')}: there is no class train/{unknown[0]}")
+            train, val = splits
+            raise DatasetError(f"{files.describe(f'{val}/{unknown[0]}')}: there is no class {train}/{unknown[0]}")
     else:
-        found = {"train": {}, "val": {}}
-        for wanted, images in _by_class(files, "").items():
+        for wanted, images in _by_class(files, _inner(files, f"{splits[0]}/") if splits else "").items():
             found["train"][wanted], found["val"][wanted] = _divide(files, wanted, images)
     classes = tuple(sorted(found["train"]))
     members: dict[str, Members] = {
@@ -77,17 +116,22 @@ def _scan(files: FolderFiles, split_folders: bool, image_size: int) -> Source:
     return Source.of_files(classes, (image_size, image_size, 3), members, decode)
 
 
+def _inner(files: FolderFiles, prefix: str) -> str:
+    """The prefix of the class folders, which may all lie in one more folder of the same name: unpacking made it."""
+    return prefix * 2 if files.folders(prefix) == [prefix[:-1]] else prefix
+
+
 def _by_class(files: FolderFiles, prefix: str) -> dict[str, list[str]]:
     """Class -> its images, both sorted."""
-    classes: dict[str, list[str]] = {one: [] for one in files.folders(prefix)}
+    classes: dict[str, list[str]] = {_class_name(one): [] for one in files.folders(prefix)}
     others = []
     for name in files.names():
         if not name.startswith(prefix):
             continue
         match name.removeprefix(prefix).split("/"):
             case [one, file] if file.lower().endswith(SUFFIXES):
-                classes[one].append(name)
-            case [_, _]:
+                classes[_class_name(one)].append(name)
+            case [_] | [_, _]:
                 others.append(name)
             case [_, _, *_]:
                 raise DatasetError(
@@ -97,7 +141,8 @@ def _by_class(files: FolderFiles, prefix: str) -> dict[str, list[str]]:
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         warnings.warn(
-            f"{files.describe(prefix)}: not images by their names, left out: {', '.join(others[:3])}{more}",
+            f"{files.describe(prefix)}: not images by their names, or in no class folder, left out: "
+            f"{', '.join(others[:3])}{more}",
             DatasetWarning,
             stacklevel=2,
         )
@@ -111,12 +156,21 @@ def _by_class(files: FolderFiles, prefix: str) -> dict[str, list[str]]:
     return classes
 
 
+def _class_name(folder: str) -> str:
+    """The class of a folder, whatever encoding the locale has and however accents are put together."""
+    try:
+        folder = os.fsencode(folder).decode()
+    except UnicodeError:  # a name that is not UTF-8
+        pass
+    return unicodedata.normalize("NFC", folder)
+
+
 def _divide(files: FolderFiles, one: str, images: list[str]) -> tuple[list[str], list[str]]:
     """(train, val) of a class without given splits."""
     if len(images) < 2:
         raise DatasetError(
             f"{files.describe(one)}: one image; a class needs two or more, so that one can be kept for validation"
         )
-    order = sorted(images, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
+    order = sorted(images, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     kept = max(1, len(images) // _VAL_PART)
     return sorted(order[kept:]), sorted(order[:kept])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xnor_ref.datasets.archives import doubled
 from xnor_ref.datasets.base import Dataset, Images, Progress, Split, make_dataset
 from xnor_ref.errors import DatasetError
 
@@ -39,7 +40,7 @@ def load(*, name: str, data_dir: Path, progress: Progress | None = None) -> Data
 
     Raises DatasetError where one is missing, damaged, cut short or too long, or has a wrong header or a label above 9.
     """
-    folder = next((place for place in (data_dir / name, data_dir) if _find(place, _FILES["val"][0])), None)
+    folder = next((place for place in doubled(data_dir / name, data_dir) if _find(place, _FILES["val"][0])), None)
     if folder is None:
         raise DatasetError(
             f"{name}: no {_FILES['val'][0]}[.gz] in {data_dir / name} or {data_dir} ({_HOME[name]}). Then run\n"
@@ -62,7 +63,9 @@ def load(*, name: str, data_dir: Path, progress: Progress | None = None) -> Data
 
 
 def _find(folder: Path, file: str) -> Path | None:
-    return next((path for path in (folder / f"{file}.gz", folder / file) if path.is_file()), None)
+    names = (file, file.replace("-idx", ".idx"))  # some unpackers write a dot
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in (".gz", ""))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read_idx(folder: Path, file: str, axes: int) -> Images:

@@ -15,7 +15,7 @@ import os
 import re
 from pathlib import Path
 
-from xnor_ref.datasets.archives import Files, FolderFiles, ZipFiles
+from xnor_ref.datasets.archives import Files, FolderFiles, ZipFiles, doubled
 from xnor_ref.datasets.base import Dataset, Images, Progress
 from xnor_ref.datasets.download import RemoteFile
 from xnor_ref.datasets.download import download as fetch
@@ -48,8 +48,9 @@ def load(
 ) -> Dataset:
     """Open Tiny ImageNet, packed on first use.
 
-    Looked for in this order: `archive`; a folder in the layout at `data_dir` or data_dir/tiny-imagenet-200; the file
-    data_dir/tiny-imagenet-200.zip; with `download`, the server, into that file; a packed copy whose source is gone.
+    Looked for in this order: `archive`; a folder in the layout at `data_dir` or data_dir/tiny-imagenet-200, or in one
+    of the same name in it; the file data_dir/tiny-imagenet-200.zip, or one that a browser numbered; with `download`,
+    the server, into that file; a packed copy whose source is gone.
 
     Parameters
     ----------
@@ -71,7 +72,9 @@ def load(
     if archive is None:
         return _open_left(packed, data_dir)
     if archive.is_dir():
-        return _load_files(name, _inner_folder(archive), packed, progress)
+        folders = doubled(archive, archive / _FOLDER)
+        root = next((folder for folder in folders if (folder / "wnids.txt").is_file()), archive)
+        return _load_files(name, FolderFiles(root, _PARTS), packed, progress)
     with ZipFiles(archive) as files:
         return _load_files(name, files, packed, progress)
 
@@ -82,17 +85,9 @@ def _load_files(name: str, files: Files, packed: Path, progress: Progress | None
 
 
 def _find(data_dir: Path) -> Path | None:
-    for folder in (data_dir, data_dir / _FOLDER):
-        if (folder / "wnids.txt").is_file():
-            return folder
-    archive = data_dir / f"{_FOLDER}.zip"
-    return archive if archive.is_file() else None
-
-
-def _inner_folder(folder: Path) -> FolderFiles:
-    inner = folder / _FOLDER
-    root = inner if not (folder / "wnids.txt").is_file() and inner.is_dir() else folder
-    return FolderFiles(root, _PARTS)
+    found = [folder for folder in doubled(data_dir, data_dir / _FOLDER) if (folder / "wnids.txt").is_file()]
+    archives = [data_dir / f"{_FOLDER}.zip", *sorted(data_dir.glob(f"{_FOLDER}*([0-9]).zip"))]  # of browsers
+    return next((path for path in (*found, *archives) if path.exists()), None)
 
 
 def _open_left(packed: Path, data_dir: Path) -> Dataset:
@@ -174,7 +169,7 @@ def _root(files: Files, names: list[str]) -> str:
 
 def _lines(files: Files, name: str) -> list[str]:
     try:
-        return files.read(name).decode("utf-8").splitlines()
+        return files.read(name).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(f"{files.describe(name)}: not UTF-8 text: {error}") from None
 

@@ -336,7 +336,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
             text = file.read(MAX_TOML_BYTES + 1)
         if len(text) > MAX_TOML_BYTES:
             raise InputError(f"config file {path}: more than {MAX_TOML_BYTES} bytes")
-        raw = tomllib.loads(text.decode())
+        raw = tomllib.loads(text.decode("utf-8-sig"))  # editors begin it with a byte-order mark
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"config file {path}: {reason}") from None
