@@ -285,6 +285,8 @@ def test_the_signature_and_its_help_are_those_of_train():
         ({"weight_scale": "off"}, "weight_scale .* is a setting of a network by name"),
         ({"train_size": 9}, "train_size .* is a setting of a data set by name; arrays have none"),
         ({"warmup_epochs": 99}, "warmup_epochs .* must not be more than epochs"),
+        ({"dataset": "mnist"}, "dataset .* is what the argument train says"),
+        ({"model": "lenet5"}, "model .* is what the argument network says"),
         ({"layout": "HWCN"}, "layout must be one of auto, NHWC, NCHW; got 'HWCN'"),
     ],
 )

@@ -300,6 +300,9 @@ def _config(network: Module | str, train: Any, settings: dict[str, Any]) -> Any:
             said[name] = os.path.abspath(said[name])
     if "plugin" in said:
         plugins.load(said["plugin"])
+    for name, argument in (("dataset", "train"), ("model", "network")):
+        if name in said:
+            raise InputError(f"fit: {name} (={said[name]!r}) is what the argument {argument} says")
     for foreign, of, instead in (
         (OF_NETWORKS if isinstance(network, Module) else (), "network", "its layers decide it"),
         (() if isinstance(train, str) else OF_DATA, "data set", "arrays have none"),

@@ -318,7 +318,7 @@ def _binary(layer: Any, at: At, x: F64) -> F64:
         k, border = _input_scale(own, at, x), float(getattr(own, "pad_value", 0))
         x = _coded(own, at, x)
     y = x @ weight.T if weight.ndim == 2 else _convolved(layer, x, weight, border)
-    return _plus_bias(layer, y if k is None else y * k)
+    return _plus_bias(layer, y if k is None else y * np.repeat(k, y.shape[1] // k.shape[1], axis=1))
 
 
 def _coded(own: Any, at: At, x: F64) -> F64:
@@ -341,7 +341,8 @@ def _input_scale(own: Any, at: At, x: F64) -> F64 | None:
         window = own.window(x.shape[2:])
         if rule.mode is None:
             return np.asarray(rule.of_images(x, window), np.float64)
-        return oracle.input_scale(x, window.kernel, window.stride, window.padding, rule.name, window.dilation)
+        place = window.kernel, window.stride, window.padding, rule.name, window.dilation
+        return oracle.input_scale(x, *place, getattr(own, "groups", 1))
     make = own.scale_rows if rows else own.scale_map
     return at.keep("K", lambda: make(np.ascontiguousarray(x, np.float32)).astype(float), "K, since k_grad is off")
 
