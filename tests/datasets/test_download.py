@@ -239,7 +239,16 @@ def test_nobody_there(tmp_path):
         download(RemoteFile(f"http://127.0.0.1:{port}/x", 5, MD5), tmp_path / "set.zip", tries=2, pause=0)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "/etc/passwd", "http://[bad/x"])
+ADDRESSES = ["file:///etc/passwd", "ftp://127.0.0.1/x", "/etc/passwd", "http://[bad/x", "http:///x", "http://h:99999/x"]
+ADDRESSES += [
+    "http://127.0.0.1:9/d\u00e4ten.zip",
+    "http://ho..st/x.zip",
+    f"http://{'a' * 70}/x",
+    "http://127.0.0.1:b/x",
+]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
 def test_only_http(tmp_path, url):
     with pytest.raises(InputError, match=r"only http and https|is no address"):
         download(RemoteFile(url, 5, MD5), tmp_path / "set.zip")

@@ -160,6 +160,20 @@ def test_a_damaged_copy_is_made_again(tmp_path, what):
     store.open_or_pack(tmp_path, "made", IDENTITY, refuse)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_copy_that_cannot_be_read_now_is_left_alone(tmp_path, monkeypatch, number):
+    pack(tmp_path)
+    before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
+
+    def unreadable(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(store, "_read_manifest", unreadable)
+    with pytest.raises(DatasetError, match=f"is not usable: {os.strerror(number)}"):
+        pack(tmp_path)
+    assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*")) == before
+
+
 def test_a_file_or_dangling_link_in_its_place_is_replaced(tmp_path):
     pack(tmp_path)
     place = place_of(tmp_path)

@@ -1,16 +1,18 @@
 """The whole job: the same bytes however often it is stopped, and its errors."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.training.training_samples import result_bytes, tiny_config
-from xnor_ref import models
+from xnor_ref import models, storage
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, NonFiniteError, OutputError
 from xnor_ref.nn import backend
 from xnor_ref.packed import load_packed
@@ -139,6 +141,27 @@ def test_resuming_falls_back_past_damaged_checkpoints(finished, data_dir, tmp_pa
     (tmp_path / "report.json").unlink()
     with pytest.raises(ModelFileError, match="none of the 4 checkpoints"):
         train_run(config, resume=RunFolder(tmp_path))
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_deleted(finished, data_dir, tmp_path, monkeypatch):
+    config, whole, _ = finished
+    with pytest.raises(Interrupted):
+        train_run(config, out=tmp_path, observer=StopAfter(10))
+    newest = max((tmp_path / "checkpoints").glob("step-*"))
+    real, seen = storage.safe_open, []
+
+    def unreadable(path, **options):
+        if Path(path) == newest and not seen:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, **options)
+
+    class Look(Observer):
+        def progress(self, what, done, total, **figures):
+            seen.append(newest.exists())
+
+    monkeypatch.setattr(storage, "safe_open", unreadable)
+    train_run(config, resume=RunFolder(tmp_path), observer=Look())
+    assert seen and all(seen) and result_bytes(tmp_path) == result_bytes(whole)
 
 
 def test_other_versions_are_pointed_out(finished, tmp_path):

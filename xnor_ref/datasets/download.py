@@ -66,11 +66,16 @@ def download(
     OutputError : the disk is full or cannot be written; what arrived is kept
     """
     try:
-        scheme = urllib.parse.urlsplit(remote.url).scheme
+        parts = urllib.parse.urlsplit(remote.url)
+        scheme, host, _ = parts.scheme, parts.hostname, parts.port
+        (host or "").encode("idna")
     except ValueError as error:
         raise InputError(f"{remote.url!r} is no address: {error}") from None
     if scheme not in ("http", "https"):
         raise InputError(f"cannot download {remote.url!r}: only http and https addresses are fetched")
+    if not host or not remote.url.isascii():
+        fault = "letters outside ASCII must be encoded, as in %C3%A4" if host else "it names no host"
+        raise InputError(f"{remote.url!r} is no address: {fault}")
     part = target.with_name(target.name + ".part")
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +159,7 @@ def _fetch(
         raise _Interrupted(f"{error.code} {error.reason}") from None
     except (DatasetError, OutputError):
         raise
-    except (OSError, http.client.HTTPException) as error:  # URLError, timeouts and resets are OSErrors
+    except (OSError, ValueError, http.client.HTTPException) as error:  # of the network; of where a redirect leads
         reason = getattr(error, "reason", None) or error
         raise _Interrupted(str(reason) or type(error).__name__) from error
 

@@ -42,6 +42,7 @@ _MAX_MANIFEST_BYTES = 4 * 2**20
 _FILES_TOGETHER = 256  # that are decoded at a time
 _ABANDONED_SECONDS = 3600.0  # a temporary folder untouched for so long has no living writer
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, DatasetError)
 
 
@@ -98,7 +99,7 @@ def open_or_pack(
 
     Raises
     ------
-    DatasetError : from the source
+    DatasetError : from the source; or there is a copy that cannot be read
     OutputError : the disk is full or failed; nothing is left behind
     """
     place = folder / f"{name}-{sha256_bytes(canonical_json(identity))[:16]}"
@@ -108,6 +109,8 @@ def open_or_pack(
             _remove_abandoned(folder, place.name)
             return packed
         except DatasetError as error:
+            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, _ABSENT):
+                raise  # it cannot be read now, and may be sound
             warnings.warn(f"{error}; it is made again", DatasetWarning, stacklevel=2)
     source = scan()
     temporary = folder / f".{place.name}-{secrets.token_hex(4)}.part"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor
 from xnor_ref.datasets import AugmentSpec, Dataset, batches
-from xnor_ref.errors import InputError, ModelFileError
+from xnor_ref.errors import InputError, ModelFileError, UnreadableError
 from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.nn import Module, cross_entropy
 from xnor_ref.optim import Optimizer
@@ -299,22 +299,23 @@ class Trainer:
         `note` is told which. Raises ModelFileError where there are checkpoints and none can be used.
         """
         assert self.checkpoints is not None, "a trainer without checkpoints cannot resume"
-        damaged = 0
+        refused: list[ModelFileError] = []
         for path in [start] if start else self.checkpoints.candidates():
             try:
                 self.load(path)
             except ModelFileError as error:
                 if start or isinstance(error, MismatchError):
                     raise
-                damaged += 1
+                refused.append(error)
                 note(f"skipped a checkpoint that cannot be used: {error}")
                 continue
-            self.checkpoints.discard_after(self.steps_done)
+            if not any(isinstance(error, UnreadableError) for error in refused):  # these may be sound
+                self.checkpoints.discard_after(self.steps_done)
             note(f"resuming from {path}: epoch {self.position.epoch + 1}, step {self.steps_done + 1}")
             return
-        if damaged:
+        if refused:
             raise ModelFileError(
-                f"none of the {damaged} checkpoints in {self.checkpoints.folder} can be used; "
+                f"none of the {len(refused)} checkpoints in {self.checkpoints.folder} can be used; "
                 "leave --resume out to start a new run"
             )
         note("no checkpoint there yet: starting at the beginning")
