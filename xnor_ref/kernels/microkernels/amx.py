@@ -113,10 +113,10 @@ def row(vectors: int, epilogue):
 
     @intrinsic
     def pixels(
-        context, kind, n, x, places, x_pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, out, out_pixel, past
+        context, kind, n, x, hops, x_pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, out, out_pixel, past
     ):  # fmt: skip
         def generate(context, b, signature, arguments):
-            _, n, x, places, x_pixel, n_pieces, run, w, table, images, scale, _, _, out, out_pixel, _ = arguments
+            _, n, x, hops, x_pixel, n_pieces, run, w, table, images, scale, _, _, out, out_pixel, _ = arguments
             w_piece = b.mul(run, const(vectors * LINE))
             n_images, x_image, out_image, size = (load(b, b.add(images, const(8 * k)), I64) for k in range(4))
             tiles = b.udiv(b.add(n, b.sub(size, const(1))), size)
@@ -148,15 +148,14 @@ def row(vectors: int, epilogue):
                     instruct(b, "tilezero", v)
 
                 def line(values):
-                    place, w = values
-                    at = b.add(b.add(x, load(b, place, I64)), b.mul(here, x_pixel))
+                    hop, x, w = values
                     whole = b.select(alone, b.udiv(run, const(GROUPS)), const(0))
-                    there, weights = _walk(b, vectors, at, x_pixel, const(LINE), w, whole)
+                    there, weights = _walk(b, vectors, x, x_pixel, const(LINE), w, whole)
                     left = b.sub(run, b.mul(whole, const(GROUPS)))
                     _in_pieces(b, vectors, gather, there, left, gathered, weights)
-                    return [b.add(place, const(8)), b.add(w, w_piece)]
+                    return [b.add(hop, const(8)), b.add(x, load(b, hop, I64)), b.add(w, w_piece)]
 
-                repeat(b, n_pieces, [places, w], line)
+                repeat(b, n_pieces, [hops, b.add(x, b.mul(here, x_pixel)), w], line)
                 for v in range(vectors):
                     move(b, "tilestored64", v, b.add(sums, const(v * LINE)), const(vectors * LINE))
 

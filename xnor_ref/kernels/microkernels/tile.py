@@ -3,10 +3,10 @@
 The room's page has a picture. A step takes one 32-bit element of every pixel (32 signs, or one float32), spread over
 all lanes, against V vectors of weights. A pixel's elements are `n_pieces` pieces of `run` elements each: rows of the
 kernel that meet the image, with all their channels; or, where these do not lie side by side, their taps. A table says
-where pieces begin. Weights lie in the same order, V vectors a step.
+how far it is from each to the next. Weights lie in the same order, V vectors a step.
 
-    for piece in range(n_pieces):              at = x + places[piece]
-        for k in range(run):                   at += 4 bytes, w += V vectors
+    for piece in range(n_pieces):              x += hops[piece - 1]
+        for k in range(run):                   at = x + 4 k bytes, w += V vectors
             acc[p, v] += popcount(at[p] ^ w[v])
 
 Where lanes do not count all 32 signs of an element, because their channels are of different groups, V vectors of masks
@@ -45,19 +45,19 @@ _STEPS = 31  # of at most 8 ones a byte, before a counter of 8 bits could overfl
 
 
 class Reach:
-    """Where a tile's operands lie: x and its stride from pixel to pixel, the places of the pieces, their run, and w."""
+    """Where a tile's operands lie: x and its stride from pixel to pixel, the hops from piece to piece, runs, and w."""
 
-    def __init__(self, x, places, x_pixel, n_pieces, run, w):
-        self.x, self.places, self.x_pixel, self.n_pieces, self.run, self.w = x, places, x_pixel, n_pieces, run, w
+    def __init__(self, x, hops, x_pixel, n_pieces, run, w):
+        self.x, self.hops, self.x_pixel, self.n_pieces, self.run, self.w = x, hops, x_pixel, n_pieces, run, w
 
     def sums(self, b, zeros: list, piece: Callable) -> list:
         """`piece([x, w, *sums])` gives w and sums after it, for every piece."""
 
         def one(values):
-            place, w, *sums = values
-            return [b.add(place, const(8)), *piece([b.add(self.x, load(b, place, I64)), w, *sums])]
+            hop, x, w, *sums = values
+            return [b.add(hop, const(8)), b.add(x, load(b, hop, I64)), *piece([x, w, *sums])]
 
-        return repeat(b, self.n_pieces, [self.places, self.w, *zeros], one)[2:]
+        return repeat(b, self.n_pieces, [self.hops, self.x, self.w, *zeros], one)[3:]
 
 
 def _sums(b, at: Reach, pixels: int, vectors: int, zero: ir.Constant, step: Callable, operands: int = 1) -> list:
@@ -228,16 +228,16 @@ def _row(sums: Callable, epilogues: Sequence[Callable], vectors: int, p1_pixel: 
 
     @intrinsic
     def row(
-        context, kind, n, x, places, x_pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, out, out_pixel, past
+        context, kind, n, x, hops, x_pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, out, out_pixel, past
     ):  # fmt: skip
         def generate(context, b, signature, arguments):
-            kind, left, x, places, x_pixel, n_pieces, run, w, *extras, p3_pixel, out, out_pixel, past = arguments
+            kind, left, x, hops, x_pixel, n_pieces, run, w, *extras, p3_pixel, out, out_pixel, past = arguments
             addresses = [x, *extras, out]
             steps = [x_pixel, const(0), const(p1_pixel), const(0), p3_pixel, out_pixel]
 
             def tile(addresses):
                 x, *extras, out = addresses
-                totals = sums(b, Reach(x, places, x_pixel, n_pieces, run, w), pixels, vectors)
+                totals = sums(b, Reach(x, hops, x_pixel, n_pieces, run, w), pixels, vectors)
 
                 def finish(number):
                     """By the epilogue of this kind, or one of the following."""

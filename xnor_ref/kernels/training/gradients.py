@@ -329,14 +329,13 @@ class _Phase:
         kinds, kind = np.unique(np.stack([first, n_rows], axis=1), axis=0, return_inverse=True)
         self.kinds = kinds
         entry = simd.padded_outputs(whole.inputs) * 4
-        begin = ((np.arange(height) + up) * row + left + whole.left) * words * 4
+        begin = ((np.arange(height) + up + first * down) * row + left + whole.left) * words * 4
         corner = kind.reshape(-1) * (entry if whole.in_bytes else 0)
         together = len(self.kx) if right == 1 else 1  # taps that meet neighbours in a row of dY are one piece
         per_row = len(self.kx) // max(1, together)
         self.rows = np.stack([begin, per_row * n_rows, per_row * first, corner], axis=1).astype(np.int64)
         across = np.arange(per_row) * right
-        places = (np.arange(len(self.ky))[:, None] * (down * row) + across) * (words * 4)
-        self.places = places.reshape(-1).astype(np.int64)
+        self.hops = simd.hops_between((np.arange(len(self.ky))[:, None] * (down * row) + across) * (words * 4))
         self.table = np.zeros((len(kinds), entry // 4), np.int32)
         size = len(self.ky) * len(self.kx) * words * entry // 4
         beyond = BYTES.beyond * WIDE if whole.in_bytes else 0
@@ -349,8 +348,8 @@ class _Phase:
         g[simd.PAST] = LINE
         g[simd.N_IMAGES], g[simd.OUT_H], g[simd.OUT_W], g[simd.OUT_CHANNELS] = 1, height, width, whole.inputs
         g[simd.GROUP_ROWS], g[simd.W] = max(1, simd.OUTPUT_PIXELS // width), self.panels.ctypes.data
-        g[simd.RUN], g[simd.PIECES], g[simd.OPERANDS] = together * words, len(self.places), 1
-        g[simd.PLACES] = self.places.ctypes.data
+        g[simd.RUN], g[simd.PIECES], g[simd.OPERANDS] = together * words, len(self.hops), 1
+        g[simd.HOPS] = self.hops.ctypes.data
         g[simd.X_IMAGE], g[simd.X_PIXEL] = out_h * row * words * 4, words * 4
         g[simd.OUT_IMAGE] = whole.size[0] * whole.size[1] * pixel
         g[simd.OUT_ROW], g[simd.OUT_PIXEL] = sy * whole.size[1] * pixel, sx * pixel
@@ -489,7 +488,7 @@ def _convolve_bytes(start, stop, g, rows, together, out):
         width = NARROW if narrow else WIDE
         for oy in range(group * g[simd.GROUP_ROWS], min((group + 1) * g[simd.GROUP_ROWS], g[simd.OUT_H])):
             x = g[simd.X] + image * g[simd.X_IMAGE] + rows[oy, 0]
-            places = g[simd.PLACES] + rows[oy, 2] * 8
+            hops = g[simd.HOPS] + rows[oy, 2] * 8
             w = g[simd.W] + (block * g[simd.PIECES] * WIDE + rows[oy, 2] * width) * g[simd.RUN] * 4
             table = g[simd.PART_0] + rows[oy, 3] + first * 4
             place = image * g[simd.OUT_IMAGE] + oy * g[simd.OUT_ROW] + first * 4
@@ -501,9 +500,9 @@ def _convolve_bytes(start, stop, g, rows, together, out):
             n, pixel, n_pieces, run = g[simd.OUT_W], g[simd.X_PIXEL], rows[oy, 1], g[simd.RUN]
             batch, scale = images.ctypes.data, g[simd.PART_2]
             if narrow:
-                _descaled_narrow(0, n, x, places, pixel, n_pieces, run, w, table, batch, scale, 0, 0, y, step, LINE)
+                _descaled_narrow(0, n, x, hops, pixel, n_pieces, run, w, table, batch, scale, 0, 0, y, step, LINE)
             else:
-                _descaled_wide(0, n, x, places, pixel, n_pieces, run, w, table, batch, scale, 0, 0, y, step, LINE)
+                _descaled_wide(0, n, x, hops, pixel, n_pieces, run, w, table, batch, scale, 0, 0, y, step, LINE)
             if used < width:
                 for p in range(images[0] * n):
                     to = place + p // n * g[simd.OUT_IMAGE] + p % n * g[simd.OUT_PIXEL]

@@ -298,7 +298,7 @@ def _convolve(start, stop, reals, bits, k, width, padding, border, side, rows, a
     piece = max(1, min(ELEMENTS_TOGETHER // elements // across, (stop - start) * rows))
     v = np.empty((elements, piece * across, channels), np.float32)
     m = np.empty((elements, piece * across, wide), np.float32)
-    place = np.zeros(1, np.int64)  # of the only piece of a row
+    hop = np.zeros(1, np.int64)  # behind the only piece of a row
     for first in range(start * rows, stop * rows, piece):
         last = min(first + piece, stop * rows)
         _transform_input(first, last, first, reals, bits, k, width, padding, border, side, rows, across, channels, v)
@@ -310,9 +310,9 @@ def _convolve(start, stop, reals, bits, k, width, padding, border, side, rows, a
                 w = panels.ctypes.data + (element * wide + block) * channels * 4
                 to = y + block * 4
                 if outputs - block <= NARROW:
-                    _narrow(0, tiles, x, place.ctypes.data, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step, LINE)
+                    _narrow(0, tiles, x, hop.ctypes.data, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step, LINE)
                 else:
-                    _wide(0, tiles, x, place.ctypes.data, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step, LINE)
+                    _wide(0, tiles, x, hop.ctypes.data, channels * 4, 1, channels, w, 0, 0, 0, 0, 0, to, step, LINE)
         _transform_output(first, last, m, side, rows, across, bias, out)
 
 

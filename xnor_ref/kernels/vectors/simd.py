@@ -41,7 +41,7 @@ REAL = 3  # sums of real products
 #     REAL      bias          scale                        shift   floor
 (
     N_IMAGES, OUT_H, OUT_W, OUT_CHANNELS, GROUP_ROWS, RUN, PIECES, OPERANDS,
-    X, X_IMAGE, X_PIXEL, PLACES, W, PART_0, PART_1, PART_2, PART_3, K_IMAGE,
+    X, X_IMAGE, X_PIXEL, HOPS, W, PART_0, PART_1, PART_2, PART_3, K_IMAGE,
     PLANES, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
 ) = range(24)  # fmt: skip
 
@@ -88,7 +88,7 @@ def _convolve(start, stop, kind, g, rows, blocks, out):
         top, bottom = group * g[GROUP_ROWS], min((group + 1) * g[GROUP_ROWS], g[OUT_H])
         for oy in range(top, bottom):
             x = g[X] + image * g[X_IMAGE] + rows[oy, 0] + blocks[block]
-            places = g[PLACES] + rows[oy, 2] * 8
+            hops = g[HOPS] + rows[oy, 2] * 8
             w = g[W] + (block * g[PIECES] * WIDE + rows[oy, 2] * width) * steps * 4
             p0, p1, p2 = g[PART_0] + rows[oy, 3] + first * 4, g[PART_1], g[PART_2] + first * 4
             if kind == SCALED:
@@ -113,18 +113,18 @@ def _convolve(start, stop, kind, g, rows, blocks, out):
             n, pixel, n_pieces, run = g[OUT_W], g[X_PIXEL], rows[oy, 1], g[RUN]
             if kind == REAL:
                 if narrow:
-                    _real_narrow(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
+                    _real_narrow(kind, n, x, hops, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
                 else:
-                    _real_wide(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
+                    _real_wide(kind, n, x, hops, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
             elif g[OPERANDS] == 2:
                 if narrow:
-                    _masked_narrow(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
+                    _masked_narrow(kind, n, x, hops, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
                 else:
-                    _masked_wide(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
+                    _masked_wide(kind, n, x, hops, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
             elif narrow:
-                _signs_narrow(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
+                _signs_narrow(kind, n, x, hops, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
             else:
-                _signs_wide(kind, n, x, places, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
+                _signs_wide(kind, n, x, hops, pixel, n_pieces, run, w, p0, p1, p2, p3, p3_pixel, y, step, past)
         n_pixels = (bottom - top) * g[OUT_W]
         if direct:
             continue
@@ -182,6 +182,11 @@ def table_fits(outputs: int, size: Pair, window: Window) -> bool:
     return kinds[0] * kinds[1] * padded_outputs(outputs) <= MAX_TABLE
 
 
+def hops_between(places: NDArray) -> NDArray[np.int64]:
+    """From each of the places to the next, and nowhere from the last."""
+    return np.diff(places.reshape(-1).astype(np.int64), append=places.reshape(-1)[-1:])
+
+
 @lru_cache(maxsize=128)
 def windows_of(*arguments):
     """`Windows(...)`, shared by all convolutions of this geometry."""
@@ -191,9 +196,9 @@ def windows_of(*arguments):
 class Windows:
     """Where the windows of a convolution lie: the rows and columns of outputs, by how they meet the border.
 
-    `places` int64: offsets in bytes of the pieces of a window, of `run` words each. `rows` int64 (OH, 4): offset in
-    bytes of the first window, number of its pieces that lie in rows of the image, the first of them, and offset in
-    bytes into the border table. `columns` int64 (OW,): offset in bytes into the table.
+    `hops` int64: bytes from each piece of a window, of `run` words, to the next. `rows` int64 (OH, 4): of the first
+    window, the offset in bytes of its first piece that lies in the image, the number of such pieces and of those before
+    it, and the offset in bytes into the border table. `columns` int64 (OW,): offset in bytes into the table.
 
     Of the `words` of a pixel a piece visits `used`; where that is all, taps side by side are one piece.
     """
@@ -212,10 +217,11 @@ class Windows:
         together = kernel_w if right == 1 and used == words else 1
         self.run, per_row = together * used, kernel_w // together
         across = np.arange(per_row) * (right * words * 4)
-        self.places = (np.arange(kernel_h)[:, None] * (down * self.row_bytes) + across).reshape(-1).astype(np.int64)
-        top = np.arange(self.out_h) * window.stride[0] - window.before[0]
+        self.hops = hops_between(np.arange(kernel_h)[:, None] * (down * self.row_bytes) + across)
+        first = inside_rows.argmax(axis=1)
+        top = np.arange(self.out_h) * window.stride[0] - window.before[0] + first * down
         begin = top * self.row_bytes + (window.margin - window.before[1]) * words * 4
-        pieces = per_row * inside_rows.sum(axis=1), per_row * inside_rows.argmax(axis=1)
+        pieces = per_row * inside_rows.sum(axis=1), per_row * first
         offsets = row_kind.reshape(-1) * (len(self.column_kinds) * entry)
         self.rows = np.stack([begin, *pieces, offsets], axis=1).astype(np.int64)
 
@@ -282,9 +288,9 @@ class _Conv:
         g = np.zeros(SIZE, np.int64)
         g[N_IMAGES], g[OUT_H], g[OUT_W], g[OUT_CHANNELS] = 1, w.out_h, w.out_w, outputs
         g[GROUP_ROWS] = max(1, OUTPUT_PIXELS // w.out_w)
-        g[RUN], g[PIECES], g[OPERANDS] = w.run, len(w.places), 1 if groups is None else groups.operands
+        g[RUN], g[PIECES], g[OPERANDS] = w.run, len(w.hops), 1 if groups is None else groups.operands
         g[X_IMAGE], g[X_PIXEL] = size[0] * w.row_bytes, w.pixel_bytes
-        self._geometry, self._rows, self._columns, self._places = g, w.rows, w.columns, w.places
+        self._geometry, self._rows, self._columns, self._hops = g, w.rows, w.columns, w.hops
 
     @property
     def padded_shape(self) -> tuple[int, int, int]:
@@ -313,7 +319,7 @@ class _Conv:
         g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL], first = place
         target = out.reshape(-1).view(np.uint32)[first:]
         g[PAST] = 0 if stream else LINE
-        g[W], g[PLACES] = self.panels.ctypes.data, self._places.ctypes.data
+        g[W], g[HOPS] = self.panels.ctypes.data, self._hops.ctypes.data
         # addresses are found here and not before: objects without any can be copied
         g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, height * width * 4
         for entry, part in zip((PART_0, PART_1, PART_2, PART_3), parts, strict=True):
