@@ -186,7 +186,7 @@ def test_plots(bench, tmp_path, arguments, name):
     [
         (["papr"], "Did you mean 'paper'?"),
         (["figure5"], "Did you mean 'figure4'?"),
-        (["vgg"], "There are paper, alexnet, resnet18, gemm, layers, network, figure4"),
+        (["vgg"], "There are paper, alexnet, resnet18, gemm, geometry, layers, network, figure4"),
         (["paper", "vgg"], "there is no layer set 'vgg'; there are paper, alexnet, resnet18, gemm"),
         (["--layer", "256,14,3"], "a layer is C,H,K,O or C,H,K,O,STRIDE"),
         (["--layer", "256,14,3,0"], "O must be from 1 to 65536, got 0"),

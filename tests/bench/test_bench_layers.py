@@ -24,6 +24,7 @@ ODD = (
     Conv(1, 4, 5, 1, 3),
     Linear(130, 7, 3),
 )
+FAR = Conv(6, 9, 3, 8, 2, 2), Conv(64, 5, 3, 8, groups=4), Conv(3, 6, 3, 5, uneven=True)
 OPTIONAL = ("torch", "torch-int8", "onnxruntime", "onnxruntime-int8")
 
 
@@ -33,6 +34,10 @@ def test_the_papers_layer_has_the_papers_number_of_operations():
     assert (layer.padding, layer.out_size, layer.n_bits, layer.name) == (1, 14, 2304, "256@14x14 3x3 -> 256")
     assert Conv(64, 56, 3, 128, 2).out_size == 28 and Conv(64, 56, 3, 128, 2).name == "64@56x56 3x3/2 -> 128"
     assert Conv(256, 14, 20, 256).out_size == 15
+    usual, *far = (layer for layer in layers.layer_set("geometry") if layer.channels == 256)
+    assert usual == layers.PAPER and {layer.out_size for layer in far} == {14}
+    assert [layer.macs(1) * layer.groups for layer in far] == [usual.macs(1)] * 4
+    assert far[0].name == "256@14x14 3x3 -> 256, dilation 2" and far[1].name.endswith(", 4 groups")
     assert Linear(9216, 4096).macs(3) == 3 * 9216 * 4096 and Linear(8, 4, 5).macs(3) == 5 * 8 * 4
 
 
@@ -124,6 +129,15 @@ def test_the_naive_loops_are_right(layer, batch, seed):
         counts = np.full(wanted.shape, -7, np.int32)
         naive.packed_loops(by_words, bits, filters, layer.channels, stride, padding, counts)
         assert np.array_equal(counts, wanted)
+
+
+@pytest.mark.parametrize("layer", FAR, ids=lambda layer: layer.name)
+def test_what_is_not_usual_is_compared_with_those_that_know_it(layer):
+    x, weight = layers.random_data(layer, 2)
+    for (baseline,) in (baselines.BASELINES[name] for name in ("reference", "numba")):
+        baselines.check(baseline, layer, x, weight, 1)
+    with pytest.raises(baselines.Unavailable, match="without dilation"):
+        baselines.check(baselines.BASELINES["numpy"][0], layer, x, weight, 1)
 
 
 @pytest.mark.parametrize("group", [group for group in baselines.BASELINES if group not in OPTIONAL])

@@ -122,8 +122,8 @@ def planned(layer: Layer, weight: F32, batch: int, layout: str = "NHWC") -> Any:
     """Our fastest kernel, planned for the layer."""
     if isinstance(layer, Linear):
         return PlannedLinear(weight, batch=batch)
-    size, stride, padding = ((value, value) for value in (layer.size, layer.stride, layer.padding))
-    return PlannedConv2d(weight, size=size, stride=stride, padding=padding, layout=layout, batch=batch)
+    size = layer.size, layer.size
+    return PlannedConv2d(weight, size, layout=layout, batch=batch, **layer.geometry)
 
 
 def whole_operation(layer: Layer, x: F32, weight: F32) -> F32:
@@ -131,4 +131,4 @@ def whole_operation(layer: Layer, x: F32, weight: F32) -> F32:
     if isinstance(layer, Linear):
         scaled = binary_ops.binary_linear(x, weight).astype(np.float32) * binary_ops.weight_scale(weight)
         return scaled * binary_ops.input_scale_rows(x)
-    return binary_ops.xnor_conv2d(x, weight, layer.stride, layer.padding)
+    return binary_ops.xnor_conv2d(x, weight, **layer.geometry)

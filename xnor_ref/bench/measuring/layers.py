@@ -1,6 +1,7 @@
 """Layers to measure, by set, and their random data."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +18,47 @@ LARGEST = 65_536  # channels, pixels a side, taps a side
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of square images (channels, size, size) with a square kernel, padded by kernel // 2 with zeros."""
+    """A convolution of square images (channels, size, size) with a square kernel, padded by half of it with zeros."""
 
     channels: int
     size: int
     kernel: int
     out_channels: int
     stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    uneven: bool = False  # whether all zeros of an axis are on one side
 
     @property
     def name(self) -> str:
-        """'256@14x14 3x3 -> 256', with '/2' after the kernel for stride 2."""
+        """'256@14x14 3x3 -> 256', with '/2' after the kernel for stride 2, and what else is not usual at the end."""
         stride = f"/{self.stride}" if self.stride > 1 else ""
         image, kernel = f"{self.channels}@{self.size}x{self.size}", f"{self.kernel}x{self.kernel}{stride}"
-        return f"{image} {kernel} -> {self.out_channels}"
+        more = f", dilation {self.dilation}" if self.dilation > 1 else ""
+        more += f", {self.groups} groups" if self.groups > 1 else ""
+        return f"{image} {kernel} -> {self.out_channels}{more}{', uneven padding' if self.uneven else ''}"
+
+    @property
+    def usual(self) -> bool:
+        """Whether every peer can compute it."""
+        return (self.dilation, self.groups, self.uneven) == (1, 1, False)
 
     @property
     def padding(self) -> int:
-        """Zeros on each side of an axis."""
-        return self.kernel // 2
+        """Zeros on each side of an axis, or half of those on one."""
+        return (self.dilation * (self.kernel - 1) + 1) // 2
 
     @property
     def window(self) -> Window:
         """What slides over the images."""
-        return Window.of(self.kernel, self.stride, self.padding)
+        p = self.padding
+        return Window.of(self.kernel, self.stride, ((0, 2 * p), (2 * p, 0)) if self.uneven else p, self.dilation)
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """Arguments of the public functions."""
+        w = self.window
+        return {"stride": w.stride, "padding": w.padding, "dilation": w.dilation, "groups": self.groups}
 
     @property
     def out_size(self) -> int:
@@ -49,13 +67,13 @@ class Conv:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """(O, C, KH, KW)."""
-        return self.out_channels, self.channels, self.kernel, self.kernel
+        """(O, C/groups, KH, KW)."""
+        return self.out_channels, self.channels // self.groups, self.kernel, self.kernel
 
     @property
     def n_bits(self) -> int:
         """Length of one dot product."""
-        return self.channels * self.kernel**2
+        return self.channels // self.groups * self.kernel**2
 
     def rows(self, batch: int) -> int:
         """Images that are computed together."""
@@ -140,6 +158,15 @@ LAYER_SETS: dict[str, tuple[Layer, ...]] = {
         Conv(512, 7, 3, 512),
     ),
     "gemm": (Linear(1024, 1024, 1024), Linear(9216, 4096, 64)),
+    "geometry": (
+        PAPER,
+        Conv(256, 14, 3, 256, dilation=2),
+        Conv(256, 14, 3, 256, groups=4),
+        Conv(256, 14, 3, 256, groups=256),
+        Conv(256, 14, 3, 256, uneven=True),
+        Conv(64, 56, 3, 64),
+        Conv(64, 56, 3, 64, dilation=2),
+    ),
 }
 
 
@@ -156,7 +183,8 @@ def parse_layer(text: str) -> Conv:
         )
     for name, number in zip(("C", "H", "K", "O", "STRIDE"), numbers):
         check_integer(f"bench: layer {text}: {name}", number, 1, LARGEST)
-    layer = Conv(*numbers)
+    channels, size, kernel, outputs, stride = numbers if len(numbers) == 5 else (*numbers, 1)
+    layer = Conv(channels, size, kernel, outputs, stride)
     if layer.kernel > layer.size + 2 * layer.padding:
         raise InputError(
             f"bench: layer {text}: the kernel ({layer.kernel}) exceeds the padded image "

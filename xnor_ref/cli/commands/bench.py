@@ -90,8 +90,9 @@ def layers(
 ) -> None:
     """Single layers, against the roof and the baselines.
 
-    SET is paper (the default: the paper's 256@14x14 and six more), alexnet, resnet18 or gemm. --layer takes channels,
-    pixels a side, kernel size and output channels of a convolution, and a stride; it is padded by half the kernel.
+    SET is paper (the default: the paper's 256@14x14 and six more), alexnet, resnet18, gemm, or geometry for dilation,
+    groups and uneven padding. --layer takes channels, pixels a side, kernel size and output channels of a convolution,
+    and a stride; it is padded by half the kernel.
     """
     from xnor_ref.bench import plots
     from xnor_ref.bench.compare import measure_layers

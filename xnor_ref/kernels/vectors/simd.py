@@ -184,7 +184,9 @@ def table_fits(outputs: int, size: Pair, window: Window) -> bool:
 
 def hops_between(places: NDArray) -> NDArray[np.int64]:
     """From each of the places to the next, and nowhere from the last."""
-    return np.diff(places.reshape(-1).astype(np.int64), append=places.reshape(-1)[-1:])
+    hops = np.zeros(places.size, np.int64)
+    hops[:-1] = places.reshape(-1)[1:] - places.reshape(-1)[:-1]
+    return hops
 
 
 @lru_cache(maxsize=128)
