@@ -72,13 +72,18 @@ class Draw:
 
     def _window(self, most: int = 4) -> dict:
         kernel = [self.rng.integers(1, most + 1).item() for _ in range(2)]
-        padding = [self.rng.integers(0, k // 2 + 1).item() for k in kernel]
+        sides = tuple(tuple(self.rng.integers(0, k // 2 + 1, 2).tolist()) for k in kernel)
         stride = [self.rng.integers(1, 4).item() for _ in range(2)]
-        sizes = [(n + 2 * p - k) // s + 1 for n, k, p, s in zip(self.shape[1:], kernel, padding, stride)]
-        if any(n + 2 * p < k for n, k, p in zip(self.shape[1:], kernel, padding)):
+        even = tuple(first for first, _ in sides)
+        padding = self.one((even, even, even, sides, "same", "valid"))
+        return {"kernel_size": tuple(kernel), "stride": tuple(stride), "padding": padding}
+
+    def _sized(self, layer) -> tuple[int, ...]:
+        """What a layer with a window makes of an image's size."""
+        size = layer.window(self.shape[1:]).count(self.shape[1:])
+        if min(size) < 1:
             raise InputError("the window does not fit")
-        self._size = tuple(sizes)
-        return {"kernel_size": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding)}
+        return size
 
     def _settings(self, kind: type) -> dict:
         """Some settings of a layer with binary weights."""
@@ -89,6 +94,7 @@ class Draw:
             "sign_gradient": tuple(binary.SIGN_GRADIENTS),
             **dict.fromkeys(("k_grad", "centre", "clamp", "glorot", "stochastic"), (True, False)),
             **dict.fromkeys(("weight_bits", "input_bits"), (1, 2, 3, 8)),
+            "input_levels": ("even", "ternary"),
             "grad_bits": (1, 2, 8),
         }
         taken = [name for name in choices if name in kind.takes]
@@ -99,15 +105,15 @@ class Draw:
         return found | {"bias": self.one((False, False, True)), "rng": self.rng}
 
     def _convolution(self, kind: type, **more) -> nn.Module:
-        outputs, window = self.one(_CHANNELS), self._window()
-        layer = kind(self.shape[0], outputs, **window, **more)
-        self.shape = (outputs, *self._size)
+        channels, outputs, window = self.shape[0], self.one(_CHANNELS), self._window()
+        window["dilation"] = self.one((1, 1, 2, (1, 3)))
+        window["groups"] = self.one([g for g in (1, 1, 1, 2, channels) if channels % g == outputs % g == 0])
+        layer = kind(channels, outputs, **window, **more)
+        self.shape = (outputs, *self._sized(layer))
         return layer
 
     def _conv(self):
-        channels = self.shape[0]
-        groups = self.one([g for g in (1, 1, 1, 2, channels) if channels % g == 0])
-        return self._convolution(nn.Conv2d, groups=groups, bias=self.one((False, True)), rng=self.rng)
+        return self._convolution(nn.Conv2d, bias=self.one((False, True)), rng=self.rng)
 
     def _binary_conv(self):
         more = self._settings(nn.BinaryConv2d)
@@ -152,16 +158,16 @@ class Draw:
         alpha = self.rng.random(self.shape[0], dtype=np.float32) + np.float32(0.5)
         return nn.Scale(self.shape[0], gamma, self.shape[1:] or None, alpha)
 
-    def _pool(self, kind):
-        layer = kind(**self._window())
-        self.shape = (self.shape[0], *self._size)
+    def _pool(self, kind, **more):
+        layer = kind(**self._window(), ceil_mode=self.one((False, False, True)), **more)
+        self.shape = (self.shape[0], *self._sized(layer))
         return layer
 
     def _max_pool(self):
         return self._pool(nn.MaxPool2d)
 
     def _avg_pool(self):
-        return self._pool(nn.AvgPool2d)
+        return self._pool(nn.AvgPool2d, count_include_pad=self.one((None, None, True, False)))
 
     def _dropout(self):
         return nn.Dropout(self.one((0.0, 0.3)), self.one((False, True)))

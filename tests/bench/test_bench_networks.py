@@ -100,6 +100,23 @@ def test_onnxruntime_computes_the_same(name):
     assert got.shape == logits.shape and np.abs(got - logits).max() < 1e-4 * np.abs(logits).max()
 
 
+def test_onnxruntime_computes_the_same_windows():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, "same", dilation=2),
+        nn.Conv2d(6, 6, (2, 3), 1, ((0, 1), (2, 0)), 3),
+        nn.MaxPool2d(3, 2, ((1, 0), (0, 1)), ceil_mode=True),
+        nn.AvgPool2d(3, 1, "same"),
+        nn.AvgPool2d(2, 1, 1),
+    ).eval()
+    images = np.random.default_rng(0).standard_normal((2, 3, 13, 18), dtype=np.float32)
+    with no_grad(), nn.binary_backend("numba"):
+        wanted = model(images).data
+    (got,) = onnx_twin.to_onnx(model, images, threads=1)()
+    assert got.shape == wanted.shape and np.abs(got - wanted).max() < 1e-5
+
+
 def test_layers_without_a_counterpart_are_named():
     model = nn.Sequential(nn.BinaryConv2d(3, 4, 3))
     images = np.zeros((1, 3, 4, 4), np.float32)

@@ -189,12 +189,13 @@ def test_norm_relu_pool_is_one_after_the_other(shape, window):
 @windows
 def test_means(shape, window):
     x = sample(shape)[0]
-    y = pool.avg_pool(x, window)
-    np.testing.assert_allclose(planes(y), float_ops.avg_pool2d(planes(x), window), rtol=1e-6)
+    shares = float_ops.tap_shares(shape[1:3], window)
+    y = pool.avg_pool(x, window, shares)
+    np.testing.assert_allclose(planes(y), float_ops.avg_pool2d(planes(x), window, shares), rtol=1e-6)
     dy = np.random.default_rng(1).standard_normal(y.shape, dtype=np.float32)
-    dx = pool.avg_pool_gradient(dy, shape[1:3], window)
+    dx = pool.avg_pool_gradient(dy, shape[1:3], window, shares)
     np.testing.assert_allclose(
-        planes(dx), float_ops.avg_pool2d_gradient(planes(dy), shape[1:3], window), rtol=1e-5, atol=1e-6
+        planes(dx), float_ops.avg_pool2d_gradient(planes(dy), shape[1:3], window, shares), rtol=1e-5, atol=1e-6
     )
     assert np.array_equal(pool.global_avg_pool(x), float_ops.global_avg_pool2d(planes(x)))
     spread = pool.global_avg_pool_gradient(y[:, 0, 0], shape[1:3])

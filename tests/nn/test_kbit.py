@@ -14,6 +14,7 @@ from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops, bit_planes
+from xnor_ref.kernels.ops.bit_planes import Levels
 from xnor_ref.packed.freeze import freeze
 
 BITS = range(1, 9)
@@ -25,6 +26,7 @@ CASES = [
     {"weight_bits": 8, "input_bits": 8, "grad_bits": 8},
     {"weight_bits": 2, "weight_scale": "learned", "grad_bits": 1},
     {"weight_bits": 2, "input_bits": 3, "method": "xnor++"},
+    {"input_bits": 2, "input_levels": "ternary"},
 ]
 
 
@@ -74,6 +76,33 @@ def test_two_bits_by_hand():
     assert y.data[0, 0] == np.float32(6) * np.float32(1 / 9)
 
 
+def test_ternary_inputs_by_hand():
+    """0 up to 1/2, which belongs to it; else the sign. The planes of 0 are +1 and -1."""
+    x = np.float32([-2, np.nextafter(np.float32(-0.5), np.float32(-1)), -0.5, -0.0, 0, 0.5, 0.6, np.inf])
+    ternary = Levels(2, ternary=True)
+    assert ternary.of(x).tolist() == ternary.values(x).tolist() == [-1, -1, 0, 0, 0, 0, 1, 1]
+    first, second = ternary.planes(ternary.of(x))
+    assert first.tolist() == [False, False, True, True, True, True, True, True]
+    assert second.tolist() == [False, False, False, False, False, False, True, True]
+    layer = nn.KBitLinear(3, 1, input_bits=2, input_levels="ternary", input_scale="off")
+    layer.weight.data[...] = [[0.9, -0.2, 0.4]]  # alpha 1/2
+    assert layer(Tensor(np.float32([[0.5, -0.7, 3]]))).data[0, 0] == 1  # (0 + 1 + 1) / 2
+    assert "ternary inputs" in repr(layer)
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"input_bits": 3, "input_levels": "ternary"}, "input_levels 'ternary' needs input_bits 2, got 3"),
+        ({"weight_bits": 2, "input_levels": "ternary"}, "input_levels 'ternary' needs input_bits 2, got 1"),
+        ({"input_bits": 2, "input_levels": "odd"}, "input_levels must be one of even, ternary, got 'odd'"),
+    ],
+)
+def test_levels_that_there_are_not_are_refused(options, text):
+    with pytest.raises(InputError, match=f"KBitConv2d: {text}"):
+        nn.KBitConv2d(3, 4, 3, **options)
+
+
 # --- exact sums
 
 
@@ -83,7 +112,7 @@ def convolutions(draw):
     stride, padding = (draw(st.integers(1, 2)), 1), (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     c, o = draw(st.sampled_from([1, 2, 31, 64, 65])), draw(st.integers(1, 9))
-    bits = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    bits = draw(st.sampled_from([Levels(2, ternary=True), *map(Levels, BITS)])), draw(st.integers(1, 8))
     x = rng.uniform(-1.2, 1.2, (draw(st.integers(1, 3)), c, *(draw(st.integers(k, 6)) for k in kernel)))
     weight = rng.uniform(-1.2, 1.2, (o, c, *kernel))
     return x.astype(np.float32), weight.astype(np.float32), bits, stride, padding, draw(st.sampled_from([-1, 0, 1]))
@@ -93,12 +122,14 @@ def convolutions(draw):
 @given(convolutions())
 def test_bit_planes_compute_the_integers(case):
     x, weight, bits, stride, padding, pad_value = case
-    m, w = bit_planes.levels(x, bits[0]), bit_planes.levels(weight, bits[1])
-    border = pad_value * (2.0 ** bits[0] - 1)
+    inputs, weight_bits = bits
+    m, w = inputs.of(x), bit_planes.levels(weight, weight_bits)
+    border = pad_value * (1.0 if inputs.ternary else 2.0**inputs.bits - 1)
     expected = np.einsum("nijcab,ocab->noij", windows(m, weight.shape[2:], stride, padding, border), w.astype(float))
     for backend in BACKENDS:
         for threads in (1, 2):
-            z = bit_planes.conv2d(m, w, bits, Window.of(weight.shape[2:], stride, padding), pad_value, backend, threads)
+            place = Window.of(weight.shape[2:], stride, padding), pad_value, backend, threads
+            z = bit_planes.conv2d(m, w, inputs, weight_bits, *place)
             assert z.dtype == np.int32
             np.testing.assert_array_equal(z, expected)
 
@@ -108,7 +139,7 @@ def test_sums_that_float32_cannot_hold_are_exact_on_the_float_backend_too():
     m, w = np.full((1, 512, 3, 3), 255, np.int16), np.full((1, 512, 3, 3), -255, np.int16)
     m[0, 0, 0, 0] = 253  # so that the last digit counts
     for backend in ("auto", "float"):
-        z = bit_planes.conv2d(m, w, (8, 8), Window((3, 3)), 0, backend)
+        z = bit_planes.conv2d(m, w, Levels(8), 8, Window((3, 3)), 0, backend)
         assert z.tolist() == [[[[-(512 * 9 * 255**2) + 2 * 255]]]]
 
 
@@ -265,7 +296,7 @@ def test_packed_logits_are_those_of_the_float_network(name, case):
     with no_grad(), nn.binary_backend("float"):
         expected = network(Tensor(x)).data
     packed = packed_twin(network)
-    assert expected.std() > 0 and packed.metadata["version"] == 4
+    assert expected.std() > 0 and packed.metadata["version"] == (5 if "input_levels" in case else 4)
     np.testing.assert_array_equal(packed.logits(x), expected)
     np.testing.assert_array_equal(packed.logits(x[1:2], threads=2), expected[1:2])
     for backend in ("numba", "reference"):

@@ -230,9 +230,10 @@ def test_average_pool_is_a_convolution_with_a_box(case):
     channels = x.shape[1]
     box = np.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]), np.float32)
     window = Window.of(kernel, stride, padding)
-    y = float_ops.avg_pool2d(x, window)
+    shares = float_ops.tap_shares(x.shape[2:], window)
+    y = float_ops.avg_pool2d(x, window, shares)
     np.testing.assert_allclose(y, direct_conv(x, box, stride, padding, channels), rtol=1e-5, atol=1e-6)
-    dx = float_ops.avg_pool2d_gradient(y, x.shape[2:], window)
+    dx = float_ops.avg_pool2d_gradient(y, x.shape[2:], window, shares)
     expected = float_ops.conv2d_input_gradient(y, box, x.shape[2:], window, channels)
     np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
 
@@ -361,10 +362,10 @@ def test_state_dict_round_trip_and_refusals():
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
-        (lambda: nn.Conv2d(3, 4, 3, groups=2), InputError, r"in_channels \(=3\) must be divisible by groups \(=2\)"),
+        (lambda: nn.Conv2d(3, 4, 3, groups=2), InputError, "groups=2 must divide C=3 and O=4"),
         (lambda: nn.Conv2d(3, 4, 0), InputError, "kernel_size must be at least 1, got 0"),
         (lambda: nn.Conv2d(3, 4, 3, stride=(1, 2, 3)), InputTypeError, "stride must be an int or a pair"),
-        (lambda: nn.Conv2d(3, 4, 3, padding=-1), InputError, "padding must be at least 0, got -1"),
+        (lambda: nn.Conv2d(3, 4, 3, padding=-1), InputError, r"padding must be an int from 0 .* or a pair, got -1"),
         (lambda: nn.Conv2d(True, 4, 3), InputTypeError, "in_channels must be an int, got True"),
         (lambda: nn.MaxPool2d(2, padding=2), InputError, "more than half of the kernel"),
         (lambda: nn.Dropout(1.0), InputError, r"must be in \[0, 1\), got 1.0"),

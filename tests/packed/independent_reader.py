@@ -156,6 +156,8 @@ def kbit(node, t, x):
     weight = rows.reshape(-1, *kernel, channels).transpose(0, 3, 1, 2)
     m = 2 * np.floor(np.clip(x4, -1, 1) * np.float32(top / 2)).astype(np.float64) + 1
     m = np.where(x4 >= 0, 1.0, -1.0) if top == 1 else m
+    if node.get("input_levels", "even") == "ternary":
+        m, top = np.sign(x4) * (np.abs(x4) > 0.5), 1
     return scaled(node, t, x, x4, convolve(m, weight, node, top * node.get("pad_value", 0)).astype(np.float32))
 
 
@@ -190,6 +192,11 @@ def pool(node, x, border):
     return windows(x, node, node["kernel"], border)
 
 
+def taps(node, x):
+    """How many of each window count in a mean."""
+    return pool(node, np.ones_like(x), node.get("count_include_pad", 1)).sum(axis=(4, 5))
+
+
 OPS = {
     "conv2d": conv2d,
     "linear": lambda node, t, x: x @ t["weight"].T + t.get("bias", np.float32(0)),
@@ -198,7 +205,7 @@ OPS = {
     "prelu": lambda node, t, x: np.where(x >= 0, x, per_channel(t["slope"], x) * x),
     "hardtanh": lambda node, t, x: np.clip(x, -1, 1),
     "max_pool": lambda node, t, x: pool(node, x, -np.inf).max(axis=(4, 5)),
-    "avg_pool": lambda node, t, x: pool(node, x, 0).mean(axis=(4, 5)),
+    "avg_pool": lambda node, t, x: pool(node, x, 0).sum(axis=(4, 5)) / taps(node, x),
     "global_avg_pool": lambda node, t, x: x.mean(axis=(2, 3), dtype=np.float64).astype(np.float32),
     "flatten": lambda node, t, x: x.reshape(len(x), -1),
     "add": lambda node, t, x, y: x + y,

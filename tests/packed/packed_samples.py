@@ -245,7 +245,8 @@ def version_5(pad_value=0, seed=0):
     sample.sign_weight_conv2d(70, 66, (2, 3), padding=([1, 2], [0, 2]))
     sample.binary_conv2d(66, 12, padding=([0, 2], [1, 0]), pad_value=pad_value, scale="off", threshold=True)
     sample.kbit_conv2d(12, 10, padding=([2, 0], [0, 1]), pad_value=pad_value)
-    sample.node("avg_pool", kernel=[2, 3], stride=[2, 2], padding=[[0, 1], [0, 1]])
+    sample.kbit_conv2d(10, 10, pad_value=pad_value, input_levels="ternary")
+    sample.node("avg_pool", kernel=[2, 3], stride=[2, 2], padding=[[0, 1], [0, 1]], count_include_pad=0)
     sample.node("global_avg_pool")
     sample.linear(10, 5)
     return sample

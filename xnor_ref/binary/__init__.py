@@ -6,6 +6,7 @@ from xnor_ref.binary.kbit import MAX_BITS as MAX_BITS
 from xnor_ref.binary.kbit import QUANTIZERS as QUANTIZERS
 from xnor_ref.binary.kbit import SIGNS as SIGNS
 from xnor_ref.binary.kbit import Code as Code
+from xnor_ref.binary.kbit import Levels as Levels
 from xnor_ref.binary.kbit import Quantizer as Quantizer
 from xnor_ref.binary.kbit import quantize as quantize
 from xnor_ref.binary.kbit import quantize_gradient as quantize_gradient

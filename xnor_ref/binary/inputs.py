@@ -16,8 +16,9 @@ from xnor_ref.kernels.ops import binary_ops, float_ops
 class InputScale(Rule):
     """K as a function of the input.
 
-    A rule of one's own defines `of_images` and `of_rows`, and the gradients where `k_grad` shall work. A model file
-    only knows the rules of this module, so a network with another one is not frozen.
+    A rule of one's own defines `of_images` and `of_rows`, and the gradients where `k_grad` shall work. In a layer with
+    groups its images are the channels of one group each. A model file only knows the rules of this module, so a network
+    with another one is not frozen.
     """
 
     computes = ("of_images", "of_rows")

@@ -15,6 +15,7 @@ from xnor_ref.binary.rules import F32, Registry, Rule
 from xnor_ref.binary.sign import sign, ste_mask
 from xnor_ref.kernels.ops import bit_planes
 from xnor_ref.kernels.ops.bit_planes import MAX_BITS as MAX_BITS
+from xnor_ref.kernels.ops.bit_planes import Levels as Levels
 from xnor_ref.kernels.ops.bit_planes import largest
 
 
@@ -81,7 +82,7 @@ def quantize(x: F32, bits: int) -> F32:
     >>> quantize(np.float32([-2, -0.1, 0, 0.4, 0.7]), 2).tolist() == np.float32([-1, -1/3, 1/3, 1/3, 1]).tolist()
     True
     """
-    return bit_planes.levels(x, bits).astype(np.float32) / np.float32(largest(bits))
+    return Levels(bits).values(x)
 
 
 def quantize_gradient(grad: F32, bits: int) -> F32:

@@ -42,8 +42,9 @@ def require_window(x: Tensor, window: Window, caller: str) -> None:
     """Raise unless the window fits into the padded image."""
     size = geometry.spatial(x.data)
     if min(window.count(size)) < 1:
-        padding = window.brief_padding
-        raise InputError(f"{caller}: kernel {window.extent} is larger than the image {size} with padding {padding}")
+        kernel, padding = window.extent, window.brief_padding
+        far = f" (of {window.kernel} with dilation {window.dilation})" if window.dilation != (1, 1) else ""
+        raise InputError(f"{caller}: kernel {kernel}{far} is larger than the image {size} with padding {padding}")
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
@@ -117,13 +118,14 @@ def max_pool2d(x: Tensor, window: Window) -> Tensor:
     return apply("max_pool2d", data, (x,), backward)
 
 
-def avg_pool2d(x: Tensor, window: Window) -> Tensor:
-    """Mean of each window over all its taps, padded zeros included."""
+def avg_pool2d(x: Tensor, window: Window, count_include_pad: bool = True) -> Tensor:
+    """Mean of each window over all its taps, padded zeros included, or over those inside the image."""
     require_images(x, None, "avg_pool2d")
     require_window(x, window, "avg_pool2d")
-    data = float_ops.avg_pool2d(x.data, window)
+    shares = float_ops.tap_shares(geometry.spatial(x.data), window, count_include_pad)
+    data = float_ops.avg_pool2d(x.data, window, shares)
     size = geometry.spatial(x.data)
-    return apply("avg_pool2d", data, (x,), lambda dy: (float_ops.avg_pool2d_gradient(dy, size, window),))
+    return apply("avg_pool2d", data, (x,), lambda dy: (float_ops.avg_pool2d_gradient(dy, size, window, shares),))
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:

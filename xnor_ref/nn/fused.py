@@ -16,7 +16,7 @@ from xnor_ref.kernels.basics.memory import empty
 from xnor_ref.kernels.basics.modes import Finish, KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import check_threads
-from xnor_ref.kernels.ops import bit_planes
+from xnor_ref.kernels.ops import float_ops
 from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
 F32 = NDArray[np.float32]
@@ -71,11 +71,16 @@ def forget(layer: Any) -> None:
     _plans.pop(layer, None)
 
 
+def takes(layer: Any) -> bool:
+    """Whether the kernels for one group compute a layer's convolution."""
+    return layer.groups == 1 and layer.dilation == (1, 1)
+
+
 def takes_groups(layer: Any) -> bool:
-    """Whether a real convolution has no groups, or so few channels in each that a compiled kernel takes them."""
+    """Whether these, or those for few channels in each group, compute a real convolution."""
     from xnor_ref.kernels.vectors.grouped import suits
 
-    return layer.groups == 1 or suits(layer.weight.shape, layer.groups)
+    return takes(layer) or (layer.groups > 1 and suits(layer.weight.shape, layer.groups))
 
 
 def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
@@ -192,7 +197,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
 def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
     """`KBitConv2d` where `fuses_alone`: its integers are added up by the float32 kernels, without rounding."""
     images, plan = pixels(x.data), _real_plan(layer, x, True)
-    m = plan.pad(bit_planes.levels(images, layer.input_bits).astype(np.float32))
+    m = plan.pad(layer.inputs.of(images).astype(np.float32))
     alpha, k = layer.alpha(), layer.scale_map(np.ascontiguousarray(x.data))
     y = plan.forward(m, layer.weight_levels().astype(np.float32), None)
     y *= alpha
@@ -203,7 +208,7 @@ def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
     def backward(dy):
         dz, filters = pixels(dy) if k is None else pixels(dy) * k, layer.scaled_signs(alpha)
         dw, dx = plan.backward(dz, m, filters, x.requires_grad, layer.weight.data)
-        dw /= np.float32(bit_planes.largest(layer.input_bits))
+        dw /= np.float32(layer.inputs.top)
         return None if dx is None else _through_sign(layer, images, dx), layer.latent_gradient(dw, alpha)
 
     return apply("kbit_conv2d", planes(y), (x, layer.weight), backward, fresh=True)
@@ -266,9 +271,10 @@ def avg_pool2d(x: Tensor, layer: Any) -> Tensor:
     from xnor_ref.kernels.training import pooling
 
     window, size = layer.window(spatial(x.data)), spatial(x.data)
-    y = pooling.avg_pool(pixels(x.data), window)
+    shares = float_ops.tap_shares(size, window, layer.count_include_pad)
+    y = pooling.avg_pool(pixels(x.data), window, shares)
     return apply(
-        "avg_pool2d", planes(y), (x,), lambda dy: (planes(pooling.avg_pool_gradient(pixels(dy), size, window)),)
+        "avg_pool2d", planes(y), (x,), lambda dy: (planes(pooling.avg_pool_gradient(pixels(dy), size, window, shares)),)
     )
 
 

@@ -101,7 +101,7 @@ class Method:
 
 _LATENT = ("grad_mode", "centre", "clamp")
 _UNSCALED = (("weight_scale", "off"), ("input_scale", "off"))
-_KBIT = ("weight_bits", "input_bits", "weight_quantizer", "grad_bits")
+_KBIT = ("weight_bits", "input_bits", "input_levels", "weight_quantizer", "grad_bits")
 _EXTRAS = ("sign_gradient", "shortcut", "relu", "react")
 _CLIPPED = (*_UNSCALED, ("clamp", True), ("glorot", True))
 

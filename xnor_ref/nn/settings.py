@@ -6,6 +6,7 @@ from typing import Any
 from xnor_ref import binary
 from xnor_ref.errors import InputError
 
+INPUT_LEVELS = ("even", "ternary")
 RULES = {
     registry.option: registry
     for registry in (
@@ -37,6 +38,7 @@ class LayerSettings:
         eq. 2 and 3), drawn anew at each step; for layers with real inputs and without alpha. Inference takes sign(W),
         so that it can be packed; the authors' code evaluates such networks with the real weights
     weight_bits, input_bits : of a weight and of an input, from 1 to 8
+    input_levels : "even", 2^k numbers from -1 to 1, or with 2 bits "ternary": 0 where |x| <= 1/2, else sign(x)
     weight_quantizer : what rounds latent weights to several bits, one of `binary.QUANTIZERS`
     grad_bits : bits that the gradient is rounded to before it meets the weights, see `binary.quantize_gradient`
         (Rastegari et al. 2016, section 3.2, "binary gradient"); None leaves it real. The gradient of the weights takes
@@ -58,6 +60,7 @@ class LayerSettings:
     stochastic: bool = False
     weight_bits: int = 1
     input_bits: int = 1
+    input_levels: str = "even"
     weight_quantizer: Any = "uniform"
     grad_bits: int | None = None
 
@@ -78,6 +81,10 @@ class LayerSettings:
                 continue
             if type(bits) is not int or not 1 <= bits <= binary.MAX_BITS:
                 raise InputError(f"{name} must be an integer from 1 to {binary.MAX_BITS}, got {bits!r}")
+        if self.input_levels not in INPUT_LEVELS:
+            raise InputError(f"input_levels must be one of {', '.join(INPUT_LEVELS)}, got {self.input_levels!r}")
+        if self.input_levels == "ternary" and self.input_bits != 2:
+            raise InputError(f"input_levels 'ternary' needs input_bits 2, got {self.input_bits}")
         self.grad_mode.check(self.weight_scale, self.code)
         if self.k_grad and not self.input_scale.scales:
             raise InputError("k_grad is the gradient through K; input_scale 'off', as with cbap, has no K")

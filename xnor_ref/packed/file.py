@@ -23,7 +23,8 @@ from xnor_ref.storage import PathLike, load_tensors
 FORMAT = "xnor_ref packed network"
 VERSION = 1  # of networks whose binary layers are all held as bits
 TREE_VERSION = 2  # of networks with layers that are held along a tree
-GEOMETRY_VERSION = 5  # of networks with dilation, groups of binary layers, or padding that differs between two sides
+GEOMETRY_VERSION = 5  # of networks with groups of binary layers, two-sided padding, or one of `_OPTIONAL`
+_OPTIONAL = ("dilation", "count_include_pad", "input_levels")
 LAST_VERSION = max(GEOMETRY_VERSION, *(op.version for op in OPS.values()))
 
 MAX_FILE_BYTES = 2 * 2**30
@@ -81,7 +82,7 @@ def version_of(graph: list[dict[str, Any]], tensors: dict[str, NDArray]) -> int:
 def _version_of_node(entry: dict[str, Any]) -> int:
     """The smallest version that has this operation and its geometry."""
     grouped = "groups" in entry and entry["op"] != "conv2d"
-    new = grouped or "dilation" in entry or uneven(entry.get("padding"))
+    new = grouped or uneven(entry.get("padding")) or not entry.keys().isdisjoint(_OPTIONAL)
     return max(OPS[entry["op"]].version, GEOMETRY_VERSION if new else VERSION)
 
 

@@ -292,6 +292,10 @@ def _attributes(module: Any, names: tuple[str, ...], name: str, shape: Shape) ->
             found["dilation"] = list(window.dilation)
         if getattr(module, "groups", 1) > 1:
             found["groups"] = module.groups
+        if not getattr(module, "count_include_pad", True):
+            found["count_include_pad"] = 0
+    if getattr(module, "input_levels", "even") != "even":
+        found["input_levels"] = module.input_levels
     if "input_scale" in found:
         found["input_scale"] = module.input_scale.mode
         if module.input_scale.mode is None:

@@ -122,14 +122,16 @@ def max_pool(node: Node, x: Shape) -> Step:
 
 
 def avg_pool(node: Node, x: Shape) -> Step:
-    """Mean of each window, padded zeros counted."""
+    """Mean of each window, padded zeros counted or not."""
     shape, window, work = _pool(node, x)
     padded = x[0] * math.prod(window.padded((x[1], x[2])))
+    count = "count_include_pad" not in node.attributes or node.integer("count_include_pad", 0, 1) == 1
+    shares = float_ops.tap_shares((x[1], x[2]), window, count)
 
     def run(settings: Settings, x: F32) -> F32:
-        return float_ops.avg_pool2d(x, window, settings.threads)
+        return float_ops.avg_pool2d(x, window, shares, settings.threads)
 
-    return Step(shape, run, work, 4 * padded, arguments={"window": window})
+    return Step(shape, run, work, 4 * padded, arguments={"window": window, "shares": shares})
 
 
 def global_avg_pool(node: Node, x: Shape) -> Step:
@@ -300,6 +302,9 @@ def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: i
     flat = "kernel_size" not in node.seen
     input_scale = node.choice("input_scale", (KMode.OFF, KMode.PLAIN) if flat else tuple(KMode))
     input_bits = node.integer("input_bits", 1, MAX_BITS)
+    ternary = "input_levels" in node.attributes and node.choice("input_levels", ("even", "ternary")) == "ternary"
+    node.need(not ternary or input_bits == 2, f"ternary inputs have 2 bits, got {input_bits}")
+    inputs = bit_planes.Levels(input_bits, ternary)
     bits = _plain_bits(node, n_bits, node.integer("weight_bits", 1, MAX_BITS))  # the lowest plane first
     n_planes, outputs, _ = bits.shape
     node.need(bit_planes.fits(n_bits, (input_bits, n_planes)), f"sums of {n_bits} products may not fit into 32 bits")
@@ -309,8 +314,8 @@ def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: i
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
-        m = bit_planes.levels(x, input_bits)
-        z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, input_bits, window, pad_value, *how)
+        m = inputs.of(x)
+        z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, inputs, window, pad_value, *how)
         k = None
         if input_scale != KMode.OFF and not flat:
             k = binary_ops.input_scale_map(x, window, input_scale, *how)

@@ -312,9 +312,10 @@ class Blueprint:
             if op == "prelu":
                 slope = np.broadcast_to(arguments["slope"], pixels[0].shape[-1:]).copy()
                 return [_split(nhwc.prelu, per_image, pixels[0], slope, pixels[1])]
-            if op in ("max_pool", "avg_pool"):
-                kernel = nhwc.max_pool if op == "max_pool" else nhwc.avg_pool
-                return [_split(kernel, out.shape[1], x, arguments["window"].numbers, out)]
+            if op == "max_pool":
+                return [_split(nhwc.max_pool, out.shape[1], x, arguments["window"].numbers, out)]
+            if op == "avg_pool":
+                return [_split(nhwc.avg_pool, out.shape[1], x, arguments["window"].numbers, arguments["shares"], out)]
             if op == "global_avg_pool":
                 return [_split(nhwc.global_mean, 1, x, out)]
             if op == "flatten":

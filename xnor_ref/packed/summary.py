@@ -110,7 +110,7 @@ def _counts(module: nn.Module, result: Shape) -> dict[str, int]:
     weight_bits, input_bits = (getattr(module, f"{side}_bits", 1) for side in ("weight", "input"))
     words = 0
     if isinstance(module, nn.BinaryConv2d):
-        words = math.prod(module.kernel_size) * n_words(module.in_channels)
+        words = math.prod(module.kernel_size) * n_words(module.in_channels // module.groups)
     elif isinstance(module, nn.BinaryLinear):
         words = n_words(module.in_features)
     return {

@@ -324,8 +324,7 @@ def _binary(layer: Any, at: At, x: F64) -> F64:
 def _coded(own: Any, at: At, x: F64) -> F64:
     """Signs, or levels of several bits, with their surrogate."""
     if isinstance(own, KBitLayer) and own.input_bits > 1:
-        bits = own.input_bits
-        return at.straight(x, lambda v: binary.quantize(v.astype(np.float32), bits), binary.ste_mask, "1[|x| <= 1]")
+        return at.straight(x, lambda v: own.inputs.values(v.astype(np.float32)), binary.ste_mask, "1[|x| <= 1]")
     rule = own.sign_gradient
     return at.straight(x, oracle.signs, lambda v: rule.derivative(v).astype(np.float64), rule.equation or rule.name)
 
@@ -338,11 +337,12 @@ def _input_scale(own: Any, at: At, x: F64) -> F64 | None:
         rule = own.input_scale
         if rows:
             return np.abs(x).mean(axis=1, keepdims=True) if rule.mode else np.asarray(rule.of_rows(x), np.float64)
-        window = own.window(x.shape[2:])
+        window, parts = own.window(x.shape[2:]), x.reshape(len(x) * own.groups, -1, *x.shape[2:])
         if rule.mode is None:
-            return np.asarray(rule.of_images(x, window), np.float64)
-        place = window.kernel, window.stride, window.padding, rule.name, window.dilation
-        return oracle.input_scale(x, *place, getattr(own, "groups", 1))
+            k = np.asarray(rule.of_images(parts, window), np.float64)
+        else:
+            k = oracle.input_scale(parts, window.kernel, window.stride, window.padding, rule.name, window.dilation)
+        return k.reshape(len(x), -1, *k.shape[2:])
     make = own.scale_rows if rows else own.scale_map
     return at.keep("K", lambda: make(np.ascontiguousarray(x, np.float32)).astype(float), "K, since k_grad is off")
 

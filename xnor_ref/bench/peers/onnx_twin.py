@@ -10,6 +10,7 @@ from xnor_ref import nn
 from xnor_ref.bench.measuring.layers import F32
 from xnor_ref.bench.peers.baselines import onnx_session, onnx_tools
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.nn.layers.real_layers import BatchNorm
 
 
@@ -43,7 +44,15 @@ def to_onnx(model: nn.Module, images: F32, threads: int) -> Callable[[], list[ND
                 shortcut = x if module.shortcut is None else add(module.shortcut, x)
                 return node("Add", add(module.body, x), shortcut)
             case nn.Conv2d():
-                return node("Conv", x, module.weight.data, _bias(module), group=module.groups, **_window(module))
+                return node(
+                    "Conv",
+                    x,
+                    module.weight.data,
+                    _bias(module),
+                    group=module.groups,
+                    dilations=list(module.dilation),
+                    **_window(module),
+                )
             case nn.IdentityShortcut():
                 return node("Conv", x, module.weight(), group=module.in_channels, strides=list(module.stride))
             case nn.Linear():
@@ -54,10 +63,9 @@ def to_onnx(model: nn.Module, images: F32, threads: int) -> Callable[[], list[ND
             case nn.ReLU():
                 return node("Relu", x)
             case nn.MaxPool2d():
-                return node("MaxPool", x, kernel_shape=list(module.kernel_size), **_window(module))
+                return node("MaxPool", x, **_pool(module))
             case nn.AvgPool2d():
-                kernel = list(module.kernel_size)
-                return node("AveragePool", x, kernel_shape=kernel, count_include_pad=1, **_window(module))
+                return node("AveragePool", x, count_include_pad=int(module.count_include_pad), **_pool(module))
             case nn.GlobalAvgPool2d():
                 return node("Flatten", node("GlobalAveragePool", x))
             case nn.Flatten():
@@ -72,5 +80,12 @@ def _bias(module: Any) -> F32 | None:
     return None if module.bias is None else module.bias.data
 
 
-def _window(module: Any) -> dict[str, list[int]]:
-    return {"strides": list(module.stride), "pads": [*module.padding, *module.padding]}
+def _window(module: Any) -> dict[str, Any]:
+    if module.padding == "same":
+        return {"strides": list(module.stride), "auto_pad": "SAME_UPPER"}
+    (top, bottom), (left, right) = Window.of(1, 1, module.padding).padding
+    return {"strides": list(module.stride), "pads": [top, left, bottom, right]}
+
+
+def _pool(module: Any) -> dict[str, Any]:
+    return {"kernel_shape": list(module.kernel_size), "ceil_mode": int(module.ceil_mode), **_window(module)}

@@ -50,8 +50,9 @@ def to_torch(model: nn.Module) -> Any:
                 shortcut = torch.nn.Identity() if module.shortcut is None else convert(module.shortcut)
                 return Residual(convert(module.body), shortcut)
             case nn.Conv2d():
-                shape = module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding
-                layer = torch.nn.Conv2d(*shape, groups=module.groups, bias=module.bias is not None)
+                shape = module.in_channels, module.out_channels, module.kernel_size, module.stride, _padding(module)
+                more = {"dilation": module.dilation, "groups": module.groups, "bias": module.bias is not None}
+                layer = torch.nn.Conv2d(*shape, **more)
                 return filled(layer, **_parameters(module))
             case nn.IdentityShortcut():
                 channels = module.in_channels
@@ -67,9 +68,12 @@ def to_torch(model: nn.Module) -> Any:
                 return filled(layer, **_parameters(module), **statistics)
             case nn.ReLU():
                 return torch.nn.ReLU(inplace=True)
-            case nn.MaxPool2d() | nn.AvgPool2d():
-                kind = torch.nn.MaxPool2d if isinstance(module, nn.MaxPool2d) else torch.nn.AvgPool2d
-                return kind(module.kernel_size, module.stride, module.padding)
+            case nn.MaxPool2d():
+                window = module.kernel_size, module.stride, _padding(module)
+                return torch.nn.MaxPool2d(*window, ceil_mode=module.ceil_mode)
+            case nn.AvgPool2d():
+                window = module.kernel_size, module.stride, _padding(module)
+                return torch.nn.AvgPool2d(*window, module.ceil_mode, module.count_include_pad)
             case nn.GlobalAvgPool2d():
                 return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
             case nn.Flatten():
@@ -77,6 +81,13 @@ def to_torch(model: nn.Module) -> Any:
         raise InputError(f"bench: {type(module).__name__} has no counterpart in torch")
 
     return convert(model).eval()
+
+
+def _padding(module: Any) -> Any:
+    """Padding that torch's layers take: a pair."""
+    if module.padding == "same" or isinstance(module.padding[0], tuple):
+        raise InputError(f"bench: padding {module.padding} has no counterpart in torch")
+    return module.padding
 
 
 def _parameters(module: Any) -> dict[str, NDArray | None]:
@@ -124,7 +135,8 @@ def replace_whole_convs(model: Any, x: Any) -> Any:
     whole = set()
 
     def look(conv: Any, inputs: Any, output: Any) -> None:
-        if inputs[0].shape[2:] == conv.weight.shape[2:] and output.shape[2:] == (1, 1) and conv.padding == (0, 0):
+        alone = output.shape[2:] == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+        if inputs[0].shape[2:] == conv.weight.shape[2:] and alone:
             whole.add(conv)
 
     hooks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, torch.nn.Conv2d)]

@@ -40,7 +40,7 @@ def known_answers() -> tuple[Case, ...]:
         (nhwc.affine, _several_at_once, "92201113bcd1c4f9"),
         (nhwc.prelu, lambda: _moved(nhwc.prelu, 3, X, SLOPE, shape=X.shape), "345dd71166bd1edd"),
         (nhwc.max_pool, lambda: tuple(_pooled(nhwc.max_pool, channels) for channels in (3, 37)), "562b600e354b0243"),
-        (nhwc.avg_pool, lambda: _pooled(nhwc.avg_pool, 19), "3b83ab9feed5b77a"),
+        (nhwc.avg_pool, lambda: _pooled(nhwc.avg_pool, 19, np.full((3, 3), 1 / 6, np.float32)), "3b83ab9feed5b77a"),
         (nhwc.turned, lambda: _moved(nhwc.turned, 2, reals(2, 39, 37), shape=(2, 37, 39)), "dc7722e7b18cc193"),
         (nhwc.turned, lambda: _moved(nhwc.turned, 2, reals(2, 3, 37), shape=(2, 37, 3)), "21e7f3710f79401c"),
         (grouped._convolve, lambda: tuple(_grouped(*case) for case in _GROUPS), "b278e82482a727aa"),
@@ -179,8 +179,8 @@ def _several_at_once():
     return y
 
 
-def _pooled(kernel, channels):
-    return _moved(kernel, 6, reals(2, 5, 6, channels), POOL.numbers, shape=(2, 3, 3, channels))
+def _pooled(kernel, channels, *shares):
+    return _moved(kernel, 6, reals(2, 5, 6, channels), POOL.numbers, *shares, shape=(2, 3, 3, channels))
 
 
 def _moved(kernel, items, *arguments, shape):

@@ -1,6 +1,6 @@
 """The geometry of a window that slides over an image: the one home of its formulas."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -101,6 +101,14 @@ class Window:
         (rows, columns), (height, width) = self.extent, self.padded(size)
         return (height - rows) // self.stride[0] + 1, (width - columns) // self.stride[1] + 1
 
+    def to_the_end(self, size: Pair) -> "Window":
+        """With so much padding at the end that no pixel is left out: what PyTorch calls ceil_mode.
+
+        There is one window more where `count` leaves pixels out, if it begins before the padding at the end.
+        """
+        sides = tuple(map(_to_the_end, size, self.extent, self.stride, self.padding))
+        return replace(self, padding=(sides[0], sides[1]))
+
     def covers(self, size: Pair) -> bool:
         """Whether its taps are the pixels of the image, one each."""
         return self.kernel == self.extent == size and self.padding == NO_PADDING
@@ -108,6 +116,14 @@ class Window:
 
 def _extent(kernel: int, dilation: int) -> int:
     return dilation * (kernel - 1) + 1
+
+
+def _to_the_end(size: int, extent: int, stride: int, sides: Pair) -> Pair:
+    before, after = sides
+    count = -((extent - size - before - after) // stride) + 1  # rounded up
+    if (count - 1) * stride >= size + before:
+        count -= 1
+    return before, max(after, (count - 1) * stride + extent - size - before)
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> Pair:

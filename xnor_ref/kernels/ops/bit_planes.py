@@ -5,6 +5,8 @@ a bit plane. The highest plane is sign(x). Padding with 0 contributes nothing to
 largest or the smallest level.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,6 +51,41 @@ def as_signs(plane: NDArray[np.bool_]) -> F32:
     return np.where(plane, np.float32(1), np.float32(-1))
 
 
+class Levels(NamedTuple):
+    """The numbers from -1 to 1 that inputs are rounded to, and the integers m = `top` q that stand for them.
+
+    There are 2^bits even ones, `levels`; or `ternary` ones in two planes: q(x) = 0 where |x| <= 1/2, else sign(x). Of
+    two signs with m = (s_0 + s_1)/2, that of 0 is +1 in the first plane and -1 in the second, so that the convolution
+    is half the sum of those of the planes, with any padding.
+    """
+
+    bits: int
+    ternary: bool = False
+
+    @property
+    def top(self) -> int:
+        """The largest m."""
+        return 1 if self.ternary else largest(self.bits)
+
+    def of(self, x: F32) -> NDArray[np.int16]:
+        """m, in the shape of x.
+
+        >>> Levels(2, ternary=True).of(np.float32([-3, -0.6, -0.5, 0, 0.5, 0.6]))
+        array([-1, -1,  0,  0,  0,  1], dtype=int16)
+        """
+        if not self.ternary:
+            return levels(x, self.bits)
+        return (x > np.float32(0.5)).astype(np.int16) - (x < np.float32(-0.5))
+
+    def values(self, x: F32) -> F32:
+        """q(x)."""
+        return self.of(x).astype(np.float32) / np.float32(self.top)
+
+    def planes(self, m: NDArray[np.int16]) -> list[NDArray[np.bool_]]:
+        """The signs that m is a sum of."""
+        return [m >= 0, m > 0] if self.ternary else planes(m, self.bits)
+
+
 def fits(n_terms: int, bits: Pair) -> bool:
     """Whether sums of so many products of integers of so many bits fit into int32."""
     return n_terms * largest(bits[0]) * largest(bits[1]) < 2**31
@@ -62,7 +99,7 @@ def exact_in_float32(n_terms: int, bits: Pair) -> bool:
 def conv2d_planes(
     m: NDArray[np.int16],
     weight_words: list[Words],
-    input_bits: int,
+    inputs: Levels,
     window: Window,
     pad_value: int,
     backend: str = "auto",
@@ -74,42 +111,43 @@ def conv2d_planes(
     `weight_words` holds uint64 (O, KH, KW, n_words(C/groups)) for each plane.
     """
     total: NDArray[np.int32] | None = None
-    for a, plane in enumerate(planes(m, input_bits)):
+    for a, plane in enumerate(inputs.planes(m)):
         words = binary_ops.sign_pack(as_signs(plane), backend, threads)
         for b, weight in enumerate(weight_words):
             z = binary_ops.conv2d_bits(words, weight, m.shape[1], window, pad_value, backend, threads, groups)
-            z <<= a + b
+            z <<= b if inputs.ternary else a + b
             total = z if total is None else np.add(total, z, out=total)
     assert total is not None
-    return total
+    return total >> 1 if inputs.ternary else total
 
 
 def conv2d(
     m: NDArray[np.int16],
     weight: NDArray[np.int16],
-    bits: Pair,
+    inputs: Levels,
+    weight_bits: int,
     window: Window,
     pad_value: int,
     backend: str = "auto",
     threads: int | None = None,
     groups: int = 1,
 ) -> NDArray[np.int32]:
-    """`conv2d_planes` for weights (O, C/groups, KH, KW) that are integers too; `bits` are those of m and of weights.
+    """`conv2d_planes` for weights (O, C/groups, KH, KW) that are integers too, of so many bits.
 
     With backend "float" the integers are convolved by BLAS, in pieces that float32 adds up without rounding.
     """
     if backend == "float":
-        return _conv2d_float(m, weight, bits, window, pad_value, threads, groups)
-    words = [binary_ops.pack_weight(as_signs(plane), backend, threads) for plane in planes(weight, bits[1])]
-    return conv2d_planes(m, words, bits[0], window, pad_value, backend, threads, groups)
+        return _conv2d_float(m, weight, inputs, weight_bits, window, pad_value, threads, groups)
+    words = [binary_ops.pack_weight(as_signs(plane), backend, threads) for plane in planes(weight, weight_bits)]
+    return conv2d_planes(m, words, inputs, window, pad_value, backend, threads, groups)
 
 
-def _conv2d_float(m, weight, bits, window, pad_value, threads, groups) -> NDArray[np.int32]:
-    terms = weight[0].size
+def _conv2d_float(m, weight, inputs, weight_bits, window, pad_value, threads, groups) -> NDArray[np.int32]:
+    terms, bits = weight[0].size, (inputs.bits, weight_bits)
     together = next(g for g in range(max(bits), 0, -1) if g == 1 or exact_in_float32(terms, (g, g)))
     z: NDArray[np.int32] | int = 0
-    for a, x in _digits(m, bits[0], together):
-        border = pad_value * float(largest(min(together, bits[0] - a)))
+    for a, x in [(0, m.astype(np.float32))] if inputs.ternary else _digits(m, bits[0], together):
+        border = pad_value * float(1 if inputs.ternary else largest(min(together, bits[0] - a)))
         for b, w in _digits(weight, bits[1], together):
             part = float_ops.conv2d(x, w, None, window, groups, threads, training=True, pad_value=border)
             z = z + (part.astype(np.int32) << (a + b))

@@ -371,23 +371,38 @@ def max_pool2d_gradient(
     return dx
 
 
-def avg_pool2d(x: F32, window: Window, threads: int | None = None) -> F32:
-    """Mean of each window over all KH*KW taps, padded zeros included."""
+def tap_shares(size: Pair, window: Window, count_include_pad: bool = True) -> F32:
+    """1 over the number of taps that a mean over each window counts, rounded once: float32 (OH, OW).
+
+    All KH*KW of them, or those inside the image of this size, of which there must be at least one.
+    """
+    inside = [
+        (np.arange(pixels) * stride - before)[:, None] + np.arange(taps)
+        for pixels, stride, before, taps in zip(window.count(size), window.stride, window.before, window.kernel)
+    ]
+    rows, columns = (
+        (count_include_pad | (at >= 0) & (at < end)).sum(axis=1) for at, end in zip(inside, size, strict=True)
+    )
+    return (1 / np.outer(rows, columns)).astype(np.float32)
+
+
+def avg_pool2d(x: F32, window: Window, shares: F32, threads: int | None = None) -> F32:
+    """Mean of each window, by what `tap_shares` gives."""
     (oh, ow), (kernel, stride, *_) = window.count(spatial(x)), window.numbers
     padded = _padded(x, window)
     y = np.zeros((*x.shape[:2], oh, ow), np.float32)
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             y += padded[:, :, i : i + stride[0] * oh : stride[0], j : j + stride[1] * ow : stride[1]]
-    y *= np.float32(1 / (kernel[0] * kernel[1]))
+    y *= shares
     return y
 
 
-def avg_pool2d_gradient(dy: F32, size: Pair, window: Window) -> F32:
+def avg_pool2d_gradient(dy: F32, size: Pair, window: Window, shares: F32) -> F32:
     """Gradient of `avg_pool2d` with respect to its input of spatial `size`."""
     (h, w), (oh, ow), (kernel, stride, (top, left), _) = size, dy.shape[2:], window.numbers
     padded = np.zeros((*dy.shape[:2], *window.padded(size)), np.float32)
-    share = dy * np.float32(1 / (kernel[0] * kernel[1]))
+    share = dy * shares
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             padded[:, :, i : i + stride[0] * oh : stride[0], j : j + stride[1] * ow : stride[1]] += share
@@ -427,7 +442,7 @@ def hardtanh(x: F32) -> F32:
 
 
 def scale_output(z: NDArray[np.int32], alpha: F32 | None, k: F32 | None, threads: int | None = None) -> F32:
-    """float32(z) [* alpha] [* K] for z (N, O[, OH, OW]), alpha (O,), K (N, 1[, OH, OW]); two rounded products.
+    """float32(z) [* alpha] [* K] for z (N, O[, OH, OW]), alpha (O,), K (N, groups[, OH, OW]); two rounded products.
 
     The order is part of the model file format: first alpha, then K.
     """
@@ -440,7 +455,8 @@ def scale_output(z: NDArray[np.int32], alpha: F32 | None, k: F32 | None, threads
         if alpha is not None:
             part *= alpha[:, None]
         if k is not None:
-            part *= k.reshape(len(z), 1, -1)[start:stop]
+            of_groups = part.reshape(len(part), k.shape[1], -1, part.shape[2])
+            of_groups *= k.reshape(*k.shape[:2], 1, -1)[start:stop]
 
     parallel_chunks(scale, len(z), 1, threads)
     return y

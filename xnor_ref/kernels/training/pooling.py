@@ -119,15 +119,14 @@ def pool_gradient(start, stop, dy, winner, window, height, at, dx):
                     target[to + c] = _ZERO
 
 
-@compiled(void(intp, intp, _images, _window, _out(float32, 4)))
-def mean_gradient(start, stop, dy, window, dx):
+@compiled(void(intp, intp, _images, _window, _in(float32, 2), _out(float32, 4)))
+def mean_gradient(start, stop, dy, window, shares, dx):
     """Gradient of `nhwc.avg_pool` with respect to its input: rows start..stop of all images."""
     kernel, stride, before, _ = window
     height, width, channels = dx.shape[1], dx.shape[2], dx.shape[3]
     out_h, out_w = dy.shape[1], dy.shape[2]
     source, target = dy.reshape(-1), dx.reshape(-1)
     length = np.uint64(channels)
-    share = np.float32(1 / (kernel[0] * kernel[1]))
     for item in range(start, stop):
         image, iy = item // height, item % height
         first_y, last_y = _windows(iy, out_h, kernel[0], stride[0], before[0])
@@ -138,7 +137,7 @@ def mean_gradient(start, stop, dy, window, dx):
                 target[to + c] = _ZERO
             for oy in range(first_y, last_y):
                 for ox in range(first_x, last_x):
-                    of = np.uint64(((image * out_h + oy) * out_w + ox) * channels)
+                    of, share = np.uint64(((image * out_h + oy) * out_w + ox) * channels), shares[oy, ox]
                     for c in range(length):
                         target[to + c] += source[of + c] * share
 
@@ -230,20 +229,20 @@ def norm_relu_pool_gradient(
     return write, dgamma, dbeta
 
 
-def avg_pool(x: Real, window: Window, threads: int | None = None) -> Real:
-    """Mean of each window of x (N, H, W, C), padded zeros counted."""
+def avg_pool(x: Real, window: Window, shares: Real, threads: int | None = None) -> Real:
+    """Mean of each window of x (N, H, W, C), each of its taps with its share, (OH, OW)."""
     y = empty((len(x), *window.count(x.shape[1:3]), x.shape[3]))
     parallel_chunks(
-        lambda start, stop: nhwc.avg_pool(start, stop, x, window.numbers, y),
+        lambda start, stop: nhwc.avg_pool(start, stop, x, window.numbers, shares, y),
         y.shape[0] * y.shape[1], max(1, norm.ROWS_CHUNK // (x[0, 0].size * window.stride[0])), threads,
     )  # fmt: skip
     return y
 
 
-def avg_pool_gradient(dy: Real, size: Pair, window: Window, threads: int | None = None) -> Real:
+def avg_pool_gradient(dy: Real, size: Pair, window: Window, shares: Real, threads: int | None = None) -> Real:
     """Gradient of `avg_pool` with respect to its input of (H, W) `size`."""
     dx = empty((len(dy), *size, dy.shape[3]))
-    parallel_chunks(lambda start, stop: mean_gradient(start, stop, dy, window.numbers, dx), *_rows(dx), threads)
+    parallel_chunks(lambda start, stop: mean_gradient(start, stop, dy, window.numbers, shares, dx), *_rows(dx), threads)
     return dx
 
 
@@ -283,7 +282,7 @@ def known_answers() -> tuple[Case, ...]:
 
     def spread_out():
         dx = np.ones((2, 5, 6, 19), np.float32)
-        mean_gradient(1, 10, given(19)[0], window, dx)
+        mean_gradient(1, 10, given(19)[0], window, np.full((3, 7), 1 / 6, np.float32), dx)
         return dx
 
     return (

@@ -129,12 +129,11 @@ def max_pool(start, stop, x, window, y):
                 y[image, oy, ox, c] = best
 
 
-@compiled(void(intp, intp, _in(float32, 4), _window, _out(float32, 4)))
-def avg_pool(start, stop, x, window, y):
-    """Rows start..stop of all results: the mean of each window, padded zeros counted."""
+@compiled(void(intp, intp, _in(float32, 4), _window, _in(float32, 2), _out(float32, 4)))
+def avg_pool(start, stop, x, window, shares, y):
+    """Rows start..stop of all results: the sum over each window, times its share (OH, OW)."""
     kernel, stride, before, _ = window
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
-    share = np.float32(1 / (kernel[0] * kernel[1]))
     for item in range(start, stop):
         image, oy = item // y.shape[1], item % y.shape[1]
         top = oy * stride[0] - before[0]
@@ -148,7 +147,7 @@ def avg_pool(start, stop, x, window, y):
                     for c in range(channels):
                         target[c] += source[c]
             for c in range(channels):
-                target[c] *= share
+                target[c] *= shares[oy, ox]
 
 
 @compiled(void(intp, intp, _in(float32, 4), _out(float32, 2)))

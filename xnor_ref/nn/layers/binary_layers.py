@@ -21,7 +21,7 @@ from xnor_ref.binary import Code, InputScale, SignGradient, WeightGradient, Weig
 from xnor_ref.binary.weights import CONSTANT, per_filter
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics import checks
-from xnor_ref.kernels.basics.geometry import Pair, spatial
+from xnor_ref.kernels.basics.geometry import Padding, Pair, spatial
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.ops import binary_ops, float_ops
@@ -59,7 +59,7 @@ class BinaryLayer(Module):
     takes: tuple[str, ...] = tuple(
         name
         for name in LayerSettings.names()
-        if name not in ("stochastic", "weight_bits", "input_bits", "weight_quantizer")
+        if name not in ("stochastic", "weight_bits", "input_bits", "input_levels", "weight_quantizer")
     )
     weight_scale: WeightScale
     input_scale: InputScale
@@ -72,6 +72,7 @@ class BinaryLayer(Module):
     stochastic: bool
     weight_bits: int
     input_bits: int
+    input_levels: str
     grad_bits: int | None
 
     def __init__(
@@ -198,6 +199,7 @@ class BinaryLayer(Module):
 class BinaryConv2d(BinaryLayer, Convolution):
     """sign(X) (*) sign(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
 
+    For its sizes see `Convolution`. With groups it is as many layers side by side, each with a K of its own.
     `pad_value` says what stands beyond the border of sign(X): 0 contributes nothing, +1 and -1 count as such.
     For `settings` see `LayerSettings`.
     """
@@ -217,23 +219,26 @@ class BinaryConv2d(BinaryLayer, Convolution):
         out_channels: int,
         kernel_size: int | Pair,
         stride: int | Pair = 1,
-        padding: int | Pair = 0,
+        padding: Padding = 0,
         pad_value: int = 0,
         *,
+        dilation: int | Pair = 1,
+        groups: int = 1,
         bias: bool = False,
         rng: np.random.Generator | None = None,
         **settings: Any,
     ):
-        Convolution.__init__(self, in_channels, out_channels, kernel_size, stride, padding)
+        Convolution.__init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         if isinstance(pad_value, bool) or pad_value not in (-1, 0, 1):
             raise InputError(f"{type(self).__name__}: pad_value must be 0, +1 or -1, got {pad_value!r}")
         self.pad_value = int(pad_value)
-        BinaryLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings, bias)
+        BinaryLayer.__init__(self, self.weight_shape, rng, settings, bias)
 
     @property
     def fuses_alone(self) -> bool:
         """Whether `nn.fused` can compute it without what stands before it."""
-        return self.grad_bits is None and not self.k_grad and not overrides(self, BinaryConv2d, *self.fused_as)
+        known = self.grad_bits is None and not self.k_grad and fused.takes(self)
+        return known and not overrides(self, BinaryConv2d, *self.fused_as)
 
     @property
     def fuses(self) -> bool:
@@ -260,12 +265,13 @@ class BinaryConv2d(BinaryLayer, Convolution):
         alpha, k = self.alpha(), self.scale_map(images)
 
         def backward(dy):
-            dz = np.ascontiguousarray(dy if k is None else dy * k)
+            dz = np.ascontiguousarray(dy if k is None else dy * np.repeat(k, dy.shape[1] // k.shape[1], axis=1))
             grad = self._correlate(dz, images)
             dx = None
             if x.requires_grad:
                 signs = self.scaled_signs(alpha)
-                dx = float_ops.conv2d_input_gradient(self._for_input(dz), signs, spatial(images), window)
+                back = self._for_input(dz), signs, spatial(images), window, self.groups
+                dx = float_ops.conv2d_input_gradient(*back)
                 dx = self.through_sign(images, dx)
                 if self.k_grad and k is not None:
                     dx += self._gradient_through_k(dy, z, alpha, images)
@@ -282,29 +288,35 @@ class BinaryConv2d(BinaryLayer, Convolution):
         return x.shape[1] == self.in_channels and min(self.window(size).count(size)) > 0
 
     def scale_map(self, images: F32) -> F32 | None:
-        """K of images (N, C, H, W): float32 (N, 1, OH, OW), or None."""
-        size = spatial(images)
+        """K of images (N, C, H, W): float32 (N, groups, OH, OW), or None."""
+        size, parts = spatial(images), self._parts(images)
         window = self.window(size)
-        k = self.input_scale.of_images(images, window)
-        return self._checked_scale(k, (len(images), 1, *window.count(size)))
+        k = self._checked_scale(self.input_scale.of_images(parts, window), (len(parts), 1, *window.count(size)))
+        return None if k is None else k.reshape(len(images), -1, *k.shape[2:])
+
+    def _parts(self, images: F32) -> F32:
+        """The channels of each group as images of their own: (N * groups, C/groups, H, W)."""
+        return images.reshape(len(images) * self.groups, -1, *images.shape[2:])
 
     def _integers(self, images: F32) -> NDArray[np.int32]:
         """Z, the convolution of signs."""
         if current_backend() == "float":
             checks.require_exact_float(self.weight.data[0].size, type(self).__name__)
         window = self.window(spatial(images))
-        return binary_ops.sign_conv2d(images, self.weight.data, window, self.pad_value, current_backend())
+        place = window, self.pad_value, current_backend()
+        return binary_ops.sign_conv2d(images, self.weight.data, *place, groups=self.groups)
 
     def _correlate(self, dz: F32, images: F32) -> F32:
         """G = corr(sign(X), dz)."""
-        window = self.window(spatial(images))
-        return float_ops.conv2d_weight_gradient(dz, images, window, signs=True, pad_value=self.pad_value)
+        place = self.window(spatial(images)), self.groups
+        return float_ops.conv2d_weight_gradient(dz, images, *place, signs=True, pad_value=self.pad_value)
 
     def _gradient_through_k(self, dy: F32, z: NDArray[np.int32], alpha: F32 | None, images: F32) -> F32:
         """dX by way of K, whose gradient is dK = sum_o D alpha Z."""
         scaled = z if alpha is None else z * alpha[:, None, None]
-        dk = (dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
-        return self.input_scale.images_gradient(dk, images, self.window(spatial(images)))
+        dk = self._parts(dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
+        window = self.window(spatial(images))
+        return self.input_scale.images_gradient(dk, self._parts(images), window).reshape(images.shape)
 
     def describe(self) -> str:
         return f"{Convolution.describe(self)} with {self.pad_value:+d}, {self.describe_scales()}"

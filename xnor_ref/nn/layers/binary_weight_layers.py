@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xnor_ref import binary
 from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
-from xnor_ref.kernels.basics.geometry import Pair, spatial
+from xnor_ref.kernels.basics.geometry import Padding, Pair, spatial
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import float_ops, sign_sums
 from xnor_ref.nn import functional, fused
@@ -71,7 +71,10 @@ def _backend() -> str:
 
 
 class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
-    """X (*) sign(W), scaled by alpha: (N, C, H, W) -> (N, O, OH, OW). For `settings` see `LayerSettings`."""
+    """X (*) sign(W), scaled by alpha: (N, C, H, W) -> (N, O, OH, OW).
+
+    For its sizes see `Convolution`, for `settings` `LayerSettings`.
+    """
 
     def __init__(
         self,
@@ -79,32 +82,37 @@ class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
         out_channels: int,
         kernel_size: int | Pair,
         stride: int | Pair = 1,
-        padding: int | Pair = 0,
+        padding: Padding = 0,
         *,
+        dilation: int | Pair = 1,
+        groups: int = 1,
         bias: bool = False,
         rng: np.random.Generator | None = None,
         **settings: Any,
     ):
-        Convolution.__init__(self, in_channels, out_channels, kernel_size, stride, padding)
-        _BinaryWeightLayer.__init__(self, (self.out_channels, self.in_channels, *self.kernel_size), rng, settings, bias)
+        Convolution.__init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        _BinaryWeightLayer.__init__(self, self.weight_shape, rng, settings, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         window = self.window_on(x, type(self).__name__)
         images = np.ascontiguousarray(x.data)
         if not self._in_training():
-            sums = sign_sums.conv2d(images, self._words(), window, _backend())
+            sums = sign_sums.conv2d(images, self._words(), window, _backend(), groups=self.groups)
             return self.plus_bias(Tensor(sign_sums.scale_filters(sums, self.alpha())))
 
-        if fused.applies(x):
+        if fused.applies(x) and fused.takes(self):
             return self.plus_bias(fused.binary_weight_conv2d(x, self))
 
         def backward(dy, weight):
             dx = None
             if x.requires_grad:
-                dx = float_ops.conv2d_input_gradient(dy, weight, spatial(images), window)
-            return dx, float_ops.conv2d_weight_gradient(dy, images, window)
+                dx = float_ops.conv2d_input_gradient(dy, weight, spatial(images), window, self.groups)
+            return dx, float_ops.conv2d_weight_gradient(dy, images, window, self.groups)
 
-        return self._product(x, lambda weight: float_ops.conv2d(images, weight, None, window, training=True), backward)
+        def forward(weight):
+            return float_ops.conv2d(images, weight, None, window, self.groups, training=True)
+
+        return self._product(x, forward, backward)
 
     def describe(self) -> str:
         return f"{Convolution.describe(self)}, {self.describe_scales()}"

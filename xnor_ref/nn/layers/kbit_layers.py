@@ -5,6 +5,8 @@ integers m = (2^k - 1) q_k, the convolution Z = m_X (*) m_W is exact on bit plan
 
     Y = (Z s) K,    s = alpha / ((2^a - 1)(2^b - 1)), rounded once
 
+Ternary inputs (`input_levels`) are m_X = q(X) in {-1, 0, 1} in two planes of signs, with 1 in the place of 2^a - 1.
+
 alpha = <W, q_b(W)>/<q_b(W), q_b(W)> is the least-squares scale of each filter, mean|W| with one bit. The gradients are
 those of the binary layers with q for sign: dX = 1[|X| <= 1] convT(D K, alpha q_b(W)), G = corr(q_a(X), D K), and
 `grad_mode` from G to the latent weight. K stays the mean of |X|.
@@ -15,7 +17,6 @@ q_k is made for [-1, 1]: latent weights of more than one bit are drawn evenly fr
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref import binary
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.geometry import Window, spatial
@@ -63,9 +64,14 @@ class KBitLayer(BinaryLayer):
         return self.code.levels(self.weight.data)
 
     @property
+    def inputs(self) -> bit_planes.Levels:
+        """What inputs are rounded to."""
+        return bit_planes.Levels(self.input_bits, self.input_levels == "ternary")
+
+    @property
     def _unit(self) -> float:
         """What alpha is divided by where it multiplies integers."""
-        return bit_planes.largest(self.input_bits) * bit_planes.largest(self.weight_bits)
+        return self.inputs.top * bit_planes.largest(self.weight_bits)
 
     def alpha(self) -> F32:
         """s of each filter (O,): what the integers Z are multiplied by."""
@@ -88,21 +94,24 @@ class KBitLayer(BinaryLayer):
     def scaled_signs(self, alpha: F32 | None) -> F32:
         m = self.weight_levels().astype(np.float32)
         scale = self.alpha() if alpha is None else alpha
-        return m * (scale * np.float32(bit_planes.largest(self.input_bits))).reshape(-1, *(1,) * (m.ndim - 1))
+        return m * (scale * np.float32(self.inputs.top)).reshape(-1, *(1,) * (m.ndim - 1))
 
-    def _products(self, x: F32, weight: NDArray[np.int16], window: Window, pad_value: int) -> NDArray[np.int32]:
-        bits = self.input_bits, self.weight_bits
-        m = bit_planes.levels(x, self.input_bits)
-        return bit_planes.conv2d(m, weight, bits, window, pad_value, binary_layers.current_backend())
+    def _products(
+        self, x: F32, weight: NDArray[np.int16], window: Window, pad_value: int, groups: int = 1
+    ) -> NDArray[np.int32]:
+        place = window, pad_value, binary_layers.current_backend()
+        return bit_planes.conv2d(self.inputs.of(x), weight, self.inputs, self.weight_bits, *place, groups=groups)
 
     def describe(self) -> str:
-        return f"{super().describe()}, {self.weight_bits} bits a weight, {self.input_bits} an input"
+        inputs = "ternary inputs" if self.inputs.ternary else f"{self.input_bits} an input"
+        return f"{super().describe()}, {self.weight_bits} bits a weight, {inputs}"
 
 
 class KBitConv2d(KBitLayer, BinaryConv2d):
     """q_a(X) (*) q_b(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
 
-    Sizes and settings are those of `BinaryConv2d`, with `weight_bits`, `input_bits` and `weight_quantizer` besides.
+    Sizes and settings are those of `BinaryConv2d`, with `weight_bits`, `input_bits`, `input_levels` and
+    `weight_quantizer` besides.
     """
 
     packed_as = (*BinaryConv2d.packed_as, "_products")
@@ -113,17 +122,19 @@ class KBitConv2d(KBitLayer, BinaryConv2d):
         """Whether float32 adds up its integers without rounding, and zeros stand beyond the border."""
         exact = bit_planes.exact_in_float32(self.weight.data[0].size, (self.input_bits, self.weight_bits))
         alone = self.grad_bits is None and not self.k_grad and not overrides(self, KBitConv2d, *self.fused_as)
-        return alone and exact and self.pad_value == 0
+        return alone and exact and self.pad_value == 0 and fused.takes(self)
 
     def _fused(self, x: Tensor) -> Tensor:
         return fused.kbit_conv2d(x, self)
 
     def _integers(self, images: F32) -> NDArray[np.int32]:
-        return self._products(images, self.weight_levels(), self.window(spatial(images)), self.pad_value)
+        place = self.window(spatial(images)), self.pad_value, self.groups
+        return self._products(images, self.weight_levels(), *place)
 
     def _correlate(self, dz: F32, images: F32) -> F32:
-        q = binary.quantize(images, self.input_bits)
-        return float_ops.conv2d_weight_gradient(dz, q, self.window(spatial(images)), pad_value=self.pad_value)
+        q = self.inputs.values(images)
+        place = self.window(spatial(images)), self.groups
+        return float_ops.conv2d_weight_gradient(dz, q, *place, pad_value=self.pad_value)
 
 
 class KBitLinear(KBitLayer, BinaryLinear):
@@ -136,4 +147,4 @@ class KBitLinear(KBitLayer, BinaryLinear):
         return self._products(rows[:, :, None, None], weight, Window((1, 1)), 0)[:, :, 0, 0]
 
     def _coded(self, rows: F32) -> F32:
-        return binary.quantize(rows, self.input_bits)
+        return self.inputs.values(rows)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor
 from xnor_ref.binary import SIGN_GRADIENTS, SignGradient
 from xnor_ref.errors import InputError, InputTypeError, check_integer, is_integer
-from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Pair, Window
+from xnor_ref.kernels.basics.checks import check_groups, check_padding
+from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Padding, Pair, Window
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.nn import functional, fused
 from xnor_ref.nn.module import Module, Parameter, overrides
@@ -32,6 +33,12 @@ def pair(value: int | Pair, name: str, caller: str, minimum: int = 1) -> Pair:
     if min(both) < minimum or max(both) >= 2**31:
         raise InputError(f"{caller}: {name} must be at least {minimum}, got {value}")
     return int(both[0]), int(both[1])
+
+
+def sides(value: Any, caller: str) -> Padding:
+    """Padding as `Window.of` takes it, checked: "same", or a pair; two pairs where the sides of an axis differ."""
+    padding = check_padding(caller, value)
+    return padding if padding == "same" else Window.of(1, 1, padding).brief_padding
 
 
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
@@ -61,21 +68,43 @@ def glorot_bound(shape: tuple[int, ...]) -> float:
 
 
 class Convolution(Module):
-    """The sizes that all convolutions have."""
+    """The sizes that all convolutions have.
+
+    Padding is an int, a pair (vertical, horizontal), two pairs ((top, bottom), (left, right)), "valid" for none, or
+    "same": TensorFlow's, found for each size of image, with OH = ceil(H / stride) and the smaller half at the top.
+    `dilation` is an int or a pair, the pixels from tap to tap. With `groups`, input and output channels are cut into so
+    many parts, and each part of the output sees its part of the input alone; as many groups as input channels make it
+    a depthwise convolution.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int | Pair, stride: int | Pair, padding: int | Pair
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair,
+        padding: Padding,
+        dilation: int | Pair,
+        groups: int,
     ):
         caller = type(self).__name__
         self.in_channels = positive(in_channels, "in_channels", caller)
         self.out_channels = positive(out_channels, "out_channels", caller)
         self.kernel_size = pair(kernel_size, "kernel_size", caller)
         self.stride = pair(stride, "stride", caller)
-        self.padding = pair(padding, "padding", caller, 0)
+        self.padding = sides(padding, caller)
+        self.dilation = pair(dilation, "dilation", caller)
+        check_groups(caller, groups, self.in_channels, self.out_channels)
+        self.groups = int(groups)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """(O, C/groups, KH, KW)."""
+        return self.out_channels, self.in_channels // self.groups, *self.kernel_size
 
     def window(self, size: Pair) -> Window:
         """What slides over images (H, W) of this size."""
-        return Window.of(self.kernel_size, self.stride, self.padding, size=size)
+        return Window.of(self.kernel_size, self.stride, self.padding, self.dilation, size)
 
     def window_on(self, x: Tensor, caller: str) -> Window:
         """That of images x (N, C, H, W). Raises InputTypeError or InputError unless they are what it takes."""
@@ -86,11 +115,13 @@ class Convolution(Module):
 
     def describe(self) -> str:
         sizes = f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}"
-        return f"{sizes}, stride {self.stride}, padding {self.padding}"
+        dilation = f", dilation {self.dilation}" if self.dilation != (1, 1) else ""
+        groups = f", groups {self.groups}" if self.groups > 1 else ""
+        return f"{sizes}, stride {self.stride}, padding {self.padding}{dilation}{groups}"
 
 
 class Conv2d(Convolution):
-    """Convolution (cross-correlation) with real weights (O, C/groups, KH, KW).
+    """Convolution (cross-correlation) with real weights (O, C/groups, KH, KW); for its sizes see `Convolution`.
 
     A bias has no effect before a BatchNorm and gets no true gradient there, so it is off unless asked for.
     """
@@ -101,24 +132,21 @@ class Conv2d(Convolution):
         out_channels: int,
         kernel_size: int | Pair,
         stride: int | Pair = 1,
-        padding: int | Pair = 0,
+        padding: Padding = 0,
         groups: int = 1,
         bias: bool = False,
         rng: np.random.Generator | None = None,
+        *,
+        dilation: int | Pair = 1,
     ):
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
-        self.groups = positive(groups, "groups", "Conv2d")
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels % groups:
-                raise InputError(f"Conv2d: {name} (={channels}) must be divisible by groups (={groups})")
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        self.weight = Parameter(he_normal(shape, rng), decay=True)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        self.weight = Parameter(he_normal(self.weight_shape, rng), decay=True)
         self.bias = Parameter(np.zeros(self.out_channels, np.float32)) if bias else None
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
         """Where images of few channels want no gradient, with BatchNorm and what it takes along: one node."""
         norm: Any = following[0] if following else None
-        alone = self.groups > 1 or self.bias is not None or x.requires_grad or self.in_channels > FEW_CHANNELS
+        alone = not fused.takes(self) or self.bias is not None or x.requires_grad or self.in_channels > FEW_CHANNELS
         known = _is_stock(self, Conv2d) and _is_stock(norm, BatchNorm2d)
         if alone or not (known and norm.training and fused.applies(x)):
             return self(x), 0
@@ -133,9 +161,6 @@ class Conv2d(Convolution):
         if fused.applies(x) and fused.takes_groups(self):
             return fused.conv2d(x, self, self.bias)
         return functional.conv2d(x, self.weight, self.bias, window, self.groups)
-
-    def describe(self) -> str:
-        return f"{super().describe()}, groups {self.groups}"
 
 
 class Linear(Module):
@@ -312,26 +337,40 @@ class Sign(Module):
 
 
 class _Pool(Module):
-    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0):
+    """Windows of at most 256 taps, by default beside each other; padding as in `Convolution`, at most half a kernel.
+
+    With `ceil_mode` a last window may reach beyond the image, where pixels would be left out otherwise.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        stride: int | Pair | None = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+    ):
         caller = type(self).__name__
         self.kernel_size = pair(kernel_size, "kernel_size", caller)
         self.stride = self.kernel_size if stride is None else pair(stride, "stride", caller)
-        self.padding = pair(padding, "padding", caller, 0)
-        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size)):
+        self.padding, self.ceil_mode = sides(padding, caller), ceil_mode
+        both = Window.of(1, 1, self.padding, size=(1, 1)).padding
+        if any(2 * max(ends) > taps for ends, taps in zip(both, self.kernel_size)):
             raise InputError(f"{caller}: padding {self.padding} is more than half of the kernel {self.kernel_size}")
         if self.kernel_size[0] * self.kernel_size[1] > 256:
             raise InputError(f"{caller}: at most 256 taps, got kernel {self.kernel_size}")
 
     def window(self, size: Pair) -> Window:
         """What slides over images (H, W) of this size."""
-        return Window.of(self.kernel_size, self.stride, self.padding, size=size)
+        window = Window.of(self.kernel_size, self.stride, self.padding, size=size)
+        return window.to_the_end(size) if self.ceil_mode else window
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the window fits into images of this shape (N, C, H, W)."""
         return min(self.window((shape[2], shape[3])).count((shape[2], shape[3]))) > 0
 
     def describe(self) -> str:
-        return f"kernel {self.kernel_size}, stride {self.stride}, padding {self.padding}"
+        ceil = ", ceil_mode" if self.ceil_mode else ""
+        return f"kernel {self.kernel_size}, stride {self.stride}, padding {self.padding}{ceil}"
 
 
 class MaxPool2d(_Pool):
@@ -345,13 +384,37 @@ class MaxPool2d(_Pool):
 
 
 class AvgPool2d(_Pool):
-    """Mean of each window over all its taps, padded zeros included."""
+    """Mean of each window, over all its taps (`count_include_pad`) or over those inside the image.
+
+    By default all count, padded zeros included, as in PyTorch; with padding "same", or with `ceil_mode` and no padding,
+    those inside, as in TensorFlow and PyTorch.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        stride: int | Pair | None = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool | None = None,
+    ):
+        super().__init__(kernel_size, stride, padding, ceil_mode)
+        bare = self.padding == "same" or (ceil_mode and self.padding == (0, 0))
+        self.count_include_pad = not bare if count_include_pad is None else count_include_pad
+        if ceil_mode and self.count_include_pad:
+            raise InputError(
+                f"AvgPool2d: ceil_mode with padding {self.padding} needs count_include_pad=False: what lies beyond the "
+                "padding would not count"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_images(x, None, "avg_pool2d")
         if fused.applies(x) and self.fits(x.shape):
             return fused.avg_pool2d(x, self)
-        return functional.avg_pool2d(x, self.window((x.shape[2], x.shape[3])))
+        return functional.avg_pool2d(x, self.window((x.shape[2], x.shape[3])), self.count_include_pad)
+
+    def describe(self) -> str:
+        return f"{super().describe()}, {'all taps' if self.count_include_pad else 'taps inside'}"
 
 
 class GlobalAvgPool2d(Module):

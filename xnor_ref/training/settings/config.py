@@ -153,6 +153,11 @@ class TrainConfig:
     )
     weight_bits: int | None = _binary("int", "Bits of a weight (default: 1).", low=1, high=8)
     input_bits: int | None = _binary("int", "Bits of an input of a binary layer (default: 1).", low=1, high=8)
+    input_levels: str | None = _binary(
+        "choice",
+        "Levels of inputs of several bits: even, or with 2 bits ternary: -1, 0 and 1 (default: even).",
+        "xnor_ref.nn.settings:INPUT_LEVELS",
+    )
     weight_quantizer: str | None = _binary(
         "choice", "What rounds weights of several bits (default: uniform).", "xnor_ref.binary:QUANTIZERS"
     )
