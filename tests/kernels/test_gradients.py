@@ -40,26 +40,27 @@ def tiled_places(draw):
 
 @st.composite
 def places(draw):
-    """(N, H, W, C), shape of the weights, stride, padding."""
+    """(N, H, W, C), shape of the weights, stride, padding and perhaps dilation."""
     if draw(st.integers(0, 3)) == 0:  # what goes by tiles in float32
         return draw(tiled_places())
     n, height, width = draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)))
     stride, padding = (draw(st.tuples(st.integers(a, 3), st.integers(a, 3))) for a in (1, 0))
     if draw(st.integers(0, 3)) == 0:  # a product of matrices
-        kernel, padding = (height, width), (0, 0)
+        kernel, padding, dilation = (height, width), (0, 0), (1, 1)
     else:
-        kernel = tuple(
-            draw(st.integers(1, min(5, size + 2 * p))) for size, p in zip((height, width), padding, strict=True)
-        )
+        dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2), (3, 1), (2, 3)]))
+        padding = tuple((p, p if draw(st.booleans()) else draw(st.integers(0, 3))) for p in padding)
+        room = [size + sum(p) for size, p in zip((height, width), padding, strict=True)]
+        kernel = tuple(draw(st.integers(1, min(5, 1 + (n - 1) // d))) for n, d in zip(room, dilation, strict=True))
     channels, outputs = draw(CHANNELS), draw(OUTPUTS)
-    return (n, height, width, channels), (outputs, channels, *kernel), stride, padding
+    return (n, height, width, channels), (outputs, channels, *kernel), stride, padding, dilation
 
 
 def drawn(seed, place):
     """x, weights and dy; among the weights are zeros of both signs and both ends of the estimator."""
-    shape, weight_shape, stride, padding = place
+    shape, weight_shape, *geometry = place
     rng = np.random.default_rng(seed)
-    out = [(s + 2 * p - k) // t + 1 for s, p, k, t in zip(shape[1:3], padding, weight_shape[2:], stride, strict=True)]
+    out = Window.of(weight_shape[2:], *geometry).count(shape[1:3])
     x, dy = (rng.standard_normal(s, dtype=np.float32) for s in (shape, (shape[0], *out, weight_shape[0])))
     weight = rng.standard_normal(weight_shape, dtype=np.float32)
     special = rng.integers(0, weight.size, 6)
@@ -67,23 +68,23 @@ def drawn(seed, place):
     return x, weight, dy
 
 
-def exact(x, weight, dy, stride, padding, pad_value=0):
+def exact(x, weight, dy, window, pad_value=0):
     """Y, dW and dX of a convolution, in float64, channels innermost."""
     x, weight, dy = (a.astype(np.float64) for a in (x, weight, dy))
-    rows, columns = ((p, p) for p in padding)
-    wide = np.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=pad_value)
+    _, stride, (top, left), dilation = window.numbers
+    wide = np.pad(x, ((0, 0), *window.padding, (0, 0)), constant_values=pad_value)
     y, dw, dx = np.zeros(dy.shape), np.zeros(weight.shape), np.zeros(wide.shape)
     for ky in range(weight.shape[2]):
         for kx in range(weight.shape[3]):
             met = (
                 slice(None),
-                slice(ky, ky + stride[0] * (dy.shape[1] - 1) + 1, stride[0]),
-                slice(kx, kx + stride[1] * (dy.shape[2] - 1) + 1, stride[1]),
+                slice(ky * dilation[0], ky * dilation[0] + stride[0] * (dy.shape[1] - 1) + 1, stride[0]),
+                slice(kx * dilation[1], kx * dilation[1] + stride[1] * (dy.shape[2] - 1) + 1, stride[1]),
             )
             y += wide[met] @ weight[:, :, ky, kx].T
             dw[:, :, ky, kx] = np.tensordot(dy, wide[met], ((0, 1, 2), (0, 1, 2)))
             dx[met] += dy @ weight[:, :, ky, kx]
-    return y, dw, dx[:, padding[0] : padding[0] + x.shape[1], padding[1] : padding[1] + x.shape[2]]
+    return y, dw, dx[:, top : top + x.shape[1], left : left + x.shape[2]]
 
 
 def assert_close(found, expected, magnitude):
@@ -119,12 +120,11 @@ class Signs:
     """A sign convolution and what it must compute."""
 
     def __init__(self, seed, place, pad_value=0, scale="off", affine=False, rule=Finish.RAW):
-        shape, weight_shape, stride, padding = place
+        shape, weight_shape, *geometry = place
         self.x, self.weight, self.dy = drawn(seed, place)
-        self.rule, self.geometry = rule, (stride, padding, pad_value)
-        window = Window.of(weight_shape[2:], stride, padding)
+        self.rule, self.window, self.pad_value = rule, Window.of(weight_shape[2:], *geometry), pad_value
         slope, shift = np.random.default_rng(seed + 1).standard_normal((2, shape[3]), dtype=np.float32)
-        self.conv = SignConvolution(weight_shape, shape[1:3], window, pad_value, scale)
+        self.conv = SignConvolution(weight_shape, shape[1:3], self.window, pad_value, scale)
         use_alpha = rule not in (Finish.RAW, Finish.CLIPPED)
         ones = None if use_alpha else np.ones(len(self.weight), np.float32)
         self.y, self.saved = self.conv.forward(self.x, self.weight, ones, (slope, shift) if affine else None)
@@ -135,7 +135,7 @@ class Signs:
         )
         self.k = np.ones(self.dy.shape[:3], np.float32)
         if scale != "off":
-            self.k = reference.input_scale_map(images, window, scale)[:, 0]
+            self.k = reference.input_scale_map(images, self.window, scale)[:, 0]
         self.signs, self.filters = sign(seen), sign(self.weight)
 
     def backward(self, rounding=None, dy=None, need_input=True):
@@ -146,9 +146,8 @@ class Signs:
     def expected(self):
         """Y, dW and dX, and the same of absolute values."""
         dy, filters = self.dy * self.k[..., None], self.filters * self.alpha[:, None, None, None]
-        *place, pad_value = self.geometry
-        y, dw, dx = exact(self.signs, filters, dy, *place, pad_value)
-        all_y, all_dw, all_dx = exact(abs(self.signs), abs(filters), abs(dy), *place, abs(pad_value))
+        y, dw, dx = exact(self.signs, filters, dy, self.window, self.pad_value)
+        all_y, all_dw, all_dx = exact(abs(self.signs), abs(filters), abs(dy), self.window, abs(self.pad_value))
         k = self.k[..., None]
         dw = latent(dw, self.weight, self.alpha, self.rule)
         all_dw = abs(latent(all_dw, abs(self.weight), self.alpha, self.rule))
@@ -188,12 +187,13 @@ def test_real_convolution(seed, place, biased, rule):
     latents = np.random.default_rng(seed + 1).standard_normal(shape, dtype=np.float32)
     bias = latents.reshape(len(weight), -1).sum(axis=1) if biased else None
     alpha = abs(latents).mean(axis=(1, 2, 3))
-    conv = RealConvolution(shape, x.shape[1:3], Window.of(shape[2:], *geometry))
+    window = Window.of(shape[2:], *geometry)
+    conv = RealConvolution(shape, x.shape[1:3], window)
     padded = conv.pad(x)
     found = conv.forward(padded, weight, bias), *conv.backward(dy, padded, weight, True, latents, rule, alpha)
     (y, dw, dx), (all_y, all_dw, all_dx) = (
-        exact(x, weight, dy, *geometry),
-        exact(abs(x), abs(weight), abs(dy), *geometry),
+        exact(x, weight, dy, window),
+        exact(abs(x), abs(weight), abs(dy), window),
     )
     add = 0 if bias is None else bias
     magnitudes = all_y + abs(add), abs(latent(all_dw, abs(latents), alpha, rule)), all_dx
@@ -284,13 +284,12 @@ def test_sums_of_bytes_are_exact(seed, place, pad_value, scale, rule):
     q = rounded(value, np.float32(1 / for_weight), seed, 16)
     p = rounded(value, alpha * np.float32(1 / for_input), seed, 0)
     assert abs(q).max() <= 127 and abs(p).max() <= 127
-    *geometry, border = layer.geometry
-    grad = exact(layer.signs, layer.filters, q, *geometry, border)[1].astype(np.float32) * np.float32(for_weight)
+    grad = exact(layer.signs, layer.filters, q, layer.window, layer.pad_value)[1].astype(np.float32) * np.float32(for_weight)
     if rule is not Finish.RAW:
         grad *= alpha.reshape(-1, 1, 1, 1) * (abs(layer.weight) <= 1)
     assert np.array_equal(dw, grad)
     assert np.array_equal(
-        dx, exact(layer.signs, layer.filters, p, *geometry)[2].astype(np.float32) * np.float32(for_input)
+        dx, exact(layer.signs, layer.filters, p, layer.window)[2].astype(np.float32) * np.float32(for_input)
     )
     assert all(np.array_equal(a, b) for a, b in zip(layer.backward(Rounding(seed)), (dw, dx), strict=True))
 
