@@ -102,6 +102,22 @@ def test_whole_networks(bench):
 
 
 @compiled_only
+def test_depthwise_layers(bench):
+    code, out, _ = bench("depthwise", "--batch", "2", "--quick", "--json")
+    rows = json.loads(out)["layers"]
+    assert code == 0 and len(rows) == 8
+    first, strided = rows[0], rows[4]
+    assert first["macs"] == 2 * 9 * 64 * 56 * 56 and first["bytes"] == 2 * 2 * 4 * 64 * 56 * 56
+    assert strided["layer"] == "64@56x56 3x3/2" and strided["macs"] * 4 == first["macs"]
+    for row in rows:
+        work = {"float32": row["macs"], "memory": row["bytes"]}
+        assert row["limit"] == pytest.approx(max(work[name] / row["rates"][name] for name in work))
+        assert row["over_limit"] == pytest.approx(row["ours"]["forward"] / row["limit"])
+    code, out, _ = bench("depthwise", "--quick")
+    assert code == 0 and max(map(len, out[out.index("\nlayer ") :].splitlines())) <= 90
+
+
+@compiled_only
 def test_a_packed_file_layer_by_layer(bench, tmp_path):
     every_op().network().save(tmp_path / "own.safetensors")
     code, out, _ = bench("--model", "own.safetensors", "--quick", "--batch", "2", "--json")
@@ -186,7 +202,7 @@ def test_plots(bench, tmp_path, arguments, name):
     [
         (["papr"], "Did you mean 'paper'?"),
         (["figure5"], "Did you mean 'figure4'?"),
-        (["vgg"], "There are paper, alexnet, resnet18, gemm, geometry, layers, network, figure4"),
+        (["vgg"], "There are paper, alexnet, resnet18, gemm, geometry, layers, depthwise, network, figure4"),
         (["paper", "vgg"], "there is no layer set 'vgg'; there are paper, alexnet, resnet18, gemm"),
         (["--layer", "256,14,3"], "a layer is C,H,K,O or C,H,K,O,STRIDE"),
         (["--layer", "256,14,3,0"], "O must be from 1 to 65536, got 0"),

@@ -29,7 +29,7 @@ ASKED = [
     ("export --which ", ["best", "last"]),
     ("info --network vg", ["vgg-small"]),
     ("reproduce ", list(EXPERIMENTS)),
-    ("bench ", ["layers", "network", "train", "scale", "figure4", "startup", "ladder", *LAYER_SETS]),
+    ("bench ", ["layers", "depthwise", "network", "train", "scale", "figure4", "startup", "ladder", *LAYER_SETS]),
     ("bench al", ["alexnet"]),
     ("bench resnet18 --thr", ["--threads"]),
     ("bench network res", ["resnet18", "resnet20"]),

@@ -7,7 +7,7 @@ from typing import Any
 from xnor_ref.bench.measuring import roof
 from xnor_ref.packed import PackedNetwork
 
-SMALLEST = 1 << 15  # bytes of an array that is read to measure memory; sizes are powers of two
+SMALLEST = 1 << 18  # bytes of an array that is read to measure memory, so that the call does not count; powers of two
 
 
 def _size(n_bytes: int) -> int:

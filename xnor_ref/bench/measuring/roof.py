@@ -238,11 +238,10 @@ def memory_roof(megabytes: float = 256, threads: int = 1) -> Load:
     """
     require_compiler()
     words = np.ones(int(megabytes * 125_000), np.uint64)
-
-    def some(start: int, stop: int) -> None:
-        _read(words[start:stop])
-
-    return Load(lambda: parallel_chunks(some, len(words), -(-len(words) // threads), threads), words.nbytes)
+    if threads == 1:
+        return Load(lambda: _read(words), words.nbytes)
+    pieces = np.array_split(words, threads)
+    return Load(lambda: parallel_chunks(lambda start, _: _read(pieces[start]), threads, 1, threads), words.nbytes)
 
 
 def clock(cycles: int = 1_000_000) -> Load:

@@ -9,10 +9,10 @@ Row = tuple[str, ...]
 _NUMBERS = range(1, 99)  # columns that are set right: all but the first
 
 _LIMITS = (
-    "limit: microseconds at the roof of the layer's arithmetic, padded taps included, or\n"
-    "at that of memory, whichever is more (by). x: time / limit; of the whole network,\n"
-    "time / the sum of limits. Roofs are measured in the same run: activations come from\n"
-    "the nearest cache that holds so much, weights from one that holds all of them."
+    "limit: microseconds at the roof of the layer's arithmetic, padded taps included,\n"
+    "or at that of memory, whichever is more (by). x: time / limit; of the network,\n"
+    "time / the sum of limits. Roofs are measured in the same run: activations come\n"
+    "from the nearest cache that holds so much, weights from one that holds them all."
 )
 _PADDING = "Padded taps count as work, which a kernel may skip: that takes it above its roof where they are many."
 
@@ -47,6 +47,23 @@ def layers(result: dict[str, Any]) -> str:
             options.table([(f"  {name}", text) for name, text in found.items()]),
         ]
     return _joined(result, parts, rows)
+
+
+def depthwise(result: dict[str, Any]) -> str:
+    """Depthwise layers beside their limits."""
+    rows: list[Row] = [("layer", "us", "limit", "x", "by", "GB/s", "of main", "dX", "dW", "NCHW")]
+    for row in result["layers"]:
+        forward, *others = row["ours"].values()
+        times = _microseconds(forward), _microseconds(row["limit"]), f"{row['over_limit']:.2f}", row["bound"]
+        rate = f"{row['bytes'] / forward / 1e9:.0f}", f"{row['of_memory']:.0%}"
+        rows.append((row["layer"], *times, *rate, *map(_microseconds, others)))
+    text = (
+        "us: microseconds of a planned layer, channels innermost; limit: at the roof of float32\n"
+        "or of reading an array of this size, whichever is more (by); x: us / limit; of main:\n"
+        "bytes a second over those that can be read from main memory; dX, dW: the gradients of\n"
+        "input and weights; NCHW: the public function, which allocates"
+    )
+    return _joined(result, [options.table(rows, _NUMBERS), text])
 
 
 def networks(result: dict[str, Any]) -> str:

@@ -114,6 +114,24 @@ def layers(
         plots.plot_layers(measurement.plot, rows, measurement.caption(batch))
 
 
+@command.command(cls=Command, examples=("bench depthwise", "bench depthwise --batch 16 --threads 2"))
+@bench_options.batch_option
+@bench_options.threads_option
+@bench_options.measuring(plots=False)
+def depthwise(batch: int, threads: int, measurement: Measurement) -> None:
+    """Real depthwise convolutions, against the roofs of float32 and of memory."""
+    from xnor_ref.bench import depthwise as layers
+    from xnor_ref.bench.measuring.layers import check_batch
+
+    measurement.prepare(threads)
+    check_batch(batch, 56)
+    measurement.describe_machine()
+    rows = measurement.collect(
+        "measuring", layers.measure_depthwise(batch, threads, measurement.pace), len(layers.LAYERS)
+    )
+    measurement.finish({"batch": batch, "threads": threads, "layers": rows}, bench_text.depthwise)
+
+
 @command.command(cls=Command, examples=("bench network", "bench network alexnet --size 224 --threads 2 --batch 64"))
 @click.argument("names", metavar="[NETWORK]...", nargs=-1)
 @click.option("--model", metavar="FILE", help="A packed model file in place of a network with random weights.")

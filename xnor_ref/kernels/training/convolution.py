@@ -339,12 +339,18 @@ class GroupedConvolution:
     def backward(self, dy: F32, x: F32, weight: F32, need_input: bool, latent: F32) -> tuple[F32, F32 | None]:
         """(gradient of the weight, gradient of the images)."""
         threads = check_threads(None)
-        dw = self._conv.weight_gradient(x, dy, threads)
-        if not need_input:
-            return dw, None
-        dx = empty(x.shape)
-        self._back.load(weight).bind(dy, dx)(len(x), threads)
-        return dw, dx
+        dx = self.input_gradient(dy, weight, threads) if need_input else None
+        return self.weight_gradient(x, dy, threads), dx
+
+    def weight_gradient(self, x: F32, dy: F32, threads: int) -> F32:
+        """The first half of `backward`."""
+        return self._conv.weight_gradient(x, dy, threads)
+
+    def input_gradient(self, dy: F32, weight: F32, threads: int) -> F32:
+        """The second half."""
+        dx = empty((len(dy), *self._back.out_shape))
+        self._back.load(weight).bind(dy, dx)(len(dy), threads)
+        return dx
 
 
 class RealConvolution(_Convolution):

@@ -7,11 +7,13 @@ the image are not visited, so images need no columns of padding: outputs that me
 from collections.abc import Callable
 from functools import lru_cache
 from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 from numba import float32, int32, int64, intp, void
 from numpy.typing import NDArray
 
+from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.basics.memory import zeros
 from xnor_ref.kernels.compiling.jit import compiled
 from xnor_ref.kernels.compiling.jit import readonly as _in
@@ -106,8 +108,7 @@ def _weight_sums(start, stop, together, n_images, g, rows, runs, lanes, x, dy, s
                     )  # fmt: skip
 
 
-@lru_cache(maxsize=256)
-def _axis(size: int, taps: int, stride: int, before: int, dilation: int, out_size: int, back: bool):
+def _axis(back: bool, size: int, taps: int, stride: int, before: int, dilation: int, out_size: int):
     """Of each output along an axis of `size` pixels: the first pixel that it meets, how many taps do, the first tap.
 
     Then how many pixels and how many taps it is to the next one. `back`: of the gradient of the input, whose pixels are
@@ -147,6 +148,43 @@ def suits(shape: tuple[int, ...], groups: int) -> bool:
     return max(shape[1], shape[0] // groups) <= LANES
 
 
+class _Layout(NamedTuple):
+    """Where everything lies, whatever the weights."""
+
+    padded_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    per_block: int  # groups
+    blocks: int
+    geometry: tuple[I64, I64, I64, NDArray[np.int32]]  # g, rows, runs, lanes
+
+
+@lru_cache(maxsize=128)
+def _layout(shape: tuple[int, ...], groups: int, size: Pair, window: Window, back: bool) -> _Layout:
+    """Shared by all convolutions of the same sizes."""
+    outputs, n_in, *kernel = shape
+    n_out, source, target = outputs // groups, size, window.count(size)
+    if back:
+        n_in, n_out, source, target = n_out, n_in, target, source
+    per_block = LANES // max(n_in, n_out)
+    axes = zip(source, *window.numbers, target, strict=True)
+    (rows, row_step), (columns, column_step) = (_axis(back, *axis) for axis in axes)
+    phases, advance = (window.stride[1], 1) if back else (1, window.stride[1])
+    pixel_in, pixel_out, tap = 4 * groups * n_in, 4 * groups * n_out, 4 * n_in * LANES
+    line_in, line_out, line_tap = source[1] * pixel_in, target[1] * pixel_out, kernel[1] * tap
+    g = np.zeros(SIZE, np.int64)
+    g[OUT_H], g[DIRECT], g[N_INPUTS] = target[0], n_in == n_out == 1, n_in
+    g[N_IN], g[N_OUT] = groups * n_in, groups * n_out
+    g[BLOCK_IN], g[BLOCK_OUT] = per_block * n_in, per_block * n_out
+    g[X_IMAGE], g[X_PIXEL] = source[0] * line_in, advance * pixel_in
+    g[X_ROW], g[X_COLUMN] = row_step[0] * line_in, column_step[0] * pixel_in
+    g[W_ROW], g[W_COLUMN], g[W_BLOCK] = row_step[1] * line_tap, column_step[1] * tap, kernel[0] * line_tap
+    g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL] = target[0] * line_out, line_out, phases * pixel_out
+    runs = _runs(columns, phases, advance) * np.array([pixel_out, 1, pixel_in, 1, tap])
+    lanes = np.minimum(np.arange(LANES) // n_out, per_block - 1) * n_in
+    geometry = g, rows * np.array([line_in, 1, line_tap]), runs, lanes.astype(np.int32)
+    return _Layout((*source, groups * n_in), (*target, groups * n_out), per_block, -(-groups // per_block), geometry)
+
+
 class GroupedConv:
     """A convolution in groups that `suits`, for images of one size; or, with `back`, the gradient of its input.
 
@@ -165,32 +203,12 @@ class GroupedConv:
         self, shape, groups, size, window, scale=None, shift=None, floor=-np.inf, *, back=False
     ):  # fmt: skip
         self._shape, self._groups, self._back = shape, groups, back
-        outputs, n_in, *kernel = shape
-        n_out, source, target = outputs // groups, size, window.count(size)
-        if back:
-            n_in, n_out, source, target = n_out, n_in, target, source
-        self.padded_shape, self.out_shape = (*source, groups * n_in), (*target, groups * n_out)
-        self._per_block = LANES // max(n_in, n_out)
-        axes = zip(source, *window.numbers, target, strict=True)
-        (rows, row_step), (columns, column_step) = (_axis(*axis, back) for axis in axes)
-        phases, advance = (window.stride[1], 1) if back else (1, window.stride[1])
-        pixel_in, pixel_out, tap = 4 * groups * n_in, 4 * groups * n_out, 4 * n_in * LANES
-        line_in, line_out, line_tap = source[1] * pixel_in, target[1] * pixel_out, kernel[1] * tap
-        blocks = -(-groups // self._per_block)
-        self._weights = zeros((blocks, kernel[0] * line_tap // 4))
-        g = np.zeros(SIZE, np.int64)
-        g[OUT_H], g[DIRECT], g[N_INPUTS] = target[0], n_in == n_out == 1, n_in
-        g[N_IN], g[N_OUT] = groups * n_in, groups * n_out
-        g[BLOCK_IN], g[BLOCK_OUT] = self._per_block * n_in, self._per_block * n_out
-        g[X_IMAGE], g[X_PIXEL] = source[0] * line_in, advance * pixel_in
-        g[X_ROW], g[X_COLUMN] = row_step[0] * line_in, column_step[0] * pixel_in
-        g[W_ROW], g[W_COLUMN], g[W_BLOCK] = row_step[1] * line_tap, column_step[1] * tap, kernel[0] * line_tap
-        g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL] = target[0] * line_out, line_out, phases * pixel_out
-        runs = _runs(columns, phases, advance) * [pixel_out, 1, pixel_in, 1, tap]
-        lanes = np.minimum(np.arange(LANES) // n_out, self._per_block - 1) * n_in
+        layout = _layout(tuple(shape), groups, tuple(size), window, back)
+        self.padded_shape, self.out_shape, self._per_block, blocks, self._geometry = layout
+        n_in = self.padded_shape[2] // groups
+        self._weights = zeros((blocks, shape[2] * shape[3] * n_in * LANES))
         values = (None, 0), (scale, 1), (shift, 0), (None, floor)
         self._parts = np.stack([self._in_lanes(np.float32(fill if v is None else v)) for v, fill in values])
-        self._geometry = g, rows * [line_in, 1, line_tap], runs, lanes.astype(np.int32)
 
     def _in_lanes(self, values: F32 | np.float32) -> F32:
         """A number for each output channel, block by block; 0 for lanes without a channel."""

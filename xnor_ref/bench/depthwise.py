@@ -1,0 +1,83 @@
+"""Real depthwise convolutions of 3x3, which move almost as many bytes as they multiply numbers, beside their limits."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from xnor_ref.bench.limits import SMALLEST
+from xnor_ref.bench.measuring import roof
+from xnor_ref.bench.measuring.timing import FULL, Pace, measure
+from xnor_ref.errors import EquivalenceError
+from xnor_ref.kernels.basics.geometry import Window
+from xnor_ref.kernels.basics.memory import empty
+from xnor_ref.kernels.ops import float_ops
+from xnor_ref.kernels.training.convolution import GroupedConvolution
+from xnor_ref.kernels.vectors import grouped
+
+LAYERS = tuple((c, size, stride) for stride in (1, 2) for c, size in ((64, 56), (128, 28), (256, 14), (512, 7)))
+
+
+def measure_depthwise(batch: int = 1, threads: int = 1, pace: Pace = FULL) -> Iterator[dict[str, Any]]:
+    """Measure `LAYERS`, channels and pixels a side and stride, channels innermost, in inference and backwards.
+
+    Yields
+    ------
+    dict of JSON values
+        "ours": seconds of "forward" (with bias, scale and shift), "input gradient", "weight gradient" and "NCHW", which
+        is a call of `float_ops.conv2d`; "bytes" that are read and written forward; "limit" seconds, the roof of float32
+        or that of reading an array of this size, whichever is more ("bound"), and forward over it ("over_limit");
+        "of_memory", bytes a second over those that can be read from main memory.
+
+    Raises
+    ------
+    EquivalenceError
+        The two layouts give different results.
+    """
+    roof.require_compiler()
+    main = roof.memory_roof(threads=threads)
+    for channels, size, stride in LAYERS:
+        rng = np.random.default_rng(0)
+        weight = rng.standard_normal((channels, 1, 3, 3), np.float32)
+        window = Window.of(3, stride, 1)
+        conv = grouped.planned(weight, channels, (size, size), window)
+        x, y, dy = empty((batch, size, size, channels)), *(empty((batch, *conv.out_shape)) for _ in range(2))
+        x[...], dy[...] = rng.standard_normal(x.shape, np.float32), rng.standard_normal(y.shape, np.float32)
+        planes, forward = np.ascontiguousarray(np.moveaxis(x, -1, 1)), conv.bind(x, y)
+        forward(batch, threads)
+        in_planes = partial(float_ops.conv2d, planes, weight, None, window, channels, threads)
+        if not np.array_equal(np.moveaxis(in_planes(), 1, -1), y):
+            raise EquivalenceError(f"bench: the layouts give different results for {channels}@{size}x{size}")
+        training = GroupedConvolution(weight.shape, (size, size), window, channels)
+        loads = {
+            "float32": roof.float_roof(threads),
+            "memory": roof.memory_roof(max(SMALLEST, x.nbytes + y.nbytes) / 1e6, threads),
+            "main memory": main,
+        }
+        ours = {
+            "forward": partial(forward, batch, threads),
+            "input gradient": partial(training.input_gradient, dy, weight, threads),
+            "weight gradient": partial(training.weight_gradient, x, dy, threads),
+            "NCHW": in_planes,
+        }
+        timings = measure({**{name: load.run for name, load in loads.items()}, **ours}, pace, threads)
+        rates = {name: load.work / timings[name].seconds for name, load in loads.items()}
+        work = {"float32": 9 * y.size, "memory": x.nbytes + y.nbytes}
+        takes = {name: amount / rates[name] for name, amount in work.items()}
+        bound = max(takes, key=takes.__getitem__)
+        seconds = {name: timings[name].seconds for name in ours}
+        yield {
+            "layer": f"{channels}@{size}x{size} 3x3" + (f"/{stride}" if stride > 1 else ""),
+            "batch": batch,
+            "threads": threads,
+            "macs": work["float32"],
+            "bytes": work["memory"],
+            "ours": seconds,
+            "rates": rates,
+            "limit": takes[bound],
+            "bound": bound,
+            "over_limit": seconds["forward"] / takes[bound],
+            "of_memory": work["memory"] / seconds["forward"] / rates["main memory"],
+            "timings": {name: timing.to_dict() for name, timing in timings.items()},
+        }
