@@ -22,10 +22,9 @@ AXIS = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))  # tap
 
 
 @st.composite
-def cases(draw, most=4, dilated=True):
+def cases(draw, most=4):
     """Images (N, H, W, C), weights, groups and a window; up to `most` channels a group."""
     kernel, stride, dilation = zip(draw(AXIS), draw(AXIS), strict=True)
-    dilation = dilation if dilated else (1, 1)
     padding = tuple((draw(st.integers(0, taps)), draw(st.integers(0, taps))) for taps in kernel)
     window = Window(kernel, stride, padding, dilation)
     height, width = (draw(st.integers(extent, 40)) for extent in window.extent)
@@ -51,7 +50,7 @@ def run(conv, x, threads=1):
     return out
 
 
-@given(case=st.one_of(cases(), cases(most=35, dilated=False)), finished=st.booleans())
+@given(case=st.one_of(cases(), cases(most=35)), finished=st.booleans())
 def test_outputs_have_the_bits_of_a_convolution_for_each_group(case, finished):
     x, weight, groups, window = case
     outputs, inputs = weight.shape[:2]
