@@ -92,6 +92,15 @@ def windows(draw, size, least=1):
 
 
 @st.composite
+def dilations(draw, size, window):
+    """How far apart taps may be, every other time."""
+    most = [
+        3 if k == 1 else min(3, (s + 2 * p - 1) // (k - 1)) for s, k, p in zip(size, window[0], window[2], strict=True)
+    ]
+    return tuple(draw(st.integers(1, m)) for m in most) if draw(st.booleans()) else (1, 1)
+
+
+@st.composite
 def binary_layers(draw, channels, size):
     """A function that makes a BinaryConv2d, always the same."""
     scale = draw(st.sampled_from(["alpha", "off"]))
@@ -103,6 +112,7 @@ def binary_layers(draw, channels, size):
         "pad_value": draw(st.sampled_from([0, 1, -1])),
     }
     window, outputs = draw(windows(size)), draw(st.sampled_from([1, 17, 32, 33]))
+    options["dilation"] = draw(dilations(size, window))
     return lambda: nn.BinaryConv2d(channels, outputs, *window, **options, rng=np.random.default_rng(1))
 
 
@@ -137,6 +147,7 @@ def test_other_gradients_of_sign_and_more_bits(shape, seed, data, bits):
     options = {
         "weight_scale": data.draw(st.sampled_from(["alpha", "off"])),
         "input_scale": data.draw(st.sampled_from(["off", "plain", "valid"])),
+        "dilation": data.draw(dilations(shape[2:], window)),
     }
     if bits == (1, 1):
         kind, options["sign_gradient"] = nn.BinaryConv2d, "bireal"
@@ -166,11 +177,12 @@ def test_norm_and_binary_convolution(shape, seed, data):
 def test_real_convolution(shape, seed, data, kind):
     window, rng = data.draw(windows(shape[2:])), np.random.default_rng
     outputs, bias = data.draw(st.sampled_from([1, 17, 32, 33])), data.draw(st.booleans())
+    apart = data.draw(dilations(shape[2:], window))
     makes = {
-        "real": lambda: nn.Conv2d(shape[1], outputs, *window, bias=bias, rng=rng(1)),
-        "bwn": lambda: nn.BinaryWeightConv2d(shape[1], outputs, *window, rng=rng(1)),
+        "real": lambda: nn.Conv2d(shape[1], outputs, *window, bias=bias, rng=rng(1), dilation=apart),
+        "bwn": lambda: nn.BinaryWeightConv2d(shape[1], outputs, *window, rng=rng(1), dilation=apart),
         "binaryconnect": lambda: nn.BinaryWeightConv2d(
-            shape[1], outputs, *window, weight_scale="off", stochastic=bias, rng=rng(1)
+            shape[1], outputs, *window, weight_scale="off", stochastic=bias, rng=rng(1), dilation=apart
         ),
     }
     both(makes[kind], normal(seed, *shape), seed)

@@ -73,7 +73,7 @@ def forget(layer: Any) -> None:
 
 def takes(layer: Any) -> bool:
     """Whether the kernels for one group compute a layer's convolution."""
-    return layer.groups == 1 and layer.dilation == (1, 1)
+    return bool(layer.groups == 1)
 
 
 def takes_groups(layer: Any) -> bool:

@@ -146,7 +146,8 @@ class Conv2d(Convolution):
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
         """Where images of few channels want no gradient, with BatchNorm and what it takes along: one node."""
         norm: Any = following[0] if following else None
-        alone = not fused.takes(self) or self.bias is not None or x.requires_grad or self.in_channels > FEW_CHANNELS
+        few = fused.takes(self) and self.in_channels <= FEW_CHANNELS and self.dilation[1] == 1
+        alone = not few or self.bias is not None or x.requires_grad
         known = _is_stock(self, Conv2d) and _is_stock(norm, BatchNorm2d)
         if alone or not (known and norm.training and fused.applies(x)):
             return self(x), 0
