@@ -77,6 +77,9 @@ def test_rows_of_pictures_need_their_shape():
     assert np.array_equal(*found)
     with pytest.raises(InputError, match=r"image_shape \(5, 5\) does not hold the 64 features"):
         XnorClassifier(image_shape=(5, 5)).fit(grey.reshape(40, -1), y)
+    for wrong in (8, (64,), (8.0, 8.0), "88"):
+        with pytest.raises(InputTypeError, match=r"image_shape must be \(H, W\) or \(H, W, C\), got"):
+            XnorClassifier(image_shape=wrong).fit(grey.reshape(40, -1), y)
 
 
 def test_the_networks_that_it_takes():

@@ -16,7 +16,7 @@ from xnor_ref.cli.commands.train import command
 from xnor_ref.datasets import shapes
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFiniteError, XnorRefError
 from xnor_ref.kernels.basics.threads import get_threads
-from xnor_ref.training.fit import SETTINGS
+from xnor_ref.training.fit import SETTINGS, History
 from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.trainer import Callback
 from xnor_ref.training.job import train_run
@@ -248,6 +248,11 @@ def test_nothing_is_written_and_nothing_stays_changed(tmp_path, monkeypatch, cap
     assert capsys.readouterr() == ("", "")
     fit(network, (images(), labels()), (images(), labels()), progress=True, epochs=1)
     assert "epoch   1  loss" in capsys.readouterr().err
+
+
+def test_every_column_is_explained():
+    history = fit(net(), (images(), labels()), epochs=1)
+    assert [key for key in history.epochs[0] if f"`{key}`" not in History.__doc__] == []
 
 
 def test_without_validation_its_figures_are_none():

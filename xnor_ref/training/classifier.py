@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xnor_ref import nn
 from xnor_ref.datasets.batches import normalization_table
-from xnor_ref.errors import InputError, InputTypeError, ModelFileError
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError, is_integer
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.training.fit import OF_DATA, SETTINGS, fit
 from xnor_ref.training.fitting.evaluation import all_logits, float_logits, of_stored_images
@@ -197,10 +198,12 @@ class XnorClassifier:
         """The (H, W, C) or (H, W) of a row."""
         if self.image_shape is None:
             return 1, 1, features
-        shape = tuple(self.image_shape)
-        if len(shape) not in (2, 3) or int(np.prod(shape)) != features:
+        shape = self.image_shape
+        if not isinstance(shape, (tuple, list)) or not all(map(is_integer, shape)) or len(shape) not in (2, 3):
+            raise InputTypeError(f"XnorClassifier: image_shape must be (H, W) or (H, W, C), got {shape!r}")
+        if math.prod(shape) != features:
             raise InputError(f"XnorClassifier: image_shape {shape} does not hold the {features} features of a row of X")
-        return shape
+        return tuple(shape)
 
     def __repr__(self) -> str:
         said = {name: value for name, value in self.get_params().items() if value is not None}

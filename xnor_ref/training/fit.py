@@ -62,7 +62,7 @@ class History:
         `lr`, of the last step; `train_loss` and `train_top1`, means over the epoch's training images while the network
         changed; `val_loss`, `val_top1` and `val_top5` after the epoch, or None without validation images; `best`,
         whether `val_top1` is higher than in all epochs before; `seconds` and `val_seconds`; `whole_epoch`, False where
-        `seconds` covers only the part after a run was resumed.
+        `seconds` covers only the part after a run was resumed; and what callbacks add.
     settings : dict
         Every setting that had an effect, by name, as it was said or chosen.
     report : dict
@@ -418,8 +418,7 @@ def _document() -> None:
         for name, field in SETTINGS.items()
     ]
     fit.__signature__ = own.replace(parameters=[*known, *more])  # type: ignore[attr-defined]
-    assert fit.__doc__
-    before, title, after = fit.__doc__.partition("    Returns\n    -------\n")
+    before, title, after = (fit.__doc__ or "").partition("    Returns\n    -------\n")
     listed = "\n".join(map(_help, SETTINGS))
     fit.__doc__ = f"{before}    Settings\n    --------\n{listed}\n\n{title}{after}"
 
