@@ -103,6 +103,14 @@ def test_layers_of_several_bits(bits):
             assert check_gradients(layer, x).error < CLOSE
 
 
+@pytest.mark.parametrize("more", [{"groups": 2, "padding": "same"}, {"dilation": (1, 2), "padding": ((0, 1), (2, 0))}])
+@pytest.mark.parametrize("settings", [{}, {"k_grad": True}, {"input_bits": 2, "input_levels": "ternary"}], ids=str)
+def test_binary_convolutions_of_every_window(settings, more):
+    kind = nn.KBitConv2d if "input_bits" in settings else nn.BinaryConv2d
+    layer = kind(4, 6, (3, 2), 2, pad_value=1, rng=rng(), **settings, **more)
+    assert check_gradients(layer, normal(1, 2, 4, 5, 6)).error < CLOSE
+
+
 def test_what_is_drawn_at_random_is_held():
     layer, x = made(nn.BinaryWeightConv2d, stochastic=True, weight_scale="off")
     report = check_gradients(layer, x)
@@ -111,7 +119,18 @@ def test_what_is_drawn_at_random_is_held():
     assert report.constant == ("Dropout: what it drops, as drawn",)
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(4, 6, 3, 2, 1, groups=2, bias=True), nn.Scale(4, "o-h-w", (5, 5))])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, 3, 2, ((0, 1), (2, 0)), groups=2, bias=True, dilation=2),
+        nn.Scale(4, "o-h-w", (5, 5)),
+        nn.AvgPool2d(3, 2, "same"),
+        nn.AvgPool2d(3, 2, 1),
+        nn.AvgPool2d(2, 2, ceil_mode=True),
+        nn.MaxPool2d(2, 2, ((0, 1), (1, 0)), ceil_mode=True),
+    ],
+    ids=repr,
+)
 def test_more_real_layers(layer):
     assert check_gradients(layer, normal(0, 2, 4, 5, 5)).error < CLOSE
 

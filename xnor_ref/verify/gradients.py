@@ -393,6 +393,12 @@ def _max_pool(layer: Any, at: At, x: F64) -> F64:
     return found
 
 
+def _mean_pool(layer: Any, at: At, x: F64) -> F64:
+    counted = _windows(layer, np.ones_like(x), float(layer.count_include_pad))
+    mean: F64 = _windows(layer, x, 0.0).sum(axis=(4, 5)) / counted.sum(axis=(4, 5))
+    return mean
+
+
 def _scale(layer: Any, at: At, x: F64) -> F64:
     spread = [
         factor.data.reshape([size if axis in nn.GAMMAS[layer.gamma][name] else 1 for axis, size in enumerate(x.shape)])
@@ -425,7 +431,7 @@ FORMS: dict[type, Form] = {
     nn.PReLU: lambda layer, at, x: np.where(at.keep("off", lambda: x < 0), x * _channels(layer.weight.data, x), x),
     nn.Hardtanh: lambda layer, at, x: at.straight(x, lambda v: np.clip(v, -1, 1), lambda v: np.abs(v) <= 1),
     nn.MaxPool2d: _max_pool,
-    nn.AvgPool2d: lambda layer, at, x: _windows(layer, x, 0.0).mean(axis=(4, 5)),
+    nn.AvgPool2d: _mean_pool,
     nn.GlobalAvgPool2d: lambda layer, at, x: x.mean(axis=(2, 3)),
     nn.Flatten: lambda layer, at, x: x.reshape(len(x), -1),
     nn.Dropout: _dropout,
