@@ -9,6 +9,7 @@ from xnor_ref import models, nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics import memory
+from xnor_ref.kernels.basics.geometry import Window
 
 SIZES = {"shapes-net": [64], "lenet5": [28, 32], "nin": [32, 64], "vgg-small": [32, 64], "resnet18": [32, 64]}
 SIZES |= {"alexnet": [32, 64], "resnet20": [32], "googlenet": [32]}
@@ -154,7 +155,7 @@ def test_the_identity_shortcut_keeps_pixels_and_adds_empty_channels():
     expected = np.zeros(x.shape, np.float32)
     expected[:, :, ::2, ::2] = d[:, ::2]
     np.testing.assert_array_equal(x.grad, expected)
-    conv = nn.functional.conv2d(x, Tensor(layer.weight()), None, (2, 2), (0, 0), 3)
+    conv = nn.functional.conv2d(x, Tensor(layer.weight()), None, Window.of(1, 2), 3)
     np.testing.assert_array_equal(conv.data, y.data)
     with pytest.raises(InputError, match=r"out_channels \(=7\) must be a multiple of in_channels \(=3\)"):
         nn.IdentityShortcut(3, 7)

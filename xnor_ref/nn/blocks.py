@@ -21,6 +21,7 @@ from xnor_ref.nn.layers.real_layers import (
     BatchNorm1d,
     BatchNorm2d,
     Conv2d,
+    Convolution,
     Linear,
     MaxPool2d,
     ReLU,
@@ -68,11 +69,11 @@ class Builder:
         return self.how.inputs and not self.how.ends and self.options.block_order == "bacp"
 
     def conv(
-        self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None
+        self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None, **more
     ) -> Sequential:
-        """A hidden convolution block."""
-        conv, before = self.hidden_conv(inputs, outputs, kernel, stride, padding), self.size
-        self._advance(kernel, stride, padding)
+        """A hidden convolution block; `more` may be the `dilation` and the `groups` of its convolution."""
+        conv, before = self.hidden_conv(inputs, outputs, kernel, stride, padding, **more), self.size
+        self._follow(conv.window(before))
         if not self.norm_first:
             return self._block(conv, outputs, pool)
         body: dict[str, Module | None] = {"bn": self.norm(inputs), **self._sign(inputs), "conv": conv}
@@ -121,19 +122,20 @@ class Builder:
         layers = {names[0]: conv, f"{names[0]}_scale": scale, names[1]: self.norm(outputs)}
         return {name: layer for name, layer in layers.items() if layer is not None}
 
-    def hidden_conv(self, inputs: int, outputs: int, kernel, stride=1, padding=0) -> Module:
+    def hidden_conv(self, inputs: int, outputs: int, kernel, stride=1, padding=0, **more) -> Convolution:
         """The convolution of a hidden block."""
+        place = inputs, outputs, kernel, stride, padding
         if not self.how.weights:
-            return Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng)
+            return Conv2d(*place, rng=self.rng, **more)
         if self.real_inputs:
-            return self._binary_weight_conv(inputs, outputs, kernel, stride, padding)
+            return self._binary_weight_conv(*place, **more)
         kind = BinaryConv2d if self._one_bit else KBitConv2d
-        settings = self.options.of_layer(kind.takes)
-        return kind(inputs, outputs, kernel, stride, padding, self.options.pad_value, **settings, rng=self.rng)
+        more |= self.options.of_layer(kind.takes)
+        return kind(*place, self.options.pad_value, rng=self.rng, **more)
 
-    def _binary_weight_conv(self, inputs: int, outputs: int, kernel, stride, padding) -> Module:
-        settings = self.options.of_layer(BinaryWeightConv2d.takes)
-        return BinaryWeightConv2d(inputs, outputs, kernel, stride, padding, **settings, rng=self.rng)
+    def _binary_weight_conv(self, inputs: int, outputs: int, kernel, stride, padding, **more) -> Convolution:
+        more |= self.options.of_layer(BinaryWeightConv2d.takes)
+        return BinaryWeightConv2d(inputs, outputs, kernel, stride, padding, rng=self.rng, **more)
 
     def linear(self, inputs: int, outputs: int) -> Sequential:
         """A hidden fully connected block."""
@@ -151,11 +153,9 @@ class Builder:
 
         Its weights are real unless the method binarises its first and last layers.
         """
-        if self.how.ends:
-            conv = self._binary_weight_conv(inputs, outputs, kernel, stride, padding)
-        else:
-            conv = Conv2d(inputs, outputs, kernel, stride, padding, rng=self.rng)
-        self._advance(kernel, stride, padding)
+        place = inputs, outputs, kernel, stride, padding
+        conv = self._binary_weight_conv(*place) if self.how.ends else Conv2d(*place, rng=self.rng)
+        self._follow(conv.window(self.size))
         return self._block(conv, outputs, pool, first=True)
 
     def before_classifier(self, channels: int, batch_norm: type[BatchNorm] = BatchNorm2d) -> Sequential:
@@ -232,15 +232,11 @@ class Builder:
         if pool is not None:
             self._follow(pool.window(self.size))
 
-    def _advance(self, kernel, stride, padding) -> None:
-        """Follow the size of the image through a window."""
-        kernel, stride = pair(kernel, "kernel", "Builder"), pair(stride, "stride", "Builder")
-        self._follow(Window.of(kernel, stride, pair(padding, "padding", "Builder", 0)))
-
     def _follow(self, window: Window) -> None:
+        """Follow the size of the image through a window."""
         self.size = window.count(self.size)
         if min(self.size) < 1:
-            raise InputError(f"build: the image is too small for a window of {window.kernel}")
+            raise InputError(f"build: the image is too small for a window of {window.extent}")
 
 
 def _sequence(**layers: Module | None) -> Sequential:
