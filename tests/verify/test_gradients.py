@@ -95,6 +95,20 @@ def test_binary_convolutions_at_their_border(stride, padding, pad_value):
         assert check_gradients(layer, normal(1, 2, 2, 5, 6)).error < CLOSE
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BinaryConv2d(4, 4, 3, padding=((1, 0), (0, 1)), groups=4, k_grad=True, input_scale="valid", rng=rng()),
+        nn.BinaryWeightConv2d(4, 6, 3, padding=1, groups=2, rng=rng()),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.AvgPool2d(2, padding="same"),
+    ],
+    ids=lambda layer: layer.describe(),
+)
+def test_windows_and_groups_of_other_layers(layer):
+    assert check_gradients(layer, normal(0, 2, 4, 9, 8)).error < CLOSE
+
+
 @pytest.mark.parametrize("bits", [(1, 2), (3, 1), (2, 4)])
 def test_layers_of_several_bits(bits):
     for scale in ("alpha", "off"):
