@@ -1,5 +1,6 @@
 """`XnorClassifier` in scikit-learn: its common checks, and the tools that take an estimator."""
 
+import re
 import unittest
 import warnings
 
@@ -47,6 +48,16 @@ def test_common_checks(estimator, check):
 def test_skipped_checks_are_told():
     text = (REPOSITORY / "docs" / "library.md").read_text()
     assert all(f"| `{name}` | {reason} |" in text for name, reason in SKIPPED.items())
+
+
+def test_what_the_page_shows_runs():
+    text = (REPOSITORY / "docs" / "library.md").read_text()
+    (block,) = re.findall(r"^```py\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = {"XnorClassifier": XnorClassifier}
+    exec(block, shown)
+    x, y = load_digits(n_class=2, return_X_y=True)
+    search = shown["search"].set_params(estimator__xnorclassifier__epochs=2, cv=2)
+    assert search.fit(x[:100], y[:100]).score(x[100:200], y[100:200]) > 0.5
 
 
 def test_it_works_in_a_pipeline_and_in_a_search():
