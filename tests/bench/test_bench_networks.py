@@ -104,8 +104,8 @@ def test_onnxruntime_computes_the_same_windows():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     model = nn.Sequential(
-        nn.Conv2d(3, 6, 3, 2, "same", dilation=2),
-        nn.Conv2d(6, 6, (2, 3), 1, ((0, 1), (2, 0)), 3),
+        nn.Conv2d(3, 6, 3, 2, "same"),
+        nn.Conv2d(6, 6, (2, 3), 1, ((0, 1), (2, 0)), 3, dilation=(1, 2)),
         nn.MaxPool2d(3, 2, ((1, 0), (0, 1)), ceil_mode=True),
         nn.AvgPool2d(3, 1, "same"),
         nn.AvgPool2d(2, 1, 1),
