@@ -158,7 +158,7 @@ def test_other_gradients_of_sign_and_more_bits(shape, seed, data, bits):
         return kind(shape[1], outputs, *window, **options, rng=np.random.default_rng(1))
 
     x = normal(seed, *shape)
-    assert both(make, x, seed) == ["binary_conv2d" if bits == (1, 1) else "kbit_conv2d"]
+    assert both(make, x, seed) == ["binary_conv2d" if bits == (1, 1) else "integer_conv2d"]
     with binary_backend("numba"):
         expected = make()(Tensor(x)).data
     np.testing.assert_array_equal(make()(Tensor(x)).data, expected)  # integers, and the same roundings

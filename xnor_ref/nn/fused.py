@@ -194,15 +194,16 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     return apply("binary_conv2d", planes(y), parents, backward, fresh=True)
 
 
-def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
-    """`KBitConv2d` where `fuses_alone`: its integers are added up by the float32 kernels, without rounding."""
+def integer_conv2d(x: Tensor, layer: Any) -> Tensor:
+    """`KBitConv2d` or `BinaryConv2d` where `adds_in_float32`: float32 kernels add up its integers without rounding."""
     images, plan = pixels(x.data), _real_plan(layer, x, True)
     m = plan.pad(layer.inputs.of(images).astype(np.float32))
     alpha, k = layer.alpha(), layer.scale_map(np.ascontiguousarray(x.data))
-    y = plan.forward(m, layer.weight_levels().astype(np.float32), None)
-    y *= alpha
+    y = plan.forward(m, layer.code.levels(layer.weight.data).astype(np.float32), None)
+    if alpha is not None:
+        y *= alpha
     if k is not None:
-        k = pixels(k)
+        k = np.repeat(pixels(k), layer.out_channels // k.shape[1], axis=3)
         y *= k
 
     def backward(dy):
@@ -211,7 +212,7 @@ def kbit_conv2d(x: Tensor, layer: Any) -> Tensor:
         dw /= np.float32(layer.inputs.top)
         return None if dx is None else _through_sign(layer, images, dx), layer.latent_gradient(dw, alpha)
 
-    return apply("kbit_conv2d", planes(y), (x, layer.weight), backward, fresh=True)
+    return apply("integer_conv2d", planes(y), (x, layer.weight), backward, fresh=True)
 
 
 def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:

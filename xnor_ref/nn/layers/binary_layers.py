@@ -24,7 +24,7 @@ from xnor_ref.kernels.basics import checks
 from xnor_ref.kernels.basics.geometry import Padding, Pair, spatial
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.threads import parallel_chunks
-from xnor_ref.kernels.ops import binary_ops, float_ops
+from xnor_ref.kernels.ops import binary_ops, bit_planes, float_ops
 from xnor_ref.nn import functional, fused
 from xnor_ref.nn.backend import binary_backend as binary_backend
 from xnor_ref.nn.backend import current_backend as current_backend
@@ -103,6 +103,11 @@ class BinaryLayer(Module):
             binary.centre_weights(self.weight.data)
         if self.clamp:
             binary.clamp_weights(self.weight.data)
+
+    @property
+    def inputs(self) -> bit_planes.Levels:
+        """What inputs are rounded to."""
+        return bit_planes.Levels(self.input_bits, self.input_levels == "ternary")
 
     def plus_bias(self, y: Tensor) -> Tensor:
         """y (N, O[, H, W]) with the bias added, if there is one."""
@@ -237,14 +242,23 @@ class BinaryConv2d(BinaryLayer, Convolution):
     @property
     def fuses_alone(self) -> bool:
         """Whether `nn.fused` can compute it without what stands before it."""
-        known = self.grad_bits is None and not self.k_grad and fused.takes(self)
-        return known and not overrides(self, BinaryConv2d, *self.fused_as)
+        known = fused.takes(self) or self.adds_in_float32
+        return (
+            known and self.grad_bits is None and not self.k_grad and not overrides(self, BinaryConv2d, *self.fused_as)
+        )
+
+    @property
+    def adds_in_float32(self) -> bool:
+        """Whether float32 kernels can add up its integers without rounding; zeros stand beyond their border."""
+        exact = bit_planes.exact_in_float32(self.weight.data[0].size, (self.input_bits, self.weight_bits))
+        return exact and self.pad_value == 0 and fused.takes_groups(self)
 
     @property
     def fuses(self) -> bool:
         """Whether `nn.fused` can compute it together with a BatchNorm before it."""
         return (
             self.fuses_alone
+            and fused.takes(self)
             and current_backend() in ("auto", "simd")
             and self.sign_is_compiled
             and self.k_mode is not None
@@ -280,7 +294,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
         return self.plus_bias(apply("binary_conv2d", float_ops.scale_output(z, alpha, k), (x, self.weight), backward))
 
     def _fused(self, x: Tensor) -> Tensor:
-        return fused.binary_conv2d(x, None, self)
+        return fused.binary_conv2d(x, None, self) if fused.takes(self) else fused.integer_conv2d(x, self)
 
     def fits(self, x: Tensor) -> bool:
         """Whether images (N, C, H, W) are what it takes."""

@@ -64,11 +64,6 @@ class KBitLayer(BinaryLayer):
         return self.code.levels(self.weight.data)
 
     @property
-    def inputs(self) -> bit_planes.Levels:
-        """What inputs are rounded to."""
-        return bit_planes.Levels(self.input_bits, self.input_levels == "ternary")
-
-    @property
     def _unit(self) -> float:
         """What alpha is divided by where it multiplies integers."""
         return self.inputs.top * bit_planes.largest(self.weight_bits)
@@ -119,13 +114,11 @@ class KBitConv2d(KBitLayer, BinaryConv2d):
 
     @property
     def fuses_alone(self) -> bool:
-        """Whether float32 adds up its integers without rounding, and zeros stand beyond the border."""
-        exact = bit_planes.exact_in_float32(self.weight.data[0].size, (self.input_bits, self.weight_bits))
         alone = self.grad_bits is None and not self.k_grad and not overrides(self, KBitConv2d, *self.fused_as)
-        return alone and exact and self.pad_value == 0 and fused.takes(self)
+        return alone and self.adds_in_float32
 
     def _fused(self, x: Tensor) -> Tensor:
-        return fused.kbit_conv2d(x, self)
+        return fused.integer_conv2d(x, self)
 
     def _integers(self, images: F32) -> NDArray[np.int32]:
         place = self.window(spatial(images)), self.pad_value, self.groups
