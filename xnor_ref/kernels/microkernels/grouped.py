@@ -17,6 +17,7 @@ from xnor_ref.kernels.microkernels import tile
 from xnor_ref.kernels.microkernels.ir import (
     F32,
     I32,
+    I64,
     LANES,
     TARGET,
     const,
@@ -68,7 +69,7 @@ class Taps:
         ) = arguments  # fmt: skip
 
 
-def _direct_row(b, at, pixels, vectors, values):
+def _direct_row(b, at, pixels, vectors, values, whole=False):
     """The taps of a row where lanes are channels; of neighbours, each pixel is loaded once for `TOGETHER` of them."""
 
     def tap(values, taps):
@@ -81,6 +82,8 @@ def _direct_row(b, at, pixels, vectors, values):
                 sums[v::vectors] = _add(b, sums[v::vectors], inputs[t : t + pixels], weights)
         return [_moved(b, x, at.x_column, taps), _moved(b, w, at.w_column, taps), *sums]
 
+    if whole:
+        return tap(values, TOGETHER)
     neighbours = b.icmp_signed("==", at.x_column, at.x_pixel)
     together = b.select(neighbours, b.udiv(at.n_columns, const(TOGETHER)), const(0))
     values = repeat(b, together, values, lambda values: tap(values, TOGETHER))
@@ -141,8 +144,21 @@ def _outputs(shuffled: bool):
                         _, _, *sums = _direct_row(b, at, pixels, vectors, values)
                     return [b.add(x, at.x_row), b.add(w, at.w_row), *sums]
 
-                zero = ir.Constant(_REALS, None)
-                _, _, *sums = repeat(b, at.n_rows, [x, w] + [zero] * (pixels * vectors), row)
+                def square(values):
+                    for _ in range(TOGETHER):
+                        x, w, *_ = values
+                        _, _, *sums = _direct_row(b, at, pixels, vectors, values, whole=True)
+                        values = [b.add(x, at.x_row), b.add(w, at.w_row), *sums]
+                    return values
+
+                values, rows = [x, w] + [ir.Constant(_REALS, None)] * (pixels * vectors), at.n_rows
+                if not shuffled:
+                    taps = b.icmp_signed("==", at.x_column, at.x_pixel)
+                    for count in (at.n_rows, at.n_columns):
+                        taps = b.and_(taps, b.icmp_signed("==", count, const(TOGETHER)))
+                    values = repeat(b, b.zext(taps, I64), values, square)
+                    rows = b.select(taps, const(0), rows)
+                _, _, *sums = repeat(b, rows, values, row)
                 results = [tile._real(b, sums[p * vectors : (p + 1) * vectors], p, *parts) for p in range(pixels)]
                 for p, of_pixel in enumerate(results):
                     for v, result in enumerate(of_pixel):
