@@ -380,6 +380,7 @@ def test_out_of_memory_is_said_plainly(at_work, monkeypatch):
     [
         (errno.EIO, 1, "error: there.png: Input/output error\n"),
         (errno.EMFILE, 1, "error: there.png: Too many open files\n"),
+        (errno.ENAMETOOLONG, 2, "error: there.png: File name too long\n"),
         (errno.ENOSPC, 7, "error: cannot write there.png: No space left on device\n"),
     ],
 )

@@ -105,7 +105,7 @@ def _refused(error: OSError) -> int:
         say("error: the current folder is gone; change to one that is there")
         return InputError.exit_code
     say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
-    return 1
+    return InputError.exit_code if error.errno == errno.ENAMETOOLONG else 1
 
 
 def _handle_sigterm():
