@@ -18,19 +18,9 @@ from xnor_ref.packed.freeze import freeze
 from xnor_ref.packed.shapes import Shape, output_shape
 
 COUNTS = (
-    "parameters",
-    "biases",
-    "norm_channels",
-    "norms",
-    "latent",
-    "bits",
-    "macs",
-    "xnor_macs",
-    "word_ops",
-    "additions",
-    "float_bytes",
-    "packed_bytes",
-)
+    "parameters", "biases", "norm_channels", "norms", "latent", "bits", "macs", "xnor_macs", "word_ops", "additions",
+    "float_bytes", "packed_bytes",
+)  # fmt: skip
 
 
 def summarise(network: Network) -> dict[str, Any]:
