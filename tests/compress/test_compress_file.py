@@ -280,6 +280,38 @@ def test_close_filters_become_smaller_and_can_be_held_anew():
         assert np.array_equal(again.network().logits(pixels), sample.network().logits(pixels))
 
 
+@pytest.mark.parametrize("pad_value", [0, -1])
+def test_layers_with_dilation_and_uneven_padding_go_along_trees_and_those_in_groups_stay_bits(pad_value, tmp_path):
+    sample = packed_samples.version_5(pad_value)
+    held, pixels = in_trees(sample), sample.pixels(3)
+    network, want = held.network(), sample.network().logits(pixels)
+    binary = [row["stored"] for row in network.summary() if row["op"] == "binary_conv2d"]
+    assert binary == ["bits", "bits", "tree"] and held.metadata["version"] == 5
+    for how in trees.EXECUTIONS:
+        with trees.execution(how):
+            for backend in ("auto", "reference"):
+                assert np.array_equal(network.logits(pixels, backend=backend), want)
+    network.save(tmp_path / "model")
+    assert np.abs(independent_reader.logits(tmp_path / "model", pixels) - want).max() < 1e-4
+
+
+def test_a_layer_in_groups_that_a_file_holds_along_a_tree_is_computed_directly():
+    sample = Sample((6, 5, 5), classes=8)
+    sample.metadata["version"] = 5
+    sample.metadata["input"] |= {"mean": [0.5] * 6, "std": [0.25] * 6}
+    sample.binary_conv2d(6, 8, groups=2, dilation=[2, 1])
+    sample.node("global_avg_pool")
+    pixels = sample.pixels(2)
+    want = sample.network().logits(pixels)
+    with pytest.raises(InputError, match="the operations are binary_conv2d in groups, global_avg_pool"):
+        in_trees(sample)
+    rows = sample.tensors.pop("n0.binary_conv2d.bits")
+    sample.tensors["n0.binary_conv2d.tree"] = codec.encode(rows, build(rows, 27))
+    sample.metadata["graph"][0]["out_channels"] = 8
+    with trees.execution("tree"):
+        assert np.array_equal(sample.network().logits(pixels, backend="numba"), want)
+
+
 def test_networks_without_trees_are_refused():
     sample = Sample(shape=(2, 3, 3), classes=2)
     sample.node("flatten")

@@ -141,11 +141,13 @@ def scaled(node, t, x, x4, y):
     if "alpha" in t:
         y = y * per_channel(t["alpha"], y)
     if node["input_scale"] != "off":
-        mean = np.abs(x4.astype(np.float64)).mean(axis=1, keepdims=True)
+        of_groups = np.abs(x4.astype(np.float64)).reshape(len(x4), node.get("groups", 1), -1, *x4.shape[2:])
+        mean = of_groups.mean(axis=2)
         total = windows(mean, node, kernel, 0).sum(axis=(4, 5))
         inside = windows(np.ones_like(mean), node, kernel, 0).sum(axis=(4, 5))
         taps = np.maximum(inside, 1) if node["input_scale"] == "valid" else kernel[0] * kernel[1]
-        y = y * (total / taps).astype(np.float32)
+        k = (total / taps).astype(np.float32)
+        y = y * np.repeat(k, y.shape[1] // k.shape[1], axis=1)
     return y if x.ndim == 4 else y[:, :, 0, 0]
 
 

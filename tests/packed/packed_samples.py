@@ -236,15 +236,16 @@ def version_4(pad_value=0, seed=0):
 
 def version_5(pad_value=0, seed=0):
     """All geometry that came with version 5, in every operation that has it."""
-    sample = Sample(shape=(4, 13, 12), seed=seed)
+    sample = Sample(shape=(4, 15, 14), seed=seed)
     sample.metadata["version"] = 5
-    sample.conv2d(4, 6, padding=[[0, 1], [2, 1]])
+    sample.conv2d(4, 6, padding=[[0, 1], [2, 1]], dilation=[2, 1], groups=2)
     sample.affine(6)
     sample.node("max_pool", kernel=[3, 3], stride=[1, 1], padding=[[0, 2], [1, 0]])
-    sample.binary_conv2d(6, 70, (3, 2), padding=([2, 0], [0, 1]), pad_value=pad_value, scale="valid")
-    sample.sign_weight_conv2d(70, 66, (2, 3), padding=([1, 2], [0, 2]))
-    sample.binary_conv2d(66, 12, padding=([0, 2], [1, 0]), pad_value=pad_value, scale="off", threshold=True)
-    sample.kbit_conv2d(12, 10, padding=([2, 0], [0, 1]), pad_value=pad_value)
+    sample.binary_conv2d(6, 70, (3, 2), (1, 1), ([2, 0], [0, 1]), pad_value, "valid", groups=2, dilation=[1, 3])
+    sample.sign_weight_conv2d(70, 66, (2, 3), padding=([1, 2], [0, 2]), dilation=[2, 2], groups=2)
+    sample.binary_conv2d(66, 66, (3, 3), (1, 1), (0, 2), pad_value, "off", threshold=True, groups=66)
+    sample.binary_conv2d(66, 12, (3, 3), (2, 1), ([0, 2], [1, 0]), pad_value, "off", threshold=True, dilation=[2, 1])
+    sample.kbit_conv2d(12, 10, (3, 3), (1, 1), ([2, 0], [0, 1]), pad_value, groups=2, dilation=[1, 2])
     sample.kbit_conv2d(10, 10, pad_value=pad_value, input_levels="ternary")
     sample.node("avg_pool", kernel=[2, 3], stride=[2, 2], padding=[[0, 1], [0, 1]], count_include_pad=0)
     sample.node("global_avg_pool")

@@ -61,7 +61,7 @@ def test_weights_are_the_signs_of_the_latent_weights(name, along, tmp_path):
     latent = dict(model.named_modules())[name].weight.data
     weights = packed.weights(name)
     assert weights.dtype == np.int8 and np.array_equal(weights, np.where(latent >= 0, 1, -1))
-    assert np.array_equal(packed.words(name), pack_bits(np.moveaxis(latent, 1, -1)))
+    assert np.array_equal(packed.words(name), pack_bits(latent, axis=1))
     alpha = np.abs(latent, dtype=np.float64).reshape(len(latent), -1).mean(axis=1).astype(np.float32)
     assert packed.alpha(name).dtype == np.float32 and np.array_equal(packed.alpha(name), alpha)
 
@@ -102,7 +102,7 @@ def test_weights_of_a_few_bits_are_odd_integers():
         rest = (weights.astype(int) + 2**bits - 1) // 2
         for plane in range(bits):
             signs = np.where(rest >> plane & 1, 1, -1)
-            assert np.array_equal(planes[plane], pack_bits(np.moveaxis(signs, 1, -1)))
+            assert np.array_equal(planes[plane], pack_bits(signs, axis=1))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,8 @@ def convolved(x, weight, node):
     """Any arrays (N, C, H, W) and (O, C/groups, KH, KW) in float64, a border of zeros or of the node's pad_value."""
     (sy, sx), (dy, dx) = node.get("stride", (1, 1)), node.get("dilation", (1, 1))
     pads = [(side, side) if isinstance(side, int) else side for side in node.get("padding", (0, 0))]
-    border = (2 ** node.get("input_bits", 1) - 1) * node.get("pad_value", 0)
+    top = 1 if node.get("input_levels") == "ternary" else 2 ** node.get("input_bits", 1) - 1
+    border = top * node.get("pad_value", 0)
     x = np.pad(x.astype(float), ((0, 0), (0, 0), *pads), constant_values=border)
     groups, (outputs, channels, *kernel) = x.shape[1] // weight.shape[1], weight.shape
     extent = [d * (k - 1) + 1 for d, k in zip((dy, dx), kernel)]
@@ -158,7 +159,8 @@ def check(packed: PackedNetwork, images, backend="auto") -> dict:
         z, taken = found["Z"], x
         if "levels" in found:
             taken = found["levels"]
-            assert taken.dtype == np.int16 and (taken % 2 == 1).all()
+            ternary = node.get("input_levels") == "ternary"
+            assert taken.dtype == np.int16 and ((abs(taken) <= 1) if ternary else taken % 2 == 1).all()
         elif "signs" in found:
             taken = found["signs"]
             assert taken.dtype == np.int8
@@ -177,19 +179,18 @@ def check(packed: PackedNetwork, images, backend="auto") -> dict:
         if node.get("input_scale", "off") == "off":
             assert found.keys() & {"A", "K"} == set()
         else:
-            mean = np.abs(x.astype(np.float64)).mean(axis=1, keepdims=True)
-            ones = np.ones((1, 1, *weights.shape[2:])) if x.ndim == 4 else np.ones((1, 1))
-            plain = node | {"pad_value": 0}
-            count = convolved(np.ones_like(mean), ones, plain) if x.ndim == 4 else 1.0
-            count = np.maximum(count, 1) if node["input_scale"] == "valid" else ones.size
-            k = (convolved(mean, ones, plain) if x.ndim == 4 else mean) / count
-            np.testing.assert_allclose(found["K"], k, rtol=1e-6)
-            assert found["K"].dtype == np.float32 and found["K"].shape == k.shape
-            assert ("A" in found) == (x.ndim == 4)
+            groups = node.get("groups", 1)
+            mean = np.abs(x.astype(np.float64)).reshape(n, groups, -1, *x.shape[2:]).mean(axis=2)
+            k, plain = mean, node | {"pad_value": 0, "input_bits": 1}
             if x.ndim == 4:
-                assert found["A"].dtype == np.float32 and found["A"].shape == (n, *x.shape[2:])
-                np.testing.assert_allclose(found["A"], mean[:, 0], rtol=1e-6)
-            expected = expected * found["K"]
+                box = np.ones((groups, 1, *weights.shape[2:]))
+                count = convolved(np.ones_like(mean), box, plain) if node["input_scale"] == "valid" else box[0, 0].size
+                k = convolved(mean, box, plain) / np.maximum(count, 1)
+                assert found["A"].dtype == np.float32 and found["A"].shape == mean.shape
+                np.testing.assert_allclose(found["A"], mean, rtol=1e-6)
+            np.testing.assert_allclose(found["K"], k, rtol=1e-6)
+            assert found["K"].dtype == np.float32 and found["K"].shape == k.shape and ("A" in found) == (x.ndim == 4)
+            expected = expected * np.repeat(found["K"], output.shape[1] // groups, axis=1)
         assert np.array_equal(output, expected)
     assert np.array_equal(output, packed.logits(images))
     return trace

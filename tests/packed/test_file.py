@@ -250,6 +250,70 @@ def test_operations_of_a_later_version():
         refused(sample, f"sign_weight_conv2d.*needs version 3, the file has {version}")
 
 
+def test_geometry_of_version_5_needs_it():
+    def dilated(sample):
+        sample.binary_conv2d(3, 6, dilation=[2, 2])
+
+    def grouped(sample):
+        sample.kbit_conv2d(3, 6, groups=3)
+
+    def uneven(sample):
+        sample.pool("avg_pool", 2, 1, [0, 1])
+
+    for make in (dilated, grouped, uneven):
+        sample = Sample(classes=3 if make is uneven else 6)
+        sample.metadata["version"] = 4
+        make(sample)
+        sample.node("global_avg_pool")
+        refused(sample, r"n0.* needs version 5, the file has 4")
+        sample.metadata["version"] = 5
+        assert np.isfinite(sample.network().logits(sample.pixels(1))).all()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"dilation": [5, 1]},
+            r"kernel .3, 3. with dilation .5, 1. is larger than the input .4, 9, 8. with padding .0, 0.",
+        ),
+        ({"dilation": [0, 1]}, "dilation must be two integers from 1 to 1024"),
+        ({"dilation": 2}, "dilation must be two integers"),
+        ({"groups": 3}, "4 input channels cannot be cut into 3 groups"),
+        ({"groups": 4}, "6 output channels cannot be cut into 4 groups"),
+        ({"groups": 5}, "groups must be an integer from 1 to 4, got 5"),
+        ({"groups": 2.0}, "groups must be an integer"),
+        ({"padding": [[0, 1], [2, -1]]}, r"padding must be two integers from 0 to 1024, got .2, -1."),
+        ({"padding": [[0, 1], 2]}, "padding must be two integers from 0 to 1024, got 2"),
+        ({"padding": [[0, 1], [0, 1], [0, 1]]}, "padding must be two integers, or two pairs of them, got"),
+    ],
+)
+def test_geometry_that_does_not_fit(attributes, message):
+    for op in ("binary_conv2d", "sign_weight_conv2d", "kbit_conv2d"):
+        sample = Sample(shape=(4, 9, 8), classes=6)
+        sample.metadata["version"] = 5
+        getattr(sample, op)(4, 6, padding=(0, 0))
+        sample.metadata["graph"][0] |= attributes
+        if attributes.get("groups") == 4:
+            sample.tensors[f"n0.{op}.bits"] &= np.uint64(2**9 - 1)  # filters of one channel
+        sample.node("global_avg_pool")
+        refused(sample, f"node 'n0.{op}'.*{message}")
+
+
+def test_too_many_weights_in_groups():
+    sample = Sample(shape=(4, 1024, 1024), classes=8)
+    sample.metadata["version"] = 5
+    sample.node(
+        "binary_conv2d", None, {"bits": np.zeros((8, 2**16), np.uint64)}, in_channels=4, kernel_size=[1024, 1024],
+        stride=[1, 1], padding=[0, 0], pad_value=0, input_scale="off", groups=1,
+    )  # fmt: skip
+    sample.node("global_avg_pool")
+    for groups, words in ((2, 2**15), (4, 2**14)):
+        sample.metadata["graph"][0]["groups"] = groups
+        sample.tensors["n0.binary_conv2d.bits"] = np.zeros((32, words), np.uint64)
+        refused(sample, "67108864 weights are too many in groups" if groups == 2 else "33554432 weights are too many")
+
+
 def test_factors_of_a_scale_that_do_not_belong_together():
     for factors, words in (
         ({"plane": (9, 8)}, "has the factors plane"),
@@ -291,9 +355,12 @@ def test_attributes_of_every_node(make, index):
                     ("pad_value", -1),
                     ("pad_value", 0),
                     ("groups", 1),
+                    ("count_include_pad", 0),
                     ("stride", [1024, 1024]),
                 ) or "padding" in key
                 assert np.isfinite(network.logits(sample.pixels(1))).all()
+        if key in ("dilation", "count_include_pad", "input_levels") or (key == "groups" and node["op"] != "conv2d"):
+            continue  # which a node may lack
         sample = copy.deepcopy(good)
         del sample.metadata["graph"][index][key]
         refused(sample, f"node '{node['name']}'.*attribute '{key}' is missing")

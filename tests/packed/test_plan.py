@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.packed import packed_samples
 from tests.packed.packed_samples import Sample
 from xnor_ref.errors import InputError
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.packed import plan
 from xnor_ref.packed.plan import Blueprint
@@ -24,15 +25,23 @@ def networks(draw) -> Sample:
     sample = Sample((channels, height, width), seed=draw(st.integers(0, 99)))
 
     def binary(k, scale, threshold):
+        groups = draw(st.sampled_from([g for g in (1, 1, 2, 3, channels) if channels % g == 0]))
         outputs = draw(st.sampled_from((5, 16, 33, 64, 70)))
-        padding, stride = draw(st.integers(0, 2)), draw(st.integers(1, 2))
-        if min(height, width) + 2 * padding < k:
+        outputs += -outputs % groups
+        pads = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(2))
+        window = Window(
+            (k, k), (draw(st.integers(1, 2)),) * 2, pads, (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
+        )
+        size = window.count((height, width))
+        if min(size) < 1:
             return channels, height, width
+        sample.metadata["version"] = 5
+        padding = [list(side) for side in pads]
         sample.binary_conv2d(
-            channels, outputs, (k, k), (stride, stride), (padding, padding),
-            draw(st.sampled_from((0, 1, -1))), scale, draw(st.booleans()), threshold,
+            channels, outputs, (k, k), window.stride, padding, draw(st.sampled_from((0, 1, -1))), scale,
+            draw(st.booleans()), threshold, groups=groups, dilation=list(window.dilation),
         )  # fmt: skip
-        return outputs, *((size + 2 * padding - k) // stride + 1 for size in (height, width))
+        return outputs, *size
 
     for _ in range(draw(st.integers(1, 8))):
         kind = draw(st.sampled_from(("binary", "binary", "bits", "conv", "affine", "act", "pool", "add")))
@@ -82,6 +91,15 @@ def test_plans_repeat_the_bits_of_the_steps(sample, n, threads):
     assert np.isfinite(want).all()
     for _ in range(2):  # what a run leaves in the buffers must not show in the next
         assert np.array_equal(network.logits(images, threads, "simd"), want)
+
+
+@pytest.mark.parametrize("pad_value", [-1, 0, 1])
+def test_all_geometry_is_planned(pad_value):
+    sample = packed_samples.version_5(pad_value)
+    network, images = sample.network(), sample.pixels(5)
+    operations = [op for _, op, _ in network.profile(images)]
+    assert "binary_conv2d+sign" in operations and "conv2d+affine" in operations
+    assert np.array_equal(network.logits(images, backend="simd"), network.logits(images, backend="reference"))
 
 
 def test_layers_without_k_go_from_bits_to_bits():

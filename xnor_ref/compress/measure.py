@@ -73,7 +73,8 @@ def _direct(words, channels, x_words, x, how, threads) -> dict[str, Callable]:
     }
     if has_vectors():
         weight = np.ascontiguousarray(np.moveaxis(signs_of_words(words, channels), 3, 1))
-        conv = PlannedConv2d(weight, x.shape[2:], window.stride, window.brief_padding, pad_value, input_scale="off")
+        place = window.stride, window.padding, pad_value
+        conv = PlannedConv2d(weight, x.shape[2:], *place, input_scale="off", dilation=window.dilation)
         conv.pack(np.ascontiguousarray(np.moveaxis(x, 1, 3)), threads)
         contenders["direct simd"] = lambda: conv.count(threads)
     return contenders

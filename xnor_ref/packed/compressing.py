@@ -79,7 +79,7 @@ def compress(
     store: str = "auto",
     threads: int | None = None,
 ) -> Compressed:
-    """Find a tree for every binary layer, and hold the layer along it where that takes fewer bytes.
+    """Find a tree for every binary layer without groups, and hold the layer along it where that takes fewer bytes.
 
     Parameters
     ----------
@@ -103,10 +103,13 @@ def compress(
     """
     if store not in STORE or kind not in ("mst", "star"):
         raise InputError(f"compress: kind must be mst or star and store auto or tree; got {kind!r} and {store!r}")
-    binary = [node for node in network.nodes if node.op in BINARY]
+    grouped = {node.name for node in network.nodes if node.step.arguments.get("groups", 1) > 1}  # of several inputs
+    binary = [node for node in network.nodes if node.op in BINARY and node.name not in grouped]
     if not binary:
-        ops = ", ".join(dict.fromkeys(node.op for node in network.nodes))
-        raise InputError(f"compress: no layer has both binary weights and binary inputs; the operations are {ops}")
+        ops = dict.fromkeys(node.op + (" in groups" if node.name in grouped else "") for node in network.nodes)
+        raise InputError(
+            f"compress: no layer has both binary weights and binary inputs; the operations are {', '.join(ops)}"
+        )
     layers, held = [], 0
     for node in binary:
         source = node.inputs[0]

@@ -82,6 +82,13 @@ def weights(node: ExaminedNode) -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(values, -1, 1), np.int16 if planes else np.int8)
 
 
+def words(node: ExaminedNode) -> NDArray[np.uint64]:
+    """The weights of a layer as bits; see `PackedNetwork.words`."""
+    shape, words = node.step.weight_shape, node.step.words
+    assert shape is not None and words is not None
+    return np.ascontiguousarray(np.moveaxis(words(), -1, 1 - len(shape))) if len(shape) > 2 else words()
+
+
 def alpha(node: ExaminedNode) -> F32:
     """The scales of a layer; see `PackedNetwork.alpha`."""
     found = node.tensors.get("alpha")
@@ -110,5 +117,5 @@ def _arrays(x: F32, notes: Arrays) -> Arrays:
     if "levels" in notes:
         found["levels"] = notes["levels"].reshape(x.shape).astype(np.int16)
     if "K" in notes and x.ndim == 4:
-        found["A"] = binary_ops.input_scale_map(x, Window((1, 1)), KMode.PLAIN)[:, 0]
+        found["A"] = binary_ops.input_scale_map(x, Window((1, 1)), KMode.PLAIN, groups=notes["K"].shape[1])
     return found | {key: notes[key] for key in ("K", "Z") if key in notes}

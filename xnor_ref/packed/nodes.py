@@ -17,7 +17,8 @@ from xnor_ref.kernels.basics.geometry import Window as Window
 F32 = NDArray[np.float32]
 Shape = tuple[int, ...]
 
-MAX_SIDE = 1024  # of a kernel, a stride or a padding
+MAX_SIDE = 1024  # of a kernel, a stride, a padding or a dilation
+MAX_GROUPED = 2**24  # binary weights of a layer in groups: vector code takes up to 64 bytes for each
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,12 @@ class Node:
         groups = 1 if optional and "groups" not in self.attributes else self.integer("groups", 1, channels)
         self.need(channels % groups == 0, f"{channels} input channels cannot be cut into {groups} groups")
         return groups
+
+    def need_groups(self, groups: int, outputs: int, weights: int) -> None:
+        """Refuse the node unless its outputs can be cut into groups, and its binary weights laid out for them."""
+        self.need(outputs % groups == 0, f"{outputs} output channels cannot be cut into {groups} groups")
+        many = f"{weights} weights are too many in groups, the limit is {MAX_GROUPED}"
+        self.need(groups == 1 or weights <= MAX_GROUPED, many)
 
 
 def uneven(padding: Any) -> bool:

@@ -232,36 +232,39 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     window, size = node.window(x, kernel, node.dilation())
     pad_value = node.choice("pad_value", (-1, 0, 1))
     input_scale = node.choice("input_scale", tuple(KMode))
-    n_bits = channels * kernel[0] * kernel[1]
+    groups = node.groups(channels)
+    own = channels // groups
+    n_bits = own * kernel[0] * kernel[1]
     node.need(n_bits < 2**31, f"{n_bits} weights in a filter are more than a 32-bit sum can count")
     bits, tree = _weight_bits(node, n_bits)
+    node.need_groups(groups, len(bits), n_bits * len(bits))
     shape = (len(bits), *size)
     alpha = node.optional("alpha", np.float32, (len(bits),))
     rule = _sign_rule(node, channels, input_scale)
-    words = _expand_bits(bits, channels, kernel)
-    along = trees.along_conv(words, tree, x, window, pad_value) if tree else None
+    words = _expand_bits(bits, own, kernel)
+    along = trees.along_conv(words, tree, x, window, pad_value) if tree and groups == 1 else None  # of one input
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
         x_words = _to_bits(settings, x, rule)
 
         def direct() -> NDArray[np.int32]:
-            return binary_ops.conv2d_bits(x_words, words, channels, window, pad_value, *how)
+            return binary_ops.conv2d_bits(x_words, words, channels, window, pad_value, *how, groups)
 
         z = along.run(settings, x_words, direct) if along else direct()
         k = None
         if input_scale != KMode.OFF:
-            k = binary_ops.input_scale_map(x, window, input_scale, *how)
+            k = binary_ops.input_scale_map(x, window, input_scale, *how, groups)
         settings.note(words=x_words, K=k, Z=z)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     # Z with the border's sums, bits on their way to words, A and K in float64; generous rather than exact.
     border = math.prod(window.padded((height, width)))
-    workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border) + (along.workspace if along else 0)
+    workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border * groups) + (along.workspace if along else 0)
     work = n_bits * math.prod(shape)
-    arguments = {"words": words, "channels": channels, "window": window, "pad_value": pad_value}
+    arguments = {"words": words, "groups": groups, "window": window, "pad_value": pad_value}
     arguments |= {"alpha": alpha, "input_scale": input_scale, "rule": rule, "tree": tree}
-    weight_shape = len(bits), channels, *kernel
+    weight_shape = len(bits), own, *kernel
     return Step(shape, run, work, workspace, n_bits * len(bits), arguments, weight_shape, words.copy)
 
 
@@ -296,9 +299,10 @@ def binary_linear(node: Node, x: Shape) -> Step:
     return Step((len(bits),), run, work, workspace, work, arguments, (len(bits), features), bits.copy)
 
 
-def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: int) -> Step:
+def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: int, groups: int = 1) -> Step:
     """Both k-bit layers: the integers of an image (C, H, W) convolved on bit planes, then alpha, then K."""
-    n_bits = image[0] * math.prod(window.kernel)
+    own = image[0] // groups
+    n_bits = own * math.prod(window.kernel)
     flat = "kernel_size" not in node.seen
     input_scale = node.choice("input_scale", (KMode.OFF, KMode.PLAIN) if flat else tuple(KMode))
     input_bits = node.integer("input_bits", 1, MAX_BITS)
@@ -307,18 +311,19 @@ def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: i
     inputs = bit_planes.Levels(input_bits, ternary)
     bits = _plain_bits(node, n_bits, node.integer("weight_bits", 1, MAX_BITS))  # the lowest plane first
     n_planes, outputs, _ = bits.shape
+    node.need_groups(groups, outputs, n_bits * outputs)
     node.need(bit_planes.fits(n_bits, (input_bits, n_planes)), f"sums of {n_bits} products may not fit into 32 bits")
     alpha = node.tensor("alpha", np.float32, (outputs,))
-    words = [_expand_bits(plane, image[0], window.kernel) for plane in bits]
+    words = [_expand_bits(plane, own, window.kernel) for plane in bits]
     shape = outputs, *out_size
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
         m = inputs.of(x)
-        z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, inputs, window, pad_value, *how)
+        z = bit_planes.conv2d_planes(m.reshape(-1, *image), words, inputs, window, pad_value, *how, groups)
         k = None
         if input_scale != KMode.OFF and not flat:
-            k = binary_ops.input_scale_map(x, window, input_scale, *how)
+            k = binary_ops.input_scale_map(x, window, input_scale, *how, groups)
         elif input_scale != KMode.OFF:
             k = binary_ops.input_scale_rows(x, *how)
         z = z[:, :, 0, 0] if flat else z
@@ -326,9 +331,9 @@ def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: i
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
     border = math.prod(window.padded((image[1], image[2])))
-    workspace = 4 * (6 * math.prod(shape) + 4 * math.prod(image) + 6 * border)
+    workspace = 4 * (6 * math.prod(shape) + 4 * math.prod(image) + 6 * border * groups)
     work = n_bits * math.prod(shape) * input_bits * n_planes
-    weight_shape = outputs, image[0], *window.kernel
+    weight_shape = outputs, own, *window.kernel
     return Step(
         shape[:1] if flat else shape, run, work, workspace, n_bits * outputs * n_planes,
         weight_shape=weight_shape[:2] if flat else weight_shape,
@@ -341,7 +346,7 @@ def kbit_conv2d(node: Node, x: Shape) -> Step:
     channels, _, _ = image = node.image(x)
     node.size_of_input("in_channels", channels)
     window, size = node.window(x, node.pair("kernel_size", 1), node.dilation())
-    return _kbit(node, image, size, window, node.choice("pad_value", (-1, 0, 1)))
+    return _kbit(node, image, size, window, node.choice("pad_value", (-1, 0, 1)), node.groups(channels))
 
 
 def kbit_linear(node: Node, x: Shape) -> Step:
@@ -356,21 +361,24 @@ def sign_weight_conv2d(node: Node, x: Shape) -> Step:
     channels, _, _ = node.image(x)
     node.size_of_input("in_channels", channels)
     window, size = node.window(x, node.pair("kernel_size", 1), node.dilation())
-    n_bits = channels * math.prod(window.kernel)
+    groups = node.groups(channels)
+    own = channels // groups
+    n_bits = own * math.prod(window.kernel)
     bits = _plain_bits(node, n_bits)
+    node.need_groups(groups, len(bits), n_bits * len(bits))
     alpha = node.optional("alpha", np.float32, (len(bits),))
     shape = (len(bits), *size)
 
     def run(settings: Settings, x: F32) -> F32:
-        sums = sign_sums.conv2d(x, bits, window, settings.backend, settings.threads)
+        sums = sign_sums.conv2d(x, bits, window, settings.backend, settings.threads, groups)
         settings.note(Z=sums)
         return sign_sums.scale_filters(sums, alpha)
 
     workspace = 4 * (n_bits * math.prod(shape[1:]) + 2 * math.prod(shape)) + 8 * n_bits
     return Step(
         shape, run, n_bits * math.prod(shape), workspace, n_bits * len(bits),
-        weight_shape=(len(bits), channels, *window.kernel),
-        words=lambda: _expand_bits(bits, channels, window.kernel).copy(),
+        weight_shape=(len(bits), own, *window.kernel),
+        words=lambda: _expand_bits(bits, own, window.kernel).copy(),
     )  # fmt: skip
 
 

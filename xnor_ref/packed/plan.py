@@ -206,7 +206,9 @@ class Blueprint:
             step, size, window = window.stride, window.count(size), ONE  # pixels that no window meets are not packed
         if not simd.table_fits(len(words), size, window):
             raise InputError(f"{node.name}: padding {window.brief_padding} has too many borders to plan")
-        conv = simd.SignConv(words, shape[2], size, window, arguments.get("pad_value", 0))
+        conv = simd.SignConv(
+            words, shape[2], size, window, arguments.get("pad_value", 0), groups=arguments.get("groups", 1)
+        )
         alpha, input_scale = arguments["alpha"], arguments["input_scale"]
         follower = self._takes_bits(index)
 

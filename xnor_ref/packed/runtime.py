@@ -197,7 +197,7 @@ class PackedNetwork:
         return contents.weights(contents.find(self._network, name, "weights"))
 
     def words(self, name: str) -> NDArray[np.uint64]:
-        """The weights of a binary layer as bits, as `pack_bits` packs them along the input channels.
+        """The weights of a binary layer as bits, as `conv2d_words` and `linear_words` take them.
 
         Parameters
         ----------
@@ -206,18 +206,16 @@ class PackedNetwork:
 
         Returns
         -------
-        uint64 (O, KH, KW, ceil(C/64)) or (O, ceil(I/64))
-            `pack_bits(numpy.moveaxis(weights, 1, -1))` of the layer's `weights`. Layers of k-bit weights have an axis
-            of k planes in front, the lowest first: bit p of a weight w is that of (w + 2**k - 1) // 2.
+        uint64 (O, ceil(C/64), KH, KW) or (O, ceil(I/64))
+            `pack_bits(weights, axis=1)` of the layer's `weights`. Layers of k-bit weights have an axis of k planes in
+            front, the lowest first: bit p of a weight w is that of (w + 2**k - 1) // 2.
 
         Raises
         ------
         InputError
             There is no such layer, or its weights are no bits; names what there is.
         """
-        step = contents.find(self._network, name, "words").step
-        assert step.words is not None
-        return step.words()
+        return contents.words(contents.find(self._network, name, "words"))
 
     def alpha(self, name: str) -> F32:
         """The scale of each filter of a binary layer, float32 (O,); ones where the layer has none.
@@ -249,9 +247,9 @@ class PackedNetwork:
             | input | the real input, X | all | float32 (N, C, H, W) or (N, I) |
             | input2 | the second input | add | as input |
             | signs | signs of X, by thresholds where BatchNorm was folded | binary inputs | int8, as input |
-            | levels | X as odd integers of k bits | k-bit inputs | int16, as input |
-            | A | mean of abs(X) over channels | convolutions with K | float32 (N, H, W) |
-            | K | mean of A over each window, or of abs(X) | layers with K | float32 (N, 1, OH, OW) or (N, 1) |
+            | levels | X as integers of k bits | k-bit inputs | int16, as input |
+            | A | mean of abs(X) over the channels of a group | convolutions with K | float32 (N, groups, H, W) |
+            | K | mean of A over each window, or of abs(X) | layers with K | float32 (N, groups, OH, OW) or (N, 1) |
             | Z | signs (levels, or X) convolved with the weights | binary weights | int32 (X: float32), as output |
             | output | the result, (Z alpha) K | all | float32 (N, O, OH, OW) or (N, O) |
 

@@ -117,11 +117,10 @@ def _measured(layer: Any) -> dict[str, Any] | None:
     if layer.tree is None:
         return None
     given = layer.node.step.arguments
-    words = given["words"] if "channels" in given else given["words"][:, None, None]
-    channels = given.get("channels", layer.n_bits)
-    size = layer.input_shape[1:] or (1, 64)
+    words = given["words"] if "window" in given else given["words"][:, None, None]
+    channels, *size = layer.input_shape
     how = given.get("window", Window((1, 1))), given.get("pad_value", 0)
-    return layer_times(words, channels, layer.tree, size, *how) | {"threads": get_threads()}
+    return layer_times(words, channels, layer.tree, tuple(size) or (1, 64), *how) | {"threads": get_threads()}
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------
