@@ -284,9 +284,8 @@ def test_sums_of_bytes_are_exact(seed, place, pad_value, scale, rule):
     q = rounded(value, np.float32(1 / for_weight), seed, 16)
     p = rounded(value, alpha * np.float32(1 / for_input), seed, 0)
     assert abs(q).max() <= 127 and abs(p).max() <= 127
-    grad = exact(layer.signs, layer.filters, q, layer.window, layer.pad_value)[1].astype(np.float32) * np.float32(
-        for_weight
-    )
+    grad = exact(layer.signs, layer.filters, q, layer.window, layer.pad_value)[1].astype(np.float32)
+    grad *= np.float32(for_weight)
     if rule is not Finish.RAW:
         grad *= alpha.reshape(-1, 1, 1, 1) * (abs(layer.weight) <= 1)
     assert np.array_equal(dw, grad)

@@ -24,6 +24,11 @@ def known_answers() -> tuple[Case, ...]:
         (gradients._convolve_bytes, lambda: _convolved(37, (3, 2), (1, 1), (1, 1)), "7fb95d9e53457c5f"),
         (gradients._convolve_bytes, lambda: _convolved(70, (2, 3), (2, 3), (1, 2)), "b0e8de5ab08899a2"),
         (gradients._convolve_bytes, lambda: _convolved(32, (5, 9), (1, 1), (0, 0)), "0b6d199e6d10f337"),
+        (
+            gradients._convolve_bytes,
+            lambda: _convolved(37, (3, 2), (2, 1), ((1, 2), (3, 0)), (1, 3)),
+            "d4e5b94137f227ce",
+        ),
         (layout.fill_real_panels, _real_panels, "868b99e1612a9d5d"),
         (layout.fill_sign_panels, lambda: _sign_panels(False), "34e14c2f3cfea9ec"),
         (layout.fill_sign_panels, lambda: _sign_panels(True), "562529d188eb158d"),
@@ -77,9 +82,9 @@ def _summed_rows():
     return gradient.total(sums)[:, :21]
 
 
-def _convolved(channels, kernel, stride, padding):
+def _convolved(channels, kernel, stride, padding, dilation=1):
     single = kernel == (5, 9)
-    window = Window.of(kernel, stride, padding)
+    window = Window.of(kernel, stride, padding, dilation)
     gradient = gradients.InputGradient(channels, 6, (5, 9), window, in_bytes=True, single=single)
     height, columns, quads = gradient.padded_shape
     signs = words(6, kernel[0] * kernel[1], -(-channels // 32)).astype(np.uint32)

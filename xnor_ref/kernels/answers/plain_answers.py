@@ -18,6 +18,7 @@ def known_answers() -> tuple[Case, ...]:
         (plain.taps_inside, _taps, [[2, 3], [0, 2], [1, 1], [3, 3]]),
         (plain._conv_rows, lambda: _convolved((3, 3), 21, (1, 1), (1, 1)), "a9fa4b612c663d7e"),
         (plain._conv_rows, lambda: _convolved((2, 1), 66, (2, 3), (3, 2)), "86d90b77184894e8"),  # two blocks
+        (plain._conv_rows, lambda: _convolved((3, 2), 21, (1, 2), ((1, 2), (3, 0)), (2, 3)), "af1d1424422e14e9"),
         (plain._gemm_pairs, lambda: plain.gemm_bits(words(3, 4), words(19, 4), 256, 1), "510de9e816710689"),
         (plain._pack_pixels, lambda: plain.sign_pack(np.round(reals(2, 67, 2, 2) / 8), 1), "e841b94a17b42096"),  # 0, -0
         (plain._pack_pixels, _thresholded, "a38a3baabbe84feb"),
@@ -25,6 +26,7 @@ def known_answers() -> tuple[Case, ...]:
         (plain.channel_means, _averaged, "30f9c4e752e604f5"),
         (plain.box_means, lambda: _scaled((1, 1), (1, 1), False), "87538fb1f88cf420"),
         (plain.box_means, lambda: _scaled((2, 3), (0, 2), True), "0a37827ab8b013e3"),
+        (plain.box_means, lambda: _scaled((1, 2), ((1, 0), (0, 3)), True, (1, 4)), "e84a91a342313b1d"),
     )
 
 
@@ -44,8 +46,8 @@ def _taps():
     return tuple(plain.taps_inside(*case) for case in ((-3, 9, 3, 2), (5, 9, 3, 2), (-5, 9, 1, 2), (-7, 2, 3, 2)))
 
 
-def _convolved(kernel, outputs, stride, padding):
-    window = Window.of(kernel, stride, padding)
+def _convolved(kernel, outputs, stride, padding, dilation=1):
+    window = Window.of(kernel, stride, padding, dilation)
     return plain.conv2d_bits(words(2, 4, 7, 1), words(outputs, *kernel, 1), 64, window, 0, 1)
 
 
@@ -60,9 +62,9 @@ def _averaged():
     return mean
 
 
-def _scaled(stride, padding, valid):
+def _scaled(stride, padding, valid, dilation=1):
     mean, size = abs(reals(2, 84)).astype(np.float64), (4, 21)
-    window = Window.of((3, 2), stride, padding)
+    window = Window.of((3, 2), stride, padding, dilation)
     out_h, out_w = window.count(size)
     out = np.zeros((2, out_h * out_w), np.float32)
     plain.box_means(0, 2, mean, size, window.numbers, valid, (out_h, out_w), out)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from xnor_ref.kernels.basics.geometry import Window
+from xnor_ref.kernels.basics.layout import mask_tail
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 from xnor_ref.kernels.vectors import grouped, nhwc, signs, simd
 
@@ -19,11 +20,14 @@ def known_answers() -> tuple[Case, ...]:
             lambda: _integers((5, 9), 33, (1, 1), (0, 0), 0),
             "46470afce3acb306",
         ),  # the window is the image
+        (simd._convolve, lambda: tuple(_apart(*sizes) for sizes in _SIZES), "f8b77a7391f29392"),
         (simd._convolve, lambda: _scaled(130), "e170576a1267b98c"),
+        (simd._convolve, _scaled_by_group, "a25d6b7683900b5e"),
         (simd._convolve, lambda: _compared(94), "4eb87189c2308d6b"),
         (simd._convolve, lambda: _real(70, False), "f0bc0e92da910444"),
         (simd._convolve, lambda: _real(20, True), "525f0fe48c041469"),
         (signs.pack_pixels, lambda: tuple(part for how in _WAYS for part in _packed(*how)), "9a29a7193fe8873b"),
+        (signs.pack_pixels, _packed_by_group, "d7a8812ea4ddd3e7"),
         (signs.pack_planes, lambda: _packed_planes(80, True) + _packed_planes(96, False), "40f3ab4d27d3d9c8"),
         (signs.pool_bits, _pooled_bits, "f231663aa1d676f5"),
         (nhwc.look_up, lambda: tuple(_looked_up(channels) for channels in (2, 3)), "eb4010a4822218a0"),
@@ -73,6 +77,26 @@ def _filled():
 def _integers(kernel, outputs, stride, padding, pad_value):
     window = Window.of(kernel, stride, padding)
     return simd.conv2d_bits(words(2, 5, 9, 1), words(outputs, *kernel, 1), 64, window, pad_value, 1)
+
+
+_SIZES = (70, 90, 5), (128, 128, 2), (33, 33, 33), (9, 64, 1)  # outputs, channels, groups
+
+
+def _apart(outputs, channels, groups):
+    """Taps that are apart, padding that differs between sides, and groups that share words or do not."""
+    own = channels // groups
+    x, w = (words(*shape, -(-n // 64)) for shape, n in (((2, 5, 9), channels), ((outputs, 3, 2), own)))
+    x, w = (mask_tail(array, n) for array, n in ((x, channels), (w, own)))
+    window = Window.of((3, 2), (1, 2), ((1, 2), (3, 0)), (2, 3))
+    return simd.conv2d_bits(x, w, channels, window, 1, 1, groups)
+
+
+def _scaled_by_group():
+    conv = simd.SignConv(words(128, 3, 2, 1), 128, (5, 9), Window.of((3, 2), 1, (1, 0)), groups=2)
+    out = np.zeros((2, *conv.out_shape), np.float32)
+    bits = words(2, *conv.padded_shape).astype(np.uint32)
+    conv.bind(simd.SCALED, bits, out, simd.padded(reals(128)), reals(4, 40))(2, 1)
+    return out
 
 
 def _conv(outputs, channels):
@@ -152,6 +176,16 @@ def _packed(affine, with_mean):
         x[:, 1::2], x[:, :, 1::3], x[:, :, 2::3] = 99, 99, 99
     step = (2, 3) if affine and with_mean else (1, 1)
     signs.pack_pixels(0, 6, x, step, *scales, bits, mean if with_mean else np.zeros((2, 0)))
+    return bits, mean
+
+
+def _packed_by_group():
+    bits, mean, scales = (
+        np.zeros((2, 3, 7, 4), np.uint32),
+        np.zeros((4, 15)),
+        (reals(128), reals(129)[1:], reals(130)[2:]),
+    )
+    signs.pack_pixels(0, 6, reals(2, 3, 5, 128), (1, 1), *scales, bits, mean)
     return bits, mean
 
 

@@ -53,7 +53,7 @@ class Workspace:
     affine : (scale, shift, limit), float32 (C,) each, of `signs.pack_pixels`; None for signs alone
     step : of the rows and columns that `pack_pixels` takes of what it is given
 
-    With groups, A and K have a row for each group of an image, and results are multiplied by K at the end.
+    With groups, A and K have a row for each group of an image.
     """
 
     def __init__(
@@ -80,18 +80,16 @@ class Workspace:
     def pack_pixels(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, H, W, C)."""
         threads, n_rows = simd.worth(threads, 200 * x.size), len(x) * self.bits.shape[1]
-        mean = self.mean if self.conv.groups == 1 else _NO_MEAN
+        by_words = self.conv.groups == 1 or self.conv.channels % pack.WORD_SIGNS == 0  # a group's are words of its own
+        mean = self.mean if by_words else _NO_MEAN
         simd.split(threads, n_rows, signs.pack_pixels, x, self._step, *self._affine, self.bits, mean)
-        if mean is not self.mean and self.input_scale != KMode.OFF:
-            (down, right), (scale, shift, _) = self._step, self._affine
-            x = x[:, ::down, ::right]
-            self._add_up(np.moveaxis(x if scale.size == 0 else x * scale + shift, 3, 1), threads)
-
-    def _add_up(self, x: F32, threads: int) -> None:
-        """A of each group of x (N, C, H, W)."""
+        if self.input_scale == KMode.OFF or by_words:
+            return
+        (down, right), (scale, shift, _) = self._step, self._affine
+        x = x[:, ::down, ::right]
+        planes = np.ascontiguousarray(np.moveaxis(x if scale.size == 0 else x * scale + shift, 3, 1))
         rows = len(x) * self.conv.groups
-        planes = np.ascontiguousarray(x).reshape(rows, self.conv.channels, -1)
-        simd.split(threads, rows, plain.channel_means, planes, self.mean)
+        simd.split(threads, rows, plain.channel_means, planes.reshape(rows, self.conv.channels, -1), self.mean)
 
     def pack_planes(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, C, H, W)."""
@@ -146,7 +144,7 @@ class Workspace:
     def bind(self, out: F32, planes: bool = False) -> Any:
         """The convolution, scaled, of the packed images into `out`, as a function of (n, threads)."""
         groups = self.conv.groups
-        if groups == 1 or self.input_scale == KMode.OFF:
+        if self.input_scale == KMode.OFF or self.conv.k_rows == groups:
             return self.conv.bind(simd.SCALED, self.bits, out, self.alpha, self.k, planes=planes)
         height, width, outputs = self.conv.out_shape
         ones = np.ones((self.batch, height * width), np.float32)

@@ -228,17 +228,16 @@ def known_answers() -> tuple[Case, ...]:
     planes = np.stack([reals(3, 37) + 3, 3 - reals(3, 37)])  # mean 3, exactly
     gamma, beta, mean, var = reals(3), reals(4)[1:], np.full(3, 3.0), np.array([2.0, 0.7, 11.0])
 
-    def columns(stride, padding, signs):
-        window = Window.of(pair, stride, padding)
+    def columns(stride, padding, signs, dilation=1):
+        window = Window.of(pair, stride, padding, dilation)
         oh, ow = window.count((3, 37))
         cols = reals(12, oh * ow)
         im2col(x, 1, 2, window.numbers, (oh, ow), np.float32(0.5), signs, cols)
         return cols
 
-    def scattered(stride):
-        oh, ow = 4 // stride + 1, 36 // stride + 1
-        dx = np.zeros((1, 1, 4, 36), np.float32)
-        col2im(reals(6, oh * ow), 0, 1, Window.of(pair, stride, 1).numbers, (oh, ow), dx)
+    def scattered(stride, out_size, padding=1, dilation=1):
+        window, dx = Window.of(pair, stride, padding, dilation), np.zeros((1, 1, 4, 36), np.float32)
+        col2im(reals(6, out_size[0] * out_size[1]), 0, 1, window.numbers, out_size, dx)
         return dx
 
     def normalised():
@@ -267,8 +266,10 @@ def known_answers() -> tuple[Case, ...]:
         (im2col, lambda: columns((1, 1), (1, 1), False), "5b2e78b56bbc1b4a"),
         (im2col, lambda: columns((2, 2), (0, 4), False), "b5535e010b6ffb77"),
         (im2col, lambda: columns((1, 2), (2, 1), True), "9c089c7dadaf55ac"),
-        (col2im, lambda: scattered(1), "7f06c486d3e6d8e1"),
-        (col2im, lambda: scattered(2), "b19b46dc30661d30"),
+        (im2col, lambda: columns((2, 1), ((0, 2), (3, 1)), False, (2, 5)), "bcf9282aa6390f7b"),
+        (col2im, lambda: scattered(1, (5, 37)), "7f06c486d3e6d8e1"),
+        (col2im, lambda: scattered(2, (3, 19)), "b19b46dc30661d30"),
+        (col2im, lambda: scattered(2, (2, 15), ((0, 2), (3, 1)), (2, 5)), "e8db11103f1db7a1"),
         (batch_norm_forward, normalised, "bada372a0791283d"),
         (batch_norm_backward, differentiated, "1d1802e33262a44a"),
         (max_pool_winners, won, "e84392870a9e5e04"),

@@ -455,7 +455,7 @@ class InputGradient:
                 parts = _plain_parts(simd.padded_outputs(self.inputs))
                 for entry, part in zip((simd.PART_0, simd.PART_1, simd.PART_2, simd.PART_3), parts):
                     g[entry] = part.ctypes.data
-                blocks = np.zeros(-(-self.inputs // WIDE), np.int64)
+                blocks = np.zeros((-(-self.inputs // WIDE), 2), np.int64)
                 simd._convolve(0, images * pieces, simd.REAL, g, phase.rows, blocks, place)
 
 

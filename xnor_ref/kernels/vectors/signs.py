@@ -26,11 +26,13 @@ def pack_pixels(start, stop, x, step, scale, shift, limit, bits, mean):
     """Rows start..stop of all images x (N, H, W, C) into bits (N, H, W + padding, words) and A, mean (N, H*W).
 
     Of the rows and columns of x every `step`-th is an image's. Without scales (C,) the limit is 0, and without room in
-    `mean` there is no A.
+    `mean` there is no A. With several rows of it for an image, each is that of a group of channels, of whole words.
     """
     height, width, channels = bits.shape[1], (x.shape[2] - 1) // step[1] + 1, x.shape[3]
     left = (bits.shape[2] - width) // 2
     affine, with_mean = scale.size > 0, mean.size > 0
+    groups = mean.shape[0] // bits.shape[0] if with_mean else 1
+    own = channels // groups
     a, b, low = scale.ctypes.data, shift.ctypes.data, limit.ctypes.data
     for item in range(start, stop):
         image, row = item // height, item % height
@@ -41,11 +43,14 @@ def pack_pixels(start, stop, x, step, scale, shift, limit, bits, mean):
                 _affine_sign(at, channels, a, b, low, out)
             elif not with_mean:
                 _sign(at, channels, a, b, low, out)
-            elif affine:
-                total = _affine_sign_mean(at, channels, a, b, low, out)
-                mean[image, row * width + p] = total / np.float64(channels)
             else:
-                mean[image, row * width + p] = _sign_mean(at, channels, a, b, low, out) / np.float64(channels)
+                for group in range(groups):
+                    more, to = group * own * 4, out + group * (own // 8)
+                    if affine:
+                        total = _affine_sign_mean(at + more, own, a + more, b + more, low + more, to)
+                    else:
+                        total = _sign_mean(at + more, own, a, b, low, to)
+                    mean[image * groups + group, row * width + p] = total / np.float64(own)
             at += step[1] * channels * 4
             out += bits.shape[3] * 4
 

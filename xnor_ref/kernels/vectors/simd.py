@@ -66,11 +66,11 @@ def _to_planes(pixels, width, n_pixels, n_channels, out, at, plane):
             out[at + o * plane + p] = pixels[p * width + o]
 
 
-@compiled(void(intp, intp, intp, _in(int64, 1), _in(int64, 2), _in(int64, 1), _out(uint32, 1)))
+@compiled(void(intp, intp, intp, _in(int64, 1), _in(int64, 2), _in(int64, 2), _out(uint32, 1)))
 def _convolve(start, stop, kind, g, rows, blocks, out):
     """Items start..stop of all (block of output channels, image, group of rows), into out.
 
-    `blocks` are the offsets in bytes of the words that a block's channels begin with.
+    `blocks` are the offsets in bytes where a block's channels begin in a pixel, and its K in that of an image.
     """
     n_groups = -(-g[OUT_H] // g[GROUP_ROWS])
     steps, p3_pixel = g[RUN] * g[OPERANDS], 4 if kind == SCALED else 0
@@ -87,12 +87,12 @@ def _convolve(start, stop, kind, g, rows, blocks, out):
         direct = kind == BITS or (used == width and not planes)  # else by way of the scratch
         top, bottom = group * g[GROUP_ROWS], min((group + 1) * g[GROUP_ROWS], g[OUT_H])
         for oy in range(top, bottom):
-            x = g[X] + image * g[X_IMAGE] + rows[oy, 0] + blocks[block]
+            x = g[X] + image * g[X_IMAGE] + rows[oy, 0] + blocks[block, 0]
             hops = g[HOPS] + rows[oy, 2] * 8
             w = g[W] + (block * g[PIECES] * WIDE + rows[oy, 2] * width) * steps * 4
             p0, p1, p2 = g[PART_0] + rows[oy, 3] + first * 4, g[PART_1], g[PART_2] + first * 4
             if kind == SCALED:
-                p3 = g[PART_3] + image * g[K_IMAGE] + oy * g[OUT_W] * 4
+                p3 = g[PART_3] + image * g[K_IMAGE] + blocks[block, 1] + oy * g[OUT_W] * 4
             elif kind == BITS:
                 p3 = g[PART_3] + first // 8
             else:
@@ -253,13 +253,14 @@ class Groups:
 
     A block visits `run` words, from word `first_words[block]` on. In them a lane counts the channels of its output's
     group. Where that is not all of them, the `weight` (O, KH, KW, run) has masks beside it, (..., run, 2), and
-    `operands` is 2.
+    `operands` is 2. Where no block has outputs of several groups, `alone` is the group of each.
     """
 
     def __init__(self, weight_words: NDArray, channels: int, groups: int, words: int) -> None:
         outputs, own = len(weight_words), channels // groups
         group = np.arange(outputs) // (outputs // groups)  # of an output
         ends = np.minimum(np.arange(WIDE, outputs + WIDE, WIDE), outputs) - 1
+        self.count, self.alone = groups, group[::WIDE] if (group[::WIDE] == group[ends]).all() else None
         first, last = group[::WIDE] * own // WORD_SIGNS, -(-(group[ends] + 1) * own // WORD_SIGNS)
         self.run = int((last - first).max())
         self.first_words = np.minimum(first, words - self.run).astype(np.int64)
@@ -286,7 +287,12 @@ class _Conv:
             words = weight[0].size
             w = windows_of((1, 1), words, Window((1, 1)), outputs, words)
         self.panels = panels(weight.reshape(outputs, -1))
-        self._blocks = np.zeros(-(-outputs // WIDE), np.int64) if groups is None else groups.first_words * 4
+        self._blocks = np.zeros((-(-outputs // WIDE), 2), np.int64)
+        self.k_rows = 1  # of an image, that `SCALED` takes
+        if groups is not None:
+            self._blocks[:, 0] = groups.first_words * 4
+            if groups.alone is not None:
+                self.k_rows, self._blocks[:, 1] = groups.count, groups.alone * (w.out_h * w.out_w * 4)
         g = np.zeros(SIZE, np.int64)
         g[N_IMAGES], g[OUT_H], g[OUT_W], g[OUT_CHANNELS] = 1, w.out_h, w.out_w, outputs
         g[GROUP_ROWS] = max(1, OUTPUT_PIXELS // w.out_w)
@@ -323,7 +329,7 @@ class _Conv:
         g[PAST] = 0 if stream else LINE
         g[W], g[HOPS] = self.panels.ctypes.data, self._hops.ctypes.data
         # addresses are found here and not before: objects without any can be copied
-        g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, height * width * 4
+        g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, self.k_rows * height * width * 4
         for entry, part in zip((PART_0, PART_1, PART_2, PART_3), parts, strict=True):
             g[entry] = part.ctypes.data
         per_image = -(-channels // WIDE) * -(-height // int(g[GROUP_ROWS]))
@@ -372,7 +378,7 @@ class SignConv(_Conv):
         out : int32 or float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`; for BITS uint32, the bits of the next
             layer, and `place` where in them, see `_bind`
         alpha : float32 (`padded_outputs`,) for SCALED; the limits, int32, for BITS
-        k : float32 (N, OH * OW) for SCALED; for BITS uint32, the bits of a pixel that are flipped
+        k : float32 (N, k_rows, OH * OW) for SCALED; for BITS uint32, the bits of a pixel that are flipped
         stream : for SCALED, see `_bind`
         """
         columns = np.zeros(len(bits), np.int64) if self.single else self._columns
