@@ -41,6 +41,20 @@ def test_networks_agree_and_keep_their_state(name, options, arithmetic):
     assert all(parameter.grad is None for parameter in model.parameters()) and model.training
 
 
+def test_layers_with_groups_dilation_bias_and_many_filters_agree():
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 96, 3, 1, "same", rng=rng),
+        nn.BatchNorm2d(96),
+        nn.BinaryConv2d(96, 96, 3, 1, "same", 1, dilation=5, groups=2, rng=rng),
+        nn.BinaryConv2d(96, 96, 3, 2, "same", groups=96, input_scale="valid", rng=rng),
+        nn.BatchNorm2d(96),
+        nn.KBitConv2d(96, 80, 3, input_bits=2, input_levels="ternary", bias=True, rng=rng),
+        nn.BinaryWeightConv2d(80, 80, 3, dilation=4, groups=4, bias=True, rng=rng),
+    )
+    check_agreement(model, IMAGES)
+
+
 def tripled(monkeypatch):
     """The scale in the readable form alone: what the kernels find while they pack the weights is another one."""
     real = binary_ops.weight_scale

@@ -203,7 +203,7 @@ def integer_conv2d(x: Tensor, layer: Any) -> Tensor:
     if alpha is not None:
         y *= alpha
     if k is not None:
-        k = np.repeat(pixels(k), layer.out_channels // k.shape[1], axis=3)
+        k = np.repeat(pixels(k), y.shape[3] // k.shape[1], axis=3)
         y *= k
 
     def backward(dy):

@@ -19,7 +19,7 @@ from xnor_ref.errors import EquivalenceError
 from xnor_ref.kernels.basics.rungs import has_vectors, reference_only
 from xnor_ref.nn import Module, Residual, Sequential, binary_backend, fused
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
-from xnor_ref.nn.layers.real_layers import BatchNorm2d
+from xnor_ref.nn.layers.real_layers import BatchNorm2d, Convolution
 from xnor_ref.nn.module import overrides
 from xnor_ref.training.fitting.trainer import Callback, Trainer
 
@@ -104,10 +104,10 @@ def _compare(layers: Sequence[Module], name: str, x: F32, gradients: bool, of_in
     if not isinstance(binary, BinaryLayer):
         return
     if x.ndim == 4:
-        kernel = getattr(binary, "kernel_size", (1, 1))
-        x = x[:, :, : max(SIDE, kernel[0]), : max(SIDE, kernel[1])]
-    whole = binary.weight.data
-    if type(binary).__module__.startswith("xnor_ref."):  # others may hold something for each filter
+        rows, columns = binary.window((1, 1)).extent if isinstance(binary, Convolution) else (1, 1)
+        x = x[:, :, : max(SIDE, rows), : max(SIDE, columns)]
+    whole, for_each = binary.weight.data, binary.bias is not None or getattr(binary, "groups", 1) > 1
+    if type(binary).__module__.startswith("xnor_ref.") and not for_each:  # others may hold something for each filter
         binary.weight.data = whole[:FILTERS]
     try:
         wanted = _computed(layers, x, gradients, of_input, readable=True)
