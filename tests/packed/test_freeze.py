@@ -98,6 +98,66 @@ def test_every_layer(pad_value, input_scale, weight_scale, tmp_path):
     assert np.array_equal(theirs.argmax(axis=1), packed.predict(pixels))
 
 
+@pytest.mark.parametrize("pad_value", [-1, 0, 1])
+@pytest.mark.parametrize("input_scale", ["off", "plain", "valid"])
+def test_dilation_groups_and_padding_of_two_sides(pad_value, input_scale, tmp_path):
+    binary, rng = {"pad_value": pad_value, "input_scale": input_scale}, np.random.default_rng(0)
+    model = lived_in(
+        nn.Sequential(
+            stem=nn.Conv2d(3, 12, 3, stride=2, padding="same", dilation=2, groups=3, rng=rng),
+            pool=nn.MaxPool2d(2, ceil_mode=True),
+            bn=nn.BatchNorm2d(12),
+            depthwise=nn.BinaryConv2d(12, 12, 3, padding=((2, 0), (1, 3)), groups=12, rng=rng, **binary),
+            bn2=nn.BatchNorm2d(12),
+            wide=nn.BinaryConv2d(
+                12, 70, (2, 3), padding="same", dilation=(1, 2), groups=2, bias=True, rng=rng, **binary
+            ),
+            real=nn.BinaryWeightConv2d(70, 30, 2, padding="same", groups=5, rng=rng),
+            bits=nn.KBitConv2d(
+                30, 8, 2, padding="same", dilation=2, groups=2, weight_bits=2, input_bits=2, rng=rng, **binary
+            ),
+            mean=nn.AvgPool2d(2, ceil_mode=True),
+            flat=nn.GlobalAvgPool2d(),
+            out=nn.Linear(8, 5, rng=rng),
+        )
+    )
+    packed = assert_agree(model)
+    assert packed.metadata["version"] == 5
+    by_name = {node["name"]: node for node in packed.metadata["graph"]}
+    assert by_name["stem"]["padding"] == [[1, 2], [2, 2]]
+    assert by_name["depthwise"]["padding"] == [[2, 0], [1, 3]] and by_name["depthwise"]["groups"] == 12
+    assert "groups" not in by_name["out"] and "dilation" not in by_name["depthwise"]
+    packed.save(tmp_path / "model")
+    pixels = np.random.default_rng(2).integers(0, 256, (5, 10, 9, 3), np.uint8)
+    assert np.array_equal(packed.trace(pixels)["out"]["output"], packed.logits(pixels))
+    theirs = independent_reader.logits(tmp_path / "model", pixels)
+    assert np.abs(theirs - packed.logits(pixels)).max() <= 1e-4 * max(1, np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    ("layer", "version", "padding"),
+    [
+        (nn.BinaryConv2d(3, 5, 3, padding="same"), 1, [1, 1]),
+        (nn.BinaryConv2d(3, 5, 3, padding=((2, 2), (0, 0))), 1, [2, 0]),
+        (nn.BinaryConv2d(3, 5, 3, padding="valid"), 1, [0, 0]),
+        (nn.BinaryConv2d(3, 5, 2, padding="same"), 5, [[0, 1], [0, 1]]),
+        (nn.BinaryConv2d(3, 6, 3, groups=3), 5, [0, 0]),
+        (nn.BinaryConv2d(3, 5, 3, dilation=(1, 2)), 5, [0, 0]),
+        (nn.Conv2d(3, 6, 3, groups=3), 1, [0, 0]),
+        (nn.MaxPool2d(2, ceil_mode=True), 5, [[0, 0], [0, 1]]),
+    ],
+)
+def test_the_lowest_version_that_suffices(layer, version, padding):
+    classes = getattr(layer, "out_channels", 3)
+    packed = assert_agree(nn.Sequential(layer, nn.GlobalAvgPool2d()), classes=classes)
+    assert packed.metadata["version"] == version and packed.metadata["graph"][0]["padding"] == padding
+
+
+def test_a_convolution_of_flat_values_is_named():
+    with pytest.raises(InputError, match=r"freeze: layer 'b' needs an input \(C, H, W\), gets \(270,\)"):
+        frozen(nn.Sequential(a=nn.Flatten(), b=nn.BinaryConv2d(270, 5, 1)))
+
+
 @pytest.mark.parametrize("name", models.names())
 @pytest.mark.parametrize("method", ["xnor", "full"])
 @pytest.mark.slow
