@@ -71,19 +71,26 @@ class Draw:
     )
 
     def _window(self, most: int = 4) -> dict:
-        kernel = [self.rng.integers(1, most + 1).item() for _ in range(2)]
-        sides = tuple(tuple(self.rng.integers(0, k // 2 + 1, 2).tolist()) for k in kernel)
-        stride = [self.rng.integers(1, 4).item() for _ in range(2)]
-        even = tuple(first for first, _ in sides)
-        padding = self.one((even, even, even, sides, "same", "valid"))
-        return {"kernel_size": tuple(kernel), "stride": tuple(stride), "padding": padding}
+        """Kernel, stride and padding, which may be one for each side; more padding than kernel is refused later."""
+        kernel = tuple(self.rng.integers(1, most + 1, 2).tolist())
+        padding = self.one(("half", "half", "sides", "same", "valid"))
+        if padding == "half":
+            padding = tuple(self.rng.integers(0, k // 2 + 1).item() for k in kernel)
+        elif padding == "sides":
+            padding = tuple(tuple(self.rng.integers(0, k // 2 + 1, 2).tolist()) for k in kernel)
+        return {"kernel_size": kernel, "stride": tuple(self.rng.integers(1, 4, 2).tolist()), "padding": padding}
 
-    def _sized(self, layer) -> tuple[int, ...]:
-        """What a layer with a window makes of an image's size."""
-        size = layer.window(self.shape[1:]).count(self.shape[1:])
-        if min(size) < 1:
-            raise InputError("the window does not fit")
-        return size
+    def _spread(self, outputs: int) -> dict:
+        """Dilation and groups of a convolution."""
+        groups = self.one((1, 1, 1, 2, self.shape[0]))
+        fits = self.shape[0] % groups == 0 and outputs % groups == 0
+        return {"dilation": self.one((1, 1, 1, 2, (1, 2))), "groups": groups if fits else 1}
+
+    def _placed(self, layer: nn.Module) -> nn.Module:
+        """A layer at the end of those that were drawn; InputError where images of this shape do not fit."""
+        with no_grad():
+            self.shape = layer.eval()(Tensor(np.zeros((1, *self.shape), np.float32))).shape[1:]
+        return layer.train()
 
     def _settings(self, kind: type) -> dict:
         """Some settings of a layer with binary weights."""
@@ -105,12 +112,8 @@ class Draw:
         return found | {"bias": self.one((False, False, True)), "rng": self.rng}
 
     def _convolution(self, kind: type, **more) -> nn.Module:
-        channels, outputs, window = self.shape[0], self.one(_CHANNELS), self._window()
-        window["dilation"] = self.one((1, 1, 2, (1, 3)))
-        window["groups"] = self.one([g for g in (1, 1, 1, 2, channels) if channels % g == outputs % g == 0])
-        layer = kind(channels, outputs, **window, **more)
-        self.shape = (outputs, *self._sized(layer))
-        return layer
+        outputs = self.one(_CHANNELS)
+        return self._placed(kind(self.shape[0], outputs, **self._window(), **more, **self._spread(outputs)))
 
     def _conv(self):
         return self._convolution(nn.Conv2d, bias=self.one((False, True)), rng=self.rng)
@@ -159,9 +162,7 @@ class Draw:
         return nn.Scale(self.shape[0], gamma, self.shape[1:] or None, alpha)
 
     def _pool(self, kind, **more):
-        layer = kind(**self._window(), ceil_mode=self.one((False, False, True)), **more)
-        self.shape = (self.shape[0], *self._sized(layer))
-        return layer
+        return self._placed(kind(**self._window(), ceil_mode=self.one((False, False, True)), **more))
 
     def _max_pool(self):
         return self._pool(nn.MaxPool2d)
