@@ -113,12 +113,16 @@ def _measured(
         "ours": lambda: network.logits(images, threads=threads),
         "ours, from uint8": lambda: network.logits(pixels, threads=threads),
     }
-    limits = Limits(network, batch, threads)
+    limits, profiles = Limits(network, batch, threads), []
+
+    def profile() -> None:
+        profiles.append(network.profile(images, threads))
+
     with limited(threads):
         others, absent = peers(images) if peers else ({}, {})
-        timings = measure(ours | others | limits.runs, pace, threads)
+        timings = measure(ours | others | {"stages": profile} | limits.runs, pace, threads)
     seconds = {run: timing.seconds for run, timing in timings.items()}
-    stages = layer_times(network, images, threads, pace)
+    stages = layer_times(profiles)
     measured = {
         "batch": batch,
         "threads": threads,
@@ -136,9 +140,8 @@ def check_network(network: PackedNetwork, images: F32) -> None:
         raise EquivalenceError("bench: two rungs give this network different logits; `verify` says where they differ")
 
 
-def layer_times(network: PackedNetwork, images: F32, threads: int, pace: Pace) -> list[dict[str, Any]]:
-    """Name, operation and median seconds of each stage of a packed network, and its share of all."""
-    rounds = [network.profile(images, threads) for _ in range(max(3, pace.rounds))]
+def layer_times(rounds: list[list[tuple[str, str, float]]]) -> list[dict[str, Any]]:
+    """From several `PackedNetwork.profile`: name, operation and median seconds of each stage, and its share of all."""
     medians = [float(np.median([stages[i][2] for stages in rounds])) for i in range(len(rounds[0]))]
     whole = sum(medians)
     return [
