@@ -126,6 +126,16 @@ def test_options(function, options, error, message):
     assert message in refused(error, function, X, W, **options)
 
 
+@pytest.mark.parametrize("function", CONVS)
+def test_weights_must_see_the_channels_of_a_group(function):
+    x, weight = np.ones((1, 6, 3, 3), np.float32), np.ones((4, 6, 1, 1), np.float32)
+    assert "weight has C=6; 6 channels of the input in 2 groups need 3" in refused(
+        InputError, function, x, weight, groups=2
+    )
+    assert "groups=4 must divide C=6 and O=4" in refused(InputError, function, x, weight[:, :1], groups=4)
+    assert getattr(xnor_ref, function)(x, weight[:, :3], groups=2).shape == (1, 4, 3, 3)
+
+
 @pytest.mark.parametrize("input_scale", ["mean", None, 1, ["plain"]])
 def test_input_scale(input_scale):
     message = refused(InputError, "xnor_conv2d", X, W, input_scale=input_scale)

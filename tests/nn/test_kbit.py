@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import JIT_DISABLED
 from tests.models.test_models import build, images, packed_twin, settle
+from tests.nn import test_methods
 from tests.nn.rules import latent_gradient
 from tests.nn.test_binary_layers import sign, spread, windows
 from xnor_ref import binary, nn, optim
@@ -16,6 +17,7 @@ from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops, bit_planes
 from xnor_ref.kernels.ops.bit_planes import Levels
 from xnor_ref.packed.freeze import freeze
+from xnor_ref.verify import oracle
 
 BITS = range(1, 9)
 BACKENDS = ("auto", "numba", "simd", "reference", "float")
@@ -108,28 +110,24 @@ def test_levels_that_there_are_not_are_refused(options, text):
 
 @st.composite
 def convolutions(draw):
-    kernel = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    stride, padding = (draw(st.integers(1, 2)), 1), (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    c, o = draw(st.sampled_from([1, 2, 31, 64, 65])), draw(st.integers(1, 9))
+    x, weight, *place = draw(test_methods.convolutions())
     bits = draw(st.sampled_from([Levels(2, ternary=True), *map(Levels, BITS)])), draw(st.integers(1, 8))
-    x = rng.uniform(-1.2, 1.2, (draw(st.integers(1, 3)), c, *(draw(st.integers(k, 6)) for k in kernel)))
-    weight = rng.uniform(-1.2, 1.2, (o, c, *kernel))
-    return x.astype(np.float32), weight.astype(np.float32), bits, stride, padding, draw(st.sampled_from([-1, 0, 1]))
+    return x / 2, weight / 2, bits, *place, draw(st.sampled_from([-1, 0, 1]))
 
 
 @settings(max_examples=30, deadline=None)
 @given(convolutions())
 def test_bit_planes_compute_the_integers(case):
-    x, weight, bits, stride, padding, pad_value = case
+    x, weight, bits, window, groups, pad_value = case
     inputs, weight_bits = bits
     m, w = inputs.of(x), bit_planes.levels(weight, weight_bits)
     border = pad_value * (1.0 if inputs.ternary else 2.0**inputs.bits - 1)
-    expected = np.einsum("nijcab,ocab->noij", windows(m, weight.shape[2:], stride, padding, border), w.astype(float))
+    parts = zip(np.split(m, groups, axis=1), np.split(w, groups), strict=True)
+    place = window.stride, window.padding, border, window.dilation
+    expected = np.concatenate([oracle.convolve(*part, *place) for part in parts], axis=1)
     for backend in BACKENDS:
         for threads in (1, 2):
-            place = Window.of(weight.shape[2:], stride, padding), pad_value, backend, threads
-            z = bit_planes.conv2d(m, w, inputs, weight_bits, *place)
+            z = bit_planes.conv2d(m, w, inputs, weight_bits, window, pad_value, backend, threads, groups)
             assert z.dtype == np.int32
             np.testing.assert_array_equal(z, expected)
 

@@ -37,24 +37,31 @@ ALL = [(method, options) for method, cases in CASES.items() for options in cases
 
 @st.composite
 def convolutions(draw):
-    kernel = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    stride, padding = (draw(st.integers(1, 2)), 1), (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    """x (N, C, H, W), weight (O, C/groups, KH, KW), the window and groups."""
+    sides = st.tuples(st.integers(0, 2), st.integers(0, 2))
+    axes = st.tuples(st.integers(1, 3), st.integers(1, 2), sides, st.integers(1, 2))
+    window = Window(*zip(draw(axes), draw(axes), strict=True))
+    size = tuple(draw(st.integers(pixels, pixels + 3)) for pixels in window.extent)
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    c, o = draw(st.sampled_from([1, 2, 31, 64, 65])), groups * draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    c, o = draw(st.sampled_from([1, 2, 31, 64, 65])), draw(st.integers(1, 9))
-    size = tuple(draw(st.integers(k, 7)) for k in kernel)
-    x = rng.standard_normal((draw(st.integers(1, 4)), c, *size), dtype=np.float32)
+    x = rng.standard_normal((draw(st.integers(1, 4)), groups * c, *size), dtype=np.float32)
     x[rng.random(x.shape) < 0.1] = -0.0
-    return x, rng.standard_normal((o, c, *kernel), dtype=np.float32), stride, padding
+    return x, rng.standard_normal((o, c, *window.kernel), dtype=np.float32), window, groups
 
 
-def added_one_by_one(x, weight, stride, padding):
-    """The definition, output by output: float32 sums over kernel rows, kernel columns, channels."""
-    columns = windows(x, weight.shape[2:], stride, padding, 0).astype(np.float32)  # (N, OH, OW, C, KH, KW)
-    y = np.empty((len(x), len(weight), *columns.shape[1:3]), np.float32)
+def added_one_by_one(x, weight, window, groups=1, outputs=None):
+    """The definition, for the first `outputs`: float32 sums over kernel rows, kernel columns, channels."""
+    x = np.pad(x, ((0, 0), (0, 0), *window.padding))
+    (down, right), (dy, dx) = window.stride, window.dilation
+    rows, columns = ((n - e) // s + 1 for n, e, s in zip(x.shape[2:], window.extent, window.stride, strict=True))
+    y, own = np.empty((len(x), len(weight[:outputs]), rows, columns), np.float32), weight.shape[1]
     for n, o, i, j in np.ndindex(*y.shape):
-        total = np.float32(0)
-        for value, w in zip(columns[n, i, j].transpose(1, 2, 0).flat, weight[o].transpose(1, 2, 0).flat):
-            total = total + value if w >= 0 else total - value
+        first = o * groups // len(weight) * own
+        seen, total = x[n, first : first + own, i * down :, j * right :], np.float32(0)
+        for ky, kx, c in np.ndindex(*window.kernel, own):
+            value = seen[c, ky * dy, kx * dx]
+            total = total + value if weight[o, c, ky, kx] >= 0 else total - value
         y[n, o, i, j] = total
     return y
 
@@ -62,22 +69,21 @@ def added_one_by_one(x, weight, stride, padding):
 @settings(max_examples=25, deadline=None)
 @given(convolutions())
 def test_sums_follow_their_order_on_every_backend(case):
-    x, weight, stride, padding = case
-    expected = added_one_by_one(x[:1], weight[:2], stride, padding)
+    x, weight, window, groups = case
+    expected = added_one_by_one(x[:1], weight, window, groups, 2)
     words = sign_sums.compact_bits(weight)
-    window = Window.of(weight.shape[2:], stride, padding)
-    results = [sign_sums.conv2d(x, words, window, b, t) for b in BACKENDS for t in (1, 2)]
+    results = [sign_sums.conv2d(x, words, window, b, t, groups) for b in BACKENDS for t in (1, 2)]
     np.testing.assert_array_equal(results[0][:1, :2], expected)
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
-    np.testing.assert_array_equal(sign_sums.conv2d(x[-1:], words, window), results[0][-1:])
+    np.testing.assert_array_equal(sign_sums.conv2d(x[-1:], words, window, groups=groups), results[0][-1:])
 
 
 @pytest.mark.parametrize("features", [1, 63, 64, 65, 130])
 def test_sums_of_rows(features):
     rng = np.random.default_rng(features)
     x, weight = (rng.standard_normal((n, features), dtype=np.float32) for n in (5, 7))
-    expected = added_one_by_one(x[:, :, None, None], weight[:, :, None, None], (1, 1), (0, 0))[:, :, 0, 0]
+    expected = added_one_by_one(x[:, :, None, None], weight[:, :, None, None], Window((1, 1)))[:, :, 0, 0]
     for backend in BACKENDS:
         np.testing.assert_array_equal(sign_sums.linear(x, sign_sums.compact_bits(weight), backend), expected)
 
