@@ -65,6 +65,11 @@ class OutputError(XnorRefError, OSError):
     exit_code = 7
 
 
+def is_of_the_system(error: Exception) -> bool:
+    """Whether the operating system refused something, which may pass; parsers raise OSError too, without a number."""
+    return isinstance(error, OSError) and bool(error.errno)
+
+
 def is_integer(value: object) -> typing.TypeGuard[int]:
     """Whether `value` is an integer, of Python or NumPy; booleans are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -159,8 +159,8 @@ ZEROS = np.zeros((7, 28, 28), np.uint8)
         (put(LABELS, idx(np.full(7, 10, np.uint8))), "has a label 10"),
         (put(LABELS, idx(np.zeros(6, np.uint8))), "holds 7 images and .* 6 labels"),
         (lambda root: (root / f"{LABELS}.gz").unlink(), rf"{LABELS}\[\.gz\]: no such file"),
-        (lambda root: (root / f"{IMAGES}.gz").write_bytes(b"no gzip"), "damaged or cannot be read"),
-        (lambda root: os.truncate(root / f"{IMAGES}.gz", 900), "damaged or cannot be read"),
+        (lambda root: (root / f"{IMAGES}.gz").write_bytes(b"no gzip"), "damaged"),
+        (lambda root: os.truncate(root / f"{IMAGES}.gz", 900), "damaged"),
     ],
 )
 def test_bad_mnist(tmp_path, change, message):

@@ -1,5 +1,6 @@
 """Tiny ImageNet from zip and folder, the right layout and every wrong one, and zips that mean harm."""
 
+import errno
 import io
 import os
 import shutil
@@ -540,3 +541,16 @@ def test_real_hundred_classes(real_data, tmp_path):
     assert time.monotonic() - start < 2
     assert again.sha256 == dataset.sha256
     shutil.rmtree(tmp_path / "packed")  # 676 MB, which pytest would keep for a while
+
+
+def test_a_zip_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "set.zip", layout())
+
+    def unreadable(self, *arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with ZipFiles(path) as files:
+        files.names()
+        monkeypatch.setattr(zipfile.ZipExtFile, "read", unreadable)
+        with pytest.raises(DatasetError, match=r"wnids\.txt: cannot be read: .*Input/output error"):
+            files.read(f"{TOP}wnids.txt")

@@ -84,7 +84,7 @@ def _run(arguments: list[str]) -> int:
         say(f"error: {error}".replace("python cli.py", program()))  # of data sets: commands that fetch them
         return error.exit_code
     except MemoryError:
-        say("error: out of memory; a smaller --batch-size or network needs less")
+        say("error: out of memory; a smaller --batch-size, network or image needs less")
         return 1
     except OSError as error:  # of the system, not of this program
         return _refused(error)

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from xnor_ref.errors import DatasetError
+from xnor_ref.errors import DatasetError, is_of_the_system
 from xnor_ref.storage import canonical_json, sha256_bytes
 
 _END = b"PK\x05\x06"
@@ -142,7 +142,8 @@ class ZipFiles:
             *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError),
             *(struct.error, NotImplementedError, RuntimeError),
         ) as error:
-            raise DatasetError(f"{self.describe(name)}: damaged: {str(error) or type(error).__name__}") from error
+            fault = "cannot be read" if is_of_the_system(error) else "damaged"
+            raise DatasetError(f"{self.describe(name)}: {fault}: {str(error) or type(error).__name__}") from error
         return data
 
     def _total_allowed(self) -> int:
@@ -154,7 +155,8 @@ class ZipFiles:
         try:
             return zipfile.ZipFile(self._file)
         except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
-            raise DatasetError(f"{self._path}: damaged or not a zip archive: {error}") from error
+            fault = "cannot be read" if is_of_the_system(error) else "damaged or not a zip archive"
+            raise DatasetError(f"{self._path}: {fault}: {error}") from error
 
     @cached_property
     def _entries(self) -> dict[str, zipfile.ZipInfo]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from xnor_ref.datasets.base import Images
-from xnor_ref.errors import DatasetError, InputError
+from xnor_ref.errors import DatasetError, InputError, is_of_the_system
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _opened(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Im
             raise DatasetError(f"{what}: damaged image: it begins as one, and then cannot be read") from None
         raise DatasetError(f"{what}: not an image in one of the formats {', '.join(formats)}") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data, but no number of an error
-        fault = "cannot be read" if isinstance(error, OSError) and error.errno else "damaged image"
+        fault = "cannot be read" if is_of_the_system(error) else "damaged image"
         raise DatasetError(f"{what}: {fault}: {str(error) or type(error).__name__}") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from xnor_ref.datasets.archives import doubled
 from xnor_ref.datasets.base import Dataset, Images, Progress, Split, make_dataset
-from xnor_ref.errors import DatasetError
+from xnor_ref.errors import DatasetError, is_of_the_system
 
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -76,7 +76,8 @@ def _read_idx(folder: Path, file: str, axes: int) -> Images:
         with open(path, "rb") as raw:
             return _parse_idx(gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw, path, axes)
     except (OSError, EOFError, zlib.error) as error:  # gzip's own error is an OSError
-        raise DatasetError(f"{path}: damaged or cannot be read: {error}") from error
+        fault = "cannot be read" if is_of_the_system(error) else "damaged"
+        raise DatasetError(f"{path}: {fault}: {error}") from error
 
 
 def _parse_idx(stream: BufferedIOBase, path: Path, axes: int) -> Images:

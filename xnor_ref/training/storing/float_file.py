@@ -36,7 +36,7 @@ def rebuild(path: Path, metadata: dict[str, Any], state: dict[str, NDArray]) -> 
     try:
         model = models.build(**metadata["model"])
         model.load_state_dict(state)
-    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:  # anything may stand in a file
+    except (ValueError, KeyError, TypeError, OverflowError) as error:  # anything may stand in a file
         about = metadata.get("about", metadata)
         hint = plugin_hint(about.get("training") if isinstance(about, dict) else None)
         raise ModelFileError(f"{path}: its network cannot be built: {error}{hint}") from None

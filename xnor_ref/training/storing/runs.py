@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from xnor_ref.errors import InputError, ModelFileError, OutputError
+from xnor_ref.errors import InputError, ModelFileError, OutputError, UnreadableError
 from xnor_ref.storage import TEMPORARY, lock_alone, write_atomically
 from xnor_ref.training.settings.config import FIELDS, TrainConfig, differences
 from xnor_ref.training.settings.plugins import plugin_hint
@@ -62,7 +62,9 @@ class RunFolder:
             raise ModelFileError(f"{self.path} is not a folder") from None
         except KeyError as error:
             raise ModelFileError(f"{self.config_path} is damaged: it has no {error}") from None
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except OSError as error:
+            raise UnreadableError(f"{self.config_path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, TypeError, RecursionError) as error:
             hint = plugin_hint(values)
             raise ModelFileError(f"{self.config_path}{'' if hint else ' is damaged'}: {error}{hint}") from None
 
