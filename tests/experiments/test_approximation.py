@@ -62,6 +62,18 @@ def test_errors_agree_with_an_independent_computation():
         assert sums.error(gamma) == pytest.approx(np.linalg.norm(y - gamma * z) / np.linalg.norm(y), rel=1e-5)
 
 
+def test_groups_are_layers_side_by_side():
+    rng = np.random.default_rng(0)
+    whole, x = BinaryConv2d(6, 4, 3, 1, 1, groups=2, rng=rng), rng.normal(size=(3, 6, 5, 4)).astype(np.float32)
+    sums, parts = sums_of(whole, x), []
+    for weight, images in zip(np.split(whole.weight.data, 2), np.split(x, 2, axis=1)):
+        parts.append(sums_of(layer_of(weight, 1), images))
+    assert sums.total == pytest.approx(sum(part.total for part in parts))
+    np.testing.assert_allclose(sums.products, np.concatenate([part.products for part in parts]), rtol=1e-5, atol=1e-5)
+    for mode, found in sums.with_k.items():
+        np.testing.assert_allclose(found, sum(part.with_k[mode] for part in parts), rtol=1e-5)
+
+
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_a_gamma_of_the_fitted_form_is_found(gamma):
     """Y = Gamma Z by construction: 1x1 filters of one channel, whose weights and inputs have sizes of the same form."""

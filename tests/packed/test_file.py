@@ -260,8 +260,14 @@ def test_geometry_of_version_5_needs_it():
     def uneven(sample):
         sample.pool("avg_pool", 2, 1, [0, 1])
 
-    for make in (dilated, grouped, uneven):
-        sample = Sample(classes=3 if make is uneven else 6)
+    def inside(sample):
+        sample.node("avg_pool", kernel=[2, 2], stride=[1, 1], padding=[0, 0], count_include_pad=0)
+
+    def ternary(sample):
+        sample.kbit_conv2d(3, 6, input_levels="ternary")
+
+    for make in (dilated, grouped, uneven, inside, ternary):
+        sample = Sample(classes=3 if make in (uneven, inside) else 6)
         sample.metadata["version"] = 4
         make(sample)
         sample.node("global_avg_pool")
@@ -298,6 +304,23 @@ def test_geometry_that_does_not_fit(attributes, message):
             sample.tensors[f"n0.{op}.bits"] &= np.uint64(2**9 - 1)  # filters of one channel
         sample.node("global_avg_pool")
         refused(sample, f"node 'n0.{op}'.*{message}")
+
+
+def test_levels_and_means_that_there_are_not():
+    def made(op, **attributes):
+        sample = Sample(classes=6 if op == "kbit_conv2d" else 3)
+        sample.metadata["version"] = 5
+        if op == "kbit_conv2d":
+            sample.kbit_conv2d(3, 6, bits=(3, 1), **attributes)
+        else:
+            sample.node(op, kernel=[2, 2], stride=[1, 1], padding=[0, 0], **attributes)
+        sample.node("global_avg_pool")
+        return sample
+
+    refused(made("kbit_conv2d", input_levels="ternary"), "ternary inputs have 2 bits, got 3")
+    refused(made("kbit_conv2d", input_levels=2), r"input_levels must be one of \('even', 'ternary'\), got 2")
+    refused(made("avg_pool", count_include_pad=False), "count_include_pad must be an integer from 0 to 1, got False")
+    refused(made("max_pool", count_include_pad=0), "count_include_pad")
 
 
 def test_too_many_weights_in_groups():

@@ -54,14 +54,15 @@ class Sums:
     def add(self, layer: BinaryConv2d, x: NDArray[np.float32]) -> None:
         """Count the images x (N, C, H, W) that enter `layer`."""
         weight, window = layer.weight.data, layer.window(spatial(x))
-        y = float_ops.conv2d(x, weight, None, window).astype(np.float64)
-        z = binary_ops.sign_conv2d(x, weight, window, layer.pad_value).astype(np.float64)
+        y = float_ops.conv2d(x, weight, None, window, layer.groups).astype(np.float64)
+        z = binary_ops.sign_conv2d(x, weight, window, layer.pad_value, groups=layer.groups).astype(np.float64)
         self.total += float((y * y).sum())
         self.products = self.products + (y * z).sum(axis=0)
         self.squares = self.squares + (z * z).sum(axis=0)
         alpha = binary_ops.weight_scale(weight)[:, None, None]
         for mode, sums in self.with_k.items():
-            near = z * alpha * binary_ops.input_scale_map(x, window, mode)
+            near = z * alpha
+            float_ops.times_input_scale(near, binary_ops.input_scale_map(x, window, mode, groups=layer.groups))
             sums += (y * near).sum(), (near * near).sum()
 
     def error(self, gamma: NDArray | float) -> float:

@@ -135,7 +135,7 @@ def xnor_conv2d(
         with np.errstate(over="raise", under="ignore"):
             y *= weight_scale(weight)[:, None, None]
             if input_scale != KMode.OFF:
-                times_input_scale(y, input_scale_map(x, window, input_scale, backend, threads, groups))
+                float_ops.times_input_scale(y, input_scale_map(x, window, input_scale, backend, threads, groups))
     except FloatingPointError:
         raise NonFiniteError(
             "xnor_conv2d: the result does not fit float32; scale x or weight down "
@@ -286,12 +286,6 @@ def input_scale_map(
     n, channels, *size = x.shape
     k = _rung(backend).input_scale_map(x.reshape(n * groups, channels // groups, *size), window, mode, threads)
     return k.reshape(n, groups, *k.shape[2:])
-
-
-def times_input_scale(y: np.ndarray, k: np.ndarray) -> None:
-    """Multiply y (N, O, OH, OW) by k (N, groups, OH, OW), each output channel by that of its group, in place."""
-    of_groups = y.reshape(*k.shape[:2], -1, *y.shape[2:])
-    of_groups *= k[:, :, None]
 
 
 def weight_scale(weight: np.ndarray) -> np.ndarray:

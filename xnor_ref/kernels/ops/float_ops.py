@@ -455,11 +455,16 @@ def scale_output(z: NDArray[np.int32], alpha: F32 | None, k: F32 | None, threads
         if alpha is not None:
             part *= alpha[:, None]
         if k is not None:
-            of_groups = part.reshape(len(part), k.shape[1], -1, part.shape[2])
-            of_groups *= k.reshape(*k.shape[:2], 1, -1)[start:stop]
+            times_input_scale(y[start:stop], k[start:stop])
 
     parallel_chunks(scale, len(z), 1, threads)
     return y
+
+
+def times_input_scale(y: NDArray, k: F32) -> None:
+    """Multiply y (N, O[, OH, OW]) by K (N, groups[, OH, OW]), each output by that of its group, in place."""
+    of_groups = y.reshape(*k.shape[:2], -1, *y.shape[2:])
+    of_groups *= k[:, :, None]
 
 
 def mask_ste(x: F32, dx: F32, threads: int | None = None) -> F32:

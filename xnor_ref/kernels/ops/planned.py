@@ -19,7 +19,7 @@ from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import check_threads
 from xnor_ref.kernels.microkernels import pack
-from xnor_ref.kernels.ops import binary_ops
+from xnor_ref.kernels.ops import binary_ops, float_ops
 from xnor_ref.kernels.readable import plain
 from xnor_ref.kernels.vectors import nhwc, signs, simd
 
@@ -154,7 +154,7 @@ class Workspace:
 
         def run(n: int, threads: int) -> None:
             convolve(n, threads)
-            binary_ops.times_input_scale(y[:n], k[:n])
+            float_ops.times_input_scale(y[:n], k[:n])
 
         return run
 

@@ -85,12 +85,15 @@ class MstPull(Callback):
         self._layers = {
             name: layer
             for name, layer in model.named_modules()
-            if isinstance(layer, BinaryLayer) and type(layer) in LAYERS and len(layer.weight.data) > 1
+            if isinstance(layer, BinaryLayer)
+            and type(layer) in LAYERS
+            and len(layer.weight.data) > 1
+            and getattr(layer, "groups", 1) == 1
         }
         if not self._layers:
             raise InputError(
-                f"mst_lambda (={strength:g}) needs layers with one-bit weights and inputs and more than one "
-                f"output channel; {model.config['name']} with method {model.config['method']!r} has none"
+                f"mst_lambda (={strength:g}) needs layers with one-bit weights and inputs, more than one output "
+                f"channel and no groups; {model.config['name']} with method {model.config['method']!r} has none"
             )
         self._targets: dict[str, Targets] = {}
 
