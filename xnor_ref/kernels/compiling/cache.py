@@ -196,8 +196,9 @@ def _folder_beside(source: str, chosen: str) -> str:
         if folder and _is_writable(folder):
             return os.path.abspath(folder)
     home = os.path.expanduser("~")
-    folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "xnor_ref", name)
-    if os.path.isabs(home) and _is_ours(os.path.realpath(home)) and _is_writable(folder, 0o700) and _is_ours(folder):
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    folder = os.path.join(caches, "xnor_ref", name)
+    if os.path.isabs(home) and os.path.isabs(caches) and _is_ours(os.path.realpath(home)) and _is_writable(folder, 0o700) and _is_ours(folder):
         return folder
     return _private_folder()
 
