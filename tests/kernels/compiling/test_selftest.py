@@ -232,6 +232,9 @@ def test_compiled_code_is_kept_in_folders_of_this_user_only(tmp_path, monkeypatc
     assert found().parent == home / ".cache" / "xnor_ref" and found().stat().st_mode & 0o777 == 0o700
     chosen = Path(cache._folder_beside.__wrapped__(str(tmp_path / "file" / "kernels"), str(tmp_path / "chosen")))
     assert chosen.parent == tmp_path / "chosen"
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", "here")
+        assert found() == private and not (tmp_path / "here").exists()
     home.chmod(0o777)  # whoever can write there can replace what lies there
     assert found() == private and private.stat().st_mode & 0o777 == 0o700
     home.chmod(0o755)
