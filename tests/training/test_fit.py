@@ -293,6 +293,11 @@ def test_the_signature_and_its_help_are_those_of_train():
         ({"dataset": "mnist"}, "dataset .* is what the argument train says"),
         ({"model": "lenet5"}, "model .* is what the argument network says"),
         ({"layout": "HWCN"}, "layout must be one of auto, NHWC, NCHW; got 'HWCN'"),
+        ({"classes": 2}, "classes must be in the order of the logits, such as a list, got 2"),
+        ({"classes": "ab"}, "such as a list, got 'ab'"),
+        ({"callbacks": Callback()}, "callbacks must be a list of Callback objects, got <"),
+        ({"callbacks": [Callback]}, "callbacks must be a list of Callback objects, got \\[<class"),
+        ({"out": 3}, "out must be a str or PathLike, got 3"),
     ],
 )
 def test_settings_are_checked_as_those_of_train(settings, message):
@@ -365,9 +370,16 @@ def test_what_is_no_network(network, message):
         fit(network, (X, Y))
 
 
+class Arrays(nn.Module):
+    def forward(self, x):
+        return x.data
+
+
 def test_networks_that_do_not_classify():
     with pytest.raises(InputError, match=r"makes \(1, 3, 6, 8\); needed are logits"):
         fit(nn.Sequential(nn.ReLU()), (X, Y), epochs=1)
+    with pytest.raises(InputTypeError, match="the network must return a Tensor, got ndarray"):
+        fit(Arrays(), (X, Y), epochs=1)
     with pytest.raises(InputError, match=r"model must be one of .* got 'shapesnet'; did you mean 'shapes-net'"):
         fit("shapesnet", (X, Y))
     with pytest.raises(InputError, match="params holds no parameters"):

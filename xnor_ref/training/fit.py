@@ -5,7 +5,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref import models
-from xnor_ref.autodiff import no_grad
+from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.datasets import Dataset
 from xnor_ref.datasets.arrays import classes_of, from_arrays, images_of, labels_of
 from xnor_ref.datasets.batches import make_batch, table_of
@@ -177,6 +177,12 @@ def fit(
     """
     if not isinstance(network, (Module, str)):
         raise InputTypeError(f"fit: network must be a Module of nn or the name of one, got {type(network).__name__}")
+    if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
+        raise InputTypeError(f"fit: callbacks must be a list of Callback objects, got {callbacks!r}")
+    if isinstance(classes, str) or not isinstance(classes, Iterable | None):
+        raise InputTypeError(f"fit: classes must be in the order of the logits, such as a list, got {classes!r}")
+    if not isinstance(out, str | os.PathLike | None):
+        raise InputTypeError(f"fit: out must be a str or PathLike, got {out!r}")
     observer = progress if isinstance(progress, Observer) else _Printer() if progress else Observer()
     config = _config(network, train, settings)
     with reference_only(config.backend == "reference"), backward_in(config.backward), _threads(config.threads):
@@ -370,6 +376,8 @@ def _logits(model: Module, x: NDArray[np.float32]) -> int:
     finally:
         for module, mode in modes:
             module.training = mode
+    if not isinstance(y, Tensor):
+        raise InputTypeError(f"fit: the network must return a Tensor, got {type(y).__name__}")
     if y.ndim != 2 or len(y.data) != 1:
         raise InputError(f"fit: of images {x.shape} the network makes {y.shape}; needed are logits (N, classes)")
     return y.shape[1]
