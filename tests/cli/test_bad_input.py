@@ -341,7 +341,7 @@ def test_a_run_goes_on_with_its_packed_images_where_their_source_is_gone(at_work
     known = at_work("evaluate", "run", "--json")[1]
     for name in ("cat", "dog"):
         shutil.rmtree(f"pictures/{name}")
-    code, out, err = at_work("evaluate", "run", "--json")
+    code, out, err = at_work("evaluate", "run", "--json", "--quiet")
     assert code == 0 and out == known and "no class folders" in err and "the packed copy of the images" in err
     Path("run/report.json").unlink()
     assert at_work("train", "--resume", "run", "--quiet")[0] == 0

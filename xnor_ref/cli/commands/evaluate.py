@@ -1,6 +1,7 @@
 """`evaluate`: scores on the validation images."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
 
 def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
     """The data set of a config, if the packed network of the file `path` takes it; from now on with its threads."""
+    from xnor_ref.datasets import DatasetWarning
     from xnor_ref.datasets.store import find_packed
     from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.training.job import load_data
@@ -104,7 +106,8 @@ def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
         copy = find_packed(Path(config.data_dir), own) if own else None
         if copy is None or copy.name != config.dataset:
             raise
-        progress.note(f"{error}; the packed copy of the images that it was trained and validated with is used")
+        used = "the packed copy of the images that it was trained and validated with is used"
+        warnings.warn(f"{error}; {used}", DatasetWarning, stacklevel=2)
         data = load_data(config, own=own)
     wanted, given = packed.input_shape, (data.channels, data.image_size, data.image_size)
     if wanted != given:
