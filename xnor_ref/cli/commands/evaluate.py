@@ -1,7 +1,6 @@
 """`evaluate`: scores on the validation images."""
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
+from xnor_ref.cli.text import say
 from xnor_ref.errors import DatasetError, InputError, ModelFileError
 from xnor_ref.training.settings.resolve import resolve
 
@@ -93,7 +93,6 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
 
 def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
     """The data set of a config, if the packed network of the file `path` takes it; from now on with its threads."""
-    from xnor_ref.datasets import DatasetWarning
     from xnor_ref.datasets.store import find_packed
     from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.training.job import load_data
@@ -106,8 +105,7 @@ def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
         copy = find_packed(Path(config.data_dir), own) if own else None
         if copy is None or copy.name != config.dataset:
             raise
-        used = "the packed copy of the images that it was trained and validated with is used"
-        warnings.warn(f"{error}; {used}", DatasetWarning, stacklevel=2)
+        say(f"warning: {error}; the packed copy of the images that it was trained and validated with is used")
         data = load_data(config, own=own)
     wanted, given = packed.input_shape, (data.channels, data.image_size, data.image_size)
     if wanted != given:

@@ -198,8 +198,9 @@ def _folder_beside(source: str, chosen: str) -> str:
     home = os.path.expanduser("~")
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     folder = os.path.join(caches, "xnor_ref", name)
-    if os.path.isabs(home) and os.path.isabs(caches) and _is_ours(os.path.realpath(home)) and _is_writable(folder, 0o700) and _is_ours(folder):
-        return folder
+    if os.path.isabs(home) and os.path.isabs(caches) and _is_ours(os.path.realpath(home)):
+        if _is_writable(folder, 0o700) and _is_ours(folder):
+            return folder
     return _private_folder()
 
 
