@@ -1,13 +1,16 @@
 """What the layers of a packed network take at least on this machine: the roof of their arithmetic, or of memory."""
 
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from xnor_ref.bench.measuring import roof
 from xnor_ref.packed import PackedNetwork
 
-SMALLEST = 1 << 18  # bytes of an array that is read to measure memory, so that the call does not count; powers of two
+SMALLEST = 1 << 19  # bytes of an array that is read to measure memory, so that the call does not count; powers of two
 
 
 def _size(n_bytes: int) -> int:
@@ -37,14 +40,21 @@ class Limits:
         self.loads = {"bits": roof.binary_roof(threads), "float32": roof.float_roof(threads)}
         self.loads |= {f"memory, {size} bytes": roof.memory_roof(size / 1e6, threads) for size in sorted(sizes)}
 
+        self._samples: dict[str, list[float]] = {name: [] for name in self.loads}
+
     @property
     def runs(self) -> dict[str, Callable[[], object]]:
-        """The roofs, to be measured beside the network."""
-        return {f"roof: {name}": load.run for name, load in self.loads.items()}
+        """The roofs, to be measured beside the network; each call is timed, as each stage of it is."""
+        return {f"roof: {name}": partial(self._run, name) for name in self.loads}
 
-    def rates(self, seconds: dict[str, float]) -> dict[str, float]:
-        """Multiply-accumulates and bytes a second, from the `seconds` that the roofs took."""
-        return {name: load.work / seconds[f"roof: {name}"] for name, load in self.loads.items()}
+    def _run(self, name: str) -> None:
+        start = time.perf_counter()
+        self.loads[name].run()
+        self._samples[name].append(time.perf_counter() - start)
+
+    def rates(self) -> dict[str, float]:
+        """Multiply-accumulates and bytes a second, from the medians of all calls."""
+        return {name: load.work / statistics.median(self._samples[name]) for name, load in self.loads.items()}
 
     def of_stages(self, rates: dict[str, float]) -> list[Limit]:
         """The limit of each stage of `PackedNetwork.profile`."""

@@ -128,7 +128,7 @@ def _measured(
         "threads": threads,
         "ours": {run: seconds[run] for run in ours},
         "others": list(others),
-        **limits.of_network(stages, limits.rates(seconds), seconds["ours"]),
+        **limits.of_network(stages, limits.rates(), seconds["ours"]),
         "timings": {run: timing.to_dict() for run, timing in timings.items()},
     }
     return measured, absent
