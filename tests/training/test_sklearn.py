@@ -33,7 +33,7 @@ def all_checks():
         return parametrize_with_checks([XnorClassifier(epochs=30, batch_size=20, lr=0.015)])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:Estimator XnorClassifier does not inherit")
 @all_checks()
 def test_common_checks(estimator, check):
