@@ -108,7 +108,7 @@ def test_weights_of_a_few_bits_are_odd_integers():
 @pytest.mark.parametrize(
     ("call", "name", "message"),
     [
-        ("weights", "block.con", "weights: there is no layer 'block.con'; block.conv"),
+        ("weights", "block.con", "weights: there is no layer 'block.con'; did you mean 'block.conv'"),
         ("weights", "?", r"there is no layer '\?'; see .layers for all"),
         ("words", 3, "words: there is no layer 3"),
         ("weights", "flat", r"layer 'flat' \(flatten\) has no weights; stem, block.conv, arms.body.1, fc has"),

@@ -61,8 +61,9 @@ def find(network: ExaminedNetwork, name: str, what: str) -> ExaminedNode:
     """
     nodes = {node.name: node for node in network.nodes}
     if name not in nodes:
-        near = ", ".join(difflib.get_close_matches(str(name), nodes, 3, 0.4)) or "see .layers for all"
-        raise InputError(f"PackedNetwork.{what}: there is no layer {name!r}; {near}")
+        near = ", ".join(map(repr, difflib.get_close_matches(str(name), nodes, 3, 0.4)))
+        hint = f"did you mean {near}?" if near else "see .layers for all"
+        raise InputError(f"PackedNetwork.{what}: there is no layer {name!r}; {hint}")
     having = [key for key, node in nodes.items() if (node.step.weight_shape if what == "weights" else node.step.words)]
     if name not in having:
         known = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "") if having else "no layer"

@@ -300,8 +300,9 @@ def _of_channels(caller: str, name: str, value: Any, outputs: int) -> NDArray:
         raise InputError(f"{caller}: {name} must be one value or ({outputs},), one a filter, got shape {found.shape}")
     if name == "flip":
         return np.broadcast_to(found, (outputs,))
-    numbers = np.broadcast_to(found.astype(np.float64 if name == "threshold" else np.float32), (outputs,))
-    wrong = np.isnan(numbers) if name == "threshold" else ~np.isfinite(numbers)
+    with np.errstate(over="ignore"):
+        numbers = np.broadcast_to(found.astype(np.float64 if name == "threshold" else np.float32), (outputs,))
+    wrong, wanted = (np.isnan(numbers), "not be NaN") if name == "threshold" else (~np.isfinite(numbers), "be finite")
     if wrong.any():
-        raise InputError(f"{caller}: {name} must be finite, but holds {numbers[wrong][0]} at index {wrong.argmax()}")
+        raise InputError(f"{caller}: {name} must {wanted}, but holds {numbers[wrong][0]} at index {wrong.argmax()}")
     return numbers
