@@ -77,7 +77,7 @@ def test_rows_of_pictures_need_their_shape():
     assert np.array_equal(*found)
     with pytest.raises(InputError, match=r"image_shape \(5, 5\) does not hold the 64 features"):
         XnorClassifier(image_shape=(5, 5)).fit(grey.reshape(40, -1), y)
-    for wrong in (8, (64,), (8.0, 8.0), "88"):
+    for wrong in (8, (64,), (8.0, 8.0), "88", (-8, -8)):
         with pytest.raises(InputTypeError, match=r"image_shape must be \(H, W\) or \(H, W, C\), got"):
             XnorClassifier(image_shape=wrong).fit(grey.reshape(40, -1), y)
 
@@ -167,12 +167,18 @@ def test_bad_data_after_fitting():
         found.score(x, y[:3])
     pixels, y = pictures()
     found = XnorClassifier(**SHORT).fit(pixels, y)
-    with pytest.raises(
-        InputTypeError, match=r"fitted to raw pixels \(uint8\), X holds numbers as they are \(float32\)"
-    ):
+    with pytest.raises(InputTypeError, match=r"fitted to raw pixels, X holds numbers as they are \(float32\)"):
         found.predict(pixels / 255)
     with pytest.raises(InputError, match=r"fitted to images \(8, 8, 3\), X has \(4, 8, 3\)"):
         found.predict(pixels[:, :4])
+
+
+def test_parameters_that_are_none():
+    x, y = rows()
+    with pytest.raises(InputError, match="seed must be at least 0, got -3"):
+        XnorClassifier(seed=-3).fit(x, y)
+    with pytest.raises(InputTypeError, match="network must be a Module of nn or the name of one, got int"):
+        XnorClassifier(network=3).fit(x, y)
 
 
 def test_a_column_of_labels_is_taken_with_a_warning():

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xnor_ref import nn
 from xnor_ref.datasets.batches import normalization_table
-from xnor_ref.errors import InputError, InputTypeError, ModelFileError, is_integer
+from xnor_ref.errors import InputError, InputTypeError, ModelFileError, check_integer, is_integer
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.training.fit import OF_DATA, SETTINGS, fit
 from xnor_ref.training.fitting.evaluation import all_logits, float_logits, of_stored_images
@@ -117,7 +117,7 @@ class XnorClassifier:
             network = default_network(shape, len(classes), settings["seed"] or 0)
         elif isinstance(network, nn.Module):
             network = copy.deepcopy(network)
-        elif not isinstance(network, str):
+        elif callable(network):
             network = network(shape, len(classes))
         history = fit(network, (images, positions), classes=classes.tolist(), layout="NHWC", **settings)
         self.classes_, self.n_features_in_ = classes, images[0].size
@@ -154,7 +154,7 @@ class XnorClassifier:
                 raise InputError(f"X has {found} features, but XnorClassifier is expecting {wanted} features as input")
             raise InputError(f"XnorClassifier was fitted to images {self._shape}, X has {images.shape[1:]}")
         if (images.dtype == np.uint8) != self._raw:
-            kinds = ("numbers as they are", "raw pixels (uint8)")
+            kinds = ("numbers as they are", "raw pixels")
             raise InputTypeError(
                 f"XnorClassifier was fitted to {kinds[self._raw]}, X holds {kinds[not self._raw]} ({images.dtype})"
             )
@@ -199,7 +199,8 @@ class XnorClassifier:
         if self.image_shape is None:
             return 1, 1, features
         shape = self.image_shape
-        if not isinstance(shape, (tuple, list)) or not all(map(is_integer, shape)) or len(shape) not in (2, 3):
+        integers = isinstance(shape, (tuple, list)) and all(map(is_integer, shape))
+        if not integers or len(shape) not in (2, 3) or min(shape) < 1:
             raise InputTypeError(f"XnorClassifier: image_shape must be (H, W) or (H, W, C), got {shape!r}")
         if math.prod(shape) != features:
             raise InputError(f"XnorClassifier: image_shape {shape} does not hold the {features} features of a row of X")
@@ -239,7 +240,7 @@ def default_network(shape: tuple[int, int, int], classes: int, seed: int = 0) ->
     Rows, images of one pixel, get fully connected layers; others convolutions, with pooling where there is room.
     """
     channels, *size = shape
-    rng, layers = np.random.default_rng(seed), list[nn.Module]()
+    rng, layers = np.random.default_rng(check_integer("seed", seed, 0)), list[nn.Module]()
     if size == [1, 1]:
         layers += [nn.Flatten(), nn.BatchNorm1d(channels), nn.Linear(channels, 64, rng=rng)]
         for _ in range(2):
