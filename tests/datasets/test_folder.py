@@ -244,6 +244,9 @@ def test_bad_folders(tmp_path, change, message):
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         load(tmp_path / "nowhere")
+    (tmp_path / ".set.zip").write_bytes(b"PK")
+    with pytest.raises(DatasetError, match="not a folder; unpack it"):
+        load(tmp_path / ".set.zip")
     with pytest.raises(DatasetError, match="no class folders"):
         load(tmp_path)
     add(tmp_path / "single" / "a.png", 0)

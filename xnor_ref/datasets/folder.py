@@ -49,7 +49,12 @@ def load(
     """
     check_integer("folder: image_size", image_size, 8, 1024)
     if not data_dir.is_dir():
-        raise DatasetError(f"{data_dir}: no such folder; it should hold a folder of images per class")
+        what = (
+            "not a folder; unpack it"
+            if data_dir.exists()
+            else "no such folder; it should hold a folder of images per class"
+        )
+        raise DatasetError(f"{data_dir}: {what}")
     cache = cache_dir or data_dir / ".xnor_ref-packed"
     root, splits = _layout(data_dir)
     files = FolderFiles(root, splits or None)

@@ -117,6 +117,8 @@ def _read_photo(path: Path, image_size: int, channels: int) -> bytes:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise DatasetError(f"{what}: not a file")
+        if status.st_size == 0:
+            raise DatasetError(f"{what}: the file is empty")
         if status.st_size > MAX_FILE_BYTES:
             raise DatasetError(f"{what}: {status.st_size} bytes; images up to {MAX_FILE_BYTES} bytes are read")
         file = open(path, "rb")
