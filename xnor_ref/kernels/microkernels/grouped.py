@@ -70,7 +70,10 @@ class Taps:
 
 
 def _direct_row(b, at, pixels, vectors, values, whole=False):
-    """The taps of a row where lanes are channels; of neighbours, each pixel is loaded once for `TOGETHER` of them."""
+    """The taps of a row where lanes are channels; of neighbours, each pixel is loaded once for `TOGETHER` of them.
+
+    With `whole` the row is known to be so many neighbours.
+    """
 
     def tap(values, taps):
         x, w, *sums = values
@@ -144,7 +147,7 @@ def _outputs(shuffled: bool):
                         _, _, *sums = _direct_row(b, at, pixels, vectors, values)
                     return [b.add(x, at.x_row), b.add(w, at.w_row), *sums]
 
-                def square(values):
+                def square(values):  # all taps of 3x3, without a branch
                     for _ in range(TOGETHER):
                         x, w, *_ = values
                         _, _, *sums = _direct_row(b, at, pixels, vectors, values, whole=True)
