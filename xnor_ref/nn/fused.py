@@ -199,11 +199,11 @@ def integer_conv2d(x: Tensor, layer: Any) -> Tensor:
     images, plan = pixels(x.data), _real_plan(layer, x, True)
     m = plan.pad(layer.inputs.of(images).astype(np.float32))
     alpha, k = layer.alpha(), layer.scale_map(np.ascontiguousarray(x.data))
-    y = plan.forward(m, layer.code.levels(layer.weight.data).astype(np.float32), None)
+    y = plan.forward(m, layer.weight_levels().astype(np.float32), None)
     if alpha is not None:
         y *= alpha
     if k is not None:
-        k = np.repeat(pixels(k), y.shape[3] // k.shape[1], axis=3)
+        k = pixels(float_ops.for_outputs(k, y.shape[3]))
         y *= k
 
     def backward(dy):

@@ -461,6 +461,11 @@ def scale_output(z: NDArray[np.int32], alpha: F32 | None, k: F32 | None, threads
     return y
 
 
+def for_outputs(k: F32, outputs: int) -> F32:
+    """K (N, groups, OH, OW) as what multiplies so many outputs: one map, or one for each."""
+    return k if k.shape[1] == 1 else np.repeat(k, outputs // k.shape[1], axis=1)
+
+
 def times_input_scale(y: NDArray, k: F32) -> None:
     """Multiply y (N, O[, OH, OW]) by K (N, groups[, OH, OW]), each output by that of its group, in place."""
     of_groups = y.reshape(*k.shape[:2], -1, *y.shape[2:])

@@ -109,6 +109,10 @@ class BinaryLayer(Module):
         """What inputs are rounded to."""
         return bit_planes.Levels(self.input_bits, self.input_levels == "ternary")
 
+    def weight_levels(self) -> NDArray[np.int16]:
+        """m_W = (2^k - 1) B, odd integers in the shape of the weight."""
+        return self.code.levels(self.weight.data)
+
     def plus_bias(self, y: Tensor) -> Tensor:
         """y (N, O[, H, W]) with the bias added, if there is one."""
         return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * (y.ndim - 2))
@@ -242,10 +246,8 @@ class BinaryConv2d(BinaryLayer, Convolution):
     @property
     def fuses_alone(self) -> bool:
         """Whether `nn.fused` can compute it without what stands before it."""
-        known = fused.takes(self) or self.adds_in_float32
-        return (
-            known and self.grad_bits is None and not self.k_grad and not overrides(self, BinaryConv2d, *self.fused_as)
-        )
+        known = self.grad_bits is None and not self.k_grad and not overrides(self, BinaryConv2d, *self.fused_as)
+        return known and (fused.takes(self) or self.adds_in_float32)
 
     @property
     def adds_in_float32(self) -> bool:
@@ -279,13 +281,13 @@ class BinaryConv2d(BinaryLayer, Convolution):
         alpha, k = self.alpha(), self.scale_map(images)
 
         def backward(dy):
-            dz = np.ascontiguousarray(dy if k is None else dy * np.repeat(k, dy.shape[1] // k.shape[1], axis=1))
+            dz = np.ascontiguousarray(dy if k is None else dy * float_ops.for_outputs(k, dy.shape[1]))
             grad = self._correlate(dz, images)
             dx = None
             if x.requires_grad:
                 signs = self.scaled_signs(alpha)
-                back = self._for_input(dz), signs, spatial(images), window, self.groups
-                dx = float_ops.conv2d_input_gradient(*back)
+                place = spatial(images), window, self.groups
+                dx = float_ops.conv2d_input_gradient(self._for_input(dz), signs, *place)
                 dx = self.through_sign(images, dx)
                 if self.k_grad and k is not None:
                     dx += self._gradient_through_k(dy, z, alpha, images)
@@ -316,8 +318,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
         """Z, the convolution of signs."""
         if current_backend() == "float":
             checks.require_exact_float(self.weight.data[0].size, type(self).__name__)
-        window = self.window(spatial(images))
-        place = window, self.pad_value, current_backend()
+        place = self.window(spatial(images)), self.pad_value, current_backend()
         return binary_ops.sign_conv2d(images, self.weight.data, *place, groups=self.groups)
 
     def _correlate(self, dz: F32, images: F32) -> F32:

@@ -59,10 +59,6 @@ class KBitLayer(BinaryLayer):
             return Parameter(uniform(shape, rng), latent=True, lr_scale=float(_EVEN / he_normal))
         return super()._latent(shape, rng)
 
-    def weight_levels(self) -> NDArray[np.int16]:
-        """m_W = (2^k - 1) B, odd integers in the shape of the weight."""
-        return self.code.levels(self.weight.data)
-
     @property
     def _unit(self) -> float:
         """What alpha is divided by where it multiplies integers."""
