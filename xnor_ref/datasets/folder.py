@@ -49,12 +49,8 @@ def load(
     """
     check_integer("folder: image_size", image_size, 8, 1024)
     if not data_dir.is_dir():
-        what = (
-            "not a folder; unpack it"
-            if data_dir.exists()
-            else "no such folder; it should hold a folder of images per class"
-        )
-        raise DatasetError(f"{data_dir}: {what}")
+        what = "not a folder; unpack it first" if data_dir.exists() else "no such folder"
+        raise DatasetError(f"{data_dir}: {what}; it should hold a folder of images per class")
     cache = cache_dir or data_dir / ".xnor_ref-packed"
     root, splits = _layout(data_dir)
     files = FolderFiles(root, splits or None)
