@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from xnor_ref import nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.kernels.basics.geometry import Window
+from xnor_ref.kernels.basics.memory import empty
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import float_ops
 from xnor_ref.nn.backend import binary_backend
@@ -101,6 +102,9 @@ def test_any_number_of_threads_and_any_batch_gives_the_same_bits(shape, monkeypa
     assert np.array_equal(whole, run(conv, x, threads=3))
     assert np.array_equal(whole[4:5], run(conv, np.ascontiguousarray(x[4:5])))
     if shape[1] < 40:
+        streamed = empty(whole.shape)
+        conv.bind(x, streamed, stream=True)(len(x), 2)
+        assert np.array_equal(whole, streamed)
         sums = [conv.weight_gradient(x, whole, threads) for threads in (1, 2, 3)]
         assert np.array_equal(sums[0], sums[1]) and np.array_equal(sums[0], sums[2])
 

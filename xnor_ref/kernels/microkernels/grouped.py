@@ -121,16 +121,17 @@ def _outputs(shuffled: bool):
 
     Takes n, the addresses of x and w, what `Taps` takes (`lanes` as an address), how many channels x and the output
     have and how many of them a block, the addresses of what the epilogue takes, that of the output and its stride from
-    pixel to pixel. Unless `shuffled`, blocks are whole vectors of channels.
+    pixel to pixel. Unless `shuffled`, blocks are whole vectors of channels, and pixels go past the caches that begin at
+    byte `past` of a line: 0, or LINE for none.
     """
 
     @intrinsic
     def outputs(
         context, n, x, w, x_pixel, x_row, x_column, n_rows, n_columns, w_row, w_column, w_block, n_inputs, lanes,
-        n_in, n_out, block_in, block_out, bias, scale, shift, floor, out, out_pixel,
+        n_in, n_out, block_in, block_out, bias, scale, shift, floor, out, out_pixel, past,
     ):  # fmt: skip
         def generate(context, b, signature, arguments):
-            left, x, w, *taps, n_in, n_out, block_in, block_out, p0, p1, p2, p3, out, out_pixel = arguments
+            left, x, w, *taps, n_in, n_out, block_in, block_out, p0, p1, p2, p3, out, out_pixel, past = arguments
             at = Taps(*taps)
             at.lanes = load(b, at.lanes, _INTEGERS) if shuffled else None
             blocks = b.udiv(b.add(n_out, b.sub(block_out, const(1))), block_out)
@@ -164,12 +165,11 @@ def _outputs(shuffled: bool):
                 _, _, *sums = repeat(b, rows, values, row)
                 results = [tile._real(b, sums[p * vectors : (p + 1) * vectors], p, *parts) for p in range(pixels)]
                 for p, of_pixel in enumerate(results):
-                    for v, result in enumerate(of_pixel):
-                        place = b.add(_moved(b, out, out_pixel, p), const(4 * LANES * v))
-                        if shuffled:
-                            masked_store(b, result, place, writes)
-                        else:
-                            store(b, result, place)
+                    place = _moved(b, out, out_pixel, p)
+                    if shuffled:
+                        masked_store(b, of_pixel[0], place, writes)
+                    else:
+                        tile._write(b, of_pixel, place, past)
                 x, out = _moved(b, x, block_in, 4 * vectors), _moved(b, out, block_out, 4 * vectors)
                 parts = [b.add(part, const(4 * LANES * vectors)) for part in parts]
                 rest = [_moved(b, count, size, -vectors) for count, size in ((n_in, block_in), (n_out, block_out))]
@@ -193,7 +193,7 @@ def _outputs(shuffled: bool):
                 pixels //= 2
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 23), generate
+        return types.void(*[types.int64] * 24), generate
 
     return outputs
 

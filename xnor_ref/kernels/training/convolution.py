@@ -333,7 +333,7 @@ class GroupedConvolution:
     def forward(self, x: F32, weight: F32, bias: F32 | None) -> F32:
         """Y (N, OH, OW, O) of images (N, H, W, C)."""
         y = empty((len(x), *self._conv.out_shape))
-        self._conv.load(weight, bias).bind(x, y)(len(x), check_threads(None))
+        self._conv.load(weight, bias).bind(x, y, _is_long(y))(len(x), check_threads(None))
         return y
 
     def backward(self, dy: F32, x: F32, weight: F32, need_input: bool, latent: F32) -> tuple[F32, F32 | None]:
@@ -349,7 +349,7 @@ class GroupedConvolution:
     def input_gradient(self, dy: F32, weight: F32, threads: int) -> F32:
         """The second half."""
         dx = empty((len(dy), *self._back.out_shape))
-        self._back.load(weight).bind(dy, dx)(len(dy), threads)
+        self._back.load(weight).bind(dy, dx, _is_long(dx))(len(dy), threads)
         return dx
 
 

@@ -14,12 +14,12 @@ from numba import float32, int32, int64, intp, void
 from numpy.typing import NDArray
 
 from xnor_ref.kernels.basics.geometry import Pair, Window
-from xnor_ref.kernels.basics.memory import zeros
+from xnor_ref.kernels.basics.memory import LINE, zeros
 from xnor_ref.kernels.compiling.jit import compiled
 from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.microkernels import grouped
-from xnor_ref.kernels.microkernels.ir import LANES
+from xnor_ref.kernels.microkernels.ir import LANES, fence
 from xnor_ref.kernels.vectors import simd
 from xnor_ref.kernels.vectors.simd import split, worth
 
@@ -30,8 +30,8 @@ I64 = NDArray[np.int64]
 # Entries of a geometry; strides in bytes
 (
     OUT_H, DIRECT, N_INPUTS, N_IN, N_OUT, BLOCK_IN, BLOCK_OUT,
-    X_IMAGE, X_PIXEL, X_ROW, X_COLUMN, W_ROW, W_COLUMN, W_BLOCK, OUT_IMAGE, OUT_ROW, OUT_PIXEL, SIZE,
-) = range(18)  # fmt: skip
+    X_IMAGE, X_PIXEL, X_ROW, X_COLUMN, W_ROW, W_COLUMN, W_BLOCK, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
+) = range(19)  # fmt: skip
 
 PARTIAL_SUMS = 8  # sums of images that a gradient of weights is added up from
 _direct, _shuffled = grouped.direct, grouped.shuffled
@@ -63,15 +63,17 @@ def _convolve(start, stop, g, rows, runs, w, lanes, parts, x, out):
             if whole:
                 _direct(
                     n, at, weights, x_pixel, x_row, x_column, n_rows, n_columns, w_row, w_column, g[W_BLOCK], 1, 0,
-                    done, done, LANES, LANES, p0, p1, p2, p3, y, g[OUT_PIXEL],
+                    done, done, LANES, LANES, p0, p1, p2, p3, y, g[OUT_PIXEL], g[PAST],
                 )  # fmt: skip
             if done < g[N_OUT]:
                 more = done * 4
                 _shuffled(
                     n, at + more, weights + whole * g[W_BLOCK], x_pixel, x_row, x_column, n_rows, n_columns, w_row,
                     w_column, g[W_BLOCK], g[N_INPUTS], lanes.ctypes.data, g[N_IN] - done, g[N_OUT] - done, g[BLOCK_IN],
-                    g[BLOCK_OUT], p0 + more, p1 + more, p2 + more, p3 + more, y + more, g[OUT_PIXEL],
+                    g[BLOCK_OUT], p0 + more, p1 + more, p2 + more, p3 + more, y + more, g[OUT_PIXEL], LINE,
                 )  # fmt: skip
+    if g[PAST] == 0:
+        fence()
 
 
 @compiled(
@@ -233,9 +235,14 @@ class GroupedConv:
         self._weights.reshape(blocks, *kernel, n_in, LANES)[..., : self._per_block * n_out] = whole
         return self
 
-    def bind(self, x: F32, out: F32) -> Run:
-        """The convolution of images x (N, H, W, C) into `out` (N, OH, OW, O), as a function of (n, threads)."""
+    def bind(self, x: F32, out: F32, stream: bool = False) -> Run:
+        """The convolution of images x (N, H, W, C) into `out` (N, OH, OW, O), as a function of (n, threads).
+
+        `stream`: see `simd._Conv._bind`.
+        """
         g, rows, runs, lanes = self._geometry
+        g = g.copy()
+        g[PAST] = 0 if stream else LINE
         arguments = g, rows, runs, self._weights, lanes, self._parts, x.reshape(-1), out.reshape(-1)
         height, width, _ = self.out_shape
         work = 20 * height * width * self._weights.size
