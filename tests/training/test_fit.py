@@ -220,6 +220,10 @@ def test_what_a_run_is_not_resumed_with(tmp_path):
 
     refused("lr: 0.001 there, 0.1 asked for", lr=0.1)
     refused("network: ", network=nn.Sequential(*net()._layers.values(), nn.Hardtanh()))
+    for setting in ({"grad_mode": "paper"}, {"clamp": True}, {"k_grad": True}, {"sign_gradient": "bireal"}):
+        other = nn.BinaryConv2d(8, 8, 3, padding=1, **setting)
+        refused("network: ", network=nn.Sequential(**{**net()._layers, "2": other}))
+    refused("network: ", network=nn.Sequential(**{**net()._layers, "1": nn.BatchNorm2d(8, eps=0.01)}))
     refused("sha256: ", data=(images(seed=2), labels()))
     refused("is not empty; name another folder", resume=False)
     refused("resume needs out", out=None)

@@ -24,6 +24,7 @@ from xnor_ref.kernels.basics import threads
 from xnor_ref.kernels.basics.rungs import reference_only
 from xnor_ref.nn import Module
 from xnor_ref.nn.backend import backward_in
+from xnor_ref.nn.settings import LayerSettings
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import PathLike
 from xnor_ref.training import job
@@ -46,6 +47,7 @@ SETTINGS = {name: field for name, field in FIELDS.items() if name not in ("datas
 OF_NETWORKS = {"method", "faithful", "model_options"} | {
     name for name, field in FIELDS.items() if field.metadata.get("needs", ("",))[0] == "method"
 }
+OF_LAYERS = (*LayerSettings.names(), "gradient", "eps", "momentum", "whole_channels")  # the others are in `repr`
 OF_DATA = {"train_size", "val_size", "image_size", "data_dir", "archive"}
 
 
@@ -402,7 +404,10 @@ def _folder(out: PathLike | None, resume: bool) -> tuple[RunFolder | None, bool]
 
 def _digest(network: Module) -> str:
     """Stands for the layers of a network and their settings in its checkpoints."""
-    return hashlib.sha256(repr(network).encode()).hexdigest()[:16]
+    said = [repr(network)]
+    for path, module in network.named_modules():
+        said += [f"{path}.{name}: {getattr(module, name)}" for name in OF_LAYERS if hasattr(module, name)]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
 
 
 def _help(name: str) -> str:
