@@ -219,6 +219,7 @@ def test_plots(bench, tmp_path, arguments, name):
         (["network", "resnet18", "--batch", "-1"], "batch must be at least 1, got -1"),
         (["network", "resnet18", "--model", "x"], "--model names the network, so names would have no effect"),
         (["--model", "x", "--size", "64"], "so size would have no effect"),
+        (["--model", "x", "--no-compile"], "so compile would have no effect"),
         (["ladder", "--cpu", "z80"], "--cpu must be one of skylake-avx512, haswell, got 'z80'"),
         (["ladder", "--layer", "1,2"], "a layer is C,H,K,O"),
     ],

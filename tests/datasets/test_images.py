@@ -116,6 +116,18 @@ def test_the_middle_is_kept_and_the_short_side_fits(tmp_path):
         close(load_photo(saved(tmp_path, image, "a.png"), 50)[1:-1, 1:-1], np.array([0, 0, 255]), 16)
 
 
+@pytest.mark.parametrize("height, width", [(16, 48), (48, 16), (14, 10)])
+@pytest.mark.parametrize("across, down", [(0, 0), (30, 0), (0, 30)])
+def test_sizes_that_are_not_square_take_the_middle(tmp_path, height, width, across, down):
+    wanted = np.zeros((height, width, 3), np.uint8) + np.uint8([40, 120, 200])
+    wanted[: height // 2, : width // 2] = [0, 255, 60]
+    whole = np.pad(wanted.repeat(4, 0).repeat(4, 1), ((down, down), (across, across), (0, 0)), constant_values=255)
+    got = load_photo(saved(tmp_path, Image.fromarray(whole), "a.png"), (height, width))
+    assert got.shape == wanted.shape
+    for rows, columns in ((slice(2, height // 2 - 2), slice(2, width // 2 - 2)), (slice(-5, -2), slice(-3, -2))):
+        close(got[rows, columns], wanted[rows, columns], 1)
+
+
 def test_reduction_is_antialiased(tmp_path):
     lines = np.zeros((256, 256), np.uint8)
     lines[:, ::2] = 255
@@ -360,7 +372,7 @@ def test_a_file_too_large_to_read(tmp_path, monkeypatch):
         load_photo(saved(tmp_path, picture(), "a.png"), 8)
 
 
-@pytest.mark.parametrize("arguments", [(0, 3), (-1, 3), (5000, 3), (8, 2), (8, 4)])
+@pytest.mark.parametrize("arguments", [(0, 3), (-1, 3), (5000, 3), ((8, 0), 3), (8, 2), (8, 4)])
 def test_arguments_out_of_range(tmp_path, arguments):
     with pytest.raises(InputError, match="load_photos"):
         load_photo(saved(tmp_path, picture(), "a.png"), *arguments)

@@ -17,6 +17,7 @@ import numpy as np
 
 from xnor_ref.datasets.base import Images
 from xnor_ref.errors import DatasetError, InputError, is_of_the_system
+from xnor_ref.kernels.basics.geometry import Pair
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
 if TYPE_CHECKING:
@@ -60,26 +61,26 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
     return _read_all(read, (len(files), size, size, 3), 32)
 
 
-def load_photo(path: Path, image_size: int, channels: int = 3) -> Images:
-    """Read one photo, as `load_photos` does: uint8 (image_size, image_size, channels)."""
+def load_photo(path: Path, image_size: int | Pair, channels: int = 3) -> Images:
+    """Read one photo, as `load_photos` does: uint8 (height, width, channels)."""
     return load_photos([path], image_size, channels)[0]
 
 
-def load_photos(paths: Sequence[Path], image_size: int, channels: int = 3) -> Images:
+def load_photos(paths: Sequence[Path], image_size: int | Pair, channels: int = 3) -> Images:
     """Read photos of any size and mode for a network, on several threads.
 
-    A photo is turned upright (EXIF), laid over white where it is transparent, scaled with antialiasing so that its
-    short side is `image_size`, and cropped to the square in its middle. Of an animation the first frame is taken.
+    A photo is turned upright (EXIF), laid over white where it is transparent, cropped to the largest part in its middle
+    that has the shape of `image_size`, and scaled with antialiasing. Of an animation the first frame is taken.
 
     Parameters
     ----------
     paths : JPEG, PNG, BMP, GIF, WEBP, TIFF or PPM files of at most 100 megapixels
-    image_size : width and height of the result, from 1 to 4096
+    image_size : height and width of the result, or one number for both, from 1 to 4096
     channels : {1, 3}; greyscale or RGB
 
     Returns
     -------
-    ndarray of uint8, (len(paths), image_size, image_size, channels)
+    ndarray of uint8, (len(paths), height, width, channels)
 
     Raises
     ------
@@ -88,10 +89,10 @@ def load_photos(paths: Sequence[Path], image_size: int, channels: int = 3) -> Im
     """
     if channels not in (1, 3):
         raise InputError(f"load_photos: channels must be 1 or 3, got {channels!r}")
-    if not 1 <= image_size <= 4096:
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not 1 <= min(size) <= max(size) <= 4096:
         raise InputError(f"load_photos: image_size must be from 1 to 4096, got {image_size}")
-    shape = len(paths), image_size, image_size, channels
-    return _read_all(lambda position: _read_photo(paths[position], image_size, channels), shape, 1)
+    return _read_all(lambda position: _read_photo(paths[position], size, channels), (len(paths), *size, channels), 1)
 
 
 def _read_all(read: Callable[[int], bytes], shape: tuple[int, ...], chunk: int) -> Images:
@@ -109,7 +110,7 @@ def _read_all(read: Callable[[int], bytes], shape: tuple[int, ...], chunk: int) 
     return out
 
 
-def _read_photo(path: Path, image_size: int, channels: int) -> bytes:
+def _read_photo(path: Path, size: Pair, channels: int) -> bytes:
     from PIL import Image
 
     what = os.fspath(path)
@@ -129,12 +130,14 @@ def _read_photo(path: Path, image_size: int, channels: int) -> bytes:
         most, black_is_most = _range(image, what)
         image.load()
         plain = _flatten(_upright(image), most, black_is_most)
-        side = min(plain.size)
-        left, top = (plain.width - side) / 2, (plain.height - side) / 2
+        height, width = size
+        across = min(plain.width, plain.height * width / height)
+        down = min(plain.height, plain.width * height / width)
+        left, top = (plain.width - across) / 2, (plain.height - down) / 2
         # The support of Pillow's filters grows with the reduction, which is the antialiasing.
-        box = (left, top, left + side, top + side)
-        square = plain.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
-        return square.convert("RGB" if channels == 3 else "L").tobytes()
+        box = (left, top, left + across, top + down)
+        middle = plain.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        return middle.convert("RGB" if channels == 3 else "L").tobytes()
 
 
 @contextmanager

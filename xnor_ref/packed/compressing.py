@@ -108,7 +108,8 @@ def compress(
     if not binary:
         ops = dict.fromkeys(node.op + (" in groups" if node.name in grouped else "") for node in network.nodes)
         raise InputError(
-            f"compress: no layer has both binary weights and binary inputs; the operations are {', '.join(ops)}"
+            f"compress: no layer{' without groups' if grouped else ''} has both binary weights and binary inputs; "
+            f"the operations are {', '.join(ops)}"
         )
     layers, held = [], 0
     for node in binary:

@@ -158,6 +158,7 @@ def network(
         ctx, unsaid = click.get_current_context(), (None, click.core.ParameterSource.DEFAULT)
         given = ["names"] if names else []
         given += [name for name in ("size", "classes", "compiled") if ctx.get_parameter_source(name) not in unsaid]
+        given = ["compile" if name == "compiled" else name for name in given]
         if given:
             raise InputError(f"bench: --model names the network, so {', '.join(given)} would have no effect")
         measurement.describe_machine()

@@ -137,7 +137,7 @@ def _model_text(result: dict[str, Any]) -> str:
         ("classes", shown),
         ("trained", _pairs(result["training"])),
         ("made by", _pairs(result["producer"])),
-        ("data SHA-256", str(result["data_sha256"])),
+        ("data SHA-256", str(result["data_sha256"] or "not said")),
     ]
     return options.table(facts) + "\n\n" + options.table(rows, right=(3, 4, 5))
 

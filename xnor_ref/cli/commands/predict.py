@@ -35,12 +35,12 @@ def command(model: str, images: tuple[str, ...], top: int, threads: int | None, 
     options.use_threads(threads)
     path = Path(model)
     network = load_packed(path / "model.safetensors" if path.is_dir() else path)
-    channels, height, _ = network.input_shape
+    channels, *size = network.input_shape
     results: list[dict[str, Any]] = []
     failed: list[XnorRefError] = []
     for image in images:
         try:
-            pixels = load_photo(Path(image), height, channels)
+            pixels = load_photo(Path(image), (size[0], size[1]), channels)
         except XnorRefError as error:
             failed.append(error)
             say(f"error: {error}")
