@@ -66,7 +66,7 @@ def freeze(
     Returns
     -------
     PackedNetwork
-        Its logits equal those of `network` in inference, after `eval()` and inside `no_grad`, bit for bit.
+        Its logits equal those of `network` in inference, after `network.eval()` and inside `no_grad`, bit for bit.
 
     Raises
     ------
