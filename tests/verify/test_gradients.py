@@ -281,14 +281,25 @@ class Single(nn.Module):
         (nn.ReLU(), [[1.0]], InputTypeError, "x must be a float32 or float64 array with elements, got list"),
         (nn.ReLU(), np.zeros((0, 3)), InputTypeError, r"got float64 \(0, 3\)"),
         (nn.ReLU(), np.arange(4), InputTypeError, "got int64"),
+        (nn.ReLU(), np.array([1, np.inf]), InputError, "x holds NaN or infinity"),
         (Single(), normal(0, 2, 2), InputTypeError, "of float64 Single makes float32; it must keep the dtype"),
-        (nn.BinaryLinear(3, 2, grad_bits=1), normal(0, 2, 3), InputError, "layer '' rounds its gradients .grad_bits=1"),
+        (
+            nn.BinaryLinear(3, 2, grad_bits=1),
+            normal(0, 2, 3),
+            InputError,
+            "'BinaryLinear' rounds its gradients .grad_bits=1",
+        ),
         (nn.Linear(3, 2), normal(0, 2, 4), InputError, r"linear: input must be \(N, 3\)"),
     ],
 )
 def test_what_it_cannot_check(layer, x, kind, message):
     with pytest.raises(kind, match=message):
         check_gradients(layer, x)
+
+
+def test_nothing_is_compared_by_no_elements():
+    with pytest.raises(InputError, match="elements must be at least 1, got 0"):
+        check_gradients(nn.ReLU(), normal(0, 2, 2), elements=0)
 
 
 def test_a_parameter_without_a_gradient_is_not_compared():

@@ -8,6 +8,8 @@ from xnor_ref.errors import InputError, InputTypeError
 
 
 def _check(logits: Tensor, labels: NDArray[np.integer], caller: str) -> None:
+    if not isinstance(logits, Tensor):
+        raise InputTypeError(f"{caller}: logits must be a Tensor, got {type(logits).__name__}")
     if logits.ndim != 2 or logits.shape[0] == 0:
         raise InputError(f"{caller}: logits must be (N, classes), got shape {logits.shape}")
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):

@@ -178,6 +178,10 @@ class Sequential(Module):
 
     def __init__(self, *layers: Module, **named: Module):
         self._layers = {str(index): layer for index, layer in enumerate(layers)} | named
+        for name, layer in self._layers.items():
+            if not isinstance(layer, Module):
+                hint = "; give the layers of a list as Sequential(*layers)" if isinstance(layer, list | tuple) else ""
+                raise InputTypeError(f"Sequential: layer {name!r} must be a Module, got {type(layer).__name__}{hint}")
 
     def __getitem__(self, index: int | str) -> Module:
         """A layer by its number or its name."""

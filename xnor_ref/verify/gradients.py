@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xnor_ref import binary, nn
 from xnor_ref.autodiff import GradientError, Tensor, no_grad
-from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.nn.backend import backward_in, binary_backend
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm
@@ -151,9 +151,15 @@ def check_gradients(
     if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64) or not x.size:
         got = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise InputTypeError(f"check_gradients: x must be a float32 or float64 array with elements, got {got}")
+    if not np.isfinite(x).all():
+        raise InputError("check_gradients: x holds NaN or infinity")
+    check_integer("check_gradients: elements", elements, 1)
+    check_integer("check_gradients: seed", seed, 0)
     for name, module in layer.named_modules():
         if (bits := getattr(module, "grad_bits", None)) is not None:
-            raise InputError(f"check_gradients: layer {name!r} rounds its gradients (grad_bits={bits})")
+            raise InputError(
+                f"check_gradients: layer {name or type(module).__name__!r} rounds its gradients (grad_bits={bits})"
+            )
     single, rng = x.astype(np.float32), np.random.default_rng(seed)
     with no_grad():
         d = rng.standard_normal(_copy(layer)(single).shape).astype(np.float32)
