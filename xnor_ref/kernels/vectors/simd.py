@@ -327,8 +327,8 @@ class _Conv:
         g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL], first = place
         target = out.reshape(-1).view(np.uint32)[first:]
         g[PAST] = 0 if stream else LINE
-        g[W], g[HOPS] = self.panels.ctypes.data, self._hops.ctypes.data
         # addresses are found here and not before: objects without any can be copied
+        g[W], g[HOPS] = self.panels.ctypes.data, self._hops.ctypes.data
         g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, self.k_rows * height * width * 4
         for entry, part in zip((PART_0, PART_1, PART_2, PART_3), parts, strict=True):
             g[entry] = part.ctypes.data
