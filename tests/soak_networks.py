@@ -300,7 +300,7 @@ def main() -> int:
             check(seed)
         except Exception:
             failed += 1
-            print(f"network {seed}:\n{traceback.format_exc()}")
+            print(f"network {seed}:\n{traceback.format_exc()}", flush=True)
     print(f"{options.count} networks from number {options.first} on, {failed} of them failed")
     return failed
 
