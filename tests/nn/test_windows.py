@@ -244,6 +244,7 @@ def test_inputs_of_a_few_bits(place, sizes, pad_value, kind, data, seed):
     (size, kernel, stride, padding, dilation), (groups, c, o) = place, sizes
     options = {name: data.draw(st.sampled_from(choices)) for name, choices in BINARY.items()}
     options |= {"input_bits": 2, "input_levels": kind} if kind == "ternary" else {"input_bits": int(kind)}
+    options["k_grad"] = options["input_scale"] != "off" and data.draw(st.booleans())
     layer = nn.KBitConv2d(
         c, o, kernel, stride, padding, pad_value,
         dilation=dilation, groups=groups, rng=np.random.default_rng(seed), **options,
