@@ -391,7 +391,7 @@ def test_networks_that_do_not_classify():
 
 
 def test_numbers_that_overflow_stop_the_run():
-    with pytest.raises(NonFiniteError, match=r"no checkpoint was written yet\. A smaller --lr"):
+    with pytest.raises(NonFiniteError, match=r"no checkpoint was written yet\. A smaller lr"):
         fit(net(), (X, Y), optimizer="sgd", momentum=0, lr=1e30, epochs=3, batch_size=8)
 
 

@@ -203,7 +203,7 @@ def train(trainer: Trainer, lr: float) -> None:
     except NonFiniteError as error:
         last = next(trainer.checkpoints.candidates(), None) if trainer.checkpoints else None
         kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
-        raise NonFiniteError(f"{error}; {kept}. A smaller --lr usually helps (it was {lr:g})") from None
+        raise NonFiniteError(f"{error}; {kept}. A smaller lr usually helps (it was {lr:g})") from None
 
 
 def make_trainer(

@@ -95,7 +95,7 @@ class KBitLayer(BinaryLayer):
 
     def describe(self) -> str:
         inputs = "ternary inputs" if self.inputs.ternary else f"{self.input_bits} an input"
-        return f"{super().describe()}, {self.weight_bits} bits a weight, {inputs}"
+        return f"{super().describe()}, {self.weight_bits} bit{'s' * (self.weight_bits > 1)} a weight, {inputs}"
 
 
 class KBitConv2d(KBitLayer, BinaryConv2d):
