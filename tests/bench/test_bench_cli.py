@@ -130,7 +130,7 @@ def test_a_packed_file_layer_by_layer(bench, tmp_path):
 
 
 @compiled_only
-@pytest.mark.slow
+@pytest.mark.soak
 def test_startup_counts_processes_from_their_start(bench, tmp_path, monkeypatch):
     code, out, _ = bench("startup", "--quick", "--json")
     result = json.loads(out)

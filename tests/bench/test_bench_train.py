@@ -46,6 +46,7 @@ def bench(tmp_path, monkeypatch, capfd):
 
 
 @compiled_only
+@pytest.mark.soak
 def test_scale(bench, tmp_path):
     arguments = "lenet5", "--images", "300,100", "--batch", "10", "--epochs", "2", "--quick", "--threads", "1"
     code, out, err = bench(*arguments, "--json", "result.json", command="scale")
@@ -125,6 +126,7 @@ def test_each_network_is_shown_when_it_is_measured(bench, monkeypatch):
 
 
 @compiled_only
+@pytest.mark.soak
 def test_k_is_measured_beside_its_absence(bench):
     code, out, _ = bench(*SMALL[:-1], "fp32,reference", "--input-scale", "off,plain", "--json")
     assert code == 0

@@ -65,7 +65,7 @@ def test_the_next_commands_work_when_pasted(trained, monkeypatch, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.soak) if n == "bench" else n for n in COMMANDS])
 def test_every_example_of_the_help_runs(trained, monkeypatch, capfd, name):
     monkeypatch.chdir(trained[0])
     command = import_module(f"xnor_ref.cli.commands.{name}").command
@@ -140,7 +140,9 @@ def long_run(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.soak)]
+)
 def test_a_signal_saves_and_the_printed_command_goes_on(long_run, number, code):
     folder, options = long_run
     out = folder / f"stopped-{code}"
@@ -160,7 +162,7 @@ def newest(run: Path) -> str:
     return max((p.name for p in (run / "checkpoints").glob("step-*.safetensors")), default="")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_kill_9_at_random_moments_then_resume_auto(long_run):
     folder, options = long_run
     out, rng, kills = folder / "killed", random.Random(1), 0

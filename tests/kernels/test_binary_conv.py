@@ -103,7 +103,7 @@ GRID_STRIDES = ((1, 1), (2, 1), (1, 3), (2, 2))
 GRID_PADDINGS = ((0, 0), (1, 1), (0, 2), (3, 1), (5, 6))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("channels", GRID_CHANNELS)
 def test_grid(channels):
     grid = itertools.product(((5, 4), (6, 9)), GRID_KERNELS, GRID_STRIDES, GRID_PADDINGS, (0, 1, -1))

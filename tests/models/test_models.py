@@ -78,7 +78,7 @@ def test_packed_logits_are_those_of_the_float_network(name, size, options):
     np.testing.assert_array_equal(packed.logits(x[1:2]), expected[1:2])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("name", "size"), LARGE)
 def test_packed_logits_at_224_pixels(name, size):
     network = settle(build(name, size, classes=1000), n=2)

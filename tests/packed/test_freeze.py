@@ -160,7 +160,7 @@ def test_a_convolution_of_flat_values_is_named():
 
 @pytest.mark.parametrize("name", models.names())
 @pytest.mark.parametrize("method", ["xnor", "full"])
-@pytest.mark.slow
+@pytest.mark.soak
 def test_models(name, method):
     for input_scale in ("plain", "off") if method == "xnor" else ("plain",):
         options = {"input_scale": input_scale} if method == "xnor" else {}

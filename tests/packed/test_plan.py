@@ -199,6 +199,7 @@ def test_profile_names_every_stage(monkeypatch):
     assert [row[:2] for row in network.profile(sample.pixels(9))] == [row[:2] for row in rows]  # in three pieces
 
 
+@pytest.mark.soak
 def test_a_border_too_large_to_plan_for_is_left_to_the_other_rungs():
     sample = Sample((1, 2, 2))
     sample.binary_conv2d(1, 70, (120, 120), (1, 1), (119, 119))

@@ -149,8 +149,7 @@ def test_more_real_layers(layer):
     assert check_gradients(layer, normal(0, 2, 4, 5, 5)).error < CLOSE
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("method", nn.methods.METHODS)
 def test_whole_networks_of_every_method(method, training):
     """Behind BatchNorm a sign may turn between float32 and float64; here none does."""

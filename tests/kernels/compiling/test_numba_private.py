@@ -36,7 +36,9 @@ def run(code, cache):
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="nothing is compiled")
-@pytest.mark.parametrize("missing", ["codegen.JITCodeLibrary", "compiler.CompileResult._rebuild"])
+@pytest.mark.parametrize(
+    "missing", ["codegen.JITCodeLibrary", pytest.param("compiler.CompileResult._rebuild", marks=pytest.mark.soak)]
+)
 def test_kernels_compute_the_same_without_a_private_part_of_numba(tmp_path, missing):
     known = run("from tests.soak_startup import compute; print(compute('optimiser'))", tmp_path)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.kernel")}
