@@ -106,6 +106,7 @@ def test_names_and_augmentation():
     for name in datasets.names():
         assert isinstance(datasets.default_augment(name), AugmentSpec)
     assert not datasets.default_augment("mnist").flip
+    assert datasets.default_augment("shapes").crop_padding == 4  # what docs/results.md was trained with
     assert datasets.default_augment("tiny-imagenet").flip
 
 

@@ -14,7 +14,7 @@ from xnor_ref.datasets.batches import AugmentSpec as AugmentSpec
 from xnor_ref.errors import InputError
 
 _DATA_SETS = {  # the module of each, and its usual random crops and flips
-    "shapes": ("shapes", AugmentSpec(None, flip=True)),
+    "shapes": ("shapes", AugmentSpec(crop_padding=4, flip=True)),
     "tiny-imagenet": ("tiny_imagenet", AugmentSpec(None, flip=True)),
     "cifar10": ("cifar", AugmentSpec(None, flip=True)),
     "mnist": ("mnist", AugmentSpec(crop_padding=2)),
