@@ -206,7 +206,7 @@ def test_comparisons_return_boolean_arrays():
 
 
 def test_long_chains():
-    length = 30_000
+    length = 100_000
     x = Tensor(1.0, requires_grad=True)
     y = x
     for _ in range(length):
