@@ -16,9 +16,9 @@ from xnor_ref.kernels.basics.rungs import reference_only
 from xnor_ref.kernels.basics.threads import set_threads
 from xnor_ref.nn import LOSSES
 from xnor_ref.nn.backend import backward_in
+from xnor_ref.packed.freeze import freeze
 from xnor_ref.training import job
 from xnor_ref.training.allocator import keep_freed_memory
-from xnor_ref.training.fitting.evaluation import freeze_model
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import steps_per_epoch
 
@@ -104,7 +104,7 @@ def measure(run: Run, data: Dataset) -> tuple[float, float]:
         long = step(some)
         if some < batch:
             long += (batch - some) * max(long - short, 0.0) / (some - few)
-        logits = freeze_model(model, job.about_training(config, data)).logits
+        logits = freeze(model, **job.about_training(config, data)).logits
         logits(_some(data.val, FEW).images)
         return long / batch, _seconds(lambda: logits(_some(data.val, VALIDATED).images)) / VALIDATED
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xnor_ref import nn
+from xnor_ref.autodiff import Tensor, log_softmax
 from xnor_ref.datasets.batches import normalization_table
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, check_integer, is_integer
 from xnor_ref.packed.freeze import freeze
@@ -133,9 +134,7 @@ class XnorClassifier:
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Softmax of the logits: (N, classes), in the order of `classes_`."""
-        z = self._logits(X).astype(np.float64)
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+        return np.exp(log_softmax(Tensor(self._logits(X).astype(np.float64))).data)
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """The share of labels y (N,) that are predicted, each weighted by `sample_weight`."""

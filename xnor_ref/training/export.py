@@ -9,7 +9,8 @@ from xnor_ref.datasets.batches import normalization_table
 from xnor_ref.errors import EquivalenceError, ModelFileError
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import load_packed
-from xnor_ref.training.fitting.evaluation import compare, float_logits, freeze_model
+from xnor_ref.packed.freeze import freeze
+from xnor_ref.training.fitting.evaluation import compare, float_logits
 from xnor_ref.training.storing.checkpoint import BEST, CheckpointFolder
 from xnor_ref.training.storing.runs import RunFolder
 from xnor_ref.training.storing.sources import load_checkpoint
@@ -38,7 +39,7 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
     model, about, position = load_checkpoint(path)
     if which == "best" and position.epoch < config.epochs:
         about["training"] = {**about["training"], "stopped_after_epoch": position.epoch}
-    freeze_model(model, about).save(target)
+    freeze(model, **about).save(target)
 
     packed = load_packed(target)
     channels, height, width = packed.input_shape

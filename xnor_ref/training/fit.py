@@ -235,7 +235,7 @@ class _Run:
         path = folder.path if folder else None
         if self.built:
             job.compile_steps(config)
-        begun = folder and resumed and any(CheckpointFolder(folder.checkpoints_path, {}).candidates())
+        begun = folder and resumed and any(CheckpointFolder(folder.checkpoints_path).candidates())
         if config.init_from and not begun:
             observer.note(start_from(model, Path(config.init_from)))
         packs = self._packs()

@@ -23,6 +23,7 @@ from xnor_ref.kernels.basics.rungs import reference_only, without_kernels
 from xnor_ref.kernels.basics.threads import set_threads
 from xnor_ref.nn import LOSSES, Module
 from xnor_ref.nn.backend import backward_in, in_bytes, multiplies_bytes
+from xnor_ref.packed.freeze import freeze
 from xnor_ref.training.ahead import compile_ahead
 from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.callbacks.agreement import AgreementCheck
@@ -31,7 +32,6 @@ from xnor_ref.training.callbacks.mst import MstPull
 from xnor_ref.training.callbacks.progress import Progress
 from xnor_ref.training.callbacks.projections import Projections
 from xnor_ref.training.callbacks.teacher import Teacher
-from xnor_ref.training.fitting.evaluation import freeze_model
 from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import Callback, Trainer, steps_per_epoch
@@ -87,7 +87,7 @@ def train_run(
         begun = resume and any(CheckpointFolder(resume.checkpoints_path).candidates())
         if config.init_from and not begun:
             observer.note(start_from(model, Path(config.init_from)))
-        freeze_model(model, about)  # what cannot be frozen is refused now, not after training
+        freeze(model, **about)  # what cannot be frozen is refused now, not after training
         callbacks = make_callbacks(config, model, data, steps)
         observer.note(describe_model(model, data))
         if config.backward == "int8" and not multiplies_bytes():
@@ -99,12 +99,12 @@ def train_run(
             config,
             model,
             data,
-            [*callbacks],
+            callbacks,
             observer,
             folder=folder,
             identity=config.identity(),
             about=about,
-            validator=lambda: freeze_model(model, about).logits,
+            validator=lambda: freeze(model, **about).logits,
         )
         with folder.lock():
             try:

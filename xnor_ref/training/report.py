@@ -10,8 +10,9 @@ import numpy as np
 from xnor_ref import models
 from xnor_ref.datasets import Dataset
 from xnor_ref.packed import load_packed
+from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import sha256_file, write_atomically
-from xnor_ref.training.fitting.evaluation import evaluate_both, freeze_model, require_agreement
+from xnor_ref.training.fitting.evaluation import evaluate_both, require_agreement
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.storing.float_file import save_float
 from xnor_ref.training.storing.runs import RunFolder
@@ -25,7 +26,7 @@ def finish(
     Raises EquivalenceError where they disagree on an image.
     """
     save_float(folder.float_path, model, about)
-    freeze_model(model, about).save(folder.packed_path)
+    freeze(model, **about).save(folder.packed_path)
     save_sample(folder.path / "sample.png", data)
     result = evaluate_both(model, load_packed(folder.packed_path), data, observer)
     lines = folder.metrics()

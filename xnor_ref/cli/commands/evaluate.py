@@ -95,7 +95,7 @@ def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
     """The data set of a config, if the packed network of the file `path` takes it; from now on with its threads."""
     from xnor_ref.datasets.store import find_packed
     from xnor_ref.kernels.basics.threads import set_threads
-    from xnor_ref.training.job import load_data
+    from xnor_ref.training.job import limited, load_data
 
     set_threads(config.threads)
     try:
@@ -106,7 +106,7 @@ def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
         if copy is None or copy.name != config.dataset:
             raise
         say(f"warning: {error}; the packed copy of the images that it was trained and validated with is used")
-        data = load_data(config, own=own)
+        data = limited(config, copy)
     wanted, given = packed.input_shape, (data.channels, data.image_size, data.image_size)
     if wanted != given:
         raise InputError(f"{path} takes images (C, H, W) of {wanted}, the data set {data.name} has {given}")

@@ -15,7 +15,6 @@ from xnor_ref.datasets.batches import make_batch, table_of
 from xnor_ref.errors import EquivalenceError, NonFiniteError
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import PackedNetwork
-from xnor_ref.packed.freeze import freeze
 from xnor_ref.training.fitting.observer import Observer
 
 Logits = NDArray[np.float32]
@@ -97,12 +96,6 @@ def compare(a: Logits, b: Logits) -> Agreement:
     difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
     different = a.argmax(axis=1) != b.argmax(axis=1)
     return Agreement(int(different.sum()), float(difference.max(initial=0.0)))
-
-
-def freeze_model(model: models.Network, about: dict[str, Any]) -> PackedNetwork:
-    """The network on bits."""
-    config = model.config
-    return freeze(model, input_shape=(config["in_channels"], config["image_size"], config["image_size"]), **about)
 
 
 def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, observer: Observer) -> dict[str, Any]:
