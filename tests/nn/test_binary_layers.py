@@ -204,7 +204,7 @@ def test_latent_weights_are_not_decayed():
         (lambda: nn.BinaryConv2d(3, 4, 3, input_scale="k"), InputError, "one of off, plain, valid, got 'k'"),
         (lambda: nn.BinaryLinear(3, 4, input_scale="k"), InputError, "one of off, plain, valid, got 'k'"),
         (lambda: nn.BinaryConv2d(3, 4, 3, stochastic=True), TypeError, "does not take stochastic; it takes weight_"),
-        (lambda: nn.BinaryConv2d(3, 4, 3, weight_scale="beta"), InputError, "one of alpha, layer, off, learned, got"),
+        (lambda: nn.BinaryConv2d(3, 4, 3, weight_scale="beta"), InputError, "alpha, layer, off, learned, got 'beta'"),
         (lambda: nn.BinaryConv2d(3, 4, 3, grad_mode="exact"), InputError, "corrected, paper, ste, official"),
         (lambda: nn.BinaryConv2d(3, 4, 3, weight_scale="off", grad_mode="paper"), InputError, "differentiates alpha"),
         (lambda: nn.BinaryConv2d(1, 4, 3, centre=True), InputError, "one input channel"),

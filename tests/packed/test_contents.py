@@ -249,7 +249,7 @@ def test_a_trace_of_a_network_along_trees(tmp_path):
     )
 
 
-def test_what_a_trace_does_not_take(monkeypatch):
+def test_what_a_trace_does_not_take():
     packed = frozen(small())
     for images, error in ((np.zeros((1, 9, 10, 3), np.uint8), InputError), ("image", InputTypeError)):
         with pytest.raises(error, match="needed is uint8"):
