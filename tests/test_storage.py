@@ -169,7 +169,7 @@ def test_interrupted_writer_leaves_nothing(tmp_path, error):
 
 FULL_DISK = """
 import resource, sys
-from xnor_ref.errors import OutputError, UnreadableError
+from xnor_ref.errors import OutputError
 from xnor_ref.storage import write_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:

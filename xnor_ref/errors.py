@@ -2,7 +2,7 @@
 
 | exit code | class | meaning |
 |---|---|---|
-| 1 | any other exception | a bug in this project |
+| 1 | any other exception | too little memory, a failing disk or the like; else a bug in this project |
 | 2 | `InputError`, `InputTypeError` | a wrong argument, option, shape, dtype or value |
 | 3 | `DatasetError` | a data set or an image is missing, damaged or in a wrong layout |
 | 4 | `ModelFileError`, `UnreadableError` | a model or checkpoint file is refused, or cannot be read |

@@ -400,11 +400,17 @@ def test_a_current_folder_that_is_gone(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err == "error: the current folder is gone; change to one that is there\n"
 
 
-@pytest.mark.parametrize("threads", ["0", "-3"])
+@pytest.mark.parametrize("threads", ["0", "+00", " -3"])
 def test_numba_without_threads(monkeypatch, capfd, threads):
     monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
     assert main(["info"]) == 2
     assert f"NUMBA_NUM_THREADS in the environment must be at least 1, got {threads}\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("threads", ["", "+10", "some", "+-3", "2.5"])
+def test_what_numba_takes_or_passes_over_is_left_to_it(monkeypatch, capfd, threads):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    assert main(["verify", "--help"]) == 0 and capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -51,7 +52,7 @@ def _any_letter() -> Iterator[None]:
 def _check_environment() -> None:
     """Refuse what no command could work with. Raises InputError."""
     threads = os.environ.get("NUMBA_NUM_THREADS", "1")
-    if threads.strip().lstrip("+-").isdecimal() and int(threads) < 1:
+    if re.fullmatch(r"\+?0+|-\d+", threads.strip()):  # Numba itself warns of what is no number
         raise InputError(f"NUMBA_NUM_THREADS in the environment must be at least 1, got {threads}")
 
 

@@ -122,10 +122,8 @@ def _model_text(result: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [("layer", "op", "output", "bits", "float32", "bytes")]
     counted = ("bits", "float_params", "bytes")
     for layer in result["layers"]:
-        op, shape = (
-            layer["op"] + (", tree" if layer["stored"] == "tree" else ""),
-            "x".join(map(str, layer["output_shape"])),
-        )
+        op = layer["op"] + (", tree" if layer["stored"] == "tree" else "")
+        shape = "x".join(map(str, layer["output_shape"]))
         rows.append((layer["name"], op, shape, *(f"{layer[key]:,}" for key in counted)))
     rows.append(("total", "", "", *(f"{sum(layer[key] for layer in result['layers']):,}" for key in counted)))
     classes = result["classes"]
