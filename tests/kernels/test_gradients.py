@@ -20,7 +20,6 @@ from xnor_ref.kernels.training.convolution import RealConvolution, Rounding, Sig
 
 CHANNELS = st.sampled_from([1, 2, 3, 4, 5, 8, 31, 32, 33, 40, 64, 65, 96])
 OUTPUTS = st.sampled_from([1, 2, 7, 15, 16, 17, 31, 32, 33, 48, 65])
-NOTHING = np.zeros(0, np.float32)
 PRECISION = 2e-6  # of a float32 sum, against the sum of the absolute values
 
 

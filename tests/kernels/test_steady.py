@@ -45,12 +45,19 @@ def results(x, weight, network, count):
         yield xnor_ref.binary_conv2d(x, weight, backend=backend, threads=count)
         yield xnor_ref.xnor_conv2d(x, weight, backend=backend, threads=count)
     yield xnor_ref.binary_linear(x[..., 0, 0], weight[..., 0, 0])
+    words, filters = (xnor_ref.pack_bits(array, axis=1) for array in (x, weight))
+    affine = {"output": "float32", "scale": 0.3, "bias": 0.7}
+    yield xnor_ref.conv2d_words(words, filters, 64, threads=count, **affine)
+    yield xnor_ref.linear_words(words[..., 0, 0], filters[..., 0, 0], 64, threads=count, **affine)
+    yield xnor_ref.linear_words(words[..., 0, 0], filters[..., 0, 0], 64, output="bits", threshold=1e-310)
     optimizer = optim.Adam(list(network.named_parameters()), 0.01)
     network(Tensor(x)).backward(np.ones((len(x), 3), np.float32))
     optimizer.step()
     yield from network.state_dict().values()
     packed = xnor_ref.freeze(network.eval(), input_shape=(64, 9, 9), mean=0.5, std=1, classes=("a", "b", "c"))
     yield packed.logits(x, threads=count)
+    for shown in packed.trace(x, threads=count).values():
+        yield from shown.values()
 
 
 @pytest.mark.parametrize("bits", [FLUSH, ZERO_INPUTS, FLUSH | ZERO_INPUTS, DOWN, UP], ids=hex)

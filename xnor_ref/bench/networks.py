@@ -73,8 +73,7 @@ def measure_network(
     check_threads(threads, "bench")
     made = random_network(name, size, classes)
     peers = partial(_full_precision, name, size, classes, threads, compiled and not pace.quick) if others else None
-    measured, absent = _measured(made, batch, threads, pace, peers)
-    seconds = {run: measured["timings"][run]["seconds"] for run in measured.pop("others")}
+    measured, seconds, absent = _measured(made, batch, threads, pace, peers)
     ours = measured["ours"]["ours"]
     torch_runs = [run for run in seconds if run.startswith("torch")]
     return {
@@ -97,16 +96,15 @@ def measure_file(path: PathLike, batch: int = 1, threads: int = 1, pace: Pace = 
     network = load_packed(path)
     check_batch(batch, max(network.input_shape))
     check_threads(threads, "bench")
-    measured, _ = _measured(network, batch, threads, pace)
-    del measured["others"]
+    measured, *_ = _measured(network, batch, threads, pace)
     shape = {"input_shape": list(network.input_shape), "classes": len(network.classes)}
     return {"file": str(path), **shape, **measured}
 
 
 def _measured(
     network: PackedNetwork, batch: int, threads: int, pace: Pace, peers: Callable | None = None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """A packed network on random images beside what `peers(images)` gives: runs, and why others are absent."""
+) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
+    """A packed network on random images, the seconds of what `peers(images)` gives, and why others are absent."""
     images, pixels = random_images(network, batch)
     check_network(network, images)
     ours: dict[str, Callable] = {
@@ -127,11 +125,10 @@ def _measured(
         "batch": batch,
         "threads": threads,
         "ours": {run: seconds[run] for run in ours},
-        "others": list(others),
         **limits.of_network(stages, limits.rates(), seconds["ours"]),
         "timings": {run: timing.to_dict() for run, timing in timings.items()},
     }
-    return measured, absent
+    return measured, {run: seconds[run] for run in others}, absent
 
 
 def check_network(network: PackedNetwork, images: F32) -> None:

@@ -129,7 +129,7 @@ def avg_pool(node: Node, x: Shape) -> Step:
     shares = float_ops.tap_shares((x[1], x[2]), window, count)
 
     def run(settings: Settings, x: F32) -> F32:
-        return float_ops.avg_pool2d(x, window, shares, settings.threads)
+        return float_ops.avg_pool2d(x, window, shares)
 
     return Step(shape, run, work, 4 * padded, arguments={"window": window, "shares": shares})
 

@@ -227,6 +227,7 @@ class PackedNetwork:
         """
         return contents.alpha(contents.find(self._network, name, "alpha"))
 
+    @steady
     def trace(
         self, images: NDArray, threads: int | None = None, backend: str = "auto"
     ) -> dict[str, dict[str, NDArray[Any]]]:

@@ -38,6 +38,7 @@ VECTORS = 4  # blocks of a tile of one pixel, which has too few sums else
 TOGETHER = 3  # taps of a row whose pixels are loaded once for all of them
 _PERMUTES = {16: "llvm.x86.avx512.permvar.sf.512", 8: "llvm.x86.avx2.permps"}
 _REALS, _INTEGERS = vector(F32), vector(I32)
+_moved = tile._moved
 
 
 def _permuted(b, x, lanes):
@@ -110,10 +111,6 @@ def _shuffled_row(b, at, pixels, mask, values):
         return [b.add(x, at.x_column), b.add(first, at.w_column), *sums]
 
     return repeat(b, at.n_columns, values, column)
-
-
-def _moved(b, address, step, times):
-    return b.add(address, b.mul(step, const(times)))
 
 
 def _outputs(shuffled: bool):

@@ -386,7 +386,7 @@ def tap_shares(size: Pair, window: Window, count_include_pad: bool = True) -> F3
     return (1 / np.outer(rows, columns)).astype(np.float32)
 
 
-def avg_pool2d(x: F32, window: Window, shares: F32, threads: int | None = None) -> F32:
+def avg_pool2d(x: F32, window: Window, shares: F32) -> F32:
     """Mean of each window, by what `tap_shares` gives."""
     (oh, ow), (kernel, stride, *_) = window.count(spatial(x)), window.numbers
     padded = _padded(x, window)

@@ -16,6 +16,7 @@ from xnor_ref.kernels.basics import checks
 from xnor_ref.kernels.basics.geometry import Padding, Pair, Window
 from xnor_ref.kernels.basics.layout import mask_tail, n_words, pack_mask
 from xnor_ref.kernels.basics.memory import check_memory
+from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.ops import binary_ops
 
 Words = NDArray[np.uint64]
@@ -23,6 +24,7 @@ LAYOUTS = ("NCHW", "NHWC")
 TAKES = {"int32": (), "float32": ("scale", "bias"), "int8": ("scale", "bias"), "bits": ("threshold", "flip")}
 
 
+@steady
 def conv2d_words(
     x: Words,
     weight: Words,
@@ -103,12 +105,12 @@ def conv2d_words(
     place = stride, padding, pad_value, dilation, groups
     *_, window = checks.check_conv(caller, like[0], like[1], *place, "off", backend, threads)
     check_memory(caller, 16 * n * outputs * math.prod(window.count((height, width))) + 16 * x.size, f"(x {x.shape})")
-    given = {"scale": scale, "bias": bias, "threshold": threshold, "flip": flip}
-    finish = _finish(caller, outputs, output, given)
+    finish = _finish(caller, outputs, output, scale=scale, bias=bias, threshold=threshold, flip=flip)
     z = binary_ops.conv2d_bits(x, weight, channels, window, pad_value, backend, threads, groups)
     return finish(z, 1) if layout == "NCHW" else finish(np.ascontiguousarray(np.moveaxis(z, 1, -1)), 3)
 
 
+@steady
 def linear_words(
     x: Words,
     weight: Words,
@@ -164,8 +166,7 @@ def linear_words(
     check_memory(
         caller, 8 * len(x) * len(weight) + 8 * (x.size + 2 * weight.size), f"(x {x.shape}, weight {weight.shape})"
     )
-    given = {"scale": scale, "bias": bias, "threshold": threshold, "flip": flip}
-    finish = _finish(caller, len(weight), output, given)
+    finish = _finish(caller, len(weight), output, scale=scale, bias=bias, threshold=threshold, flip=flip)
     return finish(binary_ops.gemm_bits(x, weight, n_bits, backend, workers), 1)
 
 
@@ -256,9 +257,7 @@ def _check_words(caller: str, name: str, array: Words, n_bits: int, why: str) ->
         )
 
 
-def _finish(
-    caller: str, outputs: int, output: str, given: dict[str, Any]
-) -> Callable[[NDArray[np.int32], int], NDArray]:
+def _finish(caller: str, outputs: int, output: str, **given: Any) -> Callable[[NDArray[np.int32], int], NDArray]:
     """What makes the output of integers and the axis of their channels."""
     if output not in TAKES:
         raise InputError(f"{caller}: output must be one of {', '.join(TAKES)}, got {output!r}")
