@@ -287,6 +287,11 @@ def test_save_refuses_types(tmp_path, bad):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_path_is_needed():
+    with pytest.raises(InputTypeError, match="must be given by its path, got int"):
+        save_tensors(3, {}, DESCRIPTION)
+
+
 @pytest.mark.parametrize("name", ["", "__metadata__"])
 def test_save_refuses_names(tmp_path, name):
     with pytest.raises(InputError, match="cannot name"):

@@ -71,6 +71,12 @@ def test_batch_norm_without_affine(backend):
     x = rng.standard_normal((6, 3, 10, 9)).astype(np.float32) * 3 + 1
     norm = nn.BatchNorm2d(3, affine=False)
     assert list(norm.state_dict()) == ["running_mean", "running_var"] and "not affine" in repr(norm)
+    layers = (
+        nn.BinaryLinear(3, 4, bias=True),
+        nn.BinaryConv2d(3, 4, 3, bias=True),
+        nn.BinaryWeightLinear(3, 4, bias=True),
+    )
+    assert all(", bias" in repr(layer) for layer in layers) and "bias" not in repr(nn.BinaryConv2d(3, 4, 3))
     with binary_backend(backend):
         y = norm(Tensor(x, requires_grad=True)).data
     centred = x - x.mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)

@@ -86,6 +86,9 @@ def test_every_layout_is_the_same_data():
     grey = images(shape=(6, 8, 1))
     ends = [weights(fit(net(channels=1), (some, labels()), **SHORT).network) for some in (grey, grey[..., 0])]
     assert ends[0] == ends[1]
+    real = pixels.astype(np.float32)
+    ends = [weights(fit(net(), (some, labels()), **SHORT).network) for some in (real, real.astype(">f4"))]
+    assert ends[0] == ends[1]
 
 
 def test_float_images_are_taken_as_they_are():
@@ -296,6 +299,7 @@ def test_the_signature_and_its_help_are_those_of_train():
         ({"warmup_epochs": 99}, "warmup_epochs .* must not be more than epochs"),
         ({"dataset": "mnist"}, "dataset .* is what the argument train says"),
         ({"model": "lenet5"}, "model .* is what the argument network says"),
+        ({"out": ""}, "out is empty; name a folder"),
         ({"layout": "HWCN"}, "layout must be one of auto, NHWC, NCHW; got 'HWCN'"),
         ({"classes": 2}, "classes must be in the order of the logits, such as a list, got 2"),
         ({"classes": "ab"}, "such as a list, got 'ab'"),
@@ -307,6 +311,11 @@ def test_the_signature_and_its_help_are_those_of_train():
 def test_settings_are_checked_as_those_of_train(settings, message):
     with pytest.raises(InputError, match=message):
         fit(net(), (images(), labels()), **settings)
+
+
+def test_a_data_set_by_name_has_its_own_layout():
+    with pytest.raises(InputError, match="the data set 'shapes' has its own validation images, classes and layout"):
+        fit(net(), "shapes", layout="NCHW")
 
 
 X, Y = images(), labels()

@@ -44,6 +44,8 @@ def images_of(images: Any, layout: str = "auto", what: str = "images") -> NDArra
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
+    if isinstance(images, np.ndarray):
+        images = images.astype(images.dtype.newbyteorder("="), copy=False)
     if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
         got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
         raise InputTypeError(

@@ -17,6 +17,7 @@ from xnor_ref.autodiff import Tensor, apply, is_grad_enabled
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.basics import geometry
 from xnor_ref.kernels.basics.geometry import Window
+from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.ops import float_ops, products
 
 
@@ -39,8 +40,10 @@ def require_rows(x: Tensor, features: int, caller: str) -> None:
 
 
 def require_window(x: Tensor, window: Window, caller: str) -> None:
-    """Raise unless the window fits into the padded image."""
+    """Raise InputError unless the window fits into the padded image, and the padded images into the machine's memory."""
     size = geometry.spatial(x.data)
+    padded = window.padded(size)
+    check_memory(caller, x.data.itemsize * math.prod((*x.shape[:2], *padded)), f"(images {x.shape} padded to {padded})")
     if min(window.count(size)) < 1:
         kernel, padding = window.extent, window.brief_padding
         far = f" (of {window.kernel} with dilation {window.dilation})" if window.dilation != (1, 1) else ""

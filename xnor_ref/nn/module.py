@@ -104,13 +104,17 @@ class Module:
         return state
 
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
-        """Copy `state` into parameters and buffers. Names, shapes and dtypes must match exactly (InputError)."""
+        """Copy `state` into parameters and buffers. Names, shapes and dtypes must match exactly (InputError; InputTypeError)."""
+        if not isinstance(state, Mapping):
+            raise InputTypeError(f"load_state_dict: state must be a dict of arrays by name, got {type(state).__name__}")
         own = self.state_dict()
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
             raise InputError(f"load_state_dict: missing {missing[:5]}, unknown {unknown[:5]}")
         for name, array in own.items():
             new = state[name]
+            if not isinstance(new, np.ndarray):
+                raise InputTypeError(f"load_state_dict: {name} must be an ndarray, got {type(new).__name__}")
             if new.shape != array.shape or new.dtype != array.dtype:
                 raise InputError(
                     f"load_state_dict: {name} is {new.dtype} {new.shape}, needed {array.dtype} {array.shape}"
@@ -157,6 +161,11 @@ class Module:
     def describe(self) -> str:
         """The layer's settings, for `repr` and tables."""
         return ""
+
+
+def bias_of(module: Module) -> str:
+    """What `describe` says of a layer that has a bias."""
+    return "" if getattr(module, "bias", None) is None else ", bias"
 
 
 def _as_tensor(caller: str, x: Any) -> Tensor:

@@ -81,6 +81,13 @@ class PackedNetwork:
         """Copies, and workers that are spawned, get the description and the bits, and lay them out themselves."""
         return type(self), (self._metadata, self._tensors)
 
+    def __repr__(self) -> str:
+        bits = sum(node.step.weight_bits for node in self._network.nodes)
+        return (
+            f"PackedNetwork(input {self.input_shape}, {len(self._network.nodes)} layers, {bits:,} binary weights, "
+            f"{len(self.classes)} classes)"
+        )
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
@@ -150,7 +157,7 @@ class PackedNetwork:
         return self.logits(images, threads, backend).argmax(axis=1).astype(np.int64, copy=False)
 
     def save(self, path: PathLike) -> None:
-        """Write the model file, atomically. Raises OutputError."""
+        """Write the model file, atomically. Raises OutputError, or InputTypeError if `path` is none."""
         save_tensors(path, self._tensors, self._metadata)
 
     def summary(self) -> list[dict[str, Any]]:

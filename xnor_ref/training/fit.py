@@ -185,14 +185,16 @@ def fit(
         raise InputTypeError(f"fit: classes must be in the order of the logits, such as a list, got {classes!r}")
     if not isinstance(out, str | os.PathLike | None):
         raise InputTypeError(f"fit: out must be a str or PathLike, got {out!r}")
+    if out is not None and not os.fspath(out):
+        raise InputError("fit: out is empty; name a folder, or None to write nothing")
     observer = progress if isinstance(progress, Observer) else _Printer() if progress else Observer()
     config = _config(network, train, settings)
     with reference_only(config.backend == "reference"), backward_in(config.backward), _threads(config.threads):
         keep_freed_memory()
         if not isinstance(train, str):
             data: Dataset = job.limited(config, _arrays(network, train, validation, classes, layout))
-        elif validation is not None or classes is not None:
-            raise InputError(f"fit: the data set {train!r} has its own validation images and classes")
+        elif validation is not None or classes is not None or layout != "auto":
+            raise InputError(f"fit: the data set {train!r} has its own validation images, classes and layout")
         else:
             data = job.load_data(config, download, observer)
         size = data.train.images.shape[1:3]

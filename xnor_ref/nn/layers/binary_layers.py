@@ -29,7 +29,7 @@ from xnor_ref.nn import functional, fused
 from xnor_ref.nn.backend import binary_backend as binary_backend
 from xnor_ref.nn.backend import current_backend as current_backend
 from xnor_ref.nn.layers.real_layers import Convolution, glorot_bound, he_normal, positive, uniform
-from xnor_ref.nn.module import Module, Parameter, overrides
+from xnor_ref.nn.module import Module, Parameter, bias_of, overrides
 from xnor_ref.nn.settings import LayerSettings, checked
 
 F32 = NDArray[np.float32]
@@ -395,4 +395,4 @@ class BinaryLinear(BinaryLayer):
         return binary.sign(rows)
 
     def describe(self) -> str:
-        return f"{self.in_features} -> {self.out_features}, {self.describe_scales()}"
+        return f"{self.in_features} -> {self.out_features}{bias_of(self)}, {self.describe_scales()}"

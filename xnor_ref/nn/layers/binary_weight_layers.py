@@ -22,6 +22,7 @@ from xnor_ref.kernels.ops import float_ops, sign_sums
 from xnor_ref.nn import functional, fused
 from xnor_ref.nn.layers.binary_layers import BinaryLayer, current_backend
 from xnor_ref.nn.layers.real_layers import Convolution, positive
+from xnor_ref.nn.module import bias_of
 
 F32 = NDArray[np.float32]
 
@@ -148,4 +149,4 @@ class BinaryWeightLinear(_BinaryWeightLayer):
         return self._product(x, lambda weight: float_ops.linear(rows, weight, None, training=True), backward)
 
     def describe(self) -> str:
-        return f"{self.in_features} -> {self.out_features}, {self.describe_scales()}"
+        return f"{self.in_features} -> {self.out_features}{bias_of(self)}, {self.describe_scales()}"

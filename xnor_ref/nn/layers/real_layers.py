@@ -14,7 +14,7 @@ from xnor_ref.kernels.basics.checks import check_groups, check_padding
 from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Padding, Pair, Window
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.nn import functional, fused
-from xnor_ref.nn.module import Module, Parameter, overrides
+from xnor_ref.nn.module import Module, Parameter, bias_of, overrides
 
 
 def positive(value: int, name: str, caller: str) -> int:
@@ -41,12 +41,18 @@ def sides(value: Any, caller: str) -> Padding:
     return padding if padding == "same" else Window.of(1, 1, padding).brief_padding
 
 
+def _generator(rng: np.random.Generator | None) -> np.random.Generator:
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise InputTypeError(f"rng must be a numpy.random.Generator, such as np.random.default_rng(3), got {rng!r:.60}")
+    return rng or np.random.default_rng()
+
+
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
     """N(0, 2 / fan_in), the initialisation of the XNOR-Net authors' code (He et al. 2015, eq. 10).
 
     Raises InputError, before anything is drawn, where the machine's memory cannot hold it.
     """
-    rng = rng or np.random.default_rng()
+    rng = _generator(rng)
     fan_in = math.prod(shape[1:])
     check_memory("he_normal", 2 * 4 * math.prod(shape), f"(a weight {shape} and its gradient)")
     weight = rng.standard_normal(shape, dtype=np.float32)
@@ -56,7 +62,7 @@ def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArra
 
 def uniform(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
     """Evenly from [-1, 1). Raises InputError where the machine's memory cannot hold it."""
-    rng = rng or np.random.default_rng()
+    rng = _generator(rng)
     check_memory("uniform", 2 * 4 * math.prod(shape), f"(a weight {shape} and its gradient)")
     return rng.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
 
@@ -117,7 +123,7 @@ class Convolution(Module):
         sizes = f"{self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}"
         dilation = f", dilation {self.dilation}" if self.dilation != (1, 1) else ""
         groups = f", groups {self.groups}" if self.groups > 1 else ""
-        return f"{sizes}, stride {self.stride}, padding {self.padding}{dilation}{groups}"
+        return f"{sizes}, stride {self.stride}, padding {self.padding}{dilation}{groups}{bias_of(self)}"
 
 
 class Conv2d(Convolution):
@@ -178,7 +184,7 @@ class Linear(Module):
         return functional.linear(x, self.weight, self.bias)
 
     def describe(self) -> str:
-        return f"{self.in_features} -> {self.out_features}"
+        return f"{self.in_features} -> {self.out_features}{bias_of(self)}"
 
 
 class BatchNorm(Module):
