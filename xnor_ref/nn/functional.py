@@ -40,7 +40,7 @@ def require_rows(x: Tensor, features: int, caller: str) -> None:
 
 
 def require_window(x: Tensor, window: Window, caller: str) -> None:
-    """Raise InputError unless the window fits into the padded image, and the padded images into the machine's memory."""
+    """Raise InputError unless the window fits into the padded image, and the padded images into memory."""
     size = geometry.spatial(x.data)
     padded = window.padded(size)
     check_memory(caller, x.data.itemsize * math.prod((*x.shape[:2], *padded)), f"(images {x.shape} padded to {padded})")

@@ -104,7 +104,10 @@ class Module:
         return state
 
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
-        """Copy `state` into parameters and buffers. Names, shapes and dtypes must match exactly (InputError; InputTypeError)."""
+        """Copy `state` into parameters and buffers.
+
+        Raises InputError unless names, shapes and dtypes match exactly, InputTypeError for what is no dict of arrays.
+        """
         if not isinstance(state, Mapping):
             raise InputTypeError(f"load_state_dict: state must be a dict of arrays by name, got {type(state).__name__}")
         own = self.state_dict()
