@@ -32,6 +32,7 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "autodiff",
     "plotting",
     "kernels",
+    "conformance",
     "storage",
     "errors",
 )

@@ -26,12 +26,13 @@ _PUBLIC = {
     "set_threads": "xnor_ref.kernels.basics.threads",
     "get_threads": "xnor_ref.kernels.basics.threads",
 }
-_PACKAGES = ("autodiff", "errors", "models", "nn", "optim", "verify")
+_PACKAGES = ("autodiff", "conformance", "errors", "models", "nn", "optim", "verify")
 
 __all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from xnor_ref import autodiff as autodiff
+    from xnor_ref import conformance as conformance
     from xnor_ref import errors as errors
     from xnor_ref import models as models
     from xnor_ref import nn as nn

@@ -1,0 +1,104 @@
+"""The arrays and arguments that are tried, as short recipes: they print in a line and can be made again."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from xnor_ref.conformance.roles import ROLES
+
+VALUES: dict[str, tuple[float, ...]] = {  # that arrays are made of; those of the kind "normal" are normal numbers
+    "plus": (1.0,),
+    "minus": (-1.0,),
+    "signs": (1.0, -1.0),
+    "zeros": (0.0, 1.0, -1.0),
+    "negative zeros": (-0.0, 1.0, -1.0),
+    "subnormal": (1e-45, -1e-45, 1e-40, -1e-40),
+    "extreme": (3e38, -3e38, 1.2e-38, -1.2e-38),
+}
+KINDS = (*VALUES, "normal")
+ZEROS = ("zeros", "negative zeros")
+MEMORY = (
+    "plain",
+    "read-only",
+    "reversed",
+    "strided",
+    "column-major",
+    "byte-swapped",
+    "misaligned",
+    "broadcast",
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Recipe of a float32 array."""
+
+    shape: tuple[int, ...]
+    kind: str = "normal"
+    memory: str = "plain"
+    seed: int = 0
+
+    def array(self) -> np.ndarray:
+        """A new array, each time with the same values."""
+        rng = np.random.default_rng(self.seed)
+        if self.kind == "normal":
+            x = rng.standard_normal(self.shape, np.float32)
+        else:
+            values = np.array(VALUES[self.kind], np.float32)
+            x = values[rng.integers(0, len(values), self.shape)] if len(values) > 1 else np.full(self.shape, values[0])
+        return lay_out(x, self.memory)
+
+
+@dataclass(frozen=True)
+class Given:
+    """An array as it is, in place of a recipe: what a recipe gave, made simpler."""
+
+    values: np.ndarray
+
+    def array(self) -> np.ndarray:
+        return self.values.copy()
+
+
+def lay_out(x: np.ndarray, memory: str) -> np.ndarray:
+    """The same values in another layout in memory (but "broadcast" repeats the first entry of the first axis)."""
+    if memory == "read-only":
+        x = x.copy()
+        x.flags.writeable = False
+    elif memory == "reversed":
+        x = np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    elif memory == "strided":
+        wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+        wide[..., ::2] = x
+        x = wide[..., ::2]
+    elif memory == "column-major":
+        x = np.asfortranarray(x)
+    elif memory == "byte-swapped":
+        x = x.astype(x.dtype.newbyteorder())
+    elif memory == "misaligned":
+        octets = np.zeros(x.nbytes + 1, np.uint8)
+        target = octets[1:].view(x.dtype).reshape(x.shape)
+        target[...] = x
+        x = target
+    elif memory == "broadcast":
+        x = np.broadcast_to(x[:1], x.shape)
+    return x
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of one call of a role."""
+
+    role: str
+    data: dict[str, Any]  # recipes of the arrays, by parameter
+    settings: dict[str, Any] = field(default_factory=dict)  # the other parameters: stride, padding, n, ...
+    keywords: dict[str, Any] = field(default_factory=dict)  # passed by name: dilation, groups and further options
+
+    def arguments(self) -> dict[str, Any]:
+        """What the function gets, new arrays each time, in the order of its parameters; without the keywords.
+
+        Words of `unpack` and `dot` are made from "x", or "a" and "b", by whoever calls.
+        """
+        made = {name: recipe.array() for name, recipe in self.data.items()} | self.settings
+        order = [name for name in ROLES[self.role].parameters if name in made]
+        return {name: made[name] for name in [*order, *(name for name in made if name not in order)]}

@@ -1,0 +1,67 @@
+"""What a run of the kit found: properties that hold or fail, conventions, and what was not tested."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from xnor_ref.conformance.arrays import Case
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A property that does not hold, on the smallest case that was found."""
+
+    role: str
+    property: str
+    kind: str  # "fault", "crash", "error" (the function raised), or "demand" (another convention holds than was stated)
+    message: str  # what is wrong
+    case: Case  # the smallest arguments found; `case.arguments()` makes them
+    diagnosis: str  # the convention that would explain it, or "none of the known conventions explains it"
+    hint: str  # "" or what to look at first
+    numbers: str  # the arguments, to be pasted
+    snippet: str  # a program that shows the failure, to be completed with an import of the function
+    drawing: str  # the arrays as bits, "" where they are too large
+
+
+@dataclass(frozen=True)
+class Result:
+    """One property of one role."""
+
+    role: str
+    property: str
+    examples: int  # actually tried; those tried while shrinking a failure count too
+    failure: Failure | None
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return self.failure is None
+
+
+class Observed(dict):
+    """Conventions by role: {role: {name: value}}; a value is None where no case could show it."""
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{role}: " + ", ".join(f"{name} {value}" for name, value in found.items() if value is not None)
+            for role, found in self.items()
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of `Kit.run`."""
+
+    results: tuple[Result, ...]
+    conventions: Observed
+    not_tested: tuple[str, ...]  # roles that the kit was given no function for
+    notes: tuple[str, ...] = ()  # what else was noticed, such as a processor set to flush subnormal numbers
+    seed: int | None = None
+    names: dict[str, Any] = field(default_factory=dict)  # the functions' names by role
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        return tuple(result.failure for result in self.results if result.failure)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures

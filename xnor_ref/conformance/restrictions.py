@@ -1,0 +1,116 @@
+"""What an implementation can do, as data; cases are drawn inside it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from xnor_ref.errors import InputError, is_integer
+
+CHANNELS = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)  # around the borders of words
+OUT_CHANNELS = (1, 2, 8, 9, 33, 64, 65, 130)
+LONGEST = 76_800  # more than 16 bits hold
+
+
+@dataclass(frozen=True)
+class multiple_of:  # noqa: N801 - reads as a function where a kit is made
+    """All multiples of a number."""
+
+    of: int
+
+    def __contains__(self, value: int) -> bool:
+        return value % self.of == 0
+
+
+def _allowed(limit: Any, proposed: tuple[int, ...]) -> tuple[int, ...]:
+    """The numbers to try: those proposed that are allowed; of multiples, the smallest ones too; of a list, all."""
+    if limit is None:
+        return proposed
+    if isinstance(limit, multiple_of):
+        few = {limit.of * factor for factor in (1, 2, 3, 4, 5)}
+        return tuple(
+            sorted({n for n in proposed if n in limit} | {n for n in few if n <= max(max(proposed), limit.of)})
+        )
+    return tuple(limit) if isinstance(limit, tuple | list | range) else (limit,)
+
+
+def _pairs(values: Any) -> tuple[Any, ...]:
+    """A pair for both axes from each int; what is no int is taken as it is."""
+    values = values if isinstance(values, tuple | list) else (values,)
+    return tuple((v, v) if is_integer(v) else v for v in values)
+
+
+@dataclass(frozen=True)
+class Restrictions:
+    """Inside of what cases are drawn. What is None is not restricted.
+
+    An int among `kernels`, `strides`, `paddings` or `dilations` stands for both axes; a pair is (vertical, horizontal).
+    """
+
+    channels: Any = None  # of x; multiple_of(32), or a tuple of numbers
+    out_channels: Any = None
+    kernels: Any = None  # ints and pairs; None: up to 4 x 4
+    strides: Any = None  # None: up to 3 along each axis
+    paddings: Any = None  # ints, pairs, two pairs ((top, bottom), (left, right)), "same"; None: up to 3
+    pad_values: Any = (0, 1, -1)
+    dilations: Any = None  # None: the function takes no dilation
+    groups: Any = None  # None: the function takes no groups
+    batch: Any = 3  # the largest number of images (or rows), or a tuple of numbers
+    largest_image: int = 6  # height and width
+    largest_dot: int = LONGEST  # n: terms of one sum
+    square: bool = False  # image, kernel, stride and padding are the same along both axes
+    image_covers_kernel: bool = False  # the image is at least as large as the kernel
+    zero_free: bool = False  # neither x nor weights hold zeros
+    subnormal_free: bool = False
+    signs_only: bool = False  # x and weights hold +1 and -1 only
+    memory: Any = ("plain",)  # layouts in memory, of those in `cases.MEMORY`
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # further keywords, and what each may be
+
+    def __post_init__(self) -> None:
+        for name in ("largest_image", "largest_dot"):
+            if not is_integer(getattr(self, name)) or getattr(self, name) < 1:
+                raise InputError(f"Kit: {name} must be a positive int, got {getattr(self, name)!r}")
+        for name in ("channels", "out_channels", "kernels", "strides", "paddings", "pad_values", "batch"):
+            if getattr(self, name) in ((), []):
+                raise InputError(f"Kit: {name} is empty: no case can be drawn")
+
+    @property
+    def channel_counts(self) -> tuple[int, ...]:
+        return tuple(n for n in _allowed(self.channels, CHANNELS) if n <= self.largest_dot)
+
+    @property
+    def out_channel_counts(self) -> tuple[int, ...]:
+        return _allowed(self.out_channels, OUT_CHANNELS)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        return tuple(range(1, self.batch + 1)) if is_integer(self.batch) else tuple(self.batch)
+
+    def _axes(self, values: Any, default: range) -> tuple[Any, ...]:
+        pairs = tuple(product(default, repeat=2)) if values is None else _pairs(values)
+        return tuple(p for p in pairs if not self.square or isinstance(p, str) or p[0] == p[1])
+
+    @property
+    def kernel_pairs(self) -> tuple[tuple[int, int], ...]:
+        pairs = self._axes(self.kernels, range(1, 5))
+        return pairs if self.kernels is not None else ((1, 1), (3, 3)) * 4 + pairs
+
+    @property
+    def stride_pairs(self) -> tuple[tuple[int, int], ...]:
+        return self._axes(self.strides, range(1, 4))
+
+    @property
+    def padding_pairs(self) -> tuple[Any, ...]:
+        return self._axes(self.paddings, range(4))
+
+    @property
+    def dilation_pairs(self) -> tuple[tuple[int, int], ...]:
+        return ((1, 1),) if self.dilations is None else self._axes(self.dilations, range(1, 2))
+
+    @property
+    def group_counts(self) -> tuple[int, ...]:
+        return (1,) if self.groups is None else _allowed(self.groups, (1,))
+
+    @property
+    def asked_pad_values(self) -> tuple[int, ...]:
+        return self.pad_values if isinstance(self.pad_values, tuple | list) else (self.pad_values,)
