@@ -33,6 +33,7 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "plotting",
     "kernels",
     "conformance",
+    "steady",
     "storage",
     "errors",
 )
@@ -293,14 +294,14 @@ def test_importing_the_package_is_light():
 def test_inference_needs_none_of_the_training_code():
     loaded = modules_after("import xnor_ref; xnor_ref.load_packed; import xnor_ref.packed.runtime")
     rooms = {room_of(module) for module in loaded} - {None}
-    assert rooms <= {"packed", "kernels", "storage", "errors"}, rooms
+    assert rooms <= {"packed", "kernels", "steady", "storage", "errors"}, rooms
     assert not loaded & {"PIL", "click", "hypothesis"}
 
 
 def test_freezing_needs_none_of_the_training_loop():
     """The layers of `nn`, and what they are made of."""
     rooms = {room_of(module) for module in modules_after("import xnor_ref; xnor_ref.freeze; xnor_ref.nn")} - {None}
-    assert rooms <= {"packed", "nn", "binary", "autodiff", "kernels", "storage", "errors"}, rooms
+    assert rooms <= {"packed", "nn", "binary", "autodiff", "kernels", "steady", "storage", "errors"}, rooms
 
 
 def test_public_names_are_there():

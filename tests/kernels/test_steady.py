@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import xnor_ref
-from xnor_ref import nn, optim
+from xnor_ref import nn, optim, steady
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.basics import steady, threads
+from xnor_ref.kernels.basics import threads
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the bits of MXCSR are those of x86-64"

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
-from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import parallel_chunks
+from xnor_ref.steady import steady
 
 Backward = Callable[[NDArray], tuple[NDArray | None, ...]]
 

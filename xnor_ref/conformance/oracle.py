@@ -7,7 +7,7 @@ numbers for zero.
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+UNSIGNED: dict[int, type[np.unsignedinteger]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def signs(x: np.ndarray, zero: float | str = 1, flush: bool = False) -> np.ndarray:

@@ -11,7 +11,7 @@ class Failure:
     """A property that does not hold, on the smallest case that was found."""
 
     role: str
-    property: str
+    name: str  # of the property
     kind: str  # "fault", "crash", "error" (the function raised), or "demand" (another convention holds than was stated)
     message: str  # what is wrong
     case: Case  # the smallest arguments found; `case.arguments()` makes them
@@ -27,7 +27,7 @@ class Result:
     """One property of one role."""
 
     role: str
-    property: str
+    name: str  # of the property
     examples: int  # actually tried; those tried while shrinking a failure count too
     failure: Failure | None
     seconds: float

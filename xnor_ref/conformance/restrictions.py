@@ -13,7 +13,7 @@ LONGEST = 76_800  # more than 16 bits hold
 
 
 @dataclass(frozen=True)
-class multiple_of:  # noqa: N801 - reads as a function where a kit is made
+class multiple_of:
     """All multiples of a number."""
 
     of: int

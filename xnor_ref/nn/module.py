@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.kernels.basics.steady import steady
+from xnor_ref.steady import steady
 
 _draws = itertools.count()
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError
 from xnor_ref.kernels.basics.rungs import without_kernels
-from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import check_threads, parallel_chunks
 from xnor_ref.optim import _reference
 from xnor_ref.optim._checks import number
+from xnor_ref.steady import steady
 
 CHUNK = 1 << 16  # elements updated at a time: fit into a core's cache, and make the work of threads
 BACKENDS = ("auto", "reference", "numba")

@@ -18,7 +18,6 @@ from xnor_ref import nn
 from xnor_ref.binary import INPUT_SCALES
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFiniteError
 from xnor_ref.kernels.basics.modes import KMode
-from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.ops import bit_planes
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
@@ -29,6 +28,7 @@ from xnor_ref.packed.ops import compact_bits
 from xnor_ref.packed.runtime import PackedNetwork
 from xnor_ref.packed.shapes import Shape, output_shape
 from xnor_ref.packed.thresholds import fold_threshold
+from xnor_ref.steady import steady
 
 Fields = dict[str, NDArray | None]
 

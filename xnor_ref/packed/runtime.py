@@ -17,11 +17,11 @@ from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFinit
 from xnor_ref.kernels.basics.checks import check_options
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.rungs import has_vectors
-from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.packed import contents, file
 from xnor_ref.packed.contents import Layer
 from xnor_ref.packed.ops import Settings
+from xnor_ref.steady import steady
 from xnor_ref.storage import PathLike, save_tensors
 
 if TYPE_CHECKING:

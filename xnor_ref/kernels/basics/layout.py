@@ -22,7 +22,7 @@ import numpy as np
 
 from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.memory import check_memory
-from xnor_ref.kernels.basics.steady import steady
+from xnor_ref.steady import steady
 
 WORD_BITS = 64
 PARTIAL_SUMS = 16  # of |x| over channels, for K: channel c goes to sum c % 16

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from threadpoolctl import LibController, OpenBLASController, ThreadpoolController
 
 from xnor_ref.errors import check_integer
-from xnor_ref.kernels.basics.steady import settle
+from xnor_ref.steady import settle
 
 _lock = threading.Lock()
 _inside = threading.local()

@@ -16,9 +16,9 @@ from xnor_ref.kernels.basics.geometry import Padding, Pair, Window
 from xnor_ref.kernels.basics.layout import mask_tail, signs_of_words
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
-from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.ops import float_ops
 from xnor_ref.kernels.readable import reference
+from xnor_ref.steady import steady
 
 
 @steady

@@ -16,12 +16,12 @@ from xnor_ref.kernels.basics.geometry import Padding, Pair
 from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.basics.modes import KMode
-from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.basics.threads import check_threads
 from xnor_ref.kernels.microkernels import pack
 from xnor_ref.kernels.ops import binary_ops, float_ops
 from xnor_ref.kernels.readable import plain
 from xnor_ref.kernels.vectors import nhwc, signs, simd
+from xnor_ref.steady import steady
 
 F32 = NDArray[np.float32]
 LAYOUTS = ("NHWC", "NCHW")

@@ -16,8 +16,8 @@ from xnor_ref.kernels.basics import checks
 from xnor_ref.kernels.basics.geometry import Padding, Pair, Window
 from xnor_ref.kernels.basics.layout import mask_tail, n_words, pack_mask
 from xnor_ref.kernels.basics.memory import check_memory
-from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.kernels.ops import binary_ops
+from xnor_ref.steady import steady
 
 Words = NDArray[np.uint64]
 LAYOUTS = ("NCHW", "NHWC")

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor
 from xnor_ref.datasets import AugmentSpec, Dataset, batches
 from xnor_ref.errors import InputError, ModelFileError, UnreadableError
-from xnor_ref.kernels.basics.steady import steady
 from xnor_ref.nn import Module, cross_entropy
 from xnor_ref.optim import Optimizer
+from xnor_ref.steady import steady
 from xnor_ref.training.fitting.evaluation import Logits, Scores, all_logits, float_logits, score
 from xnor_ref.training.fitting.interrupt import Interrupted, StopRequest
 from xnor_ref.training.storing.checkpoint import CheckpointFolder, MismatchError, Position, read, state_of
