@@ -22,6 +22,7 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "verify",
     "experiments",
     "training",
+    "interop",
     "packed",
     "compress",
     "datasets",

@@ -23,8 +23,8 @@ def read(path):
     header = json.loads(content[8 : 8 + length])
     data = content[8 + length :]
     description = json.loads(header.pop("__metadata__")["xnor_ref"])
-    if description["format"] != "xnor_ref packed network" or description["version"] not in (1, 2, 3, 4, 5):
-        raise ValueError("not a packed network of version 1 to 5")
+    if description["format"] != "xnor_ref packed network" or description["version"] not in (1, 2, 3, 4, 5, 6):
+        raise ValueError("not a packed network of version 1 to 6")
     tensors, listed, blobs = {}, [], []
     for name in sorted(header):
         entry = header[name]
@@ -219,6 +219,7 @@ OPS = {
     "sign_weight_linear": sign_weight,
     "kbit_conv2d": kbit,
     "kbit_linear": kbit,
+    "concat": lambda node, t, *x: np.concatenate(x, axis=1),
 }
 
 

@@ -251,3 +251,26 @@ def version_5(pad_value=0, seed=0):
     sample.node("global_avg_pool")
     sample.linear(10, 5)
     return sample
+
+
+def version_6(seed=0):
+    """Results that are joined, of images and of flat values; the reader of one takes signs."""
+    sample = Sample(seed=seed)
+    sample.metadata["version"] = 6
+    stem = sample.conv2d(3, 5)
+    pool = sample.node("max_pool", kernel=[2, 2], stride=[1, 1], padding=[[0, 1], [0, 1]])
+    both = sample.node("concat", [stem, pool, stem, -1])
+    sample.affine(18)
+    sample.binary_conv2d(18, 7, scale="plain")
+    sample.node("concat", [both, both + 2])
+    sample.affine(25)
+    sample.binary_conv2d(25, 6, scale="off")
+    mean = sample.node("global_avg_pool")
+    sample.node("max_pool", [mean - 1], kernel=[9, 8], stride=[9, 8], padding=[0, 0])
+    flat = sample.node("flatten")
+    sample.node("concat", [flat, mean, mean])
+    sample.linear(18, 5)
+    return sample
+
+
+SAMPLES = every_op, version_3, version_4, version_5, version_6

@@ -150,10 +150,11 @@ def check(packed: PackedNetwork, images, backend="auto") -> dict:
         x, output = found["input"], found["output"]
         for array, shape in ((x, layer.input_shape), (output, layer.output_shape)):
             assert array.dtype == np.float32 and array.shape == (n, *shape)
-        for key, source in zip(("input", "input2"), layer.inputs):
+        inputs = ["input", *(f"input{at}" for at in range(2, len(layer.inputs) + 1))]
+        for key, source in zip(inputs, layer.inputs, strict=True):
             assert source == "image" or np.array_equal(found[key], trace[source]["output"])
         if layer.kind in ("conv2d", "linear") or layer.weight_shape is None:
-            assert found.keys() - {"input", "input2", "output"} == set()
+            assert found.keys() - {*inputs, "output"} == set()
             continue
         weights, alpha = packed.weights(layer.name), packed.alpha(layer.name)
         z, taken = found["Z"], x
@@ -225,9 +226,7 @@ def test_traces_with_folded_thresholds_borders_and_bits(name, options):
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba", "float"])
-@pytest.mark.parametrize(
-    "sample", [packed_samples.every_op, packed_samples.version_3, packed_samples.version_4, packed_samples.version_5]
-)
+@pytest.mark.parametrize("sample", packed_samples.SAMPLES)
 def test_traces_of_every_operation_are_equal_in_every_backend(sample, backend):
     made = sample()
     network, pixels = made.network(), made.pixels(3)

@@ -84,9 +84,9 @@ def test_zeroed_and_swapped_blocks(tiny_file):
 def test_other_version_and_other_kind(tmp_path):
     sample = packed_samples.tiny()
     path = tmp_path / "file"
-    for version in (6, 0):
+    for version in (7, 0):
         save_tensors(path, sample.tensors, {**sample.metadata, "version": version})
-        with pytest.raises(ModelFileError, match=f"of version {version}; this program reads versions 1 to 5"):
+        with pytest.raises(ModelFileError, match=f"of version {version}; this program reads versions 1 to 6"):
             load_packed(path)
     save_tensors(path, sample.tensors, {**sample.metadata, "format": "xnor_ref checkpoint"})
     with pytest.raises(ModelFileError, match="'xnor_ref checkpoint', a 'xnor_ref packed network' is needed"):
@@ -138,7 +138,7 @@ def test_unknown_keys():
     ("key", "value", "pattern"),
     [
         ("format", "x", "format 'x'"),
-        ("version", 6, "version 6"),
+        ("version", 7, "version 7"),
         ("producer", {"a": 1}, "producer 'a'"),
         ("data_sha256", "xyz", "data_sha256"),
         ("data_sha256", "0" * 64 + "\n", "data_sha256"),
@@ -231,7 +231,7 @@ def test_tensors_without_a_node():
         refused(sample, "belongs to no node|unknown attribute or tensor")
 
 
-SAMPLES = (packed_samples.every_op, packed_samples.version_3, packed_samples.version_4, packed_samples.version_5)
+SAMPLES = tuple(packed_samples.SAMPLES)
 
 
 def every_node():
@@ -248,6 +248,26 @@ def test_operations_of_a_later_version():
     for version in (1, 2):
         sample.metadata["version"] = version
         refused(sample, f"sign_weight_conv2d.*needs version 3, the file has {version}")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([1], "has 1 inputs, 2 to 256 are allowed"),
+        ([1] * 257, "has 257 inputs"),
+        ([0, 1], r"its inputs have shapes .6, 9, 8., .6, 4, 4.; only channels may differ"),
+        ([1, 2], "inputs must be several of the nodes before it"),
+        ([], "inputs must be several of the nodes before it"),
+    ],
+)
+def test_concat_takes_images_of_one_size(inputs, message):
+    sample = Sample(classes=12)
+    sample.metadata["version"] = 6
+    sample.conv2d(3, 6)
+    sample.pool("max_pool", 2, 2, 0)
+    sample.node("concat", inputs)
+    sample.node("global_avg_pool")
+    refused(sample, f"n2.concat.*{message}")
 
 
 def test_geometry_of_version_5_needs_it():

@@ -42,6 +42,10 @@ def test_all_geometry_of_version_5(tmp_path, pad_value):
     agree(packed_samples.version_5(pad_value), tmp_path / "model")
 
 
+def test_results_that_are_joined(tmp_path):
+    agree(packed_samples.version_6(), tmp_path / "model")
+
+
 @pytest.mark.parametrize("channels", [1, 63, 64, 65, 129])
 @pytest.mark.parametrize("scale", ["off", "plain", "valid"])
 def test_channel_counts_around_the_word(tmp_path, channels, scale):
@@ -85,7 +89,7 @@ def test_bit_order_of_a_convolution():
 def test_document_names_every_op_and_limit():
     for op in OPS:
         assert f"`{op}`" in DOCUMENT
-    makers = packed_samples.every_op, packed_samples.version_3, packed_samples.version_4, packed_samples.version_5
+    makers = packed_samples.SAMPLES
     samples = [make() for make in makers]
     for node in (node for sample in samples for node in sample.metadata["graph"]):
         for key in node:

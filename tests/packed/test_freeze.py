@@ -273,7 +273,7 @@ def test_unknown_layers_are_named():
         (Doubling(), "a Doubling, which cannot be packed: a model file has no operation for it$"),
         (LouderReLU(), "a LouderReLU, which cannot be packed: it replaces what ReLU computes$"),
         (nn.Module(), "a Module, which"),
-        (Twice(), "a Twice, which .* no operation for it; make it of nn.Sequential and nn.Residual$"),
+        (Twice(), "a Twice, which .* no operation for it; make it of nn.Sequential, nn.Residual and nn.Graph$"),
     ):
         with pytest.raises(InputError, match=rf"layer 'a\.b' is {text}"):
             frozen(nn.Sequential(a=nn.Sequential(b=layer)))

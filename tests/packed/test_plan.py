@@ -35,7 +35,7 @@ def networks(draw) -> Sample:
         size = window.count((height, width))
         if min(size) < 1:
             return channels, height, width
-        sample.metadata["version"] = 5
+        sample.metadata["version"] = max(sample.metadata["version"], 5)
         padding = [list(side) for side in pads]
         sample.binary_conv2d(
             channels, outputs, (k, k), window.stride, padding, draw(st.sampled_from((0, 1, -1))), scale,
@@ -44,7 +44,7 @@ def networks(draw) -> Sample:
         return outputs, *size
 
     for _ in range(draw(st.integers(1, 8))):
-        kind = draw(st.sampled_from(("binary", "binary", "bits", "conv", "affine", "act", "pool", "add")))
+        kind = draw(st.sampled_from(("binary", "binary", "bits", "conv", "affine", "act", "pool", "add", "join")))
         if kind == "binary":
             channels, height, width = binary(draw(st.integers(1, 3)), draw(st.sampled_from(("plain", "valid"))), False)
         elif kind == "bits":
@@ -68,6 +68,10 @@ def networks(draw) -> Sample:
             height, width = ((size - 1) // 2 + 1 for size in (height, width))
         elif kind == "add" and sample.metadata["graph"]:
             sample.node("add", [len(sample.metadata["graph"]) - 1] * 2)
+        elif kind == "join" and sample.metadata["graph"] and channels < 100:
+            sample.metadata["version"] = 6
+            sample.node("concat", [len(sample.metadata["graph"]) - 1] * 2)
+            channels *= 2
     if draw(st.booleans()):
         sample.node("global_avg_pool", [len(sample.metadata["graph"]) - 1])
         features = channels

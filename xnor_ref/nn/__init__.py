@@ -19,6 +19,9 @@ Activations take any shape. Parameters are Tensors, by name.
 (5, 64)
 """
 
+from xnor_ref.nn.graph import Add as Add
+from xnor_ref.nn.graph import Concat as Concat
+from xnor_ref.nn.graph import Graph as Graph
 from xnor_ref.nn.layers.binary_layers import BinaryConv2d as BinaryConv2d
 from xnor_ref.nn.layers.binary_layers import BinaryLinear as BinaryLinear
 from xnor_ref.nn.layers.binary_layers import binary_backend as binary_backend
@@ -27,6 +30,7 @@ from xnor_ref.nn.layers.binary_weight_layers import BinaryWeightLinear as Binary
 from xnor_ref.nn.layers.kbit_layers import KBitConv2d as KBitConv2d
 from xnor_ref.nn.layers.kbit_layers import KBitLinear as KBitLinear
 from xnor_ref.nn.layers.react_layers import Shift as Shift
+from xnor_ref.nn.layers.real_layers import Affine as Affine
 from xnor_ref.nn.layers.real_layers import AvgPool2d as AvgPool2d
 from xnor_ref.nn.layers.real_layers import BatchNorm1d as BatchNorm1d
 from xnor_ref.nn.layers.real_layers import BatchNorm2d as BatchNorm2d

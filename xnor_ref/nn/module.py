@@ -60,15 +60,15 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     @steady
-    def __call__(self, x: Tensor | NDArray) -> Tensor:
-        """The output for a Tensor, or for an array: images are float32 (N, C, H, W).
+    def __call__(self, *inputs: Tensor | NDArray) -> Tensor:
+        """The output for a Tensor, or for an array: images are float32 (N, C, H, W). Layers that join take several.
 
         Raises
         ------
         InputTypeError
             Neither; or an array of integers, such as raw pixels.
         """
-        return self.forward(x if isinstance(x, Tensor) else _as_tensor(type(self).__name__, x))
+        return self.forward(*(x if isinstance(x, Tensor) else _as_tensor(type(self).__name__, x) for x in inputs))
 
     def forward_through(self, x: Tensor, following: Sequence["Module"]) -> tuple[Tensor, int]:
         """The output after this layer and the next few, where they can be computed as one; and how many those are."""
@@ -203,12 +203,16 @@ class Sequential(Module):
         return iter(self._layers.items())
 
     def forward(self, x: Tensor) -> Tensor:
-        layers = list(self._layers.values())
-        at = 0
-        while at < len(layers):
-            x, more = layers[at].forward_through(x, layers[at + 1 :])
-            at += 1 + more
-        return x
+        return run_chain(x, list(self._layers.values()))
+
+
+def run_chain(x: Tensor, layers: Sequence[Module]) -> Tensor:
+    """Layers one after the other, those together that can be computed as one."""
+    at = 0
+    while at < len(layers):
+        x, more = layers[at].forward_through(x, layers[at + 1 :])
+        at += 1 + more
+    return x
 
 
 class Residual(Module):

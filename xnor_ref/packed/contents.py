@@ -104,7 +104,7 @@ def trace(network: ExaminedNetwork, batch: F32, settings: Settings) -> dict[str,
         inputs = [values[index + 1] for index in node.inputs]  # the image is index -1
         output = node.step.run(Settings(settings.threads, settings.backend, notes), *inputs)
         values.append(output)
-        arrays = {"input": inputs[0]} | ({"input2": inputs[1]} if len(inputs) == 2 else {})
+        arrays = {f"input{at if at > 1 else ''}": array for at, array in enumerate(inputs, start=1)}
         found[node.name] = arrays | _arrays(inputs[0], notes) | {"output": output}
     return found
 

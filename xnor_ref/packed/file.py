@@ -200,9 +200,11 @@ def _examine_graph(
         node = Node(op, name, {k: v for k, v in entry.items() if k not in _NODE_KEYS}, fields.pop(name, {}))
         since, wanted = _version_of_node(entry), OPS[op].inputs
         node.need(version >= since, f"needs version {since}, the file has {version}")
-        ok = isinstance(inputs, list) and len(inputs) == wanted
+        ok = isinstance(inputs, list) and (len(inputs) == wanted or (wanted is None and len(inputs) > 0))
         ok = ok and all(is_integer(i) and -1 <= i < index for i in inputs)
-        node.need(ok, f"inputs must be {wanted} of the nodes before it (-1 is the image), got {shown(inputs)}")
+        node.need(
+            ok, f"inputs must be {wanted or 'several'} of the nodes before it (-1 is the image), got {shown(inputs)}"
+        )
         shapes = [input_shape if i == -1 else nodes[i].step.shape for i in inputs]
         if "tree" in node.tensors:
             node.need(version >= TREE_VERSION, f"tensor 'tree' needs version {TREE_VERSION}, the file has {version}")

@@ -19,6 +19,7 @@ from xnor_ref.binary import INPUT_SCALES
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, NonFiniteError
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops import bit_planes
+from xnor_ref.nn.graph import INPUT
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm
@@ -52,7 +53,7 @@ def freeze(
     Parameters
     ----------
     network : nn.Module
-        Made of the layers of `nn`, of `nn.Sequential` and `nn.Residual`; not changed, whatever mode it is in.
+        Made of layers of `nn`, `Sequential`, `Residual` and `Graph` among them; not changed, whatever mode it is in.
     input_shape : (C, H, W)
     mean, std : number, or a number per channel
         Of pixel/255: what raw pixels are normalised with.
@@ -100,7 +101,7 @@ def freeze(
             raise NonFiniteError(f"freeze: {name} holds NaN or infinity")
     channels, height, width = _numbers("input_shape", about["input_shape"], int, 3)
     graph = Graph((channels, height, width))
-    outputs = graph.shapes[_emit(network, graph, -1, "")][0]
+    outputs = graph.shapes[_emit(network, graph, [-1], "")][0]
     graph.fold_scales()
     graph.fold_thresholds()
     metadata = {
@@ -228,8 +229,8 @@ class Graph:
             node["inputs"] = [moved[source] for source in node["inputs"]]
 
 
-def _emit(module: nn.Module, graph: Graph, source: int, name: str) -> int:
-    """Append the nodes of a layer that reads the node `source`; give the position of its result.
+def _emit(module: nn.Module, graph: Graph, sources: list[int], name: str) -> int:
+    """Append the nodes of a layer that reads the nodes `sources`; give the position of its result.
 
     A subclass may compute something else than the class that is known here, and is refused then.
     """
@@ -238,37 +239,58 @@ def _emit(module: nn.Module, graph: Graph, source: int, name: str) -> int:
     if kind is nn.Module or changed:
         what = f"layer {name!r}" if name else "the network"
         why = f"it replaces what {kind.__name__} computes" if changed else "a model file has no operation for it"
-        made_of = "" if changed or not any(module.children()) else "; make it of nn.Sequential and nn.Residual"
+        made_of = (
+            "" if changed or not any(module.children()) else "; make it of nn.Sequential, nn.Residual and nn.Graph"
+        )
         raise InputError(f"freeze: {what} is a {type(module).__name__}, which cannot be packed: {why}{made_of}")
     if kind in _CONTAINERS:
-        return _CONTAINERS[kind](module, graph, source, name)
+        return _CONTAINERS[kind](module, graph, sources, name)
     op, fields, names = LAYERS[kind]
-    attributes = _attributes(module, names, name, graph.shapes[source])
-    shape = output_shape(module, graph.shapes[source])
-    source = graph.append(op, name, [source], shape, fields(module), **attributes)
+    shapes = [graph.shapes[source] for source in sources]
+    attributes = _attributes(module, names, name, shapes[0])
+    shape = output_shape(module, *shapes)
+    source = graph.append(op, name, sources, shape, fields(module), **attributes)
     if isinstance(module, BinaryLayer) and module.bias is not None:
         added: Fields = {"scale": np.ones_like(module.bias.data), "shift": module.bias.data}
         source = graph.append("affine", f"{name or op}.bias", [source], shape, added)
     return source
 
 
-def _sequential(module: nn.Sequential, graph: Graph, source: int, name: str) -> int:
+def _sequential(module: nn.Sequential, graph: Graph, sources: list[int], name: str) -> int:
     for child, layer in module.children():
-        source = _emit(layer, graph, source, f"{name}.{child}" if name else child)
-    return source
+        sources = [_emit(layer, graph, sources, f"{name}.{child}" if name else child)]
+    return sources[0]
 
 
-def _residual(module: nn.Residual, graph: Graph, source: int, name: str) -> int:
+def _residual(module: nn.Residual, graph: Graph, sources: list[int], name: str) -> int:
     prefix = f"{name}." if name else ""
-    body = _emit(module.body, graph, source, f"{prefix}body")
-    shortcut = source if module.shortcut is None else _emit(module.shortcut, graph, source, f"{prefix}shortcut")
+    body = _emit(module.body, graph, sources, f"{prefix}body")
+    shortcut = sources[0] if module.shortcut is None else _emit(module.shortcut, graph, sources, f"{prefix}shortcut")
     return graph.append("add", f"{prefix}add", [body, shortcut], graph.shapes[body])
+
+
+def _graph(module: nn.Graph, graph: Graph, sources: list[int], name: str) -> int:
+    values = {INPUT: sources[0]}
+    for child, layer in module.children():
+        read = [values[source] for source in module.inputs[child]]
+        last = values[child] = _emit(layer, graph, read, f"{name}.{child}" if name else child)
+    return last
+
+
+def _sums(module: nn.Add, graph: Graph, sources: list[int], name: str) -> int:
+    """Two by two, from the left."""
+    source, *others = sources
+    for index, other in enumerate(others, start=2):
+        source = graph.append("add", f"{name}.{index}" if index > 2 else name, [source, other], graph.shapes[source])
+    return source
 
 
 _CONTAINERS: dict[type, Callable[..., int]] = {
     nn.Sequential: _sequential,
     nn.Residual: _residual,
-    nn.Dropout: lambda module, graph, source, name: source,  # it does nothing in inference
+    nn.Graph: _graph,
+    nn.Add: _sums,
+    nn.Dropout: lambda module, graph, sources, name: sources[0],  # it does nothing in inference
 }
 
 
@@ -341,6 +363,8 @@ LAYERS: dict[type, tuple[str, Callable[[Any], Fields], tuple[str, ...]]] = {  # 
     BatchNorm: ("affine", _affine, ()),
     nn.ShiftBatchNorm1d: ("affine", _affine, ()),
     nn.ShiftBatchNorm2d: ("affine", _affine, ()),
+    nn.Affine: ("affine", lambda module: {"scale": module.scale, "shift": module.shift}, ()),
+    nn.Concat: ("concat", _nothing, ()),
     nn.Shift: ("affine", lambda module: {"scale": np.ones_like(module.shift.data), "shift": module.shift.data}, ()),
     nn.ReLU: ("relu", _nothing, ()),
     nn.PReLU: ("prelu", lambda module: {"slope": module.weight.data}, ()),

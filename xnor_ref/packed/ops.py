@@ -35,6 +35,7 @@ from xnor_ref.packed.nodes import shown as shown
 if TYPE_CHECKING:
     from xnor_ref.compress.tree import Tree
 
+MAX_INPUTS = 256  # of a node
 Rule = tuple[F32, NDArray[np.bool_]] | None
 
 
@@ -149,6 +150,15 @@ def add(node: Node, x: Shape, y: Shape) -> Step:
     """Sum of two nodes."""
     node.need(x == y, f"its inputs have shapes {x} and {y}; both must match")
     return Step(x, lambda settings, x, y: x + y)
+
+
+def concat(node: Node, *inputs: Shape) -> Step:
+    """Channels, or flat values, of several nodes one after the other."""
+    node.need(2 <= len(inputs) <= MAX_INPUTS, f"has {len(inputs)} inputs, 2 to {MAX_INPUTS} are allowed")
+    fit = {shape[1:] for shape in inputs}
+    node.need(len(fit) == 1, f"its inputs have shapes {', '.join(map(str, inputs[:8]))}; only channels may differ")
+    shape = (sum(shape[0] for shape in inputs), *inputs[0][1:])
+    return Step(shape, lambda settings, *inputs: np.concatenate(inputs, axis=1))
 
 
 def sign(node: Node, x: Shape) -> Step:
@@ -400,10 +410,10 @@ def sign_weight_linear(node: Node, x: Shape) -> Step:
 
 @dataclass(frozen=True)
 class Op:
-    """An operation, the number of its inputs, and the first version of the format that has it."""
+    """An operation, the number of its inputs (None: it says so itself), and the first version of the format with it."""
 
     examine: Callable[..., Step]
-    inputs: int = 1
+    inputs: int | None = 1
     version: int = 1
 
 
@@ -427,4 +437,5 @@ OPS = {
     "sign_weight_linear": Op(sign_weight_linear, version=3),
     "kbit_conv2d": Op(kbit_conv2d, version=4),
     "kbit_linear": Op(kbit_linear, version=4),
+    "concat": Op(concat, inputs=None, version=6),
 }

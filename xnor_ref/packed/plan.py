@@ -311,6 +311,9 @@ class Blueprint:
                 return [lambda n, threads: np.multiply(x[:n], gamma, out=out[:n])]
             if op == "add":
                 return [lambda n, threads: np.add(x[:n], inputs[1][:n], out=out[:n])]
+            if op == "concat":
+                parts = [array.reshape(*out.shape[:-1], -1) for array in inputs]
+                return [lambda n, threads: np.concatenate([part[:n] for part in parts], axis=-1, out=out[:n])]
             if op == "prelu":
                 slope = np.broadcast_to(arguments["slope"], pixels[0].shape[-1:]).copy()
                 return [_split(nhwc.prelu, per_image, pixels[0], slope, pixels[1])]

@@ -253,7 +253,7 @@ class PackedNetwork:
             | name | what | of which layers | dtype, shape |
             |---|---|---|---|
             | input | the real input, X | all | float32 (N, C, H, W) or (N, I) |
-            | input2 | the second input | add | as input |
+            | input2, ... | the other inputs | add, concat | as input; other channels |
             | signs | signs of X, by thresholds where BatchNorm was folded | binary inputs | int8, as input |
             | levels | X as integers of k bits | k-bit inputs | int16, as input |
             | A | mean of abs(X) over the channels of a group | convolutions with K | float32 (N, groups, H, W) |

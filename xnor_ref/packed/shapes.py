@@ -11,8 +11,8 @@ Shape = tuple[int, ...]
 
 
 @singledispatch
-def output_shape(module: nn.Module, shape: Shape) -> Shape:
-    """Shape of a layer's result for one image, (C, H, W) or (I,); most layers keep that of their input."""
+def output_shape(module: nn.Module, shape: Shape, *others: Shape) -> Shape:
+    """Shape of a layer's result for one image, (C, H, W) or (I,); most layers keep that of their (first) input."""
     return shape
 
 
@@ -46,3 +46,8 @@ def _(module: nn.GlobalAvgPool2d, shape: Shape) -> Shape:
 @output_shape.register
 def _(module: nn.Flatten, shape: Shape) -> Shape:
     return (math.prod(shape),)
+
+
+@output_shape.register
+def _(module: nn.Concat, shape: Shape, *others: Shape) -> Shape:
+    return shape[0] + sum(other[0] for other in others), *shape[1:]

@@ -443,5 +443,6 @@ FORMS: dict[type, Form] = {
     nn.Dropout: _dropout,
     nn.Scale: _scale,
     nn.Shift: lambda layer, at, x: x + _channels(layer.shift.data, x),
+    nn.Affine: lambda layer, at, x: x * _channels(layer.scale, x) + _channels(layer.shift, x),
     nn.IdentityShortcut: _identity_shortcut,
 }

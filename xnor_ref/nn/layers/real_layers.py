@@ -301,6 +301,25 @@ def _max_pool(shape: tuple[int, ...], following: Sequence[Module]) -> "MaxPool2d
     return pool if _is_stock(pool, MaxPool2d) and pool.fits(shape) and math.prod(pool.kernel_size) < 256 else None
 
 
+class Affine(Module):
+    """x * scale[c] + shift[c] for x (N, C[, H, W]) with constants, which do not train; each product and sum rounded."""
+
+    buffer_names = ("scale", "shift")
+
+    def __init__(self, channels: int):
+        self.channels = positive(channels, "channels", "Affine")
+        self.scale = np.ones(channels, np.float32)
+        self.shift = np.zeros(channels, np.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 2 or x.shape[1] != self.channels:
+            raise InputError(f"Affine: input has shape {x.shape}, the layer needs (N, {self.channels}, ...)")
+        return functional.affine(x, self.scale, self.shift)
+
+    def describe(self) -> str:
+        return f"{self.channels}"
+
+
 class ReLU(Module):
     """max(x, 0)."""
 
@@ -314,11 +333,14 @@ class ReLU(Module):
 
 
 class PReLU(Module):
-    """x where x >= 0, else a learned slope times x; one slope, or one for each channel."""
+    """x where x >= 0, else a slope times x; one slope, or one for each channel.
 
-    def __init__(self, channels: int = 1, slope: float = 0.25):
+    The slope is learned, or with `learned=False` a constant (a leaky ReLU) and no part of the state.
+    """
+
+    def __init__(self, channels: int = 1, slope: float = 0.25, learned: bool = True):
         self.channels = positive(channels, "channels", "PReLU")
-        self.weight = Parameter(np.full(self.channels, slope, np.float32))
+        self.weight: Tensor = (Parameter if learned else Tensor)(np.full(self.channels, slope, np.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.channels not in (1, x.shape[1]):

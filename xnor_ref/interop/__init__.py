@@ -1,0 +1,1 @@
+"""Networks from other libraries, and for them; docs/interop.md shows how."""
