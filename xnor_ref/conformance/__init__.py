@@ -2,6 +2,11 @@
 
 from xnor_ref.conformance.conventions import exact as exact
 from xnor_ref.conformance.conventions import scaled as scaled
+from xnor_ref.conformance.foreign.libraries import c_library as c_library
+from xnor_ref.conformance.foreign.programs import program as program
+from xnor_ref.conformance.foreign.python_files import python_file as python_file
+from xnor_ref.conformance.foreign.torch_functions import torch_function as torch_function
+from xnor_ref.conformance.foreign.torch_functions import torch_module as torch_module
 from xnor_ref.conformance.kit import DEFAULT_EXAMPLES as DEFAULT_EXAMPLES
 from xnor_ref.conformance.kit import Kit as Kit
 from xnor_ref.conformance.report import Failure as Failure
