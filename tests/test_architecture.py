@@ -42,6 +42,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "kernels": ("answers", "ops", "training", "vectors", "readable", "microkernels", "compiling", "basics"),
     "bench": ("training", "", "peers", "measuring"),
     "cli": ("commands", "bench", ""),
+    "conformance": ("", "foreign", "trying", "basics"),
     "training": ("", "callbacks", "fitting", "storing", "settings"),
 }
 MOST_FILES = 13  # of a folder, without its __init__.py
@@ -192,6 +193,7 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "cli/commands/info.py", "cli/commands/predict.py", "cli/commands/reproduce.py", "cli/commands/train.py",
         "cli/commands/verify.py", "cli/options.py", "training/settings/config.py",
     ),
+    "Hypothesis, 0.2 s, is imported only where cases are drawn": ("conformance/kit.py",),
     "Numba, 0.25 s, is imported only where compiled kernels compute": (
         "bench/peers/baselines.py", "compress/execute.py", "compress/visits.py", "datasets/batches.py",
         "kernels/basics/rungs.py", "kernels/ops/binary_ops.py", "kernels/ops/float_ops.py", "kernels/ops/sign_sums.py",

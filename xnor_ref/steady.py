@@ -40,19 +40,30 @@ def settle() -> None:
         )
 
 
+def setting() -> "ctypes.Array[ctypes.c_char] | None":
+    """How this thread computes, to be given to `restore`; None where that cannot be asked."""
+    if sys.platform == "win32":
+        return None
+    found = ctypes.create_string_buffer(_FENV_BYTES)
+    ctypes.CDLL(None).fegetenv(found)
+    return found
+
+
+def restore(found: "ctypes.Array[ctypes.c_char] | None") -> None:
+    """Have this thread compute as it did when `setting` was called."""
+    if found is not None:
+        ctypes.CDLL(None).fesetenv(found)
+
+
 @contextmanager
 def _settled() -> Iterator[None]:
     """The usual arithmetic inside, and what there was before after it."""
-    before, library = ctypes.create_string_buffer(_FENV_BYTES), None
-    if sys.platform != "win32":
-        library = ctypes.CDLL(None)
-        library.fegetenv(before)
+    before = setting()
     settle()
     try:
         yield
     finally:
-        if library:
-            library.fesetenv(before)
+        restore(before)
 
 
 def steady(function: Callable[_P, _R]) -> Callable[_P, _R]:

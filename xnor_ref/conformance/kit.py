@@ -1,15 +1,34 @@
 """`Kit`: an implementation, what it can do, and what is demanded of it; `run` tries its properties."""
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from xnor_ref.conformance.conventions import NAMES, Conventions, Output
-from xnor_ref.conformance.report import Observed, Report
-from xnor_ref.conformance.restrictions import Restrictions
-from xnor_ref.conformance.roles import ROLES, Layer, bind
+from xnor_ref import steady
+from xnor_ref.conformance.basics.arrays import Case
+from xnor_ref.conformance.basics.conventions import NAMES, VALUES, Conventions, Output
+from xnor_ref.conformance.basics.definitions import SUMMATIONS
+from xnor_ref.conformance.basics.report import Failure, Observed, Report, Result
+from xnor_ref.conformance.basics.restrictions import Restrictions
+from xnor_ref.conformance.basics.roles import ROLES, Crashed, Layer, bind
+from xnor_ref.conformance.foreign.worker import isolated
+from xnor_ref.conformance.trying import showing
+from xnor_ref.conformance.trying.diagnose import diagnose
+from xnor_ref.conformance.trying.subject import Subject
 from xnor_ref.errors import InputError
 
 DEFAULT_EXAMPLES = 100
+ROUNDED = ("alpha", "scale_map", "ste")  # roles whose results are rounded, whatever the scale
+SHARED = {  # conventions that all roles of one implementation should have in common
+    "sign_of_zero": ("conv2d", "linear", "pack", "layer"),
+    "subnormals": ("conv2d", "linear", "pack", "layer"),
+    "weight_sign_of_zero": ("conv2d", "linear", "binarize"),
+    "weight_subnormals": ("conv2d", "linear", "binarize"),
+}
+ADAPTER = (
+    "It fails on one of the simplest cases. Doubt the adapter first: the order of the arguments, layouts, dtypes, "
+    "and whether what it calls takes signs itself."
+)
 
 
 class Kit:
@@ -17,26 +36,46 @@ class Kit:
 
     Parameters
     ----------
-    conv2d, linear, ... : functions of the roles in `roles.py`, or objects with `for_role(role)`; each is optional
+    conv2d, linear, ... : functions of the roles in `basics/roles.py`, or objects with `for_role(role)`; each is optional
     output : how results are scaled: `exact`, `scaled("alpha")`, ...; default: found out
     isolate : have plain Python functions run in a process of their own, which is started again after a crash
     settings : fields of `Restrictions`, and of `Conventions`; a convention that is named is demanded
+
+    Raises
+    ------
+    InputError : no role is given, or a setting is unknown, or no convention of its name has that value
     """
 
     def __init__(self, *, output: Output | None = None, isolate: bool = False, **settings: Any) -> None:
-        given = {name: settings.pop(name) for name in list(settings) if name in ROLES and settings[name] is not None}
+        given = {name: settings.pop(name) for name in list(settings) if name in ROLES}
+        given = {name: function for name, function in given.items() if function is not None}
         if not given:
             raise InputError(f"Kit: no function to test; give at least one of {', '.join(ROLES)}")
-        self.functions: dict[str, Callable] = {role: bind(role, function) for role, function in given.items()}
         self.layer: Layer | None = None
+        if "layer" in given:
+            made = given["layer"]
+            self.layer = made.for_role("layer") if hasattr(made, "for_role") else made
+            if not isinstance(self.layer, Layer):
+                raise InputError("Kit: layer must be Layer(function, weight, ...), since the kit needs its weight")
+        self.functions: dict[str, Callable] = {role: bind(role, function) for role, function in given.items()}
+        if isolate:
+            plain = {role: f for role, f in self.functions.items() if not hasattr(given[role], "for_role")}
+            worker = isolated(plain)
+            self.functions |= {role: worker.for_role(role) for role in plain}
         self.demands = {name: settings.pop(name) for name in list(settings) if name in NAMES}
         if output is not None:
             self.demands["scale"] = output.scale
+        for name, value in self.demands.items():
+            if value not in VALUES[name]:
+                raise InputError(f"Kit: {name} must be one of {', '.join(map(repr, VALUES[name]))}, got {value!r}")
+        for name in ("sign_of_zero", "subnormals"):
+            if name in self.demands:
+                self.demands.setdefault(f"weight_{name}", self.demands[name])
         unknown = set(settings) - set(Restrictions.__dataclass_fields__)
         if unknown:
-            raise InputError(f"Kit: {sorted(unknown)} is neither a role, a restriction nor a convention")
+            known = ", ".join([*ROLES, *Restrictions.__dataclass_fields__, *NAMES])
+            raise InputError(f"Kit: {', '.join(sorted(unknown))}: no role, restriction or convention; known: {known}")
         self.restrictions = Restrictions(**settings)
-        self.conventions = Conventions(**self.demands)
 
     def run(
         self,
@@ -45,7 +84,7 @@ class Kit:
         *,
         roles: Iterable[str] | None = None,
         shrink: bool = True,
-        progress: Callable[[Any], None] = lambda result: None,
+        progress: Callable[[Result], None] = lambda result: None,
     ) -> Report:
         """Try every property of every role that was given.
 
@@ -57,5 +96,130 @@ class Kit:
         shrink : whether a failing case is replaced by the smallest one that can be found
         progress : gets each `Result` as it is there
         """
-        missing = tuple(role for role in ROLES if role not in self.functions)
-        return Report((), Observed(), missing, seed=seed)
+        from xnor_ref.conformance.trying import cases, properties, running
+
+        chosen = [role for role in ROLES if role in self.functions and (roles is None or role in roles)]
+        cases.check_not_empty(self.restrictions)
+        subject = Subject({role: self.functions[role] for role in self.functions}, self.layer)
+        subject.mode.look("before the run")
+        told: dict[str, dict[str, Any]] = {}
+        seen: dict[str, Conventions] = {}
+        results: list[Result] = []
+        try:
+            with running.no_traces():
+                for role in chosen:
+                    seen[role], told[role] = self._observe(subject, role)
+                for prop in properties.properties(subject, self.restrictions, chosen):
+                    start = time.perf_counter()
+                    outcome = running.try_property(prop, subject, examples, seed, shrink)
+                    failure = None
+                    if outcome.error is not None:
+                        failure = self._failure(subject, prop, outcome, seen[prop.role], shrink)
+                    seconds = time.perf_counter() - start
+                    results.append(Result(prop.role, prop.name, outcome.examples, failure, seconds))
+                    progress(results[-1])
+        finally:
+            steady.restore(subject.mode.foreign)
+        results += self._disagreements(told)
+        for role in chosen:
+            if subject.by[role].scale != "none" or role in ROUNDED:
+                told[role]["summation"] = SUMMATIONS[::-1][2 - subject.summation.get(role, 0)]
+        missing = tuple(role for role in ROLES if role not in chosen)
+        return Report(tuple(results), Observed(told), missing, tuple(subject.mode.notes), seed)
+
+    def _observe(self, subject: Subject, role: str) -> tuple[Conventions, dict[str, Any]]:
+        """The conventions that seem to hold; the subject gets those under which it is compared."""
+        names = ROLES[role].conventions
+        demands = {name: value for name, value in self.demands.items() if name in (*names, "summation")}
+        start = Conventions(**demands)
+        subject.by[role] = start
+        if set(names) <= set(demands):
+            return start, {}
+        seen, told, _ = diagnose(subject, role, self.restrictions, start)
+        by = seen.but(**demands)
+        if isinstance(by.pad_value, dict):
+            by = by.but(pad_value="as asked")
+        subject.by[role] = by
+        if any(getattr(seen, name) != value for name, value in demands.items()):
+            subject.rivals[role] = []
+        return seen, {name: told.get(name) for name in names}
+
+    def _failure(self, subject: Subject, prop: Any, outcome: Any, seen: Conventions, shrink: bool) -> Failure:
+        from xnor_ref.conformance.trying.properties import Broken
+
+        case, error = outcome.case, outcome.error
+        kind = "crash" if isinstance(error, Crashed) else "fault" if isinstance(error, Broken) else "error"
+
+        def fails(changed: Case) -> bool:
+            nonlocal error
+            try:
+                prop.check(subject, changed)
+            except Exception as found:
+                if type(found) is type(error):
+                    error = found
+                    return True
+            return False
+
+        if kind != "crash" and shrink and not outcome.flaky:
+            case = showing.simpler(case, fails)
+        by = subject.by[prop.role]
+        diagnosis, hint = "None of the known conventions explains it.", ""
+        if kind == "fault" and seen != by and _holds(prop, subject, case, seen):
+            differing = [n for n in ROLES[prop.role].conventions if getattr(seen, n) != getattr(by, n)]
+            kind = "fault" if isinstance(seen.pad_value, dict) else "demand"
+            diagnosis = "; ".join(_difference(name, getattr(by, name), getattr(seen, name)) for name in differing)
+        elif kind == "crash":
+            diagnosis = ""
+        if all(recipe.array().size <= 4 for recipe in case.data.values()) and kind in ("fault", "error"):
+            hint = ADAPTER
+        message = str(error) if kind in ("fault", "demand") else f"{prop.role} raised {type(error).__name__}: {error}"
+        if outcome.flaky:
+            message += " (not in every call: it depends on what was called before)"
+        arguments = case.arguments()
+        want = None if "same again" in prop.name else subject.want(case, by, arguments).value
+        return Failure(
+            prop.role,
+            prop.name,
+            kind,
+            message,
+            case,
+            diagnosis,
+            hint,
+            showing.numbers(case),
+            showing.snippet(case, want),
+            showing.drawing(case),
+        )
+
+    def _disagreements(self, told: dict[str, dict[str, Any]]) -> list[Result]:
+        """A finding for each convention on which the roles of this implementation differ."""
+        results = []
+        for name, roles in SHARED.items():
+            found = {role: told[role][name] for role in roles if told.get(role, {}).get(name) is not None}
+            if len(set(found.values())) > 1:
+                title = f"roles agree on {name}"
+                said = ", ".join(f"{role} {value}" for role, value in found.items())
+                message = f"{name} differs: {said}"
+                failure = Failure(", ".join(found), title, "fault", message, None, "", "", "", "", "")
+                results.append(Result(failure.role, title, 0, failure, 0.0))
+        return results
+
+
+def _holds(prop: Any, subject: Subject, case: Case, seen: Conventions) -> bool:
+    """Whether the case would pass under the conventions that were seen."""
+    by = subject.by[prop.role]
+    subject.by[prop.role] = seen
+    try:
+        prop.check(subject, case)
+        return True
+    except Exception:
+        return False
+    finally:
+        subject.by[prop.role] = by
+
+
+def _difference(name: str, wanted: Any, found: Any) -> str:
+    if isinstance(found, dict):
+        wrong = ", ".join(f"{asked} is padded with {at}" for asked, at in found.items() if asked != at)
+        right = ", ".join(str(asked) for asked, at in found.items() if asked == at)
+        return f"Padding: {wrong}" + (f"; {right} as asked" if right else "")
+    return f"{name} is {found!r}, where {wanted!r} is demanded"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from xnor_ref.conformance.roles import Crashed
+from xnor_ref.conformance.basics.roles import Crashed
 from xnor_ref.errors import InputError
 
 TIMEOUT = 60.0  # seconds for one answer

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref.conformance import oracle
+from xnor_ref.conformance.basics import oracle
 from xnor_ref.conformance.foreign.calls import TIMEOUT
 from xnor_ref.conformance.foreign.worker import Worker
 from xnor_ref.errors import InputError

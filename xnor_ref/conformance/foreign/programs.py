@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref.conformance import oracle
+from xnor_ref.conformance.basics import oracle
+from xnor_ref.conformance.basics.roles import ROLES, Crashed
 from xnor_ref.conformance.foreign import npz
 from xnor_ref.conformance.foreign.calls import (
     SAID,
@@ -27,7 +28,6 @@ from xnor_ref.conformance.foreign.calls import (
     tail,
     wait,
 )
-from xnor_ref.conformance.roles import ROLES, Crashed
 from xnor_ref.errors import InputError
 
 DONE = b"done"  # the line that a program which is kept running says after each answer

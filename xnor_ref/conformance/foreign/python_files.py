@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from xnor_ref.conformance.basics.roles import ROLES
 from xnor_ref.conformance.foreign.calls import TIMEOUT
 from xnor_ref.conformance.foreign.worker import Worker
-from xnor_ref.conformance.roles import ROLES
 from xnor_ref.errors import InputError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref.conformance.roles import Layer
+from xnor_ref.conformance.basics.roles import Layer
 from xnor_ref.errors import InputError
 
 

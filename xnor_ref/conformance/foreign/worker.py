@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from xnor_ref.conformance.basics.roles import Crashed
 from xnor_ref.conformance.foreign.calls import SAID, TIMEOUT, Elsewhere, Pipe, ending, kill_group, left, tail, wait
-from xnor_ref.conformance.roles import Crashed
 from xnor_ref.errors import InputError
 
 Functions = Mapping[str, Callable[..., Any]]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from xnor_ref.conformance.roles import ROLES
+from xnor_ref.conformance.basics.roles import ROLES
 
 VALUES: dict[str, tuple[float, ...]] = {  # that arrays are made of; those of the kind "normal" are normal numbers
     "plus": (1.0,),
@@ -13,7 +13,7 @@ VALUES: dict[str, tuple[float, ...]] = {  # that arrays are made of; those of th
     "signs": (1.0, -1.0),
     "zeros": (0.0, 1.0, -1.0),
     "negative zeros": (-0.0, 1.0, -1.0),
-    "subnormal": (1e-45, -1e-45, 1e-40, -1e-40),
+    "subnormal": (1e-45, -1e-45, 1e-40, -1e-40, 1.0, -1.0),
     "extreme": (3e38, -3e38, 1.2e-38, -1.2e-38),
 }
 KINDS = (*VALUES, "normal")

@@ -29,6 +29,7 @@ VALUES: dict[str, tuple[Any, ...]] = {  # the first is this project's own
     "values": ("+1, -1", "1, 0", "0, 1"),  # of what `unpack` gives for +1 and -1
     "mean": ("alpha", "layer", "sum"),  # of what `alpha` gives: mean of |W| of a filter or of all, or the sum
     "divisor": ("plain", "valid"),  # K: all taps of the kernel, or only those inside the image
+    "summation": ("naive", "careful", "once"),  # of scaled results; see `definitions.py`
     "gradient": ("|x| <= 1", "|x| < 1", "identity", "bireal"),
 }
 
@@ -56,6 +57,7 @@ class Conventions:
     values: str = "+1, -1"
     mean: str = "alpha"
     divisor: str = "plain"
+    summation: str = "naive"
     gradient: str = "|x| <= 1"
 
     def but(self, **changes: Any) -> "Conventions":

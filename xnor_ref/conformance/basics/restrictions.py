@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -63,7 +64,7 @@ class Restrictions:
     zero_free: bool = False  # neither x nor weights hold zeros
     subnormal_free: bool = False
     signs_only: bool = False  # x and weights hold +1 and -1 only
-    memory: Any = ("plain",)  # layouts in memory, of those in `cases.MEMORY`
+    memory: Any = ("plain",)  # layouts in memory, of those in `arrays.MEMORY`
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # further keywords, and what each may be
 
     def __post_init__(self) -> None:
@@ -74,15 +75,15 @@ class Restrictions:
             if getattr(self, name) in ((), []):
                 raise InputError(f"Kit: {name} is empty: no case can be drawn")
 
-    @property
+    @cached_property
     def channel_counts(self) -> tuple[int, ...]:
         return tuple(n for n in _allowed(self.channels, CHANNELS) if n <= self.largest_dot)
 
-    @property
+    @cached_property
     def out_channel_counts(self) -> tuple[int, ...]:
         return _allowed(self.out_channels, OUT_CHANNELS)
 
-    @property
+    @cached_property
     def batches(self) -> tuple[int, ...]:
         return tuple(range(1, self.batch + 1)) if is_integer(self.batch) else tuple(self.batch)
 
@@ -90,27 +91,27 @@ class Restrictions:
         pairs = tuple(product(default, repeat=2)) if values is None else _pairs(values)
         return tuple(p for p in pairs if not self.square or isinstance(p, str) or p[0] == p[1])
 
-    @property
+    @cached_property
     def kernel_pairs(self) -> tuple[tuple[int, int], ...]:
         pairs = self._axes(self.kernels, range(1, 5))
         return pairs if self.kernels is not None else ((1, 1), (3, 3)) * 4 + pairs
 
-    @property
+    @cached_property
     def stride_pairs(self) -> tuple[tuple[int, int], ...]:
         return self._axes(self.strides, range(1, 4))
 
-    @property
+    @cached_property
     def padding_pairs(self) -> tuple[Any, ...]:
         return self._axes(self.paddings, range(4))
 
-    @property
+    @cached_property
     def dilation_pairs(self) -> tuple[tuple[int, int], ...]:
         return ((1, 1),) if self.dilations is None else self._axes(self.dilations, range(1, 2))
 
-    @property
+    @cached_property
     def group_counts(self) -> tuple[int, ...]:
         return (1,) if self.groups is None else _allowed(self.groups, (1,))
 
-    @property
+    @cached_property
     def asked_pad_values(self) -> tuple[int, ...]:
-        return self.pad_values if isinstance(self.pad_values, tuple | list) else (self.pad_values,)
+        return tuple(self.pad_values) if isinstance(self.pad_values, tuple | list) else (self.pad_values,)

@@ -1,9 +1,8 @@
 """What a run of the kit found: properties that hold or fail, conventions, and what was not tested."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from xnor_ref.conformance.arrays import Case
+from xnor_ref.conformance.basics.arrays import Case
 
 
 @dataclass(frozen=True)
@@ -14,12 +13,23 @@ class Failure:
     name: str  # of the property
     kind: str  # "fault", "crash", "error" (the function raised), or "demand" (another convention holds than was stated)
     message: str  # what is wrong
-    case: Case  # the smallest arguments found; `case.arguments()` makes them
+    case: Case | None  # the smallest arguments found; `case.arguments()` makes them
     diagnosis: str  # the convention that would explain it, or "none of the known conventions explains it"
     hint: str  # "" or what to look at first
     numbers: str  # the arguments, to be pasted
     snippet: str  # a program that shows the failure, to be completed with an import of the function
     drawing: str  # the arrays as bits, "" where they are too large
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.kind.upper()}: {self.name}",
+            self.message,
+            self.diagnosis,
+            self.hint,
+            self.numbers,
+            self.drawing,
+        ]
+        return "\n".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,6 @@ class Report:
     not_tested: tuple[str, ...]  # roles that the kit was given no function for
     notes: tuple[str, ...] = ()  # what else was noticed, such as a processor set to flush subnormal numbers
     seed: int | None = None
-    names: dict[str, Any] = field(default_factory=dict)  # the functions' names by role
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -65,3 +74,14 @@ class Report:
     @property
     def passed(self) -> bool:
         return not self.failures
+
+    def __str__(self) -> str:
+        lines = []
+        for result in self.results:
+            lines.append(f"{'ok  ' if result.passed else 'FAIL'} {result.examples:6d} examples  {result.name}")
+        for failure in self.failures:
+            lines += ["", str(failure)]
+        lines += ["", "conventions", *(f"  {line}" for line in str(self.conventions).splitlines())]
+        if self.not_tested:
+            lines.append(f"not tested, for no function was given: {', '.join(self.not_tested)}")
+        return "\n".join([*lines, *self.notes])

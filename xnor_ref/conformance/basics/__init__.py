@@ -1,0 +1,1 @@
+"""The terms of the kit, without Hypothesis: roles, conventions, restrictions, arrays, definitions, reports."""

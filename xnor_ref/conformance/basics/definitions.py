@@ -1,0 +1,187 @@
+"""What each role must give under given conventions, and how far a rounded result may be from it.
+
+**The bound.** Let u = 2^-24, half the distance of float32 numbers around 1. A sum of n terms t_i, each addition
+rounded, is off by at most gamma(r) sum(abs(t_i)), where gamma(r) = r u / (1 - r u) and r is the largest number of
+roundings that a term meets on its way into the sum (Higham, Accuracy and Stability of Numerical Algorithms, section
+4.2): r = n - 1 if terms are added one after the other, and ceil(log2 n) if they are added in pairs. A scaled result
+rounds up to three such sums: alpha, of n = C KH KW magnitudes; K, of as many; and the sum of products itself, if its
+terms are +-alpha K rather than +-1 (sums of signs are exact below 2^24). Magnitudes add up without cancellation, so
+alpha and K have a relative error of gamma(r). Five further roundings are left: the two divisions by n, z as a float,
+and the products with alpha and K. Together, with T = n alpha K, the sum of the magnitudes of all terms:
+
+    abs(result - exact) <= gamma(3 r + 5) T
+
+Classes of `summation`, of which the report says the tightest one that held:
+
+| | r | T |
+|---|---|---|
+| "once" | 0: sums are exact, or in float64, and rounded once | abs(exact): signs are added before they are scaled |
+| "careful" | ceil(log2 n) + 16: added in pairs, of blocks of 16 | n alpha K |
+| "naive" | n | n alpha K |
+
+So the bound of "naive" grows with n: a mean over 76,800 numbers may be off by 0.5 %; a naive one typically is by 0.1 %.
+Numbers below the normal range of float32 may be flushed or rounded to multiples of 2^-149: 2^-126 for each factor is
+allowed ("once": 2^-149).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xnor_ref.conformance.basics import oracle
+from xnor_ref.conformance.basics.conventions import Conventions
+
+SUMMATIONS = ("once", "careful", "naive")
+U = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Want:
+    """A result: exact where `terms` is None."""
+
+    value: np.ndarray  # float64; NaN where any value will do
+    terms: np.ndarray | None = None  # T of the bound
+    n: int = 1  # terms of a sum
+    factor: np.ndarray | float = 1.0  # by what an error of 2^-126 of alpha or K is multiplied
+
+    def allowed(self, summation: str, u: float = U) -> np.ndarray | float:
+        """The largest difference of a correct result."""
+        if self.terms is None:
+            return 0.0
+        size = np.abs(np.nan_to_num(self.value))
+        r = {"once": 0, "careful": int(np.ceil(np.log2(max(self.n, 1)))) + 16, "naive": self.n}[summation]
+        gamma = (3 * r + 5) * u
+        smallest = 2.0 ** (-149 if summation == "once" else -126)
+        return gamma / (1 - gamma) * (size if summation == "once" else self.terms) + smallest * (2 + self.factor)
+
+
+def sides_of(x: np.ndarray, kernel, stride, padding, dilation) -> Any:
+    """Padding by sides; "same" is resolved."""
+    return oracle.same_padding(x.shape[2:], kernel, stride, dilation) if isinstance(padding, str) else padding
+
+
+def centred(weight: np.ndarray, centring: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weights less their mean, and which filters have one so near to 0 that its sign is up to rounding."""
+    w = weight.astype(np.float64)
+    if centring == "none":
+        return weight, np.zeros(len(w), bool)
+    mean = w.mean(axis=tuple(range(1, w.ndim)) if centring == "filter" else 1, keepdims=True)
+    near = np.abs(w - mean) <= 4 * (w[0].size + 2) * U * np.abs(w).max(axis=tuple(range(1, w.ndim)), keepdims=True)
+    return w - mean, near.any(axis=tuple(range(1, w.ndim)))
+
+
+def weight_signs(weight: np.ndarray, by: Conventions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Signs of the weights as they are correlated, which filters are unsure, and the weights that are scaled by."""
+    w, unsure = centred(weight, by.centring)
+    flush = by.weight_subnormals == "flushed" and by.centring == "none"
+    signs = oracle.signs(w, by.weight_sign_of_zero, flush)
+    return signs[..., ::-1, ::-1] if by.kernel == "convolution" and signs.ndim == 4 else signs, unsure, w
+
+
+def formed(z: np.ndarray, taps: np.ndarray | int, n: int, form: str) -> np.ndarray:
+    """Sums of `taps` products each as they are put out."""
+    if form == "dot":
+        return z
+    return ((taps if "ments" in form else n) + (z if form in ("agreements", "(dot + n)/2") else -z)) / 2
+
+
+def filter_scale(weight: np.ndarray, scale: str) -> np.ndarray:
+    """alpha (O,): of each filter, or the same of all."""
+    alpha = oracle.weight_scale(weight)
+    return np.full_like(alpha, alpha.mean()) if scale == "layer" else alpha
+
+
+def conv2d(
+    by: Conventions, x, weight, stride, padding, pad_value: int, dilation=(1, 1), groups: int = 1, **options: Any
+) -> Want:
+    kernel = weight.shape[2:]
+    padding = sides_of(x, kernel, stride, padding, dilation)
+    signs, unsure, held = weight_signs(weight, by)
+    border, n = float(by.border(pad_value)), weight[0].size
+    place = stride, padding, border, dilation, groups
+    z = oracle.grouped(oracle.signs(x, by.sign_of_zero, by.subnormals == "flushed"), signs, *place)
+    if by.form != "dot":
+        inside = np.ones_like(x, np.float64), np.ones_like(weight, np.float64)
+        z = formed(z, oracle.grouped(*inside, stride, padding, abs(border), dilation, groups), n, by.form)
+    want = scaled(by, x, held, weight, z, (stride, padding, dilation, groups))
+    want.value[:, unsure] = np.nan
+    return want
+
+
+def scaled(by: Conventions, x, held, weight, z, place) -> Want:
+    """Sums times alpha and K, as the convention `scale` has it."""
+    if by.scale == "none":
+        return Want(z + 0.0)
+    stride, padding, dilation, groups = place
+    alpha = filter_scale(held, by.scale)[:, None, None]
+    k: Any = 1.0
+    if "K" in by.scale:
+        mode = "valid" if "valid" in by.scale else "plain"
+        k = oracle.input_scale(x, weight.shape[2:], stride, padding, mode, dilation, groups)
+        k = np.repeat(k, len(weight) // groups, axis=1)
+    size = np.maximum(alpha, filter_scale(weight, by.scale)[:, None, None])  # centring cancels digits
+    n = weight[0].size
+    return Want(z * alpha * k, np.broadcast_to(n * size * k, z.shape), n, np.abs(z) * (alpha + k))
+
+
+def linear(by: Conventions, x, weight, **options: Any) -> Want:
+    want = conv2d(by, x[:, :, None, None], weight[:, :, None, None], (1, 1), (0, 0), 0)
+    terms = None if want.terms is None else want.terms[:, :, 0, 0]
+    factor = want.factor if isinstance(want.factor, float) else want.factor[:, :, 0, 0]
+    return Want(want.value[:, :, 0, 0], terms, want.n, factor)
+
+
+def pack(by: Conventions, x, **options: Any) -> Want:
+    return Want(oracle.signs(x, by.sign_of_zero, by.subnormals == "flushed"))
+
+
+def unpack(by: Conventions, x, **options: Any) -> Want:
+    signs = oracle.signs(x)
+    return Want(signs if by.values == "+1, -1" else (1 + (signs if by.values == "1, 0" else -signs)) / 2)
+
+
+def dot(by: Conventions, a, b, **options: Any) -> Want:
+    n = a.shape[-1]
+    return Want(formed((oracle.signs(a) * oracle.signs(b)).sum(axis=-1), n, n, by.form).reshape(()))
+
+
+def alpha(by: Conventions, weight, **options: Any) -> Want:
+    found = filter_scale(weight, by.mean) * (weight[0].size if by.mean == "sum" else 1)
+    return Want(found, found, weight.size if by.mean == "layer" else weight[0].size)
+
+
+def scale_map(by: Conventions, x, kernel, stride, padding, dilation=(1, 1), groups: int = 1, **options: Any) -> Want:
+    padding = sides_of(x, kernel, stride, padding, dilation)
+    found = oracle.input_scale(x, kernel, stride, padding, by.divisor, dilation, groups)
+    return Want(found, found, x.shape[1] // groups * kernel[0] * kernel[1])
+
+
+def binarize(by: Conventions, weight, **options: Any) -> Want:
+    signs, unsure, held = weight_signs(weight, by)
+    n = weight[0].size
+    want = Want(signs + 0.0)
+    if by.scale != "none":
+        size = [filter_scale(w, by.scale)[:, None, None, None] for w in (held, weight)]
+        want = Want(signs * size[0], np.broadcast_to(np.maximum(*size), signs.shape), n)
+    want.value[unsure] = np.nan
+    return want
+
+
+def ste(by: Conventions, x, dy, **options: Any) -> Want:
+    size = np.abs(x.astype(np.float64))
+    slope = {
+        "|x| <= 1": size <= 1,
+        "|x| < 1": size < 1,
+        "identity": np.ones_like(size),
+        "bireal": np.maximum(2 - 2 * size, 0),
+    }[by.gradient]
+    want = dy * slope
+    return Want(want, np.abs(dy) * (1 + size))
+
+
+DEFINITIONS: dict[str, Callable[..., Want]] = {
+    "conv2d": conv2d, "linear": linear, "pack": pack, "unpack": unpack, "dot": dot, "alpha": alpha,
+    "scale_map": scale_map, "binarize": binarize, "ste": ste,
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Draws cases, calls the functions under test, compares, and shows what fails."""

@@ -1,0 +1,287 @@
+"""Finds out by elimination which conventions hold, from a few calls on arrays on which all of them differ."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from xnor_ref.conformance.basics.arrays import Case, Data, Given
+from xnor_ref.conformance.basics.conventions import VALUES, Conventions
+from xnor_ref.conformance.basics.restrictions import Restrictions
+from xnor_ref.conformance.basics.roles import ROLES
+from xnor_ref.conformance.trying.subject import Subject
+
+CALLING = ("layout", "transposed")  # conventions of the call: once it fits in one way, no other is tried
+WORDS = ("word_size", "bit_order", "polarity")  # conventions of words that the kit makes
+CLOSE = 0.6  # the share of right numbers from which a convention that is not followed throughout is still believed
+
+
+def diagnose(subject: Subject, role: str, limits: Restrictions, start: Conventions) -> tuple[Conventions, dict, bool]:
+    """The conventions of a role, those by name that could be told, and whether they explain all that was seen.
+
+    `start` holds what cannot be told; one group of conventions after another is found with the others as found so far.
+    Further combinations that nothing tells apart are left in `subject.rivals`.
+    """
+    by, clear = start, True
+    told: dict[str, Any] = {}
+    rivals: list[Conventions] = []
+    for names, probes in _steps(role, limits, subject):
+        values = [_values(name, role, subject) for name in names]
+        candidates = [by.but(**dict(zip(names, choice))) for choice in product(*values) if _sensible(names, choice)]
+        survivors, sure = _eliminate(subject, probes, candidates)
+        by, clear = survivors[0], clear and sure
+        for name in names:
+            found = {str(getattr(one, name)) for one in survivors} - {"any"}  # "any" fits whatever a tail is
+            if len(found) <= 1 and sure and len(values[names.index(name)]) > 1:
+                told[name] = getattr(by, name)
+        rivals += survivors[1:]
+    if role in ("conv2d", "layer"):
+        by, known = _borders(subject, role, limits, by, told)
+        clear = clear and known
+    if role == "pack":
+        by = by.but(word_size=max(subject.word_sizes, default=by.word_size))
+        told["word_size"] = by.word_size
+    subject.rivals[role] = rivals
+    return by, told, clear
+
+
+def _values(name: str, role: str, subject: Subject) -> tuple[Any, ...]:
+    if name == "sign_of_zero" and role == "pack":
+        return (1, -1, "sign bit")  # a bit cannot be 0
+    if name == "scale" and role == "binarize":
+        return ("none", "alpha", "layer")
+    if name == "scale" and role in ("linear", "layer"):
+        return ("none", "alpha", "layer", "alpha K")
+    if name in WORDS and "pack" in subject.functions and role in ("unpack", "dot"):
+        return VALUES[name][:1]  # the words are its own
+    return VALUES[name]
+
+
+def _sensible(names: tuple[str, ...], choice: tuple[Any, ...]) -> bool:
+    """Only sums of products are scaled, not counts."""
+    chosen = dict(zip(names, choice))
+    return chosen.get("form", "dot") == "dot" or chosen.get("scale", "none") == "none"
+
+
+def _eliminate(subject: Subject, probes: list[Case], candidates: list[Conventions]) -> tuple[list[Conventions], bool]:
+    """Those that agree with all probes, or else the one that agrees most; and whether there was one."""
+    results: dict[tuple, list[np.ndarray | None]] = {}
+    best, most = candidates[0], -1.0
+    survivors: list[Conventions] = []
+    asked = (*CALLING, *WORDS) if probes[0].role in ("unpack", "dot") else CALLING
+    for by in candidates:
+        if survivors and any(getattr(by, name) != getattr(survivors[0], name) for name in CALLING):
+            break
+        call = tuple(getattr(by, name) for name in asked)
+        if call not in results:
+            results[call] = [_try(subject, probe, by) for probe in probes]
+        shares = [_agreement(subject, probe, got, by) for probe, got in zip(probes, results[call])]
+        if min(shares) == 1.0:
+            survivors.append(by)
+        elif sum(shares) / len(shares) > most + (1e-9 if most >= CLOSE else 0):
+            best, most = by, sum(shares) / len(shares)
+    if survivors:
+        return survivors, True
+    return [best if most >= CLOSE else candidates[0]], False
+
+
+def _try(subject: Subject, probe: Case, by: Conventions) -> np.ndarray | None:
+    try:
+        return subject.call(probe, by)
+    except Exception:  # a function that raises follows no convention here; its property says how it fails
+        return None
+
+
+def _agreement(subject: Subject, probe: Case, got: np.ndarray | None, by: Conventions) -> float:
+    """The share of numbers of a result that are right."""
+    if got is None:
+        return 0.0
+    try:
+        want = subject.want(probe, by)
+    except ValueError:  # the arrays do not fit together in this way
+        return 0.0
+    if subject.compare(probe, got, want, by) is None:
+        return 1.0
+    if got.shape != want.value.shape or got.dtype.kind not in "biuf":
+        return 0.0
+    off = np.abs(got.astype(np.float64) - want.value)
+    return min(0.999, float(np.mean(off <= want.allowed(by.summation))))
+
+
+def _borders(
+    subject: Subject, role: str, limits: Restrictions, by: Conventions, told: dict[str, Any]
+) -> tuple[Conventions, bool]:
+    """What surrounds an image, for each value that may be asked for."""
+    found: dict[int, int] = {}
+    sure = True
+    asked = limits.asked_pad_values if role == "conv2d" else (subject.layer.pad_value,)  # type: ignore[union-attr]
+    for value in asked:
+        probes = [_conv(limits, value, "normal", "signs", padded=True, seed=seed) for seed in (1, 2)]
+        if role == "layer":
+            probes = [_input(subject, "normal", seed) for seed in (1, 2)]
+        scales = [s for s in VALUES["scale"] if "K" in s] if "K" in by.scale else [by.scale]
+        order = [
+            by.but(pad_value={**found, value: one}, scale=scale)
+            for one, scale in product(dict.fromkeys((value, -1, 0, 1)), scales)
+        ]
+        survivors, all_right = _eliminate(subject, probes, order)
+        if len({one.pad_value[value] for one in survivors}) > 1:
+            return by, sure  # nothing is padded, or it does not show
+        found[value], sure = survivors[0].pad_value[value], sure and all_right
+        if len(scales) > 1 and len(survivors) == 1 and all_right:
+            told["scale"] = survivors[0].scale
+            by = by.but(scale=told["scale"])
+    if not sure:
+        return by, False
+    if all(v == at for v, at in found.items()):
+        told["pad_value"] = found[asked[0]] if len(asked) == 1 else "as asked"
+        return by.but(pad_value="as asked"), True
+    constant = len(set(found.values())) == 1
+    told["pad_value"] = found[asked[0]] if constant else found
+    return by.but(pad_value=told["pad_value"]), True
+
+
+# --- probes
+
+
+def _smallest(values: tuple[int, ...], least: int) -> int:
+    return min((v for v in values if v >= least), default=max(values))
+
+
+def _conv(limits: Restrictions, pad_value: int, of_x: str, of_weight: str, padded: bool = False, seed: int = 1) -> Case:
+    """A convolution of a small image whose sizes all differ, with padding only where it is wanted or needed."""
+    few = [k for k in limits.kernel_pairs if k[0] * k[1] > 1] or list(limits.kernel_pairs)
+    kernel = min(few, key=lambda k: (k[0] == k[1], abs(k[0] * k[1] - 6)))
+    extent = {p: (max(kernel) if isinstance(p, str) else int(np.sum(p))) for p in limits.padding_pairs}
+    one_sided = [p for p in extent if isinstance(p, str) or np.min(p) > 0]
+    padding = _nearest(extent, one_sided or list(extent), 2) if padded else min(extent, key=lambda p: extent[p])
+    stride = min(limits.stride_pairs)
+    image = [k + extra for k, extra in zip(kernel, (2, 3))]
+    image = [max(1, min(size, limits.largest_image)) for size in ([max(image)] * 2 if limits.square else image)]
+    if not isinstance(padding, str):
+        sides = [2 * p if isinstance(p, int) else sum(p) for p in padding]
+        image = [max(size, k - side) for size, k, side in zip(image, kernel, sides)]
+    channels = _smallest(limits.channel_counts, 3)
+    outputs = _smallest(limits.out_channel_counts, 3)
+    keywords: dict[str, Any] = {name: values[0] for name, values in limits.options.items()}
+    if limits.dilations is not None:
+        keywords["dilation"] = limits.dilation_pairs[0]
+        image = [max(s, d * (k - 1) + 1) for s, k, d in zip(image, kernel, keywords["dilation"])]
+    groups = min(limits.group_counts)
+    if limits.groups is not None:
+        keywords["groups"] = groups
+    return Case(
+        "conv2d",
+        {
+            "x": _data((min(limits.batches), channels, *image), of_x, limits, 100 + seed),
+            "weight": _data((outputs, channels // groups, *kernel), of_weight, limits, 200 + seed),
+        },
+        {"stride": stride, "padding": padding, "pad_value": pad_value},
+        keywords,
+    )
+
+
+def _nearest(extent: dict, among: list, size: int) -> Any:
+    return min(among, key=lambda p: abs(extent[p] - size))
+
+
+MIXED = {"zeros of both signs": (0.0, -0.0, 1.0, -1.0), "subnormal": (1e-45, -1e-45, 1e-40, -1e-40, 1.0, -1.0)}
+
+
+def _data(shape: tuple[int, ...], kind: str, limits: Restrictions, seed: int) -> Any:
+    if kind in MIXED:
+        values = np.array(MIXED[kind], np.float32)
+        return Given(values[np.random.default_rng(seed).integers(0, len(values), shape)])
+    return Data(shape, "signs" if limits.signs_only else kind, seed=seed)
+
+
+def _input(subject: Subject, kind: str, seed: int) -> Case:
+    """An image, or rows, for a layer that has its own weight."""
+    layer = subject.layer
+    assert layer is not None
+    shape: tuple[int, ...] = (3, layer.weight.shape[1])
+    if layer.weight.ndim == 4:
+        spans = [d * (k - 1) + 1 for k, d in zip(layer.weight.shape[2:], layer.dilation)]
+        shape = (1, layer.weight.shape[1] * layer.groups, spans[0] + 2, spans[1] + 2)
+    return Case("layer", {"x": _data(shape, kind, Restrictions(), seed)})
+
+
+def _steps(role: str, limits: Restrictions, subject: Subject) -> Iterator[tuple[tuple[str, ...], list[Case]]]:
+    """Groups of conventions, each with the calls that tell them apart."""
+    names = ROLES[role].conventions
+    asked = limits.asked_pad_values[0]
+
+    def probe(of_x: str, of_weight: str, seed: int) -> Case:
+        if role == "conv2d":
+            return _conv(limits, asked, of_x, of_weight, seed=seed)
+        channels, outputs = _smallest(limits.channel_counts, 3), _smallest(limits.out_channel_counts, 3)
+        if role == "linear":
+            outputs += outputs == channels and limits.out_channels is None
+            shapes = (min(limits.batches), channels), (outputs, channels)
+            options: dict[str, Any] = {name: values[0] for name, values in limits.options.items()}
+            data = {name: _data(s, k, limits, seed) for name, s, k in zip(("x", "weight"), shapes, (of_x, of_weight))}
+            return Case("linear", data, {}, options)
+        if role in ("alpha", "binarize"):
+            kernel = min(limits.kernel_pairs)
+            return Case(role, {"weight": _data((outputs, channels, *kernel), of_weight, limits, seed)})
+        return _input(subject, of_x, seed)
+
+    if role in ("conv2d", "linear", "binarize", "layer"):
+        structure = tuple(n for n in names if n in ("layout", "transposed", "kernel", "form", "scale", "centring"))
+        padded = role == "layer" or (role == "conv2d" and all(np.any(p) for p in limits.padding_pairs))
+        if padded and "pad_value" in names:
+            structure += ("pad_value",)
+        yield structure, [probe("normal", "normal", seed) for seed in (1, 2)]
+        for kind, of_x in (("zeros of both signs", "sign_of_zero"), ("subnormal", "subnormals")):
+            if limits.signs_only or (limits.zero_free if kind != "subnormal" else limits.subnormal_free):
+                continue
+            if of_x in names:
+                yield (of_x,), [probe(kind, "normal", seed) for seed in (1, 2)]
+            if role != "layer":
+                yield (f"weight_{of_x}",), [probe("normal", kind, seed) for seed in (1, 2)]
+    elif role == "pack":
+        counts = limits.channel_counts
+        odd = _smallest(counts, 33), max((n for n in counts if n % 64), default=max(counts))
+        batch = max(limits.batches)
+        yield (
+            ("rows", "bit_order", "polarity", "tail"),
+            [Case("pack", {"x": _data((batch, n), "normal", limits, n)}) for n in odd],
+        )
+        for kind, name in (("zeros of both signs", "sign_of_zero"), ("subnormal", "subnormals")):
+            if not (limits.signs_only or (limits.zero_free if kind != "subnormal" else limits.subnormal_free)):
+                yield (name,), [Case("pack", {"x": _data((batch, odd[0]), kind, limits, 1)})]
+    elif role == "unpack":
+        counts = limits.channel_counts
+        shapes = [(max(limits.batches), n) for n in {_smallest(counts, 33), max(counts)}]
+        yield (
+            ("word_size", "bit_order", "polarity", "values"),
+            [Case("unpack", {"x": _data(shape, "normal", limits, 1)}, {"n": shape[1]}) for shape in shapes],
+        )
+    elif role == "dot":
+        n = _smallest(limits.channel_counts, 33)
+        yield (
+            ("word_size", "form"),
+            [
+                Case(
+                    "dot", {"a": _data((n,), "normal", limits, s), "b": _data((n,), "normal", limits, s + 1)}, {"n": n}
+                )
+                for s in (1, 3, 5)
+            ],
+        )
+    elif role == "alpha":
+        yield ("mean",), [probe("normal", "normal", seed) for seed in (1, 2)]
+    elif role == "scale_map":
+        case = _conv(limits, asked, "normal", "normal", padded=True)
+        data, weight = {"x": case.data["x"]}, case.data["weight"]
+        settings = {"kernel": weight.shape[2:], "stride": case.settings["stride"], "padding": case.settings["padding"]}
+        yield ("divisor",), [Case("scale_map", data, settings, case.keywords)]
+    elif role == "ste":
+        shape = min(limits.batches), max(limits.channel_counts)
+        yield (
+            ("gradient",),
+            [
+                Case("ste", {"x": _data(shape, kind, limits, 1), "dy": Data(shape, "normal", seed=2)})
+                for kind in ("normal", "signs")
+            ],
+        )

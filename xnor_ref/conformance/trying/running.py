@@ -1,0 +1,85 @@
+"""Runs properties under Hypothesis, outside any test framework."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import seed as hypothesis_seed
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+from hypothesis.errors import Flaky
+
+
+@dataclass(frozen=True)
+class Property:
+    """`check(subject, case)` raises for a case that breaks the property; `cases` draws the cases."""
+
+    name: str
+    cases: st.SearchStrategy
+    check: Callable[[Any, Any], None]
+    share: float = 1.0  # of the examples asked for; less where one example is expensive
+    role: str = ""  # of the conformance kit
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one property."""
+
+    examples: int  # actually tried; those tried while shrinking a failure count too
+    error: Exception | None = None  # what went wrong on the smallest case found
+    case: Any = None  # that case
+    flaky: bool = False  # it failed in one call and passed in another
+
+
+def try_property(prop: Property, subject: Any, examples: int, seed: int | None = None, shrink: bool = True) -> Outcome:
+    """Try one property on up to `examples` cases; with a seed the same cases each time.
+
+    With `shrink`, a failing case is replaced by the smallest one that Hypothesis can find.
+    """
+    tried = 0
+    failed: tuple[Exception, Any] | None = None
+
+    @settings(
+        max_examples=max(5, round(examples * prop.share)),
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+        database=None,
+        derandomize=False,
+        report_multiple_bugs=False,
+        print_blob=False,
+        verbosity=Verbosity.quiet,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(prop.cases)
+    def test(case: Any) -> None:
+        nonlocal tried, failed
+        tried += 1
+        try:
+            prop.check(subject, case)
+        except Exception as error:
+            failed = error, case
+            raise
+
+    if seed is not None:
+        test = hypothesis_seed(seed)(test)
+    try:
+        test()
+    except Exception as error:  # whatever a function raises here is a finding; Hypothesis ran the smallest case last
+        if failed is None:
+            raise
+        return Outcome(tried, *failed, flaky=isinstance(error, Flaky))
+    return Outcome(tried)
+
+
+@contextmanager
+def no_traces() -> Iterator[None]:
+    """Have Hypothesis keep nothing, which it would do in the current folder."""
+    with tempfile.TemporaryDirectory(prefix="xnor_ref-verify-") as folder:
+        set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            set_hypothesis_home_dir(None)
