@@ -19,7 +19,7 @@ SIZES = {
     "out_features": 4,
     "channels": 3,
 }
-CONTAINERS = {nn.Module, nn.Sequential, nn.Residual}
+CONTAINERS = {nn.Module, nn.Sequential, nn.Residual, nn.Graph, nn.Add, nn.Concat}  # the last two need two inputs
 LAYERS = [
     kind
     for kind in vars(nn).values()
@@ -266,6 +266,25 @@ def test_signs_of_ones_own_state_their_surrogate():
 def test_the_largest_arrays_are_sampled():
     report = check_gradients(nn.Linear(60, 50, rng=rng()), normal(0, 2, 60), elements=10)
     assert report.elements == 100 + 3 * 10
+
+
+def test_of_many_binary_weights_whole_filters_are_compared():
+    """Unless the rule mixes filters, such as one alpha for the layer; then all are."""
+    for scale, weights in (("alpha", 2 * 18), ("layer", 4 * 18)):
+        layer = nn.BinaryConv2d(2, 4, 3, weight_scale=scale, rng=rng())
+        assert check_gradients(layer, normal(0, 1, 2, 4, 4), elements=36).elements == 1 * 4 * 2 * 2 + 32 + weights
+
+
+class OneWrong(nn.BinaryConv2d):
+    def latent_gradient(self, grad, alpha):
+        found = super().latent_gradient(grad, alpha)
+        found[:, 1, 2, 0] *= 1.1
+        return found
+
+
+def test_a_fault_in_every_filter_is_found_in_any():
+    with pytest.raises(GradientError, match=r"weight\[\d, 1, 2, 0\] is"):
+        check_gradients(OneWrong(2, 4, 3, rng=rng()), normal(0, 1, 2, 4, 4), elements=1)
 
 
 class Single(nn.Module):

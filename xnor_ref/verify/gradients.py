@@ -7,7 +7,7 @@ kinks an activation goes on, too, as its gradient says.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -116,7 +116,7 @@ def check_gradients(
     tolerance : float
         Largest difference that passes, relative to the largest element of an array.
     elements : int
-        How many elements of an array are compared at most; all binary weights are.
+        How many elements of an array are compared at most; of binary weights as many whole filters, at least one.
     seed : int
         Of D, and of which elements are compared.
     forms : mapping, optional
@@ -241,23 +241,32 @@ class _InDouble:
         """The output, and differences where training has a gradient; NaN in elements that are not compared."""
         yield "output", self._output
         if "input" in known:
-            yield "input", self._differences(self._x, elements, rng)
+            yield "input", self._differences(self._x, _drawn(self._x, elements, rng))
         for name, parameter in self._network.named_parameters():
             at = self.at[name.rpartition(".")[0]]
             if name in known and at.weights is not None and name.rpartition(".")[2] == "weight":
-                layer, g = at.layer, self._differences(at.weights, at.weights.size, rng)
-                latent = layer.grad_mode.latent(
-                    g, layer.weight.data, _true_alpha(layer), layer.weight_scale, layer.code
-                )
-                yield name, np.asarray(latent, np.float64)
+                yield name, self._latent(at, at.weights, elements, rng)
             elif name in known:
-                yield name, self._differences(parameter.data, elements, rng)
+                yield name, self._differences(parameter.data, _drawn(parameter.data, elements, rng))
 
-    def _differences(self, array: F64, elements: int, rng: np.random.Generator) -> F64:
+    def _latent(self, at: At, weights: F64, elements: int, rng: np.random.Generator) -> F64:
+        """Of latent weights: whole filters, since the rule of each is made of all its binary weights."""
+        layer, places = at.layer, np.arange(weights.size).reshape(len(weights), -1)
+        drawn = rng.permutation(len(weights))[: max(1, elements // places.shape[1])]
+        for filters in (drawn, slice(None)):  # all of them for a rule that mixes filters
+            g = self._differences(weights, places[filters].ravel())
+            found: F64 = np.asarray(
+                layer.grad_mode.latent(g, layer.weight.data, _true_alpha(layer), layer.weight_scale, layer.code),
+                np.float64,
+            )
+            if not np.isnan(found[filters]).any():
+                break
+        return found
+
+    def _differences(self, array: F64, places: Iterable[int]) -> F64:
         """Central differences of <D, y> with respect to elements of an array that the network computes with."""
         found = np.full(array.shape, np.nan)
-        few = array.size > elements
-        for place in rng.choice(array.size, elements, replace=False) if few else range(array.size):
+        for place in places:
             index = np.unravel_index(place, array.shape)
             before, values = array[index], []
             for step in (STEP, -STEP):
@@ -266,6 +275,11 @@ class _InDouble:
             array[index] = before
             found[index] = (values[0] - values[1]) / (2 * STEP)
         return found
+
+
+def _drawn(array: NDArray, elements: int, rng: np.random.Generator) -> Iterable[int]:
+    """Places of at most so many elements."""
+    return rng.choice(array.size, elements, replace=False) if array.size > elements else range(array.size)
 
 
 def _use_form(module: Any, at: At, forms: Mapping[type, Any]) -> None:
