@@ -288,7 +288,7 @@ def test_save_refuses_types(tmp_path, bad):
 
 
 def test_a_path_is_needed():
-    with pytest.raises(InputTypeError, match="must be given by its path, got int"):
+    with pytest.raises(InputTypeError, match="path must be a str or PathLike, got 3"):
         save_tensors(3, {}, DESCRIPTION)
 
 

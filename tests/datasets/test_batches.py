@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from xnor_ref import datasets
-from xnor_ref.datasets.batches import AugmentSpec, epoch_order, make_batch, normalization_table, splitmix64
+from xnor_ref.datasets.batches import AugmentSpec, epoch_order, make_batch, normalization_table, resized, splitmix64
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.basics.rungs import jit_disabled
 
@@ -220,3 +221,31 @@ def test_float_images_are_moved_as_raw_ones_and_not_normalised():
     assert np.array_equal(found, make_batch(pixels, indices, as_they_are, **how))
     with pytest.raises(InputTypeError, match="images must be float32 with 4 axes, got uint8"):
         make_batch(pixels, indices, None)
+
+
+@pytest.mark.parametrize("size", [1, 7, 12, 16])
+@pytest.mark.parametrize("sides", [(16, 16), (16, 24), (21, 16)])
+def test_smaller_images_are_those_of_pillow(sides, size):
+    images = np.random.default_rng(0).standard_normal((2, 3, *sides)).astype(np.float32)
+    smaller = resized(images, size, backend="reference")
+    assert np.array_equal(bits(smaller), bits(resized(images, size, backend=BACKENDS[-1], threads=2)))
+    assert min(smaller.shape[2:]) == size and smaller.dtype == np.float32
+    by_pillow = Image.fromarray(images[1, 2]).resize(smaller.shape[:1:-1], Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(smaller[1, 2], np.asarray(by_pillow), rtol=1e-5, atol=1e-6)
+
+
+def test_a_flat_image_stays_flat_when_it_gets_smaller():
+    np.testing.assert_allclose(resized(np.full((1, 1, 19, 23), 3, np.float32), 5), 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "error", "text"),
+    [
+        (np.zeros((1, 1, 4, 4)), 2, InputTypeError, r"float32 \(N, C, H, W\), got float64 \(1, 1, 4, 4\)"),
+        (np.zeros((1, 4, 4), np.float32), 2, InputTypeError, r"got float32 \(1, 4, 4\)"),
+        (np.zeros((1, 1, 4, 6), np.float32), 5, InputError, "size must be .* 4, got 5"),
+    ],
+)
+def test_images_that_cannot_be_made_smaller(images, size, error, text):
+    with pytest.raises(error, match=text):
+        resized(images, size)

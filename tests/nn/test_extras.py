@@ -20,6 +20,9 @@ CASES = [
     ("binary-inputs", {}),
     ("binary-inputs", {"react": True, **BIREAL}),
     ("xnor", {"relu": True}),
+    ("xnor", {"block_order": "acbp", "shortcut": "bireal"}),
+    ("xnor", {"block_order": "acbp", "react": True, "input_scale": "off"}),
+    ("binary-inputs++", {"gamma": "o-hw", "react": True}),
     ("xnor", {"relu": True, "input_scale": "off", "shortcut": "bireal"}),
 ]
 
@@ -180,6 +183,7 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: build("lenet5", 28, sign_gradient="swish"), "sign_gradient must be one of ste, bireal, got 'swish'"),
         (lambda: build("lenet5", 28, react=True, block_order="cbap"), "react .=True. needs block_order bacp"),
         (lambda: build("lenet5", 28, relu=True, block_order="cbap"), "relu .=True. needs block_order bacp"),
+        (lambda: build("lenet5", 28, relu=True, block_order="acbp"), "relu with block_order acbp would make every"),
         (lambda: build("lenet5", 28, relu=True, react=True), "two activations of one place"),
         (lambda: build("lenet5", 28, sign_gradient="bireal", block_order="cbap"), "needs block_order bacp"),
         (lambda: build("lenet5", 28, "bwn", react=True), "'bwn' does not take react"),

@@ -27,6 +27,7 @@ CASES = {  # every choice that changes what is computed
     "binaryconnect": [{}, {"stochastic": True}],
     "bnn": [{}, {"pad_value": -1}],
     "binary-inputs": [{}],
+    "binary-inputs++": [{}],
 }
 SEVERAL = ("nin", "resnet18", "resnet20", "googlenet")
 ALL = [(method, options) for method, cases in CASES.items() for options in cases]
@@ -343,6 +344,7 @@ def test_blocks_have_the_order_of_their_method():
         ("full", None): ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"],
         ("bwn", None): ["BinaryWeightConv2d", "BatchNorm2d", "ReLU", "MaxPool2d"],
         ("xnor", "bacp"): ["BatchNorm2d", "BinaryConv2d", "MaxPool2d"],
+        ("xnor", "acbp"): ["BinaryConv2d", "BatchNorm2d", "MaxPool2d"],
         ("xnor", "cbap"): ["BinaryConv2d", "BatchNorm2d", "Sign", "MaxPool2d"],
         ("xnor++", None): ["BatchNorm2d", "BinaryConv2d", "Scale", "MaxPool2d"],
         ("binaryconnect", None): ["BinaryWeightConv2d", "MaxPool2d", "BatchNorm2d", "ReLU"],
@@ -357,7 +359,15 @@ def test_blocks_have_the_order_of_their_method():
         assert type(parts["fc2"]).__name__ == ("Linear" if method in stems else "Sequential")
     assert kinds(parts["stem"]) == ["BinaryWeightConv2d", "MaxPool2d", "BatchNorm2d"]
     assert kinds(parts["fc2"]) == ["BinaryLinear", "BatchNorm1d"]
-    assert {name for name, method in METHODS.items() if not method.weights} == {"full", "binary-inputs"}
+    assert {name for name, method in METHODS.items() if not method.weights} == {
+        "full",
+        "binary-inputs",
+        "binary-inputs++",
+    }
+    alone = build("shapes-net", 64, "xnor", block_order="acbp", react=True, shortcut="bireal")
+    parts = dict(alone.children())
+    assert kinds(parts["stem"]) == ["Conv2d", "BatchNorm2d", "MaxPool2d"] and kinds(parts["last"]) == ["ReLU"]
+    assert kinds(parts["block2"]["sum"].body) == ["Shift", "BinaryConv2d", "BatchNorm2d"]
 
 
 @pytest.mark.parametrize(
@@ -442,7 +452,7 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: build("lenet5", 28, "full", stochastic=True), "no binary layers, so stochastic would have no effect"),
         (lambda: build("lenet5", 28, "xnor++", gamma="hw"), "gamma must be one of o, ohw, o-hw, o-h-w, got 'hw'"),
         (lambda: build("lenet5", 28, "xnor++", gamma_init="two"), "gamma_init must be one of ones, alpha, got 'two'"),
-        (lambda: build("lenet5", 28, "xnor", block_order="abcp"), "block_order must be one of bacp, cbap, got 'abcp'"),
+        (lambda: build("lenet5", 28, "xnor", block_order="abcp"), "must be one of bacp, acbp, cbap, got 'abcp'"),
         (lambda: build("lenet5", 28, "bwn", weight_scale="beta"), "one of alpha, layer, off, learned, got 'beta'"),
         (lambda: build("lenet5", 28, "bwn", weight_scale="learned", grad_mode="paper"), "'learned' has none"),
         (lambda: build("lenet5", 28, block_order="cbap", input_scale="plain"), "input_scale .=plain. needs block_"),
@@ -469,7 +479,7 @@ def test_what_does_not_fit_is_refused(make, text):
 
 
 def test_methods_say_which_options_they_take():
-    assert methods_with("gamma") == ("xnor++",) and methods_with("stochastic") == ("binaryconnect",)
+    assert methods_with("gamma") == ("binary-inputs++", "xnor++") and methods_with("stochastic") == ("binaryconnect",)
     for name, method in METHODS.items():
         known = set(nn.methods.BinaryOptions.names())
         assert set(method.options) <= known and {key for key, _ in method.fixed} <= known, name

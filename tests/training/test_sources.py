@@ -105,6 +105,16 @@ def test_learned_scales_begin_with_the_weights_that_were_taken(place, options):
     )
 
 
+def test_the_first_stage_with_learned_scales_hands_them_on(place, tmp_path):
+    train_run(tiny_config(place / "data", epochs=1, method="binary-inputs++"), out=tmp_path / "run")
+    model, first = network(place, method="xnor++", seed=9), load_network(tmp_path / "run")[0]
+    start_from(model, tmp_path / "run")
+    assert model.state_dict().keys() == first.state_dict().keys()
+    assert first.state_dict()["block2.scale.channel"].std() > 0
+    for name, array in first.state_dict().items():
+        np.testing.assert_array_equal(model.state_dict()[name], array, err_msg=name)
+
+
 def test_learned_scales_that_the_other_has_are_taken(place, tmp_path):
     options = {"method": "xnor++", "gamma": "o", "gamma_init": "alpha"}
     train_run(tiny_config(place / "data", epochs=1, **options), out=tmp_path / "run")

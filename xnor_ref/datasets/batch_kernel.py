@@ -1,4 +1,4 @@
-"""Numba twin of `batches.gather_reference`; importing it imports Numba."""
+"""Numba twins of the reference functions of `batches`; importing it imports Numba."""
 
 import numpy as np
 from numba import float32, int64, uint8, void
@@ -46,8 +46,39 @@ def gather(images, indices, lut, shift_y, shift_x, flip, out, start, stop):
                     line[x] = lut[source[base + step * x, c], c]
 
 
+@compiled(
+    void(
+        readonly(float32, 4),
+        _INDICES,
+        readonly(float32, 2),
+        _INDICES,
+        readonly(float32, 2),
+        writable(float32, 4),
+        int64,
+        int64,
+    )
+)
+def shrink(images, first_row, row_weights, first_column, column_weights, out, start, stop):
+    """out[b, c, y, x] = the weighted mean of rows from first_row[y] and columns from first_column[x]."""
+    width = images.shape[3]
+    line = np.empty(width, np.float32)
+    for b in range(start, stop):
+        for c in range(images.shape[1]):
+            for y in range(out.shape[2]):
+                line[:] = 0.0
+                for tap in range(row_weights.shape[1]):
+                    weight, row = row_weights[y, tap], images[b, c, first_row[y] + tap]
+                    for x in range(width):
+                        line[x] += weight * row[x]
+                for x in range(out.shape[3]):
+                    total = np.float32(0)
+                    for tap in range(column_weights.shape[1]):
+                        total += column_weights[x, tap] * line[first_column[x] + tap]
+                    out[b, c, y, x] = total
+
+
 def known_answers() -> tuple[Case, ...]:
-    """What the kernel must compute before anything else; see `selftest`."""
+    """What the kernels must compute before anything else; see `selftest`."""
 
     def gathered():
         images = (words(3, 4, 19, 2) >> np.uint64(56)).astype(np.uint8)
@@ -56,4 +87,9 @@ def known_answers() -> tuple[Case, ...]:
         gather(images, indices, reals(256, 2), shift_y, shift_x, np.array([0, 1, 1, 0], np.uint8), out, 0, 4)
         return out
 
-    return ((gather, gathered, "571f14024907b6df"),)
+    def shrunk():
+        first, out = np.array([0, 2, 3]), np.zeros((2, 2, 3, 2), np.float32)
+        shrink(reals(2, 2, 6, 5), first, reals(3, 3), first[:2], reals(2, 3), out, 0, 2)
+        return out
+
+    return (gather, gathered, "571f14024907b6df"), (shrink, shrunk, "f5bfb3b95ee99a64")

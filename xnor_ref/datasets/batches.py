@@ -106,7 +106,9 @@ def make_batch(
     for name, value in (("seed", seed), ("epoch", epoch)):
         check_integer(f"make_batch: {name}", value, 0, _MAX_COUNTER)
     augment = augment or AugmentSpec()
-    function = gather_reference if lut is None else _rung(backend)
+    function = gather_reference
+    if _compiled("make_batch", backend) and lut is not None:
+        from xnor_ref.datasets.batch_kernel import gather as function
     _, height, width, channels = images.shape
     padding = min(height, width) // 8 if augment.crop_padding is None else augment.crop_padding
     shift_y, shift_x, flip = _draw(indices, seed, epoch, padding, augment.flip)
@@ -140,16 +142,71 @@ def gather_reference(images, indices, lut, shift_y, shift_x, flip, out, start, s
         out[b] = shifted.transpose(2, 0, 1)
 
 
-def _rung(backend: str):
-    if backend not in ("auto", "reference", "numba"):
-        raise InputError(f'make_batch: backend must be "auto", "reference" or "numba", got {backend!r}')
-    if backend == "auto":
-        backend = "reference" if without_kernels() else "numba"
-    if backend == "reference":
-        return gather_reference
-    from xnor_ref.datasets.batch_kernel import gather
+def resized(
+    images: NDArray[np.float32], size: int, *, backend: str = "auto", threads: int | None = None
+) -> NDArray[np.float32]:
+    """Images made smaller: each new pixel is a weighted mean of those around its place.
 
-    return gather
+    The weights fall linearly from its middle to 0 at the distance of one new pixel, as in Pillow's BILINEAR.
+
+    Parameters
+    ----------
+    images : ndarray of float32, (N, C, H, W)
+    size : pixels of the shorter side, at most those of `images`; the longer one keeps the proportion, rounded
+    backend : {"auto", "reference", "numba"}; both give the same bits
+
+    Returns
+    -------
+    ndarray of float32, (N, C, size, size) for square images
+
+    Raises
+    ------
+    InputError, InputTypeError : images of another dtype or shape, or a size that is larger
+    """
+    if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim != 4:
+        got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise InputTypeError(f"resized: images must be float32 (N, C, H, W), got {got}")
+    images = np.require(images, np.float32, ["C", "A"])
+    shorter = min(images.shape[2:])
+    check_integer("resized: size", size, 1, shorter)
+    rows, columns = (round(side * size / shorter) for side in images.shape[2:])
+    out = np.empty((*images.shape[:2], rows, columns), np.float32)
+    taps = *_taps(images.shape[2], rows), *_taps(images.shape[3], columns)
+    function = shrink_reference
+    if _compiled("resized", backend):
+        from xnor_ref.datasets.batch_kernel import shrink as function
+    parallel_chunks(lambda start, stop: function(images, *taps, out, start, stop), len(images), 1, threads)
+    return out
+
+
+def _taps(size: int, smaller: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The first pixel that counts for each of `smaller` new ones, and the weights from there: (smaller, taps)."""
+    scale = size / smaller
+    middle = (np.arange(smaller) + 0.5) * scale
+    weights = np.maximum(0, 1 - np.abs(np.arange(size) + 0.5 - middle[:, None]) / scale)
+    weights /= weights.sum(axis=1, keepdims=True)
+    first = (weights > 0).argmax(axis=1)
+    taps = int((weights > 0).sum(axis=1).max())
+    first = np.minimum(first, size - taps)
+    chosen = first[:, None] + np.arange(taps)
+    return first.astype(np.int64), np.take_along_axis(weights, chosen, axis=1).astype(np.float32)
+
+
+def shrink_reference(images, first_row, row_weights, first_column, column_weights, out, start, stop) -> None:
+    """NumPy twin of `batch_kernel.shrink`: sums over rows, then over columns, tap by tap in float32."""
+    lines = np.zeros((*images[start:stop].shape[:2], len(first_row), images.shape[3]), np.float32)
+    for tap, weight in enumerate(row_weights.T):
+        lines += weight[:, None] * images[start:stop, :, first_row + tap]
+    out[start:stop] = 0
+    for tap, weight in enumerate(column_weights.T):
+        out[start:stop] += weight * lines[..., first_column + tap]
+
+
+def _compiled(caller: str, backend: str) -> bool:
+    """Whether compiled code is asked for. Raises InputError for an unknown backend."""
+    if backend not in ("auto", "reference", "numba"):
+        raise InputError(f'{caller}: backend must be "auto", "reference" or "numba", got {backend!r}')
+    return backend == "numba" or (backend == "auto" and not without_kernels())
 
 
 def _draw(indices, seed: int, epoch: int, padding: int, flips: bool):

@@ -64,9 +64,14 @@ class Builder:
         return not self.how.inputs
 
     @property
+    def sign_first(self) -> bool:
+        """Whether hidden blocks take the signs of their input themselves: B-A-C-P and A-C-B-P."""
+        return self.how.inputs and not self.how.ends and self.options.block_order != "cbap"
+
+    @property
     def norm_first(self) -> bool:
         """Whether hidden blocks begin with BatchNorm: B-A-C-P."""
-        return self.how.inputs and not self.how.ends and self.options.block_order == "bacp"
+        return self.sign_first and self.options.block_order == "bacp"
 
     def conv(
         self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None, **more
@@ -74,15 +79,29 @@ class Builder:
         """A hidden convolution block; `more` may be the `dilation` and the `groups` of its convolution."""
         conv, before = self.hidden_conv(inputs, outputs, kernel, stride, padding, **more), self.size
         self._follow(conv.window(before))
-        if not self.norm_first:
+        if not self.sign_first:
             return self._block(conv, outputs, pool)
-        body: dict[str, Module | None] = {"bn": self.norm(inputs), **self._sign(inputs), "conv": conv}
-        body["scale"] = self._scale(conv, outputs, self.size)
+        body = self._body(inputs, outputs, "conv", conv, self.size)
         if self.options.shortcut == "bireal":
             shortcut = self._shortcut(inputs, outputs, before, pair(stride, "stride", "Builder"))
             body = {"sum": Residual(_sequence(**body), shortcut)}
         self._through(pool)
         return _sequence(**body, act=self._after(outputs), pool=pool)
+
+    def _body(
+        self,
+        inputs: int,
+        outputs: int,
+        name: str,
+        layer: Module,
+        size: Pair | None,
+        kind: type[BatchNorm] = BatchNorm2d,
+    ) -> dict[str, Module | None]:
+        """A hidden layer with its signs, its scale, and BatchNorm before the signs or at the end."""
+        scale = self._scale(layer, outputs, size)
+        if self.norm_first:
+            return {"bn": self.norm(inputs, kind=kind), **self._sign(inputs), name: layer, "scale": scale}
+        return {**self._sign(inputs), name: layer, "scale": scale, "bn": self.norm(outputs, kind=kind)}
 
     def _after(self, channels: int) -> Module | None:
         """The activation after a binary layer, if there is to be one."""
@@ -140,10 +159,10 @@ class Builder:
     def linear(self, inputs: int, outputs: int) -> Sequential:
         """A hidden fully connected block."""
         linear = self._linear(inputs, outputs)
+        if self.sign_first:
+            body = self._body(inputs, outputs, "linear", linear, None, BatchNorm1d)
+            return _sequence(**body, act=self._after(outputs))
         scale = self._scale(linear, outputs, None)
-        if self.norm_first:
-            bn = self.norm(inputs, kind=BatchNorm1d)
-            return _sequence(bn=bn, **self._sign(inputs), linear=linear, scale=scale, act=self._after(outputs))
         return _sequence(linear=linear, scale=scale, bn=self.norm(outputs, kind=BatchNorm1d), **self._activation())
 
     def stem(
@@ -159,7 +178,9 @@ class Builder:
         return self._block(conv, outputs, pool, first=True)
 
     def before_classifier(self, channels: int, batch_norm: type[BatchNorm] = BatchNorm2d) -> Sequential:
-        """BatchNorm and ReLU after the last block where blocks do not end with BatchNorm themselves."""
+        """ReLU where blocks take signs first, after the BatchNorm that the last block of B-A-C-P lacks."""
+        if self.sign_first and not self.norm_first:
+            return Sequential(relu=ReLU())
         if self.norm_first:
             return Sequential(bn=self.norm(channels, "last", batch_norm), relu=ReLU())
         return Sequential()
@@ -206,11 +227,12 @@ class Builder:
 
     def _scale(self, layer: Module, outputs: int, size: Pair | None) -> Scale | None:
         """The learned scale after a hidden layer, for a result of this size; None where the method has none."""
-        if not isinstance(layer, BinaryLayer):
-            return None
         if "gamma" in self.how.options:
             gamma = self.options.gamma if size else "o"
-            return Scale(outputs, gamma, size, layer.analytic_scale if self.options.gamma_init == "alpha" else None)
+            alpha = layer.analytic_scale if self.options.gamma_init == "alpha" else None  # type: ignore[attr-defined]
+            return Scale(outputs, gamma, size, alpha)
+        if not isinstance(layer, BinaryLayer):
+            return None
         return Scale(outputs, alpha=layer.analytic_scale) if self.options.weight_scale.separate else None
 
     def _block(self, conv: Module, outputs: int, pool: MaxPool2d | AvgPool2d | None, first: bool = False) -> Sequential:
@@ -223,10 +245,10 @@ class Builder:
         return _sequence(conv=conv, scale=scale, bn=bn, **self._activation(first), pool=pool)
 
     def _activation(self, first: bool = False) -> dict[str, Module]:
-        """What follows BatchNorm: ReLU before real inputs; a sign where pooling follows it; else nothing."""
+        """What follows BatchNorm: ReLU, unless a sign follows; a sign where pooling follows; else nothing."""
         if self.real_inputs or (first and self.norm_first):
             return {"relu": ReLU()}
-        return {} if self.how.ends else {"sign": Sign()}
+        return {} if self.how.ends or self.sign_first else {"sign": Sign()}
 
     def _through(self, pool: MaxPool2d | AvgPool2d | None) -> None:
         if pool is not None:

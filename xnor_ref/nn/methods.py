@@ -10,7 +10,7 @@ from xnor_ref.binary import STE
 from xnor_ref.errors import InputError
 from xnor_ref.nn.settings import LayerSettings
 
-BLOCK_ORDERS = ("bacp", "cbap")
+BLOCK_ORDERS = ("bacp", "acbp", "cbap")
 SHORTCUTS = ("none", "bireal")
 GAMMA_INITS = ("ones", "alpha")
 BATCH_NORMS = ("plain", "official")
@@ -52,18 +52,20 @@ class BinaryOptions(LayerSettings):
             raise InputError(f"clamp (=False) needs weight_bits 1, got {self.weight_bits}: more are made for [-1, 1]")
         if self.relu and self.react:
             raise InputError("relu and react (its shifted PReLU) are two activations of one place; take one")
+        if self.block_order == "acbp" and self.relu:
+            raise InputError("relu with block_order acbp would make every sign that follows +1; take react, or neither")
         if self.block_order == "cbap":
             plain = {"input_bits": 1, "sign_gradient": STE, "shortcut": "none", "relu": False, "react": False}
             for name, value in plain.items():
                 if getattr(self, name) != value:
                     raise InputError(
-                        f"{name} (={getattr(self, name)}) needs block_order bacp: with cbap a layer of its own takes "
-                        "the signs, before pooling"
+                        f"{name} (={getattr(self, name)}) needs block_order bacp or acbp: with cbap a layer of its own "
+                        "takes the signs, before pooling"
                     )
             if self.input_scale.scales:
                 raise InputError(
-                    f"input_scale (={self.input_scale}) needs block_order bacp: with cbap a layer's inputs are signs, "
-                    "and K, their mean |x|, is 1"
+                    f"input_scale (={self.input_scale}) needs block_order bacp or acbp: with cbap a layer's inputs are "
+                    "signs, and K, their mean |x|, is 1"
                 )
         if self.clamp is None:
             object.__setattr__(self, "clamp", self.weight_bits > 1)
@@ -118,6 +120,12 @@ METHODS = {
         inputs=True,
         weights=False,
         options=_EXTRAS,
+    ),
+    "binary-inputs++": Method(
+        "real weights, binary inputs, scaled by a learned Gamma: the first stage of xnor++ in two stages",
+        inputs=True,
+        weights=False,
+        options=("gamma", *_EXTRAS),
     ),
     "bwn": Method("binary weights, scaled by alpha", options=("weight_scale", *_LATENT, "batch_norm")),
     "xnor++": Method(

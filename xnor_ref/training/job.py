@@ -27,7 +27,9 @@ from xnor_ref.packed.freeze import freeze
 from xnor_ref.training.ahead import compile_ahead
 from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.callbacks.agreement import AgreementCheck
+from xnor_ref.training.callbacks.average import WeightAverage
 from xnor_ref.training.callbacks.finite import FiniteCheck
+from xnor_ref.training.callbacks.image_size import SmallerImages
 from xnor_ref.training.callbacks.mst import MstPull
 from xnor_ref.training.callbacks.progress import Progress
 from xnor_ref.training.callbacks.projections import Projections
@@ -295,6 +297,11 @@ def make_callbacks(config: TrainConfig, model: Any, data: Dataset, steps: int) -
     callbacks: list[Callback] = []
     if config.teacher is not None:
         callbacks.append(Teacher(Path(config.teacher), data, **config.parts_of("teacher")))
+    if config.small_images is not None:
+        epochs = round(config.epochs * (config.small_share or 0.6))
+        callbacks.append(SmallerImages(model, data, config.small_images, epochs))
+    if config.average is not None:
+        callbacks.append(WeightAverage(model, config.average))
     if config.mst_lambda is not None:
         options = {name.removeprefix("mst_"): value for name, value in config.parts_of("mst_lambda").items()}
         callbacks.append(MstPull(model, steps, config.mst_lambda, **options))

@@ -27,6 +27,7 @@ _SHAPES = ("dataset", ("shapes",))
 _PARTS = {  # fields that have an effect beside another one alone
     "weight_decay": ("decay_all", "decay_epochs"),
     "teacher": ("distill_weight", "temperature"),
+    "small_images": ("small_share",),
     "mst_lambda": ("mst_pull", "mst_start", "mst_ramp", "mst_refresh", "mst_margin"),
 }
 
@@ -121,6 +122,18 @@ class TrainConfig:
         "xnor_ref.nn.backend:BACKWARDS",
     )
     augment: bool = _field(True, "bool", "Random crops and flips of training images.")
+    small_images: int | None = _option(
+        "int", "Pixels a side to which training images are shrunk in the first epochs.", low=1, high=1024
+    )
+    small_share: float | None = _option(
+        "float", "Share of the epochs with small_images (default: 0.6).", low=0, high=1, open=True
+    )
+    average: float | None = _option(
+        "float",
+        "Validate and keep an exponential moving average of the weights, which keeps this share at each step.",
+        low=0,
+        high=0.99999,
+    )
     seed: int = _field(0, "int", "Seed of everything random.", low=0, high=2**63 - 1)
     input_scale: str | None = _binary(
         "choice",

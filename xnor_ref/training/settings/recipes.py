@@ -32,13 +32,14 @@ BINARY_RECIPES: dict[str, dict[str, Any]] = {
 def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Settings for a data set and a method: a fresh dict of config fields, `dataset` and `method` included.
 
-    An activation that does not go with the fields that were `said` is left out.
+    A ReLU that does not go with the fields that were `said` is left out: where another activation stands in its place,
+    where it would make signs that follow +1, and where it would cut the stream that Bi-Real shortcuts carry.
     """
     said, settings = said or {}, {**RECIPES[dataset], **METHOD_RECIPES.get(method, {})}
     if method in METHODS:
         own = said.get("model", settings["model"]) == settings["model"]
         binary = BINARY_RECIPES[dataset] if own else _WITHOUT_K
         settings |= {key: value for key, value in binary.items() if key in METHODS[method].options}
-    if said.get("react") or said.get("block_order") == "cbap":
-        settings.pop("relu", None)  # another activation stands in its place
+    if said.get("react") or said.get("block_order") in ("cbap", "acbp") or said.get("shortcut") == "bireal":
+        settings.pop("relu", None)
     return {**settings, "dataset": dataset, "method": method}

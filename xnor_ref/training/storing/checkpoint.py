@@ -24,6 +24,7 @@ from xnor_ref.training.settings.config import differences
 FORMAT = "xnor_ref checkpoint"
 VERSION = 1
 BEST = "best.safetensors"
+AVERAGE = "average"  # what the tensors of an average of the weights begin with
 _NAME = re.compile(r"step-(\d{9,})\.safetensors")
 
 

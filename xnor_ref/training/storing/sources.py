@@ -7,7 +7,7 @@ from xnor_ref import models
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.nn import Scale
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
-from xnor_ref.training.storing.checkpoint import CheckpointFolder, Position, read, state_of
+from xnor_ref.training.storing.checkpoint import AVERAGE, CheckpointFolder, Position, read, state_of
 from xnor_ref.training.storing.float_file import load_float, rebuild
 from xnor_ref.training.storing.runs import RunFolder
 
@@ -37,12 +37,16 @@ def load_network(path: Path) -> tuple[models.Network, dict[str, Any]]:
 
 
 def load_checkpoint(path: Path) -> tuple[models.Network, dict[str, Any], Position]:
-    """(network, about, position) of a checkpoint. Raises ModelFileError."""
+    """(network, about, position) of a checkpoint; the average of the weights where there is one.
+
+    Raises ModelFileError.
+    """
     tensors, metadata = read(path)
     about = metadata.get("about")
     if not isinstance(about, dict) or not about.keys() >= {"classes", "mean", "std"}:
         raise ModelFileError(f"{path}: its description is damaged")
-    return rebuild(path, metadata, state_of(tensors, "model.")), about, metadata["position"]
+    state = {**state_of(tensors, "model."), **state_of(tensors, f"{AVERAGE}.")}
+    return rebuild(path, metadata, state), about, metadata["position"]
 
 
 def start_from(model: models.Network, path: Path) -> str:
