@@ -26,7 +26,7 @@ _PUBLIC = {
     "set_threads": "xnor_ref.kernels.basics.threads",
     "get_threads": "xnor_ref.kernels.basics.threads",
 }
-_PACKAGES = ("autodiff", "conformance", "errors", "models", "nn", "optim", "verify")
+_PACKAGES = ("autodiff", "conformance", "errors", "interop", "models", "nn", "optim", "verify")
 
 __all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from xnor_ref import autodiff as autodiff
     from xnor_ref import conformance as conformance
     from xnor_ref import errors as errors
+    from xnor_ref import interop as interop
     from xnor_ref import models as models
     from xnor_ref import nn as nn
     from xnor_ref import optim as optim

@@ -1,1 +1,23 @@
 """Networks from other libraries, and for them; docs/interop.md shows how."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+_PUBLIC = {
+    "to_torch": "xnor_ref.interop.torch_out",
+}
+
+if TYPE_CHECKING:
+    from xnor_ref.interop.torch_out import to_torch as to_torch
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'xnor_ref.interop' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,39 @@
+"""The examples of docs/interop.md run, where what they import is installed, and are as short as they should be."""
+
+import re
+import warnings
+from importlib.util import find_spec
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.run_docs import files_of
+
+pytestmark = pytest.mark.interop
+PAGE = (REPOSITORY / "docs" / "interop.md").read_text()
+EXAMPLES = files_of(PAGE)
+MOST_LINES = 8
+
+
+def imported(source):
+    return {name.partition(".")[0] for name in re.findall(r"^(?:import|from) (\S+)", source, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name, tmp_path, monkeypatch):
+    """In the order of the page, from a folder in which the files of the examples before it lie."""
+    missing = sorted(package for package in imported(EXAMPLES[name]) if find_spec(package) is None)
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    monkeypatch.chdir(tmp_path)
+    for file, text in EXAMPLES.items():
+        (tmp_path / file).write_text(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other libraries
+        exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_short(name):
+    lines = [line for line in EXAMPLES[name].splitlines() if line.strip() and not line.startswith(("import", "from"))]
+    assert len(lines) <= MOST_LINES

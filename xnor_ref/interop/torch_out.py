@@ -1,0 +1,165 @@
+"""From a network of `nn` to a torch module that computes and learns as it does."""
+
+import importlib.util
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from xnor_ref import nn
+from xnor_ref.autodiff import Tensor
+from xnor_ref.errors import InputError, InputTypeError
+from xnor_ref.interop import torch_layers
+from xnor_ref.interop.description import Reasons, refuse_all
+from xnor_ref.nn.layers.binary_layers import BinaryLayer
+from xnor_ref.nn.module import overrides
+
+
+def torch_itself(caller: str) -> Any:
+    """The package torch. Raises InputError with the command that installs it, where it is missing."""
+    if torch_layers.torch is None:
+        there = importlib.util.find_spec("torch") is not None
+        why = "torch cannot be imported" if there else "torch is missing"
+        raise InputError(f'{caller}: {why}; install it with: pip install "xnor_ref[torch]"')
+    return torch_layers.torch
+
+
+def to_torch(network: nn.Module) -> Any:
+    """A torch module with the same state names whose forward, and gradients in autograd, are those of `network`.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Made of the layers of `nn`, trained or not; not changed.
+
+    Returns
+    -------
+    torch.nn.Module
+        In the mode, training or inference, that `network` is in, with its own copy of the numbers; it takes float32
+        images (N, C, H, W), normalised. `float.safetensors` of a run loads into it by `load_state_dict`. Its
+        `after_step()` does what ours do after a step of the optimiser, centring and clamping latent weights.
+
+    Raises
+    ------
+    InputTypeError
+        `network` is no nn.Module.
+    InputError
+        torch is missing; or layers or rules of one's own, each of which is named.
+
+    Notes
+    -----
+    Binary and k-bit convolutions give the same whole numbers. Real convolutions add up in another order than ours, so a
+    value before a sign that is within a rounding of 0 may fall on the other side.
+    """
+    if not isinstance(network, nn.Module):
+        raise InputTypeError(f"to_torch: network must be an nn.Module, got {type(network).__name__}")
+    torch = torch_itself("to_torch")
+    reasons: Reasons = []
+    module = _converted(network, "", reasons)
+    refuse_all("to_torch", reasons)
+    assert module is not None
+    own = dict(network.named_modules())
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            place, _, key = name.rpartition(".")
+            value = getattr(own[place], key)
+            tensor.copy_(torch.from_numpy(value.data.copy() if isinstance(value, Tensor) else value.copy()))
+    return module.train(network.training)
+
+
+def _converted(module: Any, name: str, reasons: Reasons) -> Any:
+    """The torch module for one of ours, without its numbers; None, and the reason, where there is none."""
+    kind: Any = next((kind for kind in type(module).__mro__ if kind in LAYERS), None)
+    if kind is None or overrides(module, kind, *_methods(kind)):
+        why = "there is no form of it in torch" if kind is None else f"it replaces what {kind.__name__} computes"
+        what = f"layer {name!r}" if name else "the network"
+        reasons.append((f"{what} ({type(module).__name__})", why))
+        return None
+    children = {
+        child: _converted(layer, f"{name}.{child}" if name else child, reasons) for child, layer in module.children()
+    }
+    rules = _rules(module).items()
+    foreign = [f"{option} {rule.name!r} is of one's own" for option, rule in rules if not _known(option, rule)]
+    if foreign:
+        reasons.append((f"layer {name!r} ({kind.__name__})", ", ".join(foreign)))
+    return None if reasons else LAYERS[kind](module, children)
+
+
+def _methods(kind: type) -> tuple[str, ...]:
+    """What a subclass may not replace."""
+    own = (name for name in dir(kind) if not name.startswith("__"))
+    return "__call__", *(name for name in own if isinstance(getattr(kind, name), FunctionType | property))
+
+
+RULES: dict[str, Any] = {
+    "weight_scale": torch_layers.WEIGHT_SCALES,
+    "input_scale": torch_layers.INPUT_SCALES,
+    "grad_mode": torch_layers.WEIGHT_GRADIENTS,
+    "sign_gradient": torch_layers.SIGN_GRADIENTS,
+    "gradient": torch_layers.SIGN_GRADIENTS,
+}
+
+
+def _rules(module: nn.Module) -> dict[str, Any]:
+    found = {option: rule for option in RULES if (rule := getattr(module, option, None)) is not None}
+    return found | ({"weight_quantizer": module.code.quantizer} if isinstance(module, BinaryLayer) else {})
+
+
+def _known(option: str, rule: Any) -> bool:
+    kinds = torch_layers.QUANTIZERS if option == "weight_quantizer" else RULES[option]
+    return type(rule) in kinds and not vars(rule)
+
+
+def _sequential(module: nn.Sequential, children: dict[str, Any]) -> Any:
+    made = torch_layers.Sequential()
+    for name, child in children.items():
+        made.add_module(name, child)
+    return made
+
+
+def _binary(module: Any, children: dict[str, Any]) -> Any:
+    convolution = isinstance(module, nn.BinaryConv2d | nn.BinaryWeightConv2d)
+    names = "k_grad", "centre", "clamp", "stochastic", "weight_bits", "input_bits", "input_levels", "grad_bits"
+    settings = {name: getattr(module, name) for name in names}
+    settings["pad_value"] = float(getattr(module, "pad_value", 0))
+    real = isinstance(module, nn.BinaryWeightConv2d | nn.BinaryWeightLinear)
+    settings["top"] = None if real else module.inputs.top
+    if convolution:
+        settings["geometry"] = torch_layers.Geometry(module)
+    kind = torch_layers.BinaryConv2d if convolution else torch_layers.BinaryLinear
+    return kind(module.weight.shape, module.bias is not None, _rules(module), settings)
+
+
+def _norm(kind: Any) -> Callable[[Any, Any], Any]:
+    return lambda m, children: kind(m.channels, m.eps, m.momentum, m.weight.requires_grad)
+
+
+LAYERS: dict[type, Callable[[Any, dict[str, Any]], Any]] = {  # from our layer, and its children in torch
+    nn.Sequential: _sequential,
+    nn.Residual: lambda m, children: torch_layers.Residual(children["body"], children.get("shortcut")),
+    nn.Graph: lambda m, children: torch_layers.Graph(children, m.inputs),
+    nn.Add: lambda m, children: torch_layers.Add(),
+    nn.Concat: lambda m, children: torch_layers.Concat(),
+    nn.Conv2d: lambda m, children: torch_layers.Conv2d(m.weight.shape, m.bias is not None, torch_layers.Geometry(m)),
+    nn.Linear: lambda m, children: torch_layers.Linear(m.in_features, m.out_features, m.bias is not None),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _norm(torch_layers.BatchNorm)),
+    **dict.fromkeys((nn.ShiftBatchNorm1d, nn.ShiftBatchNorm2d), _norm(torch_layers.ShiftBatchNorm)),
+    nn.Affine: lambda m, children: torch_layers.Affine(m.channels),
+    nn.Shift: lambda m, children: torch_layers.Shift(m.channels),
+    nn.Scale: lambda m, children: torch_layers.Scale(
+        {name: factor.shape for name, factor in m.factors().items()}, nn.GAMMAS[m.gamma]
+    ),
+    nn.ReLU: lambda m, children: torch_layers.ReLU(),
+    nn.PReLU: lambda m, children: torch_layers.PReLU(m.channels, m.weight.requires_grad),
+    nn.Hardtanh: lambda m, children: torch_layers.Hardtanh(),
+    nn.Sign: lambda m, children: torch_layers.Sign(m.gradient),
+    nn.MaxPool2d: lambda m, children: torch_layers.MaxPool2d(torch_layers.Geometry(m)),
+    nn.AvgPool2d: lambda m, children: torch_layers.AvgPool2d(torch_layers.Geometry(m), m.count_include_pad),
+    nn.GlobalAvgPool2d: lambda m, children: torch_layers.GlobalAvgPool2d(),
+    nn.IdentityShortcut: lambda m, children: torch_layers.IdentityShortcut(m.out_channels, m.stride),
+    nn.Flatten: lambda m, children: torch_layers.Flatten(),
+    nn.Dropout: lambda m, children: torch_layers.Dropout(m.probability, m.whole_channels),
+    **dict.fromkeys(
+        (nn.BinaryConv2d, nn.BinaryLinear, nn.KBitConv2d, nn.KBitLinear, nn.BinaryWeightConv2d, nn.BinaryWeightLinear),
+        _binary,
+    ),
+}
