@@ -46,7 +46,7 @@ class Data:
             x = rng.standard_normal(self.shape, np.float32)
         else:
             values = np.array(VALUES[self.kind], np.float32)
-            x = values[rng.integers(0, len(values), self.shape)] if len(values) > 1 else np.full(self.shape, values[0])
+            x = values[rng.integers(0, len(values), self.shape, np.uint8)]
         return lay_out(x, self.memory)
 
 

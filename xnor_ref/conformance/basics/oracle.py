@@ -17,15 +17,16 @@ def signs(x: np.ndarray, zero: float | str = 1, flush: bool = False) -> np.ndarr
     zeros of their sign.
     """
     if x.dtype.kind != "f":
-        negative, is_zero = x < 0, x == 0
+        out, is_zero = np.where(x < 0, -1.0, 1.0), x == 0
     else:
         word = UNSIGNED[x.dtype.itemsize]
-        bits = np.ascontiguousarray(x, x.dtype.newbyteorder("=")).reshape(x.shape).view(word)
-        size = bits & word(np.iinfo(word).max >> 1)
-        negative = bits != size
-        is_zero = size < np.array(np.finfo(x.dtype).tiny, x.dtype.newbyteorder("=")).view(word) if flush else size == 0
-    out = np.where(negative, -1.0, 1.0)
-    return out if zero == "sign bit" else np.where(is_zero, zero, out)
+        x = np.asarray(x, x.dtype.newbyteorder("="), "C")
+        size = x.view(word).reshape(x.shape) << word(1)  # the bits without that of the sign
+        out = np.where(np.signbit(x), -1.0, 1.0)
+        is_zero = size < np.array(np.finfo(x.dtype).tiny, x.dtype).view(word) << word(1) if flush else size == 0
+    if zero != "sign bit":
+        out[is_zero] = zero
+    return out
 
 
 def sides(padding) -> list[tuple[int, int]]:

@@ -79,6 +79,12 @@ class Restrictions:
     def channel_counts(self) -> tuple[int, ...]:
         return tuple(n for n in _allowed(self.channels, CHANNELS) if n <= self.largest_dot)
 
+    def takes_channels(self, n: int) -> bool:
+        """Whether there may be this many channels."""
+        return self.channels is None or n in (
+            self.channels if hasattr(self.channels, "__contains__") else (self.channels,)
+        )
+
     @cached_property
     def out_channel_counts(self) -> tuple[int, ...]:
         return _allowed(self.out_channels, OUT_CHANNELS)

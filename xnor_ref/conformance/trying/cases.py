@@ -1,9 +1,11 @@
 """Strategies that draw cases inside restrictions. Uniformly drawn sizes and normal data miss the faults that matter.
 
 So channels are counts around the borders of words, data are often saturated, and zeros, zeros with a sign and subnormal
-numbers are kinds of their own, lest one be blamed for another.
+numbers are kinds of their own, lest one be blamed for another. What is drawn are a few choices from lists that begin
+with the simplest, so that Hypothesis shrinks towards that.
 """
 
+from collections.abc import Iterable
 from itertools import islice, product
 from typing import Any
 
@@ -11,10 +13,13 @@ from hypothesis import strategies as st
 
 from xnor_ref.conformance.basics.arrays import KINDS, ZEROS, Case, Data
 from xnor_ref.conformance.basics.restrictions import Restrictions
+from xnor_ref.conformance.basics.roles import Layer
 from xnor_ref.errors import InputError
 
+Cases = st.SearchStrategy[Case]
 EXTREMES = (("plus", "minus"), ("minus", "plus"), ("plus", "plus"), ("minus", "minus"))  # the largest counts and sums
-MOST_TERMS = 4096  # of one sum, but for the longest
+SEEDS = st.integers(0, 2**16)
+FIVE = (5, 5)  # with 3,072 channels a dot product has more terms than 16 bits count
 
 
 def kinds(limits: Restrictions, scaled: bool = False) -> tuple[str, ...]:
@@ -28,189 +33,223 @@ def kinds(limits: Restrictions, scaled: bool = False) -> tuple[str, ...]:
     return tuple(kind for kind in found if kind not in left_out)
 
 
-def pairs_of_kinds(limits: Restrictions, scaled: bool = False) -> st.SearchStrategy[tuple[str, str]]:
-    """Kinds of two operands; a fourth of the pairs make the sums extreme."""
+def pairs_of_kinds(limits: Restrictions, scaled: bool = False) -> list[tuple[str, str]]:
+    """Kinds of two operands; about a fourth of them make the sums extreme."""
     pairs = list(product(kinds(limits, scaled), repeat=2))
-    return st.sampled_from([EXTREMES[2], *pairs, *EXTREMES * (len(pairs) // 12)])
+    return [EXTREMES[2], *pairs, *EXTREMES * (len(pairs) // 12)]
 
 
-def _keywords(draw, limits: Restrictions, given: dict[str, Any] | None = None) -> dict[str, Any]:
-    return (given or {}) | {name: draw(st.sampled_from(values)) for name, values in limits.options.items()}
+def choice(values: Iterable[Any]) -> st.SearchStrategy:
+    return st.sampled_from(tuple(values))
 
 
-def _memory(draw, limits: Restrictions) -> str:
-    return limits.memory[0] if len(limits.memory) == 1 else draw(st.sampled_from(limits.memory))
+def keywords(limits: Restrictions) -> st.SearchStrategy[dict[str, Any]]:
+    """Further keywords, each with one of its values."""
+    return st.fixed_dictionaries({name: choice(values) for name, values in limits.options.items()})
 
 
-@st.composite
-def windows(draw, limits: Restrictions, most: int = 10**9) -> tuple[Any, ...]:
-    """(image, kernel, stride, padding, dilation), such that a window fits; kernels of at most `most` taps."""
-    kernels = [k for k in limits.kernel_pairs if k[0] * k[1] <= most] or [min(limits.kernel_pairs)]
-    kernel, stride = draw(st.sampled_from(kernels)), draw(st.sampled_from(limits.stride_pairs))
-    padding, dilation = draw(st.sampled_from(limits.padding_pairs)), draw(st.sampled_from(limits.dilation_pairs))
+def counts(limits: Restrictions) -> list[tuple[int, int, int]]:
+    """(channels, outputs, groups) that go together, each channel count with each count of outputs and groups."""
+    found = [
+        (channels, -(-outputs // groups) * groups if limits.out_channels is None else outputs, groups)
+        for groups in limits.group_counts
+        for channels, outputs in product(limits.channel_counts, limits.out_channel_counts)
+        if channels % groups == 0 and (limits.out_channels is None or outputs % groups == 0)
+    ]
+    if not found:
+        raise InputError("Kit: no channel count can be divided by a number of groups; give channels that can")
+    return found
+
+
+def place(limits: Restrictions, kernel, stride, padding, dilation, extra) -> tuple[tuple[int, int], dict[str, Any]]:
+    """The size of an image on which the window fits, `extra` pixels above the least; and the window's settings."""
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
-    if isinstance(padding, str):
-        least = [1, 1]
-    else:
-        least = [max(1, span - (2 * p if isinstance(p, int) else sum(p))) for span, p in zip(spans, padding)]
+    same = isinstance(padding, str)
+    least = [1 if same else max(1, n - (2 * p if isinstance(p, int) else sum(p))) for n, p in zip(spans, padding)]
     if limits.image_covers_kernel:
         least = [max(both) for both in zip(spans, least)]
     if limits.square:
-        least = [max(least)] * 2
-    image = [draw(st.integers(low, max(low, limits.largest_image))) for low in (least[:1] if limits.square else least)]
-    return tuple(image * 2 if limits.square else image), kernel, stride, padding, dilation
+        least, extra = [max(least)] * 2, (extra[0], extra[0])
+    image = tuple(n + e % max(1, limits.largest_image - n + 1) for n, e in zip(least, extra))
+    return image, {"stride": stride, "padding": padding}
 
 
-@st.composite
-def conv2d(draw, limits: Restrictions, scaled: bool = False) -> Case:
+def window_choices(limits: Restrictions) -> tuple[st.SearchStrategy, ...]:
+    """Kernel, (stride, padding), dilation, and pixels above the least."""
+    return (
+        choice(limits.kernel_pairs),
+        choice(product(limits.stride_pairs, limits.padding_pairs)),
+        choice(limits.dilation_pairs) if len(limits.dilation_pairs) > 1 else st.just(limits.dilation_pairs[0]),
+        choice(product(range(limits.largest_image), repeat=2)),
+    )
+
+
+def named(limits: Restrictions, dilation: tuple[int, int], groups: int) -> dict[str, Any]:
+    """The keywords for dilation and groups, of a function that takes them."""
+    given: dict[str, Any] = {} if limits.dilations is None else {"dilation": dilation}
+    return given if limits.groups is None else given | {"groups": groups}
+
+
+def conv2d(limits: Restrictions, scaled: bool = False) -> Cases:
     """Convolutions of small images."""
-    groups = draw(st.sampled_from(limits.group_counts)) if limits.groups is not None else 1
-    counts = [n for n in limits.channel_counts if n % groups == 0] or [groups]
-    channels = draw(st.sampled_from(counts))
-    image, kernel, stride, padding, dilation = draw(windows(limits, max(1, limits.largest_dot // channels)))
-    outputs = [n for n in limits.out_channel_counts if n % groups == 0] or [groups]
-    of_x, of_weight = draw(pairs_of_kinds(limits, scaled))
-    seed, memory = draw(st.integers(0, 2**16)), _memory(draw, limits)
-    shape = draw(st.sampled_from(limits.batches)), channels, *image
-    filters = draw(st.sampled_from(outputs)), channels // groups, *kernel
-    keywords: dict[str, Any] = {"dilation": dilation} if limits.dilations is not None else {}
-    keywords |= {"groups": groups} if limits.groups is not None else {}
-    return Case(
-        "conv2d",
-        {"x": Data(shape, of_x, memory, seed), "weight": Data(filters, of_weight, memory, seed + 1)},
-        {"stride": stride, "padding": padding, "pad_value": draw(st.sampled_from(limits.asked_pad_values))},
-        _keywords(draw, limits, keywords),
-    )
+    small = min(limits.kernel_pairs, key=lambda k: k[0] * k[1])
+
+    def make(drawn: tuple) -> Case:
+        (channels, outputs, groups), kernel, moves, dilation, extra, (batch, pad), of, seed, memory, more = drawn
+        if channels // groups * kernel[0] * kernel[1] > limits.largest_dot:
+            kernel = small
+        image, settings = place(limits, kernel, *moves, dilation, extra)
+        x = Data((batch, channels, *image), of[0], memory, seed)
+        weight = Data((outputs, channels // groups, *kernel), of[1], memory, seed + 1)
+        settings["pad_value"] = pad
+        return Case("conv2d", {"x": x, "weight": weight}, settings, named(limits, dilation, groups) | more)
+
+    return st.tuples(
+        choice(counts(limits)),
+        *window_choices(limits),
+        choice(product(limits.batches, limits.asked_pad_values)),
+        choice(pairs_of_kinds(limits, scaled)),
+        SEEDS,
+        choice(limits.memory),
+        keywords(limits),
+    ).map(make)
 
 
-@st.composite
-def longest_conv2d(draw, limits: Restrictions, scaled: bool = False) -> Case:
+def longest_conv2d(limits: Restrictions, scaled: bool = False) -> Cases:
     """As many terms as a sum may have: by default 3072 * 5 * 5, more than 16 bits hold."""
-    square = limits.kernels is None and limits.largest_dot >= 25
-    kernel = (5, 5) if square else max(limits.kernel_pairs, key=lambda k: k[0] * k[1])
-    counts = limits.channel_counts
-    channels = limits.largest_dot // (kernel[0] * kernel[1])
-    if limits.channels is not None:
-        near = range(channels, max(0, channels - 4096), -1)
-        channels = next((n for n in near if _among(n, limits)), max(counts))
-    kinds_of_two = draw(st.sampled_from((*EXTREMES, ("signs", "signs") if limits.signs_only else ("normal", "normal"))))
-    padding = draw(st.sampled_from(limits.padding_pairs[:5]))
-    stride, dilation = limits.stride_pairs[0], limits.dilation_pairs[0]
-    image = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation))
-    image = (max(image),) * 2 if limits.square else image
-    keywords: dict[str, Any] = {"dilation": dilation} if limits.dilations is not None else {}
-    keywords |= {"groups": 1} if limits.groups is not None else {}
+    wide = limits.kernels is None and limits.largest_dot >= 25
+    kernel = FIVE if wide else max(limits.kernel_pairs, key=lambda k: k[0] * k[1])
+    channels = long_lengths(limits, limits.largest_dot // (kernel[0] * kernel[1]))[0]
     outputs = min((n for n in limits.out_channel_counts if n > 1), default=limits.out_channel_counts[0])
-    return Case(
-        "conv2d",
-        {
-            "x": Data((limits.batches[0], channels, *image), kinds_of_two[0], "plain", 1),
-            "weight": Data((outputs, channels, *kernel), kinds_of_two[1], "plain", 2),
-        },
-        {"stride": stride, "padding": padding, "pad_value": draw(st.sampled_from(limits.asked_pad_values))},
-        _keywords(draw, limits, keywords),
+    many = ("signs", "signs") if limits.signs_only else ("normal", "normal")
+    dilation, stride = limits.dilation_pairs[0], limits.stride_pairs[0]
+
+    def make(drawn: tuple) -> Case:
+        of, padding, pad, more = drawn
+        image, settings = place(limits, kernel, stride, padding, dilation, (0, 0))
+        spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
+        image = tuple(max(both) for both in zip(image, [max(spans)] * 2 if limits.square else spans))
+        data = {
+            "x": Data((limits.batches[0], channels, *image), of[0], seed=1),
+            "weight": Data((outputs, channels, *kernel), of[1], seed=2),
+        }
+        return Case("conv2d", data, settings | {"pad_value": pad}, named(limits, dilation, 1) | more)
+
+    drawn = choice((*EXTREMES, *(many,) * (8 if scaled else 1)))
+    return st.tuples(drawn, choice(limits.padding_pairs[:5]), choice(limits.asked_pad_values), keywords(limits)).map(
+        make
     )
 
 
-def _among(n: int, limits: Restrictions) -> bool:
-    return n in limits.channels if hasattr(limits.channels, "__contains__") else n == limits.channels
-
-
-def long_lengths(limits: Restrictions) -> tuple[int, ...]:
-    """The largest lengths of a vector."""
-    top = limits.largest_dot
-    if limits.channels is None:
-        return tuple(sorted({top, max(1, top - 1)}))
-    fitting = (n for n in range(top, max(0, top - 4096), -1) if _among(n, limits))
+def long_lengths(limits: Restrictions, top: int | None = None) -> tuple[int, ...]:
+    """The two largest channel counts that the restrictions allow, up to `top`."""
+    top = limits.largest_dot if top is None else top
+    fitting = (n for n in range(top, max(0, top - 4096), -1) if limits.takes_channels(n))
     return tuple(islice(fitting, 2)) or (max(limits.channel_counts),)
 
 
-@st.composite
-def linear(draw, limits: Restrictions, scaled: bool = False, lengths: tuple[int, ...] = ()) -> Case:
-    features = draw(st.sampled_from(lengths or limits.channel_counts))
-    of_x, of_weight = draw(pairs_of_kinds(limits, scaled))
-    seed, memory = draw(st.integers(0, 2**16)), _memory(draw, limits)
-    outputs = limits.out_channel_counts[:3] if lengths else limits.out_channel_counts
-    return Case(
-        "linear",
-        {
-            "x": Data((draw(st.sampled_from(limits.batches)), features), of_x, memory, seed),
-            "weight": Data((draw(st.sampled_from(outputs)), features), of_weight, memory, seed + 1),
-        },
-        {},
-        _keywords(draw, limits),
-    )
+def linear(limits: Restrictions, scaled: bool = False, longest: bool = False) -> Cases:
+    def make(drawn: tuple) -> Case:
+        features, outputs, batch, of, seed, memory, more = drawn
+        data = {
+            "x": Data((batch, features), of[0], memory, seed),
+            "weight": Data((outputs, features), of[1], memory, seed + 1),
+        }
+        return Case("linear", data, {}, more)
+
+    return st.tuples(
+        choice(long_lengths(limits) if longest else limits.channel_counts),
+        choice(limits.out_channel_counts[: 2 if longest else None]),
+        choice(limits.batches),
+        choice(pairs_of_kinds(limits, scaled)),
+        SEEDS,
+        choice(limits.memory),
+        keywords(limits),
+    ).map(make)
 
 
-@st.composite
-def rows(draw, role: str, limits: Restrictions, zero_free: bool = False) -> Case:
+def rows(role: str, limits: Restrictions, zero_free: bool = False) -> Cases:
     """Rows to pack, or to pack and unpack."""
-    n = draw(st.sampled_from(limits.channel_counts))
-    kind = draw(st.sampled_from([k for k in kinds(limits) if not zero_free or k not in (*ZEROS, "subnormal")]))
-    shape = draw(st.sampled_from(limits.batches)), n
-    data = {"x": Data(shape, kind, _memory(draw, limits), draw(st.integers(0, 2**16)))}
-    return Case(role, data, {"n": n} if role == "unpack" else {})
+
+    def make(drawn: tuple) -> Case:
+        n, kind, batch, memory, seed = drawn
+        return Case(role, {"x": Data((batch, n), kind, memory, seed)}, {"n": n} if role == "unpack" else {})
+
+    found = [kind for kind in kinds(limits) if not zero_free or kind not in (*ZEROS, "subnormal")]
+    few = choice(limits.channel_counts), choice(found), choice(limits.batches), choice(limits.memory), SEEDS
+    return st.tuples(*few).map(make)
 
 
-@st.composite
-def dots(draw, limits: Restrictions, lengths: tuple[int, ...] = ()) -> Case:
-    n = draw(st.sampled_from(lengths or limits.channel_counts))
+def dots(limits: Restrictions, longest: bool = False) -> Cases:
+    def make(drawn: tuple) -> Case:
+        n, of, seed = drawn
+        return Case("dot", {"a": Data((n,), of[0], seed=seed), "b": Data((n,), of[1], seed=seed + 1)}, {"n": n})
+
     few = [kind for kind in ("plus", "minus", "signs", "normal") if kind in kinds(limits)]
-    of_a, of_b = draw(st.sampled_from([*product(few, repeat=2), *EXTREMES]))
-    seed = draw(st.integers(0, 2**16))
-    return Case("dot", {"a": Data((n,), of_a, seed=seed), "b": Data((n,), of_b, seed=seed + 1)}, {"n": n})
+    lengths = choice(long_lengths(limits) if longest else limits.channel_counts)
+    return st.tuples(lengths, choice([*product(few, repeat=2), *EXTREMES]), SEEDS).map(make)
 
 
-@st.composite
-def weights(draw, role: str, limits: Restrictions, longest: bool = False) -> Case:
+def weights(role: str, limits: Restrictions, longest: bool = False) -> Cases:
     """Weights of a convolution, alone."""
-    channels = draw(st.sampled_from(long_lengths(limits)[:1] if longest else limits.channel_counts))
-    few = [k for k in limits.kernel_pairs if k[0] * k[1] * channels <= limits.largest_dot] or [min(limits.kernel_pairs)]
-    kernel = draw(st.sampled_from(few))
-    outputs = draw(st.sampled_from(limits.out_channel_counts[:2] if longest else limits.out_channel_counts))
-    kind = "normal" if longest and not limits.signs_only else draw(st.sampled_from(kinds(limits, scaled=True)))
-    return Case(role, {"weight": Data((outputs, channels, *kernel), kind, seed=draw(st.integers(0, 2**16)))})
+    small = min(limits.kernel_pairs, key=lambda k: k[0] * k[1])
+
+    def make(drawn: tuple) -> Case:
+        channels, outputs, kernel, kind, seed = drawn
+        if channels * kernel[0] * kernel[1] > limits.largest_dot:
+            kernel = small
+        return Case(role, {"weight": Data((outputs, channels, *kernel), kind, seed=seed)})
+
+    normal = longest and not limits.signs_only
+    return st.tuples(
+        choice(long_lengths(limits)[:1] if longest else limits.channel_counts),
+        choice(limits.out_channel_counts[: 2 if longest else None]),
+        choice(limits.kernel_pairs),
+        choice(("normal",) if normal else kinds(limits, scaled=True)),
+        SEEDS,
+    ).map(make)
 
 
-@st.composite
-def scale_maps(draw, limits: Restrictions) -> Case:
-    groups = draw(st.sampled_from(limits.group_counts)) if limits.groups is not None else 1
-    channels = draw(st.sampled_from([n for n in limits.channel_counts if n % groups == 0] or [groups]))
-    image, kernel, stride, padding, dilation = draw(windows(limits))
-    kind = draw(st.sampled_from(kinds(limits, scaled=True)))
-    shape = draw(st.sampled_from(limits.batches)), channels, *image
-    keywords: dict[str, Any] = {"dilation": dilation} if limits.dilations is not None else {}
-    keywords |= {"groups": groups} if limits.groups is not None else {}
-    return Case(
-        "scale_map",
-        {"x": Data(shape, kind, _memory(draw, limits), draw(st.integers(0, 2**16)))},
-        {"kernel": kernel, "stride": stride, "padding": padding},
-        _keywords(draw, limits, keywords),
-    )
+def scale_maps(limits: Restrictions) -> Cases:
+    def make(drawn: tuple) -> Case:
+        (channels, _, groups), kernel, moves, dilation, extra, batch, kind, seed, memory, more = drawn
+        image, settings = place(limits, kernel, *moves, dilation, extra)
+        data = {"x": Data((batch, channels, *image), kind, memory, seed)}
+        return Case("scale_map", data, {"kernel": kernel} | settings, named(limits, dilation, groups) | more)
+
+    return st.tuples(
+        choice(counts(limits)),
+        *window_choices(limits),
+        choice(limits.batches),
+        choice(kinds(limits, scaled=True)),
+        SEEDS,
+        choice(limits.memory),
+        keywords(limits),
+    ).map(make)
 
 
-@st.composite
-def gradients(draw, limits: Restrictions) -> Case:
-    shape = draw(st.sampled_from(limits.batches)), draw(st.sampled_from(limits.channel_counts))
-    kind = draw(st.sampled_from([k for k in kinds(limits, scaled=True) if k not in ("subnormal", *ZEROS)]))
-    seed = draw(st.integers(0, 2**16))
-    return Case("ste", {"x": Data(shape, kind, seed=seed), "dy": Data(shape, "normal", seed=seed + 1)})
+def gradients(limits: Restrictions) -> Cases:
+    def make(drawn: tuple) -> Case:
+        shape, kind, seed = drawn
+        return Case("ste", {"x": Data(shape, kind, seed=seed), "dy": Data(shape, "normal", seed=seed + 1)})
+
+    found = [kind for kind in kinds(limits, scaled=True) if kind not in ("subnormal", *ZEROS)]
+    return st.tuples(choice(product(limits.batches, limits.channel_counts)), choice(found), SEEDS).map(make)
 
 
-@st.composite
-def layers(draw, limits: Restrictions, layer: Any, scaled: bool = False) -> Case:
+def layers(limits: Restrictions, layer: Layer, scaled: bool = False) -> Cases:
     """Inputs of a layer that has its own weight."""
-    shape: tuple[int, ...] = (draw(st.sampled_from(limits.batches)),)
-    if layer.weight.ndim == 2:
-        shape += (layer.weight.shape[1],)
-    else:
-        padding = ((0, 0), (0, 0)) if isinstance(layer.padding, str) else layer.padding
-        spans = [d * (k - 1) + 1 for k, d in zip(layer.weight.shape[2:], layer.dilation)]
-        least = [max(1, s - (2 * p if isinstance(p, int) else sum(p))) for s, p in zip(spans, padding)]
-        image = [draw(st.integers(low, max(low, limits.largest_image))) for low in least]
-        shape += (layer.weight.shape[1] * layer.groups, *((max(image),) * 2 if limits.square else image))
-    kind = draw(st.sampled_from(kinds(limits, scaled)))
-    return Case("layer", {"x": Data(shape, kind, seed=draw(st.integers(0, 2**16)))}, {}, _keywords(draw, limits))
+    weight = layer.weight
+
+    def make(drawn: tuple) -> Case:
+        batch, extra, kind, seed, more = drawn
+        shape: tuple[int, ...] = (batch, weight.shape[1] * layer.groups)
+        if weight.ndim == 4:
+            shape += place(limits, weight.shape[2:], layer.stride, layer.padding, layer.dilation, extra)[0]
+        return Case("layer", {"x": Data(shape, kind, seed=seed)}, {}, more)
+
+    extras = choice(product(range(limits.largest_image), repeat=2))
+    return st.tuples(choice(limits.batches), extras, choice(kinds(limits, scaled)), SEEDS, keywords(limits)).map(make)
 
 
 def check_not_empty(limits: Restrictions) -> None:

@@ -110,8 +110,8 @@ def strategy(role: str, limits: Restrictions, subject: Subject, scaled: bool) ->
 
 LONGEST: dict[str, Any] = {
     "conv2d": lambda limits, scaled: cases.longest_conv2d(limits, scaled),
-    "linear": lambda limits, scaled: cases.linear(limits, scaled, cases.long_lengths(limits)),
-    "dot": lambda limits, scaled: cases.dots(limits, cases.long_lengths(limits)),
+    "linear": lambda limits, scaled: cases.linear(limits, scaled, longest=True),
+    "dot": lambda limits, scaled: cases.dots(limits, longest=True),
     "alpha": lambda limits, scaled: cases.weights("alpha", limits, longest=True),
     "binarize": lambda limits, scaled: cases.weights("binarize", limits, longest=True),
 }

@@ -54,7 +54,7 @@ def recipe_text(recipe: Any) -> str:
         return f"np.full({recipe.shape}, {numbers[0]}, np.float32)"
     return (
         f"np.array({list(numbers)}, np.float32)"
-        f"[np.random.default_rng({recipe.seed}).integers(0, {len(numbers)}, {recipe.shape})]"
+        f"[np.random.default_rng({recipe.seed}).integers(0, {len(numbers)}, {recipe.shape}, np.uint8)]"
     )
 
 
