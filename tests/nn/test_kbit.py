@@ -278,6 +278,60 @@ def test_the_gradient_is_rounded_on_its_way_to_the_input_only(bits, scale):
     assert np.abs(grads[0][0] - grads[1][0]).max() > 0.1
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_rounding_at_random_is_right_on_average(bits):
+    g = np.float32([[-0.3, 0, 0.7, 1], [0.05, -0.2, 0.11, 0.02]])
+    rng = np.random.default_rng(bits)
+    drawn = np.array([binary.quantize_gradient(g, bits, rng=rng, by_sample=True) for _ in range(4000)])
+    top = np.abs(g).max(axis=1, keepdims=True)
+    step = 2 * top / (2**bits - 1)
+    assert np.all(np.abs(drawn.mean(0) - g) <= 0.05 * step + 1e-7)
+    assert np.all(np.abs(drawn - g) <= step * 1.001) and not drawn[:, 0, 1].any()
+    levels = (drawn / top + 1) * (2**bits - 1) / 2
+    np.testing.assert_allclose(levels[:, g != 0], np.round(levels[:, g != 0]), atol=1e-4)
+
+
+def test_each_sample_has_levels_of_its_own():
+    g = np.float32([[4, -1], [0.5, 0.1], [0, 0]])
+    assert binary.quantize_gradient(g, 1, by_sample=True).tolist() == [[4, -4], [0.5, 0.5], [0, 0]]
+    assert binary.quantize_gradient(g, 1).tolist() == [[4, -4], [4, 4], [0, 0]]
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_the_gradient_of_weights_may_take_the_rounded_one(linear):
+    options = {"grad_rounding": "random", "grad_range": "sample", "grad_for": "all", "weight_scale": "off"}
+    options |= {"input_scale": "off", "rng": np.random.default_rng(1)}
+    layer = (
+        nn.BinaryLinear(9, 4, grad_bits=2, **options) if linear else nn.BinaryConv2d(9, 4, 1, grad_bits=2, **options)
+    )
+    rng = np.random.default_rng(2)
+    shapes = ((5, 9), (5, 4)) if linear else ((5, 9, 1, 1), (5, 4, 1, 1))
+    x, d = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+    given = Tensor(x, requires_grad=True)
+    layer.set_position(3, 7)
+    layer(given).backward(d)
+    known = np.random.default_rng(layer.draw_position())
+    rounded = binary.quantize_gradient(d, 2, rng=known, by_sample=True)
+    assert np.abs(rounded - d).max() > 0.01
+    rows, d_rows = sign(x).reshape(5, 9), rounded.reshape(5, 4)
+    np.testing.assert_allclose(layer.weight.grad.reshape(4, 9), d_rows.T @ rows, rtol=1e-4, atol=1e-5)
+    back = d_rows @ sign(layer.weight.data).reshape(4, 9) * (np.abs(x) <= 1).reshape(5, 9)
+    np.testing.assert_allclose(given.grad.reshape(5, 9), back, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"grad_rounding": "random"}, r"grad_rounding \(=random\) needs grad_bits"),
+        ({"grad_bits": 2, "grad_range": "image"}, "grad_range must be one of layer, sample, got 'image'"),
+        ({"grad_bits": 2, "grad_for": None}, "grad_for must be one of inputs, all, got None"),
+    ],
+)
+def test_settings_of_rounded_gradients_are_checked(settings, said):
+    with pytest.raises(InputError, match=said):
+        nn.BinaryLinear(3, 4, **settings)
+
+
 # --- networks
 
 

@@ -85,13 +85,30 @@ def quantize(x: F32, bits: int) -> F32:
     return Levels(bits).values(x)
 
 
-def quantize_gradient(grad: F32, bits: int) -> F32:
-    """max|g| q_k(g / max|g|), the maximum over the whole tensor; with one bit max|g| sign(g) (section 3.2).
+def quantize_gradient(grad: F32, bits: int, *, rng: np.random.Generator | None = None, by_sample: bool = False) -> F32:
+    """max|g| q_k(g / max|g|); with one bit max|g| sign(g) (section 3.2).
 
     The maximum, in place of the mean that eq. 6 would give, keeps the largest change of every element. What is exactly
     0, as most of a gradient behind max pooling, stays 0, as it does with the `sign` of Torch, the authors' library.
+
+    Parameters
+    ----------
+    grad : float32, of any shape; the first axis counts samples
+    bits : from 1 to 8
+    rng : draws which of the two levels around it a number takes, so that it is right on average; without it the nearer
+        one is taken. DoReFa-Net adds noise before it rounds (Zhou et al. 2016, eq. 12), which is the same
+    by_sample : take the maximum over each sample, as DoReFa-Net does, and not over the whole tensor
+
+    >>> quantize_gradient(np.float32([[-0.2, 1], [0.1, 0.3]]), 1, by_sample=True).tolist()
+    [[-1.0, 1.0], [0.30000001192092896, 0.30000001192092896]]
     """
-    top = np.abs(grad).max()
-    if top == 0:
-        return grad
-    return np.where(grad == 0, np.float32(0), quantize(grad / top, bits) * top)
+    top = np.abs(grad).max(axis=tuple(range(1, grad.ndim)) if by_sample else None, keepdims=True)
+    top[top == 0] = 1
+    if rng is None:
+        levels = quantize(grad / top, bits)
+    else:
+        most = largest(bits)
+        place = np.float32(most) * (grad / top)
+        levels = 2 * np.floor((place - 1) / 2 + rng.random(grad.shape, np.float32)) + 1
+        levels = np.clip(levels, -most, most) / np.float32(most)
+    return np.where(grad == 0, np.float32(0), levels * top)

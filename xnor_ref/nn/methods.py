@@ -103,7 +103,8 @@ class Method:
 
 _LATENT = ("grad_mode", "centre", "clamp")
 _UNSCALED = (("weight_scale", "off"), ("input_scale", "off"))
-_KBIT = ("weight_bits", "input_bits", "input_levels", "weight_quantizer", "grad_bits")
+_ROUNDED = ("grad_bits", "grad_rounding", "grad_range", "grad_for")
+_KBIT = ("weight_bits", "input_bits", "input_levels", "weight_quantizer", *_ROUNDED)
 _EXTRAS = ("sign_gradient", "shortcut", "relu", "react")
 _CLIPPED = (*_UNSCALED, ("clamp", True), ("glorot", True))
 
@@ -141,7 +142,7 @@ METHODS = {
         "binary weights and inputs without scales",
         inputs=True,
         ends=True,
-        options=("pad_value", "glorot", "shift_batch_norm", "grad_bits", "sign_gradient"),
+        options=("pad_value", "glorot", "shift_batch_norm", *_ROUNDED, "sign_gradient"),
         fixed=_CLIPPED,
     ),
 }

@@ -7,6 +7,15 @@ from xnor_ref import binary
 from xnor_ref.errors import InputError
 
 INPUT_LEVELS = ("even", "ternary")
+GRAD_ROUNDINGS = ("nearest", "random")
+GRAD_RANGES = ("layer", "sample")
+GRAD_USES = ("inputs", "all")
+_CHOICES = {
+    "input_levels": INPUT_LEVELS,
+    "grad_rounding": GRAD_ROUNDINGS,
+    "grad_range": GRAD_RANGES,
+    "grad_for": GRAD_USES,
+}
 RULES = {
     registry.option: registry
     for registry in (
@@ -41,8 +50,11 @@ class LayerSettings:
     input_levels : "even", 2^k numbers from -1 to 1, or with 2 bits "ternary": 0 where |x| <= 1/2, else sign(x)
     weight_quantizer : what rounds latent weights to several bits, one of `binary.QUANTIZERS`
     grad_bits : bits that the gradient is rounded to before it meets the weights, see `binary.quantize_gradient`
-        (Rastegari et al. 2016, section 3.2, "binary gradient"); None leaves it real. The gradient of the weights takes
-        the real one
+        (Rastegari et al. 2016, section 3.2, "binary gradient"); None leaves it real
+    grad_rounding : "nearest" level, or one of the two around at "random"
+    grad_range : what levels reach to: the largest gradient of the "layer" or of each "sample"
+    grad_for : the gradient of "inputs" alone is computed from the rounded one, or "all", that of weights too.
+        DoReFa-Net has "random", "sample" and "all" (Zhou et al. 2016, eq. 12)
 
     Raises
     ------
@@ -63,6 +75,9 @@ class LayerSettings:
     input_levels: str = "even"
     weight_quantizer: Any = "uniform"
     grad_bits: int | None = None
+    grad_rounding: str = "nearest"
+    grad_range: str = "layer"
+    grad_for: str = "inputs"
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -81,8 +96,12 @@ class LayerSettings:
                 continue
             if type(bits) is not int or not 1 <= bits <= binary.MAX_BITS:
                 raise InputError(f"{name} must be an integer from 1 to {binary.MAX_BITS}, got {bits!r}")
-        if self.input_levels not in INPUT_LEVELS:
-            raise InputError(f"input_levels must be one of {', '.join(INPUT_LEVELS)}, got {self.input_levels!r}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+            if name.startswith("grad") and value != choices[0] and self.grad_bits is None:
+                raise InputError(f"{name} (={value}) needs grad_bits")
         if self.input_levels == "ternary" and self.input_bits != 2:
             raise InputError(f"input_levels 'ternary' needs input_bits 2, got {self.input_bits}")
         self.grad_mode.check(self.weight_scale, self.code)

@@ -74,6 +74,9 @@ class BinaryLayer(Module):
     input_bits: int
     input_levels: str
     grad_bits: int | None
+    grad_rounding: str
+    grad_range: str
+    grad_for: str
 
     def __init__(
         self, shape: tuple[int, ...], rng: np.random.Generator | None, settings: dict[str, Any], bias: bool = False
@@ -181,7 +184,10 @@ class BinaryLayer(Module):
 
     def _for_input(self, dz: F32) -> F32:
         """The gradient that meets the weights on its way to the input."""
-        return dz if self.grad_bits is None else binary.quantize_gradient(dz, self.grad_bits)
+        if self.grad_bits is None:
+            return dz
+        rng = np.random.default_rng(self.draw_position()) if self.grad_rounding == "random" else None
+        return binary.quantize_gradient(dz, self.grad_bits, rng=rng, by_sample=self.grad_range == "sample")
 
     def through_sign(self, x: F32, dx: F32) -> F32:
         """dx times what stands in for the derivative of sign(x), in place."""
@@ -282,12 +288,13 @@ class BinaryConv2d(BinaryLayer, Convolution):
 
         def backward(dy):
             dz = np.ascontiguousarray(dy if k is None else dy * float_ops.for_outputs(k, dy.shape[1]))
-            grad = self._correlate(dz, images)
+            rounded = self._for_input(dz)
+            grad = self._correlate(rounded if self.grad_for == "all" else dz, images)
             dx = None
             if x.requires_grad:
                 signs = self.scaled_signs(alpha)
                 place = spatial(images), window, self.groups
-                dx = float_ops.conv2d_input_gradient(self._for_input(dz), signs, *place)
+                dx = float_ops.conv2d_input_gradient(rounded, signs, *place)
                 dx = self.through_sign(images, dx)
                 if self.k_grad and k is not None:
                     dx += self._gradient_through_k(dy, z, alpha, images)
@@ -368,10 +375,11 @@ class BinaryLinear(BinaryLayer):
 
         def backward(dy):
             dz = np.ascontiguousarray(dy) if k is None else dy * k
-            grad = float_ops.linear_weight_gradient(dz, self._coded(rows))
+            rounded = self._for_input(dz)
+            grad = float_ops.linear_weight_gradient(rounded if self.grad_for == "all" else dz, self._coded(rows))
             dx = None
             if x.requires_grad:
-                dx = float_ops.linear_input_gradient(self._for_input(dz), self.scaled_signs(alpha))
+                dx = float_ops.linear_input_gradient(rounded, self.scaled_signs(alpha))
                 dx = self.through_sign(rows, dx)
                 if self.k_grad and k is not None:
                     dk = (dy * (z if alpha is None else z * alpha)).sum(axis=1, keepdims=True).astype(np.float32)

@@ -177,6 +177,21 @@ class TrainConfig:
     grad_bits: int | None = _binary(
         "int", "Bits of the gradient that is propagated through binary weights (default: real).", low=1, high=8
     )
+    grad_rounding: str | None = _binary(
+        "choice",
+        "What gradients of grad_bits are rounded to (default: nearest).",
+        "xnor_ref.nn.settings:GRAD_ROUNDINGS",
+    )
+    grad_range: str | None = _binary(
+        "choice",
+        "What the levels of grad_bits reach to: the largest gradient of a layer or of each sample (default: layer).",
+        "xnor_ref.nn.settings:GRAD_RANGES",
+    )
+    grad_for: str | None = _binary(
+        "choice",
+        "Which gradients are computed from rounded ones: those of inputs, or all (default: inputs).",
+        "xnor_ref.nn.settings:GRAD_USES",
+    )
     sign_gradient: str | None = _binary(
         "choice", "What stands in for the derivative of sign (default: ste).", "xnor_ref.binary:SIGN_GRADIENTS"
     )
