@@ -44,6 +44,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "cli": ("commands", "bench", ""),
     "conformance": ("", "foreign", "trying", "basics"),
     "training": ("", "callbacks", "fitting", "storing", "settings"),
+    "interop": ("keras", ""),
 }
 MOST_FILES = 13  # of a folder, without its __init__.py
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -131,7 +132,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_downwards(path):
     module = module_of(path)
-    if module == "xnor_ref":
+    if module in ("xnor_ref", "xnor_ref.interop"):
         return  # the lazy public names
     assert room_of(module) in ROOMS, f"{module} has no place in the order of rooms"
     assert upward_imports(module, path.read_text()) == []
@@ -203,8 +204,9 @@ LAZY = {  # files with imports inside of functions, and what they buy
     "Pillow is imported only where a picture is read, drawn or written": (
         "datasets/images.py", "datasets/shapes.py", "training/report.py",
     ),
-    "torch, onnx, matplotlib and scikit-learn are extras": (
-        "bench/peers/torch_twin.py", "compress/plot.py", "plotting.py", "training/classifier.py",
+    "torch, onnx, h5py, matplotlib and scikit-learn are extras": (
+        "bench/peers/torch_twin.py", "compress/plot.py", "interop/keras/files.py", "plotting.py",
+        "training/classifier.py",
     ),
 }  # fmt: skip
 

@@ -4,10 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _PUBLIC = {
+    "from_keras": "xnor_ref.interop.keras.model",
     "to_torch": "xnor_ref.interop.torch_out",
 }
 
 if TYPE_CHECKING:
+    from xnor_ref.interop.keras.model import from_keras as from_keras
     from xnor_ref.interop.torch_out import to_torch as to_torch
 
 
