@@ -204,8 +204,8 @@ LAZY = {  # files with imports inside of functions, and what they buy
     "Pillow is imported only where a picture is read, drawn or written": (
         "datasets/images.py", "datasets/shapes.py", "training/report.py",
     ),
-    "torch, onnx, h5py, matplotlib and scikit-learn are extras": (
-        "bench/peers/torch_twin.py", "compress/plot.py", "interop/keras/files.py", "plotting.py",
+    "torch, onnx, h5py, matplotlib, scikit-learn and pytest are extras": (
+        "bench/peers/torch_twin.py", "compress/plot.py", "conformance/suite.py", "interop/keras/files.py", "plotting.py",
         "training/classifier.py",
     ),
 }  # fmt: skip

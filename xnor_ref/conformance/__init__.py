@@ -1,6 +1,10 @@
-"""Check anyone's binary convolution against a float64 definition: `Kit(conv2d=function).run()`."""
+"""Check anyone's binary convolution against a float64 definition: `Kit(conv2d=function).run()`.
+
+What draws cases is loaded at first use, since it needs Hypothesis.
+"""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from xnor_ref.conformance.basics.conventions import exact as exact
 from xnor_ref.conformance.basics.conventions import scaled as scaled
@@ -19,10 +23,25 @@ from xnor_ref.conformance.foreign.torch_functions import torch_module as torch_m
 from xnor_ref.conformance.kit import DEFAULT_EXAMPLES as DEFAULT_EXAMPLES
 from xnor_ref.conformance.kit import Kit as Kit
 
-_LATER = {"cases": "xnor_ref.conformance.trying.cases"}  # Hypothesis is imported only where it is needed
+if TYPE_CHECKING:
+    from xnor_ref.conformance.suite import cases as cases
+    from xnor_ref.conformance.suite import expected as expected
+    from xnor_ref.conformance.suite import pytest_suite as pytest_suite
+    from xnor_ref.conformance.vectors import check_golden as check_golden
+    from xnor_ref.conformance.vectors import export_golden as export_golden
+
+_LATER = {
+    "cases": "suite",
+    "expected": "suite",
+    "pytest_suite": "suite",
+    "check_golden": "vectors",
+    "export_golden": "vectors",
+}
 
 
 def __getattr__(name: str):
     if name not in _LATER:
         raise AttributeError(f"module 'xnor_ref.conformance' has no attribute {name!r}")
-    return import_module(_LATER[name])
+    value = getattr(import_module(f"xnor_ref.conformance.{_LATER[name]}"), name)
+    globals()[name] = value
+    return value

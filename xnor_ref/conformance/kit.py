@@ -36,7 +36,7 @@ class Kit:
 
     Parameters
     ----------
-    conv2d, linear, ... : functions of the roles in `basics/roles.py`, or objects with `for_role(role)`; each is optional
+    conv2d, linear, ... : functions of the roles in `basics/roles.py`, or objects with `for_role`; each is optional
     output : how results are scaled: `exact`, `scaled("alpha")`, ...; default: found out
     isolate : have plain Python functions run in a process of their own, which is started again after a crash
     settings : fields of `Restrictions`, and of `Conventions`; a convention that is named is demanded
@@ -83,6 +83,7 @@ class Kit:
         seed: int | None = None,
         *,
         roles: Iterable[str] | None = None,
+        names: Iterable[str] | None = None,
         shrink: bool = True,
         progress: Callable[[Result], None] = lambda result: None,
     ) -> Report:
@@ -93,10 +94,11 @@ class Kit:
         examples : cases for each role's main property; others try fewer
         seed : the same seed tries the same cases; default: new ones each time
         roles : only these; default: all that were given
+        names : only the properties of these names
         shrink : whether a failing case is replaced by the smallest one that can be found
         progress : gets each `Result` as it is there
         """
-        from xnor_ref.conformance.trying import cases, properties, running
+        from xnor_ref.conformance.trying import cases, running
 
         chosen = [role for role in ROLES if role in self.functions and (roles is None or role in roles)]
         cases.check_not_empty(self.restrictions)
@@ -109,7 +111,9 @@ class Kit:
             with running.no_traces():
                 for role in chosen:
                     seen[role], told[role] = self._observe(subject, role)
-                for prop in properties.properties(subject, self.restrictions, chosen):
+                for prop in self._properties(subject, chosen):
+                    if names is not None and prop.name not in names:
+                        continue
                     start = time.perf_counter()
                     outcome = running.try_property(prop, subject, examples, seed, shrink)
                     failure = None
@@ -126,6 +130,17 @@ class Kit:
                 told[role]["summation"] = SUMMATIONS[::-1][2 - subject.summation.get(role, 0)]
         missing = tuple(role for role in ROLES if role not in chosen)
         return Report(tuple(results), Observed(told), missing, tuple(subject.mode.notes), seed)
+
+    def property_names(self) -> list[tuple[str, str]]:
+        """Role and name of each property that `run` tries."""
+        subject = Subject(self.functions, self.layer)
+        subject.by = dict.fromkeys(self.functions, Conventions())
+        return [(prop.role, prop.name) for prop in self._properties(subject, list(self.functions))]
+
+    def _properties(self, subject: Subject, roles: list[str]) -> Iterable[Any]:
+        from xnor_ref.conformance.trying import properties
+
+        return properties.properties(subject, self.restrictions, roles)
 
     def _observe(self, subject: Subject, role: str) -> tuple[Conventions, dict[str, Any]]:
         """The conventions that seem to hold; the subject gets those under which it is compared."""

@@ -83,6 +83,18 @@ def read(data: bytes, what: str, most: int = MOST_BYTES) -> dict[str, np.ndarray
         raise InputError(f"{what} is a damaged .npz file: {error}") from None
 
 
+def one_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """The one array of a file, or that of the name "result". Raises InputError."""
+    try:
+        arrays = read_file(path)
+    except OSError as error:
+        raise InputError(f"{os.path.basename(path)} cannot be read: {error.strerror or error}") from None
+    if len(arrays) != 1 and "result" not in arrays:
+        names = ", ".join(arrays) or "nothing"
+        raise InputError(f"{os.path.basename(path)} must hold one array, or one of them named result; it holds {names}")
+    return arrays.get("result", next(iter(arrays.values())))
+
+
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     with archive.open(member) as file:
         return file.read(member.file_size)

@@ -88,13 +88,9 @@ class Program(Elsewhere):
         if not answer.is_file():
             raise Crashed(f"{self.what} wrote no answer to the file that it was given{tail(self._said)}")
         try:
-            arrays = npz.read_file(answer)
-        except (InputError, OSError) as error:
-            raise Crashed(f"{self.what} wrote an answer that cannot be read: {error}{tail(self._said)}") from None
-        if len(arrays) != 1 and "result" not in arrays:
-            names = ", ".join(arrays) or "nothing"
-            raise Crashed(f"{self.what} must answer with one array, or one of them named result; got {names}")
-        return arrays.get("result", next(iter(arrays.values())))
+            return npz.one_array(answer)
+        except InputError as error:
+            raise Crashed(f"{self.what} wrote an answer that cannot be used: {error}{tail(self._said)}") from None
 
     def _tell(self, line: bytes, deadline: float) -> None:
         """Hand a request to the program that runs, or is started for it, and wait until it says that it is done."""

@@ -62,7 +62,11 @@ class Worker(Elsewhere):
     def for_role(self, role: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> np.ndarray:
             request = _packed([role, arguments, named])
-            return self._once(request, lambda: self._ask(request))
+            answer = self._once(request, lambda: self._ask(request))
+            for argument, changed in zip(arguments, answer["changed"]):
+                if changed is not None:
+                    argument[...] = changed
+            return answer["result"]
 
         return call
 
@@ -90,7 +94,7 @@ class Worker(Elsewhere):
             raise InputError(answer["error"])
         return answer["roles"]
 
-    def _ask(self, request: bytes) -> np.ndarray:
+    def _ask(self, request: bytes) -> dict[str, Any]:
         process = self._process()
         process.send(request)
         try:
@@ -104,7 +108,7 @@ class Worker(Elsewhere):
             raise self._late()
         if "error" in answer:
             raise Failed(answer["error"])
-        return answer["result"]
+        return answer
 
 
 class _Process:
@@ -227,11 +231,13 @@ def _serve_for_ever(
 def _computed(functions: Functions, request: bytes) -> bytes:
     """One call; its arguments and result are gone before it is answered, so that a damaged heap shows at its cause."""
     role, arguments, named = _unpacked(request)
+    before = [argument.tobytes() if isinstance(argument, np.ndarray) else b"" for argument in arguments]
     try:
         result = np.asarray(functions[role](*arguments, **named))
         if result.dtype.kind not in "biuf":
             raise TypeError(f"the result is {result.dtype}; numbers are needed")
-        return _packed({"result": result})
+        changed = [a if kept and a.tobytes() != kept else None for a, kept in zip(arguments, before)]
+        return _packed({"result": result, "changed": changed})
     except Exception as error:
         return _packed({"error": f"{type(error).__name__}: {error}"})
 

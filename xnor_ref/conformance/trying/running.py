@@ -1,7 +1,7 @@
 """Runs properties under Hypothesis, outside any test framework."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ class Property:
     """`check(subject, case)` raises for a case that breaks the property; `cases` draws the cases."""
 
     name: str
-    cases: st.SearchStrategy
+    cases: st.SearchStrategy | Sequence[Any]  # a sequence is tried whole
     check: Callable[[Any, Any], None]
     share: float = 1.0  # of the examples asked for; less where one example is expensive
     role: str = ""  # of the conformance kit
@@ -39,6 +39,8 @@ def try_property(prop: Property, subject: Any, examples: int, seed: int | None =
 
     With `shrink`, a failing case is replaced by the smallest one that Hypothesis can find.
     """
+    if isinstance(prop.cases, Sequence):
+        return _try_all(prop, subject, prop.cases)
     tried = 0
     failed: tuple[Exception, Any] | None = None
 
@@ -72,6 +74,17 @@ def try_property(prop: Property, subject: Any, examples: int, seed: int | None =
             raise
         return Outcome(tried, *failed, flaky=isinstance(error, Flaky))
     return Outcome(tried)
+
+
+def _try_all(prop: Property, subject: Any, cases: Sequence[Any]) -> Outcome:
+    """Try the property on all these cases; of several that fail, the first counts."""
+    failed = []
+    for case in cases:
+        try:
+            prop.check(subject, case)
+        except Exception as error:
+            failed.append((error, case))
+    return Outcome(len(cases), *failed[0]) if failed else Outcome(len(cases))
 
 
 @contextmanager

@@ -147,8 +147,7 @@ def differ(what: str, got: np.ndarray, want: Want, summation: str) -> tuple[str 
     if got.shape != want.value.shape:
         return f"{what}: shape {got.shape}, should be {want.value.shape}", 0
     values = got.astype(np.float64)
-    off = np.abs(values - want.value)
-    off[np.isnan(want.value)] = 0.0
+    off = np.where(np.isnan(want.value), 0.0, np.abs(values - want.value))
     if want.terms is None:
         wrong, seen = off != 0, 0  # NaN is wrong, too
     else:
