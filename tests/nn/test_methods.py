@@ -339,6 +339,33 @@ def kinds(module):
     return [type(layer).__name__ for _, layer in module.children()]
 
 
+@pytest.mark.parametrize("method", ["xnor", "bwn", "bnn", "binaryconnect"])
+@pytest.mark.parametrize("ends", nn.methods.ENDS)
+def test_the_weights_of_the_ends_may_be_chosen(method, ends):
+    network = build("lenet5", 28, method, ends=ends)
+    names = {name for name, one in network.named_parameters() if one.latent}
+    binary = {"stem.conv.weight", "fc2.linear.weight"}
+    assert names & binary == (binary if ends == "binary" else set()) and "conv2.conv.weight" in names
+    usual = build("lenet5", 28, method)
+    if (ends == "binary") == METHODS[method].ends:
+        assert usual.state_dict().keys() == network.state_dict().keys()
+    x = images(network, 2)
+    assert packed_twin(settle(network)).logits(x).std() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"shortcut": "bireal"}, {"method": "bwn"}, {"block_order": "cbap"}], ids=str)
+def test_a_network_may_have_no_batch_norm(options):
+    network = build("shapes-net", 64, **{"method": "xnor", **options}, batch_norm="none")
+    assert not [one for _, one in network.named_modules() if isinstance(one, nn.BatchNorm2d)]
+    relu = [name for name, one in network.named_modules() if isinstance(one, nn.ReLU)]
+    assert ("stem.relu" in relu) == ("method" in options)  # else every sign after it would be +1
+    x = images(network, 3)
+    with no_grad(), nn.binary_backend("float"):
+        expected = network.eval()(Tensor(x)).data
+    np.testing.assert_array_equal(packed_twin(network).logits(x), expected)
+    assert expected.std() > 0
+
+
 def test_blocks_have_the_order_of_their_method():
     pooled = {
         ("full", None): ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"],
@@ -449,6 +476,10 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: build("lenet5", 28, "bnn", weight_scale="alpha"), "'bnn' does not take weight_scale; its options are"),
         (lambda: build("lenet5", 28, "bwn", input_scale="off"), "'bwn' does not take input_scale"),
         (lambda: build("lenet5", 28, "xnor", gamma="o"), "'xnor' does not take gamma"),
+        (lambda: build("lenet5", 28, batch_norm="none", relu=True), "relu with batch_norm none would make every sign"),
+        (lambda: build("lenet5", 28, ends="binary", weight_bits=2), r"ends \(=binary\) needs weight_bits 1, got 2"),
+        (lambda: build("lenet5", 28, ends="both"), "ends must be one of real, binary, got 'both'"),
+        (lambda: build("lenet5", 28, "full", ends="real"), "'full' has no binary layers"),
         (lambda: build("lenet5", 28, "full", stochastic=True), "no binary layers, so stochastic would have no effect"),
         (lambda: build("lenet5", 28, "xnor++", gamma="hw"), "gamma must be one of o, ohw, o-hw, o-h-w, got 'hw'"),
         (lambda: build("lenet5", 28, "xnor++", gamma_init="two"), "gamma_init must be one of ones, alpha, got 'two'"),

@@ -78,7 +78,8 @@ def residual_block(build: Builder, inputs: int, outputs: int, stride: int, downs
 def _real_shortcut(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
     if downsample == "identity":
         return IdentityShortcut(inputs, outputs, stride)
-    return Sequential(conv=Conv2d(inputs, outputs, 1, stride, rng=build.rng), bn=build.norm(outputs))
+    layers = {"conv": Conv2d(inputs, outputs, 1, stride, rng=build.rng), "bn": build.norm(outputs)}
+    return Sequential(**{name: layer for name, layer in layers.items() if layer is not None})
 
 
 def _real_block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:

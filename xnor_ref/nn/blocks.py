@@ -71,7 +71,12 @@ class Builder:
     @property
     def norm_first(self) -> bool:
         """Whether hidden blocks begin with BatchNorm: B-A-C-P."""
-        return self.sign_first and self.options.block_order == "bacp"
+        return self.sign_first and self.options.block_order == "bacp" and self.options.batch_norm != "none"
+
+    @property
+    def binary_ends(self) -> bool:
+        """Whether the weights of the first and the last layer are binary."""
+        return self.how.ends if self.options.ends is None else self.options.ends == "binary"
 
     def conv(
         self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None, **more
@@ -173,25 +178,26 @@ class Builder:
         Its weights are real unless the method binarises its first and last layers.
         """
         place = inputs, outputs, kernel, stride, padding
-        conv = self._binary_weight_conv(*place) if self.how.ends else Conv2d(*place, rng=self.rng)
+        conv = self._binary_weight_conv(*place) if self.binary_ends else Conv2d(*place, rng=self.rng)
         self._follow(conv.window(self.size))
         return self._block(conv, outputs, pool, first=True)
 
     def before_classifier(self, channels: int, batch_norm: type[BatchNorm] = BatchNorm2d) -> Sequential:
-        """ReLU where blocks take signs first, after the BatchNorm that the last block of B-A-C-P lacks."""
-        if self.sign_first and not self.norm_first:
-            return Sequential(relu=ReLU())
-        if self.norm_first:
-            return Sequential(bn=self.norm(channels, "last", batch_norm), relu=ReLU())
-        return Sequential()
+        """Where blocks take signs first: the BatchNorm that the last block lacks, and ReLU before real weights."""
+        return _sequence(
+            bn=self.norm(channels, "last", batch_norm) if self.norm_first else None,
+            relu=ReLU() if self.sign_first and not self.binary_ends else None,
+        )
 
-    def norm(self, channels: int, place: str = "hidden", kind: type[BatchNorm] = BatchNorm2d) -> BatchNorm:
-        """A BatchNorm in the "first" block, a "hidden" one, or before the "last" layer.
+    def norm(self, channels: int, place: str = "hidden", kind: type[BatchNorm] = BatchNorm2d) -> BatchNorm | None:
+        """A BatchNorm, unless the network has none, in the "first" block, a "hidden" one, or before the "last" layer.
 
         BinaryConnect's and BinaryNet's have eps 1e-4, as in their authors' codes. With `batch_norm="official"` it is
         that of the XNOR-Net authors' released AlexNets: eps 1e-3 everywhere for real inputs; for binary ones 1e-5, 1e-4
         and 1e-3 at the three places; scales drawn evenly from [0, 1), as Torch 7 did.
         """
+        if self.options.batch_norm == "none":
+            return None
         if self.options.shift_batch_norm:
             return (ShiftBatchNorm2d if kind is BatchNorm2d else ShiftBatchNorm1d)(channels)
         if self.options.batch_norm == "plain":
@@ -202,15 +208,15 @@ class Builder:
 
     def last_linear(self, inputs: int, classes: int) -> Module:
         """The last layer (N, inputs) -> (N, classes)."""
-        if not self.how.ends:
+        if not self.binary_ends:
             return Linear(inputs, classes, rng=self.rng)
-        return Sequential(linear=self._linear(inputs, classes), bn=self.norm(classes, "last", BatchNorm1d))
+        return _sequence(linear=self._linear(inputs, classes), bn=self.norm(classes, "last", BatchNorm1d))
 
     def last_conv(self, inputs: int, classes: int) -> Module:
         """The last layer (N, inputs, H, W) -> (N, classes, H, W)."""
-        if not self.how.ends:
+        if not self.binary_ends:
             return Conv2d(inputs, classes, 1, bias=True, rng=self.rng)
-        return Sequential(conv=self.hidden_conv(inputs, classes, 1), bn=self.norm(classes, "last"))
+        return _sequence(conv=self.hidden_conv(inputs, classes, 1), bn=self.norm(classes, "last"))
 
     def _linear(self, inputs: int, outputs: int) -> Module:
         """The layer of a hidden fully connected block."""

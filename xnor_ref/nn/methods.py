@@ -13,7 +13,8 @@ from xnor_ref.nn.settings import LayerSettings
 BLOCK_ORDERS = ("bacp", "acbp", "cbap")
 SHORTCUTS = ("none", "bireal")
 GAMMA_INITS = ("ones", "alpha")
-BATCH_NORMS = ("plain", "official")
+BATCH_NORMS = ("plain", "official", "none")
+ENDS = ("real", "binary")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class BinaryOptions(LayerSettings):
     relu: bool = False  # after every binary layer, the "non-binary activation" of Rastegari et al. 2016, section 3.2
     react: bool = False  # shifted signs, and a shifted PReLU after every binary layer (Liu et al. 2020)
     batch_norm: str = "plain"  # "official": eps and initial scales of the authors' released code, see `Builder.norm`
+    ends: str | None = None  # whether the first and last layer's weights are "real" or "binary"; None: the method's
 
     def __post_init__(self) -> None:
         if self.input_scale is None:
@@ -45,15 +47,19 @@ class BinaryOptions(LayerSettings):
             ("block_order", BLOCK_ORDERS),
             ("shortcut", SHORTCUTS),
             ("batch_norm", BATCH_NORMS),
+            ("ends", ENDS),
         ):
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices and (name, self.ends) != ("ends", None):
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.weight_bits > 1 and self.clamp is False:
             raise InputError(f"clamp (=False) needs weight_bits 1, got {self.weight_bits}: more are made for [-1, 1]")
         if self.relu and self.react:
             raise InputError("relu and react (its shifted PReLU) are two activations of one place; take one")
-        if self.block_order == "acbp" and self.relu:
-            raise InputError("relu with block_order acbp would make every sign that follows +1; take react, or neither")
+        for name, order in (("block_order", "acbp"), ("batch_norm", "none")):
+            if self.relu and getattr(self, name) == order:
+                raise InputError(f"relu with {name} {order} would make every sign that follows +1; take react, or none")
+        if self.ends == "binary" and self.weight_bits > 1:
+            raise InputError(f"ends (=binary) needs weight_bits 1, got {self.weight_bits}")
         if self.block_order == "cbap":
             plain = {"input_bits": 1, "sign_gradient": STE, "shortcut": "none", "relu": False, "react": False}
             for name, value in plain.items():
@@ -113,7 +119,7 @@ METHODS = {
         "binary weights and inputs, scaled by alpha and K",
         inputs=True,
         options=("weight_scale", "input_scale", "pad_value", *_LATENT, "k_grad", "block_order")
-        + ("batch_norm", *_KBIT, *_EXTRAS),
+        + ("batch_norm", "ends", *_KBIT, *_EXTRAS),
     ),
     "full": Method("the full-precision twin", weights=False),
     "binary-inputs": Method(
@@ -128,7 +134,7 @@ METHODS = {
         weights=False,
         options=("gamma", *_EXTRAS),
     ),
-    "bwn": Method("binary weights, scaled by alpha", options=("weight_scale", *_LATENT, "batch_norm")),
+    "bwn": Method("binary weights, scaled by alpha", options=("weight_scale", *_LATENT, "batch_norm", "ends")),
     "xnor++": Method(
         "binary weights and inputs, scaled by a learned Gamma",
         inputs=True,
@@ -136,13 +142,13 @@ METHODS = {
         fixed=_UNSCALED,
     ),
     "binaryconnect": Method(
-        "binary weights without a scale", ends=True, options=("stochastic", "glorot"), fixed=_CLIPPED
+        "binary weights without a scale", ends=True, options=("stochastic", "glorot", "ends"), fixed=_CLIPPED
     ),
     "bnn": Method(
         "binary weights and inputs without scales",
         inputs=True,
         ends=True,
-        options=("pad_value", "glorot", "shift_batch_norm", *_ROUNDED, "sign_gradient"),
+        options=("pad_value", "glorot", "ends", "shift_batch_norm", *_ROUNDED, "sign_gradient"),
         fixed=_CLIPPED,
     ),
 }

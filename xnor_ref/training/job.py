@@ -28,6 +28,7 @@ from xnor_ref.training.ahead import compile_ahead
 from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.callbacks.agreement import AgreementCheck
 from xnor_ref.training.callbacks.average import WeightAverage
+from xnor_ref.training.callbacks.clip import ClipNorm
 from xnor_ref.training.callbacks.finite import FiniteCheck
 from xnor_ref.training.callbacks.image_size import SmallerImages
 from xnor_ref.training.callbacks.mst import MstPull
@@ -302,6 +303,8 @@ def make_callbacks(config: TrainConfig, model: Any, data: Dataset, steps: int) -
         callbacks.append(SmallerImages(model, data, config.small_images, epochs))
     if config.average is not None:
         callbacks.append(WeightAverage(model, config.average))
+    if config.clip_norm is not None:
+        callbacks.append(ClipNorm(config.clip_norm))
     if config.mst_lambda is not None:
         options = {name.removeprefix("mst_"): value for name, value in config.parts_of("mst_lambda").items()}
         callbacks.append(MstPull(model, steps, config.mst_lambda, **options))

@@ -47,19 +47,7 @@ class Callback:
     A checkpoint holds what `state_dict` returns, so a callback that keeps anything from one step to the next returns it
     there. A callback must not draw from a running random stream, or a resumed run would differ.
 
-    Examples
-    --------
-    Scale all gradients down where their common norm is above a limit:
-
-    >>> class ClipNorm(Callback):
-    ...     def __init__(self, limit):
-    ...         self.limit = limit
-    ...
-    ...     def after_backward(self, trainer, step):
-    ...         gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
-    ...         norm = sum(float((grad**2).sum()) for grad in gradients) ** 0.5
-    ...         for grad in gradients:
-    ...             grad *= min(1.0, self.limit / norm)
+    `ClipNorm` in `callbacks/clip.py` is a short one.
     """
 
     @property

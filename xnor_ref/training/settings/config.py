@@ -128,6 +128,9 @@ class TrainConfig:
     small_share: float | None = _option(
         "float", "Share of the epochs with small_images (default: 0.6).", low=0, high=1, open=True
     )
+    clip_norm: float | None = _option(
+        "float", "Scale all gradients down where their common norm is above this.", low=0, high=1e6, open=True
+    )
     average: float | None = _option(
         "float",
         "Validate and keep an exponential moving average of the weights, which keeps this share at each step.",
@@ -205,8 +208,11 @@ class TrainConfig:
     react: bool | None = _binary("bool", "Shifted signs and PReLU after each binary layer.")
     batch_norm: str | None = _binary(
         "choice",
-        "BatchNorm's eps and initial scale: usual, or as in the authors' released code (default: plain).",
+        "BatchNorm's eps and initial scale: usual, or as in the authors' released code; or none (default: plain).",
         "xnor_ref.nn.methods:BATCH_NORMS",
+    )
+    ends: str | None = _binary(
+        "choice", "Weights of the first and the last layer (default: the method's).", "xnor_ref.nn.methods:ENDS"
     )
     plugin: str | None = _option(
         "text",
