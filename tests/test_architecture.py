@@ -44,7 +44,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "cli": ("commands", "bench", ""),
     "conformance": ("", "foreign", "trying", "basics"),
     "training": ("", "callbacks", "fitting", "storing", "settings"),
-    "interop": ("keras", ""),
+    "interop": ("keras", "onnx_in", ""),
 }
 MOST_FILES = 13  # of a folder, without its __init__.py
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -22,6 +22,7 @@ from xnor_ref.binary.sign import stochastic_sign as stochastic_sign
 from xnor_ref.binary.weights import MEAN_ABS as MEAN_ABS
 from xnor_ref.binary.weights import WEIGHT_GRADIENTS as WEIGHT_GRADIENTS
 from xnor_ref.binary.weights import WEIGHT_SCALES as WEIGHT_SCALES
+from xnor_ref.binary.weights import GivenScale as GivenScale
 from xnor_ref.binary.weights import WeightGradient as WeightGradient
 from xnor_ref.binary.weights import WeightScale as WeightScale
 from xnor_ref.binary.weights import centre_weights as centre_weights

@@ -32,6 +32,7 @@ class WeightScale(Rule):
     scales = True  # False: there is no alpha
     per_filter = False  # True: each filter's alpha depends on that filter alone, so filters may be computed in pieces
     separate = False  # True: a `Scale` layer of its own follows, and learns
+    of_integers = False  # True: with several bits, what the integers Z are multiplied by, instead of the levels
 
     def alpha(self, weight: F32, code: Code = SIGNS) -> NDArray | None:
         """The scales (O,) of weights (O, ...) that are held as `code`; the layer rounds them to float32."""
@@ -100,6 +101,20 @@ class LearnedScale(NoScale):
     equation = "alpha is a parameter"
     source = "Rastegari et al. 2016, Table 3a"
     separate = True
+
+
+class GivenScale(WeightScale):
+    """Constants, such as those of an imported layer: `values` (O,) are what the integers Z are multiplied by."""
+
+    name = "given"
+    equation = "alpha = constant"
+    of_integers = True
+
+    def __init__(self, values: NDArray):
+        self.values = np.asarray(values, np.float32)
+
+    def alpha(self, weight: F32, code: Code = SIGNS) -> NDArray:
+        return self.values
 
 
 class WeightGradient(Rule):

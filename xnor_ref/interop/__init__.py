@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 _PUBLIC = {
     "from_keras": "xnor_ref.interop.keras.model",
+    "from_onnx": "xnor_ref.interop.onnx_in.reading",
     "to_torch": "xnor_ref.interop.torch_out",
 }
 
 if TYPE_CHECKING:
     from xnor_ref.interop.keras.model import from_keras as from_keras
+    from xnor_ref.interop.onnx_in.reading import from_onnx as from_onnx
     from xnor_ref.interop.torch_out import to_torch as to_torch
 
 

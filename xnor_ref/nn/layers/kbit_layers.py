@@ -67,6 +67,8 @@ class KBitLayer(BinaryLayer):
     def alpha(self) -> F32:
         """s of each filter (O,): what the integers Z are multiplied by."""
         alpha = super().alpha()
+        if alpha is not None and self.weight_scale.of_integers:
+            return alpha
         return np.divide(np.ones(len(self.weight.data)) if alpha is None else alpha, self._unit, dtype=np.float32)
 
     def spread(self) -> None:
