@@ -277,9 +277,8 @@ def test_functions_of_a_c_library_are_called_as_documented(library):
     ],
 )
 def test_a_c_function_that_misbehaves_is_told(library, symbol, error, message):
-    linear = c_library(library, linear=symbol).for_role("linear")
     with pytest.raises(error, match=message):
-        linear(np.ones((2, 3), np.float32), np.ones((4, 3), np.float32))
+        c_library(library, linear=symbol).for_role("linear")(np.ones((2, 3), np.float32), np.ones((4, 3), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def kit_options(function: Callable) -> Callable:
     return function
 
 
-def restrictions(given: dict[str, Any]) -> dict[str, Any]:
+def settings(given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `Kit` from the options that were given; `given` loses them."""
     from xnor_ref.conformance import multiple_of
 
@@ -80,7 +80,12 @@ def restrictions(given: dict[str, Any]) -> dict[str, Any]:
                 found[name] = multiple_of(_number(flag, text[:-1], 1))
             else:
                 found[name] = tuple(_number(flag, part, 1) for part in text.split(","))
-    for name, flag, least in (("kernels", "--kernels", 1), ("strides", "--strides", 1), ("paddings", "--pad", 0), ("dilations", "--dilations", 1)):
+    for name, flag, least in (
+        ("kernels", "--kernels", 1),
+        ("strides", "--strides", 1),
+        ("paddings", "--pad", 0),
+        ("dilations", "--dilations", 1),
+    ):
         if (text := given.pop(name)) is not None:
             found[name] = tuple(
                 part if part == "same" and name == "paddings" else _pair(flag, part, least) for part in text.split(",")
@@ -95,7 +100,7 @@ def restrictions(given: dict[str, Any]) -> dict[str, Any]:
 
 def _demands(given: dict[str, Any]) -> dict[str, Any]:
     """Conventions that were stated."""
-    from xnor_ref.conformance.conventions import VALUES
+    from xnor_ref.conformance.basics.conventions import VALUES
 
     found: dict[str, Any] = {}
     if (output := given.pop("output")) is not None:
@@ -117,18 +122,31 @@ def _demands(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def functions(given: dict[str, Any]) -> dict[str, Any]:
-    """What is to be checked, by role; {} where none of the options names it. `given` loses these options."""
+def roles(given: dict[str, Any]) -> dict[str, str]:
+    """The roles of --role, each with the name that is given for it, or ""; `given` loses the option."""
+    from xnor_ref.conformance import ROLES
+
+    text = given.pop("roles")
+    wanted = dict(part.strip().partition("=")[::2] for part in text.split(",")) if text is not None else {}
+    if unknown := [role for role in wanted if role not in ROLES]:
+        raise InputError(f"--role: {unknown[0]!r} is no role; there are {', '.join(ROLES)}")
+    return wanted
+
+
+def functions(given: dict[str, Any], wanted: dict[str, str]) -> dict[str, Any]:
+    """What is to be checked, by role; {} where none of the options names it. `given` loses these options.
+
+    `wanted` are the `roles`; none of them stands for all that a file has, or conv2d.
+    """
     from xnor_ref import conformance as c
 
     file, command, library = (given.pop(name) for name in ("implementation", "program", "library"))
-    roles, types, keep, timeout = (given.pop(name) for name in ("roles", "library_types", "keep_running", "timeout"))
+    types, keep, timeout = (given.pop(name) for name in ("library_types", "keep_running", "timeout"))
     named = {"--implementation": file, "--program": command, "--library": library}
     chosen = [flag for flag, value in named.items() if value is not None]
     if len(chosen) > 1:
         raise InputError(f"{' and '.join(chosen)} exclude each other: check one at a time")
     for flag, value, of in (
-        ("--role", roles, chosen),
         ("--timeout", timeout, chosen),
         ("--keep-running", keep or None, command),
         ("--library-types", types, library),
@@ -139,11 +157,10 @@ def functions(given: dict[str, Any]) -> dict[str, Any]:
     if not chosen:
         return {}
     how = {} if timeout is None else {"timeout": timeout}
-    wanted = dict(part.strip().partition("=")[::2] for part in roles.split(",")) if roles is not None else {}
-    if unknown := [role for role in wanted if role not in c.ROLES]:
-        raise InputError(f"--role: {unknown[0]!r} is no role; there are {', '.join(c.ROLES)}")
-    if library is None and (symbols := [f"{role}={name}" for role, name in wanted.items() if name]):
-        raise InputError(f"--role {symbols[0]}: only functions of a --library have names; give {symbols[0].partition('=')[0]}")
+    if library is None and (named_ones := [f"{role}={name}" for role, name in wanted.items() if name]):
+        raise InputError(
+            f"--role {named_ones[0]}: only functions of a --library have names; give {named_ones[0].partition('=')[0]}"
+        )
     if file is not None:
         found = c.python_file(file, **how)
         if missing := [role for role in wanted if role not in found.roles]:
@@ -154,8 +171,8 @@ def functions(given: dict[str, Any]) -> dict[str, Any]:
     parts = types.split(",") if types is not None else []
     if len(parts) > 3:
         raise InputError(f"--library-types must be up to three types, such as float32,int32,uint64; got {types!r}")
-    symbols = {role: name or role for role, name in (wanted or {"conv2d": ""}).items()}
-    return dict.fromkeys(symbols, c.c_library(library, **dict(zip(("x", "out", "word"), parts)), **how, **symbols))
+    symbols: dict[str, Any] = {role: name or role for role, name in (wanted or {"conv2d": ""}).items()}
+    return dict.fromkeys(symbols, c.c_library(library, **symbols | how | dict(zip(("x", "out", "word"), parts))))
 
 
 def _number(flag: str, text: str, least: int, most: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`verify`: the exactness checks, on the user's machine."""
+"""`verify`: the exactness checks, of this project on the user's machine, or of any other implementation."""
 
 import itertools
 import time
@@ -6,14 +6,23 @@ from typing import Any
 
 import click
 
-from xnor_ref.cli import options
+from xnor_ref.cli import kit_options, options
 from xnor_ref.cli.group import Command
-from xnor_ref.errors import EquivalenceError
+from xnor_ref.errors import EquivalenceError, InputError
 
 _SHOWN = ("name", "examples", "passed", "failure", "example")
 
 
-@click.command(cls=Command, examples=("verify", "verify --examples 20 --seed 1"))
+@click.command(
+    cls=Command,
+    examples=(
+        "verify",
+        "verify --examples 20 --seed 1",
+        "verify --implementation mine.py --channels 32x --kernels 1,3 --pad 0",
+        "verify --program ./mine --pad-value 0",
+        "verify --export-vectors golden",
+    ),
+)
 @click.option(
     "--examples",
     type=click.IntRange(1, 1_000_000),
@@ -22,15 +31,123 @@ _SHOWN = ("name", "examples", "passed", "failure", "example")
     help="Cases to try for each property; expensive properties try fewer.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Try the same cases again [new ones each time].")
+@kit_options.kit_options
+@click.option("--export-vectors", metavar="FOLDER", help="Write cases with their results into a new folder.")
+@click.option("--check-vectors", metavar="FOLDER", help="Compare the answers that lie beside such cases.")
+@click.option("--junit", metavar="FILE", help="Write the results as JUnit XML, too.")
 @options.field_options("threads")
 @options.json_option
-def command(examples: int, seed: int | None, threads: int | None, as_json: bool) -> None:
-    """Run the exactness checks on this machine.
+def command(
+    examples: int,
+    seed: int | None,
+    export_vectors: str | None,
+    check_vectors: str | None,
+    junit: str | None,
+    threads: int | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Run the exactness checks on this machine, or on another implementation of binary layers.
 
     Random and extreme inputs go through every implementation of the binary kernels and are compared, bit for bit, with
     an independent computation. The first case that differs is made as small as it can be, printed, and the exit code
-    is 6.
+    is 6. With --implementation, --program or --library, another implementation takes the place of this project's.
     """
+    from xnor_ref.cli import kit_text
+
+    if junit is not None:
+        kit_text.check_junit(junit)
+    roles = kit_options.roles(given)
+    functions, settings = kit_options.functions(given, roles), kit_options.settings(given)
+    job = _job(functions, roles, settings, export_vectors, check_vectors, threads)
+    if job == "export":
+        _export(str(export_vectors), seed or 0, {"roles": tuple(roles)} if roles else {}, settings, as_json)
+        return
+    if job == "own":
+        found, failed = _own(examples, seed, threads, as_json)
+        options.answer(found, as_json, _text)
+    else:
+        report = _check(functions, settings, check_vectors, examples, seed, as_json)
+        found, failed = kit_text.as_json(report), kit_text.told(report)
+        options.answer(found, as_json, lambda _: str(report))
+    if junit is not None:
+        kit_text.write_junit(junit, found)
+    if failed:
+        where = " on this machine" if job == "own" else ""
+        raise EquivalenceError(
+            f"{len(failed)} of {len(found['properties'])} properties do not hold{where}; {failed[0]}"
+        )
+
+
+def _job(
+    functions: dict[str, Any],
+    roles: dict[str, str],
+    settings: dict[str, Any],
+    export: str | None,
+    check: str | None,
+    threads: int | None,
+) -> str:
+    """Which of the four things that `verify` does is asked for. Raises InputError for options that clash."""
+    asked = {"export": export is not None, "check": check is not None, "kit": bool(functions)}
+    chosen = [name for name, is_asked in asked.items() if is_asked]
+    if len(chosen) > 1:
+        raise InputError(
+            "--export-vectors, --check-vectors and a function to check exclude each other: do one at a time"
+        )
+    if not chosen and (settings or roles):
+        raise InputError(
+            f"{', '.join([*settings, *roles])}: say what is to be checked, by --implementation, --program or "
+            "--library, or where cases are to be written, by --export-vectors"
+        )
+    if chosen and threads is not None:
+        raise InputError("--threads goes with the checks of this project only")
+    return chosen[0] if chosen else "own"
+
+
+def _export(folder: str, seed: int, roles: dict[str, Any], settings: dict[str, Any], as_json: bool) -> None:
+    """Write golden vectors, of these roles or of all."""
+    from xnor_ref.conformance import export_golden
+
+    counts = export_golden(folder, seed=seed, **roles, **settings)
+
+    def text(found: dict[str, Any]) -> str:
+        rows = [("role", "cases"), *((role, str(count)) for role, count in found["cases"].items())]
+        return (
+            f"{options.table(rows, right=(1,))}\n\nwritten to {folder}; docs/conformance-kit.md says how to answer them"
+        )
+
+    options.answer({"folder": folder, "seed": seed, "cases": counts}, as_json, text)
+
+
+def _check(
+    functions: dict[str, Any],
+    settings: dict[str, Any],
+    vectors: str | None,
+    examples: int,
+    seed: int | None,
+    as_json: bool,
+) -> Any:
+    """The kit's report on another implementation, or on answers to golden vectors."""
+    from xnor_ref.cli.progress import Progress
+    from xnor_ref.conformance import Kit, check_golden
+
+    if vectors is not None:
+        return check_golden(vectors, **settings)
+    try:
+        kit = Kit(**functions, **settings)
+        total, ended = len(kit.property_names()), itertools.count(1)
+        with Progress(quiet=as_json) as progress:
+            progress.progress("checking", 0, total)
+            return kit.run(
+                examples, seed, progress=lambda result: progress.progress("checking", min(next(ended), total), total)
+            )
+    finally:
+        for function in functions.values():
+            function.close()
+
+
+def _own(examples: int, seed: int | None, threads: int | None, as_json: bool) -> tuple[dict[str, Any], list[str]]:
+    """The checks of this project: what to print, and what failed."""
     from xnor_ref import verify
     from xnor_ref.cli.progress import Progress
     from xnor_ref.training.storing import environment
@@ -47,14 +164,8 @@ def command(examples: int, seed: int | None, threads: int | None, as_json: bool)
         progress.progress("checking", 0, len(verify.PROPERTIES))
         results = verify.run(examples=examples, seed=seed, report=ended)
     seconds = [end - start for start, end in itertools.pairwise(ends)]
-    failed = [result for result in results if not result.passed]
-    options.answer(_json(results, seconds, environment.describe()), as_json, _text)
-    if failed:
-        first = failed[0]
-        raise EquivalenceError(
-            f"{len(failed)} of {len(results)} properties do not hold on this machine; {first.name}: {first.failure}; "
-            f"smallest example: {first.example}"
-        )
+    failed = [f"{one.name}: {one.failure}; smallest example: {one.example}" for one in results if not one.passed]
+    return _json(results, seconds, environment.describe()), failed
 
 
 def _json(results: list[Any], seconds: list[float], environment: dict[str, Any]) -> dict[str, Any]:

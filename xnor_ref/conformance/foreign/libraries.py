@@ -156,7 +156,7 @@ def c_library(
 
     Raises
     ------
-    InputError : no such file, role or type; at the first call, no such function
+    InputError : no such file, role, type or function
     """
     if unknown := sorted(set(symbols) - set(SIGNATURES)):
         raise InputError(
@@ -170,4 +170,5 @@ def c_library(
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise InputError(f"c_library: {path} is no file")
-    return Worker(lambda: _Caller(str(file), symbols, x, out, word).functions, f"the library {file.name}", timeout)
+    worker = Worker(lambda: _Caller(str(file), symbols, x, out, word).functions, f"the library {file.name}", timeout)
+    return worker.loaded()

@@ -46,6 +46,4 @@ def python_file(path: str, timeout: float = TIMEOUT) -> Worker:
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise InputError(f"{path}: no such file")
-    worker = Worker(lambda: _load(file, path), path, timeout)
-    worker.roles  # noqa: B018 - loads it, so that what is wrong with it shows now
-    return worker
+    return Worker(lambda: _load(file, path), path, timeout).loaded()

@@ -59,6 +59,11 @@ class Worker(Elsewhere):
         """The roles that there are functions for. Raises InputError where loading fails."""
         return self._process().roles
 
+    def loaded(self) -> "Worker":
+        """This worker, with its functions made. Raises InputError where that fails."""
+        self._process()
+        return self
+
     def for_role(self, role: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> np.ndarray:
             request = _packed([role, arguments, named])
