@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xnor_ref.binary import GivenScale
+from xnor_ref.interop.onnx_in.call import Call
 from xnor_ref.interop.onnx_in.fold import Unsupported
 from xnor_ref.interop.onnx_in.values import NCHW, NO_PADS, ONE, REAL, ROWS, SINGLE, ZERO, Code, Layers, Value
 from xnor_ref.kernels.basics.geometry import Pair, Window
 from xnor_ref.kernels.ops.bit_planes import fits
-
-if TYPE_CHECKING:
-    from xnor_ref.interop.onnx_in.nodes import Call
 
 _F32 = np.float32
 _BINARY = ("binary_conv2d", "binary_linear")
@@ -23,7 +21,7 @@ _KBIT = ("kbit_conv2d", "kbit_linear")
 MANY = 8  # weights of a filter, from which rounded magnitudes count as one
 
 
-def conv(call: "Call") -> Value:
+def conv(call: Call) -> Value:
     """Convolution with constant weights (O, C/groups, KH, KW)."""
     x, weight, bias = call.value(), call.constant(1, "the weight"), call.optional(2, "the bias")
     if weight.ndim != 4:
@@ -46,7 +44,7 @@ def conv(call: "Call") -> Value:
     return product(call, x, weight, bias, window, groups, same)
 
 
-def matmul(call: "Call") -> Value:
+def matmul(call: Call) -> Value:
     """A matrix product with a constant on one side."""
     x, y = call.inputs
     if isinstance(x, Value) and isinstance(y, np.ndarray):
@@ -56,7 +54,7 @@ def matmul(call: "Call") -> Value:
     raise Unsupported("a product of two results; one side must be a constant")
 
 
-def gemm(call: "Call") -> Value:
+def gemm(call: Call) -> Value:
     """alpha A B + beta C, with A or its transpose that depends on the image."""
     x, weight, bias = call.value(), call.constant(1, "the weight"), call.optional(2, "the bias")
     if call.option("transA", 0):
@@ -73,7 +71,7 @@ def gemm(call: "Call") -> Value:
     return _product(call, x, weight * alpha if alpha != 1 else weight, bias)
 
 
-def _product(call: "Call", x: Value, weight: NDArray, bias: NDArray | None) -> Value:
+def _product(call: Call, x: Value, weight: NDArray, bias: NDArray | None) -> Value:
     """x times a matrix (I, O)."""
     if weight.ndim != 2 or x.axes[-1] != 1 or x.padded or x.split:
         raise Unsupported(f"a product of a value {x.sizes(1)} with a weight of shape {weight.shape}")
@@ -87,7 +85,7 @@ def _product(call: "Call", x: Value, weight: NDArray, bias: NDArray | None) -> V
     return product(call, x, np.ascontiguousarray(weight.T), bias)
 
 
-def window_of(call: "Call", kernel: Sequence[int], x: Value) -> tuple[Window, bool]:
+def window_of(call: Call, kernel: Sequence[int], x: Value) -> tuple[Window, bool]:
     """What slides over the image, and whether its padding is TensorFlow's "same"."""
     if len(kernel) != 2 or len(x.shape) not in (1, 3):
         raise Unsupported(f"a kernel {tuple(kernel)}; rows and columns are needed")
@@ -112,7 +110,7 @@ def window_of(call: "Call", kernel: Sequence[int], x: Value) -> tuple[Window, bo
 
 
 def product(
-    call: "Call",
+    call: Call,
     x: Value,
     weight: NDArray,
     bias: NDArray | None,
@@ -185,7 +183,7 @@ def _geometry(window: Window, x: Value, groups: int, same: bool) -> tuple[dict[s
 
 
 def _of_levels(
-    call: "Call", x: Value, weight: NDArray, settings: dict[str, Any], border: float, padded: bool
+    call: Call, x: Value, weight: NDArray, settings: dict[str, Any], border: float, padded: bool
 ) -> tuple[str, NDArray] | None:
     """The binary layer of inputs a code + b, and what b adds to it; None where its weights or border are no levels."""
     code, layers = x.code, call.layers
@@ -233,7 +231,7 @@ def _of_levels(
     return name, shift
 
 
-def _shape(call: "Call", x: Value, weight: NDArray, settings: dict[str, Any]) -> tuple[int, ...]:
+def _shape(call: Call, x: Value, weight: NDArray, settings: dict[str, Any]) -> tuple[int, ...]:
     if weight.ndim == 2:
         return (len(weight),)
     size = (x.shape[1], x.shape[2])

@@ -17,9 +17,10 @@ from xnor_ref import nn
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.interop import build
 from xnor_ref.interop.description import INPUT, Description, refuse_all
+from xnor_ref.interop.onnx_in.call import Call, Context
 from xnor_ref.interop.onnx_in.file import STANDARD, Node, OnnxGraph, ValueInfo, read_onnx
 from xnor_ref.interop.onnx_in.fold import FOLDS, QUANTISERS, Unsupported, fold
-from xnor_ref.interop.onnx_in.nodes import EASY, LAST, OPS, Call, Context
+from xnor_ref.interop.onnx_in.nodes import EASY, LAST, OPS
 from xnor_ref.interop.onnx_in.values import NCHW, ROWS, Code, Layers, Value
 from xnor_ref.kernels.ops.float_ops import pixel_table
 

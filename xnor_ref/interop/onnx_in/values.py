@@ -245,7 +245,9 @@ class Layers:
         chance = zero_comes(self, value.of)
         if chance != "likely":
             if chance == "unlikely":
-                self.notes.append(f"{value.code.mode}: the sign of a value that is exactly 0 is +1 here, and 0 in the file")
+                self.notes.append(
+                    f"{value.code.mode}: the sign of a value that is exactly 0 is +1 here, and 0 in the file"
+                )
             return value.now(code=Code("step"), at=ZERO)
         raised = self.affine(value.of, value.shape, np.float64(2.0**64), ZERO, f"{name}.zero")
         self.notes.append(f"{value.code.mode}: values of exactly 0 have the sign 0, so its inputs have three levels")
