@@ -10,7 +10,7 @@ import numpy as np
 
 from xnor_ref import datasets
 from xnor_ref.datasets import Dataset, Split
-from xnor_ref.experiments.execute import State, chosen_runs, network_of, work_left
+from xnor_ref.experiments.execute import State, network_of, planned_runs, work_left
 from xnor_ref.experiments.plan import Plan, Run
 from xnor_ref.kernels.basics.rungs import reference_only
 from xnor_ref.kernels.basics.threads import set_threads
@@ -37,11 +37,11 @@ def estimate(
     images_per_second (None for a finished run), seconds, and seconds_so_far (the running sum).
     """
     observer = observer or Observer()
-    runs, left = chosen_runs(plan), work_left(plan, data, states)
+    runs, left = planned_runs(plan, states), work_left(plan, data, states)
     measured: dict[str, tuple[float, float]] = {}
     lines, total = [], 0.0
     for index, run in enumerate(runs):
-        state, row = states[run.name], run.row.name
+        state, row = states[run.name], run.row.arm or run.row.name  # of an arm all rates take as long
         if left[run.name] and row not in measured:
             observer.progress("measuring steps", index, len(runs))
             measured[row] = measure(run, data)

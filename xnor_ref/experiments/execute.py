@@ -59,7 +59,7 @@ def network_of(run: Run, data: Dataset) -> Network:
 def work_left(plan: Plan, data: Dataset, states: dict[str, State]) -> dict[str, int]:
     """Images that each run of a chosen row has still to train on, by its name."""
     left, images = {}, len(data.train)
-    for run in chosen_runs(plan):
+    for run in planned_runs(plan, states):
         per_epoch = steps_per_epoch(images, run.config.batch_size) * min(run.config.batch_size, images)
         left[run.name] = per_epoch * (run.config.epochs - states[run.name].epochs_done)
     return left
@@ -68,6 +68,12 @@ def work_left(plan: Plan, data: Dataset, states: dict[str, State]) -> dict[str, 
 def chosen_runs(plan: Plan) -> list[Run]:
     """The runs of the rows that were asked for."""
     return [run for run in plan.runs if run.row.name in plan.chosen]
+
+
+def planned_runs(plan: Plan, states: dict[str, State]) -> list[Run]:
+    """Those that will be made, by what is known of their results so far."""
+    done = {name: state.folder for name, state in states.items() if state.report is not None}
+    return report.needed(plan, report.collected(plan, done, {}), chosen_runs(plan))
 
 
 def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = None) -> dict[str, Any]:
@@ -99,6 +105,8 @@ def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = 
     begun, images_done = time.monotonic(), 0
     runs = chosen_runs(plan)
     for index, run in enumerate(runs, start=1):
+        if run not in report.needed(plan, report.collected(plan, folders, failures), [run]):
+            continue
         state = states[run.name]
         if state.report is None:
             observer.note(f"run {index} of {len(runs)}: {run.row.label}, seed {run.seed}")
@@ -108,8 +116,8 @@ def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = 
                 failures[run.name] = str(error)
                 observer.note(f"{run.name} failed: {error}")
                 continue
-            images_done += left[run.name]
-            remaining = sum(left[later.name] for later in runs[index:])
+            images_done += left.get(run.name, 0)
+            remaining = sum(left.get(later.name, 0) for later in runs[index:])
             if remaining:
                 seconds = (time.monotonic() - begun) / max(images_done, 1) * remaining
                 observer.note(f"about {report.clock(seconds)} left, if the next rows are as fast")

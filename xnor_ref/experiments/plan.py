@@ -3,12 +3,12 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xnor_ref.errors import InputError
-from xnor_ref.experiments.catalogue import Experiment, Row
+from xnor_ref.experiments.definition import Experiment, Row
 from xnor_ref.training.settings.config import TrainConfig, did_you_mean
 from xnor_ref.training.settings.resolve import resolve
 
@@ -96,6 +96,7 @@ def make_plan(
         for row in experiment.rows:
             try:
                 config = resolve({**shared, **row.settings, "seed": seed})
+                config = replace(config, epochs=row.length * config.epochs)
             except InputError as error:
                 raise InputError(f"{experiment.name}, row {row.name}: {error}") from None
             runs.append(Run(row, seed, config, folder / f"{row.name}-seed{seed}"))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from xnor_ref.experiments.verdict import MARGIN
 from xnor_ref.plotting import save, subplots
 
 NAME = "plot.png"
@@ -13,6 +14,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     The training accuracy is the running one over each epoch's augmented images. Raises OutputError.
     """
+    if "judged" in results:
+        _plot_judged(results, path)
+        return
     rows = [row for row in results["rows"] if row["runs"]]
     figure, (left, right) = subplots(1, 2, (13, 5))
     places = range(len(rows))
@@ -43,4 +47,25 @@ def plot(results: dict[str, Any], path: Path) -> None:
         f"seeds {', '.join(map(str, results['seeds']))}",
         fontsize=8,
     )
+    save(figure, path)
+
+
+def _plot_judged(results: dict[str, Any], path: Path) -> None:
+    """Top-1 of each arm at its best rate, seed by seed, and the difference of each claim with its 95 % interval."""
+    arms, claims = results["judged"]["arms"], results["judged"]["claims"]
+    figure, (left, right) = subplots(1, 2, (13, 1.5 + 0.25 * max(len(arms), len(claims), 8)))
+    for place, arm in enumerate(arms):
+        left.plot(arm["top1"], [place] * len(arm["top1"]), "o", color="C0", alpha=0.6)
+    left.set_yticks(range(len(arms)), [arm["arm"] for arm in arms], fontsize=8)
+    left.set(xlabel="top-1, %", title=results["title"])
+    for place, claim in enumerate(claims):
+        reach = [[claim["difference"] - claim["low"]], [claim["high"] - claim["difference"]]]
+        right.errorbar(claim["difference"], place, xerr=reach, fmt="o", color="C0", capsize=3)
+    printed = [(claim["paper"], place) for place, claim in enumerate(claims) if claim["paper"] is not None]
+    if printed:
+        right.plot(*zip(*printed), "x", color="tab:gray", label="paper, ImageNet")
+        right.legend(fontsize=8)
+    right.axvspan(-MARGIN, MARGIN, color="tab:gray", alpha=0.2)
+    right.set_yticks(range(len(claims)), [f"{claim['other']} - {claim['base']}" for claim in claims], fontsize=8)
+    right.set(xlabel="difference, points of top-1", title="grey: what counts as the same")
     save(figure, path)

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from xnor_ref.errors import ModelFileError
 from xnor_ref.experiments import approximation, mst
 from xnor_ref.experiments.catalogue import EXPERIMENTS
 from xnor_ref.experiments.mst import table
-from xnor_ref.experiments.plan import Plan, differing
+from xnor_ref.experiments.plan import Plan, Run, differing
+from xnor_ref.experiments.verdict import MARGIN, best_rates, judged
 from xnor_ref.storage import write_atomically
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.report import finished_report
@@ -44,26 +45,8 @@ def write(
     failures : why a run could not be finished, by its name
     approximation : also measure the errors of `approximation`, for the first seed of each row
     """
-    settings, models = differing(plan), list(dict.fromkeys(run.config.model for run in plan.runs))
-    rows: list[dict[str, Any]] = []
-    for row in plan.experiment.rows:
-        runs = [run for run in plan.runs if run.row.name == row.name]
-        done = [_run_figures(folders[run.name], run.seed) for run in runs if run.name in folders]
-        if row.name not in plan.chosen and not done:
-            continue
-        rows.append(
-            {
-                "name": row.name,
-                "label": row.label,
-                "base": row.base or plan.experiment.rows[0].name,
-                "settings": settings[row.name],
-                "paper": None if row.paper is None else vars(row.paper),
-                "runs": done,
-                "failures": {run.name: failures[run.name] for run in runs if run.name in failures},
-                "top1": _spread([run["top1"] for run in done]),
-                "top5": _spread([run["top5"] for run in done]),
-            }
-        )
+    models = list(dict.fromkeys(run.config.model for run in plan.runs))
+    rows = collected(plan, folders, failures)
     results: dict[str, Any] = {
         "format": FORMAT,
         "experiment": plan.experiment.name,
@@ -83,7 +66,7 @@ def write(
         "models": models,
         "epochs": sorted({run.config.epochs for run in plan.runs}),
         "seeds": list(plan.seeds),
-        "complete": len(folders) == len(plan.runs),
+        "complete": all(run.name in folders for run in needed(plan, rows, plan.runs)),
         "versions": _versions(list(folders.values())),
         "seconds": sum(run["seconds"] for row in rows for run in row["runs"]),
         "rows": rows,
@@ -91,11 +74,56 @@ def write(
     if plan.experiment.compression:
         for run in (run for row in rows for run in row["runs"]):
             run["compression"] = mst.figures(Path(run["folder"]) / "model.safetensors")
+    if plan.experiment.claims:
+        results["judged"] = judged(rows, plan.experiment.claims, plan.seeds[0])
     if approximation:
         results["approximation"] = _approximation(plan, data, folders, observer or Observer())
     write_atomically(plan.folder / RESULTS, json.dumps(results, indent=2).encode() + b"\n")
     write_atomically(plan.folder / TABLE, markdown(results).encode())
     return results
+
+
+def collected(plan: Plan, folders: Mapping[str, Path], failures: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What is known of each row, as in results.json; `folders` and `failures` as for `write`."""
+    settings, rows = differing(plan), []
+    for row in plan.experiment.rows:
+        runs = [run for run in plan.runs if run.row.name == row.name]
+        done = [_run_figures(folders[run.name], run.seed) for run in runs if run.name in folders]
+        if row.name not in plan.chosen and not done:
+            continue
+        rows.append(
+            {
+                "name": row.name,
+                "label": row.label,
+                "base": row.base or plan.experiment.rows[0].name,
+                "arm": row.arm,
+                "settings": settings[row.name],
+                "paper": None if row.paper is None else vars(row.paper),
+                "runs": done,
+                "failures": {run.name: failures[run.name] for run in runs if run.name in failures},
+                "top1": _spread([run["top1"] for run in done]),
+                "top5": _spread([run["top5"] for run in done]),
+            }
+        )
+    return rows
+
+
+def needed(plan: Plan, rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> list[Run]:
+    """The runs that an experiment takes.
+
+    A control needs further seeds of each arm's best learning rate only; as long as that is not known, of its first one.
+
+    Parameters
+    ----------
+    rows : as `collected` gives them
+    runs : those of the plan, or some of them
+    """
+    if not plan.experiment.claims:
+        return list(runs)
+    first = plan.seeds[0]
+    best = {row.arm or "": row.name for row in reversed(plan.experiment.rows)}
+    best.update(best_rates(rows, first))
+    return [run for run in runs if run.seed == first or run.row.name == best[run.row.arm or ""]]
 
 
 def _run_figures(folder: Path, seed: int) -> dict[str, Any]:
@@ -164,7 +192,7 @@ def _figures(results: dict[str, Any]) -> list[str]:
     data, seeds = results["dataset"], results["seeds"]
     several = len(seeds) > 1
     lines = [
-        *_table(results["rows"]),
+        *(_judged(results) if "judged" in results else _table(results["rows"])),
         "",
         f"`python cli.py {results['command']}`",
         "",
@@ -172,7 +200,7 @@ def _figures(results: dict[str, Any]) -> list[str]:
         f"{data['pixels']}x{data['pixels']}, {data['classes']} classes. Network: {', '.join(results['models'])}. "
         f"Epochs: {', '.join(map(str, results['epochs']))}. Seed{'s' if several else ''}: "
         f"{', '.join(map(str, seeds))}. Figures are those of the packed networks after the last epoch, in percent"
-        + (", mean ± standard deviation over the seeds." if several else "."),
+        + (", mean ± standard deviation over the seeds." if several and "judged" not in results else "."),
         "",
         f"{_versions_text(results['versions'])}; {clock(results['seconds'])} of training in all.",
     ]
@@ -213,6 +241,34 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         ours.append(clock(statistics.fmean(run["seconds"] for run in runs)) if runs else "-")
         cells.append(ours)
     return table(head, cells)
+
+
+def _judged(results: dict[str, Any]) -> list[str]:
+    """The claims with their verdicts, and the arms at their best learning rates."""
+    found, first = results["judged"], results["seeds"][0]
+    claims = [["claim", "paper", "here, 95 % interval", "verdict", "because"]]
+    for claim in found["claims"]:
+        here = f"{claim['difference']:+.1f} ({claim['low']:+.1f} to {claim['high']:+.1f})"
+        paper = "-" if claim["paper"] is None else f"{claim['paper']:+.1f}"
+        text = f"{claim['text']} ({claim['other']} - {claim['base']})"
+        claims.append([text, paper, here, claim["verdict"], claim["why"]])
+    by_name = {row["name"]: row for row in results["rows"]}
+    arms = [["arm", "best lr", "seeds", "top-1", "time a run"]]
+    for arm in found["arms"]:
+        row = by_name[arm["row"]]
+        spread = _percent(_spread([top / 100 for top in arm["top1"]]))
+        seconds = statistics.fmean(run["seconds"] for run in row["runs"]) if row["runs"] else None
+        time = "-" if seconds is None else clock(seconds)
+        arms.append([arm["arm"], f"{row['settings']['lr']:g}", str(len(arm["top1"])), spread, time])
+    return [
+        *table(claims[0], claims[1:]),
+        "",
+        f"Differences are in points of top-1. Each arm has the learning rate that was best with seed {first}; the "
+        f"figures are of the other seeds, mean ± standard deviation. The same: the 90 % interval lies within "
+        f"{MARGIN:g} points. Better or worse: the 95 % interval leaves out 0, and the difference is larger than that.",
+        "",
+        *table(arms[0], arms[1:]),
+    ]
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -292,6 +348,7 @@ The document is put together from what is finished:
 python cli.py reproduce --list                     # the experiments and their rows
 python cli.py reproduce table3b --dry-run          # what is left to do, and how long it would take
 python cli.py reproduce table3b                    # minutes: a small network on the data set shapes
+python cli.py reproduce control-binaryconnect --seeds 4 --dry-run   # one of the controls; `controls` are all of them
 python cli.py reproduce --summary results.md       # this document
 ```
 
@@ -299,6 +356,9 @@ python cli.py reproduce --summary results.md       # this document
 `--limit-train`), hours a row; `--seeds N` repeats every row. All rows of a table have the same seed, the same order of
 the same images, the same epochs and the same optimiser; they differ in the column `settings` and in nothing else. A run
 that is finished is not computed again, also if another table has made it; one that was stopped goes on.
+
+A control settles a claim of the paper that did not come out. Each arm is trained with several learning rates; the first seed chooses one, and
+the others are judged.
 """
 
 

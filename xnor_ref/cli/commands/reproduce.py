@@ -22,6 +22,7 @@ _FIELDS = (
     examples=(
         "reproduce --list",
         "reproduce table1 --dry-run",
+        "reproduce controls --seeds 4 --dry-run",
         "reproduce table3b --epochs 1 --train-size 200 --val-size 100 --out runs/quick-look",
     ),
 )
@@ -86,9 +87,9 @@ def command(
         write_atomically(summary, report.summary(root, _written_before(Path(summary))).encode())
         show(f"written: {summary}")
         return
-    if everything and rows is not None:
-        raise InputError("--rows names rows of one experiment, so it does not go with --all")
-    experiments = list(catalogue.EXPERIMENTS.values()) if everything else [catalogue.find(str(name))]
+    experiments = list(catalogue.EXPERIMENTS.values()) if everything else list(catalogue.find_all(str(name)))
+    if len(experiments) > 1 and rows is not None:
+        raise InputError(f"--rows names rows of one experiment, so it does not go with {name or '--all'}")
     said = {"data_dir": options.default_data_dir(), **options.said(values)}
     named = rows.split(",") if rows is not None else None
     plans = [plan.make_plan(e, said, budget=budget, seeds=seeds, rows=named, root=root) for e in experiments]
@@ -96,7 +97,7 @@ def command(
         shown = [_estimated(p, download, progress) if dry_run else _run(p, download, progress) for p in plans]
     text = _estimate_text if dry_run else _result_text
     together = "\n\n".join(text(p, result) for p, result in zip(plans, shown))
-    options.answer(shown if everything else shown[0], as_json, lambda _: together)
+    options.answer(shown if len(experiments) > 1 else shown[0], as_json, lambda _: together)
     failed = [] if dry_run else [run for result in shown for row in result["rows"] for run in row["failures"]]
     if failed:
         raise NonFiniteError(f"numbers became NaN or infinite in {', '.join(failed)}; the other runs are finished")
@@ -161,11 +162,14 @@ def _estimate_text(plan: Any, result: dict[str, Any]) -> str:
 
 
 def _list(as_json: bool) -> None:
-    from xnor_ref.experiments.catalogue import EXPERIMENTS
+    from xnor_ref.experiments.catalogue import EXPERIMENTS, GROUPS
 
     if as_json:
         options.print_json({e.name: [row.name for row in e.rows] for e in EXPERIMENTS.values()})
         return
     rows = [("name", "title", "rows")]
-    rows += [(e.name, e.title, ", ".join(row.name for row in e.rows)) for e in EXPERIMENTS.values()]
+    for e in EXPERIMENTS.values():
+        named = ", ".join(row.name for row in e.rows)
+        rows.append((e.name, e.title, f"{len(e.rows)}, see --json" if e.claims else named))
+    rows += [(name, "all of: " + ", ".join(e.name for e in of), "") for name, of in GROUPS.items()]
     show(options.table(rows))
