@@ -357,8 +357,8 @@ python cli.py reproduce --summary results.md       # this document
 the same images, the same epochs and the same optimiser; they differ in the column `settings` and in nothing else. A run
 that is finished is not computed again, also if another table has made it; one that was stopped goes on.
 
-A control settles a claim of the paper that did not come out. Each arm is trained with several learning rates; the first seed chooses one, and
-the others are judged.
+A control settles a claim of the paper that did not come out. Each arm is trained with several learning rates; the first
+seed chooses one, and the others are judged.
 """
 
 
