@@ -85,6 +85,7 @@ class Kit:
         roles: Iterable[str] | None = None,
         names: Iterable[str] | None = None,
         shrink: bool = True,
+        until_failure: bool = False,
         progress: Callable[[Result], None] = lambda result: None,
     ) -> Report:
         """Try every property of every role that was given.
@@ -96,6 +97,7 @@ class Kit:
         roles : only these; default: all that were given
         names : only the properties of these names
         shrink : whether a failing case is replaced by the smallest one that can be found
+        until_failure : whether to end with the first property that fails
         progress : gets each `Result` as it is there
         """
         from xnor_ref.conformance.trying import cases, running
@@ -122,6 +124,8 @@ class Kit:
                     seconds = time.perf_counter() - start
                     results.append(Result(prop.role, prop.name, outcome.examples, failure, seconds))
                     progress(results[-1])
+                    if failure and until_failure:
+                        break
         finally:
             steady.restore(subject.mode.foreign)
         results += self._disagreements(told)
@@ -150,7 +154,7 @@ class Kit:
         subject.by[role] = start
         if set(names) <= set(demands):
             return start, {}
-        seen, told, _ = diagnose(subject, role, self.restrictions, start)
+        seen, told = diagnose(subject, role, self.restrictions, start)
         by = seen.but(**demands)
         if isinstance(by.pad_value, dict):
             by = by.but(pad_value="as asked")

@@ -6,22 +6,23 @@ roundings that a term meets on its way into the sum (Higham, Accuracy and Stabil
 4.2): r = n - 1 if terms are added one after the other, and ceil(log2 n) if they are added in pairs. A scaled result
 rounds up to three such sums: alpha, of n = C KH KW magnitudes; K, of as many; and the sum of products itself, if its
 terms are +-alpha K rather than +-1 (sums of signs are exact below 2^24). Magnitudes add up without cancellation, so
-alpha and K have a relative error of gamma(r). Five further roundings are left: the two divisions by n, z as a float,
-and the products with alpha and K. Together, with T = n alpha K, the sum of the magnitudes of all terms:
+alpha and K have a relative error of gamma(r), which they pass on to the result z alpha K. Five further roundings are
+left: the two divisions by n, z as a float, and the products with alpha and K. With T = n alpha K, the sum of the
+magnitudes of all terms,
 
-    abs(result - exact) <= gamma(3 r + 5) T
+    abs(result - exact) <= gamma(2 r + 5) abs(exact) + gamma(r + 5) T
 
 Classes of `summation`, of which the report says the tightest one that held:
 
-| | r | T |
+| | r | the second part |
 |---|---|---|
-| "once" | 0: sums are exact, or in float64, and rounded once | abs(exact): signs are added before they are scaled |
-| "careful" | ceil(log2 n) + 16: added in pairs, of blocks of 16 | n alpha K |
-| "naive" | n | n alpha K |
+| "once" | 0: sums are exact, or in float64, and rounded once | none: signs are added before they are scaled |
+| "careful" | ceil(log2 n) + 16: added in pairs, of blocks of 16 | as above |
+| "naive" | n | as above |
 
-So the bound of "naive" grows with n: a mean over 76,800 numbers may be off by 0.5 %; a naive one typically is by 0.1 %.
-Numbers below the normal range of float32 may be flushed or rounded to multiples of 2^-149: 2^-126 for each factor is
-allowed ("once": 2^-149).
+So the bound grows with n: a naive mean over 76,800 numbers may be off by 0.5 %, and by 0.1 % if all are 0.1. Where
+weights are centred, alpha is not less than that of the weights before: their digits cancel. Numbers below the normal
+range of float32 may be flushed, or rounded to multiples of 2^-149: 2^-126 for each factor is allowed ("once": 2^-149).
 """
 
 from collections.abc import Callable
@@ -45,16 +46,25 @@ class Want:
     terms: np.ndarray | None = None  # T of the bound
     n: int = 1  # terms of a sum
     factor: np.ndarray | float = 1.0  # by what an error of 2^-126 of alpha or K is multiplied
+    size: np.ndarray | None = None  # what relative errors are of, if not the value
 
     def allowed(self, summation: str, u: float = U) -> np.ndarray | float:
         """The largest difference of a correct result."""
         if self.terms is None:
             return 0.0
-        size = np.abs(np.nan_to_num(self.value))
+        once = summation == "once"
         r = {"once": 0, "careful": int(np.ceil(np.log2(max(self.n, 1)))) + 16, "naive": self.n}[summation]
-        gamma = (3 * r + 5) * u
-        smallest = 2.0 ** (-149 if summation == "once" else -126)
-        return gamma / (1 - gamma) * (size if summation == "once" else self.terms) + smallest * (2 + self.factor)
+        relative = gamma(2 * r + 5, u) * np.abs(np.nan_to_num(self.value) if self.size is None else self.size)
+        return (
+            relative
+            + (0.0 if once else gamma(r + 5, u)) * self.terms
+            + 2.0 ** (-149 if once else -126) * (2 + self.factor)
+        )
+
+
+def gamma(r: int, u: float) -> float:
+    """The relative error of r roundings; at most 1, beyond which a bound says nothing."""
+    return r * u / (1 - r * u) if r * u < 0.5 else 1.0
 
 
 def sides_of(x: np.ndarray, kernel, stride, padding, dilation) -> Any:
@@ -112,7 +122,7 @@ def conv2d(
 
 def scaled(by: Conventions, x, held, weight, z, place) -> Want:
     """Sums times alpha and K, as the convention `scale` has it."""
-    if by.scale == "none":
+    if by.scale == "none" or by.form != "dot":
         return Want(z + 0.0)
     stride, padding, dilation, groups = place
     alpha = filter_scale(held, by.scale)[:, None, None]
@@ -123,14 +133,14 @@ def scaled(by: Conventions, x, held, weight, z, place) -> Want:
         k = np.repeat(k, len(weight) // groups, axis=1)
     size = np.maximum(alpha, filter_scale(weight, by.scale)[:, None, None])  # centring cancels digits
     n = weight[0].size
-    return Want(z * alpha * k, np.broadcast_to(n * size * k, z.shape), n, np.abs(z) * (alpha + k))
+    terms = np.broadcast_to(n * size * k, z.shape)
+    return Want(z * alpha * k, terms, n, np.abs(z) * (alpha + k), np.abs(z) * size * k)
 
 
 def linear(by: Conventions, x, weight, **options: Any) -> Want:
     want = conv2d(by, x[:, :, None, None], weight[:, :, None, None], (1, 1), (0, 0), 0)
-    terms = None if want.terms is None else want.terms[:, :, 0, 0]
-    factor = want.factor if isinstance(want.factor, float) else want.factor[:, :, 0, 0]
-    return Want(want.value[:, :, 0, 0], terms, want.n, factor)
+    parts = {name: getattr(want, name) for name in ("value", "terms", "factor", "size")}
+    return Want(n=want.n, **{k: v[:, :, 0, 0] if isinstance(v, np.ndarray) else v for k, v in parts.items()})
 
 
 def pack(by: Conventions, x, **options: Any) -> Want:
@@ -164,7 +174,8 @@ def binarize(by: Conventions, weight, **options: Any) -> Want:
     want = Want(signs + 0.0)
     if by.scale != "none":
         size = [filter_scale(w, by.scale)[:, None, None, None] for w in (held, weight)]
-        want = Want(signs * size[0], np.broadcast_to(np.maximum(*size), signs.shape), n)
+        terms = np.broadcast_to(np.maximum(*size), signs.shape)
+        want = Want(signs * size[0], terms, n, 1.0, terms)
     want.value[unsure] = np.nan
     return want
 

@@ -17,33 +17,34 @@ WORDS = ("word_size", "bit_order", "polarity")  # conventions of words that the 
 CLOSE = 0.6  # the share of right numbers from which a convention that is not followed throughout is still believed
 
 
-def diagnose(subject: Subject, role: str, limits: Restrictions, start: Conventions) -> tuple[Conventions, dict, bool]:
-    """The conventions of a role, those by name that could be told, and whether they explain all that was seen.
+def diagnose(subject: Subject, role: str, limits: Restrictions, start: Conventions) -> tuple[Conventions, dict]:
+    """The conventions of a role, and those by name that could be told.
 
-    `start` holds what cannot be told; one group of conventions after another is found with the others as found so far.
-    Further combinations that nothing tells apart are left in `subject.rivals`.
+    `start` holds what cannot be told. One group of conventions after another is found by calls on which they differ;
+    combinations that no call tells apart are carried on, and at the end left in `subject.rivals`.
     """
-    by, clear = start, True
-    told: dict[str, Any] = {}
-    rivals: list[Conventions] = []
+    alive = [start]
+    shown: set[str] = set()
     for names, probes in _steps(role, limits, subject):
         values = [_values(name, role, subject) for name in names]
-        candidates = [by.but(**dict(zip(names, choice))) for choice in product(*values) if _sensible(names, choice)]
-        survivors, sure = _eliminate(subject, probes, candidates)
-        by, clear = survivors[0], clear and sure
-        for name in names:
-            found = {str(getattr(one, name)) for one in survivors} - {"any"}  # "any" fits whatever a tail is
-            if len(found) <= 1 and sure and len(values[names.index(name)]) > 1:
-                told[name] = getattr(by, name)
-        rivals += survivors[1:]
+        choices = [dict(zip(names, choice)) for choice in product(*values)]
+        alive, sure = _eliminate(subject, probes, [c for by in alive for c in map(lambda x: by.but(**x), choices)])
+        shown |= {name for name, several in zip(names, values) if sure and len(several) > 1}
     if role in ("conv2d", "layer"):
-        by, known = _borders(subject, role, limits, by, told)
-        clear = clear and known
+        asked = limits.asked_pad_values if role == "conv2d" else (subject.own_layer.pad_value,)
+        alive, sure = _borders(subject, role, limits, alive, asked)
+        shown |= {"pad_value"} if sure else set()
     if role == "pack":
-        by = by.but(word_size=max(subject.word_sizes, default=by.word_size))
-        told["word_size"] = by.word_size
-    subject.rivals[role] = rivals
-    return by, told, clear
+        size = max(subject.word_sizes, default=start.word_size)
+        alive = [by.but(word_size=size) for by in alive if (size, by.bit_order) != (8, "most first in bytes")] or alive
+        shown.add("word_size")
+    told = {}
+    for name in sorted(shown):
+        found = [getattr(by, name) for by in alive if getattr(by, name) != "any"]  # "any" fits whatever a tail is
+        if all(value == found[0] for value in found[1:]):
+            told[name] = (found or ["any"])[0]
+    subject.rivals[role] = alive[1:]
+    return alive[0], told
 
 
 def _values(name: str, role: str, subject: Subject) -> tuple[Any, ...]:
@@ -56,12 +57,6 @@ def _values(name: str, role: str, subject: Subject) -> tuple[Any, ...]:
     if name in WORDS and "pack" in subject.functions and role in ("unpack", "dot"):
         return VALUES[name][:1]  # the words are its own
     return VALUES[name]
-
-
-def _sensible(names: tuple[str, ...], choice: tuple[Any, ...]) -> bool:
-    """Only sums of products are scaled, not counts."""
-    chosen = dict(zip(names, choice))
-    return chosen.get("form", "dot") == "dot" or chosen.get("scale", "none") == "none"
 
 
 def _eliminate(subject: Subject, probes: list[Case], candidates: list[Conventions]) -> tuple[list[Conventions], bool]:
@@ -110,36 +105,26 @@ def _agreement(subject: Subject, probe: Case, got: np.ndarray | None, by: Conven
 
 
 def _borders(
-    subject: Subject, role: str, limits: Restrictions, by: Conventions, told: dict[str, Any]
-) -> tuple[Conventions, bool]:
-    """What surrounds an image, for each value that may be asked for."""
+    subject: Subject, role: str, limits: Restrictions, alive: list[Conventions], asked: tuple[int, ...]
+) -> tuple[list[Conventions], bool]:
+    """What surrounds an image, for each value that may be asked for; and whether that could be told."""
+    before = alive
     found: dict[int, int] = {}
-    sure = True
-    asked = limits.asked_pad_values if role == "conv2d" else (subject.layer.pad_value,)  # type: ignore[union-attr]
     for value in asked:
         probes = [_conv(limits, value, "normal", "signs", padded=True, seed=seed) for seed in (1, 2)]
         if role == "layer":
             probes = [_input(subject, "normal", seed) for seed in (1, 2)]
-        scales = [s for s in VALUES["scale"] if "K" in s] if "K" in by.scale else [by.scale]
-        order = [
-            by.but(pad_value={**found, value: one}, scale=scale)
-            for one, scale in product(dict.fromkeys((value, -1, 0, 1)), scales)
-        ]
-        survivors, all_right = _eliminate(subject, probes, order)
-        if len({one.pad_value[value] for one in survivors}) > 1:
-            return by, sure  # nothing is padded, or it does not show
-        found[value], sure = survivors[0].pad_value[value], sure and all_right
-        if len(scales) > 1 and len(survivors) == 1 and all_right:
-            told["scale"] = survivors[0].scale
-            by = by.but(scale=told["scale"])
-    if not sure:
-        return by, False
-    if all(v == at for v, at in found.items()):
-        told["pad_value"] = found[asked[0]] if len(asked) == 1 else "as asked"
-        return by.but(pad_value="as asked"), True
-    constant = len(set(found.values())) == 1
-    told["pad_value"] = found[asked[0]] if constant else found
-    return by.but(pad_value=told["pad_value"]), True
+        candidates = [by.but(pad_value={**found, value: at}) for at in dict.fromkeys((value, -1, 0, 1)) for by in alive]
+        alive, sure = _eliminate(subject, probes, candidates)
+        if not sure or len({by.pad_value[value] for by in alive}) > 1:
+            return before, False  # nothing is padded, or it does not show
+        found = alive[0].pad_value
+    values: Any = found
+    if all(value == at for value, at in found.items()):
+        values = "as asked" if len(asked) > 1 else found[asked[0]]
+    elif len(set(found.values())) == 1:
+        values = found[asked[0]]  # the same, whatever is asked
+    return [by.but(pad_value=values) for by in alive], True
 
 
 # --- probes
@@ -198,8 +183,7 @@ def _data(shape: tuple[int, ...], kind: str, limits: Restrictions, seed: int) ->
 
 def _input(subject: Subject, kind: str, seed: int) -> Case:
     """An image, or rows, for a layer that has its own weight."""
-    layer = subject.layer
-    assert layer is not None
+    layer = subject.own_layer
     shape: tuple[int, ...] = (3, layer.weight.shape[1])
     if layer.weight.ndim == 4:
         spans = [d * (k - 1) + 1 for k, d in zip(layer.weight.shape[2:], layer.dilation)]
@@ -233,13 +217,11 @@ def _steps(role: str, limits: Restrictions, subject: Subject) -> Iterator[tuple[
         if padded and "pad_value" in names:
             structure += ("pad_value",)
         yield structure, [probe("normal", "normal", seed) for seed in (1, 2)]
-        for kind, of_x in (("zeros of both signs", "sign_of_zero"), ("subnormal", "subnormals")):
-            if limits.signs_only or (limits.zero_free if kind != "subnormal" else limits.subnormal_free):
-                continue
-            if of_x in names:
-                yield (of_x,), [probe(kind, "normal", seed) for seed in (1, 2)]
+        for of, kind in _zero_steps(limits):
+            if "sign_of_zero" in names:
+                yield of, [probe(kind, "normal", seed) for seed in (1, 2)]
             if role != "layer":
-                yield (f"weight_{of_x}",), [probe("normal", kind, seed) for seed in (1, 2)]
+                yield tuple(f"weight_{name}" for name in of), [probe("normal", kind, seed) for seed in (1, 2)]
     elif role == "pack":
         counts = limits.channel_counts
         odd = _smallest(counts, 33), max((n for n in counts if n % 64), default=max(counts))
@@ -248,9 +230,8 @@ def _steps(role: str, limits: Restrictions, subject: Subject) -> Iterator[tuple[
             ("rows", "bit_order", "polarity", "tail"),
             [Case("pack", {"x": _data((batch, n), "normal", limits, n)}) for n in odd],
         )
-        for kind, name in (("zeros of both signs", "sign_of_zero"), ("subnormal", "subnormals")):
-            if not (limits.signs_only or (limits.zero_free if kind != "subnormal" else limits.subnormal_free)):
-                yield (name,), [Case("pack", {"x": _data((batch, odd[0]), kind, limits, 1)})]
+        for of, kind in _zero_steps(limits):
+            yield of, [Case("pack", {"x": _data((batch, odd[0]), kind, limits, 1)})]
     elif role == "unpack":
         counts = limits.channel_counts
         shapes = [(max(limits.batches), n) for n in {_smallest(counts, 33), max(counts)}]
@@ -285,3 +266,13 @@ def _steps(role: str, limits: Restrictions, subject: Subject) -> Iterator[tuple[
                 for kind in ("normal", "signs")
             ],
         )
+
+
+def _zero_steps(limits: Restrictions) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Conventions of zeros and of subnormal numbers, each with the kind of data that shows them."""
+    if limits.signs_only:
+        return
+    if not limits.zero_free:
+        yield ("sign_of_zero",), "zeros of both signs"
+    if not limits.subnormal_free:  # flushed, they are zeros
+        yield (("sign_of_zero", "subnormals") if limits.zero_free else ("subnormals",)), "subnormal"

@@ -104,7 +104,7 @@ def strategy(role: str, limits: Restrictions, subject: Subject, scaled: bool) ->
         "binarize": lambda: cases.weights("binarize", limits),
         "scale_map": lambda: cases.scale_maps(limits),
         "ste": lambda: cases.gradients(limits),
-        "layer": lambda: cases.layers(limits, subject.layer, scaled),
+        "layer": lambda: cases.layers(limits, subject.own_layer, scaled),
     }[role]()
 
 
@@ -122,7 +122,8 @@ def properties(subject: Subject, limits: Restrictions, roles: list[str]) -> tupl
     """Those of every role that the subject has a function for; shares are of the examples asked for."""
     found = []
     for role in roles:
-        scaled = subject.by[role].scale != "none"
+        by = subject.by[role]
+        scaled = by.scale != "none" or by.centring != "none"  # magnitudes count
         drawn = strategy(role, limits, subject, scaled)
         what = ROLES[role].what
         found.append(Property(f"{what} equals its definition in float64", drawn, is_as_defined, 1.0, role))

@@ -62,6 +62,11 @@ class Subject:
         self.tails: set[str] = set()  # what packed tails were seen
         self.word_sizes: set[int] = set()
 
+    @property
+    def own_layer(self) -> Layer:
+        assert self.layer is not None  # there is one wherever the role is given
+        return self.layer
+
     # --- calls
 
     def call(self, case: Case, by: Conventions, arguments: dict[str, Any] | None = None) -> np.ndarray:
@@ -99,8 +104,7 @@ class Subject:
     def want(self, case: Case, by: Conventions, arguments: dict[str, Any] | None = None) -> Want:
         made = case.arguments() if arguments is None else arguments
         if case.role == "layer":
-            layer = self.layer
-            assert layer is not None
+            layer = self.own_layer
             if layer.weight.ndim == 2:
                 return definitions.linear(by, made["x"], layer.weight)
             place = layer.stride, layer.padding, layer.pad_value, layer.dilation, layer.groups
