@@ -1,6 +1,7 @@
 """Run the commands of the documents in a scratch folder, shortened, as CI does: `python tests/run_docs.py`.
 
-Every line of a `sh` block that starts with `python cli.py` is run, in order. Training is cut down by more options.
+Every line of a `sh` block that starts with `python cli.py`, `gcc` or `for` is run, in order. Training is cut down by
+more options.
 Of CONTRIBUTING.md the other lines are run too, but for those that CI runs itself: `cmp` beside the runs, the rest in
 the repository.
 A command on real images runs where XNOR_REF_TEST_DATA names them; elsewhere it must fail with exit code 3.
@@ -20,6 +21,7 @@ SHORT = {
     "shapes": ["--epochs", "1", "--train-size", "200", "--val-size", "60"],
     "other": ["--epochs", "1", "--limit-train", "128", "--limit-val", "64", "--batch-size", "32"],
 }
+RUN = ("python cli.py ", "gcc ", "for ")  # how the lines begin that are run of every document
 RUN_BY_CI = ("python3 -m venv", "pip install", "pre-commit", "python -m pytest tests/test_", ".ci/run")
 DEFAULT_RUN = "runs/shapes-shapes-net-xnor-0"  # which takes a minute to make; README's quicker one will do
 
@@ -43,8 +45,8 @@ def documented_commands(text: str) -> list[list[str]]:
 
 
 def files_of(text: str) -> dict[str, str]:
-    """The files that a document shows whole: python blocks with a title."""
-    return dict(re.findall(r"^```python title=(\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    """The files that a document shows whole: python and C blocks with a title."""
+    return dict(re.findall(r"^```(?:python|c) title=(\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 
 def prepared(arguments: list[str], scratch: Path, data: Path | None) -> tuple[list[str], int]:
@@ -90,14 +92,15 @@ def lines_to_run(path: Path) -> list[str]:
     return [
         line
         for line in shell_lines(path.read_text())
-        if "--download" not in line and (line.startswith("python cli.py ") or (own and not line.startswith(RUN_BY_CI)))
+        if "--download" not in line and (line.startswith(RUN) or (own and not line.startswith(RUN_BY_CI)))
     ]
 
 
 def run_line(line: str, scratch: Path, data: Path | None) -> bool:
     """Run a command of a document and print how it ended; returns whether it ended as it should."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    command, expected, folder = ["bash", "-c", line], 0, scratch if line.startswith("cmp ") else REPOSITORY
+    here = line.startswith(("cmp ", *RUN))
+    command, expected, folder = ["bash", "-c", line], 0, scratch if here else REPOSITORY
     if line.startswith("python cli.py "):
         arguments, expected = prepared(shlex.split(line, comments=True)[2:], scratch, data)
         command, folder = [sys.executable, str(REPOSITORY / "cli.py"), *arguments], scratch

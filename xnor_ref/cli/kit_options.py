@@ -49,6 +49,7 @@ _OPTIONS = (
     click.option("--image-covers-kernel", is_flag=True, help="Images are at least as large as the kernel."),
     click.option("--signs-only", is_flag=True, help="Inputs and weights are +1 and -1."),
     click.option("--zero-free", is_flag=True, help="Inputs and weights have no zeros."),
+    click.option("--subnormal-free", is_flag=True, help="Inputs and weights have no numbers below 1.2e-38."),
     click.option("--output", metavar=f"[{'|'.join(OUTPUTS)}]", help="What results must be [found out]."),
     click.option("--sign-of-zero", metavar="[1|-1|0|sign-bit]", help="The sign that 0 must have [found out]."),
     click.option(
@@ -92,7 +93,8 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
             )
     if (text := given.pop("pad_values")) is not None:
         found["pad_values"] = tuple(_number("--pad-value", part, -1, 1) for part in text.split(","))
-    for name in ("batch", "largest_image", "largest_dot", "square", "image_covers_kernel", "signs_only", "zero_free"):
+    plain = "batch", "largest_image", "largest_dot", "square", "image_covers_kernel"
+    for name in (*plain, "signs_only", "zero_free", "subnormal_free"):
         if (value := given.pop(name)) not in (None, False):
             found[name] = value
     return found | _demands(given)

@@ -122,16 +122,12 @@ def _long(limits: Restrictions, taps: int, size: Callable[[int], int]) -> int:
     """Channels for the longest sum whose arrays are within bounds."""
     for n in (limits.largest_dot, *LONG):
         channels = min(n, limits.largest_dot) // taps
-        if limits.channels is not None and not _allows(limits, channels):
-            near = (c for c in range(channels, max(0, channels - 4096), -1) if _allows(limits, c))
+        if limits.channels is not None and not limits.takes_channels(channels):
+            near = (c for c in range(channels, max(0, channels - 4096), -1) if limits.takes_channels(c))
             channels = next(near, max(limits.channel_counts))
         if size(channels * taps) <= LONG_BYTES:
             return channels
     return max(limits.channel_counts)
-
-
-def _allows(limits: Restrictions, channels: int) -> bool:
-    return channels in limits.channels if hasattr(limits.channels, "__contains__") else channels == limits.channels
 
 
 def _linear(limits: Restrictions, column: _Table, scaled: bool, rows: int = 16) -> list[Case]:
