@@ -130,7 +130,10 @@ def test_documented_commands_parse(arguments, shown_files):
     command.make_context(arguments[0], list(arguments[1:]))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/conformance-kit.md", "docs/library.md", "docs/own-rule.md", "docs/packed-network.md"])
+PAGES = ["README.md", "docs/conformance-kit.md", "docs/library.md", "docs/own-rule.md", "docs/packed-network.md"]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_python_examples_give_what_they_show(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / name).read_text()
