@@ -105,10 +105,11 @@ def test_whole_networks(bench):
 def test_depthwise_layers(bench):
     code, out, _ = bench("depthwise", "--batch", "2", "--quick", "--json")
     rows = json.loads(out)["layers"]
-    assert code == 0 and len(rows) == 8
-    first, strided = rows[0], rows[4]
+    assert code == 0 and len(rows) == 13
+    first, strided, grouped = rows[0], rows[4], rows[9]
     assert first["macs"] == 2 * 9 * 64 * 56 * 56 and first["bytes"] == 2 * 2 * 4 * 64 * 56 * 56
     assert strided["layer"] == "64@56x56 3x3/2" and strided["macs"] * 4 == first["macs"]
+    assert grouped["layer"] == "128@28x28 3x3 g32" and grouped["macs"] == 2 * first["macs"]
     for row in rows:
         work = {"float32": row["macs"], "memory": row["bytes"]}
         assert row["limit"] == pytest.approx(max(work[name] / row["rates"][name] for name in work))

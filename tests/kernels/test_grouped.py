@@ -20,12 +20,13 @@ from xnor_ref.kernels.training.convolution import GroupedConvolution
 from xnor_ref.kernels.vectors import grouped, simd
 
 AXIS = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))  # taps, stride, dilation
+SQUARE = st.just(((3, 1, 1), (3, 1, 1)))  # which has a kernel of its own
 
 
 @st.composite
 def cases(draw, most=4):
     """Images (N, H, W, C), weights, groups and a window; up to `most` channels a group."""
-    kernel, stride, dilation = zip(draw(AXIS), draw(AXIS), strict=True)
+    kernel, stride, dilation = zip(*draw(SQUARE | st.tuples(AXIS, AXIS)), strict=True)
     padding = tuple((draw(st.integers(0, taps)), draw(st.integers(0, taps))) for taps in kernel)
     window = Window(kernel, stride, padding, dilation)
     height, width = (draw(st.integers(extent, 40)) for extent in window.extent)

@@ -1,4 +1,7 @@
-"""Real depthwise convolutions of 3x3, which move almost as many bytes as they multiply numbers, beside their limits."""
+"""Real convolutions of 3x3 with few channels a group beside their limits.
+
+Depthwise ones, with one channel a group, move almost as many bytes as they multiply numbers.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -16,11 +19,13 @@ from xnor_ref.kernels.ops import float_ops
 from xnor_ref.kernels.training.convolution import GroupedConvolution
 from xnor_ref.kernels.vectors import grouped
 
-LAYERS = tuple((c, size, stride) for stride in (1, 2) for c, size in ((64, 56), (128, 28), (256, 14), (512, 7)))
+# Channels, pixels a side, stride, channels of a group
+LAYERS = tuple((c, size, stride, 1) for stride in (1, 2) for c, size in ((64, 56), (128, 28), (256, 14), (512, 7)))
+LAYERS += ((128, 28, 1, 2), (128, 28, 1, 4), (128, 28, 1, 8), (256, 14, 1, 8), (128, 28, 2, 4))
 
 
 def measure_depthwise(batch: int = 1, threads: int = 1, pace: Pace = FULL) -> Iterator[dict[str, Any]]:
-    """Measure `LAYERS`, channels and pixels a side and stride, channels innermost, in inference and backwards.
+    """Measure `LAYERS`, channels innermost, in inference and backwards.
 
     Yields
     ------
@@ -37,19 +42,19 @@ def measure_depthwise(batch: int = 1, threads: int = 1, pace: Pace = FULL) -> It
     """
     roof.require_compiler()
     main = roof.memory_roof(threads=threads)
-    for channels, size, stride in LAYERS:
+    for channels, size, stride, own in LAYERS:
         rng = np.random.default_rng(0)
-        weight = rng.standard_normal((channels, 1, 3, 3), np.float32)
-        window = Window.of(3, stride, 1)
-        conv = grouped.planned(weight, channels, (size, size), window)
+        weight = rng.standard_normal((channels, own, 3, 3), np.float32)
+        window, groups = Window.of(3, stride, 1), channels // own
+        conv = grouped.planned(weight, groups, (size, size), window)
         x, y, dy = empty((batch, size, size, channels)), *(empty((batch, *conv.out_shape)) for _ in range(2))
         x[...], dy[...] = rng.standard_normal(x.shape, np.float32), rng.standard_normal(y.shape, np.float32)
         planes, forward = np.ascontiguousarray(np.moveaxis(x, -1, 1)), conv.bind(x, y)
         forward(batch, threads)
-        in_planes = partial(float_ops.conv2d, planes, weight, None, window, channels, threads)
+        in_planes = partial(float_ops.conv2d, planes, weight, None, window, groups, threads)
         if not np.array_equal(np.moveaxis(in_planes(), 1, -1), y):
             raise EquivalenceError(f"bench: the layouts give different results for {channels}@{size}x{size}")
-        training = GroupedConvolution(weight.shape, (size, size), window, channels)
+        training = GroupedConvolution(weight.shape, (size, size), window, groups)
         loads = {
             "float32": roof.float_roof(threads),
             "memory": roof.memory_roof(max(SMALLEST, x.nbytes + y.nbytes) / 1e6, threads),
@@ -63,12 +68,12 @@ def measure_depthwise(batch: int = 1, threads: int = 1, pace: Pace = FULL) -> It
         }
         timings = measure({**{name: load.run for name, load in loads.items()}, **ours}, pace, threads)
         rates = {name: load.work / timings[name].seconds for name, load in loads.items()}
-        work = {"float32": 9 * y.size, "memory": x.nbytes + y.nbytes}
+        work = {"float32": 9 * own * y.size, "memory": x.nbytes + y.nbytes}
         takes = {name: amount / rates[name] for name, amount in work.items()}
         bound = max(takes, key=takes.__getitem__)
         seconds = {name: timings[name].seconds for name in ours}
         yield {
-            "layer": f"{channels}@{size}x{size} 3x3" + (f"/{stride}" if stride > 1 else ""),
+            "layer": f"{channels}@{size}x{size} 3x3" + f"/{stride}" * (stride > 1) + f" g{groups}" * (own > 1),
             "batch": batch,
             "threads": threads,
             "macs": work["float32"],

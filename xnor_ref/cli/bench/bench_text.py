@@ -58,10 +58,11 @@ def depthwise(result: dict[str, Any]) -> str:
         rate = f"{row['bytes'] / forward / 1e9:.0f}", f"{row['of_memory']:.0%}"
         rows.append((row["layer"], *times, *rate, *map(_microseconds, others)))
     text = (
-        "us: microseconds of a planned layer, channels innermost; limit: at the roof of float32\n"
-        "or of reading an array of this size, whichever is more (by); x: us / limit; of main:\n"
-        "bytes a second over those that can be read from main memory; dX, dW: the gradients of\n"
-        "input and weights; NCHW: the public function, which allocates"
+        "g: groups, where these are fewer than channels; us: microseconds of a planned layer,\n"
+        "channels innermost; limit: at the roof of float32 or of reading an array of this size,\n"
+        "whichever is more (by); x: us / limit; of main: bytes a second over those that can be\n"
+        "read from main memory; dX, dW: the gradients of input and weights; NCHW: the public\n"
+        "function, which allocates"
     )
     return _joined(result, [options.table(rows, _NUMBERS), text])
 

@@ -119,7 +119,7 @@ def layers(
 @bench_options.threads_option
 @bench_options.measuring(plots=False)
 def depthwise(batch: int, threads: int, measurement: Measurement) -> None:
-    """Real depthwise convolutions, against the roofs of float32 and of memory."""
+    """Real depthwise and grouped convolutions, against the roofs of float32 and of memory."""
     from xnor_ref.bench import depthwise as layers
     from xnor_ref.bench.measuring.layers import check_batch
 

@@ -17,7 +17,6 @@ from xnor_ref.kernels.microkernels import tile
 from xnor_ref.kernels.microkernels.ir import (
     F32,
     I32,
-    I64,
     LANES,
     TARGET,
     const,
@@ -29,6 +28,7 @@ from xnor_ref.kernels.microkernels.ir import (
     masked_load,
     masked_store,
     repeat,
+    smaller,
     store,
     vector,
 )
@@ -41,7 +41,7 @@ _REALS, _INTEGERS = vector(F32), vector(I32)
 _moved = tile._moved
 
 
-def _permuted(b, x, lanes):
+def permuted(b, x, lanes):
     """x[lanes]."""
     if LANES in _PERMUTES:
         return b.call(declared(b, ir.FunctionType(_REALS, [_REALS, _INTEGERS]), _PERMUTES[LANES]), [x, lanes])
@@ -50,10 +50,6 @@ def _permuted(b, x, lanes):
         place = ir.Constant(I32, lane)
         found = b.insert_element(found, b.extract_element(x, b.extract_element(lanes, place)), place)
     return found
-
-
-def _smaller(b, one, other):
-    return b.select(b.icmp_signed("<", one, other), one, other)
 
 
 def _add(b, sums, inputs, weights):
@@ -70,11 +66,8 @@ class Taps:
         ) = arguments  # fmt: skip
 
 
-def _direct_row(b, at, pixels, vectors, values, whole=False):
-    """The taps of a row where lanes are channels; of neighbours, each pixel is loaded once for `TOGETHER` of them.
-
-    With `whole` the row is known to be so many neighbours.
-    """
+def _direct_row(b, at, pixels, vectors, values):
+    """The taps of a row where lanes are channels; of neighbours, each pixel is loaded once for `TOGETHER` of them."""
 
     def tap(values, taps):
         x, w, *sums = values
@@ -86,8 +79,6 @@ def _direct_row(b, at, pixels, vectors, values, whole=False):
                 sums[v::vectors] = _add(b, sums[v::vectors], inputs[t : t + pixels], weights)
         return [_moved(b, x, at.x_column, taps), _moved(b, w, at.w_column, taps), *sums]
 
-    if whole:
-        return tap(values, TOGETHER)
     neighbours = b.icmp_signed("==", at.x_column, at.x_pixel)
     together = b.select(neighbours, b.udiv(at.n_columns, const(TOGETHER)), const(0))
     values = repeat(b, together, values, lambda values: tap(values, TOGETHER))
@@ -104,7 +95,7 @@ def _shuffled_row(b, at, pixels, mask, values):
 
         def one(values):
             lanes, w, *sums = values
-            sums = _add(b, sums, [_permuted(b, x, lanes) for x in channels], load(b, w, _REALS))
+            sums = _add(b, sums, [permuted(b, x, lanes) for x in channels], load(b, w, _REALS))
             return [b.add(lanes, ir.Constant(_INTEGERS, [1] * LANES)), b.add(w, const(4 * LANES)), *sums]
 
         _, _, *sums = repeat(b, at.n_inputs, [at.lanes, first, *sums], one)
@@ -135,7 +126,7 @@ def _outputs(shuffled: bool):
 
             def block(values, pixels, vectors):
                 x, w, *parts, out, n_in, n_out = values
-                reads, writes = (first_lanes(b, _smaller(b, *pair)) for pair in ((n_in, block_in), (n_out, block_out)))
+                reads, writes = (first_lanes(b, smaller(b, *pair)) for pair in ((n_in, block_in), (n_out, block_out)))
 
                 def row(values):
                     x, w, *_ = values
@@ -145,21 +136,7 @@ def _outputs(shuffled: bool):
                         _, _, *sums = _direct_row(b, at, pixels, vectors, values)
                     return [b.add(x, at.x_row), b.add(w, at.w_row), *sums]
 
-                def square(values):  # all taps of 3x3, without a branch
-                    for _ in range(TOGETHER):
-                        x, w, *_ = values
-                        _, _, *sums = _direct_row(b, at, pixels, vectors, values, whole=True)
-                        values = [b.add(x, at.x_row), b.add(w, at.w_row), *sums]
-                    return values
-
-                values, rows = [x, w] + [ir.Constant(_REALS, None)] * (pixels * vectors), at.n_rows
-                if not shuffled:
-                    taps = b.icmp_signed("==", at.x_column, at.x_pixel)
-                    for count in (at.n_rows, at.n_columns):
-                        taps = b.and_(taps, b.icmp_signed("==", count, const(TOGETHER)))
-                    values = repeat(b, b.zext(taps, I64), values, square)
-                    rows = b.select(taps, const(0), rows)
-                _, _, *sums = repeat(b, rows, values, row)
+                _, _, *sums = repeat(b, at.n_rows, [x, w] + [ir.Constant(_REALS, None)] * (pixels * vectors), row)
                 results = [tile._real(b, sums[p * vectors : (p + 1) * vectors], p, *parts) for p in range(pixels)]
                 for p, of_pixel in enumerate(results):
                     place = _moved(b, out, out_pixel, p)
@@ -218,7 +195,7 @@ def _products(shuffled: bool):
 
             def block(values):
                 x, dy, dw, n_in, n_out = values
-                reads, writes = (first_lanes(b, _smaller(b, *pair)) for pair in ((n_in, block_in), (n_out, block_out)))
+                reads, writes = (first_lanes(b, smaller(b, *pair)) for pair in ((n_in, block_in), (n_out, block_out)))
 
                 def read(address, mask):
                     return masked_load(b, address, _REALS, mask) if shuffled else load(b, address, _REALS)
@@ -232,7 +209,7 @@ def _products(shuffled: bool):
                         d = read(dy, writes)
                         for i, (r, c) in enumerate(offsets):
                             channels = read(_moved(b, _moved(b, x, at.x_row, r), at.x_column, c), reads)
-                            channels = _permuted(b, channels, lanes) if shuffled else channels
+                            channels = permuted(b, channels, lanes) if shuffled else channels
                             sums[i] = instruction(b, "fma", _REALS, channels, d, sums[i])
                         return [b.add(x, at.x_pixel), b.add(dy, dy_pixel), *sums]
 

@@ -90,6 +90,11 @@ def spread(b: ir.IRBuilder, scalar: ir.Value, lanes: int = LANES) -> ir.Value:
     return b.shuffle_vector(first, nothing, ir.Constant(vector(I32, lanes), [0] * lanes))
 
 
+def smaller(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+    """The smaller of two signed integers."""
+    return b.select(b.icmp_signed("<", one, other), one, other)
+
+
 def first_lanes(b: ir.IRBuilder, count: ir.Value, lanes: int = LANES) -> ir.Value:
     """The mask of the first `count` (64 bits) lanes."""
     numbers = ir.Constant(vector(I32, lanes), list(range(lanes)))

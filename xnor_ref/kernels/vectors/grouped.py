@@ -1,7 +1,8 @@
 """Real convolutions with few channels a group (depthwise ones above all), channels innermost, and their gradients.
 
 A block is as many whole groups as a vector holds, in inputs and in outputs; its lanes are output channels. Taps outside
-the image are not visited, so images need no columns of padding: outputs that meet the border alike are one run.
+the image are not visited, so images need no columns of padding: outputs that meet the border alike are one run. 3x3
+with stride 1 goes by `_convolve_squares`, the rest by `_convolve`.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from xnor_ref.kernels.basics.memory import LINE, zeros
 from xnor_ref.kernels.compiling.jit import compiled
 from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
-from xnor_ref.kernels.microkernels import grouped
+from xnor_ref.kernels.microkernels import grouped, squares
 from xnor_ref.kernels.microkernels.ir import LANES, fence
 from xnor_ref.kernels.vectors import simd
 from xnor_ref.kernels.vectors.simd import split, worth
@@ -33,8 +34,16 @@ I64 = NDArray[np.int64]
     X_IMAGE, X_PIXEL, X_ROW, X_COLUMN, W_ROW, W_COLUMN, W_BLOCK, OUT_IMAGE, OUT_ROW, OUT_PIXEL, PAST, SIZE,
 ) = range(19)  # fmt: skip
 
+# Entries of a geometry of `_convolve_squares`; addresses, strides in bytes
+(
+    SQ_OUT_H, SQ_OUT_W, SQ_WHOLE, SQ_N_INPUTS, SQ_LANES, SQ_N_IN, SQ_N_OUT, SQ_BLOCK_IN, SQ_BLOCK_OUT,
+    SQ_X, SQ_FIRST_ROW, SQ_FIRST_PIXEL, SQ_X_PIXEL, SQ_X_LINE, SQ_X_IMAGE, SQ_W, SQ_W_ROW, SQ_W_COLUMN, SQ_W_BLOCK,
+    SQ_PARTS, SQ_PART, SQ_OUT, SQ_OUT_IMAGE, SQ_OUT_ROW, SQ_OUT_PIXEL, SQ_PAST, SQ_SIZE,
+) = range(27)  # fmt: skip
+
 PARTIAL_SUMS = 8  # sums of images that a gradient of weights is added up from
 _direct, _shuffled = grouped.direct, grouped.shuffled
+_direct_squares, _shuffled_squares = squares.direct, squares.shuffled
 _direct_products, _shuffled_products = grouped.direct_products, grouped.shuffled_products
 
 
@@ -73,6 +82,35 @@ def _convolve(start, stop, g, rows, runs, w, lanes, parts, x, out):
                     g[BLOCK_OUT], p0 + more, p1 + more, p2 + more, p3 + more, y + more, g[OUT_PIXEL], LINE,
                 )  # fmt: skip
     if g[PAST] == 0:
+        fence()
+
+
+@compiled(void(intp, intp, _in(int64, 1)))
+def _convolve_squares(start, stop, g):
+    """Items start..stop of all (image, two rows) of results; the last of an odd number repeats one of those before."""
+    done, more = g[SQ_WHOLE] * LANES, g[SQ_WHOLE] * LANES * 4
+    width, first, pixel, line, image_bytes = g[SQ_OUT_W], g[SQ_FIRST_PIXEL], g[SQ_X_PIXEL], g[SQ_X_LINE], g[SQ_X_IMAGE]
+    w, w_row, w_column, w_block = g[SQ_W], g[SQ_W_ROW], g[SQ_W_COLUMN], g[SQ_W_BLOCK]
+    p0, part = g[SQ_PARTS], g[SQ_PART]
+    p1, p2, p3 = p0 + part, p0 + 2 * part, p0 + 3 * part
+    pairs = (g[SQ_OUT_H] + 1) // 2
+    for item in range(start, stop):
+        image, oy = item // pairs, min(item % pairs * 2, g[SQ_OUT_H] - 2)
+        x, row = g[SQ_X] + image * image_bytes, g[SQ_FIRST_ROW] + oy * line
+        y = g[SQ_OUT] + image * g[SQ_OUT_IMAGE] + oy * g[SQ_OUT_ROW]
+        if done:
+            _direct_squares(
+                width, x, row, first, pixel, line, image_bytes, w, w_row, w_column, w_block, 1, 0, done, done, LANES,
+                LANES, p0, p1, p2, p3, y, g[SQ_OUT_ROW], g[SQ_OUT_PIXEL], g[SQ_PAST],
+            )  # fmt: skip
+        if done < g[SQ_N_OUT]:
+            _shuffled_squares(
+                width, x + more, row, first, pixel, line, image_bytes, w + g[SQ_WHOLE] * w_block, w_row, w_column,
+                w_block, g[SQ_N_INPUTS], g[SQ_LANES], g[SQ_N_IN] - done, g[SQ_N_OUT] - done, g[SQ_BLOCK_IN],
+                g[SQ_BLOCK_OUT], p0 + more, p1 + more, p2 + more, p3 + more, y + more, g[SQ_OUT_ROW], g[SQ_OUT_PIXEL],
+                LINE,
+            )  # fmt: skip
+    if g[SQ_PAST] == 0:
         fence()
 
 
@@ -204,10 +242,12 @@ class GroupedConv:
     def __init__(
         self, shape, groups, size, window, scale=None, shift=None, floor=-np.inf, *, back=False
     ):  # fmt: skip
-        self._shape, self._groups, self._back = shape, groups, back
+        self._shape, self._groups, self._back, self._window = shape, groups, back, window
         layout = _layout(tuple(shape), groups, tuple(size), window, back)
         self.padded_shape, self.out_shape, self._per_block, blocks, self._geometry = layout
         n_in = self.padded_shape[2] // groups
+        next_to_each_other = (window.kernel, window.stride, window.dilation) == ((3, 3), (1, 1), (1, 1))
+        self._square = next_to_each_other and self.out_shape[0] > 1
         self._weights = zeros((blocks, shape[2] * shape[3] * n_in * LANES))
         values = (None, 0), (scale, 1), (shift, 0), (None, floor)
         self._parts = np.stack([self._in_lanes(np.float32(fill if v is None else v)) for v, fill in values])
@@ -240,6 +280,8 @@ class GroupedConv:
 
         `stream`: see `simd._Conv._bind`.
         """
+        if self._square:
+            return self._bind_squares(x, out, stream)
         g, rows, runs, lanes = self._geometry
         g = g.copy()
         g[PAST] = 0 if stream else LINE
@@ -249,6 +291,36 @@ class GroupedConv:
 
         def run(n: int, threads: int) -> None:
             split(worth(threads, n * work), n * height, _convolve, *arguments)
+
+        return run
+
+    def _bind_squares(self, x: F32, out: F32, stream: bool) -> Run:
+        """`bind` for kernels of 3x3 whose outputs and taps are next to each other."""
+        general, _, _, lanes = self._geometry
+        (height, width, channels), (in_height, in_width, inputs) = self.out_shape, self.padded_shape
+        top, left = self._window.before
+        tap = general[N_INPUTS] * LANES * 4
+        w, w_row, w_column = self._weights.ctypes.data, 3 * tap, tap
+        if self._back:  # from the last tap to the first
+            top, left = 2 - top, 2 - left
+            w, w_row, w_column = w + 2 * (w_row + w_column), -w_row, -w_column
+        line = in_width * inputs * 4
+        g = np.zeros(SQ_SIZE, np.int64)
+        g[SQ_OUT_H], g[SQ_OUT_W] = height, width
+        g[SQ_WHOLE] = channels // LANES if general[DIRECT] else 0
+        g[SQ_N_INPUTS], g[SQ_LANES], g[SQ_N_IN], g[SQ_N_OUT] = general[N_INPUTS], lanes.ctypes.data, inputs, channels
+        g[SQ_BLOCK_IN], g[SQ_BLOCK_OUT] = general[BLOCK_IN], general[BLOCK_OUT]
+        g[SQ_X], g[SQ_FIRST_ROW], g[SQ_FIRST_PIXEL] = x.ctypes.data, -top * line, -left * inputs * 4
+        g[SQ_X_PIXEL], g[SQ_X_LINE], g[SQ_X_IMAGE] = inputs * 4, line, in_height * line
+        g[SQ_W], g[SQ_W_ROW], g[SQ_W_COLUMN], g[SQ_W_BLOCK] = w, w_row, w_column, 9 * tap
+        g[SQ_PARTS], g[SQ_PART] = self._parts.ctypes.data, self._parts[0].nbytes
+        g[SQ_OUT], g[SQ_OUT_IMAGE] = out.ctypes.data, height * width * channels * 4
+        g[SQ_OUT_ROW], g[SQ_OUT_PIXEL], g[SQ_PAST] = width * channels * 4, channels * 4, 0 if stream else LINE
+        work, pairs = 20 * height * width * self._weights.size, -(-height // 2)
+        keeps = self, x, out, lanes  # the arrays whose addresses g holds
+
+        def run(n: int, threads: int, keeps=keeps) -> None:
+            split(worth(threads, n * work), n * pairs, _convolve_squares, g)
 
         return run
 
