@@ -192,7 +192,8 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "cli/__init__.py", "cli/bench/bench_options.py", "cli/bench/bench_scale.py", "cli/bench/bench_train.py",
         "cli/commands/bench.py", "cli/commands/compress.py", "cli/commands/evaluate.py", "cli/commands/export.py",
         "cli/commands/info.py", "cli/commands/predict.py", "cli/commands/reproduce.py", "cli/commands/train.py",
-        "cli/commands/verify.py", "cli/kit_options.py", "cli/options.py", "training/settings/config.py",
+        "cli/commands/verify.py", "cli/kit_options.py", "cli/onnx_text.py", "cli/options.py",
+        "training/settings/config.py",
     ),
     "Hypothesis, 0.2 s, is imported only where cases are drawn": ("conformance/kit.py",),
     "Numba, 0.25 s, is imported only where compiled kernels compute": (
@@ -206,7 +207,7 @@ LAZY = {  # files with imports inside of functions, and what they buy
     ),
     "torch, onnx, h5py, matplotlib, scikit-learn and pytest are extras": (
         "bench/peers/torch_twin.py", "compress/plot.py", "conformance/suite.py", "interop/keras/files.py",
-        "plotting.py", "training/classifier.py",
+        "interop/onnx_check.py", "interop/onnx_out_graph.py", "plotting.py", "training/classifier.py",
     ),
 }  # fmt: skip
 

@@ -106,18 +106,29 @@ def _listed(name: str, text: str) -> list[int] | list[float]:
 
 def model_target(output: str, force: bool) -> Path:
     """The model file to write; --force replaces a model file, not whatever else a slip of the hand may name."""
+    return target_of(output, force, _is_model, "a packed model file")
+
+
+def _is_model(path: Path) -> bool:
     from xnor_ref.packed import load_packed
 
+    try:
+        load_packed(path)
+    except ModelFileError:
+        return False
+    return True
+
+
+def target_of(output: str, force: bool, is_such: Callable[[Path], bool], what: str) -> Path:
+    """The file to write; --force replaces one that is such a file."""
     target = Path(output)
     if target.is_dir():
         raise InputError(f"-o {output} is a folder; name a file in it")
     if target.exists():
         if not force:
             raise InputError(f"-o {output} is there already; add --force to overwrite it")
-        try:
-            load_packed(target)
-        except ModelFileError:
-            raise InputError(f"-o {target} is not a packed model file, so --force does not overwrite it") from None
+        if not is_such(target):
+            raise InputError(f"-o {target} is not {what}, so --force does not overwrite it")
     return target
 
 

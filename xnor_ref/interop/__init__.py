@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 _PUBLIC = {
     "from_keras": "xnor_ref.interop.keras.model",
     "from_onnx": "xnor_ref.interop.onnx_in.reading",
+    "to_onnx": "xnor_ref.interop.onnx_out",
+    "to_qonnx": "xnor_ref.interop.onnx_out",
     "to_torch": "xnor_ref.interop.torch_out",
 }
 
 if TYPE_CHECKING:
     from xnor_ref.interop.keras.model import from_keras as from_keras
     from xnor_ref.interop.onnx_in.reading import from_onnx as from_onnx
+    from xnor_ref.interop.onnx_out import to_onnx as to_onnx
+    from xnor_ref.interop.onnx_out import to_qonnx as to_qonnx
     from xnor_ref.interop.torch_out import to_torch as to_torch
 
 

@@ -58,6 +58,7 @@ class ExaminedNode:
     inputs: tuple[int, ...]
     tensors: dict[str, NDArray]
     step: Step
+    attributes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def _examine_graph(
         in_trees += step.weight_bits if "tree" in node.tensors else 0
         extra = sorted((node.attributes.keys() | node.tensors.keys()) - node.seen)
         node.need(not extra, f"unknown attribute or tensor {shown(extra[0] if extra else None)}")
-        nodes.append(ExaminedNode(op, name, tuple(inputs), node.tensors, step))
+        nodes.append(ExaminedNode(op, name, tuple(inputs), node.tensors, step, node.attributes))
         names.add(name)
         unused.add(index)
         unused -= set(inputs)

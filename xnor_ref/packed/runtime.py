@@ -109,6 +109,11 @@ class PackedNetwork:
         return self._network.std
 
     @property
+    def examined(self) -> file.ExaminedNetwork:
+        """Node by node what the description says, checked; for programs that write the network in another form."""
+        return self._network
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """A copy of the description, with "training", "producer" and "data_sha256"."""
         return copy.deepcopy(self._metadata)

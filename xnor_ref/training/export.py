@@ -7,6 +7,7 @@ import numpy as np
 
 from xnor_ref.datasets.batches import normalization_table
 from xnor_ref.errors import EquivalenceError, ModelFileError
+from xnor_ref.models import Network
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import load_packed
 from xnor_ref.packed.freeze import freeze
@@ -18,14 +19,10 @@ from xnor_ref.training.storing.sources import load_checkpoint
 COMPARED = 16
 
 
-def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
-    """Freeze the best or the last checkpoint of `run` into the file `target`.
+def checkpoint_of(run: Path, which: str = "last") -> tuple[Path, Network, dict[str, Any], int]:
+    """The best or the last checkpoint of `run`: its file, its network, what `freeze` wants to know, epochs done.
 
-    Raises
-    ------
-    ModelFileError : no run, no checkpoint, or a damaged one
-    EquivalenceError : the file, read back, gives other logits than the network it was made from
-    OutputError : the file could not be written
+    Raises ModelFileError : no run, no checkpoint, or a damaged one
     """
     folder = RunFolder(run)
     config = folder.config()
@@ -39,6 +36,19 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
     model, about, position = load_checkpoint(path)
     if which == "best" and position.epoch < config.epochs:
         about["training"] = {**about["training"], "stopped_after_epoch": position.epoch}
+    return path, model, about, position.epoch
+
+
+def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
+    """Freeze the best or the last checkpoint of `run` into the file `target`.
+
+    Raises
+    ------
+    ModelFileError : no run, no checkpoint, or a damaged one
+    EquivalenceError : the file, read back, gives other logits than the network it was made from
+    OutputError : the file could not be written
+    """
+    path, model, about, epochs = checkpoint_of(run, which)
     freeze(model, **about).save(target)
 
     packed = load_packed(target)
@@ -55,7 +65,7 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
     return {
         "file": str(target),
         "checkpoint": str(path),
-        "epochs": position.epoch,
+        "epochs": epochs,
         "packed_bytes": target.stat().st_size,
         "float_parameter_bytes": sum(array.nbytes for array in model.state_dict().values()),
         "images_compared": COMPARED,

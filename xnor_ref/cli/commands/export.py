@@ -1,4 +1,4 @@
-"""`export`: a checkpoint as a packed model file."""
+"""`export`: a checkpoint as a packed model file, or a network for other programs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,27 +7,98 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
+from xnor_ref.cli.onnx_text import RUNNERS, compared, compared_text
+
+_MEANT = {  # what may be said of each format
+    "packed": (),
+    "onnx": ("--unpacked", "--normalised", "--batch"),
+    "qonnx": ("--batch",),
+}
 
 
 @click.command(
     cls=Command,
-    examples=("export runs/shapes-shapes-net-xnor-0 -o model.safetensors --which best --force",),
+    examples=(
+        "export runs/shapes-shapes-net-xnor-0 -o model.safetensors --which best --force",
+        "export runs/shapes-shapes-net-xnor-0 -o net.onnx",
+        "export model.safetensors -o net.onnx --format qonnx --batch 8",
+    ),
 )
-@click.argument("run", metavar="RUN")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The model file to write.")
-@click.option("--which", type=click.Choice(["best", "last"]), default="last", show_default=True, help="Checkpoint.")
+@click.argument("source", metavar="RUN|MODEL")
+@click.option("-o", "--output", required=True, metavar="FILE", help="The file to write.")
+@click.option(
+    "--format", type=click.Choice(list(_MEANT)), help="Of FILE  [default: onnx if it ends in .onnx, else packed]"
+)
+@click.option("--which", type=click.Choice(["best", "last"]), help="Checkpoint of a run.  [default: last]")
+@click.option("--unpacked", is_flag=True, help="ONNX: binary weights as float32, for tools that fold no constants.")
+@click.option("--normalised", is_flag=True, help="ONNX: take images float32 (N, C, H, W), normalised already.")
+@click.option("--batch", type=click.IntRange(1, 65_536), help="ONNX, QONNX: take only so many images at once.")
 @click.option("--force", is_flag=True, help="Overwrite FILE if it is there.")
 @options.plugin_option(expose_value=False)
 @options.json_option
-def command(run: str, output: str, which: str, force: bool, as_json: bool) -> None:
-    """Freeze a run's checkpoint to a model file.
+def command(
+    source: str,
+    output: str,
+    format: str | None,
+    which: str | None,
+    unpacked: bool,
+    normalised: bool,
+    batch: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a network for use: as a packed model file, or in ONNX.
 
-    The file is read back and its logits compared with those of the float network before the command reports success.
+    A run's checkpoint is frozen, a model file is taken as it is. The answers of the new file are compared with those of
+    the network before the command reports success. ONNX files take pixels, uint8 (N, H, W, C), and keep the weights
+    packed; QONNX is for FINN and other compilers of quantised networks.
     """
-    from xnor_ref.training.export import export_run
+    format = format or ("onnx" if output.endswith(".onnx") else "packed")
+    flags = {"--unpacked": unpacked, "--normalised": normalised, "--batch": batch is not None}
+    useless = [flag for flag, given in flags.items() if given and flag not in _MEANT[format]]
+    if useless:
+        raise click.UsageError(f"{', '.join(useless)} has no meaning with --format {format}")
+    is_model = Path(source).is_file()
+    if is_model and which is not None:
+        raise click.UsageError(f"--which is of a run's checkpoints, and {source} is a file")
+    if format == "packed":
+        if is_model:
+            raise click.UsageError(f"{source} is a file, not a run; to write it in ONNX, call FILE .onnx")
+        from xnor_ref.training.export import export_run
 
-    target = options.model_target(output, force)
-    options.answer(export_run(Path(run), target, which), as_json, _text)
+        target = options.model_target(output, force)
+        options.answer(export_run(Path(source), target, which or "last"), as_json, _text)
+        return
+    from xnor_ref.interop import onnx_check
+
+    target = options.target_of(output, force, onnx_check.is_onnx, "a network in ONNX")
+    how: dict[str, Any] = {"unpacked": unpacked, "normalised": normalised, "batch": batch}
+    if format == "qonnx":
+        how = {"normalised": True, "batch": batch or 1}
+    packed = _packed(Path(source), which or "last")
+    size, agreement = onnx_check.write_checked(packed, target, qonnx=format == "qonnx", **how)
+    found = compared(agreement, RUNNERS[format]) if agreement else {"images_compared": 0}
+    options.answer({"file": str(target), "format": format, "bytes": size, **found}, as_json, _onnx_text)
+
+
+def _packed(source: Path, which: str) -> Any:
+    from xnor_ref.packed import load_packed
+
+    if source.is_file():
+        return load_packed(source)
+    from xnor_ref.packed.freeze import freeze
+    from xnor_ref.training.export import checkpoint_of
+
+    _, model, about, _ = checkpoint_of(source, which)
+    return freeze(model, **about)
+
+
+def _onnx_text(result: dict[str, Any]) -> str:
+    from xnor_ref.interop.onnx_out_graph import OPSET
+
+    missing = f"not compared with its model: {RUNNERS[result['format']]} is not installed"
+    head = f"{result['file']}: {options.size_text(result['bytes'])}, {result['format'].upper()}, opset {OPSET}"
+    return f"{head}\n{compared_text(result) if result['images_compared'] else missing}"
 
 
 def _text(result: dict[str, Any]) -> str:

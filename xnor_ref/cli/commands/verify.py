@@ -8,6 +8,7 @@ import click
 
 from xnor_ref.cli import kit_options, options
 from xnor_ref.cli.group import Command
+from xnor_ref.cli.onnx_text import verify_onnx
 from xnor_ref.errors import EquivalenceError, InputError
 
 _SHOWN = ("name", "examples", "passed", "failure", "example")
@@ -21,27 +22,32 @@ _SHOWN = ("name", "examples", "passed", "failure", "example")
         "verify --implementation mine.py --channels 32x --kernels 1,3 --pad 0",
         "verify --program ./mine --pad-value 0",
         "verify --export-vectors golden",
+        "verify --onnx net.onnx --model model.safetensors",
     ),
 )
+@click.argument("images", metavar="[IMAGE]...", nargs=-1)
 @click.option(
     "--examples",
     type=click.IntRange(1, 1_000_000),
-    default=100,
-    show_default=True,
-    help="Cases to try for each property; expensive properties try fewer.",
+    help="Cases to try for each property; expensive properties try fewer.  [default: 100; with --onnx 1000 images]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Try the same cases again [new ones each time].")
 @kit_options.kit_options
 @click.option("--export-vectors", metavar="FOLDER", help="Write cases with their results into a new folder.")
 @click.option("--check-vectors", metavar="FOLDER", help="Compare the answers that lie beside such cases.")
+@click.option("--onnx", metavar="FILE", help="Compare the answers of a file that export wrote with those of --model.")
+@click.option("--model", metavar="MODEL|RUN", help="With --onnx: the packed network.")
 @click.option("--junit", metavar="FILE", help="Write the results as JUnit XML, too.")
 @options.field_options("threads")
 @options.json_option
 def command(
-    examples: int,
+    images: tuple[str, ...],
+    examples: int | None,
     seed: int | None,
     export_vectors: str | None,
     check_vectors: str | None,
+    onnx: str | None,
+    model: str | None,
     junit: str | None,
     threads: int | None,
     as_json: bool,
@@ -52,6 +58,9 @@ def command(
     Random and extreme inputs go through every implementation of the binary kernels and are compared, bit for bit, with
     an independent computation. The first case that differs is made as small as it can be, printed, and the exit code
     is 6. With --implementation, --program or --library, another implementation takes the place of this project's.
+
+    With --onnx, a file runs in onnxruntime, or in qonnx. Labels must be equal, and logits within 1e-4 of the largest,
+    except where rounding gives a value at a threshold the other sign. Without an IMAGE, pixels are random.
     """
     from xnor_ref.cli import kit_text
 
@@ -59,7 +68,14 @@ def command(
         kit_text.check_junit(junit)
     roles = kit_options.roles(given)
     functions, settings = kit_options.functions(given, roles), kit_options.settings(given)
-    job = _job(functions, roles, settings, export_vectors, check_vectors, threads)
+    job = _job(functions, roles, settings, export_vectors, check_vectors, onnx, threads)
+    if (onnx is None) != (model is None) or (images and onnx is None) or (onnx and junit):
+        raise click.UsageError("--onnx FILE and --model MODEL go together; an IMAGE goes with them, --junit does not")
+    if job == "onnx":
+        options.use_threads(threads)
+        verify_onnx(str(onnx), str(model), images, examples, seed or 0, as_json)
+        return
+    examples = examples or 100
     if job == "export":
         _export(str(export_vectors), seed or 0, {"roles": tuple(roles)} if roles else {}, settings, as_json)
         return
@@ -85,21 +101,22 @@ def _job(
     settings: dict[str, Any],
     export: str | None,
     check: str | None,
+    onnx: str | None,
     threads: int | None,
 ) -> str:
-    """Which of the four things that `verify` does is asked for. Raises InputError for options that clash."""
-    asked = {"export": export is not None, "check": check is not None, "kit": bool(functions)}
-    chosen = [name for name, is_asked in asked.items() if is_asked]
+    """Which of the five things that `verify` does is asked for. Raises InputError for options that clash."""
+    asked = {"export": export, "check": check, "kit": functions or None, "onnx": onnx}
+    chosen = [name for name, value in asked.items() if value is not None]
     if len(chosen) > 1:
         raise InputError(
-            "--export-vectors, --check-vectors and a function to check exclude each other: do one at a time"
+            "--export-vectors, --check-vectors, --onnx and a function to check exclude each other: do one at a time"
         )
-    if not chosen and (settings or roles):
+    if chosen in ([], ["onnx"]) and (settings or roles):
         raise InputError(
             f"{', '.join([*settings, *roles])}: say what is to be checked, by --implementation, --program or "
             "--library, or where cases are to be written, by --export-vectors"
         )
-    if chosen and threads is not None:
+    if chosen not in ([], ["onnx"]) and threads is not None:
         raise InputError("--threads goes with the checks of this project only")
     return chosen[0] if chosen else "own"
 

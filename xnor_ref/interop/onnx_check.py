@@ -1,0 +1,333 @@
+"""Whether an ONNX file answers as the packed network that it was written from.
+
+Runtimes add real numbers up in other orders than this project. A value that lies within such a rounding of a threshold
+may then get another sign, and all that follows from it may differ. `compare` tells these images from wrong ones. It
+follows the file's own values from sign to sign, and shows at each place that they are ours up to rounding, that their
+signs are those that we would give them, and that our layers come from there to the file's next values.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, UnreadableError
+from xnor_ref.interop.onnx_out import onnx_bytes
+from xnor_ref.interop.onnx_out_graph import MAX_BYTES, QONNX_DOMAIN, onnx_module
+from xnor_ref.kernels.ops.bit_planes import Levels
+from xnor_ref.packed import PackedNetwork
+from xnor_ref.packed.file import ExaminedNode
+from xnor_ref.packed.nodes import Settings
+from xnor_ref.steady import steady
+from xnor_ref.storage import PathLike, write_atomically
+
+F32 = NDArray[np.float32]
+Values = dict[str, NDArray[Any]]
+Run = Callable[[NDArray], list[NDArray]]  # from images as the file takes them to its logits and other values
+
+TOLERANCE = 1e-4  # of logits, relative to the largest of the image
+ROUNDING = 2.0**-16  # of a value before a sign, relative to the largest of the layer's input: some hundred roundings
+FEW_ROUNDINGS = 2.0**-22  # likewise: how near a threshold counts as beside it, where the file's value is ours
+CHECKED = 16  # images, when a file is written
+TOGETHER = 50  # images at once
+FOLLOWED = 16  # likewise, where all values before signs are looked at
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a file's answers compare.
+
+    Attributes
+    ----------
+    images : int
+    labels_equal : int
+        Images with the same label.
+    difference : float
+        The largest of a logit, relative to the largest logit of the image; of images that are not `near`.
+    near : int
+        Images that differ because a value before a sign lies within rounding of its threshold.
+    wrong : tuple of int
+        Positions of images that differ otherwise.
+    reason : str
+        What is wrong with the first of them, or "".
+    """
+
+    images: int
+    labels_equal: int
+    difference: float
+    near: int
+    wrong: tuple[int, ...]
+    reason: str
+
+
+class OnnxFile:
+    """A file that takes images and gives logits, run by onnxruntime, or by qonnx where it has QONNX's nodes.
+
+    Raises
+    ------
+    InputError
+        A package is missing.
+    ModelFileError
+        The file is missing, or no such network.
+    """
+
+    def __init__(self, content: bytes, name: str, packed: PackedNetwork, threads: int = 1) -> None:
+        onnx = onnx_module()
+        self.name, self.packed, self.threads = name, packed, threads
+        try:
+            self._model = onnx.load_model_from_string(content)
+        except Exception as error:  # of protocol buffers, by whichever implementation
+            raise ModelFileError(f"{name}: not an ONNX file ({error})") from None
+        graph = self._model.graph
+        constants = {constant.name for constant in graph.initializer}
+        self._inputs = [value for value in graph.input if value.name not in constants]
+        if len(self._inputs) != 1 or len(graph.output) != 1:
+            what = f"{len(self._inputs)} inputs and {len(graph.output)} outputs"
+            raise ModelFileError(f"{name}: one input of images and one output of logits are needed, it has {what}")
+        self.input, self.logits = self._inputs[0].name, graph.output[0].name
+        kind = self._inputs[0].type.tensor_type
+        self.pixels = kind.elem_type == onnx.TensorProto.UINT8
+        self.batch = kind.shape.dim[0].dim_value if kind.shape.dim else 0  # 0: any
+        self.values = {value for node in graph.node for value in node.output}
+        self._qonnx = any(entry.domain == QONNX_DOMAIN for entry in self._model.opset_import)
+        self._ready: dict[tuple[str, ...], Run] = {}  # by the values beside the logits that they give
+
+    @property
+    def runner(self) -> str:
+        """The package that runs it."""
+        return "qonnx" if self._qonnx else "onnxruntime"
+
+    def prepared(self, images: NDArray) -> NDArray:
+        """Pixels as the file takes them."""
+        return images if self.pixels else self.normalised(images)
+
+    def normalised(self, images: NDArray) -> F32:
+        """Pixels as float32 (N, C, H, W)."""
+        table = self.packed.examined.table
+        return np.stack([np.take(table[:, c], images[..., c]) for c in range(images.shape[3])], axis=1)
+
+    def run(self, images: NDArray, names: Sequence[str] = ()) -> Values:
+        """Logits of pixels, and more values of the graph by their names."""
+        return self.ask(self.prepared(images), names)
+
+    def ask(self, x: NDArray, names: Sequence[str] = ()) -> Values:
+        """The same of images as the file takes them."""
+        more = tuple(names)
+        if more not in self._ready:
+            self._ready[more] = self._executor(more) if self._qonnx else self._session(more)
+        wanted, step, parts = [self.logits, *more], self.batch or TOGETHER, []
+        for start in range(0, len(x), step):
+            piece = x[start : start + step]
+            short = step - len(piece) if self.batch else 0
+            results = self._ready[more](np.concatenate([piece, np.repeat(piece[-1:], short, axis=0)]))
+            parts.append([array[: len(piece)] for array in results])
+        found = dict(zip(wanted, (np.concatenate(arrays) for arrays in zip(*parts))))
+        logits, shape = found[self.logits], (len(x), len(self.packed.classes))
+        if logits.shape != shape:
+            raise ModelFileError(f"{self.name}: gives {logits.shape} for {len(x)} images, {shape} is needed")
+        return found
+
+    def _session(self, names: Sequence[str]) -> Run:
+        """As onnxruntime computes it."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(f"this needs the package onnxruntime ({error}): pip install 'xnor_ref[onnx]'") from None
+        onnx = onnx_module()
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = self.threads, 3
+        providers = ["CPUExecutionProvider"]
+        try:
+            session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        except Exception as error:  # of a class of its own for every kind
+            raise ModelFileError(f"{self.name}: onnxruntime refuses it: {error}") from None
+
+        def run(x: NDArray) -> list[NDArray]:
+            try:
+                return session.run([self.logits, *names], {self.input: x})
+            except Exception as error:
+                raise ModelFileError(f"{self.name}: onnxruntime cannot run it: {error}") from None
+
+        return run
+
+    def _executor(self, names: Sequence[str]) -> Run:
+        """As qonnx computes it, node by node."""
+        try:
+            from qonnx.core.modelwrapper import ModelWrapper
+            from qonnx.core.onnx_exec import execute_onnx
+            from qonnx.transformation.infer_shapes import InferShapes
+        except ImportError as error:
+            raise InputError(f"this needs the package qonnx ({error}): pip install 'xnor_ref[qonnx]'") from None
+        if not self.batch:
+            raise InputError(f"{self.name}: qonnx runs files with a fixed number of images; write it with batch=1")
+        model = ModelWrapper(self._model).transform(InferShapes())
+
+        def run(x: NDArray) -> list[NDArray]:
+            values = execute_onnx(model, {self.input: x}, return_full_exec_context=True)
+            return [values[name] for name in (self.logits, *names)]
+
+        return run
+
+
+def read(path: PathLike, packed: PackedNetwork, threads: int = 1) -> OnnxFile:
+    """A file of `to_onnx` or `to_qonnx`, or another with one input of images. Raises as `OnnxFile`."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise ModelFileError(f"{path}: more than the 2 GiB that are read")
+    return OnnxFile(content, str(path), packed, threads)
+
+
+def is_onnx(path: PathLike) -> bool:
+    """Whether a file is a network in ONNX."""
+    try:
+        return bool(onnx_module().load_model(path, load_external_data=False).graph.node)
+    except InputError:
+        raise
+    except Exception:  # of protocol buffers, by whichever implementation
+        return False
+
+
+def write_checked(packed: PackedNetwork, path: PathLike, *, qonnx: bool, **how: Any) -> tuple[int, Agreement | None]:
+    """Write a file as `to_onnx` or `to_qonnx` does, once its answers to random pixels were found right.
+
+    Returns its bytes, and how its answers compare: None where what would run it is not installed.
+
+    Raises
+    ------
+    EquivalenceError
+        It answers otherwise; nothing is written then.
+    Besides, as `to_onnx`.
+    """
+    content = onnx_bytes(packed, qonnx=qonnx, **how)
+    agreement = None
+    if find_spec("qonnx" if qonnx else "onnxruntime") is not None:
+        agreement = compare(OnnxFile(content, str(path), packed), random_pixels(packed, CHECKED))
+        if agreement.wrong:
+            raise EquivalenceError(f"{path} is not written, as it would not answer as its model: {agreement.reason}")
+    write_atomically(path, content)
+    return len(content), agreement
+
+
+def random_pixels(packed: PackedNetwork, count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Images of pixels that are drawn alone."""
+    channels, height, width = packed.input_shape
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
+
+
+@steady
+def compare(file: OnnxFile, images: NDArray[np.uint8]) -> Agreement:
+    """Compare a file with the packed network on pixels, uint8 (N, H, W, C)."""
+    ours, theirs = file.packed.logits(images), file.run(images)[file.logits]
+    difference, same = _differences(ours, theirs), ours.argmax(axis=1) == theirs.argmax(axis=1)
+    suspects = np.flatnonzero(~((difference <= TOLERANCE) & (same | _tied(ours, theirs))))
+    reasons = _reasons(file, images[suspects]) if len(suspects) else []
+    wrong = tuple(int(image) for image, reason in zip(suspects, reasons) if reason)
+    near = len(suspects) - len(wrong)
+    kept = np.delete(difference, [image for image, reason in zip(suspects, reasons) if not reason])
+    first = next((reason for reason in reasons if reason), "")
+    return Agreement(len(images), int(same.sum()), float(kept.max(initial=0.0)), near, wrong, first)
+
+
+def _differences(ours: F32, theirs: F32) -> NDArray[np.float64]:
+    """The largest of a logit, relative to the largest logit of the image."""
+    scale = np.maximum(np.abs(ours).max(axis=1), np.finfo(np.float32).tiny).astype(np.float64)
+    return np.abs(theirs.astype(np.float64) - ours).max(axis=1) / scale
+
+
+def _tied(ours: F32, theirs: F32) -> NDArray[np.bool_]:
+    """Whether the file's label is one of those whose logits we cannot tell from the highest."""
+    high = ours.max(axis=1)
+    chosen = np.take_along_axis(ours, theirs.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return high - chosen <= 2 * TOLERANCE * np.abs(ours).max(axis=1)
+
+
+def _reasons(file: OnnxFile, images: NDArray) -> list[str]:
+    """For each image that differs: "" where rounding beside thresholds explains it, or else why it does not."""
+    names = {index: _names(file, index) for index, node in enumerate(file.packed.examined.nodes) if _takes_sides(node)}
+    values = sorted({name for pair in names.values() for name in pair} - {file.input})
+    missing = [name for name in values if name not in file.values]
+    if missing:
+        return [f"it has no value {missing[0]!r}, so where it differs cannot be found"] * len(images)
+    parts = (images[start : start + FOLLOWED] for start in range(0, len(images), FOLLOWED))
+    return [reason for part in parts for reason in _follow(file, names, file.run(part, values), part)]
+
+
+def _takes_sides(node: ExaminedNode) -> bool:
+    """Whether a layer makes signs or levels of its input."""
+    return node.op == "sign" or node.op.startswith(("binary", "kbit"))
+
+
+def _names(file: OnnxFile, index: int) -> tuple[str, str]:
+    """What the file calls the input of such a layer, and its signs or levels."""
+    nodes = file.packed.examined.nodes
+    node = nodes[index]
+    source = node.inputs[0]
+    image = f"{file.input}/normalised" if file.pixels else file.input
+    x = image if source == -1 else f"{nodes[source].name}/output"
+    if node.op == "sign":
+        return x, file.logits if index == len(nodes) - 1 else f"{node.name}/output"
+    return x, f"{node.name}/{'levels' if node.attributes.get('input_bits', 1) > 1 else 'signs'}"
+
+
+def _quantised(node: ExaminedNode, x: F32) -> NDArray[Any]:
+    """The signs or levels that we make of values."""
+    bits = node.attributes.get("input_bits", 1)
+    if bits > 1:
+        return Levels(bits, node.attributes.get("input_levels") == "ternary").of(x)
+    positive = x >= 0
+    if "threshold" in node.tensors:
+        threshold, flip = (node.tensors[key].reshape(-1, *(1,) * (x.ndim - 2)) for key in ("threshold", "flip"))
+        positive = np.where(flip == 1, x <= threshold, x >= threshold)
+    return np.where(positive, 1, -1)
+
+
+def _of_images(array: NDArray) -> NDArray:
+    """The largest of each image."""
+    return array.reshape(len(array), -1).max(axis=1)
+
+
+def _follow(file: OnnxFile, names: dict[int, tuple[str, str]], values: Values, images: NDArray) -> list[str]:
+    """Follow images from sign to sign; for each "" if what differs is rounding beside thresholds, else why not."""
+    settings = Settings(file.threads)
+    results: list[F32] = [file.normalised(images)]
+    values[file.input] = file.prepared(images)
+    reasons, beside = [""] * len(images), np.zeros(len(images), np.bool_)
+
+    def blame(wrong: NDArray[np.bool_], text: str, *numbers: NDArray) -> None:
+        for image in np.flatnonzero(wrong):
+            reasons[image] = reasons[image] or text.format(*(array[image] for array in numbers))
+
+    for index, node in enumerate(file.packed.examined.nodes):
+        inputs = [results[source + 1] for source in node.inputs]
+        if index in names:
+            ours, (theirs, sides) = inputs[0], (values[name] for name in names[index])
+            if theirs.shape != ours.shape or sides.shape != ours.shape:
+                return [f"before {node.name} it has {theirs.shape} values, {ours.shape} are needed"] * len(images)
+            far, largest = _of_images(np.abs(theirs - ours)), _of_images(np.abs(ours))
+            blame(
+                ~(far <= ROUNDING * largest),
+                f"before {node.name} values differ by {{:g}}, the largest is {{:g}}",
+                far,
+                largest,
+            )
+            blame(_of_images(sides != _quantised(node, theirs)), f"{node.name} takes the same values for others")
+            reach = np.maximum(2 * far, FEW_ROUNDINGS * largest).reshape(-1, *(1,) * (ours.ndim - 1))
+            beside |= _of_images(_quantised(node, ours - reach) != _quantised(node, ours + reach))
+            inputs = [theirs]
+        results.append(node.step.run(settings, *inputs))
+    far = _differences(results[-1], values[file.logits])
+    blame(~(far <= TOLERANCE), "its logits differ by {:.1e} of the largest, with its own signs too", far)
+    blame(~beside, "it differs, and no value lies beside a threshold")
+    return reasons
