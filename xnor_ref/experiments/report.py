@@ -20,7 +20,7 @@ from xnor_ref.training.storing.float_file import load_float
 from xnor_ref.training.storing.runs import RunFolder
 
 RESULTS, TABLE = "results.json", "table.md"
-FORMAT = "xnor_ref experiment 2"
+FORMAT = "xnor_ref experiment 3"
 _VERSIONS = ("xnor_ref", "python", "numpy", "numba", "blas", "cpu", "threads")
 _NOT_COMPARABLE = (
     "The paper's figures are of ImageNet at 224 pixels and of longer training: compare the differences between rows, "
@@ -138,6 +138,7 @@ def _run_figures(folder: Path, seed: int) -> dict[str, Any]:
         "seed": seed,
         "folder": str(folder),
         **{key: report["packed"][key] for key in ("top1", "top5", "loss")},
+        "halves": report["packed_halves"],
         **{key: report[key] for key in ("best_val_top1", "best_epoch", "float_bytes", "packed_bytes")},
         "seconds": spent if per_epoch is None else per_epoch * report["epochs"],
         "by_epoch": [

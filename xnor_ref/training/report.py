@@ -54,7 +54,7 @@ def finished_report(folder: RunFolder) -> dict[str, Any] | None:
     try:
         report = json.loads(folder.report_path.read_bytes())
         found = sha256_file(folder.float_path), sha256_file(folder.packed_path)
-        if found != (report["float_sha256"], report["packed_sha256"]):
+        if found != (report["float_sha256"], report["packed_sha256"]) or "packed_halves" not in report:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
