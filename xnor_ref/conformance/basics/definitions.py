@@ -122,7 +122,7 @@ def conv2d(
 
 def scaled(by: Conventions, x, held, weight, z, place) -> Want:
     """Sums times alpha and K, as the convention `scale` has it."""
-    if by.scale == "none" or by.form != "dot":
+    if by.scale == "none":
         return Want(z + 0.0)
     stride, padding, dilation, groups = place
     alpha = filter_scale(held, by.scale)[:, None, None]

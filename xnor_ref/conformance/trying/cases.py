@@ -19,6 +19,7 @@ from xnor_ref.errors import InputError
 Cases = st.SearchStrategy[Case]
 EXTREMES = (("plus", "minus"), ("minus", "plus"), ("plus", "plus"), ("minus", "minus"))  # the largest counts and sums
 SEEDS = st.integers(0, 2**16)
+MANY = 64 * 130  # products of channels and outputs; more take long and find no more
 FIVE = (5, 5)  # with 3,072 channels a dot product has more terms than 16 bits count
 
 
@@ -51,12 +52,14 @@ def keywords(limits: Restrictions) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def counts(limits: Restrictions) -> list[tuple[int, int, int]]:
-    """(channels, outputs, groups) that go together, each channel count with each count of outputs and groups."""
+    """(channels, outputs, groups) that go together; each count is there, but not many channels with many outputs."""
+    least = min(limits.channel_counts), min(limits.out_channel_counts)
     found = [
         (channels, -(-outputs // groups) * groups if limits.out_channels is None else outputs, groups)
         for groups in limits.group_counts
         for channels, outputs in product(limits.channel_counts, limits.out_channel_counts)
         if channels % groups == 0 and (limits.out_channels is None or outputs % groups == 0)
+        if channels * outputs <= MANY or channels == least[0] or outputs == least[1]
     ]
     if not found:
         raise InputError("Kit: no channel count can be divided by a number of groups; give channels that can")

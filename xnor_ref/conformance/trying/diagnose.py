@@ -27,8 +27,9 @@ def diagnose(subject: Subject, role: str, limits: Restrictions, start: Conventio
     shown: set[str] = set()
     for names, probes in _steps(role, limits, subject):
         values = [_values(name, role, subject) for name in names]
-        choices = [dict(zip(names, choice)) for choice in product(*values)]
-        alive, sure = _eliminate(subject, probes, [c for by in alive for c in map(lambda x: by.but(**x), choices)])
+        candidates = [by.but(**dict(zip(names, choice))) for by in alive for choice in product(*values)]
+        sensible = [by for by in candidates if "dot" == by.form or by.scale == "none"]  # counts are not scaled
+        alive, sure = _eliminate(subject, probes, sensible)
         shown |= {name for name, several in zip(names, values) if sure and len(several) > 1}
     if role in ("conv2d", "layer"):
         asked = limits.asked_pad_values if role == "conv2d" else (subject.own_layer.pad_value,)
@@ -65,17 +66,22 @@ def _eliminate(subject: Subject, probes: list[Case], candidates: list[Convention
     best, most = candidates[0], -1.0
     survivors: list[Conventions] = []
     asked = (*CALLING, *WORDS) if probes[0].role in ("unpack", "dot") else CALLING
+    arguments = [probe.arguments() for probe in probes]
     for by in candidates:
         if survivors and any(getattr(by, name) != getattr(survivors[0], name) for name in CALLING):
             break
         call = tuple(getattr(by, name) for name in asked)
         if call not in results:
             results[call] = [_try(subject, probe, by) for probe in probes]
-        shares = [_agreement(subject, probe, got, by) for probe, got in zip(probes, results[call])]
-        if min(shares) == 1.0:
+        for probe, made, got in zip(probes, arguments, results[call]):
+            share = _agreement(subject, probe, made, got, by)
+            if share < 1.0:
+                break
+        else:
             survivors.append(by)
-        elif sum(shares) / len(shares) > most + (1e-9 if most >= CLOSE else 0):
-            best, most = by, sum(shares) / len(shares)
+            continue
+        if share > most:
+            best, most = by, share
     if survivors:
         return survivors, True
     return [best if most >= CLOSE else candidates[0]], False
@@ -88,12 +94,12 @@ def _try(subject: Subject, probe: Case, by: Conventions) -> np.ndarray | None:
         return None
 
 
-def _agreement(subject: Subject, probe: Case, got: np.ndarray | None, by: Conventions) -> float:
+def _agreement(subject: Subject, probe: Case, made: dict, got: np.ndarray | None, by: Conventions) -> float:
     """The share of numbers of a result that are right."""
     if got is None:
         return 0.0
     try:
-        want = subject.want(probe, by)
+        want = subject.want(probe, by, made)
     except ValueError:  # the arrays do not fit together in this way
         return 0.0
     if subject.compare(probe, got, want, by) is None:
