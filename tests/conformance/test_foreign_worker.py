@@ -14,7 +14,7 @@ import pytest
 from xnor_ref import steady
 from xnor_ref.conformance import Crashed, c_library, python_file
 from xnor_ref.conformance.basics import oracle
-from xnor_ref.conformance.foreign.calls import Late
+from xnor_ref.conformance.basics.roles import Late
 from xnor_ref.conformance.foreign.worker import Failed, Worker
 from xnor_ref.errors import InputError
 

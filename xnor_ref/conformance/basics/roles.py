@@ -35,6 +35,10 @@ class Crashed(Exception):
     """The process in which foreign code ran has died; the message says how. The next call starts a new one."""
 
 
+class Late(Crashed):
+    """It gave no answer in time. To make such a case smaller would take as long for each try."""
+
+
 @dataclass(frozen=True)
 class Role:
     """One function of an implementation."""

@@ -13,16 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from xnor_ref.conformance.basics.roles import Crashed
+from xnor_ref.conformance.basics.roles import Crashed, Late
 from xnor_ref.errors import InputError
 
 TIMEOUT = 60.0  # seconds for one answer
 SAID = 400  # characters of what a process said last
 _PIECE = 1 << 20
-
-
-class Late(Crashed):
-    """It gave no answer in time. To make such a case smaller would take as long for each try."""
 
 
 class Elsewhere:
@@ -32,7 +28,7 @@ class Elsewhere:
         if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout < float("inf"):
             raise InputError(f"{what}: timeout must be a number of seconds above 0, got {timeout!r}")
         self.what, self.timeout = what, float(timeout)
-        self._fatal: dict[bytes, Crashed] = {}
+        self._fatal: dict[bytes, tuple[type[Crashed], str]] = {}
 
     def for_role(self, role: str) -> Callable[..., Any]:
         raise NotImplementedError
@@ -41,16 +37,15 @@ class Elsewhere:
         """End the process."""
 
     def _once(self, key: bytes, exchange: Callable[[], Any]) -> Any:
-        """What `exchange` returns, unless it raised Crashed for this key before: then that again."""
+        """What `exchange` returns, unless it raised Crashed for this key before: then that again, from the same line."""
         digest = hashlib.sha256(key).digest()
-        if digest in self._fatal:
-            crash = self._fatal[digest]
-            raise type(crash)(str(crash))
-        try:
-            return exchange()
-        except Crashed as crash:
-            self._fatal[digest] = type(crash)(str(crash))  # without what its traceback holds
-            raise
+        if digest not in self._fatal:
+            try:
+                return exchange()
+            except Crashed as crash:
+                self._fatal[digest] = type(crash), str(crash)
+        kind, message = self._fatal[digest]
+        raise kind(message)
 
     def _late(self) -> Late:
         return Late(f"{self.what} gave no answer within {self.timeout:g} s and was stopped")

@@ -67,7 +67,7 @@ class Worker(Elsewhere):
     def for_role(self, role: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> np.ndarray:
             request = _packed([role, arguments, named])
-            answer = self._once(request, lambda: self._ask(request))
+            answer = self._once(_packed([role, arguments, named], placed=False), lambda: self._ask(request))
             for argument, changed in zip(arguments, answer["changed"]):
                 if changed is not None:
                     argument[...] = changed
@@ -268,15 +268,18 @@ def _read(descriptor: int) -> bytes:
     return exactly(struct.unpack("<Q", exactly(8))[0])
 
 
-def _packed(value: Any) -> bytes:
-    """Numbers, texts, arrays, and sequences and dicts of these. Arrays keep their strides, alignment and byte order."""
+def _packed(value: Any, placed: bool = True) -> bytes:
+    """Numbers, texts, arrays, and sequences and dicts of these. Arrays keep their strides, alignment and byte order.
+
+    Where they are not `placed`, their alignment is left out, so that equal arrays give the same bytes.
+    """
     memory: list[bytes] = []
 
     def plain(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             low, high = byte_bounds(value) if value.size else (value.ctypes.data,) * 2
             memory.append(ctypes.string_at(low, high - low))
-            place = value.ctypes.data - low, low % _LINE, high - low
+            place = value.ctypes.data - low, low % _LINE if placed else 0, high - low
             return {"array": [value.dtype.str, value.shape, value.strides, *place, value.flags.writeable]}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
