@@ -4,7 +4,6 @@ import doctest
 import inspect
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from xnor_ref import binary, errors, models, nn
 from xnor_ref.autodiff import Tensor
 from xnor_ref.cli import main
 from xnor_ref.cli.group import COMMANDS as NAMES
+from xnor_ref.cli.group import command_of
 from xnor_ref.datasets import shapes
 from xnor_ref.nn.settings import RULES
 from xnor_ref.packed import load_packed
@@ -126,7 +126,7 @@ def test_a_plugin_that_fails_is_named_with_its_line(shown_files, capsys, text, m
 def test_documented_commands_parse(arguments, shown_files):
     assert arguments[0] in NAMES
     plugins._loaded.clear()
-    command = import_module(f"xnor_ref.cli.commands.{arguments[0]}").command
+    command = command_of(arguments[0])
     command.make_context(arguments[0], list(arguments[1:]))
 
 

@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import JIT_DISABLED, REPOSITORY
+from tests.interop.onnx_files import binary_network
 from tests.training.training_samples import TINY_OPTIONS, result_bytes, run_cli, start_cli, stop
 from xnor_ref import cli
 from xnor_ref.cli import main
-from xnor_ref.cli.group import COMMANDS
+from xnor_ref.cli.group import COMMANDS, command_of
 from xnor_ref.cli.progress import Progress, bar, clock
 
 RUN = "runs/shapes-shapes-net-xnor-0"
@@ -68,7 +68,9 @@ def test_the_next_commands_work_when_pasted(trained, monkeypatch, capfd):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.soak) if n == "bench" else n for n in COMMANDS])
 def test_every_example_of_the_help_runs(trained, monkeypatch, capfd, name):
     monkeypatch.chdir(trained[0])
-    command = import_module(f"xnor_ref.cli.commands.{name}").command
+    if name == "import":
+        binary_network().save(Path("net.onnx"), "logits")
+    command = command_of(name)
     assert command.examples
     for example in command.examples:
         arguments = shlex.split(example)

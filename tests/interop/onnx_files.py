@@ -83,3 +83,22 @@ class File:
     def save(self, path, *outputs):
         path.write_bytes(self.bytes(*outputs))
         return path
+
+
+def binary_network(shape=(3, 16, 16), classes=4, domain="", softmax=False):
+    """A file with a stem, a binary layer and four logits; signs are BipolarQuant where a domain is given."""
+    rng, file = np.random.default_rng(0), File(("N", *shape))
+    x = file.add("Conv", "x", rng.standard_normal((8, shape[0], 3, 3)).astype(np.float32), name="stem", pads=[1] * 4)
+    norm = rng.uniform(0.5, 2, 8), rng.normal(0, 1, 8), rng.normal(0, 1, 8), rng.uniform(1, 9, 8)
+    x = file.add("BatchNormalization", x, *(np.asarray(part, np.float32) for part in norm), name="bn")
+    if domain:
+        x = file.add("BipolarQuant", x, np.float32(1), domain=domain, name="act")
+    else:
+        x = file.add("Where", file.add("GreaterOrEqual", x, np.float32(0)), np.float32(1), np.float32(-1), name="act")
+    weight = np.where(rng.standard_normal((classes, 8, 3, 3)) < 0, -0.25, 0.25).astype(np.float32)
+    x = file.add("Conv", x, weight, name="conv", pads=[1] * 4)
+    x = file.add("GlobalAveragePool", x, name="pool")
+    flat = file.add("Flatten", x, outputs=["flat" if softmax else "logits"])
+    if softmax:
+        file.add("Softmax", flat, outputs=["logits"])
+    return file

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.interop.onnx_files import binary_network
 from tests.run_docs import files_of
 
 pytestmark = pytest.mark.interop
@@ -28,6 +29,7 @@ def test_an_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for file, text in EXAMPLES.items():
         (tmp_path / file).write_text(text)
+    binary_network().save(tmp_path / "net.onnx", "logits")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other libraries
         exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "__main__"})

@@ -1,6 +1,7 @@
 """The group of all commands. A command's module is imported when it is called, so `--help` stays quick."""
 
 import difflib
+import keyword
 from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
@@ -17,6 +18,7 @@ COMMANDS = {
     "train": "Train a network, freeze it to bits and prove that the bits agree.",
     "evaluate": "Score a run's networks, or a model file, on the validation images.",
     "predict": "Classify photos.",
+    "import": "Read a network of another library into a model file.",
     "export": "Freeze a run's checkpoint to a model file.",
     "compress": "Store binary layers along trees of their output channels (MST-compression), and report costs.",
     "reproduce": "Train the papers' tables and figures, and show them beside the papers' own.",
@@ -26,6 +28,11 @@ COMMANDS = {
 }
 
 
+def command_of(name: str) -> Any:
+    """The command of this name; a file whose name Python reserves ends in an underscore."""
+    return import_module(f"xnor_ref.cli.commands.{name}{'_' * keyword.iskeyword(name)}").command
+
+
 def hint(word: str, known: Iterable[str]) -> str:
     """What may have been meant by an unknown word."""
     near = difflib.get_close_matches(word, known, n=1)
@@ -33,13 +40,13 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 class LazyGroup(click.Group):
-    """Commands by name from `COMMANDS`; module `xnor_ref.cli.commands.<name>` holds `command`."""
+    """Commands by name from `COMMANDS`; a module of `xnor_ref.cli.commands` holds `command`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return import_module(f"xnor_ref.cli.commands.{cmd_name}").command if cmd_name in COMMANDS else None
+        return command_of(cmd_name) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:

@@ -112,7 +112,8 @@ def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
         raise InputError(f"{path} takes images (C, H, W) of {wanted}, the data set {data.name} has {given}")
     if len(packed.classes) != data.num_classes:
         raise InputError(f"{path} knows {len(packed.classes)} classes, the data set {data.name} has {data.num_classes}")
-    if tuple(packed.classes) != tuple(data.classes):
+    unnamed = tuple(map(str, range(data.num_classes)))  # as of an imported network: they count in the data's order
+    if tuple(packed.classes) not in (tuple(data.classes), unnamed):
         raise InputError(f"{path} was trained for other classes than those of the data set {data.name}")
     return data
 

@@ -76,7 +76,7 @@ class Call:
     def real(self, value: Value) -> Value:
         """A value as the plain result of a layer."""
         of = self.layers.real(value, self.name)
-        return value.now(of=of, code=REAL, a=ONE, b=ZERO, at=ZERO)
+        return value.now(of=of, code=REAL, a=ONE, b=ZERO, at=ZERO, name="")
 
     def layer(
         self, kind: str, value: Value, shape: tuple[int, ...] | None = None, settings: Any = None, **arrays

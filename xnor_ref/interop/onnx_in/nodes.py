@@ -45,7 +45,7 @@ def _multiply(call: Call, x: Value, by: NDArray) -> Value:
         x = call.real(x)
     if x.plain and call.context.readers[_name_of(call, x)] == 1 and products.absorb(call.layers, x, k):
         return x
-    return x.now(a=x.a * k, b=x.b * k)
+    return x.now(a=x.a * k, b=x.b * k, name=call.name)
 
 
 def _name_of(call: Call, x: Value) -> str:
@@ -71,7 +71,7 @@ def _plus(call: Call, x: Value, k: NDArray) -> Value:
         raise Unsupported(f"a sum with a constant of shape {k.shape}, which differs from pixel to pixel")
     if x.b.any() and not x.code.merges:
         x = call.real(x)
-    return x.now(b=x.b + shift)
+    return x.now(b=x.b + shift, name=call.name)
 
 
 def _scale_map(call: Call, x: Value, k: Numbers) -> Value:
@@ -207,7 +207,7 @@ def _step(call: Call, x: Value, at: NDArray, strict: bool, below: bool) -> Value
     else:
         of = call.layers.real(x, call.name)
         limit = _after(limit) if strict else limit
-        found = x.now(of=of, code=Code("step"), at=limit, a=np.float64(0.5), b=np.float64(0.5))
+        found = x.now(of=of, code=Code("step"), name=call.name, at=limit, a=np.float64(0.5), b=np.float64(0.5))
     return found.now(a=-found.a, b=1 - found.b) if below else found
 
 
@@ -233,7 +233,7 @@ def _bipolar(call: Call) -> Operand:
         raise Unsupported("a scale that differs from pixel to pixel")
     if x.code.kind == "step":
         return x.outcomes(lambda v: np.where(v >= 0, scale, -scale))
-    return x.now(of=call.layers.real(x, call.name), code=Code("step"), a=scale, b=ZERO, at=ZERO)
+    return x.now(of=call.layers.real(x, call.name), code=Code("step"), name=call.name, a=scale, b=ZERO, at=ZERO)
 
 
 def _where(call: Call) -> Operand:
@@ -269,7 +269,7 @@ def _clipped(call: Call, x: Value, low: float, high: float) -> Value:
     if x.code.kind == "step":
         return x.outcomes(lambda v: np.clip(v, low, high))
     of = call.layers.real(x, call.name)
-    return x.now(of=of, code=Code("clip", low=low, high=high), a=ONE, b=ZERO)
+    return x.now(of=of, code=Code("clip", low=low, high=high), name=call.name, a=ONE, b=ZERO)
 
 
 def _hard_sigmoid(call: Call) -> Operand:

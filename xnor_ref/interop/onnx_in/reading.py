@@ -43,6 +43,7 @@ class Reading:
     notes : what is not as in the file, or was assumed
     image : the graph's input, a dtype, and whether its channels come last
     last : operations at the end of the file that were left out
+    custom : whether it has operations beyond ONNX's own
     """
 
     description: Description
@@ -50,6 +51,7 @@ class Reading:
     image: ValueInfo
     channels_last: bool
     last: tuple[str, ...]
+    custom: bool
 
 
 def from_onnx(
@@ -147,7 +149,8 @@ def read(
         said.get("classes") if classes is None else classes,
         source,
     )
-    return Reading(description, tuple(notes), info, axes == NHWC, last.after)
+    custom = any(node.domain not in STANDARD for node in nodes)
+    return Reading(description, tuple(notes), info, axes == NHWC, last.after, custom)
 
 
 def _only_pixels(source: str) -> Any:

@@ -77,6 +77,7 @@ class Value:
     order : of flat values, the position in x of each position of the ONNX value; None where they are the same
     pads, border : padding that was added, and the number that stands in it
     split : into how many groups an axis of its own cuts the channels
+    name : of the operation that made this of x, for the layer that it becomes
     after : operations that were left out after x, since only the order of the logits counts
     """
 
@@ -91,6 +92,7 @@ class Value:
     pads: Pads = NO_PADS
     border: float = 0.0
     split: int = 0
+    name: str = ""
     after: tuple[str, ...] = ()
 
     @property
@@ -191,11 +193,11 @@ class Layers:
             raise Unsupported("padding that no convolution reads")
         if value.split:
             raise Unsupported("channels in groups, of which only K of an XNOR-Net is made")
-        code, of = value.code, value.of
+        code, name = value.code, value.name or name
         if code.kind == "clip":
             value = self._clipped(value, name)
         elif code.kind == "step":
-            value = value.now(of=self.add(f"{name}.sign", "sign", [self.compared(value, name)], value.shape), code=REAL)
+            value = value.now(of=self.add(name, "sign", [self.compared(value, f"{name}.at")], value.shape), code=REAL)
         elif code.kind == "sign0":
             value = self.exact_sign(value, name)
             return self.real(value, name)
@@ -209,7 +211,7 @@ class Layers:
             return value.of
         elif code.kind != "real":
             raise Unsupported("the mean of absolute values is read as K of an XNOR-Net alone")
-        return self.affine(value.of, value.shape, value.a, value.b, name) if value.of != of or not value.plain else of
+        return self.affine(value.of, value.shape, value.a, value.b, name)
 
     def affine(self, of: str, shape: Shape, a: Numbers, b: Numbers, name: str) -> str:
         """x*a + b of a layer, with both rounded to float32."""
@@ -219,10 +221,10 @@ class Layers:
         if (scale == 1).all() and not shift.any():
             return of
         if (scale == 1).all():
-            return self.add(f"{name}.shift", "shift", [of], shape, shift=shift)
+            return self.add(name, "shift", [of], shape, shift=shift)
         if not shift.any():
-            return self.add(f"{name}.scale", "scale", [of], shape, channel=scale)
-        return self.add(f"{name}.affine", "affine", [of], shape, scale=scale, shift=shift)
+            return self.add(name, "scale", [of], shape, channel=scale)
+        return self.add(name, "affine", [of], shape, scale=scale, shift=shift)
 
     def compared(self, value: Value, name: str) -> str:
         """The layer whose results are at least 0 where the x of a step reaches its threshold."""
