@@ -44,7 +44,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "cli": ("commands", "bench", ""),
     "conformance": ("", "foreign", "trying", "basics"),
     "training": ("", "callbacks", "fitting", "storing", "settings"),
-    "interop": ("keras", "onnx_in", ""),
+    "interop": ("loading", "keras", "onnx_in", ""),
 }
 MOST_FILES = 13  # of a folder, without its __init__.py
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -191,8 +191,8 @@ LAZY = {  # files with imports inside of functions, and what they buy
     "help, completion and wrong usage are answered before what they do not need is imported: 0.1 s in place of 0.5": (
         "cli/__init__.py", "cli/bench/bench_options.py", "cli/bench/bench_scale.py", "cli/bench/bench_train.py",
         "cli/commands/bench.py", "cli/commands/compress.py", "cli/commands/evaluate.py", "cli/commands/export.py",
-        "cli/commands/info.py", "cli/commands/predict.py", "cli/commands/reproduce.py", "cli/commands/train.py",
-        "cli/commands/verify.py", "cli/kit_options.py", "cli/onnx_text.py", "cli/options.py",
+        "cli/commands/import_.py", "cli/commands/info.py", "cli/commands/predict.py", "cli/commands/reproduce.py",
+        "cli/commands/train.py", "cli/commands/verify.py", "cli/kit_options.py", "cli/onnx_text.py", "cli/options.py",
         "training/settings/config.py",
     ),
     "Hypothesis, 0.2 s, is imported only where cases are drawn": ("conformance/kit.py",),
@@ -207,7 +207,8 @@ LAZY = {  # files with imports inside of functions, and what they buy
     ),
     "torch, onnx, h5py, matplotlib, scikit-learn and pytest are extras": (
         "bench/peers/torch_twin.py", "compress/plot.py", "conformance/suite.py", "interop/keras/files.py",
-        "interop/onnx_check.py", "interop/onnx_out_graph.py", "plotting.py", "training/classifier.py",
+        "interop/onnx_check.py", "interop/onnx_in/running.py", "interop/onnx_out_graph.py", "plotting.py",
+        "training/classifier.py",
     ),
 }  # fmt: skip
 

@@ -43,7 +43,8 @@ def command(file: str, output: str, images: str | None, force: bool, as_json: bo
     the weights of a PyTorch network, whose layers --map describes in TOML. Its first bytes say which. A pickle (.pth,
     .pt) is never read. What cannot come is named with the reason, and nothing is written then.
     """
-    from xnor_ref.interop import build, loading
+    from xnor_ref.interop import build
+    from xnor_ref.interop.loading.kinds import load
     from xnor_ref.packed.freeze import freeze
 
     target = options.model_target(output, force)
@@ -53,7 +54,7 @@ def command(file: str, output: str, images: str | None, force: bool, as_json: bo
         "classes": _names(given["classes"]),
         "input_shape": _shape(given["input_shape"]),
     }
-    loaded = loading.load(file, layers=given["layers"], **how)
+    loaded = load(file, layers=given["layers"], **how)
     network = build.network(loaded.description)
     packed = freeze(network)
     compared = None if images is None else _compared(loaded, packed, Path(images))

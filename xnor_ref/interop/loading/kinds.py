@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, UnreadableError
 from xnor_ref.interop.description import Description
+from xnor_ref.interop.keras.model import describe
+from xnor_ref.interop.onnx_in import reading, running
 
 Runner = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray]  # logits of pixels, by the table they go through
 
@@ -83,8 +85,6 @@ def _start(path: Path) -> bytes:
 
 
 def _onnx(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
-    from xnor_ref.interop.onnx_in import reading, running
-
     if layers is not None:
         raise InputError(f"{path} says itself how its layers go together; it takes no description of them")
     found = reading.read(path, **how)
@@ -96,8 +96,6 @@ def _onnx(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
 
 
 def _keras(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
-    from xnor_ref.interop.keras.model import describe
-
     return Loaded("Keras", describe(path, layers, **how))
 
 
