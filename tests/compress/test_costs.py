@@ -53,7 +53,7 @@ def test_totals_add_up():
 
 
 def test_explicit_positions_pay_below_one_in_log2_n():
-    """SPEC 5.3 (b): smaller than o*n bits only if the mean of d/n is below 1/ceil(log2 n)."""
+    """mathematics, MST-compression: smaller than o*n bits only if the mean of d/n is below 1/ceil(log2 n)."""
     for n, limit in ((576, 0.10), (4608, 0.077)):
         assert 1 / costs.bits_to_name(n) == pytest.approx(limit, abs=0.0005)
     n, o = 576, 200
@@ -68,7 +68,7 @@ def test_explicit_positions_pay_below_one_in_log2_n():
 
 
 def test_words_that_hold_a_difference():
-    """SPEC 5.3: 1 - (1 - p)**64 of the words; 96 % at p = .05, 73 % at .02, 47 % at .01."""
+    """mathematics, MST-compression: 1 - (1 - p)**64 of the words; 96 % at p = .05, 73 % at .02, 47 % at .01."""
     for p, touched in ((0.05, 0.96), (0.02, 0.73), (0.01, 0.47)):
         assert 1 - (1 - p) ** 64 == pytest.approx(touched, abs=0.005)
         rng = np.random.default_rng(3)
@@ -85,7 +85,7 @@ def test_words_that_hold_a_difference():
 
 @pytest.mark.parametrize(
     ("layers", "megabits", "xnors"),
-    [  # (in, out, side of the output): the binary 3x3 layers of each network, SPEC 5.6
+    [  # (in, out, side of the output): the binary 3x3 layers of each network
         ([(128, 128, 32), (128, 256, 16), (256, 256, 16), (256, 512, 8), (512, 512, 8)], 4.571, 0.604e9),
         ([(64, 64, 32)] * 4 + [(64, 128, 16)] + [(128, 128, 16)] * 3 + [(128, 256, 8)] + [(256, 256, 8)] * 3
          + [(256, 512, 4)] + [(512, 512, 4)] * 3, 10.985, 0.547e9),

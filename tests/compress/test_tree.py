@@ -77,7 +77,7 @@ def test_distances_are_numbers_of_signs_that_differ(case):
         dirty[0, -1] |= np.uint64(1 << 63)
     for given_rows in (rows, dirty):
         assert np.array_equal(distances(given_rows, n_bits), want)
-    assert np.array_equal(want, (n_bits - b @ b.T) // 2)  # SPEC 5.1
+    assert np.array_equal(want, (n_bits - b @ b.T) // 2)  # mathematics (26)
 
 
 def test_brute_force_knows_all_trees():
@@ -138,7 +138,7 @@ def test_opposite_filters_follow_for_free():
 
 
 def test_the_centre_is_the_best_root():
-    """SPEC 5.2: rooted in the middle of a longest path, the depth is ceil(diameter/2), and no root gives less."""
+    """Rooted in the middle of a longest path, the depth is ceil(diameter/2), and no root gives less."""
     rng = np.random.default_rng(1)
     for _ in range(200):
         channels = int(rng.integers(2, 30))
@@ -203,7 +203,7 @@ def test_fewer_starts_for_many_channels(monkeypatch):
     ],
 )
 def test_random_filters_as_in_the_specification(shape, ratio, star, depth):
-    """SPEC 5.4: about 2.1 times fewer XNORs come for free; the star saves half; complements add little."""
+    """About 2.1 times fewer XNORs come for free; the star saves half; complements add little."""
     if JIT_DISABLED and shape[0] > 64:
         pytest.skip("minutes without the compiler")
     channels, n_bits = shape

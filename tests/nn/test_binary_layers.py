@@ -65,7 +65,7 @@ def layers(draw):
 @settings(max_examples=80, deadline=None)
 @given(layers())
 def test_convolution_forward_and_backward_against_the_formulas(case):
-    """SPEC: Y = alpha K Z; G = corr(s(I), D K); dI = 1[|I|<=1] convT(D K alpha, s(W)) + (s(I)/c) convT(dK, k)."""
+    """mathematics (8), (11) to (14) and (16), in float64."""
     layer, x, rng = case
     geometry = (layer.kernel_size, layer.stride, layer.padding)
     w = np.float64(layer.weight.data)
