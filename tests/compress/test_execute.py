@@ -92,7 +92,7 @@ def test_any_tree_will_do(tree, form, backend, pad_value):
 
 
 def test_the_identity_in_both_forms():
-    """mathematics (26) and (27) for one window: Z_j = Z_i + 2 sum over D, and P_j = P_i - d + 2 P_j|D for counts of equal signs."""
+    """mathematics (26) and (27) for one window; the second for counts of equal signs."""
     rng = np.random.default_rng(4)
     for border in (0, 1, -1):
         x = rng.choice([-1, 1], 50)
