@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from xnor_ref.conformance import Crashed, program
-from xnor_ref.conformance.foreign import npz
 from xnor_ref.conformance.basics.roles import Late
+from xnor_ref.conformance.foreign import npz
 from xnor_ref.errors import InputError
 
 X = np.float32([[1, -2], [3, 4], [5, 6]])

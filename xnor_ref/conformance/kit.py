@@ -11,7 +11,7 @@ from xnor_ref.conformance.basics.definitions import SUMMATIONS
 from xnor_ref.conformance.basics.report import Failure, Observed, Report, Result
 from xnor_ref.conformance.basics.restrictions import Restrictions
 from xnor_ref.conformance.basics.roles import ROLES, Crashed, Layer, bind
-from xnor_ref.conformance.foreign.worker import isolated
+from xnor_ref.conformance.foreign.worker import Failed, isolated
 from xnor_ref.conformance.trying import showing
 from xnor_ref.conformance.trying.diagnose import diagnose
 from xnor_ref.conformance.trying.subject import Subject
@@ -100,7 +100,7 @@ class Kit:
         until_failure : whether to end with the first property that fails
         progress : gets each `Result` as it is there
         """
-        from xnor_ref.conformance.trying import cases, running
+        from xnor_ref.conformance.trying import cases, properties, running
 
         chosen = [role for role in ROLES if role in self.functions and (roles is None or role in roles)]
         cases.check_not_empty(self.restrictions)
@@ -117,7 +117,8 @@ class Kit:
                     if names is not None and prop.name not in names:
                         continue
                     start = time.perf_counter()
-                    outcome = running.try_property(prop, subject, examples, seed, shrink)
+                    suspects = subject.unexplained.pop(prop.role, []) if prop.check is properties.is_as_defined else []
+                    outcome = running.try_property(prop, subject, examples, seed, shrink, suspects)
                     failure = None
                     if outcome.error is not None:
                         failure = self._failure(subject, prop, outcome, seen[prop.role], shrink)
@@ -191,7 +192,12 @@ class Kit:
             diagnosis = ""
         if all(recipe.array().size <= 4 for recipe in case.data.values()) and kind in ("fault", "error"):
             hint = ADAPTER
-        message = str(error) if kind in ("fault", "demand") else f"{prop.role} raised {type(error).__name__}: {error}"
+        message = str(error)
+        if kind == "error":
+            what = message if isinstance(error, Failed) else f"{type(error).__name__}: {message}"
+            message = f"{prop.role} raised {what}"
+        elif kind == "crash":
+            message = f"{prop.role}: {message}"
         if outcome.flaky:
             message += " (not in every call: it depends on what was called before)"
         arguments = case.arguments()

@@ -37,7 +37,7 @@ class Elsewhere:
         """End the process."""
 
     def _once(self, key: bytes, exchange: Callable[[], Any]) -> Any:
-        """What `exchange` returns, unless it raised Crashed for this key before: then that again, from the same line."""
+        """What `exchange` returns; if it raised Crashed for this key before, that again, from the same line."""
         digest = hashlib.sha256(key).digest()
         if digest not in self._fatal:
             try:

@@ -9,7 +9,7 @@ import numpy as np
 from xnor_ref.conformance.basics.arrays import Case, Data, Given
 from xnor_ref.conformance.basics.conventions import VALUES, Conventions
 from xnor_ref.conformance.basics.restrictions import Restrictions
-from xnor_ref.conformance.basics.roles import ROLES
+from xnor_ref.conformance.basics.roles import ROLES, Late
 from xnor_ref.conformance.trying.subject import Subject
 
 CALLING = ("layout", "transposed")  # conventions of the call: once it fits in one way, no other is tried
@@ -84,12 +84,18 @@ def _eliminate(subject: Subject, probes: list[Case], candidates: list[Convention
             best, most = by, share
     if survivors:
         return survivors, True
+    subject.unexplained.setdefault(probes[0].role, []).extend(probes)
     return [best if most >= CLOSE else candidates[0]], False
 
 
 def _try(subject: Subject, probe: Case, by: Conventions) -> np.ndarray | None:
+    if probe.role in subject.slow:
+        return None
     try:
         return subject.call(probe, by)
+    except Late:
+        subject.slow.add(probe.role)  # one wait is enough
+        return None
     except Exception:  # a function that raises follows no convention here; its property says how it fails
         return None
 

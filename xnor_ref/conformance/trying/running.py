@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -36,10 +36,18 @@ class Outcome:
     flaky: bool = False  # it failed in one call and passed in another
 
 
-def try_property(prop: Property, subject: Any, examples: int, seed: int | None = None, shrink: bool = True) -> Outcome:
+def try_property(
+    prop: Property,
+    subject: Any,
+    examples: int,
+    seed: int | None = None,
+    shrink: bool = True,
+    suspects: Sequence[Any] = (),
+) -> Outcome:
     """Try one property on up to `examples` cases; with a seed the same cases each time.
 
-    With `shrink`, a failing case is replaced by the smallest one that Hypothesis can find.
+    With `shrink`, a failing case is replaced by the smallest one that Hypothesis can find. `suspects` are cases to try
+    where none of these fails.
     """
     if isinstance(prop.cases, Sequence):
         return _try_all(prop, subject, prop.cases)
@@ -77,7 +85,8 @@ def try_property(prop: Property, subject: Any, examples: int, seed: int | None =
         if failed is None:
             raise
         return Outcome(tried, *failed, flaky=isinstance(error, Flaky))
-    return Outcome(tried)
+    last = _try_all(prop, subject, suspects)
+    return replace(last, examples=tried + last.examples)
 
 
 def _try_all(prop: Property, subject: Any, cases: Sequence[Any]) -> Outcome:

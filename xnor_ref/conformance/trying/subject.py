@@ -61,6 +61,8 @@ class Subject:
         self.summation: dict[str, int] = {}  # the loosest class of sums that was seen, by role
         self.tails: set[str] = set()  # what packed tails were seen
         self.word_sizes: set[int] = set()
+        self.unexplained: dict[str, list[Case]] = {}  # by role, on which no known convention holds
+        self.slow: set[str] = set()  # roles that gave no answer in time
 
     @property
     def own_layer(self) -> Layer:
