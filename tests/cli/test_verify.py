@@ -44,4 +44,4 @@ def test_a_property_that_fails_exits_6_with_the_smallest_example(monkeypatch, ca
     assert main(["verify", "--examples", "5", "--seed", "1"]) == 6
     out, err = capfd.readouterr()
     assert "FAILS" in out and "holds" in out
-    assert "properties do not hold" in err and "smallest example: Conv(" in err and "Traceback" not in err
+    assert "properties do not hold" in err and "smallest example: Case(" in err and "Traceback" not in err

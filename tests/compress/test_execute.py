@@ -11,10 +11,11 @@ from xnor_ref.compress.execute import TreeConv, tree_conv2d, tree_linear
 from xnor_ref.compress.planes import Planes
 from xnor_ref.compress.tree import KINDS, build, filter_rows, from_parents
 from xnor_ref.compress.visits import FORMS
+from xnor_ref.conformance.basics import oracle
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops
-from xnor_ref.verify import cases, oracle
+from xnor_ref.verify import cases
 from xnor_ref.verify.kernels import check_equal
 
 BACKENDS = ("reference",) if JIT_DISABLED else ("numba", "numba", "reference")
@@ -46,25 +47,25 @@ def test_convolutions_equal_the_oracle(case, way):
 
 @compiled
 @settings(max_examples=12)
-@given(cases.chunked_convs(), ways.filter(lambda way: way[1] != "reference"))
+@given(cases.chunked().map(cases.Conv), ways.filter(lambda way: way[1] != "reference"))
 def test_chunks_shared_by_threads(case, way):
     check_conv(case, way)
 
 
 @compiled
 @settings(max_examples=10)
-@given(cases.longest_dots(), ways)
+@given(cases.kit.longest_conv2d(cases.LIMITS).map(cases.Conv), ways)
 def test_sums_of_76800_signs(case, way):
     """A byte holds sums of at most 127 signs, and 16 bits less than these."""
     check_conv(case, way)
 
 
 @settings(max_examples=40 if JIT_DISABLED else 120)
-@given(cases.linears(), ways)
+@given(cases.kit.linear(cases.LIMITS), ways)
 def test_linear_layers_equal_the_oracle(case, way):
     form, backend, kind, complement = way
-    x, weight = case.x.array(), case.weight.array()
-    got = tree_linear(x, weight, tree_of(weight, kind, complement), form, backend, case.threads)
+    x, weight = (recipe.array() for recipe in case.data.values())
+    got = tree_linear(x, weight, tree_of(weight, kind, complement), form, backend, case.keywords["threads"])
     check_equal(got, (oracle.signs(x) @ oracle.signs(weight).T).astype(np.int64), "tree_linear")
 
 

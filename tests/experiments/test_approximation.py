@@ -7,6 +7,7 @@ import pytest
 
 from xnor_ref import models
 from xnor_ref.autodiff import Tensor
+from xnor_ref.conformance.basics import oracle
 from xnor_ref.datasets.batches import make_batch, normalization_table
 from xnor_ref.errors import InputError
 from xnor_ref.experiments import approximation
@@ -14,7 +15,6 @@ from xnor_ref.nn import GAMMAS, BinaryConv2d
 from xnor_ref.nn.layers.scale_layers import Scale
 from xnor_ref.training.job import load_data
 from xnor_ref.training.settings.resolve import resolve
-from xnor_ref.verify import oracle
 
 
 def layer_of(weight: np.ndarray, padding: int = 0, pad_value: int = 0) -> BinaryConv2d:

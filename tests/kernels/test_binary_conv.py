@@ -7,11 +7,11 @@ import pytest
 
 from tests.conftest import JIT_DISABLED
 from xnor_ref import binary_conv2d, binary_linear, pack_bits, xnor_conv2d
+from xnor_ref.conformance.basics import oracle
 from xnor_ref.errors import NonFiniteError
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import binary_ops
-from xnor_ref.verify import oracle
 
 BACKENDS = ["reference", "numba", "float"] + ["simd"] * has_vectors()
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

@@ -12,12 +12,12 @@ from tests.nn.rules import latent_gradient
 from tests.nn.test_binary_layers import sign, spread, windows
 from xnor_ref import binary, nn, optim
 from xnor_ref.autodiff import Tensor, no_grad
+from xnor_ref.conformance.basics import oracle
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops, bit_planes
 from xnor_ref.kernels.ops.bit_planes import Levels
 from xnor_ref.packed.freeze import freeze
-from xnor_ref.verify import oracle
 
 BITS = range(1, 9)
 BACKENDS = ("auto", "numba", "simd", "reference", "float")

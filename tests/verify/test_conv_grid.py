@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import JIT_DISABLED
 from xnor_ref import binary_conv2d
+from xnor_ref.conformance.basics import oracle
 from xnor_ref.kernels.basics.geometry import Window
-from xnor_ref.verify import oracle
 from xnor_ref.verify.cases import BACKENDS
 
 FILTERS = (1, 1), (2, 2), (3, 3), (5, 5), (2, 3), (4, 1)

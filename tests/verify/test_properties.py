@@ -7,7 +7,7 @@ from xnor_ref.verify import kernels
 from xnor_ref.verify.runner import run_all, run_property
 
 
-@pytest.mark.parametrize("prop", kernels.PROPERTIES, ids=lambda prop: prop.check.__name__)
+@pytest.mark.parametrize("prop", kernels.PROPERTIES, ids=lambda prop: prop.name)
 def test_property_holds(prop):
     result = run_property(prop, kernels.Implementation(), verify.DEFAULT_EXAMPLES, seed=20160316)
     assert result.passed, f"{result.failure}\nsmallest example: {result.example}"

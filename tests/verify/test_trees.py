@@ -7,8 +7,9 @@ import pytest
 
 from xnor_ref import verify
 from xnor_ref.compress import codec, tree
+from xnor_ref.conformance.basics import oracle
 from xnor_ref.packed import compressing
-from xnor_ref.verify import kernels, oracle, trees
+from xnor_ref.verify import kernels, trees
 from xnor_ref.verify.runner import run_property
 
 PROPERTIES = {prop.check.__name__: prop for prop in trees.PROPERTIES}

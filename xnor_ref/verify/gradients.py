@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from xnor_ref import binary, nn
 from xnor_ref.autodiff import GradientError, Tensor, no_grad
+from xnor_ref.conformance.basics import oracle
 from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.nn.backend import backward_in, binary_backend
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.nn.module import overrides
-from xnor_ref.verify import oracle
 
 F64 = NDArray[np.float64]
 STEP = 1e-6  # half of a difference

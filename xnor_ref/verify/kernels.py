@@ -1,17 +1,25 @@
-"""Properties of the binary kernels: exact equality with the float64 oracle, for any implementation of them."""
+"""Properties of the binary kernels: those of the conformance kit, run on this project's functions, and their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
 
 from xnor_ref.compress import codec, execute, tree
+from xnor_ref.conformance.basics import oracle
+from xnor_ref.conformance.basics.arrays import Case
+from xnor_ref.conformance.basics.conventions import Conventions
+from xnor_ref.conformance.basics.restrictions import Restrictions
+from xnor_ref.conformance.basics.roles import ROLES
+from xnor_ref.conformance.trying.properties import is_as_defined, properties
+from xnor_ref.conformance.trying.running import Property
+from xnor_ref.conformance.trying.subject import Subject
 from xnor_ref.kernels.basics import layout
+from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.ops import binary_ops
 from xnor_ref.kernels.ops.planned import PlannedConv2d
-from xnor_ref.verify import cases, oracle
-from xnor_ref.verify.runner import Property
+from xnor_ref.verify import cases
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,7 @@ class Implementation:
     binary_conv2d: Callable = binary_ops.binary_conv2d
     xnor_conv2d: Callable = binary_ops.xnor_conv2d
     binary_linear: Callable = binary_ops.binary_linear
+    weight_scale: Callable = binary_ops.weight_scale
     sign_pack: Callable = binary_ops.sign_pack
     threshold_pack: Callable = binary_ops.threshold_pack
     conv2d_bits: Callable = binary_ops.conv2d_bits
@@ -34,6 +43,53 @@ class Implementation:
     tree_linear: Callable = execute.tree_linear
     encode: Callable = codec.encode
     decode: Callable = codec.decode
+
+    def subject(self, role: str, by: Conventions) -> Subject:
+        """One of these functions in a role of the kit, under this project's conventions."""
+        mode = {"alpha K": "plain", "alpha K valid": "valid", "alpha": "off"}.get(by.scale)
+
+        def conv2d(x, weight, stride, padding, pad_value, **options):
+            options |= {"stride": stride, "padding": padding, "pad_value": pad_value}
+            if mode is None:
+                return _of(np.int32, self.binary_conv2d(x, weight, **options))
+            return _of(np.float32, self.xnor_conv2d(x, weight, input_scale=mode, **options))
+
+        def scale_map(x, kernel, stride, padding, dilation, groups, backend, threads):
+            window = Window.of(kernel, stride, padding, dilation)
+            return self.input_scale_map(x, window, by.divisor, backend, threads, groups)
+
+        functions: dict[str, Callable] = {
+            "conv2d": conv2d,
+            "linear": lambda x, weight, **options: _of(np.int32, self.binary_linear(x, weight, **options)),
+            "pack": self.pack_bits,
+            "unpack": self.unpack_bits,
+            "dot": lambda a, b, n: self.gemm_bits(a[None], b[None], n),
+            "alpha": lambda weight: self.weight_scale(weight),
+            "scale_map": scale_map,
+        }
+        needed = {"unpack": ("pack", "unpack"), "dot": ("pack", "dot")}.get(role, (role,))
+        subject = Subject({name: functions[name] for name in needed})
+        subject.by[role] = by
+        return subject
+
+
+def _of(dtype: type, result: np.ndarray) -> np.ndarray:
+    """The result, of which the dtype is promised, too."""
+    assert result.dtype == dtype, f"dtype {result.dtype}, should be {np.dtype(dtype)}"
+    return result
+
+
+def of_the_kit(
+    label: str, role: str, limits: Restrictions, by: Conventions | None = None, share: float = 1.0, most: int = 9
+) -> Iterator[Property]:
+    """The kit's properties of a role, or the first few, for the functions of an `Implementation`."""
+    by = Conventions() if by is None else by
+    for prop in properties(Implementation().subject(role, by), limits, [role])[:most]:
+
+        def check(implementation: Implementation, case: Case, of_kit: Property = prop) -> None:
+            of_kit.check(implementation.subject(role, by), case)
+
+        yield Property(prop.name.replace(ROLES[role].what, label), prop.cases, check, prop.share * share, role)
 
 
 def check_equal(got: np.ndarray, want: np.ndarray, what: str, dtype: type = np.int32) -> None:
@@ -56,10 +112,8 @@ def dirty(words: np.ndarray, n_bits: int) -> np.ndarray:
     return words
 
 
-def conv_is_exact(implementation: Implementation, case: cases.Conv) -> None:
-    x, weight = case.x.array(), case.weight.array()
-    got = implementation.binary_conv2d(x, weight, **case.options)
-    check_equal(got, case.sums(), "binary_conv2d")
+def chunks_are_exact(implementation: Implementation, case: Case) -> None:
+    is_as_defined(implementation.subject("conv2d", Conventions()), case)
 
 
 def conv_ignores_tails(implementation: Implementation, case: cases.Conv) -> None:
@@ -75,16 +129,14 @@ def conv_ignores_tails(implementation: Implementation, case: cases.Conv) -> None
     check_equal(got, want, "conv2d_bits with dirty tail bits of weight")
 
 
-def linear_is_exact(implementation: Implementation, case: cases.Linear) -> None:
-    x, weight = case.x.array(), case.weight.array()
+def linear_ignores_tails(implementation: Implementation, case: Case) -> None:
+    x, weight = (recipe.array() for recipe in case.data.values())
     want = (oracle.signs(x) @ oracle.signs(weight).T).astype(np.int64)
-    got = implementation.binary_linear(x, weight, case.backend, case.threads)
-    check_equal(got, want, "binary_linear")
     n_bits = x.shape[1]
     x_words, weight_words = implementation.pack_bits(x), implementation.pack_bits(weight)
-    got = implementation.gemm_bits(dirty(x_words, n_bits), weight_words, n_bits, case.backend, case.threads)
+    got = implementation.gemm_bits(dirty(x_words, n_bits), weight_words, n_bits, **case.keywords)
     check_equal(got, want, "gemm_bits with dirty tail bits of x")
-    got = implementation.gemm_bits(x_words, dirty(weight_words, n_bits), n_bits, case.backend, case.threads)
+    got = implementation.gemm_bits(x_words, dirty(weight_words, n_bits), n_bits, **case.keywords)
     check_equal(got, want, "gemm_bits with dirty tail bits of weight")
 
 
@@ -114,26 +166,6 @@ def thresholds_are_exact(implementation: Implementation, case: tuple[cases.Data,
     check_equal(words, want, "threshold_pack", np.uint64)
     want = np.moveaxis(implementation.pack_bits(x, axis=1), 1, -1)
     check_equal(implementation.sign_pack(x, backend, threads), want, "sign_pack", np.uint64)
-
-
-def xnor_is_close(implementation: Implementation, case: tuple[cases.Conv, str]) -> None:
-    """Y within five float32 roundings of Z*alpha*K in float64: alpha, K, Z and two products."""
-    conv, mode = case
-    x, weight = conv.x.array(), conv.weight.array()
-    got = implementation.xnor_conv2d(x, weight, input_scale=mode, **conv.options)
-    z = conv.sums()
-    alpha = np.abs(weight.astype(np.float64)).mean(axis=(1, 2, 3))[:, None, None]
-    k = np.ones((len(x), 1, *z.shape[2:]))
-    if mode != "off":
-        k = np.repeat(conv.scale_map(mode), len(weight) // conv.groups, axis=1)
-    want = z * alpha * k
-    smallest = 2.0**-149  # below the normal range a rounding moves a value by up to half of this
-    allowed = 5 * 2.0**-24 * np.abs(want) + smallest * (2 + k + np.abs(z) * (alpha + k))
-    wrong = np.asarray(np.abs(got - want) > allowed) | np.isnan(got)
-    assert got.dtype == np.float32 and got.shape == want.shape
-    if wrong.any():
-        index = np.unravel_index(int(wrong.argmax()), wrong.shape)
-        raise AssertionError(f"xnor_conv2d: {got[index]}, not {want[index]} +- {allowed[index]:.3g}")
 
 
 def planned_is_exact(implementation: Implementation, case: tuple[cases.Conv, str, str, int]) -> None:
@@ -167,16 +199,26 @@ def scale_map_bits_agree(implementation: Implementation, case: tuple[cases.Conv,
     assert close.all(), "input_scale_map: K is off by more than one rounding"
 
 
-MODERATE = tuple(kind for kind in cases.KINDS if kind != "edges")  # products of 3e38 overflow
+def xnor_conv2d(scale: str) -> Iterator[Property]:
+    """The kit's property of scaled results: within five roundings, however long the sums are."""
+    by = Conventions(scale=scale, summation="once")
+    return of_the_kit(f"xnor_conv2d with {scale}", "conv2d", cases.LIMITS, by, share=0.4, most=1)
+
+
 PROPERTIES: tuple[Property, ...] = (
-    Property(
-        "pack_bits and unpack_bits are inverse, any dtype, axis and tail bits", cases.packings(), packing_round_trip
-    ),
-    Property("binary_conv2d equals a float64 convolution of signs", cases.convs(), conv_is_exact, share=2),
+    *of_the_kit("binary_conv2d", "conv2d", cases.LIMITS),
+    *of_the_kit("binary_linear", "linear", cases.LIMITS),
+    *of_the_kit("pack_bits", "pack", cases.LIMITS),
+    *of_the_kit("unpack_bits", "unpack", cases.LIMITS, share=0.3),
+    *of_the_kit("gemm_bits", "dot", cases.LIMITS, share=0.3),
+    *of_the_kit("weight_scale", "alpha", cases.LIMITS, Conventions(summation="once"), share=0.3),
+    *xnor_conv2d("alpha K"),
+    *xnor_conv2d("alpha K valid"),
+    *xnor_conv2d("alpha"),
+    Property("packing is exact for any dtype, axis and tail bits", cases.packings(), packing_round_trip),
     Property("conv2d_bits ignores tail bits", cases.convs(), conv_ignores_tails),
-    Property("chunks shared by threads give the same integers", cases.chunked_convs(), conv_is_exact, share=0.1),
-    Property("dot products of 76,800 bits are exact", cases.longest_dots(), conv_is_exact, share=0.1),
-    Property("binary_linear and gemm_bits equal a float64 product of signs", cases.linears(), linear_is_exact),
+    Property("gemm_bits ignores tail bits", cases.kit.linear(cases.LIMITS), linear_ignores_tails),
+    Property("chunks shared by threads give the same integers", cases.chunked(), chunks_are_exact, share=0.1),
     Property(
         "threshold_pack and sign_pack follow their definition at ties",
         st.tuples(
@@ -188,12 +230,7 @@ PROPERTIES: tuple[Property, ...] = (
         thresholds_are_exact,
     ),
     Property(
-        "xnor_conv2d equals sign convolution * alpha * K within five roundings",
-        st.tuples(cases.convs(MODERATE), st.sampled_from(("plain", "valid", "off"))),
-        xnor_is_close,
-    ),
-    Property(
-        "all rungs compute the same bits of K",
+        "all rungs compute the same bits of K, within one rounding",
         st.tuples(cases.convs(), st.sampled_from(("plain", "valid"))),
         scale_map_bits_agree,
     ),
@@ -203,7 +240,7 @@ if cases.VECTORS:
         Property(
             "planned layers give the reference's bits in both layouts and write nothing else",
             st.tuples(
-                cases.convs(MODERATE),
+                cases.convs(scaled=True),
                 st.sampled_from(("plain", "valid", "off")),
                 st.sampled_from(("NHWC", "NCHW")),
                 st.integers(0, 2),

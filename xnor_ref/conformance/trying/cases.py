@@ -140,8 +140,8 @@ def longest_conv2d(limits: Restrictions, scaled: bool = False) -> Cases:
         pad = limits.asked_pad_values[0]
         return Case("conv2d", data, settings | {"pad_value": pad}, named(limits, dilation, 1) | more)
 
-    pads = dict.fromkeys((limits.padding_pairs[0], limits.padding_pairs[-1]))
-    return st.tuples(choice(longest_kinds(limits, scaled)), choice(pads), keywords(limits)).map(make)
+    pads = choice(limits.padding_pairs[:2])
+    return st.tuples(choice(longest_kinds(limits, scaled)), pads, keywords(limits)).map(make)
 
 
 def longest_kinds(limits: Restrictions, scaled: bool = False) -> tuple[tuple[str, str], ...]:
