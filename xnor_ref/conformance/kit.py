@@ -25,8 +25,9 @@ SHARED = {  # conventions that all roles of one implementation should have in co
     "weight_sign_of_zero": ("conv2d", "linear", "binarize"),
     "weight_subnormals": ("conv2d", "linear", "binarize"),
 }
+UNEXPLAINED = "None of the known conventions explains it."
 ADAPTER = (
-    "It fails on one of the simplest cases. Doubt the adapter first: the order of the arguments, layouts, dtypes, "
+    "It fails on the simplest case there is. Doubt the adapter first: the order of the arguments, layouts, dtypes, "
     "and whether what it calls takes signs itself."
 )
 
@@ -181,16 +182,16 @@ class Kit:
             return False
 
         if kind != "crash" and shrink and not outcome.flaky:
-            case = showing.simpler(case, fails)
+            case = showing.simpler(case, self.restrictions, fails)
         by = subject.by[prop.role]
-        diagnosis, hint = "None of the known conventions explains it.", ""
+        diagnosis, hint = UNEXPLAINED, ""
         if kind == "fault" and seen != by and _holds(prop, subject, case, seen):
             differing = [n for n in ROLES[prop.role].conventions if getattr(seen, n) != getattr(by, n)]
             kind = "fault" if isinstance(seen.pad_value, dict) else "demand"
             diagnosis = "; ".join(_difference(name, getattr(by, name), getattr(seen, name)) for name in differing)
         elif kind == "crash":
             diagnosis = ""
-        if all(recipe.array().size <= 4 for recipe in case.data.values()) and kind in ("fault", "error"):
+        if kind != "crash" and diagnosis == UNEXPLAINED and showing.is_simplest(case, self.restrictions):
             hint = ADAPTER
         message = str(error)
         if kind == "error":

@@ -1,32 +1,62 @@
 """A counterexample made as simple as it can be, and shown: as numbers to paste, as a program, and drawn as bits."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from xnor_ref.conformance.basics.arrays import VALUES, Case, Data, Given
+from xnor_ref.conformance.basics.arrays import VALUES, Case, Given
+from xnor_ref.conformance.basics.restrictions import Restrictions
 
 FEW = 64  # elements that are written out, and made simpler one by one
+PLANES = 6  # that are drawn of an array
 
 
-def simpler(case: Case, fails: Callable[[Case], bool]) -> Case:
-    """The same case with as many elements as possible set to 1; Hypothesis has made shapes and kinds small before."""
+def simpler(case: Case, limits: Restrictions, fails: Callable[[Case], bool]) -> Case:
+    """The same case with one image and one filter, if it then fails too, and with as many elements as possible 1.
+
+    Hypothesis has made shapes and kinds small before.
+    """
+
+    def keep(changed: Case) -> bool:
+        nonlocal case
+        if fails(changed):
+            case = changed
+            return True
+        return False
+
+    plain = all(isinstance(recipe, Given) or recipe.memory == "plain" for recipe in case.data.values())
+    if case.role == "layer" or not plain:
+        return case
+    if case.role in ("conv2d", "linear", "pack"):
+        for name, counts in (("x", limits.batches), ("weight", limits.out_channel_counts)):
+            values = case.data[name].array() if name in case.data else np.empty(0)
+            if 1 in counts and len(values) > 1 and values[:1].size <= 8 * FEW:
+                any(keep(_with(case, name, values[index : index + 1])) for index in range(min(len(values), FEW)))
     for name, recipe in case.data.items():
-        if isinstance(recipe, Data) and recipe.memory != "plain" and np.prod(recipe.shape) > 1:
-            continue
-        values = np.array(recipe.array())
-        if values.size > FEW or case.role == "layer":
-            continue
-        for index in np.ndindex(values.shape):
-            if values[index] == 1:
-                continue
+        values = recipe.array()
+        for index in np.ndindex(values.shape if values.size <= FEW else (0,)):
             trial = values.copy()
             trial[index] = 1
-            changed = Case(case.role, {**case.data, name: Given(trial)}, case.settings, case.keywords)
-            if fails(changed):
-                values, case = trial, changed
+            if values[index] != 1 and keep(_with(case, name, trial)):
+                values = trial
     return case
+
+
+def _with(case: Case, name: str, values: np.ndarray) -> Case:
+    return replace(case, data={**case.data, name: Given(values)})
+
+
+def is_simplest(case: Case, limits: Restrictions) -> bool:
+    """Whether nothing simpler can be drawn: ones alone, the fewest channels, the first stride and padding."""
+    first = {"stride": limits.stride_pairs[0], "padding": limits.padding_pairs[0]}
+    arrays = [recipe.array() for recipe in case.data.values()]
+    return (
+        all((values == 1).all() for values in arrays)
+        and all(case.settings.get(name, value) == value for name, value in first.items())
+        and all(values.size <= max(4, 2 * min(limits.channel_counts)) for values in arrays)
+    )
 
 
 def number(value: Any) -> str:
@@ -84,15 +114,19 @@ def snippet(case: Case, want: np.ndarray | None) -> str:
 
 
 def drawing(case: Case) -> str:
-    """The signs of small arrays: # for +1, . for -1, 0 for a zero."""
+    """The signs of small arrays: # for +1, . for -1, 0 for a zero; of images, the first planes."""
     parts = []
     for name, recipe in case.data.items():
         values = np.asarray(recipe.array(), np.float32)
         if name == "dy" or values.size > 4 * FEW:
             continue
         marks = np.where(values == 0, "0", np.where(values > 0, "#", "."))
-        flat = marks.reshape(-1, *marks.shape[-2:]) if marks.ndim == 4 else marks.reshape(1, -1, marks.shape[-1])
-        for index, plane in zip(np.ndindex(values.shape[:2] if marks.ndim == 4 else (1,)), flat):
-            where = f"[{', '.join(map(str, index))}]" if marks.ndim == 4 else ""
-            parts.append("\n".join([f"{name}{where}", *("  " + "".join(row) for row in plane)]))
+        if marks.ndim == 4 and marks.shape[2:] != (1, 1):
+            planes = [(f"{name}[{n}, {c}]", marks[n, c]) for n, c in np.ndindex(*marks.shape[:2])]
+        else:
+            planes = [(name, marks.reshape(-1, marks.shape[1] if marks.ndim > 1 else marks.shape[0]))]
+        for title, plane in planes[:PLANES]:
+            parts.append("\n".join([title, *("  " + "".join(row) for row in plane)]))
+        if len(planes) > PLANES:
+            parts.append(f"({len(planes) - PLANES} more planes of {name})")
     return "\n".join(parts)
