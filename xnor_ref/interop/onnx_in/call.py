@@ -105,8 +105,8 @@ class Call:
         if value.order is not None and moved.size > 1:
             given, moved = moved, np.empty_like(moved)
             moved[value.order] = given
-        if moved.ndim == 1 or moved.size == moved.shape[0]:
-            return moved.reshape(-1)
+        if moved.ndim == 3 and (moved == moved[:, :1, :1]).all():
+            moved = moved[:, 0, 0]
         return moved
 
     def like(self, value: Value, other: Value) -> None:

@@ -79,6 +79,11 @@ def reshaped(array: NDArray, target: list[int], allow_zero: bool = False) -> NDA
     return array.reshape(sizes)
 
 
+def shape_of(node: Node, sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    """ONNX's Shape: the sizes from axis `start` to `end`."""
+    return np.array(sizes, np.int64)[slice(node.attributes.get("start", 0), node.attributes.get("end"))]
+
+
 def cast(array: NDArray, kind: Any) -> NDArray:
     """To the type of ONNX's number."""
     if kind not in DTYPES:
@@ -298,7 +303,7 @@ FOLDS: dict[str, Callable[[_Given], Any]] = {
     "Expand": _expand,
     "Tile": _tile,
     "Range": _range,
-    "Shape": lambda of: np.array(of[0].shape, np.int64),
+    "Shape": lambda of: shape_of(of.node, of[0].shape),
     "Size": lambda of: np.array(of[0].size, np.int64),
     "Where": _where,
     "Clip": _clip,
@@ -332,6 +337,7 @@ FOLDS: dict[str, Callable[[_Given], Any]] = {
     "Exp": _unary(np.exp),
     "Log": _unary(np.log),
     "Tanh": _unary(np.tanh),
+    "Sigmoid": _unary(lambda x: 1 / (1 + np.exp(-x))),
     "Reciprocal": _unary(np.reciprocal),
     "Floor": _unary(np.floor),
     "Ceil": _unary(np.ceil),
@@ -340,6 +346,10 @@ FOLDS: dict[str, Callable[[_Given], Any]] = {
     "ReduceMean": _reduce(np.mean),
     "ReduceSum": _reduce(np.sum),
     "ReduceMax": _reduce(np.max),
+    "ReduceMin": _reduce(np.min),
+    "ReduceProd": _reduce(np.prod),
+    "ReduceL1": _reduce(lambda x, **how: np.abs(x).sum(**how)),
+    "ReduceL2": _reduce(lambda x, **how: np.sqrt(np.square(x).sum(**how))),
     "DequantizeLinear": _dequantise,
     "Quant": _quant,
     "IntQuant": _quant,

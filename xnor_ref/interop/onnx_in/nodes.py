@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.interop.onnx_in import products
 from xnor_ref.interop.onnx_in.call import Call, Operand
-from xnor_ref.interop.onnx_in.fold import ROUNDINGS, Unsupported, bounds_of, reshaped
+from xnor_ref.interop.onnx_in.fold import ROUNDINGS, Unsupported, bounds_of, reshaped, shape_of
 from xnor_ref.interop.onnx_in.values import (
     NCHW,
     NO_PADS,
@@ -158,7 +158,8 @@ def _batch_norm(call: Call) -> Operand:
         raise Unsupported(f"its {arrays[0].shape} numbers stand beside a value {x.sizes(1)}; the channels come second")
     if call.option("training_mode", 0):
         raise Unsupported("it is in training mode")
-    weight, bias, mean, var = (call.numbers(array.reshape(-1, *(1,) * (len(x.axes) - 2)), x) for array in arrays)
+    stood = (call.numbers(array.reshape(-1, *(1,) * (len(x.axes) - 2)), x) for array in arrays)
+    weight, bias, mean, var = (np.broadcast_to(array, x.shape[:1]) for array in stood)
     eps = float(call.option("epsilon", 1e-5))
     if not (x.code == REAL and np.all(x.a == 1)):
         x = call.real(x)
@@ -303,9 +304,12 @@ def _rounded(towards: str) -> Callable[[Call], Operand]:
         x = call.value()
         if products.is_whole(call.layers, x):
             return x
+        if x.code.kind == "step":
+            return x.outcomes(_TOWARDS[towards])
         if x.code.kind != "clip" or math.isinf(x.code.low) or math.isinf(x.code.high):
             raise Unsupported("only values that are clipped to a range can be rounded")
-        ends = [np.unique(_TOWARDS[towards](x.a * end + x.b)) for end in (x.code.low, x.code.high)]
+        a, b = np.asarray(x.a, _F32), np.asarray(x.b, _F32)  # as the file rounds them
+        ends = [np.unique(_TOWARDS[towards](a * _F32(end) + b)) for end in (x.code.low, x.code.high)]
         if max(map(len, ends)) > 1 or not abs(ends[0][0] - ends[1][0]) < 2**16:
             raise Unsupported("a quantiser with limits of its own for each channel, or far too many levels")
         low, high = sorted(int(end[0]) for end in ends)
@@ -703,7 +707,7 @@ OPS: dict[str, Callable[[Call], Operand]] = {
     "Concat": _concat,
     "Pad": _pad,
     "Gather": _gather,
-    "Shape": lambda call: np.array(call.value().sizes(call.context.batch), np.int64),
+    "Shape": lambda call: shape_of(call.node, call.value().sizes(call.context.batch)),
 } | dict.fromkeys(LAST, _end)
 
 

@@ -127,7 +127,7 @@ def read(
         "mean": said.get("mean", 0.0) if mean is None else mean,
         "std": said.get("std", 1.0) if std is None else std,
     }
-    notes = list(dict.fromkeys(layers.notes))
+    notes = layers.notes()
     if layers.pixels is not None and context.table is None:
         spread = 1 / (255 * layers.pixels[0])
         normalised = {"mean": (-layers.pixels[1] * spread).tolist(), "std": spread.tolist()}

@@ -52,8 +52,8 @@ class Code:
 
     @property
     def merges(self) -> bool:
-        """Whether factors and sums may be put together, since nothing is rounded by them one after the other."""
-        return self.counts or self.kind == "pixel"
+        """Whether factors and sums are put together: where that rounds nothing, or a quantiser may follow."""
+        return self.counts or self.kind in ("pixel", "clip")
 
     @property
     def top(self) -> int:
@@ -144,7 +144,7 @@ class Layers:
         self.settings: dict[str, dict[str, Any]] = {}
         self.arrays: dict[str, dict[str, NDArray]] = {}
         self.shapes: dict[str, Shape] = {}
-        self.notes: list[str] = []
+        self.zeros: dict[str, list[str]] = {}  # signs whose sign of 0 is 0, by the chance that a 0 comes
         self.pixels: tuple[Numbers, Numbers] | None = (
             None  # raw pixels times the first plus the second, a number a channel
         )
@@ -245,15 +245,25 @@ class Layers:
     def exact_sign(self, value: Value, name: str) -> Value:
         """ONNX's Sign, whose sign of 0 is 0: binary where no 0 comes by itself, else of three levels."""
         chance = zero_comes(self, value.of)
+        self.zeros.setdefault(chance, []).append(value.code.mode)
         if chance != "likely":
-            if chance == "unlikely":
-                self.notes.append(
-                    f"{value.code.mode}: the sign of a value that is exactly 0 is +1 here, and 0 in the file"
-                )
             return value.now(code=Code("step"), at=ZERO)
         raised = self.affine(value.of, value.shape, np.float64(2.0**64), ZERO, f"{name}.zero")
-        self.notes.append(f"{value.code.mode}: values of exactly 0 have the sign 0, so its inputs have three levels")
         return value.now(of=raised, code=Code("ternary", bits=2))
+
+    def notes(self) -> list[str]:
+        """What is to be said of signs of 0."""
+        said = {
+            "likely": "values of exactly 0 have the sign 0, so inputs have three levels",
+            "unlikely": "the sign of a value that is exactly 0 is +1 here, and 0 in the file",
+        }
+        found = []
+        for chance, text in said.items():
+            names = list(dict.fromkeys(self.zeros.get(chance, ())))
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                found.append(f"{', '.join(names[:3])}{more}: {text}")
+        return found
 
     def _clipped(self, value: Value, name: str) -> Value:
         """max and min with constants, in terms of ReLU and hardtanh."""
