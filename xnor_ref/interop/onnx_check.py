@@ -6,6 +6,7 @@ follows the file's own values from sign to sign, and shows at each place that th
 signs are those that we would give them, and that our layers come from there to the file's next values.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, UnreadableError
 from xnor_ref.interop.onnx_out import onnx_bytes
 from xnor_ref.interop.onnx_out_graph import MAX_BYTES, QONNX_DOMAIN, onnx_module
+from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.ops.bit_planes import Levels
 from xnor_ref.packed import PackedNetwork
 from xnor_ref.packed.file import ExaminedNode
@@ -28,7 +30,7 @@ F32 = NDArray[np.float32]
 Values = dict[str, NDArray[Any]]
 Run = Callable[[NDArray], list[NDArray]]  # from images as the file takes them to its logits and other values
 
-TOLERANCE = 1e-4  # of logits, relative to the largest of the image
+TOLERANCE = 1e-4  # of logits, relative to the largest of the image, or of an image on average if that is more
 ROUNDING = 2.0**-16  # of a value before a sign, relative to the largest of the layer's input: some hundred roundings
 FEW_ROUNDINGS = 2.0**-22  # likewise: how near a threshold counts as beside it, where the file's value is ours
 CHECKED = 16  # images, when a file is written
@@ -44,9 +46,10 @@ class Agreement:
     ----------
     images : int
     labels_equal : int
-        Images with the same label.
+        Images with the same label; others may be right if two logits are as good as equal.
     difference : float
-        The largest of a logit, relative to the largest logit of the image; of images that are not `near`.
+        The largest of a logit, relative to the largest logit of the image, or of an image on average if that is more.
+        Images that are `near` are left out.
     near : int
         Images that differ because a value before a sign lies within rounding of its threshold.
     wrong : tuple of int
@@ -91,6 +94,7 @@ class OnnxFile:
         kind = self._inputs[0].type.tensor_type
         self.pixels = kind.elem_type == onnx.TensorProto.UINT8
         self.batch = kind.shape.dim[0].dim_value if kind.shape.dim else 0  # 0: any
+        check_memory(f"{name}: as many images as it takes at once", self.batch * math.prod(packed.input_shape), "")
         self.values = {value for node in graph.node for value in node.output}
         self._qonnx = any(entry.domain == QONNX_DOMAIN for entry in self._model.opset_import)
         self._ready: dict[tuple[str, ...], Run] = {}  # by the values beside the logits that they give
@@ -230,38 +234,36 @@ def random_pixels(packed: PackedNetwork, count: int, seed: int = 0) -> NDArray[n
 def compare(file: OnnxFile, images: NDArray[np.uint8]) -> Agreement:
     """Compare a file with the packed network on pixels, uint8 (N, H, W, C)."""
     ours, theirs = file.packed.logits(images), file.run(images)[file.logits]
-    difference, same = _differences(ours, theirs), ours.argmax(axis=1) == theirs.argmax(axis=1)
-    suspects = np.flatnonzero(~((difference <= TOLERANCE) & (same | _tied(ours, theirs))))
-    reasons = _reasons(file, images[suspects]) if len(suspects) else []
-    wrong = tuple(int(image) for image, reason in zip(suspects, reasons) if reason)
-    near = len(suspects) - len(wrong)
-    kept = np.delete(difference, [image for image, reason in zip(suspects, reasons) if not reason])
-    first = next((reason for reason in reasons if reason), "")
-    return Agreement(len(images), int(same.sum()), float(kept.max(initial=0.0)), near, wrong, first)
-
-
-def _differences(ours: F32, theirs: F32) -> NDArray[np.float64]:
-    """The largest of a logit, relative to the largest logit of the image."""
-    scale = np.maximum(np.abs(ours).max(axis=1), np.finfo(np.float32).tiny).astype(np.float64)
-    return np.abs(theirs.astype(np.float64) - ours).max(axis=1) / scale
-
-
-def _tied(ours: F32, theirs: F32) -> NDArray[np.bool_]:
-    """Whether the file's label is one of those whose logits we cannot tell from the highest."""
-    high = ours.max(axis=1)
+    scale = np.abs(ours).max(axis=1).astype(np.float64)
+    scale = np.maximum(np.maximum(scale, scale.mean()), np.finfo(np.float32).tiny)
+    difference, same = _furthest(ours, theirs) / scale, ours.argmax(axis=1) == theirs.argmax(axis=1)
     chosen = np.take_along_axis(ours, theirs.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return high - chosen <= 2 * TOLERANCE * np.abs(ours).max(axis=1)
+    tied = ours.max(axis=1) - chosen <= 2 * TOLERANCE * scale  # two labels that rounding may exchange
+    suspects = np.flatnonzero(~((difference <= TOLERANCE) & (same | tied)))
+    reasons = _reasons(file, images[suspects], scale[suspects]) if len(suspects) else []
+    wrong = tuple(int(image) for image, reason in zip(suspects, reasons) if reason)
+    near = [int(image) for image, reason in zip(suspects, reasons) if not reason]
+    largest = float(np.delete(difference, near).max(initial=0.0))
+    return Agreement(len(images), int(same.sum()), largest, len(near), wrong, next(filter(None, reasons), ""))
 
 
-def _reasons(file: OnnxFile, images: NDArray) -> list[str]:
+def _furthest(ours: F32, theirs: F32) -> NDArray[np.float64]:
+    """The largest difference of a logit, for each image."""
+    return np.abs(theirs.astype(np.float64) - ours).max(axis=1)
+
+
+def _reasons(file: OnnxFile, images: NDArray, scale: NDArray[np.float64]) -> list[str]:
     """For each image that differs: "" where rounding beside thresholds explains it, or else why it does not."""
     names = {index: _names(file, index) for index, node in enumerate(file.packed.examined.nodes) if _takes_sides(node)}
     values = sorted({name for pair in names.values() for name in pair} - {file.input})
     missing = [name for name in values if name not in file.values]
     if missing:
         return [f"it has no value {missing[0]!r}, so where it differs cannot be found"] * len(images)
-    parts = (images[start : start + FOLLOWED] for start in range(0, len(images), FOLLOWED))
-    return [reason for part in parts for reason in _follow(file, names, file.run(part, values), part)]
+    found = []
+    for start in range(0, len(images), FOLLOWED):
+        part = slice(start, start + FOLLOWED)
+        found += _follow(file, names, file.run(images[part], values), images[part], scale[part])
+    return found
 
 
 def _takes_sides(node: ExaminedNode) -> bool:
@@ -298,7 +300,9 @@ def _of_images(array: NDArray) -> NDArray:
     return array.reshape(len(array), -1).max(axis=1)
 
 
-def _follow(file: OnnxFile, names: dict[int, tuple[str, str]], values: Values, images: NDArray) -> list[str]:
+def _follow(
+    file: OnnxFile, names: dict[int, tuple[str, str]], values: Values, images: NDArray, scale: NDArray[np.float64]
+) -> list[str]:
     """Follow images from sign to sign; for each "" if what differs is rounding beside thresholds, else why not."""
     settings = Settings(file.threads)
     results: list[F32] = [file.normalised(images)]
@@ -327,7 +331,7 @@ def _follow(file: OnnxFile, names: dict[int, tuple[str, str]], values: Values, i
             beside |= _of_images(_quantised(node, ours - reach) != _quantised(node, ours + reach))
             inputs = [theirs]
         results.append(node.step.run(settings, *inputs))
-    far = _differences(results[-1], values[file.logits])
+    far = _furthest(results[-1], values[file.logits]) / scale
     blame(~(far <= TOLERANCE), "its logits differ by {:.1e} of the largest, with its own signs too", far)
     blame(~beside, "it differs, and no value lies beside a threshold")
     return reasons

@@ -197,11 +197,13 @@ class Writer:
         window, groups = layer.window, layer.groups
         if groups > 1:
             size = layer.add("Reshape", size, [0, groups, -1, *layer.shape[1:]])
-        mean = layer.add("ReduceMean", size, axes=[1 if groups == 1 else 2], keepdims=int(groups == 1), name="A")
-        if window == Window((1, 1)):
+        alone = window == Window((1, 1))
+        how: dict[str, Any] = {"axes": [1 if groups == 1 else 2], "keepdims": int(groups == 1)}
+        mean = layer.add("ReduceMean", size, name="K" if alone else "A", **how)
+        if alone:
             return mean
         ones = np.ones((groups, 1, *window.kernel), np.float32)
-        how: dict[str, Any] = {
+        how = {
             "strides": window.stride,
             "pads": _pads(window),
             "dilations": window.dilation,
