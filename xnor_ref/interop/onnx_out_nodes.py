@@ -108,11 +108,13 @@ class Writer:
         planes = layer.attributes.get("weight_bits", 1)
         levels = ((values.ravel().astype(np.int16) + 2**planes - 1) // 2).astype(np.uint8)  # 0 to 2**planes - 1
         bits = np.packbits(levels >> np.arange(planes, dtype=np.uint8)[:, None] & 1, axis=1, bitorder="little")
-        shifted = layer.add("BitShift", layer.constant("bits", bits[..., None]), _EIGHT, direction="RIGHT")
-        rows = layer.add("Reshape", layer.add("Mod", shifted, np.array([2], np.uint8)), [planes, -1])
+        rows = layer.add("BitShift", layer.constant("bits", bits[..., None]), _EIGHT, direction="RIGHT")
+        rows = layer.add("Mod", rows, np.array([2], np.uint8))  # (planes, bytes, 8)
+        if planes > 1 or values.size % 8:
+            rows = layer.add("Reshape", rows, [planes, -1])
         if values.size % 8:
             rows = layer.add("Slice", rows, [0], [values.size], [1])
-        worth = np.exp2(np.arange(1, planes + 1, dtype=np.float32))[:, None]
+        worth = np.exp2(np.arange(1, planes + 1, dtype=np.float32)).reshape(-1, *(1,) * (planes > 1))
         doubled = layer.add("Mul", layer.add("Cast", rows, to=FLOAT), worth)
         if planes > 1:
             doubled = layer.add("ReduceSum", doubled, axes=[0], keepdims=1)
@@ -159,20 +161,15 @@ class Writer:
             top, left, bottom, right = pads
             x = layer.add("Pad", x, [0, 0, top, left, 0, 0, bottom, right], float(border), mode="constant")
             pads = [0] * 4
-        how: dict[str, Any] = {
-            "kernel_shape": window.kernel,
-            "strides": window.stride,
-            "pads": pads,
-            "dilations": window.dilation,
-        }
-        return layer.add("Conv", x, weight, bias, group=layer.groups, **how)
+        how: dict[str, Any] = {"kernel_shape": window.kernel, "strides": window.stride, "dilations": window.dilation}
+        return layer.add("Conv", x, weight, bias, pads=pads, group=layer.groups, **how)
 
     def product(self, layer: Layer, x: str, border: float = 0.0) -> str:
         """Binary or integer weights times x, which is an image or a row."""
         weight = self.weights(layer)
-        return (
-            self.convolve(layer, x, weight, border=border) if len(layer.shape) == 3 else self.linear(layer, x, weight)
-        )
+        if len(layer.shape) == 1:
+            return self.linear(layer, x, weight)
+        return self.convolve(layer, x, weight, border=border)
 
     def scaled(self, layer: Layer, z: str, x: str) -> str:
         """z times alpha and K, where the layer has them."""
@@ -203,13 +200,8 @@ class Writer:
         if alone:
             return mean
         ones = np.ones((groups, 1, *window.kernel), np.float32)
-        how = {
-            "strides": window.stride,
-            "pads": _pads(window),
-            "dilations": window.dilation,
-            "group": groups,
-        }
-        total = layer.add("Conv", mean, ones, kernel_shape=window.kernel, **how)
+        how = {"kernel_shape": window.kernel, "strides": window.stride, "dilations": window.dilation}
+        total = layer.add("Conv", mean, ones, pads=_pads(window), group=groups, **how)
         taps: Any = float(np.prod(window.kernel))
         if mode == KMode.VALID:
             taps = np.maximum(_taps_inside(window, layer.shape[1:]), 1).astype(np.float32)

@@ -213,7 +213,6 @@ def onnx_session(
     nodes: list[Any], constants: list[Any], inputs: dict[str, NDArray], out_type: type, threads: int
 ) -> Callable[[], list[NDArray]]:
     """A function that runs a small ONNX model on `inputs` and gives its output "y", in a list."""
-    import onnxruntime
     from onnx import helper
 
     def value(name: str, dtype: Any, shape: Any) -> Any:
@@ -227,12 +226,18 @@ def onnx_session(
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx_run(model.SerializeToString(), inputs, threads)
+
+
+def onnx_run(data: bytes, inputs: dict[str, NDArray], threads: int) -> Callable[[], list[NDArray]]:
+    """A function that runs an ONNX model on `inputs` and gives its outputs."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs; it would slow others down
-    data = model.SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, inputs)
 
