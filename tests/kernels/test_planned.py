@@ -9,7 +9,7 @@ import pytest
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import binary_ops
-from xnor_ref.kernels.vectors import nhwc
+from xnor_ref.kernels.vectors import nhwc, signs
 
 if not has_vectors():
     pytest.skip("planned layers need Numba's compiler and a processor with vectors", allow_module_level=True)
@@ -135,3 +135,22 @@ def test_a_copy_has_buffers_of_its_own():
     with pytest.raises(TypeError, match="holds addresses"):
         pickle.dumps(layer._bound[1])
     assert copy.deepcopy(nhwc.affine) is nhwc.affine and pickle.loads(pickle.dumps(nhwc.affine)) is nhwc.affine
+
+
+@pytest.mark.parametrize("odd", [0, np.inf, np.nan, np.float32(3e38), np.float32(1e-42)])
+def test_a_has_the_bits_of_the_definition_for_any_number(odd):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 150, 3, 7), np.float32) * np.float32(10) ** rng.integers(-30, 30, (2, 150, 3, 7))
+    x = x.astype(np.float32)
+    x[rng.random(x.shape) < 0.1] = odd
+    bits, mean = np.zeros((2, 3, 7, 5), np.uint32), np.zeros((2, 21))
+    none = np.zeros(0, np.float32)
+    signs.pack_pixels(0, 6, np.ascontiguousarray(x.transpose(0, 2, 3, 1)), (1, 1), none, none, none, bits, mean)
+    sums = np.zeros((16, 2, 21))
+    for c in range(150):
+        sums[c % 16] += np.abs(x[:, c].reshape(2, 21).astype(np.float64))
+    while len(sums) > 1:
+        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
+    assert np.array_equal(mean, sums[0] / 150, equal_nan=True)
+    positive = np.pad(x >= 0, ((0, 0), (0, 10), (0, 0), (0, 0))).transpose(0, 2, 3, 1)
+    assert np.array_equal(bits, np.packbits(positive, axis=-1, bitorder="little").view(np.uint32))

@@ -17,6 +17,8 @@ from xnor_ref.kernels.microkernels.ir import (
     load,
     masked_load,
     repeat,
+    smaller,
+    spread,
     store,
     total_of,
     vector,
@@ -25,65 +27,164 @@ from xnor_ref.kernels.microkernels.ir import (
 WORD_SIGNS = 32  # signs of a word here; a 64-bit word of the other rungs is two of them
 
 
-def _pack_pixel(affine: bool, mean: bool):
-    """An intrinsic that packs the channels of one pixel.
+TOGETHER = 4 if LANES == 16 else 2  # pixels that are packed together: their sums are chains, and scales are read once
+_DOUBLES, _HALF = vector(F64, PARTIAL_SUMS), vector(F64, PARTIAL_SUMS // 2)
+_MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 but its sign
 
-    Takes the address of x, the number of channels, the addresses of scale, shift and limit (float32 each), and that of
-    the words. The bit of a channel is y >= limit with y = x*scale + shift, or x >= 0 without `affine`. Gives the sum
-    of |y| in float64, added up in `PARTIAL_SUMS` partial sums and these by halves, or 0.0 without `mean`.
+
+def _add_converted(b, sums, y):
+    """|y| of a word's float32 numbers, added to PARTIAL_SUMS float64 sums."""
+    (total,) = sums
+    y = instruction(b, "fabs", y.type, y)
+    for first in range(0, WORD_SIGNS, PARTIAL_SUMS):
+        part = b.shuffle_vector(y, y, _indices(range(first, first + PARTIAL_SUMS)))
+        total = b.fadd(total, b.fpext(part, _DOUBLES))
+    return [total]
+
+
+def _add_shifted(b, sums, y):
+    """As `_add_converted`, for finite numbers, to the even and the odd of the sums; converting takes longer.
+
+    The exponent and fraction of a float32, moved to their places in a float64, are that number times 2^-896, also where
+    it is subnormal. The product with 2^896 is exact, so that the sum is rounded once.
+    """
+    pairs = vector(I64, WORD_SIGNS // 2)
+    bits, count = b.bitcast(y, pairs), PARTIAL_SUMS // 2
+    low, high, up, down = (ir.Constant(pairs, [n] * pairs.count) for n in (_MAGNITUDE, _MAGNITUDE << 29, 29, 3))
+    moved = b.shl(b.and_(bits, low), up), b.and_(b.lshr(bits, down), high)
+    scale = ir.Constant(_HALF, [2.0**896] * count)
+    for first in range(0, pairs.count, count):
+        parts = [b.bitcast(b.shuffle_vector(x, x, _indices(range(first, first + count))), _HALF) for x in moved]
+        sums = [instruction(b, "fma", _HALF, x, scale, total) for x, total in zip(parts, sums, strict=True)]
+    return sums
+
+
+def _words(b, add, affine: bool, pixels: list, channels, scales: list, outs: list, sums: list) -> list:
+    """Pack the channels of some pixels, and `add(b, sums, y)` to those of each pixel. Gives them.
+
+    The bit of a channel is y >= limit with y = x*scale + shift, or x >= 0 without `affine`. `pixels` and `outs` are
+    addresses, and `scales` those of scale, shift and limit (float32 each).
+    """
+    whole, each = vector(F32, WORD_SIGNS), len(sums)
+    zero = ir.Constant(whole, None)
+
+    def word(at, totals, read, used=None):
+        """The word that begins at byte `at` of a pixel."""
+        scale, shift, low = (read(b.add(v, at)) for v in scales) if affine else (None, None, zero)
+        place = b.udiv(at, const(WORD_SIGNS))
+        for p, (x, out) in enumerate(zip(pixels, outs, strict=True)):
+            y = read(b.add(x, at))
+            y = b.fadd(b.fmul(y, scale), shift) if affine else y
+            ones = b.fcmp_ordered(">=", y, low)
+            ones = ones if used is None else b.and_(ones, used)
+            store(b, b.bitcast(ones, I32), b.add(out, place))
+            totals[p * each : (p + 1) * each] = add(b, totals[p * each : (p + 1) * each], y)
+        return [b.add(at, const(4 * WORD_SIGNS)), *totals]
+
+    def full(values):
+        at, *totals = values
+        return word(at, totals, lambda address: load(b, address, whole))
+
+    def last(values):
+        at, *totals = values
+        used = first_lanes(b, left, WORD_SIGNS)
+        return word(at, totals, lambda address: masked_load(b, address, whole, used), used)
+
+    left = b.urem(channels, const(WORD_SIGNS))
+    values = repeat(b, b.udiv(channels, const(WORD_SIGNS)), [const(0), *sums * len(pixels)], full)
+    return repeat(b, b.zext(b.icmp_signed("!=", left, const(0)), I64), values, last)[1:]
+
+
+def _indices(lanes) -> ir.Constant:
+    return ir.Constant(vector(I32, len(lanes)), list(lanes))
+
+
+def _totals(b, sums: list) -> ir.Value:
+    """The sum of the lanes of each of 2^i vectors, added up by halves, as the lanes of one."""
+    width = sums[0].type.count
+    while width > 1:
+        pairs = list(zip(sums[::2], sums[1::2], strict=True)) if len(sums) > 1 else [(sums[0], sums[0])]
+        lanes = (2 if len(sums) > 1 else 1) * sums[0].type.count
+        low = [first + i for first in range(0, lanes, width) for i in range(width // 2)]
+        halves = _indices(low), _indices([lane + width // 2 for lane in low])
+        sums = [b.fadd(*(b.shuffle_vector(*pair, half) for half in halves)) for pair in pairs]
+        width //= 2
+    return sums[0]
+
+
+def _pack_row(affine: bool, mean: bool):
+    """An intrinsic that packs the channels of `n` pixels.
+
+    Takes n, the address of the first pixel and the stride to the next in bytes, the number of channels, the addresses
+    of scale, shift and limit (float32 each), the address of the first word and its stride, and that of A, float64: the
+    mean of |y| (see `_words`), added up in PARTIAL_SUMS partial sums and these by halves.
     """
 
     @intrinsic
-    def pack(context, x, channels, scale, shift, limit, out):
+    def pack(context, n, x, x_pixel, channels, scale, shift, limit, out, out_pixel, means):
         def generate(context, b, signature, arguments):
-            x, channels, scale, shift, limit, out = arguments
-            whole, doubles = vector(F32, WORD_SIGNS), vector(F64, PARTIAL_SUMS)
-            zero = ir.Constant(whole, None)
+            n, x, x_pixel, channels, *scales, out, out_pixel, means = arguments
+            count = b.sitofp(channels, F64)
 
-            def word(addresses, total, read):
-                x, scale, shift, limit, _ = addresses
-                y, low = read(x), zero
-                if affine:
-                    y, low = b.fadd(b.fmul(y, read(scale)), read(shift)), read(limit)
-                if mean:
-                    for first in range(0, WORD_SIGNS, PARTIAL_SUMS):
-                        part = b.fpext(b.shuffle_vector(y, zero, _indices(first, PARTIAL_SUMS)), doubles)
-                        total = b.fadd(total, instruction(b, "fabs", doubles, part))
-                return b.fcmp_ordered(">=", y, low), total
+            def words(first, pixels, add, sums):
+                places = [b.add(first, const(p)) for p in range(pixels)]
+                starts, outs = (
+                    [b.add(begin, b.mul(place, step)) for place in places]
+                    for begin, step in ((x, x_pixel), (out, out_pixel))
+                )
+                return _words(b, add, affine, starts, channels, scales, outs, sums)
 
-            def full(values):
-                *addresses, total = values
-                ones, total = word(addresses, total, lambda at: load(b, at, whole))
-                store(b, b.bitcast(ones, I32), addresses[-1])
-                *reals, out = addresses
-                return [*(b.add(at, const(4 * WORD_SIGNS)) for at in reals), b.add(out, const(4)), total]
+            def some(first, pixels):
+                if not mean:
+                    words(first, pixels, lambda b, sums, y: sums, [])
+                    return
+                totals = words(first, pixels, _add_shifted, [ir.Constant(_HALF, None)] * 2)
+                total = b.fadd(_totals(b, totals[::2]), _totals(b, totals[1::2]))
+                write(first, total)
+                huge = b.fcmp_ordered(">=", total, ir.Constant(total.type, [2.0**128] * pixels))
+                found = b.icmp_unsigned("!=", b.bitcast(huge, ir.IntType(pixels)), ir.Constant(ir.IntType(pixels), 0))
+                repeat(b, b.select(found, const(pixels), const(0)), [first], convert)  # perhaps of infinity or NaN
 
-            def last(values):
-                *addresses, total = values
-                used = first_lanes(b, left, WORD_SIGNS)
-                ones, total = word(addresses, total, lambda at: masked_load(b, at, whole, used))
-                store(b, b.bitcast(b.and_(ones, used), I32), addresses[-1])
-                return [*addresses, total]
+            def convert(values):
+                write(values[0], _totals(b, words(values[0], 1, _add_converted, [ir.Constant(_DOUBLES, None)])))
+                return [b.add(values[0], const(1))]
 
-            left = b.urem(channels, const(WORD_SIGNS))
-            start = [x, scale, shift, limit, out, ir.Constant(vector(F64, PARTIAL_SUMS), None)]
-            values = repeat(b, b.udiv(channels, const(WORD_SIGNS)), start, full)
-            *_, total = repeat(b, b.zext(b.icmp_signed("!=", left, const(0)), I64), values, last)
-            return total_of(b, total)
+            def write(first, total):
+                store(b, b.fdiv(total, spread(b, count, total.type.count)), b.add(means, b.mul(first, const(8))))
 
-        return types.float64(*[types.int64] * 6), generate
+            def tile(values):  # the last one may begin within the one before
+                some(smaller(b, values[0], b.sub(n, const(together))), together)
+                return [b.add(values[0], const(together))]
+
+            def single(values):
+                some(values[0], 1)
+                return [b.add(values[0], const(1))]
+
+            together = TOGETHER if affine or mean else 1
+            enough = b.icmp_signed(">=", n, const(together))
+            tiles = b.udiv(b.add(n, const(together - 1)), const(together))
+            repeat(b, b.select(enough, tiles, const(0)), [const(0)], tile)
+            repeat(b, b.select(enough, const(0), n), [const(0)], single)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 10), generate
 
     return pack
 
 
-def _indices(first: int, count: int) -> ir.Constant:
-    return ir.Constant(vector(I32, count), list(range(first, first + count)))
+signs, signs_mean = _pack_row(affine=False, mean=False), _pack_row(affine=False, mean=True)
+affine_signs, affine_signs_mean = _pack_row(affine=True, mean=False), _pack_row(affine=True, mean=True)
 
 
-sign = _pack_pixel(affine=False, mean=False)
-sign_mean = _pack_pixel(affine=False, mean=True)
-affine_sign = _pack_pixel(affine=True, mean=False)
-affine_sign_mean = _pack_pixel(affine=True, mean=True)
+@intrinsic
+def sign_sum(context, x, channels, out):
+    """Pack the signs of x, at the words `out`; gives the sum of |x| in float64, in the order of `_pack_row`."""
+
+    def generate(context, b, signature, arguments):
+        x, channels, out = arguments
+        return total_of(b, *_words(b, _add_converted, False, [x], channels, [], [out], [ir.Constant(_DOUBLES, None)]))
+
+    return types.float64(*[types.int64] * 3), generate
 
 
 PLANE_PIXELS = 8  # neighbouring pixels of a plane that are packed together

@@ -13,7 +13,7 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.microkernels import words32
 from xnor_ref.kernels.microkernels.ir import LANES
-from xnor_ref.kernels.microkernels.pack import sign_mean, transpose
+from xnor_ref.kernels.microkernels.pack import sign_sum, transpose
 from xnor_ref.kernels.microkernels.sums import signed_sum
 from xnor_ref.kernels.vectors.simd import NARROW, WIDE
 
@@ -118,7 +118,7 @@ def pack_filters(start, stop, weight, words, alpha):
             source = by_tap.ctypes.data
         total = 0.0
         for t in range(taps):
-            total += sign_mean(source + t * step, channels, 0, 0, 0, words.ctypes.data + (o * taps + t) * row)
+            total += sign_sum(source + t * step, channels, words.ctypes.data + (o * taps + t) * row)
         alpha[o] = total / n
 
 

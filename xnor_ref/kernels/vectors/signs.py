@@ -12,9 +12,8 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.microkernels import pack
 
-_sign, _sign_mean, _affine_sign, _affine_sign_mean = (
-    pack.sign, pack.sign_mean, pack.affine_sign, pack.affine_sign_mean,
-)  # fmt: skip
+_signs, _signs_mean = pack.signs, pack.signs_mean
+_affine_signs, _affine_signs_mean = pack.affine_signs, pack.affine_signs_mean
 _group, _group_mean, pack_group = pack.group, pack.group_mean, pack.PLANE_PIXELS
 _vector = _in(float32, 1)
 _pair = types.UniTuple(intp, 2)
@@ -32,27 +31,23 @@ def pack_pixels(start, stop, x, step, scale, shift, limit, bits, mean):
     left = (bits.shape[2] - width) // 2
     affine, with_mean = scale.size > 0, mean.size > 0
     groups = mean.shape[0] // bits.shape[0] if with_mean else 1
-    own = channels // groups
+    own, pixel, words = channels // groups, step[1] * channels * 4, bits.shape[3] * 4
     a, b, low = scale.ctypes.data, shift.ctypes.data, limit.ctypes.data
     for item in range(start, stop):
         image, row = item // height, item % height
         at = x.ctypes.data + (image * x.shape[1] + row * step[0]) * x.shape[2] * channels * 4
-        out = bits.ctypes.data + (item * bits.shape[2] + left) * bits.shape[3] * 4
-        for p in range(width):
-            if not with_mean and affine:
-                _affine_sign(at, channels, a, b, low, out)
-            elif not with_mean:
-                _sign(at, channels, a, b, low, out)
+        out = bits.ctypes.data + (item * bits.shape[2] + left) * words
+        for group in range(groups):
+            more, first = group * own * 4, (image * groups + group) * mean.shape[1] + row * width
+            means, to = mean.ctypes.data + first * 8, out + group * (own // 8)
+            if affine and with_mean:
+                _affine_signs_mean(width, at + more, pixel, own, a + more, b + more, low + more, to, words, means)
+            elif affine:
+                _affine_signs(width, at, pixel, own, a, b, low, to, words, 0)
+            elif with_mean:
+                _signs_mean(width, at + more, pixel, own, a, b, low, to, words, means)
             else:
-                for group in range(groups):
-                    more, to = group * own * 4, out + group * (own // 8)
-                    if affine:
-                        total = _affine_sign_mean(at + more, own, a + more, b + more, low + more, to)
-                    else:
-                        total = _sign_mean(at + more, own, a, b, low, to)
-                    mean[image * groups + group, row * width + p] = total / np.float64(own)
-            at += step[1] * channels * 4
-            out += bits.shape[3] * 4
+                _signs(width, at, pixel, own, a, b, low, to, words, 0)
 
 
 @compiled(void(intp, intp, _in(float32, 3), intp, intp, _out(uint32, 4), _out(float64, 2)))
