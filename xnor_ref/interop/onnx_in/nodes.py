@@ -71,6 +71,8 @@ def _plus(call: Call, x: Value, k: NDArray) -> Value:
         raise Unsupported(f"a sum with a constant of shape {k.shape}, which differs from pixel to pixel")
     if x.b.any() and not x.code.merges:
         x = call.real(x)
+    if x.plain and call.context.readers[_name_of(call, x)] == 1 and products.biased(call.layers, x, shift):
+        return x
     return x.now(b=x.b + shift, name=call.name)
 
 

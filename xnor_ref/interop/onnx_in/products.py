@@ -279,6 +279,14 @@ def _kbit_weights(m: NDArray, alpha: NDArray, bits: int) -> tuple[NDArray, dict[
     return (m / (2**bits - 1)).astype(_F32), {"weight_scale": GivenScale(alpha)}
 
 
+def biased(layers: Layers, x: Value, shift: NDArray) -> bool:
+    """Make numbers a channel the bias of the real layer that gives x, if it has none; whether that was done."""
+    if layers.kinds.get(x.of) not in ("conv2d", "linear") or "bias" in layers.arrays[x.of]:
+        return False
+    layers.arrays[x.of]["bias"] = np.broadcast_to(shift, x.shape[:1]).astype(_F32)
+    return True
+
+
 def is_whole(layers: Layers, x: Value) -> bool:
     """Whether x comes from a binary layer that has no scales yet, so that its numbers are whole."""
     kind, settings = layers.kinds.get(x.of, ""), layers.settings.get(x.of, {})
