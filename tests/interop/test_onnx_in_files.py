@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.interop.onnx_files import QONNX, File, attribute, binary_network, field, tensor, value_info, varint
+from tests.packed import packed_samples
 from xnor_ref import freeze, models
 from xnor_ref.errors import ModelFileError, UnreadableError, XnorRefError
 from xnor_ref.interop import build, from_onnx
@@ -78,6 +79,20 @@ def test_what_goes_out_comes_back_bit_for_bit(label, tmp_path):
         assert np.array_equal(back.logits(pixels), packed.logits(pixels))
         assert (back.mean, back.std, back.classes) == (packed.mean, packed.std, packed.classes)
         assert [layer.kind for layer in back.layers] == [layer.kind for layer in packed.layers]
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("sample", packed_samples.SAMPLES)
+def test_every_operation_comes_back_bit_for_bit(sample, tmp_path):
+    """Dilation, groups with a K of their own, padding values, thresholds, and all else that a model file can hold."""
+    pytest.importorskip("onnx")
+    from xnor_ref.interop import to_onnx, to_qonnx
+
+    made = sample()
+    packed, pixels = made.network(), made.pixels(3)
+    for writer in (to_onnx, to_qonnx):
+        writer(packed, tmp_path / "net.onnx")
+        assert np.array_equal(freeze(from_onnx(tmp_path / "net.onnx")).logits(pixels), packed.logits(pixels))
 
 
 # Files that are not to be trusted

@@ -117,6 +117,8 @@ class Value:
 
     def sizes(self, batch: int) -> tuple[int, ...]:
         """The shape of the ONNX value."""
+        if self.split:
+            return (batch, self.split, self.shape[0] // self.split, *self.shape[1:])
         sizes = (batch, *self.shape)
         return tuple(1 if axis == SINGLE else sizes[axis] for axis in self.axes)
 
