@@ -95,10 +95,12 @@ class Model:
     output: tuple[str, int]
 
 
-MODELS = ("Functional", "Model", "Sequential")
+def is_model(config: Any) -> bool:
+    """Whether a layer is a model, of whatever class: it has layers, in a row or with inputs and outputs."""
+    return isinstance(config, dict) and isinstance(config.get("layers"), list)
 
 
-def parsed(kind: str, config: Any) -> Model:
+def parsed(config: Any) -> Model:
     """A model from its configuration. Raises InputError unless it has one input and one output."""
     layers = Config(config).get("layers")
     if not isinstance(layers, list) or not layers or len(layers) > MAX_CALLS:
@@ -116,9 +118,8 @@ def parsed(kind: str, config: Any) -> Model:
         keys[name] = f"{stem}_{counts[stem]}" if stem in counts else stem
         counts[stem] = counts.get(stem, 0) + 1
         entries.append((name, of_class, inner, layer))
-    if kind == "Sequential":
-        return _sequential(entries, keys, Config(config))
-    return _functional(entries, keys, Config(config))
+    made = _functional if "input_layers" in config else _sequential
+    return made(entries, keys, Config(config))
 
 
 def _shape(config: Config) -> Any:
@@ -151,7 +152,7 @@ def _functional(entries: list, keys: dict[str, str], config: Config) -> Model:
             raise InputError(f"a model with {len(found)} {what}; one is needed")
     waiting: list[Call] = []
     shape = None
-    kinds = {name: kind for name, kind, _, _ in entries}
+    models = {name for name, _, inner, _ in entries if is_model(inner.values)}
     for name, kind, inner, layer in entries:
         if name == inputs[0][0]:
             shape = _shape(inner)
@@ -159,7 +160,8 @@ def _functional(entries: list, keys: dict[str, str], config: Config) -> Model:
         nodes = layer.get("inbound_nodes", [])
         nodes = nodes if isinstance(nodes, list) else []
         for index, node in enumerate(nodes):
-            reads = tuple((source, _index(kinds.get(source), at)) for source, at in _tensors(node))
+            # a model has had one call, of its own, before the first
+            reads = tuple((source, max(at - (source in models), 0)) for source, at in _tensors(node))
             waiting.append(Call(name, kind, inner, reads, index, len(nodes), _trains(node)))
     if len(waiting) > MAX_CALLS:
         raise InputError(f"a model uses its layers {len(waiting)} times; at most {MAX_CALLS} are allowed")
@@ -185,11 +187,6 @@ def _functional(entries: list, keys: dict[str, str], config: Config) -> Model:
     if output not in done:
         raise InputError(f"its output {output[0]!r:.60} is no layer")
     return Model(tuple(_needed(calls, output)), keys, (inputs[0][0],), shape, output)
-
-
-def _index(kind: str | None, index: int) -> int:
-    """Which call of a layer gives a result: models have had one, of their own, before the first."""
-    return max(index - 1, 0) if kind in MODELS else index
 
 
 def _needed(calls: list[Call], output: tuple[str, int]) -> Iterator[Call]:
@@ -219,9 +216,7 @@ def _reference(value: Any) -> tuple[str, int] | None:
         return None
     if type(value[1]) is not int or type(value[2]) is not int or value[1] < 0:
         return None
-    if value[2]:
-        raise InputError(f"layer {value[0]!r:.60} gives several results; one is needed")
-    return value[0], value[1]
+    return value[0], value[1]  # layers that give several results are refused by themselves
 
 
 def _tensors(node: Any, depth: int = 0) -> Iterator[tuple[str, int]]:

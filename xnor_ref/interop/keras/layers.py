@@ -33,12 +33,16 @@ def _conv2d(to: Translation, at: Place, config: Config, x: Value) -> Value:
     filters, groups = config.integer("filters"), config.integer("groups", 1)
     kernel, ways = config.pair("kernel_size"), Ways.of(config)
     settings = {**_settings(config), "groups": groups}
-    channels = x.image[0]
-    if channels % groups:
+    pixel = len(x.known) == 1 and kernel == (1, 1)  # flat values, which Keras sees as an image of one pixel
+    channels = x.known[0] if pixel else x.image[0]
+    if channels % groups or (pixel and groups > 1):
         raise InputError(f"{channels} channels cannot be cut into {groups} groups")
     shape = (*kernel, channels // groups, filters)
     weight, bias = to.arrays(at, shape, (filters,) if config.flag("use_bias", True) else None)
-    y = to.convolution(at.name, x, weight.transpose(3, 2, 0, 1), bias, ways, settings)
+    if pixel:
+        y = to.product(at.name, x, x.ordered(weight[0, 0].T), bias, ways, {}, (filters,))
+    else:
+        y = to.convolution(at.name, x, weight.transpose(3, 2, 0, 1), bias, ways, settings)
     return to.activation(f"{at.name}_activation", config.get("activation"), y)
 
 
@@ -98,7 +102,7 @@ def _dense(to: Translation, at: Place, config: Config, x: Value) -> Value:
 def _last_axis(config: Config, x: Value) -> None:
     axis = config.get("axis", -1)
     axis = axis[0] if isinstance(axis, list | tuple) and len(axis) == 1 else axis
-    if axis not in (-1, len(x.known)):
+    if axis not in (-1, 3, len(x.known)):  # 3 for flat values that Keras sees as one pixel
         raise InputError(f"its axis is {axis!r:.60}; only the last one, of channels, can come")
 
 
@@ -226,7 +230,7 @@ def _reshape(to: Translation, at: Place, config: Config, x: Value) -> Value:
     target = config.get("target_shape")
     x = to.plain(x)
     shape = x.known
-    if target in ([-1], [math.prod(shape)]):
+    if isinstance(target, list) and target[:-1] in ([], [1, 1]) and target[-1] in (-1, math.prod(shape)):
         return _flatten(to, at, config, x)
     if target != [*shape[1:], shape[0]]:
         raise InputError(f"its target_shape is {target!r:.60}; only flattening can come")

@@ -12,7 +12,7 @@ from xnor_ref import nn
 from xnor_ref.errors import InputError
 from xnor_ref.interop import build
 from xnor_ref.interop.description import INPUT, Description, refuse_all
-from xnor_ref.interop.keras.config import MODELS, Config, parsed
+from xnor_ref.interop.keras.config import Config, is_model, parsed
 from xnor_ref.interop.keras.files import Place, opened
 from xnor_ref.interop.keras.layers import LAYERS
 from xnor_ref.interop.keras.translation import MAX_VALUES, Translation, Value
@@ -68,11 +68,12 @@ def describe(
     with opened(model, architecture) as (whole, weights):
         config, source = Config(whole), "Keras model"
         try:
-            kind, inner = config.text("class_name"), config.get("config")
-            if kind not in MODELS:
-                raise InputError(f"a model of class {kind!r:.60}; Sequential or Functional is needed")
+            inner = config.get("config")
+            if not is_model(inner):
+                kind = config.get("class_name")
+                raise InputError(f"a model of class {kind!r:.60} without layers; Sequential or Functional is needed")
             source = f"Keras model {Config(inner).text('name', '')!r:.100}"
-            shape = _input_shape(parsed(kind, inner).shape, input_shape)
+            shape = _input_shape(parsed(inner).shape, input_shape)
             images = shape if len(shape) == 3 else (shape[0], 1, 1)
             if math.prod(images) > MAX_VALUES:
                 raise InputError(f"its input {images} has more than {MAX_VALUES} values")
@@ -80,7 +81,7 @@ def describe(
             image = Value(INPUT, images)
             if len(shape) == 1:
                 image = to.add("flatten", "flatten", image, shape)
-            end = to.model(kind, inner, [image], Place())
+            end = to.model(inner, [image], Place())
         except InputError as error:
             raise InputError(f"from_keras: {source}: {error}") from None
         refuse_all(f"from_keras: {source}", to.reasons)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.interop.description import INPUT, Layer, Reasons
-from xnor_ref.interop.keras.config import MAX_DEPTH, MODELS, Call, Config, parsed
+from xnor_ref.interop.keras.config import MAX_DEPTH, Call, Config, is_model, parsed
 from xnor_ref.interop.keras.files import Place, Weights
 from xnor_ref.interop.keras.quantizers import Quantizer, named, quantizer
 from xnor_ref.kernels.basics.geometry import NO_PADDING, Pads, Window
@@ -109,11 +109,11 @@ class Translation:
     reasons: Reasons = field(default_factory=list)
     _names: set[str] = field(default_factory=lambda: {INPUT})
 
-    def model(self, kind: str, config: Any, inputs: list[Value], place: Place) -> Value:
+    def model(self, config: Any, inputs: list[Value], place: Place) -> Value:
         """The result of a model, by itself or within another."""
         if len(place.names) > MAX_DEPTH:
             raise InputError(f"models in models, more than {MAX_DEPTH} deep")
-        model = parsed(kind, config)
+        model = parsed(config)
         values = {(model.inputs[0], 0): inputs[0]}
         for call in model.calls:
             at = Place((*place.names, call.name), (*place.keys, model.keys[call.name]), place.calls * call.calls)
@@ -123,10 +123,10 @@ class Translation:
     def call(self, call: Call, inputs: list[Value], at: Place) -> Value:
         """The result of a layer; where it cannot come, that is noted, and nothing is known of the result."""
         try:
-            if call.kind in MODELS:
+            if is_model(call.config.values):
                 if len(inputs) != 1:
                     raise InputError(f"reads {len(inputs)} results; one is needed")
-                return self.model(call.kind, call.config.values, inputs, at)
+                return self.model(call.config.values, inputs, at)
             rule = self.rules.get(call.kind)
             if rule is None:
                 code = call.kind == "Lambda"
