@@ -113,7 +113,7 @@ def test_a_wrong_missing_or_unreadable_answer_is_named_by_its_file(golden):
     (golden / "dot" / "004.answer.npy").write_text("hello")
     report = c.check_golden(golden)
     messages = {failure.role: failure.message for failure in report.failures}
-    assert "conv2d/030.npz" in messages["conv2d"] and "Wrong are 1 of" in messages["conv2d"]
+    assert "conv2d/030.npz" in messages["conv2d"] and "answers are wrong: conv2d/030.npz" in messages["conv2d"]
     assert "pack/003.npz: it has no answer" in messages["pack"]
     assert "dot/004.npz: 004.answer.npy is neither a .npy nor a .npz file" in messages["dot"]
 

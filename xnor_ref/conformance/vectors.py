@@ -34,6 +34,7 @@ from xnor_ref.storage import write_atomically
 FORMAT, VERSION = "xnor_ref golden vectors", 1
 INDEX = "index.json"
 ANSWERS = (".answer", ".answer.npy", ".answer.npz")  # what the name of a case gets in place of .npz
+_SHOWN = 8  # files that a message names
 _ADDED = ("expected", "allowed")  # members that are no arguments
 
 
@@ -150,9 +151,10 @@ class _Golden(Kit):
             raise type(error)(f"{self._files[id(case)]}: {error}") from None
 
     def answered(self) -> Report:
-        """The report; a failure tells all files whose answers are wrong."""
+        """The report; a failure tells how many answers are wrong, and the first of them."""
         report = self.run(shrink=False)
-        told = f" Wrong are {len(self._failed)} of {len(self._files)}: {', '.join(sorted(self._failed))}"
+        some = ", ".join(sorted(self._failed)[:_SHOWN]) + (", ..." if len(self._failed) > _SHOWN else "")
+        told = f"; {len(self._failed)} of {len(self._files)} answers are wrong: {some}"
         results = (
             replace(one, failure=replace(one.failure, message=one.failure.message + told)) if one.failure else one
             for one in report.results
