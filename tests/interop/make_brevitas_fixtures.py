@@ -79,7 +79,8 @@ def chain(bits):
     return nn.Sequential(
         eight, qnn.QuantConv2d(3, 6, 3, **how), nn.BatchNorm2d(6), qnn.QuantIdentity(**act),
         qnn.QuantConv2d(6, 8, 3, **how), nn.BatchNorm2d(8), qnn.QuantIdentity(**act), nn.MaxPool2d(2), nn.Flatten(),
-        qnn.QuantLinear(8 * 3 * 3, 12, **how), nn.BatchNorm1d(12), qnn.QuantIdentity(**act), qnn.QuantLinear(12, 5, **how),
+        qnn.QuantLinear(8 * 3 * 3, 12, **how), nn.BatchNorm1d(12), qnn.QuantIdentity(**act),
+        qnn.QuantLinear(12, 5, **how),
     )  # fmt: skip
 
 

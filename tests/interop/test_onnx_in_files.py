@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop.onnx_files import QONNX, File, attribute, binary_network, field, tensor, value_info, varint
 from tests.packed import packed_samples
-from xnor_ref import freeze, models
+from xnor_ref import freeze, models, nn
 from xnor_ref.errors import ModelFileError, UnreadableError, XnorRefError
 from xnor_ref.interop import build, from_onnx
 from xnor_ref.interop.onnx_in import file as onnx_file
@@ -81,18 +81,44 @@ def test_what_goes_out_comes_back_bit_for_bit(label, tmp_path):
         assert [layer.kind for layer in back.layers] == [layer.kind for layer in packed.layers]
 
 
+SAMPLES = [sample for sample in packed_samples.SAMPLES if sample is not packed_samples.version_5]  # pools beyond `nn`
+
+
 @pytest.mark.interop
-@pytest.mark.parametrize("sample", packed_samples.SAMPLES)
+@pytest.mark.parametrize("sample", SAMPLES)
 def test_every_operation_comes_back_bit_for_bit(sample, tmp_path):
-    """Dilation, groups with a K of their own, padding values, thresholds, and all else that a model file can hold."""
+    made = sample()
+    back_and_forth(made.network(), made.pixels(3), tmp_path)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("pad_value", [-1, 0, 1])
+def test_every_window_comes_back_bit_for_bit(pad_value, tmp_path):
+    """Dilation, groups with a K of their own, and padding that differs between two sides."""
+    rng = np.random.default_rng(0)
+    k, one = {"input_scale": "valid"}, {"input_scale": "off"}
+    how = {"pad_value": pad_value, "rng": rng}
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding="same", stride=2, rng=rng), nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        nn.BinaryConv2d(8, 16, 3, padding=((2, 1), (0, 2)), groups=4, **how, **k),
+        nn.KBitConv2d(16, 12, (2, 3), padding=2, dilation=2, input_bits=2, weight_bits=2, groups=2, **how, **k),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.BatchNorm2d(12),
+        nn.BinaryConv2d(12, 12, 3, padding=1, groups=12, **how, **one), nn.PReLU(12),
+        nn.BinaryWeightConv2d(12, 6, 3, padding=2, dilation=2, rng=rng), nn.Flatten(), nn.Hardtanh(),
+    )  # fmt: skip
+    features = freeze(network, input_shape=(3, 19, 17), mean=0.5, std=0.2).layers[-1].output_shape[0]
+    ended = nn.Sequential(network, nn.BinaryLinear(features, 7, input_scale="plain", rng=rng))
+    packed = freeze(ended, input_shape=(3, 19, 17), mean=0.5, std=0.2)
+    back_and_forth(packed, rng.integers(0, 256, (3, 19, 17, 3), np.uint8), tmp_path)
+
+
+def back_and_forth(packed, pixels, folder):
     pytest.importorskip("onnx")
     from xnor_ref.interop import to_onnx, to_qonnx
 
-    made = sample()
-    packed, pixels = made.network(), made.pixels(3)
     for writer in (to_onnx, to_qonnx):
-        writer(packed, tmp_path / "net.onnx")
-        assert np.array_equal(freeze(from_onnx(tmp_path / "net.onnx")).logits(pixels), packed.logits(pixels))
+        writer(packed, folder / "net.onnx")
+        assert np.array_equal(freeze(from_onnx(folder / "net.onnx")).logits(pixels), packed.logits(pixels))
 
 
 # Files that are not to be trusted
