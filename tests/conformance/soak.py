@@ -37,8 +37,13 @@ def found(planted: Planted, seed: int, examples: int = c.DEFAULT_EXAMPLES) -> bo
     report = kit_of(planted).run(examples, seed, shrink=False, until_failure=True)
     if not planted.shows:
         return not report.passed
+    return report.passed and shown(planted, report)
+
+
+def shown(planted: Planted, report: c.Report) -> bool:
+    """Whether the report states the conventions that it must."""
     told = {name: value for role in planted.roles for name, value in report.conventions[role].items()}
-    return report.passed and all(told.get(name) == value for name, value in planted.shows.items())
+    return all(told.get(name) == value for name, value in planted.shows.items())
 
 
 def correct(seed: int) -> tuple[tuple[str, ...], Fake, dict]:

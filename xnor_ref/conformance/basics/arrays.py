@@ -11,14 +11,12 @@ VALUES: dict[str, tuple[float, ...]] = {  # that arrays are made of; those of th
     "plus": (1.0,),
     "minus": (-1.0,),
     "signs": (1.0, -1.0),
-    "zeros": (0.0, 1.0, -1.0),
-    "negative zeros": (-0.0, 1.0, -1.0),
+    "zeros": (0.0, -0.0, 1.0, -1.0),
     "subnormal": (1e-45, -1e-45, 1e-40, -1e-40, 1.0, -1.0),
     "extreme": (3e38, -3e38, 1.2e-38, -1.2e-38),
 }
 KINDS = (*VALUES, "normal")
 VALUES["tenths"] = (0.1,)  # of which a long sum in float32 is off by most; not among those that are drawn
-ZEROS = ("zeros", "negative zeros")
 MEMORY = (
     "plain",
     "read-only",

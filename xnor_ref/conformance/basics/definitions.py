@@ -17,7 +17,7 @@ Classes of `summation`, of which the report says the tightest one that held:
 | | r | the second part |
 |---|---|---|
 | "once" | 0: sums are exact, or in float64, and rounded once | none: signs are added before they are scaled |
-| "careful" | ceil(log2 n) + 16: added in pairs, of blocks of 16 | as above |
+| "careful" | ceil(log2 n) + 16, at most n: added in pairs, of blocks of 16 | as above |
 | "naive" | n | as above |
 
 So the bound grows with n: a naive mean over 76,800 numbers may be off by 0.5 %, and by 0.1 % if all are 0.1. Where
@@ -53,7 +53,8 @@ class Want:
         if self.terms is None:
             return 0.0
         once = summation == "once"
-        r = {"once": 0, "careful": int(np.ceil(np.log2(max(self.n, 1)))) + 16, "naive": self.n}[summation]
+        pairs = int(np.ceil(np.log2(max(self.n, 1)))) + 16
+        r = {"once": 0, "careful": min(pairs, self.n), "naive": self.n}[summation]
         relative = gamma(2 * r + 5, u) * np.abs(np.nan_to_num(self.value) if self.size is None else self.size)
         return (
             relative

@@ -133,5 +133,5 @@ def properties(subject: Subject, limits: Restrictions, roles: list[str]) -> tupl
         found.append(Property(f"{what} gives the same again, whatever is called between", drawn, repeats, 0.2, role))
         if role in BATCHES and max(limits.batches) > 1:
             found.append(Property(f"{what} of a batch is that of each alone", drawn, images_are_independent, 0.2, role))
-        found.append(Property(f"{what} leaves its arguments as they are", drawn, leaves_inputs, 0.1, role))
+        found.append(Property(f"{what} leaves its arguments as they are", drawn, leaves_inputs, 0.3, role))
     return tuple(found)

@@ -55,7 +55,7 @@ def is_simplest(case: Case, limits: Restrictions) -> bool:
     return (
         all((values == 1).all() for values in arrays)
         and all(case.settings.get(name, value) == value for name, value in first.items())
-        and all(values.size <= max(4, 2 * min(limits.channel_counts)) for values in arrays)
+        and all(values.shape[min(1, values.ndim - 1)] <= min(limits.channel_counts) for values in arrays)
     )
 
 
@@ -69,7 +69,9 @@ def array_text(values: np.ndarray) -> str:
     """An expression of an array; float32 is written without its name's prefix being lost."""
     nested = str([number(v) for v in values.ravel()]).replace("'", "")
     kind = f"np.{values.dtype.name}"
-    return f"np.array({nested}, {kind})" + (f".reshape{values.shape}" if values.ndim != 1 else "")
+    if values.ndim == 0:
+        return number(values)
+    return f"np.array({nested}, {kind})" + (f".reshape{values.shape}" if values.ndim > 1 else "")
 
 
 def recipe_text(recipe: Any) -> str:
@@ -97,7 +99,10 @@ def numbers(case: Case) -> str:
 def snippet(case: Case, want: np.ndarray | None) -> str:
     """A program that shows the failure, once the function is imported in its second line."""
     arguments = list(case.arguments())
-    words = {"x": "words", "a": "a_words", "b": "b_words"} if case.role in ("unpack", "dot") else {}
+    words: dict[str, str] = {}
+    if case.role in ("unpack", "dot"):
+        words = {"x": "words", "a": "a_words", "b": "b_words"}
+        arguments.sort(key="xabn".index)
     lines = ["import numpy as np", f"from your_module import {case.role}", numbers(case)]
     if words:
         lines[1] = f"from your_module import {case.role}, pack"
