@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import xnor_ref
+from tests.conftest import JIT_DISABLED
 from xnor_ref import nn, optim, steady
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError
@@ -62,6 +63,8 @@ def results(x, weight, network, count):
 
 @pytest.mark.parametrize("bits", [FLUSH, ZERO_INPUTS, FLUSH | ZERO_INPUTS, DOWN, UP], ids=hex)
 def test_results_do_not_depend_on_the_processor_s_state(bits, monkeypatch):
+    if JIT_DISABLED and bits not in (FLUSH | ZERO_INPUTS, UP):
+        pytest.skip("NumPy computes all of it, and once is enough")
     rng = np.random.default_rng(3)
     x = rng.standard_normal((70, 64, 9, 9), dtype=np.float32)
     x[::2] *= np.float32(1e-42)  # subnormal

@@ -38,8 +38,15 @@ def settle(network, n=4):
     return network.eval()
 
 
-@pytest.mark.parametrize("method", ["xnor", "full"])
-@pytest.mark.parametrize(("name", "size"), [*SMALL, pytest.param("resnet18", 224, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "size", "method"),
+    [
+        *((name, size, "xnor") for name, size in SMALL),
+        *((name, sizes[0], "full") for name, sizes in SIZES.items()),
+        pytest.param("resnet18", 224, "xnor", marks=pytest.mark.slow),
+        pytest.param("resnet18", 224, "full", marks=pytest.mark.soak),
+    ],
+)
 def test_logits_and_gradients_are_finite(name, size, method):
     network = build(name, size, method)
     x = images(network, 2)
@@ -66,8 +73,14 @@ def packed_twin(network):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"input_scale": "off"}, {"input_scale": "valid", "pad_value": -1}], ids=str)
-@pytest.mark.parametrize(("name", "size"), SMALL)
+OPTIONS = [{}, {"input_scale": "off"}, {"input_scale": "valid", "pad_value": -1}]
+FEW = [(name, size, options) for name, size in SMALL for options in OPTIONS if not options or name in ("lenet5", "nin")]
+ALL = [(name, size, options) for name, size in SMALL for options in OPTIONS if (name, size, options) not in FEW]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"), [*FEW, *(pytest.param(*case, marks=pytest.mark.soak) for case in ALL)], ids=str
+)
 def test_packed_logits_are_those_of_the_float_network(name, size, options):
     network = settle(build(name, size, **options))
     x = images(network, 3)

@@ -29,7 +29,12 @@ CASES = {  # every choice that changes what is computed
     "binary-inputs": [{}],
     "binary-inputs++": [{}],
 }
-SEVERAL = ("nin", "resnet18", "resnet20", "googlenet")
+SEVERAL = {  # with which methods, each at least once; with all of them in the soak
+    "nin": ("binaryconnect", "bnn"),
+    "resnet18": ("bwn",),
+    "resnet20": ("full", "xnor++"),
+    "googlenet": ("binary-inputs",),
+}
 ALL = [(method, options) for method, cases in CASES.items() for options in cases]
 
 
@@ -400,7 +405,12 @@ def test_blocks_have_the_order_of_their_method():
 @pytest.mark.parametrize(
     ("name", "method", "options"),
     [(name, *case) for name in ("shapes-net", "lenet5") for case in ALL]
-    + [(name, method, CASES[method][0]) for name in SEVERAL for method in METHODS if method != "xnor"],
+    + [
+        pytest.param(name, method, CASES[method][0], marks=[pytest.mark.soak] * (method not in methods))
+        for name, methods in SEVERAL.items()
+        for method in METHODS
+        if method != "xnor"
+    ],
     ids=str,
 )
 def test_packed_logits_are_those_of_the_float_network(name, method, options):

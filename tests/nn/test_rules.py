@@ -375,7 +375,9 @@ def trained(case, path):
     return model
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.soak] * case.startswith(("dilated,", "uneven,"))) for case in CASES]
+)  # "all" is dilated and uneven, too
 def test_an_epoch_evaluation_and_the_frozen_network_agree_on_every_backend(case):
     models = {path: trained(case, path) for path in BACKENDS}
     wanted = models["numba"].state_dict()

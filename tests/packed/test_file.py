@@ -387,10 +387,9 @@ def test_attributes_of_every_node(make, index):
     hostile += [[1.0, 1], [True, 1], [2**70, 2**70], ["1", "1"], [[1], [1]], [1024, 1024], 2**31, 2**62, 0]
     for key in keys:
         for value in hostile:
-            sample = copy.deepcopy(good)
-            sample.metadata["graph"][index][key] = value
+            right, node[key] = node[key], value
             try:
-                network = sample.network()
+                network = good.network()
             except ModelFileError as error:
                 assert "\n" not in str(error)
             else:
@@ -401,7 +400,8 @@ def test_attributes_of_every_node(make, index):
                     ("count_include_pad", 0),
                     ("stride", [1024, 1024]),
                 ) or "padding" in key
-                assert np.isfinite(network.logits(sample.pixels(1))).all()
+                assert np.isfinite(network.logits(good.pixels(1))).all()
+            node[key] = right
         if key in ("dilation", "count_include_pad", "input_levels") or (key == "groups" and node["op"] != "conv2d"):
             continue  # which a node may lack
         sample = copy.deepcopy(good)

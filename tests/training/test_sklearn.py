@@ -3,23 +3,16 @@
 import re
 import unittest
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-
-pytest.importorskip("sklearn", exc_type=ImportError)
-
-from sklearn.base import clone, is_classifier
-from sklearn.datasets import load_digits
-from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
-
 from xnor_ref import XnorClassifier, nn
+
+if find_spec("sklearn") is None:
+    pytest.skip("needs scikit-learn", allow_module_level=True)
 
 SKIPPED = {  # common checks that do not run, and why; docs/library.md says the same
     "check_array_api_input": "needs SciPy's experimental support of other array libraries switched on",
@@ -27,15 +20,23 @@ SKIPPED = {  # common checks that do not run, and why; docs/library.md says the 
 }
 
 
-def all_checks():
+def pytest_generate_tests(metafunc):
+    """The common checks are listed only where they run: scikit-learn takes seconds to import."""
+    if "check" not in metafunc.fixturenames:
+        return
+    if not metafunc.config.getoption("--soak"):
+        metafunc.parametrize("estimator, check", [])
+        return
+    from sklearn.utils.estimator_checks import parametrize_with_checks
+
     with warnings.catch_warnings():  # that it derives from no class of scikit-learn, which is on purpose
         warnings.filterwarnings("ignore", "Estimator XnorClassifier does not inherit")
-        return parametrize_with_checks([XnorClassifier(epochs=30, batch_size=20, lr=0.015)])
+        listed = parametrize_with_checks([XnorClassifier(epochs=30, batch_size=20, lr=0.015)])
+    metafunc.parametrize(*listed.args, **listed.kwargs)
 
 
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:Estimator XnorClassifier does not inherit")
-@all_checks()
 def test_common_checks(estimator, check):
     name = check.func.__name__
     try:
@@ -51,6 +52,8 @@ def test_skipped_checks_are_told():
 
 
 def test_what_the_page_shows_runs():
+    from sklearn.datasets import load_digits
+
     text = (REPOSITORY / "docs" / "library.md").read_text()
     (block,) = re.findall(r"^```py\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     shown = {"XnorClassifier": XnorClassifier}
@@ -61,6 +64,11 @@ def test_what_the_page_shows_runs():
 
 
 def test_it_works_in_a_pipeline_and_in_a_search():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     x, y = load_digits(n_class=3, return_X_y=True)
     x, y = x[:240], y[:240]
     classifier = XnorClassifier(epochs=6, batch_size=20, lr=0.01)
@@ -72,6 +80,10 @@ def test_it_works_in_a_pipeline_and_in_a_search():
 
 
 def test_scikit_learn_knows_what_it_is():
+    from sklearn.base import clone, is_classifier
+    from sklearn.datasets import load_digits
+    from sklearn.exceptions import NotFittedError
+
     x, y = load_digits(n_class=2, return_X_y=True)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, rng=np.random.default_rng(0)))
     classifier = XnorClassifier(network, epochs=1, batch_size=30)

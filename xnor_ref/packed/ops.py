@@ -191,10 +191,11 @@ def _expand_bits(bits: NDArray[np.uint64], channels: int, kernel: Pair) -> NDArr
     shape = (len(bits), *kernel, n_words(channels))
     if channels % WORD_BITS == 0:
         return np.ascontiguousarray(bits).reshape(shape)
-    words = np.empty(shape, np.uint64)
-    for o, row in enumerate(bits):  # one filter at a time, because a bit takes four bytes on the way
-        signs = signs_of_words(row, channels * kernel[0] * kernel[1])
-        words[o] = pack_mask(signs.reshape(*kernel, channels) > 0, -1)
+    words, size = np.empty(shape, np.uint64), channels * kernel[0] * kernel[1]
+    some = max(1, 2**18 // size)  # filters at a time, because a bit takes four bytes on the way
+    for first in range(0, len(bits), some):
+        signs = signs_of_words(bits[first : first + some], size)
+        words[first : first + some] = pack_mask(signs.reshape(-1, *kernel, channels) > 0, -1)
     return words
 
 
