@@ -1,4 +1,4 @@
-"""The kit itself: faults are found, conventions named, correct implementations never blamed; and what it says of them."""
+"""The kit itself: faults are found, conventions named, correct implementations not blamed; and what it says of them."""
 
 import subprocess
 import sys
