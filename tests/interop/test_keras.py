@@ -68,6 +68,7 @@ def test_the_logits_are_those_of_keras(folder, name):
 def test_the_script_of_the_document(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(folder / "chain.keras", "model.keras")
+    assert from_keras("model.keras").about["std"] == 1 / 255  # it begins with a Rescaling
     script = files_of((REPOSITORY / "docs" / "interop.md").read_text())["from_keras.py"]
     assert sum(map(bool, script.splitlines())) <= 8
     exec(script, {})

@@ -79,7 +79,9 @@ class StoredWeights:
     def of(self, place: Place, shapes: Sequence[Shape]) -> list[NDArray]:
         path = "/".join(f"layers/{key}" for key in place.keys) + "/vars"
         group = _member(self._root, path)
-        return _read([_member(group, str(index)) for index in range(min(len(group), MAX_WEIGHTS))], shapes)
+        with _reading(path):
+            count = min(len(group), MAX_WEIGHTS)
+        return _read([_member(group, str(index)) for index in range(count)], shapes)
 
 
 class LegacyWeights:
@@ -227,12 +229,11 @@ def _member(group: Any, path: str) -> Any:
 
 def _names(group: Any, key: str) -> list[str]:
     """An attribute of names, which Keras cuts into several where it is long."""
-    keys = (
-        [key] if key in group.attrs else [f"{key}{at}" for at in range(len(group.attrs)) if f"{key}{at}" in group.attrs]
-    )
-    if sum(math.prod(group.attrs.get_id(part).shape) for part in keys) > MAX_WEIGHTS:
-        raise InputError(f"has more than {MAX_WEIGHTS} weights")
-    found = [name for part in keys for name in np.atleast_1d(group.attrs[part]).tolist()]
+    with _reading(key):
+        keys = [part for part in (key, *(f"{key}{at}" for at in range(len(group.attrs)))) if part in group.attrs]
+        if sum(math.prod(group.attrs.get_id(part).shape) for part in keys) > MAX_WEIGHTS:
+            raise InputError(f"has more than {MAX_WEIGHTS} weights")
+        found = [name for part in keys for name in np.atleast_1d(group.attrs[part]).tolist()]
     return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found]
 
 

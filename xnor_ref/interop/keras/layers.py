@@ -138,8 +138,8 @@ def _numbers(config: Config, name: str, default: float) -> NDArray[np.float32]:
     if isinstance(value, dict) and isinstance(value.get("config"), dict):
         value = value["config"].get("value")
     values = list(value) if isinstance(value, list | tuple) else [value]
-    if not values or not all(type(number) in (int, float) for number in values):
-        raise InputError(f"its {name} is {value!r:.60}; it must be a number, or one for each channel")
+    if not values or not all(type(number) in (int, float) and abs(number) < 1e30 for number in values):
+        raise InputError(f"its {name} is {value!r:.60}; it must be a finite number, or one for each channel")
     return np.array(values, np.float32)
 
 

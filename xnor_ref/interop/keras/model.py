@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from xnor_ref import nn
 from xnor_ref.errors import InputError
 from xnor_ref.interop import build
@@ -24,7 +26,7 @@ def from_keras(
     architecture: Any = None,
     input_shape: Sequence[int] | None = None,
     mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
+    std: float | Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
 ) -> nn.Graph:
     """A network with the layers and the weights of a Keras model, larq's binary layers included.
@@ -38,7 +40,8 @@ def from_keras(
     architecture : with weights alone, the JSON of `model.to_json()`, or the path of a file that holds it
     input_shape : (C, H, W), where the model takes any size
     mean, std : what raw pixels are normalised with, (pixel/255 - mean)/std, to be what the model takes: std=1/255 for a
-        model that takes pixels from 0 to 255
+        model that takes pixels from 0 to 255. Without std, that is assumed of a model that begins by rescaling its input
+        to less than a hundredth; any other takes pixels from 0 to 1
     classes : names in label order
 
     Returns
@@ -61,7 +64,7 @@ def describe(
     architecture: Any = None,
     input_shape: Sequence[int] | None = None,
     mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
+    std: float | Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Description:
     """What `from_keras` makes a network from."""
@@ -87,6 +90,10 @@ def describe(
         refuse_all(f"from_keras: {source}", to.reasons)
         if end.parts or end.name != to.layers[-1].name:
             raise InputError(f"from_keras: {source}: its last layer flattens images, or gives what it reads")
+        if std is None:
+            first = to.layers[0]
+            raw = first.kind == "affine" and np.abs(first.arrays["scale"]).max() < 0.01
+            std = 1 / 255 if raw else 1.0
         return Description(tuple(to.layers), images, mean, std, classes, source)
 
 
