@@ -12,9 +12,16 @@ TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 JIT_DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
-# Rooms whose tests reach compiled kernels, marked `kernels`. They alone run again without the compiler and with bounds
-# checking; those of the rooms above do nothing with kernels that these have not done.
-REACHING_KERNELS = {"kernels", "optim", "nn", "compress", "packed", "datasets", "verify"}
+# Whose tests are marked `kernels`, beside those that say so themselves. They alone run again without the compiler and
+# with bounds checking. They reach every line of the readable kernels, every place that calls a kernel, and by their
+# known answers (`compiling/test_selftest.py`) every kernel; the others do nothing with kernels that these do not do.
+REACHING_KERNELS = {
+    **{"kernels": "binary_conv gradients grouped input_checks layout nhwc_training planned simd_targets steady words"},
+    **{"verify": "conv_grid properties trees", "compress": "compress_file execute planned_trees tree"},
+    **{"nn": "binary_layers binarynet_options fused nn_layers random_networks windows", "optim": "optim"},
+    **{"packed": "plan runtime thresholds", "datasets": "batches"},
+}
+MARKED = {TESTS / room / f"test_{name}.py" for room, names in REACHING_KERNELS.items() for name in names.split()}
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -26,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in REACHING_KERNELS:
+        if item.path in MARKED:
             item.add_marker("kernels")
         if "soak" in item.keywords and not config.getoption("--soak"):
             item.add_marker(pytest.mark.skip(reason="takes long: runs with --soak"))

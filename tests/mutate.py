@@ -26,7 +26,7 @@ STAGES = {  # of each room, the tests that notice most first; the next ones run 
     "autodiff": ("tests/autodiff",),
     "kernels/readable": (
         "NUMBA_DISABLE_JIT=1 tests/kernels/compiling/test_selftest.py",
-        "NUMBA_DISABLE_JIT=1 tests/kernels tests/verify tests/nn/test_nn_layers.py",
+        "NUMBA_DISABLE_JIT=1 -m kernels tests",
     ),
     "packed": ("tests/packed/test_file.py tests/packed/test_format.py", "tests/packed"),
 }

@@ -4,7 +4,7 @@ import configparser
 import re
 
 import xnor_ref
-from tests.conftest import REPOSITORY
+from tests.conftest import MARKED, REPOSITORY, TESTS
 from tests.run_docs import RUN_BY_CI, lines_to_run, shell_lines
 from xnor_ref.packed import PackedNetwork
 
@@ -44,3 +44,8 @@ def test_the_commands_for_contributors_are_run_by_the_script():
     left = set(shell_lines(path.read_text())) - set(lines_to_run(path))
     assert len(lines_to_run(path)) > 5 and all(line.startswith(RUN_BY_CI) for line in left)
     assert "pre-commit run --all-files" in text(".ci/run")
+
+
+def test_files_whose_tests_are_marked_are_there():
+    assert [str(path) for path in MARKED if not path.exists()] == []
+    assert set((TESTS / "kernels").glob("test_*.py")) - MARKED == set()

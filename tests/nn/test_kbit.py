@@ -115,6 +115,7 @@ def convolutions(draw):
     return x / 2, weight / 2, bits, *place, draw(st.sampled_from([-1, 0, 1]))
 
 
+@pytest.mark.kernels
 @settings(max_examples=8 if JIT_DISABLED else 30, deadline=None)  # up to 64 convolutions each, in NumPy
 @given(convolutions())
 def test_bit_planes_compute_the_integers(case):

@@ -72,6 +72,7 @@ def added_one_by_one(x, weight, window, groups=1, outputs=None):
     return y
 
 
+@pytest.mark.kernels
 @settings(max_examples=25, deadline=None)
 @given(convolutions())
 def test_sums_follow_their_order_on_every_backend(case):
@@ -85,6 +86,7 @@ def test_sums_follow_their_order_on_every_backend(case):
     np.testing.assert_array_equal(sign_sums.conv2d(x[-1:], words, window, groups=groups), results[0][-1:])
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("features", [1, 63, 64, 65, 130])
 def test_sums_of_rows(features):
     rng = np.random.default_rng(features)

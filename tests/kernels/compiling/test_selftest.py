@@ -86,6 +86,7 @@ def kernels_of(module):
 # --- the known answers of this project
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", MODULES)
 def test_uncompiled_kernels_give_the_known_answers(name, monkeypatch):
     if name in VECTOR_CODE:
@@ -100,6 +101,7 @@ def test_uncompiled_kernels_give_the_known_answers(name, monkeypatch):
 
 
 @compiler
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", MODULES)
 def test_every_kernel_has_known_answers_and_gives_them(name):
     if name in VECTOR_CODE and not has_vectors():
