@@ -23,6 +23,8 @@ REACHING_KERNELS = {
 }
 MARKED = {TESTS / room / f"test_{name}.py" for room, names in REACHING_KERNELS.items() for name in names.split()}
 
+collect_ignore_glob = ["*/make_*_fixtures.py"]  # scripts that need other packages
+
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
