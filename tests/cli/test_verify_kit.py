@@ -1,6 +1,8 @@
 """`verify` of other implementations: files, programs, libraries and golden vectors; exit codes, JSON and JUnit XML."""
 
 import json
+import shutil
+import subprocess
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +22,14 @@ def linear(x, weight):
     return signs(x) @ signs(weight).T
 """
 WRONG = RIGHT + "\ndef pack(x):\n    return np.packbits(x >= 0, axis=1, bitorder='little') * (x.shape[1] % 32 == 0)\n"
+LIBRARY = """
+void product(const signed char *x, const signed char *weight, float *out, int rows, int n, int o) {
+  for (int i = 0; i < rows; i++) for (int j = 0; j < o; j++, out++) {
+    *out = 0;
+    for (int k = 0; k < n; k++) *out += x[i * n + k] * weight[j * n + k];
+  }
+}
+"""
 FEW = ["--examples", "20", "--seed", "1"]
 
 
@@ -100,6 +110,12 @@ def test_a_program_and_a_library_are_checked(tmp_path, capfd, monkeypatch):
     assert main(["verify", "--program", str(tmp_path / "mine.sh"), "--role", "linear,pack", *FEW]) == 6
     out = capfd.readouterr().out
     assert "exited with status 3" in out and "signs to words" in out
+    if shutil.which("gcc"):
+        (tmp_path / "mine.c").write_text(LIBRARY)
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", "libmine.so", "mine.c"], cwd=tmp_path, check=True)
+        of = ["--library", str(tmp_path / "libmine.so"), "--library-types", "int8,float32"]
+        assert main(["verify", *of, "--role", "linear=product", "--largest-dot", "300", *FEW]) == 0
+        capfd.readouterr()
     (tmp_path / "empty.so").touch()
     assert main(["verify", "--library", str(tmp_path / "empty.so"), "--role", "linear=f", *FEW]) == 2
     assert "file too short" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import tempfile
 import time
 import zipfile
@@ -95,6 +96,15 @@ def test_answers_are_read_as_numpy_writes_them(save, array, script, tmp_path):
     assert got.shape == array.shape and got.dtype == array.dtype.newbyteorder("=") and np.array_equal(got, array)
 
 
+@pytest.mark.parametrize("save", ["np.save(response, 2 * x)", "np.savez(response, 2 * x)"])
+def test_numpy_writes_answers_under_the_name_that_is_given(tmp_path, save):
+    text = (
+        f"import sys\nimport numpy as np\n_, request, response = sys.argv[1:]\nx = np.load(request)['weight']\n{save}\n"
+    )
+    (tmp_path / "mine.py").write_text(text)
+    assert np.array_equal(ask([sys.executable, tmp_path / "mine.py"], X), 2 * X)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -102,7 +112,7 @@ def test_answers_are_read_as_numpy_writes_them(save, array, script, tmp_path):
         ("echo this is why >&2; exit 3", "exited with status 3; it said: this is why$"),
         ("echo nothing", "wrote no answer to the file that it was given; it said: nothing$"),
         ("mkdir $3", "wrote no answer"),
-        ("printf hello > $3", r"cannot be used: response.npz is neither .* begins with b'hello'"),
+        ("printf hello > $3", r"cannot be used: response.npy is neither .* begins with b'hello'"),
         (": > $3", "it is empty"),
         ("head -c 100 two.npy > $3", "is no .npy file that can be read"),
         ("head -c 140 two.npy > $3", "needs 16 bytes after the header, and there are 12"),

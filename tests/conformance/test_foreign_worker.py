@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from xnor_ref import steady
-from xnor_ref.conformance import Crashed, c_library, python_file
+from xnor_ref.conformance import Crashed, Kit, c_library, python_file
 from xnor_ref.conformance.basics import oracle
 from xnor_ref.conformance.basics.roles import Late
 from xnor_ref.conformance.foreign.worker import Failed, Worker
@@ -115,6 +115,19 @@ def test_exceptions_and_results_that_are_no_numbers_come_back_as_exceptions(work
         call(np.ones(1), "raise", name="this")
     with pytest.raises(Failed, match="TypeError: the result is object"):
         call(np.ones(1), "objects")
+
+
+def test_a_kit_can_isolate_functions_and_a_crash_is_its_finding():
+    def linear(x, weight):
+        if x.shape[1] == 33:
+            os.kill(os.getpid(), 9)
+        return oracle.signs(x) @ oracle.signs(weight).T
+
+    kit = Kit(linear=linear, channels=(1, 33), isolate=True)
+    report = kit.run(examples=20, seed=1, names=[kit.property_names()[0][1]])
+    (failure,) = report.failures
+    assert failure.kind == "crash" and failure.message == "linear: linear died of signal 9 (SIGKILL)"
+    assert failure.case.arguments()["x"].shape == (1, 33)
 
 
 def test_nobody_waits_for_ever():

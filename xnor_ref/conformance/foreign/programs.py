@@ -70,11 +70,10 @@ class Program(Elsewhere):
         if not self._folders:
             self._folders.append(tempfile.mkdtemp(prefix="xnor_ref-program-"))
         place = Path(self._folders[0])
-        asked, answer = place / "request.npz", place / "response.npz"
+        asked, answer = place / "request.npz", place / "response.npy"
         asked.write_bytes(request)
-        if answer.is_dir():
-            shutil.rmtree(answer)
-        answer.unlink(missing_ok=True)
+        for path in place.glob("response*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         deadline = time.monotonic() + self.timeout
         if self._keep:
             self._tell(f"{role} {asked} {answer}\n".encode(), deadline)
@@ -85,6 +84,8 @@ class Program(Elsewhere):
         return self._read(answer)
 
     def _read(self, answer: Path) -> np.ndarray:
+        if not answer.is_file():
+            answer = answer.with_name("response.npy.npz")  # np.savez makes this of the name
         if not answer.is_file():
             raise Crashed(f"{self.what} wrote no answer to the file that it was given{tail(self._said)}")
         try:
