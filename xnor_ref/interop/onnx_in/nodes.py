@@ -401,8 +401,11 @@ def _pooled(kind: str) -> Callable[[Call], Operand]:
         if window.dilation != (1, 1):
             raise Unsupported(f"a dilation of {window.dilation} in a pooling")
         settings: dict[str, Any] = {"kernel_size": window.kernel, "stride": window.stride}
-        padding: Any = "same" if same else window.brief_padding
         ceil = bool(call.option("ceil_mode", 0))
+        counted = kind == "avg_pool2d" and call.option("count_include_pad", 0)
+        if not (ceil or same or counted or x.code.kind == "mean"):
+            window, ceil = _within_half(window, (x.shape[1], x.shape[2]))
+        padding: Any = "same" if same else window.brief_padding
         settings |= {"padding": padding, **({"ceil_mode": True} if ceil else {})}
         if kind == "avg_pool2d":
             settings["count_include_pad"] = bool(call.option("count_include_pad", 0))
@@ -430,6 +433,15 @@ def _pooled(kind: str) -> Callable[[Call], Operand]:
         return call.layer(kind, x, shape, settings)
 
     return apply
+
+
+def _within_half(window: Window, size: tuple[int, int]) -> tuple[Window, bool]:
+    """The same windows with at most half a kernel of padding at the end, and ceil_mode where that needs it."""
+    ends = [(before, min(after, taps // 2)) for (before, after), taps in zip(window.padding, window.kernel)]
+    shorter = Window(window.kernel, window.stride, (ends[0], ends[1]), window.dilation)
+    if shorter.count(size) == window.count(size):
+        return shorter if shorter.padding != window.padding else window, False
+    return (shorter, True) if shorter.to_the_end(size).count(size) == window.count(size) else (window, False)
 
 
 def _windowed(x: Value, window: Window, code: Code) -> Value:
