@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import JIT_DISABLED, REPOSITORY
-from tests.interop.onnx_files import binary_network
+from tests.interop.onnx_in.onnx_files import binary_network
 from tests.training.training_samples import TINY_OPTIONS, result_bytes, run_cli, start_cli, stop
 from xnor_ref import cli
 from xnor_ref.cli import main

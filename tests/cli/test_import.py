@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.interop.onnx_files import QONNX, File, binary_network
+from tests.interop.onnx_in.onnx_files import QONNX, File, binary_network
 from xnor_ref import load_packed
 from xnor_ref.cli import main
 

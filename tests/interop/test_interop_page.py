@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.interop.onnx_files import binary_network
+from tests.interop.onnx_in.onnx_files import binary_network
 from tests.run_docs import files_of
 
 pytestmark = pytest.mark.interop

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.interop.onnx_files import QONNX, File, attribute, binary_network, field, tensor, value_info, varint
+from tests.interop.onnx_in.onnx_files import QONNX, File, attribute, binary_network, field, tensor, value_info, varint
 from tests.packed import packed_samples
 from xnor_ref import freeze, models, nn
 from xnor_ref.errors import ModelFileError, UnreadableError, XnorRefError

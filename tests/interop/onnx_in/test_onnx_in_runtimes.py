@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.interop.onnx_networks import Drawn
-from tests.interop.test_onnx_in_files import BREVITAS, KINDS
+from tests.interop.onnx_in.onnx_networks import Drawn
+from tests.interop.onnx_in.test_onnx_in_files import BREVITAS, KINDS
 from xnor_ref import freeze
 from xnor_ref.errors import InputError
 from xnor_ref.interop import build

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.interop.onnx_files import QONNX, File
+from tests.interop.onnx_in.onnx_files import QONNX, File
 from xnor_ref import freeze, nn
 from xnor_ref.errors import InputError
 from xnor_ref.interop import build, from_onnx

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.interop.onnx_files import QONNX, File
+from tests.interop.onnx_in.onnx_files import QONNX, File
 
 F = np.float32
 
@@ -46,7 +46,8 @@ class Drawn:
     def elementwise(self):
         x, each = self.x, self.each(signs=True)
         options = {
-            "Mul": (x, self.pick(F(1.7), each)), "Div": (x, each), "Add": (x, each), "Sub": self.pick((x, each), (each, x)),
+            "Mul": (x, self.pick(F(1.7), each)), "Div": (x, each), "Add": (x, each),
+            "Sub": self.pick((x, each), (each, x)),
             "Neg": (x,), "Relu": (x,), "PRelu": (x, self.each(0.05, 0.6)), "LeakyRelu": (x,), "HardSigmoid": (x,),
             "Clip": (x, F(-1.1), F(self.pick(0.9, 2.0))),
         }  # fmt: skip

@@ -1,0 +1,1 @@
+collect_ignore = ["make_brevitas_fixtures.py"]  # needs Brevitas
