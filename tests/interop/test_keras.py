@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.run_docs import files_of
-from xnor_ref import freeze, load_packed, nn
+from xnor_ref import fit, freeze, load_packed, nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError, XnorRefError
 from xnor_ref.interop import from_keras
@@ -152,6 +152,17 @@ def test_a_live_model_comes_without_h5py():
     assert np.allclose(from_keras(model)(x).data, expected, atol=1e-5)
     with pytest.raises(InputTypeError, match="a Keras model or a path, got dict"):
         from_keras({})
+
+
+def test_an_imported_network_trains_on_the_pixels_that_it_was_made_for():
+    layers = ("Rescaling", {"scale": 1 / 127.5, "offset": -1.0}), ("QuantConv2D", CONV), ("GlobalAveragePooling2D", {})
+    network = from_keras(Model(*layers, weights={"layer1": [normal(3, 3, 4, 5)]}))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 4), np.uint8)
+    labels = pixels.mean(axis=(1, 2)).argmax(axis=1)
+    fit(network, (pixels, labels), epochs=1, batch_size=20, augment=False, classes=list("abcde"))
+    assert network.about["mean"] == [0.0] * 4 and network.about["std"] == [1 / 255] * 4
+    float_logits = network.eval()(np.float32(pixels.transpose(0, 3, 1, 2))).data
+    assert np.allclose(freeze(network).logits(pixels), float_logits, atol=1e-4)
 
 
 def test_flat_values_that_keras_sees_as_one_pixel():

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +119,10 @@ def fit(
         Any network of layers of `nn`, from images (N, C, H, W) to logits (N, classes); or the name of one of `models`,
         which is built for the images and classes, and which `history.network` holds.
     train : (images, labels) or str
-        Images are uint8, raw pixels, which are normalised by their mean and standard deviation; or float32, which the
-        network gets as they are. `layout` says where their channels are. Integer labels count the logits from 0. Other
-        labels, such as texts, are classes in sorted order. Or the name of a data set, which has its own validation.
+        Images are uint8, raw pixels, which are normalised by their mean and standard deviation, or by what
+        `network.about` says, where it was trained or imported before; or float32, which the network gets as they are.
+        `layout` says where their channels are. Integer labels count the logits from 0. Other labels, such as texts, are
+        classes in sorted order. Or the name of a data set, which has its own validation.
     validation : (images, labels), optional
         What the network is scored on after each epoch.
     classes : sequence, optional
@@ -350,7 +351,12 @@ def _arrays(
         else:
             classes = range(int(np.max(labels, initial=0)) + 1)
     split = [(pixels, labels_of(of, classes, what)) for pixels, of, what in parts.values()]
-    return from_arrays(*split[0], split[1] if len(split) > 1 else None, classes)
+    data = from_arrays(*split[0], split[1] if len(split) > 1 else None, classes)
+    about = {} if isinstance(network, str) else network.about
+    if images.dtype != np.uint8 or not {"mean", "std"} <= about.keys():
+        return data
+    mean, std = (tuple(np.broadcast_to(about[key], images.shape[3:]).tolist()) for key in ("mean", "std"))
+    return replace(data, mean=mean, std=std)
 
 
 @contextmanager

@@ -40,8 +40,8 @@ def from_keras(
     architecture : with weights alone, the JSON of `model.to_json()`, or the path of a file that holds it
     input_shape : (C, H, W), where the model takes any size
     mean, std : what raw pixels are normalised with, (pixel/255 - mean)/std, to be what the model takes: std=1/255 for a
-        model that takes pixels from 0 to 255. Without std, that is assumed of a model that begins by rescaling its input
-        to less than a hundredth; any other takes pixels from 0 to 1
+        model that takes pixels from 0 to 255. Without std, that is assumed of a model that begins by rescaling its
+        input to less than a hundredth; any other takes pixels from 0 to 1
     classes : names in label order
 
     Returns
