@@ -345,8 +345,10 @@ def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: i
     workspace = 4 * (6 * math.prod(shape) + 4 * math.prod(image) + 6 * border * groups)
     work = n_bits * math.prod(shape) * input_bits * n_planes
     weight_shape = outputs, own, *window.kernel
+    arguments = {"words": words, "groups": groups, "pad_value": pad_value, "inputs": inputs, "alpha": alpha}
+    arguments |= {"input_scale": input_scale} | ({} if flat else {"window": window})
     return Step(
-        shape[:1] if flat else shape, run, work, workspace, n_bits * outputs * n_planes,
+        shape[:1] if flat else shape, run, work, workspace, n_bits * outputs * n_planes, arguments,
         weight_shape=weight_shape[:2] if flat else weight_shape,
         words=lambda: bits.copy() if flat else np.stack(words),
     )  # fmt: skip

@@ -20,6 +20,7 @@ from xnor_ref.kernels.basics.geometry import NO_PADDING, Window
 from xnor_ref.kernels.basics.memory import empty
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.ops.planned import Workspace
+from xnor_ref.kernels.ops.planned_planes import PlannedPlanes
 from xnor_ref.kernels.vectors import grouped, nhwc, signs, simd
 from xnor_ref.packed.file import ExaminedNetwork, ExaminedNode
 from xnor_ref.packed.ops import Settings
@@ -132,6 +133,8 @@ class Blueprint:
                 yield self._binary(index, node, sources[0])
             elif node.op == "affine":
                 yield self._affine(index, node, sources[0])
+            elif node.op in ("kbit_conv2d", "kbit_linear"):
+                yield self._kbit(index, node, sources[0])
             else:
                 yield Stage(node.name, node.op, tuple(sources), index, self._simple(node))
 
@@ -230,6 +233,24 @@ class Blueprint:
             op += ("+relu" if follower.floor == 0 else "") + "+sign" + ("+max_pool" if follower.pool else "")
         sources = () if packed else (source,)
         return Stage(node.name, op, sources, index if follower is None else None, build, workspace, index)
+
+    def _kbit(self, index: int, node: ExaminedNode, source: int) -> Stage:
+        """A layer of integers of a few bits."""
+        arguments, shape = node.step.arguments, self.shape(source)
+        window = arguments.get("window", ONE)
+        shape = shape if "window" in arguments else (1, 1, int(np.prod(shape)))
+        size, outputs = (shape[0], shape[1]), len(arguments["alpha"])
+        if not simd.table_fits(outputs, size, window):
+            return Stage(node.name, node.op, (source,), index, self._simple(node))
+        layer = PlannedPlanes(
+            arguments["words"], shape[2], size, window, arguments["pad_value"], arguments["groups"],
+            arguments["inputs"], arguments["alpha"], arguments["input_scale"],
+        )  # fmt: skip
+
+        def build(works: Works, batch: int, x: F32, out: F32) -> list[Run]:
+            return [layer.bind(x.reshape(batch, *shape), out.reshape(batch, *window.count(size), outputs))]
+
+        return Stage(node.name, node.op, (source,), index, build)
 
     def _takes_bits(self, index: int) -> "Follower | None":
         """The binary layer that wants nothing of this one's result but signs, maybe after ReLU and a pooling.
