@@ -137,8 +137,8 @@ def test_a_program_that_fails_is_told_with_what_it_said(script, tmp_path, monkey
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_program_that_waits_for_ever_is_stopped_with_what_it_started(script, tmp_path, keep):
     command = script(f"sleep 60 & echo $! > {tmp_path}/pid; exec sleep 60")
-    with pytest.raises(Late, match=r"gave no answer within 0\.3 s and was stopped"):
-        ask(command, X, timeout=0.3, keep=keep)
+    with pytest.raises(Late, match=r"gave no answer within 1\.5 s and was stopped"):
+        ask(command, X, timeout=1.5, keep=keep)
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and _runs(pid):
@@ -157,7 +157,7 @@ def _runs(pid):
 def test_what_a_program_leaves_running_does_not_hold_up_its_answer(script, tmp_path):
     begin = time.monotonic()
     assert ask(script(f'cp {tmp_path}/two.npy "$3"; sleep 60 &'), X).tolist() == [0, 1]
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
 
 
 KEPT = """echo $$ >> {0}/pids

@@ -59,7 +59,7 @@ def _flushing():
 
 @pytest.fixture(scope="module")
 def worker():
-    worker = Worker(lambda: {"conv2d": work}, "mine", timeout=5)
+    worker = Worker(lambda: {"conv2d": work}, "mine", timeout=30)
     yield worker
     worker.close()
 
@@ -131,11 +131,11 @@ def test_a_kit_can_isolate_functions_and_a_crash_is_its_finding():
 
 
 def test_nobody_waits_for_ever():
-    worker = Worker(lambda: {"conv2d": work}, "mine", timeout=0.2)
+    worker = Worker(lambda: {"conv2d": work}, "mine", timeout=1.5)
     begin = time.monotonic()
-    with pytest.raises(Late, match=r"^mine gave no answer within 0.2 s and was stopped$"):
+    with pytest.raises(Late, match=r"^mine gave no answer within 1.5 s and was stopped$"):
         worker.for_role("conv2d")(np.ones(1), "hang")
-    assert worker.for_role("conv2d")(np.ones(1), "")[5] == 1 and time.monotonic() - begin < 10
+    assert worker.for_role("conv2d")(np.ones(1), "")[5] == 1 and time.monotonic() - begin < 30
     with pytest.raises(InputError, match="timeout must be a number of seconds above 0, got 0"):
         Worker(dict, "mine", timeout=0)
 
