@@ -1,7 +1,8 @@
 """The table of docs/interop.md: all networks and methods as ONNX files, `python -m tests.interop.onnx_table`.
 
 Each network is given statistics by training-mode passes over images, frozen and exported. Its file answers `--images`
-images in onnxruntime: one half drawn by the data set shapes, the other random pixels. `--only NAME` takes one network.
+images in onnxruntime: one half drawn by the data set shapes, the other random pixels. `--only NAME` takes one network,
+`--method METHOD` one method.
 With `--qonnx COUNT` the files are QONNX, and qonnx's executor answers so many images.
 """
 
@@ -20,7 +21,7 @@ from xnor_ref.interop.onnx_out import onnx_bytes
 from xnor_ref.kernels.basics.threads import get_threads
 from xnor_ref.nn.methods import METHODS
 
-LARGEST = 32  # pixels a side
+PIXELS = {224: 16, 64: 32}  # a side, in place of what a network is usually given
 OPTIONS = (  # beside the methods alone
     *({"method": "xnor++", "gamma": gamma} for gamma in ("o", "ohw", "o-hw")),
     {"method": "xnor", "input_scale": "valid", "pad_value": 1},
@@ -48,7 +49,7 @@ def images(count: int, shape: tuple[int, int, int]) -> np.ndarray:
 def packed_network(name: str, method: str, **more):
     """A network with statistics of images."""
     size, channels, classes = models.usual_input(name)
-    size, classes = min(size, LARGEST), min(classes, 200)
+    size, classes = PIXELS.get(size, size), min(classes, 200)
     network = models.build(
         name, image_size=size, in_channels=channels, num_classes=classes, method=method, seed=1, **more
     )
@@ -82,15 +83,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--qonnx", type=int, default=0)
     parser.add_argument("--only")
+    parser.add_argument("--method")
     given = parser.parse_args()
     options.use_threads(None)
-    print("| network | method | bytes, packed | bytes, ONNX | labels equal | near a threshold | largest difference |")
+    print(
+        "| network, pixels | method | bytes, packed | bytes, ONNX | labels equal | near a threshold | largest difference |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name in models.names() if given.only is None else (given.only,):
         for how in (*({"method": method} for method in METHODS), *(OPTIONS if name == "shapes-net" else ())):
             method = ", ".join(f"{key} {value}" if key != "method" else str(value) for key, value in how.items())
-            figures = row(packed_network(name, **how), given.qonnx or given.images, bool(given.qonnx))
-            print(f"| {name} | {method} | {' | '.join(figures)} |", flush=True)
+            if given.method not in (None, method):
+                continue
+            packed = packed_network(name, **how)
+            figures = row(packed, given.qonnx or given.images, bool(given.qonnx))
+            print(f"| {name}, {packed.input_shape[1]} | {method} | {' | '.join(figures)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import pytest
 
 from tests.packed import packed_samples as samples
 from tests.packed.test_freeze import lived_in
+from tests.soak_networks import Draw
 from xnor_ref import freeze, interop, models, nn
+from xnor_ref.autodiff import Tensor
 from xnor_ref.cli import main
 from xnor_ref.errors import InputError, InputTypeError, ModelFileError
 from xnor_ref.interop import onnx_check, onnx_out, onnx_out_graph
@@ -80,6 +82,21 @@ def test_every_method(options):
     assert_agree(built(**options), near=2)
 
 
+def random_networks(count):
+    """Networks of all layers, settings and windows."""
+    for seed in range(count):
+        draw = Draw(seed)
+        draw.network.train()(Tensor(draw.rng.standard_normal((draw.images, *draw.input_shape), dtype=np.float32)))
+        yield seed, freeze(draw.network, input_shape=draw.input_shape, mean=0.5, std=0.25)
+
+
+@needs_onnx
+def test_random_networks():
+    for seed, packed in random_networks(40):
+        found = compare(OnnxFile(onnx_bytes(packed), "net", packed), random_pixels(packed, 8))
+        assert not found.wrong and found.near <= 2, (seed, found)
+
+
 @needs_onnx
 def test_ties_are_exact():
     """A new BatchNorm has its threshold at 0, as sums of signs often are; alpha must not move them."""
@@ -122,6 +139,7 @@ def test_what_a_file_says_of_itself(tmp_path):
     onnx = onnx_out_graph.onnx_module()
     model = onnx.load(tmp_path / "net.onnx")
     onnx.checker.check_model(model, full_check=True)
+    assert "uint8 (N, 16, 16, 3)" in model.doc_string and model.producer_name == "xnor_ref"
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 11)]
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(about["classes"]) == list(packed.classes) and json.loads(about["mean"]) == [0.4, 0.5, 0.6]
@@ -211,7 +229,7 @@ def move_thresholds(graph):
 
 def smallest_above_zero(graph):
     """sign(0) = -1."""
-    tensor = constant(graph, "float32 0.0")
+    tensor = constant(graph, "constant/float32/0.0")
     tensor.raw_data = np.float32(1e-45).tobytes()
 
 

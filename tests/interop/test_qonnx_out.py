@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from tests.interop.test_onnx_out import SAMPLES, built
+from tests.interop.test_onnx_out import SAMPLES, built, random_networks
 from xnor_ref import interop
 from xnor_ref.errors import InputError
 from xnor_ref.interop.onnx_check import OnnxFile, compare, random_pixels
@@ -28,6 +28,13 @@ def assert_agree(packed, images=4):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_operation(name):
     assert_agree(SAMPLES[name]().network())
+
+
+def test_random_networks():
+    for seed, packed in random_networks(20):
+        content = onnx_bytes(packed, qonnx=True, normalised=True, batch=2)
+        found = compare(OnnxFile(content, "net", packed), random_pixels(packed, 2))
+        assert not found.wrong and found.near <= 1, (seed, found)
 
 
 def test_levels_of_k_bits_on_their_limits():

@@ -51,7 +51,8 @@ class Graph:
         dtype = values.dtype if isinstance(values, np.ndarray) else np.int64 if np.ndim(values) else np.float32
         array = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).reshape(np.shape(values))
         if array.size == 1 or (array.size <= FEW and array.dtype.kind in "iu"):
-            name = f"{np.dtype(dtype).name} {array.tolist()}"
+            shape, numbers = "x".join(map(str, array.shape)), "_".join(map(str, array.ravel().tolist()))
+            name = "/".join(filter(None, ("constant", array.dtype.name, shape, numbers)))
         if name not in self._constants:
             kind = self._onnx.helper.np_dtype_to_tensor_dtype(array.dtype.newbyteorder("="))
             tensor = self._onnx.helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True)
@@ -75,7 +76,7 @@ class Graph:
         """The whole model, checked. Raises InputError where ONNX's own check refuses it."""
         helper = self._onnx.helper
         constants = list(self._constants.values())
-        graph = helper.make_graph(self.nodes, "xnor_ref", [image], [logits], constants, text, self._known)
+        graph = helper.make_graph(self.nodes, "xnor_ref", [image], [logits], constants, value_info=self._known)
         domains = {"": OPSET} | {node.domain: 1 for node in self.nodes if node.domain}
         model = helper.make_model(
             graph,
@@ -83,6 +84,7 @@ class Graph:
             ir_version=IR_VERSION,
             producer_name="xnor_ref",
             producer_version=xnor_ref.__version__,
+            doc_string=text,
         )
         helper.set_model_props(model, metadata)
         size = model.ByteSize()
