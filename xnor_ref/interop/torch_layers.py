@@ -179,7 +179,8 @@ class Products(_Function):
     def forward(ctx: Any, x: T, scaled: T, whole: T, s: T | None, layer: Any) -> T:
         ctx.save_for_backward(x, scaled)
         ctx.layer = layer
-        z = layer.product(x, whole) if layer.top is None else layer.whole_product(torch.round(x * layer.top), whole)
+        m = torch.round(x * layer.top) if layer.top not in (None, 1) else x
+        z = layer.product(m, whole) if layer.top is None else layer.whole_product(m, whole)
         return z if s is None else z * s.reshape(1, -1, *(1,) * (z.ndim - 2))
 
     @staticmethod
