@@ -44,7 +44,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "cli": ("commands", "bench", ""),
     "conformance": ("", "foreign", "trying", "basics"),
     "training": ("", "callbacks", "fitting", "storing", "settings"),
-    "interop": ("loading", "keras", "onnx_in", ""),
+    "interop": ("loading", "keras", "onnx_in", "pytorch", ""),
 }
 MOST_FILES = 13  # of a folder, without its __init__.py
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -9,7 +9,7 @@ from tests.packed.test_freeze import every_layer, lived_in
 from xnor_ref import binary, interop, models, nn
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError
-from xnor_ref.interop import torch_layers
+from xnor_ref.interop.pytorch import modules as torch_layers
 from xnor_ref.nn.backend import backward_in
 from xnor_ref.storage import save_tensors
 
@@ -211,7 +211,7 @@ def test_torch_is_asked_for(monkeypatch):
 
 @needs_torch
 def test_every_layer_of_nn_has_a_form():
-    from xnor_ref.interop.torch_out import LAYERS
+    from xnor_ref.interop.pytorch.out import LAYERS
 
     layers = {value for value in vars(nn).values() if isinstance(value, type) and issubclass(value, nn.Module)}
     assert layers - set(LAYERS) == {nn.Module}

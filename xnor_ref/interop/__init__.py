@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 _PUBLIC = {
     "from_keras": "xnor_ref.interop.keras.model",
     "from_onnx": "xnor_ref.interop.onnx_in.reading",
+    "from_torch": "xnor_ref.interop.pytorch.incoming",
     "to_onnx": "xnor_ref.interop.onnx_out",
     "to_qonnx": "xnor_ref.interop.onnx_out",
-    "to_torch": "xnor_ref.interop.torch_out",
+    "to_torch": "xnor_ref.interop.pytorch.out",
 }
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from xnor_ref.interop.onnx_in.reading import from_onnx as from_onnx
     from xnor_ref.interop.onnx_out import to_onnx as to_onnx
     from xnor_ref.interop.onnx_out import to_qonnx as to_qonnx
-    from xnor_ref.interop.torch_out import to_torch as to_torch
+    from xnor_ref.interop.pytorch.incoming import from_torch as from_torch
+    from xnor_ref.interop.pytorch.out import to_torch as to_torch
 
 
 def __getattr__(name: str):

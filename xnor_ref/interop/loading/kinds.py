@@ -16,6 +16,7 @@ from xnor_ref.errors import InputError, InputTypeError, ModelFileError, Unreadab
 from xnor_ref.interop.description import Description
 from xnor_ref.interop.keras.model import describe
 from xnor_ref.interop.onnx_in import reading, running
+from xnor_ref.interop.pytorch import layout
 
 Runner = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray]  # logits of pixels, by the table they go through
 
@@ -100,7 +101,10 @@ def _keras(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
 
 
 def _safetensors(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
-    raise InputError(f"{path}: later")
+    if layers is None:
+        raise InputError(f"{path} holds numbers alone; a layout must say what the layers are (docs/interop.md)")
+    description, table = layout.described(layout.read_numbers(path), layout.read_layout(layers), how)
+    return Loaded("safetensors", description, tuple(table.splitlines()))
 
 
 def _pickle(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from xnor_ref.errors import InputError
 from xnor_ref.interop.description import INPUT, Layer, Reasons
-from xnor_ref.interop.torch_layers import torch
-from xnor_ref.interop.torch_trace import Constant, Node, replaced
+from xnor_ref.interop.pytorch.modules import torch
+from xnor_ref.interop.pytorch.trace import Constant, Node, replaced
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.binary_weight_layers import BinaryWeightConv2d
 
@@ -30,7 +30,8 @@ ONE_BY_ONE = {  # operations on single values
     "threshold", "tanh", "sigmoid", "exp", "maximum", "minimum", "round", "floor", "ceil", "heaviside", "reciprocal",
     "masked_fill", "ones_like", "zeros_like", "full_like", "fill", "zero", "index_put", "copysign", "signbit", "trunc",
     "isnan", "nan_to_num", "sin", "cos", "tan", "log", "sqrt", "rsqrt", "softplus", "silu", "gelu", "elu", "selu",
-    "hardswish", "hardsigmoid", "mish", "erf", "atan", "expand", "scalar_tensor",
+    "hardswish", "hardsigmoid", "mish", "erf", "atan", "expand", "scalar_tensor", "new_empty", "empty_like",
+    "new_zeros", "new_ones", "new_full",
 }  # fmt: skip
 _MAKE_ROWS = ("flatten", "global_avg_pool2d", "linear", "binary_linear", "binary_weight_linear")
 RESHAPED = ("view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze", "_reshape_alias")
@@ -74,7 +75,7 @@ class Reader:
         self._used: set[str] = {INPUT}
         self._signs: dict[Node, Signs | None] = {}
         self._zeros: dict[Node, str] = {}  # why signs are none, where their inputs may be 0
-        self._rows: set[str] = set()  # layers that give rows (N, C), where torch may have images of one pixel
+        self.rows: set[str] = set()  # layers that give rows (N, C), where torch may have images of one pixel
         self._scaled: dict[Node, str] = {}  # layers that are multiplied by K, and its mode
         self._products: dict[Node, Node] = {}  # products with K, and what they multiply: the layer, and alpha
         self._before_k: set[Node] = set()
@@ -157,8 +158,8 @@ class Reader:
             raise _Refused(str(error).partition("): ")[2] or str(error)) from None
         if value and node not in self._before_k:
             self.values[name] = node.value
-        if kind in _MAKE_ROWS or self.layers[-1].inputs[0] in self._rows:
-            self._rows.add(name)
+        if kind in _MAKE_ROWS or self.layers[-1].inputs[0] in self.rows:
+            self.rows.add(name)
         return name
 
     # --- operations on single values
@@ -355,7 +356,7 @@ class Reader:
                 continue
             if not isinstance(layer.args[1], Constant):
                 continue
-            pads, source = self._pads(layer.parents[0])
+            pads, source = self.pads(layer.parents[0])
             found = self.signs(source)
             alone = all(len(part.users) == 1 for part in chain)
             if found is None or not alone or (op_of(layer) == "convolution" and layer.args[2] is not None):
@@ -378,7 +379,7 @@ class Reader:
         layer = "conv2d" if weight.value.ndim == 4 else "linear"
         effective = numbers(weight.value)
         added = None if bias is None else numbers(bias.value)
-        pads, source = self._pads(source)
+        pads, source = self.pads(source)
         found = self.signs(source)
         if pads is None and found is not None and _pads_pixels(found.base):
             pads, found = self._pads_before_signs(found)
@@ -396,7 +397,7 @@ class Reader:
         if signs is None and border:
             raise _Refused(f"pads with {border:g}; real numbers are padded with 0")
         inputs = self.read(source) if signs is None else self._inside(source, signs)
-        if layer == "conv2d" and inputs in self._rows:
+        if layer == "conv2d" and inputs in self.rows:
             if (
                 effective.shape[2:] != (1, 1)
                 or window["groups"] != 1
@@ -431,7 +432,7 @@ class Reader:
 
     def _pads_before_signs(self, found: Signs) -> tuple[Any, Signs]:
         """As `_pads`, of what signs are taken of: the sign of the border, and the signs of what it surrounds."""
-        pads, inner = self._pads(found.base)
+        pads, inner = self.pads(found.base)
         if found.threshold is not None and len(set(found.threshold.tolist())) > 1:
             raise _Refused("pads before signs with thresholds that differ")
         limit = 0.0 if found.threshold is None else float(found.threshold[0])
@@ -439,7 +440,7 @@ class Reader:
         border = 0 if found.zero and inside == 0 else found.outer * (1 if inside >= 0 else -1)
         return (*pads[:2], border), replace(found, base=inner)
 
-    def _pads(self, source: Node) -> tuple[Any, Node]:
+    def pads(self, source: Node) -> tuple[Any, Node]:
         """((top, bottom), (left, right), value) of padding before a window, and what is padded."""
         inner = source
         while op_of(inner) in SAME and len(inner.parents) == 1:
@@ -657,7 +658,7 @@ def _pooling(kind: str) -> Callable[[Reader, Node], str]:
     def read(reader: Reader, node: Node) -> str:
         _, kernel, *_ = node.args
         kernel = _pair(kernel)
-        pads, source = reader._pads(node.args[0])
+        pads, source = reader.pads(node.args[0])
         rows, columns = _pair(node.argument(3, "padding"), (0, 0))
         settings: dict[str, Any] = {"kernel_size": kernel, "stride": _pair(node.argument(2, "stride"), kernel)}
         settings["padding"] = rows, columns
@@ -693,7 +694,8 @@ def _mean(reader: Reader, node: Node) -> str:
 
 
 def _global_mean(reader: Reader, node: Node, source: Node) -> str:
-    return reader.add(node, "global_avg_pool2d", (reader.read(source),))
+    name = reader.read(source)
+    return name if name in reader.rows else reader.add(node, "global_avg_pool2d", (name,))
 
 
 def _adaptive(kind: str) -> Callable[[Reader, Node], str]:
@@ -714,7 +716,7 @@ def _reshape(reader: Reader, node: Node) -> str:
     source = node.parents[0]
     before, after = tuple(source.value.shape), tuple(node.value.shape)
     name = reader.read(source)
-    if before == after or (name in reader._rows and after[:2] == before[:2] and math.prod(after[2:]) == 1):
+    if before == after or (name in reader.rows and after[:2] == before[:2] and math.prod(after[2:]) == 1):
         return name
     if len(after) == 2 and after == (before[0], math.prod(before[1:])):
         return reader.add(node, "flatten", (name,))

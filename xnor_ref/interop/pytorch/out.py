@@ -8,19 +8,19 @@ from typing import Any
 from xnor_ref import nn
 from xnor_ref.autodiff import Tensor
 from xnor_ref.errors import InputError, InputTypeError
-from xnor_ref.interop import torch_layers
 from xnor_ref.interop.description import Reasons, refuse_all
+from xnor_ref.interop.pytorch import modules
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.module import overrides
 
 
 def torch_itself(caller: str) -> Any:
     """The package torch. Raises InputError with the command that installs it, where it is missing."""
-    if torch_layers.torch is None:
+    if modules.torch is None:
         there = importlib.util.find_spec("torch") is not None
         why = "torch cannot be imported" if there else "torch is missing"
         raise InputError(f'{caller}: {why}; install it with: pip install "xnor_ref[torch]"')
-    return torch_layers.torch
+    return modules.torch
 
 
 def to_torch(network: nn.Module) -> Any:
@@ -91,11 +91,11 @@ def _methods(kind: type) -> tuple[str, ...]:
 
 
 RULES: dict[str, Any] = {
-    "weight_scale": torch_layers.WEIGHT_SCALES,
-    "input_scale": torch_layers.INPUT_SCALES,
-    "grad_mode": torch_layers.WEIGHT_GRADIENTS,
-    "sign_gradient": torch_layers.SIGN_GRADIENTS,
-    "gradient": torch_layers.SIGN_GRADIENTS,
+    "weight_scale": modules.WEIGHT_SCALES,
+    "input_scale": modules.INPUT_SCALES,
+    "grad_mode": modules.WEIGHT_GRADIENTS,
+    "sign_gradient": modules.SIGN_GRADIENTS,
+    "gradient": modules.SIGN_GRADIENTS,
 }
 
 
@@ -105,12 +105,12 @@ def _rules(module: nn.Module) -> dict[str, Any]:
 
 
 def _known(option: str, rule: Any) -> bool:
-    kinds = torch_layers.QUANTIZERS if option == "weight_quantizer" else RULES[option]
+    kinds = modules.QUANTIZERS if option == "weight_quantizer" else RULES[option]
     return type(rule) in kinds and not vars(rule)
 
 
 def _sequential(module: nn.Sequential, children: dict[str, Any]) -> Any:
-    made = torch_layers.Sequential()
+    made = modules.Sequential()
     for name, child in children.items():
         made.add_module(name, child)
     return made
@@ -124,8 +124,8 @@ def _binary(module: Any, children: dict[str, Any]) -> Any:
     real = isinstance(module, nn.BinaryWeightConv2d | nn.BinaryWeightLinear)
     settings["top"] = None if real else module.inputs.top
     if convolution:
-        settings["geometry"] = torch_layers.Geometry(module)
-    kind = torch_layers.BinaryConv2d if convolution else torch_layers.BinaryLinear
+        settings["geometry"] = modules.Geometry(module)
+    kind = modules.BinaryConv2d if convolution else modules.BinaryLinear
     return kind(module.weight.shape, module.bias is not None, _rules(module), settings)
 
 
@@ -135,29 +135,29 @@ def _norm(kind: Any) -> Callable[[Any, Any], Any]:
 
 LAYERS: dict[type, Callable[[Any, dict[str, Any]], Any]] = {  # from our layer, and its children in torch
     nn.Sequential: _sequential,
-    nn.Residual: lambda m, children: torch_layers.Residual(children["body"], children.get("shortcut")),
-    nn.Graph: lambda m, children: torch_layers.Graph(children, m.inputs),
-    nn.Add: lambda m, children: torch_layers.Add(),
-    nn.Concat: lambda m, children: torch_layers.Concat(),
-    nn.Conv2d: lambda m, children: torch_layers.Conv2d(m.weight.shape, m.bias is not None, torch_layers.Geometry(m)),
-    nn.Linear: lambda m, children: torch_layers.Linear(m.in_features, m.out_features, m.bias is not None),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _norm(torch_layers.BatchNorm)),
-    **dict.fromkeys((nn.ShiftBatchNorm1d, nn.ShiftBatchNorm2d), _norm(torch_layers.ShiftBatchNorm)),
-    nn.Affine: lambda m, children: torch_layers.Affine(m.channels),
-    nn.Shift: lambda m, children: torch_layers.Shift(m.channels),
-    nn.Scale: lambda m, children: torch_layers.Scale(
+    nn.Residual: lambda m, children: modules.Residual(children["body"], children.get("shortcut")),
+    nn.Graph: lambda m, children: modules.Graph(children, m.inputs),
+    nn.Add: lambda m, children: modules.Add(),
+    nn.Concat: lambda m, children: modules.Concat(),
+    nn.Conv2d: lambda m, children: modules.Conv2d(m.weight.shape, m.bias is not None, modules.Geometry(m)),
+    nn.Linear: lambda m, children: modules.Linear(m.in_features, m.out_features, m.bias is not None),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _norm(modules.BatchNorm)),
+    **dict.fromkeys((nn.ShiftBatchNorm1d, nn.ShiftBatchNorm2d), _norm(modules.ShiftBatchNorm)),
+    nn.Affine: lambda m, children: modules.Affine(m.channels),
+    nn.Shift: lambda m, children: modules.Shift(m.channels),
+    nn.Scale: lambda m, children: modules.Scale(
         {name: factor.shape for name, factor in m.factors().items()}, nn.GAMMAS[m.gamma]
     ),
-    nn.ReLU: lambda m, children: torch_layers.ReLU(),
-    nn.PReLU: lambda m, children: torch_layers.PReLU(m.channels, m.weight.requires_grad),
-    nn.Hardtanh: lambda m, children: torch_layers.Hardtanh(),
-    nn.Sign: lambda m, children: torch_layers.Sign(m.gradient),
-    nn.MaxPool2d: lambda m, children: torch_layers.MaxPool2d(torch_layers.Geometry(m)),
-    nn.AvgPool2d: lambda m, children: torch_layers.AvgPool2d(torch_layers.Geometry(m), m.count_include_pad),
-    nn.GlobalAvgPool2d: lambda m, children: torch_layers.GlobalAvgPool2d(),
-    nn.IdentityShortcut: lambda m, children: torch_layers.IdentityShortcut(m.out_channels, m.stride),
-    nn.Flatten: lambda m, children: torch_layers.Flatten(),
-    nn.Dropout: lambda m, children: torch_layers.Dropout(m.probability, m.whole_channels),
+    nn.ReLU: lambda m, children: modules.ReLU(),
+    nn.PReLU: lambda m, children: modules.PReLU(m.channels, m.weight.requires_grad),
+    nn.Hardtanh: lambda m, children: modules.Hardtanh(),
+    nn.Sign: lambda m, children: modules.Sign(m.gradient),
+    nn.MaxPool2d: lambda m, children: modules.MaxPool2d(modules.Geometry(m)),
+    nn.AvgPool2d: lambda m, children: modules.AvgPool2d(modules.Geometry(m), m.count_include_pad),
+    nn.GlobalAvgPool2d: lambda m, children: modules.GlobalAvgPool2d(),
+    nn.IdentityShortcut: lambda m, children: modules.IdentityShortcut(m.out_channels, m.stride),
+    nn.Flatten: lambda m, children: modules.Flatten(),
+    nn.Dropout: lambda m, children: modules.Dropout(m.probability, m.whole_channels),
     **dict.fromkeys(
         (nn.BinaryConv2d, nn.BinaryLinear, nn.KBitConv2d, nn.KBitLinear, nn.BinaryWeightConv2d, nn.BinaryWeightLinear),
         _binary,

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def _array(name: Any, value: Any) -> NDArray:
     if hasattr(value, "detach"):
         value = value.detach().to("cpu").float().numpy()
     if not isinstance(value, np.ndarray):
-        raise InputTypeError(f"from_torch: {name!r} must be an array or a tensor, got {type(value).__name__}")
+        raise InputTypeError(f"{name!r} must be an array or a tensor, got {type(value).__name__}")
     return value
 
 
@@ -112,7 +113,11 @@ def read_layout(layout: Any) -> dict[str, Any]:
 
 
 def described(
-    numbers: Numbers, layout: dict[str, Any], told: dict[str, Any], names: dict[str, str], settings: dict[str, Any]
+    numbers: Numbers,
+    layout: dict[str, Any],
+    told: dict[str, Any],
+    names: Mapping[str, str] = MappingProxyType({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Description, str]:
     """The description, and a text that says what became what.
 
@@ -121,13 +126,11 @@ def described(
     """
     told = {key: layout[key] for key in ("input_shape", "mean", "std", "classes") if key in layout} | told
     if "input_shape" not in told:
-        raise InputError("from_torch: input_shape (C, H, W) must be given, or stand in the layout")
+        raise InputError(f"{numbers.source}: input_shape (C, H, W) must be given, or stand in the layout")
     called = [str(layer.get("name", f"{place}.{layer['kind']}")) for place, layer in enumerate(layout["layers"])]
     unknown = sorted(names.keys() - set(called))
     if unknown:
-        raise InputError(
-            f"from_torch: names has {', '.join(unknown)}, which are no layers; there are {', '.join(called)}"
-        )
+        raise InputError(f"names has {', '.join(unknown)}, which are no layers; there are {', '.join(called)}")
     places = _Places(numbers, layout, called, names)
     reasons: Reasons = []
     layers: list[Layer] = []
@@ -153,12 +156,12 @@ def described(
         rows.append(
             f"{name}  {entry['kind']}  {', '.join(f'{key} = {place}' for key, place in found.items())}".rstrip()
         )
-    refuse_all(f"from_torch: {numbers.source}", reasons)
-    if left := places.left(layout.get("ignore", [])):
+    refuse_all(numbers.source, reasons)
+    if left := places.left():
         more = f" and {len(left) - 8} more" if len(left) > 8 else ""
         raise InputError(
-            f"from_torch: no layer has the numbers {', '.join(left[:8])}{more}; name them in `ignore` of the layout "
-            "if none should\n  " + "\n  ".join(rows)
+            f"{numbers.source}: no layer has the numbers {', '.join(left[:8])}{more}; name them in `ignore` of the "
+            "layout if none should\n  " + "\n  ".join(rows)
         )
     return Description(tuple(layers), source=numbers.source, **told), "\n".join(rows)
 
@@ -166,7 +169,7 @@ def described(
 class _Places:
     """Where the numbers of each layer are: as told, by its name, or by order among those of the right shapes."""
 
-    def __init__(self, numbers: Numbers, layout: dict[str, Any], called: list[str], names: dict[str, str]):
+    def __init__(self, numbers: Numbers, layout: dict[str, Any], called: list[str], names: Mapping[str, str]):
         self._shapes = {name: shape for name, shape in numbers.shapes.items() if not name.endswith(_UNUSED)}
         self._groups: dict[str, dict[str, str]] = {}  # beginnings of names, and from their ends to whole names
         for name in self._shapes:
@@ -175,9 +178,11 @@ class _Places:
         self._names = names
         told = {names.get(name, entry.get("from", name)) for name, entry in zip(called, layout["layers"], strict=True)}
         single = {place for entry in layout["layers"] for place in dict(entry.get("arrays", {})).values()}
+        self._ignored = tuple(layout.get("ignore", []))
         self._free = [
-            owner for owner in self._groups if owner not in told and not single & set(self._groups[owner].values())
+            owner for owner, group in self._groups.items() if owner not in told and not single & {*group.values()}
         ]
+        self._free = [owner for owner in self._free if not self._is_ignored(owner)]
         self._used: set[str] = set()
 
     def of(self, name: str, entry: dict[str, Any], kind: Kind) -> dict[str, str]:
@@ -214,10 +219,12 @@ class _Places:
         whole = set(kind.arrays) <= set(group) <= set(known)
         return whole and all(_axes(self._shapes[group[key]], known[key]) is not None for key in group)
 
-    def left(self, ignored: list[str]) -> list[str]:
+    def left(self) -> list[str]:
         """Names of numbers that no layer has."""
-        unused = [name for name in self._shapes if name not in self._used]
-        return [name for name in unused if not any(name == i or name.startswith(f"{i}.") for i in ignored)]
+        return [name for name in self._shapes if name not in self._used and not self._is_ignored(name)]
+
+    def _is_ignored(self, name: str) -> bool:
+        return any(name == ignored or name.startswith(f"{ignored}.") for ignored in self._ignored)
 
 
 def _axes(shape: tuple[int, ...], axes: int) -> tuple[int, ...] | None:

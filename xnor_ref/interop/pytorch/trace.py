@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xnor_ref.errors import InputError
-from xnor_ref.interop.torch_layers import torch
+from xnor_ref.interop.pytorch.modules import torch
 
 T = Any  # torch.Tensor
 try:

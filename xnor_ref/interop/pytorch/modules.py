@@ -19,7 +19,7 @@ from xnor_ref.kernels.ops.bit_planes import exact_in_float32, largest
 try:
     import torch
     from torch.nn import functional as F
-except ImportError:  # `torch_out.torch_itself` says what to install
+except ImportError:  # `out.torch_itself` says what to install
     torch = None
 
 _Module: Any = torch.nn.Module if torch else object

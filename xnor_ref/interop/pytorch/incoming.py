@@ -12,10 +12,10 @@ from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.interop import build
 from xnor_ref.interop.description import INPUT, Description, Reasons, refuse_all
-from xnor_ref.interop.layout import described, read_layout, read_numbers
-from xnor_ref.interop.torch_layers import torch
-from xnor_ref.interop.torch_read import Reader, numbers
-from xnor_ref.interop.torch_trace import trace, unchanged
+from xnor_ref.interop.pytorch.layout import described, read_layout, read_numbers
+from xnor_ref.interop.pytorch.modules import torch
+from xnor_ref.interop.pytorch.reading import Reader, numbers
+from xnor_ref.interop.pytorch.trace import trace, unchanged
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 
 SOFT = {"_softmax": torch.softmax, "_log_softmax": torch.log_softmax} if torch else {}  # left out at the end
