@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.interop.torch_styles import F, lived_in, made, nn, torch
+from tests.interop.pytorch.torch_styles import F, lived_in, made, nn, torch
 from xnor_ref import freeze, interop, models
 from xnor_ref import nn as ours
 from xnor_ref.errors import InputError, InputTypeError
