@@ -1,6 +1,6 @@
 """Finds out by elimination which conventions hold, from a few calls on arrays on which all of them differ."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
@@ -27,8 +27,8 @@ def diagnose(subject: Subject, role: str, limits: Restrictions, start: Conventio
     shown: set[str] = set()
     for names, probes in _steps(role, limits, subject):
         values = [_values(name, role, subject) for name in names]
-        candidates = [by.but(**dict(zip(names, choice))) for by in alive for choice in product(*values)]
-        sensible = [by for by in candidates if "dot" == by.form or by.scale == "none"]  # counts are not scaled
+        made = (by.but(**dict(zip(names, choice))) for by in alive for choice in product(*values))
+        sensible = (by for by in made if by.form == "dot" or by.scale == "none")  # counts are not scaled
         alive, sure = _eliminate(subject, probes, sensible)
         shown |= {name for name, several in zip(names, values) if sure and len(several) > 1}
     if role in ("conv2d", "layer"):
@@ -53,21 +53,25 @@ def _values(name: str, role: str, subject: Subject) -> tuple[Any, ...]:
         return (1, -1, "sign bit")  # a bit cannot be 0
     if name == "scale" and role == "binarize":
         return ("none", "alpha", "layer")
-    if name == "scale" and role in ("linear", "layer"):
+    if name == "scale" and (role == "linear" or (role == "layer" and subject.own_layer.weight.ndim == 2)):
         return ("none", "alpha", "layer", "alpha K")
     if name in WORDS and "pack" in subject.functions and role in ("unpack", "dot"):
         return VALUES[name][:1]  # the words are its own
     return VALUES[name]
 
 
-def _eliminate(subject: Subject, probes: list[Case], candidates: list[Conventions]) -> tuple[list[Conventions], bool]:
+def _eliminate(
+    subject: Subject, probes: list[Case], candidates: Iterable[Conventions]
+) -> tuple[list[Conventions], bool]:
     """Those that agree with all probes, or else the one that agrees most; and whether there was one."""
     results: dict[tuple, list[np.ndarray | None]] = {}
-    best, most = candidates[0], -1.0
+    first: Conventions | None = None
+    best, most = first, -1.0
     survivors: list[Conventions] = []
     asked = (*CALLING, *WORDS) if probes[0].role in ("unpack", "dot") else CALLING
     arguments = [probe.arguments() for probe in probes]
     for by in candidates:
+        first = first or by
         if survivors and any(getattr(by, name) != getattr(survivors[0], name) for name in CALLING):
             break
         call = tuple(getattr(by, name) for name in asked)
@@ -85,7 +89,8 @@ def _eliminate(subject: Subject, probes: list[Case], candidates: list[Convention
     if survivors:
         return survivors, True
     subject.unexplained.setdefault(probes[0].role, []).extend(probes)
-    return [best if most >= CLOSE else candidates[0]], False
+    assert first is not None and best is not None
+    return [best if most >= CLOSE else first], False
 
 
 def _try(subject: Subject, probe: Case, by: Conventions) -> np.ndarray | None:
@@ -230,6 +235,10 @@ def _steps(role: str, limits: Restrictions, subject: Subject) -> Iterator[tuple[
         padded = role == "layer" or (role == "conv2d" and all(np.any(p) for p in limits.padding_pairs))
         if padded and "pad_value" in names:
             structure += ("pad_value",)
+        if role == "layer":  # its weight cannot be chosen
+            size = np.abs(subject.own_layer.weight)
+            structure += ("weight_sign_of_zero",) if (size < np.finfo(np.float32).tiny).any() else ()
+            structure += ("weight_subnormals",) if ((size > 0) & (size < np.finfo(np.float32).tiny)).any() else ()
         yield structure, [probe("normal", "normal", seed) for seed in (1, 2)]
         for of, kind in _zero_steps(limits):
             if "sign_of_zero" in names:
