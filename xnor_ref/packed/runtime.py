@@ -353,11 +353,15 @@ class PackedNetwork:
         if images.dtype == np.float32:
             _require_finite(images)
         size = min(self._most_together(), -(-len(images) // threads))
+        if size == len(images):  # what shares pieces among threads takes as long as a small layer
+            with self._plan(blueprint, size) as plan:
+                plan.run(np.ascontiguousarray(images), logits, threads if size == 1 else 1)
+            return
 
         def one_piece(start: int, stop: int) -> None:
             with self._plan(blueprint, stop - start) as plan:
                 piece = np.ascontiguousarray(images[start:stop])
-                plan.run(piece, logits[start:stop], threads if len(images) == 1 else 1)
+                plan.run(piece, logits[start:stop], 1)
 
         parallel_chunks(one_piece, len(images), size, threads)
 
@@ -378,15 +382,18 @@ class PackedNetwork:
 
     def _check_images(self, images: NDArray) -> NDArray:
         c, h, w = self.input_shape
-        wanted = f"uint8 (N, {h}, {w}, {c}) or ({h}, {w}, {c}), or float32 (N, {c}, {h}, {w})"
+
+        def wanted() -> str:
+            return f"needed is uint8 (N, {h}, {w}, {c}) or ({h}, {w}, {c}), or float32 (N, {c}, {h}, {w})"
+
         if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
             got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
-            raise InputTypeError(f"PackedNetwork: images are {got}; needed is {wanted}")
+            raise InputTypeError(f"PackedNetwork: images are {got}; {wanted()}")
         shape = images.shape
         if images.dtype == np.uint8 and shape == (h, w, c):
             return images[None]
         if len(shape) != 4 or shape[1:] != ((h, w, c) if images.dtype == np.uint8 else (c, h, w)):
-            raise InputError(f"PackedNetwork: images are {images.dtype} {shape}; needed is {wanted}")
+            raise InputError(f"PackedNetwork: images are {images.dtype} {shape}; {wanted()}")
         if len(images) == 0:
             raise InputError("PackedNetwork: there are no images (N = 0)")
         return images

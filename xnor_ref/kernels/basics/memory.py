@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ def check_memory(caller: str, n_bytes: int, what: str) -> None:
         )
 
 
+@cache
 def physical_memory() -> int:
     """Bytes of main memory; where the system does not tell, what an address can reach."""
     try:
