@@ -30,7 +30,7 @@ class Fake:
     polarity: int = 1
     word_size: int = 64
     rows: str = "padded"
-    tail: int = 0
+    tail: Any = 0
     values: str = "+1, -1"
     summation: str = "once"
     gradient: str = "|x| <= 1"
@@ -271,7 +271,9 @@ class Fake:
         if self.rows == "joined":
             bits = bits.reshape(1, -1)
         tail = -bits.shape[1] % self.word_size
-        bits = np.concatenate([bits, np.full((len(bits), tail), self.tail, np.uint8)], axis=1)
+        behind = np.repeat(bits[:, -1:], tail, axis=1) if self.tail == "any" else self.tail
+        bits = np.concatenate([bits, np.zeros((len(bits), tail), np.uint8) + behind], axis=1)
+        bits = bits.astype(np.uint8)
         words = bits.reshape(len(bits), -1, self.word_size)
         if self.fault == "every second word swapped" and words.shape[1] > 1:
             words = words.copy()
@@ -438,6 +440,7 @@ CONVENTIONS = (
     _convention("bytes", ("pack",), word_size=8, bit_order="most first"),
     _convention("rows joined", ("pack",), rows="joined"),
     _convention("tail bits set", ("pack",), tail=1),
+    _convention("tail bits that repeat the last", ("pack",), tail="any"),
     _convention("bits of +1 and -1", ("unpack", "pack"), values="1, 0"),
     _convention("K of valid taps", ("scale_map",), divisor="valid"),
     _convention("the gradient of Bi-Real", ("ste",), gradient="bireal"),

@@ -55,9 +55,10 @@ def correct(seed: int) -> tuple[tuple[str, ...], Fake, dict]:
     form = rng.choice(("dot", "agreements", "disagreements", "(dot + n)/2", "(n - dot)/2"))
     form = form if zero != 0 and rng.random() < 0.4 else "dot"
     scales = {CONV: ("none", "alpha", "layer", "alpha K", "alpha K valid")}.get(roles, ("none", "alpha"))
+    others = (1, -1, 0, "sign bit") if form == "dot" else (1, -1, "sign bit")  # bits that are counted are never 0
     fake = Fake(
         sign_of_zero=zero,
-        weight_sign_of_zero=zero if words or rng.random() < 0.5 else rng.choice((1, -1, 0, "sign bit")),
+        weight_sign_of_zero=zero if words or rng.random() < 0.5 else rng.choice(others),
         subnormals=rng.choice(("kept", "kept", "flushed")),
         pad_value=rng.choice((None, None, None, -1, 0, 1)),
         kernel=rng.choice(("correlation", "correlation", "convolution")),

@@ -99,6 +99,10 @@ def test_a_convention_that_is_stated_is_demanded():
     assert failure.kind == "demand" and "sign_of_zero is 1, where 0 is demanded" in failure.diagnosis
     assert report.conventions["linear"]["sign_of_zero"] == 1
     assert c.Kit(linear=linear, sign_of_zero=1, output=c.exact).run(20, SEED).passed
+    pack = Fake(word_size=32).pack
+    assert c.Kit(pack=pack, word_size=32, tail=0).run(5, SEED).passed
+    (wrong, *_) = c.Kit(pack=pack, word_size=64).run(5, SEED).failures
+    assert wrong.kind == "demand" and wrong.message == "pack: words of 32 bits, should be of 64"
     assert c.Kit(linear=linear, output=c.scaled("alpha")).run(20, SEED).failures[0].kind == "demand"
 
 

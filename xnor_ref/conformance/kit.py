@@ -133,7 +133,9 @@ class Kit:
         results += self._disagreements(told)
         for role in chosen:
             if subject.by[role].scale != "none" or role in ROUNDED:
-                told[role]["summation"] = SUMMATIONS[::-1][2 - subject.summation.get(role, 0)]
+                told[role]["summation"] = SUMMATIONS[subject.summation.get(role, 0)]
+            if role == "pack" and subject.by[role].tail == "any":
+                told[role]["tail"] = "any"
         missing = tuple(role for role in ROLES if role not in chosen)
         return Report(tuple(results), Observed(told), missing, tuple(subject.mode.notes), seed)
 

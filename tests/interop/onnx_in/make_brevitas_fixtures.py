@@ -1,7 +1,7 @@
 """Writes brevitas.zip: networks of Brevitas as its QONNX exporter writes them, with images and what Brevitas computes.
 
-    pip install torch==2.13.0 brevitas onnx onnxscript onnxoptimizer qonnx
-    python -m tests.interop.onnx_in.make_brevitas_fixtures
+pip install torch==2.13.0 brevitas onnx onnxscript onnxoptimizer qonnx
+python -m tests.interop.onnx_in.make_brevitas_fixtures
 """
 
 import io

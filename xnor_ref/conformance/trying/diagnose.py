@@ -35,10 +35,8 @@ def diagnose(subject: Subject, role: str, limits: Restrictions, start: Conventio
         asked = limits.asked_pad_values if role == "conv2d" else (subject.own_layer.pad_value,)
         alive, sure = _borders(subject, role, limits, alive, asked)
         shown |= {"pad_value"} if sure else set()
-    if role == "pack":
-        size = max(subject.word_sizes, default=start.word_size)
-        alive = [by.but(word_size=size) for by in alive if (size, by.bit_order) != (8, "most first in bytes")] or alive
-        shown.add("word_size")
+    in_bytes = {("least first", 8), ("most first", 8)}  # of bytes, the third order is the second
+    alive = [by for by in alive if by.word_size > 8 or (by.bit_order, by.word_size) in in_bytes] or alive
     told = {}
     for name in sorted(shown):
         found = [getattr(by, name) for by in alive if getattr(by, name) != "any"]  # "any" fits whatever a tail is
@@ -250,7 +248,7 @@ def _steps(role: str, limits: Restrictions, subject: Subject) -> Iterator[tuple[
         odd = _smallest(counts, 33), max((n for n in counts if n % 64), default=max(counts))
         batch = max(limits.batches)
         yield (
-            ("rows", "bit_order", "polarity", "tail"),
+            ("word_size", "rows", "bit_order", "polarity", "tail"),
             [Case("pack", {"x": _data((batch, n), "normal", limits, n)}) for n in odd],
         )
         for of, kind in _zero_steps(limits):

@@ -12,11 +12,7 @@ from xnor_ref.conformance.basics.conventions import Conventions
 from xnor_ref.conformance.basics.definitions import SUMMATIONS, U, Want
 from xnor_ref.conformance.basics.roles import Layer
 
-TO = {
-    "NHWC": (0, 2, 3, 1),
-    "HWIO": (2, 3, 1, 0),
-    "OHWI": (0, 2, 3, 1),
-}  # axes of what is (N, C, H, W) or (O, C, KH, KW)
+TO = {"NHWC": (0, 2, 3, 1), "HWIO": (2, 3, 1, 0), "OHWI": (0, 2, 3, 1)}  # axes of (N, C, H, W) or (O, C, KH, KW)
 BACK = {"NHWC": (0, 3, 1, 2)}
 
 
@@ -52,15 +48,11 @@ class Mode:
 class Subject:
     """Functions by role, and the conventions under which they are compared."""
 
-    def __init__(
-        self, functions: dict[str, Callable], layer: Layer | None = None, words: Conventions | None = None
-    ) -> None:
+    def __init__(self, functions: dict[str, Callable], layer: Layer | None = None) -> None:
         self.functions, self.layer, self.mode = functions, layer, Mode()
         self.by: dict[str, Conventions] = {}
         self.rivals: dict[str, list[Conventions]] = {}  # other conventions that nothing has told apart yet
         self.summation: dict[str, int] = {}  # the loosest class of sums that was seen, by role
-        self.tails: set[str] = set()  # what packed tails were seen
-        self.word_sizes: set[int] = set()
         self.unexplained: dict[str, list[Case]] = {}  # by role, on which no known convention holds
         self.slow: set[str] = set()  # roles that gave no answer in time
 
@@ -133,16 +125,28 @@ class Subject:
             self.summation[case.role] = max(summation, self.summation.get(case.role, 0))
         return wrong
 
+    def agree(self, case: Case, a: np.ndarray, b: np.ndarray, part: slice = slice(None)) -> bool:
+        """Whether two results of a case, or of a part of its batch, are the same but for the rounding of floats."""
+        if a.shape != b.shape or np.array_equal(a, b, equal_nan="f" == a.dtype.kind == b.dtype.kind):
+            return a.shape == b.shape
+        by = self.by[case.role]
+        want = self.want(case, by)
+        if a.dtype.kind != "f" or want.terms is None:
+            return False
+        allowed = np.broadcast_to(2 * want.allowed(by.summation, _u(a.dtype)), want.value.shape)[part]
+        return allowed.size == a.size and bool((np.abs(np.subtract(a, b)).reshape(allowed.shape) <= allowed).all())
+
     def _read(self, words: np.ndarray, shape: tuple[int, ...], by: Conventions) -> Any:
         """Signs and tail bits of what `pack` gave, or what is wrong with it."""
         if words.dtype.kind not in "iu":
             return f"pack: dtype {words.dtype}, should be an integer type"
         size = 8 * words.dtype.itemsize
-        self.word_sizes.add(size)
+        if size != by.word_size:
+            return f"pack: words of {size} bits, should be of {by.word_size}"
         rows, n = shape
         if by.rows == "padded" and words.size % rows:
             return f"pack: {words.size} words, which {rows} rows cannot share"
-        read = bits.read(words, rows, n, by.but(word_size=size))
+        read = bits.read(words, rows, n, by)
         return read or f"pack: shape {words.shape} of {size}-bit words, too few for {rows} rows of {n} bits"
 
 
@@ -157,7 +161,7 @@ def differ(what: str, got: np.ndarray, want: Want, summation: str) -> tuple[str 
     if want.terms is None:
         wrong, seen = off != 0, 0  # NaN is wrong, too
     else:
-        u = max(U, float(np.finfo(got.dtype).eps) / 2) if got.dtype.kind == "f" else U
+        u = _u(got.dtype)
         for seen, name in enumerate(SUMMATIONS):  # noqa: B007 - it is returned
             wrong = ~(off <= want.allowed(name, u))
             if name == summation or not wrong.any():
@@ -175,3 +179,8 @@ def differ(what: str, got: np.ndarray, want: Want, summation: str) -> tuple[str 
     return (
         f"{what}: {int(wrong.sum())} of {wrong.size} differ, {where}{shown:.9g}, not {want.value[index]:.9g}{about}"
     ), seen
+
+
+def _u(dtype: np.dtype) -> float:
+    """Half the distance of numbers around 1: of float32, or of a coarser dtype."""
+    return max(U, float(np.finfo(dtype).eps) / 2) if dtype.kind == "f" else U
