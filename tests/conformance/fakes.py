@@ -107,9 +107,10 @@ class Fake:
             if fault == "the last group sees the channels of the first":
                 seen[-1] = seen[0]
             parts = zip(seen, np.split(weight, groups))
-            out = np.concatenate([self.conv(*p, stride, padding, pad_value, dilation) for p in parts], axis=1)
+            place = stride, padding, pad_value, dilation, weight
+            out = np.concatenate([self.conv(*part, *place) for part in parts], axis=1)
         else:
-            out = self.conv(x, weight, stride, padding, pad_value, dilation)
+            out = self.conv(x, weight, stride, padding, pad_value, dilation, weight)
         if fault == "adds to what the last call gave":
             before = self.kept.get(out.shape, 0)
             self.kept[out.shape] = out.copy()
@@ -121,7 +122,7 @@ class Fake:
             out = buffer
         return np.ascontiguousarray(out.transpose(0, 2, 3, 1)) if of_x == "NHWC" else out
 
-    def conv(self, x, weight, stride, padding, pad_value, dilation):
+    def conv(self, x, weight, stride, padding, pad_value, dilation, of_all):
         fault = self.fault
         (n, channels, height, width), (outputs, _, kh, kw) = x.shape, weight.shape
         spans = [d * (k - 1) + 1 for d, k in zip(dilation, (kh, kw))]
@@ -184,7 +185,7 @@ class Fake:
         if fault == "outputs above 64 lost":
             z[..., 64:] = 0
         y = self.formed(z, taps[:, :, None], channels * kh * kw).transpose(0, 3, 1, 2)
-        return self.scaled(y, x, held, stride, ((top, bottom), (left, right)), dilation)
+        return self.scaled(y, x, held, stride, ((top, bottom), (left, right)), dilation, of_all)
 
     def border(self, asked, channels=1):
         fault = self.fault
@@ -207,12 +208,12 @@ class Fake:
         of, sign = count[self.form]
         return (of + sign * z) / 2
 
-    def scaled(self, y, x, weight, stride, padding, dilation):
+    def scaled(self, y, x, weight, stride, padding, dilation, of_all):
         if self.scale == "none":
             return y if self.form.endswith("/2") else y.astype(np.int32)
         alpha = self.mean_abs(weight)
         if self.scale == "layer" or self.fault == "one alpha for all filters":
-            alpha = np.full_like(alpha, alpha.mean())
+            alpha = np.full_like(alpha, self.mean_abs(self.weight_signs(of_all)[1]).mean())
         if self.fault == "alphas mixed among filters":
             alpha = np.roll(alpha, 1)
         if self.fault == "alpha without its mean":
