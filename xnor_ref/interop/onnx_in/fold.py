@@ -253,6 +253,8 @@ def _matmul(of: _Given) -> NDArray:
 
 def _reduce(function: Callable) -> Callable[[_Given], NDArray]:
     def apply(of: _Given) -> NDArray:
+        if not of[0].size:
+            raise Unsupported("a sum of nothing")
         return np.asarray(function(of[0], axis=of.axes(1), keepdims=bool(of.option("keepdims", 1)))).astype(of[0].dtype)
 
     return apply
