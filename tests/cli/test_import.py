@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from tests.interop.onnx_in.onnx_files import QONNX, File, binary_network
 from xnor_ref import load_packed
@@ -171,3 +172,29 @@ def test_check_says_that_the_runtime_is_missing(here, monkeypatch):
     for folder, text in (("nothing", "no such folder"), (".xnor", "no such folder")):
         code, _, err = here("import", "net.onnx", "-o", "n.safetensors", "--check", folder)
         assert code == 3 and text in err
+
+
+def test_weights_of_pytorch_come_with_a_layout(here, tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"conv.weight": (8, 3, 3, 3), "fc.weight": (4, 8), "fc.bias": (4,)}
+    save_file(
+        {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}, tmp_path / "net.safetensors"
+    )
+    layers = ("binary_conv2d", "conv", "padding = 1"), ("global_avg_pool2d", "pool", ""), ("linear", "fc", "")
+    text = "input_shape = [3, 8, 8]\n" + "".join(
+        f'[[layers]]\nkind = "{kind}"\nname = "{name}"\n{more}\n' for kind, name, more in layers
+    )
+    (tmp_path / "layout.toml").write_text(text)
+    code, out, err = here(
+        "import", "net.safetensors", "--map", "layout.toml", "-o", "m.safetensors", "--check", "photos"
+    )
+    assert (
+        code == 0
+        and "weight = fc.weight, bias = fc.bias" in out
+        and "no runtime for safetensors files is called" in out
+    ), err
+    assert load_packed("m.safetensors").input_shape == (3, 8, 8)
+    code, _, err = here("import", "net.safetensors", "-o", "n.safetensors")
+    assert code == 2 and "give a layout" in err
+    code, _, err = here("import", "m.safetensors", "-o", "n.safetensors")
+    assert code == 2 and "a file of this project" in err

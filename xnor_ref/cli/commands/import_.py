@@ -76,6 +76,7 @@ def command(file: str, output: str, images: str | None, force: bool, as_json: bo
         "classes": len(packed.classes),
         "layers": _rows(loaded.description, network, packed.input_shape),
         "notes": list(loaded.notes),
+        "guessed": loaded.guessed.splitlines(),
         "compared": compared,
     }
     options.answer(result, as_json, _text)
@@ -225,7 +226,8 @@ def _text(result: dict[str, Any]) -> str:
     ]
     if (compared := result["compared"]) is not None:
         facts.append(("check", _compared_text(compared)))
-    return options.table(rows, right=(5,)) + "\n\n" + options.table(facts)
+    found = ["\n".join(["where the numbers were found:", *result["guessed"]])] if result["guessed"] else []
+    return "\n\n".join([options.table(rows, right=(5,)), *found, options.table(facts)])
 
 
 def _compared_text(compared: dict[str, Any]) -> str:

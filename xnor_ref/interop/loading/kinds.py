@@ -16,7 +16,8 @@ from xnor_ref.errors import InputError, InputTypeError, ModelFileError, Unreadab
 from xnor_ref.interop.description import Description
 from xnor_ref.interop.keras.model import describe
 from xnor_ref.interop.onnx_in import reading, running
-from xnor_ref.interop.pytorch import layout
+from xnor_ref.interop.pytorch.layout import described, read_layout, read_numbers
+from xnor_ref.storage import METADATA_KEY
 
 Runner = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray]  # logits of pixels, by the table they go through
 
@@ -34,6 +35,7 @@ class Loaded:
     run : logits of raw pixels, uint8 (N, H, W, C), as that package computes them, given the table (256, C) of what
         pixels become; None where no package is called
     last : operations at the end of the file that were left out
+    guessed : where the numbers of each layer were found, where the file does not say it itself
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Loaded:
     runtime: str = ""
     run: Runner | None = None
     last: tuple[str, ...] = ()
+    guessed: str = ""
 
 
 def load(path: str | os.PathLike[str], *, layers: str | os.PathLike[str] | None = None, **how: Any) -> Loaded:
@@ -101,10 +104,14 @@ def _keras(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
 
 
 def _safetensors(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
+    if METADATA_KEY.encode() in _start(path):
+        raise InputError(
+            f"{path}: a file of this project; `export` makes a model file of a run, and a model file is one"
+        )
     if layers is None:
-        raise InputError(f"{path} holds numbers alone; a layout must say what the layers are (docs/interop.md)")
-    description, table = layout.described(layout.read_numbers(path), layout.read_layout(layers), how)
-    return Loaded("safetensors", description, tuple(table.splitlines()))
+        raise InputError(f"{path}: numbers alone say not what the layers are; give a layout in TOML (docs/interop.md)")
+    description, found = described(read_numbers(path), read_layout(layers), how)
+    return Loaded("safetensors", description, guessed=found)
 
 
 def _pickle(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
