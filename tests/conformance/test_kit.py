@@ -46,6 +46,18 @@ def test_a_fault_is_found(planted):
     assert soak.found(planted, SEED)
 
 
+def test_a_fault_at_one_length_hides_no_convention():
+    """The kit itself calls with 33 to find out the conventions, of which none explains what it gets."""
+
+    def pack(x):
+        words = np.packbits(~np.signbit(x), axis=1)
+        return words[:, :-1] if x.shape[1] == 33 else words
+
+    report = c.Kit(pack=pack).run(20, SEED)
+    (failure,) = report.failures
+    assert failure.message == "pack: shape (1, 4) of 8-bit words, too few for 1 rows of 33 bits"
+
+
 @pytest.mark.parametrize("planted", CONVENTIONS, ids=ids)
 def test_a_convention_is_named_and_not_blamed(planted):
     kit = soak.kit_of(planted)

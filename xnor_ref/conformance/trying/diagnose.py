@@ -63,32 +63,32 @@ def _eliminate(
 ) -> tuple[list[Conventions], bool]:
     """Those that agree with all probes, or else the one that agrees most; and whether there was one."""
     results: dict[tuple, list[np.ndarray | None]] = {}
-    first: Conventions | None = None
-    best, most = first, -1.0
+    tried: list[Conventions] = []
     survivors: list[Conventions] = []
     asked = (*CALLING, *WORDS) if probes[0].role in ("unpack", "dot") else CALLING
     arguments = [probe.arguments() for probe in probes]
     for by in candidates:
-        first = first or by
+        tried.append(by)
         if survivors and any(getattr(by, name) != getattr(survivors[0], name) for name in CALLING):
             break
         call = tuple(getattr(by, name) for name in asked)
         if call not in results:
             results[call] = [_try(subject, probe, by) for probe in probes]
-        for probe, made, got in zip(probes, arguments, results[call]):
-            share = _agreement(subject, probe, made, got, by)
-            if share < 1.0:
-                break
-        else:
+        if all(_agreement(subject, *one, by) == 1.0 for one in zip(probes, arguments, results[call])):
             survivors.append(by)
-            continue
-        if share > most:
-            best, most = by, share
     if survivors:
         return survivors, True
     subject.unexplained.setdefault(probes[0].role, []).extend(probes)
-    assert first is not None and best is not None
-    return [best if most >= CLOSE else first], False
+
+    def agreement(by: Conventions) -> tuple[int, float]:
+        """Probes that are right throughout, and the share of right numbers of all."""
+        got = results[tuple(getattr(by, name) for name in asked)]
+        shares = [_agreement(subject, *one, by) for one in zip(probes, arguments, got)]
+        return shares.count(1.0), sum(shares) / len(shares)
+
+    best = max(tried, key=agreement)
+    whole, share = agreement(best)
+    return [best if whole or share >= CLOSE else tried[0]], False
 
 
 def _try(subject: Subject, probe: Case, by: Conventions) -> np.ndarray | None:
@@ -252,7 +252,7 @@ def _steps(role: str, limits: Restrictions, subject: Subject) -> Iterator[tuple[
             [Case("pack", {"x": _data((batch, n), "normal", limits, n)}) for n in odd],
         )
         for of, kind in _zero_steps(limits):
-            yield of, [Case("pack", {"x": _data((batch, odd[0]), kind, limits, 1)})]
+            yield of, [Case("pack", {"x": _data((batch, n), kind, limits, n)}) for n in odd]
     elif role == "unpack":
         counts = limits.channel_counts
         shapes = [(max(limits.batches), n) for n in {_smallest(counts, 33), max(counts)}]
