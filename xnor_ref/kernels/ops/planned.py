@@ -76,14 +76,16 @@ class Workspace:
         self.alpha = simd.padded(np.ones(windows.outputs, np.float32) if alpha is None else alpha)
         self._alpha = alpha
         self._affine = (_NONE, _NONE, _NONE) if affine is None else affine
+        self._by_words = conv.groups == 1 or conv.channels % pack.WORD_SIGNS == 0  # a group's are words of its own
+        valid, out_size = input_scale == KMode.VALID, (windows.out_h, windows.out_w)
+        self._place = windows.size, windows.window.numbers, valid, out_size
 
     def pack_pixels(self, x: F32, threads: int) -> None:
         """Bits, and A if the layer has K, of x (N, H, W, C)."""
         threads, n_rows = simd.worth(threads, 200 * x.size), len(x) * self.bits.shape[1]
-        by_words = self.conv.groups == 1 or self.conv.channels % pack.WORD_SIGNS == 0  # a group's are words of its own
-        mean = self.mean if by_words else _NO_MEAN
+        mean = self.mean if self._by_words else _NO_MEAN
         simd.split(threads, n_rows, signs.pack_pixels, x, self._step, *self._affine, self.bits, mean)
-        if self.input_scale == KMode.OFF or by_words:
+        if self.input_scale == KMode.OFF or self._by_words:
             return
         (down, right), (scale, shift, _) = self._step, self._affine
         x = x[:, ::down, ::right]
@@ -108,10 +110,8 @@ class Workspace:
         """K of the packed images from their A."""
         if self.input_scale == KMode.OFF:
             return
-        w = self.conv.windows
-        place = w.size, w.window.numbers, self.input_scale == KMode.VALID, (w.out_h, w.out_w)
         threads = simd.worth(threads, 1000 * n * self.k.shape[1])
-        simd.split(threads, n * self.conv.groups, plain.box_means, self.mean, *place, self.k)
+        simd.split(threads, n * self.conv.groups, plain.box_means, self.mean, *self._place, self.k)
 
     @property
     def thresholds(self) -> tuple[F32, F32]:

@@ -107,7 +107,8 @@ def conv2d_words(
     check_memory(caller, 16 * n * outputs * math.prod(window.count((height, width))) + 16 * x.size, f"(x {x.shape})")
     finish = _finish(caller, outputs, output, scale=scale, bias=bias, threshold=threshold, flip=flip)
     z = binary_ops.conv2d_bits(x, weight, channels, window, pad_value, backend, threads, groups)
-    return finish(z, 1) if layout == "NCHW" else finish(np.ascontiguousarray(np.moveaxis(z, 1, -1)), 3)
+    found = finish(z)
+    return found if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(found, 1, -1))
 
 
 @steady
@@ -167,7 +168,7 @@ def linear_words(
         caller, 8 * len(x) * len(weight) + 8 * (x.size + 2 * weight.size), f"(x {x.shape}, weight {weight.shape})"
     )
     finish = _finish(caller, len(weight), output, scale=scale, bias=bias, threshold=threshold, flip=flip)
-    return finish(binary_ops.gemm_bits(x, weight, n_bits, backend, workers), 1)
+    return finish(binary_ops.gemm_bits(x, weight, n_bits, backend, workers))
 
 
 def max_pool2d_words(
@@ -257,8 +258,8 @@ def _check_words(caller: str, name: str, array: Words, n_bits: int, why: str) ->
         )
 
 
-def _finish(caller: str, outputs: int, output: str, **given: Any) -> Callable[[NDArray[np.int32], int], NDArray]:
-    """What makes the output of integers and the axis of their channels."""
+def _finish(caller: str, outputs: int, output: str, **given: Any) -> Callable[[NDArray[np.int32]], NDArray]:
+    """What makes the output of integers (N, O, ...)."""
     if output not in TAKES:
         raise InputError(f"{caller}: output must be one of {', '.join(TAKES)}, got {output!r}")
     given = {name: value for name, value in given.items() if value is not None}
@@ -269,20 +270,29 @@ def _finish(caller: str, outputs: int, output: str, **given: Any) -> Callable[[N
     if output == "bits" and "threshold" not in given:
         raise InputError(f"{caller}: output 'bits' needs a threshold")
     of_channel = {name: _of_channels(caller, name, value, outputs) for name, value in given.items()}
+    large = {name: float(np.abs(value).max()) for name, value in of_channel.items() if name in ("scale", "bias")}
+    may_overflow = 2.0**31 * large.get("scale", 1) + large.get("bias", 0) >= float(np.finfo(np.float32).max)
 
-    def finish(z: NDArray[np.int32], axis: int) -> NDArray:
-        shape = [-1 if at == axis else 1 for at in range(z.ndim)]
-        values = {name: value.reshape(shape) for name, value in of_channel.items()}
+    def finish(z: NDArray[np.int32]) -> NDArray:
+        values = {name: value.reshape(-1, *[1] * (z.ndim - 2)) for name, value in of_channel.items()}
         if output == "int32":
             return z
         if output == "bits":
-            limit = values["threshold"]
-            return pack_mask(np.where(values.get("flip", False), z <= limit, z >= limit), axis)
-        with np.errstate(over="ignore"):
-            y = z.astype(np.float32) * values.get("scale", np.float32(1)) + values.get("bias", np.float32(0))
+            below, most = (  # as integers, which compare faster; no sum of signs is -2^31
+                np.clip(part, -(2**31), 2**31 - 1).astype(np.int32)
+                for part in (np.ceil(values["threshold"]) - 1, np.floor(values["threshold"]))
+            )
+            ones = z > below
+            if np.any(flip := values.get("flip", False)):
+                ones = np.where(flip, z <= most, ones)
+            return pack_mask(ones, 1)
+        y = z.view(np.float32)  # in its place
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(z, values.get("scale", np.float32(1)), out=y, dtype=np.float32, casting="unsafe")
+            y += values.get("bias", np.float32(0))
         if output == "int8":
-            return np.clip(np.rint(y), -128, 127).astype(np.int8)
-        if not np.isfinite(y).all():
+            return np.clip(np.rint(y, out=y), -128, 127, out=y).astype(np.int8)
+        if may_overflow and not np.isfinite(y).all():
             raise NonFiniteError(f"{caller}: the result does not fit float32; scale and bias are too large")
         return y
 
