@@ -276,7 +276,16 @@ def test_same_padding_and_dilation_and_groups_are_passed_on():
         ({"linear": 3}, "must be a function"),
         ({"linear": linear, "chanels": 3}, "chanels"),
         ({"linear": linear, "channels": ()}, "channels is empty"),
-        ({"linear": linear, "largest_dot": 0}, "largest_dot must be a positive int"),
+        ({"linear": linear, "largest_dot": 0}, "largest_dot must be at least 1, got 0"),
+        ({"linear": linear, "channels": (64, 0)}, "channels must be at least 1, got 0"),
+        ({"linear": linear, "batch": "one"}, "batch must be an int"),
+        ({"linear": linear, "kernels": (3, (1, 0))}, r"kernels must be ints of at least 1.*got \(1, 0\)"),
+        ({"linear": linear, "strides": ("same",)}, "strides must be ints"),
+        ({"linear": linear, "paddings": ("valid",)}, "or \"same\"; got 'valid'"),
+        ({"linear": linear, "paddings": (((0, 1), (1, -1)),)}, "paddings must be"),
+        ({"linear": linear, "pad_values": (2,)}, "pad_values must be among 0, 1, -1, got 2"),
+        ({"linear": linear, "memory": "sparse"}, "memory must be among 'plain'"),
+        ({"linear": linear, "options": {"fast": True}}, "options must be names with tuples"),
         ({"linear": linear, "sign_of_zero": 2}, "sign_of_zero must be one of 1, -1, 0"),
         ({"layer": linear}, "layer must be Layer"),
     ],
@@ -285,6 +294,21 @@ def test_same_padding_and_dilation_and_groups_are_passed_on():
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises((InputError, InputTypeError), match=message):
         c.Kit(**settings)
+
+
+def test_restrictions_may_be_written_in_several_ways():
+    limits = Restrictions(
+        kernels=[3, [1, 2]], paddings=[1, [[0, 1], [1, 0]], "same"], pad_values=0, channels=64, batch=(2,)
+    )
+    assert limits.kernel_pairs == ((3, 3), (1, 2)) and limits.asked_pad_values == (0,) and limits.batches == (2,)
+    assert limits.padding_pairs == ((1, 1), ((0, 1), (1, 0)), "same") and limits.channel_counts == (64,)
+    assert Restrictions(channels=c.multiple_of(48)).channel_counts == (48, 96, 144, 192, 240)
+    assert Restrictions(channels=c.multiple_of(512)).channel_counts == (512,) and Restrictions(batch=2).batches == (
+        1,
+        2,
+    )
+    with pytest.raises(InputError, match="multiple_of must be at least 1"):
+        c.multiple_of(0)
 
 
 def test_settings_that_leave_nothing_are_refused():

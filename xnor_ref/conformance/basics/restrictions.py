@@ -6,7 +6,8 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from xnor_ref.errors import InputError, is_integer
+from xnor_ref.conformance.basics.arrays import MEMORY
+from xnor_ref.errors import InputError, check_integer, is_integer
 
 CHANNELS = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)  # around the borders of words
 OUT_CHANNELS = (1, 2, 8, 9, 33, 64, 65, 130)
@@ -18,6 +19,9 @@ class multiple_of:
     """All multiples of a number."""
 
     of: int
+
+    def __post_init__(self) -> None:
+        check_integer("multiple_of", self.of, 1)
 
     def __contains__(self, value: int) -> bool:
         return value % self.of == 0
@@ -36,9 +40,32 @@ def _allowed(limit: Any, proposed: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _pairs(values: Any) -> tuple[Any, ...]:
-    """A pair for both axes from each int; what is no int is taken as it is."""
+    """A pair for both axes from each int; what is no int is taken as it is, lists as tuples."""
     values = values if isinstance(values, tuple | list) else (values,)
-    return tuple((v, v) if is_integer(v) else v for v in values)
+    return tuple((v, v) if is_integer(v) else _tuples(v) for v in values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, tuple | list) else value
+
+
+def _check_pairs(name: str, values: Any, least: int) -> None:
+    """Raise InputError unless each value is an int or a pair; among paddings two pairs and "same" as well."""
+    padding = name == "paddings"
+    for value in _pairs(values):
+        if padding and value == "same":
+            continue
+        sides: tuple[Any, ...] = value if isinstance(value, tuple) and len(value) == 2 else (None,)
+        if padding and all(isinstance(side, tuple) and len(side) == 2 for side in sides):
+            sides = tuple(p for side in sides for p in side)
+        if not all(is_integer(side) and side >= least for side in sides):
+            more = ', two pairs ((top, bottom), (left, right)) or "same"' if padding else ""
+            raise InputError(f"Kit: {name} must be ints of at least {least}, pairs of them{more}; got {value!r}")
+
+
+def _check_counts(name: str, values: Any) -> None:
+    for value in values if isinstance(values, tuple | list | range) else (values,):
+        check_integer(f"Kit: {name}", value, 1)
 
 
 @dataclass(frozen=True)
@@ -68,12 +95,26 @@ class Restrictions:
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # further keywords, and what each may be
 
     def __post_init__(self) -> None:
-        for name in ("largest_image", "largest_dot"):
-            if not is_integer(getattr(self, name)) or getattr(self, name) < 1:
-                raise InputError(f"Kit: {name} must be a positive int, got {getattr(self, name)!r}")
-        for name in ("channels", "out_channels", "kernels", "strides", "paddings", "pad_values", "batch"):
+        lists = "channels", "out_channels", "kernels", "strides", "paddings", "dilations", "groups", "batch", "memory"
+        for name in (*lists, "pad_values"):
             if getattr(self, name) in ((), []):
                 raise InputError(f"Kit: {name} is empty: no case can be drawn")
+        for name in ("largest_image", "largest_dot"):
+            check_integer(f"Kit: {name}", getattr(self, name), 1)
+        for name in ("channels", "out_channels", "groups", "batch"):
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), multiple_of):
+                _check_counts(name, getattr(self, name))
+        for name in ("kernels", "strides", "dilations", "paddings"):
+            if getattr(self, name) is not None:
+                _check_pairs(name, getattr(self, name), 0 if name == "paddings" else 1)
+        for name, known in (("pad_values", (0, 1, -1)), ("memory", MEMORY)):
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple | list) else (values,):
+                if value not in known:
+                    raise InputError(f"Kit: {name} must be among {', '.join(map(repr, known))}, got {value!r}")
+        for name, values in self.options.items():
+            if not isinstance(values, tuple | list) or not values:
+                raise InputError(f"Kit: options must be names with tuples of values, got {name!r}: {values!r}")
 
     @cached_property
     def channel_counts(self) -> tuple[int, ...]:
@@ -91,7 +132,7 @@ class Restrictions:
 
     @cached_property
     def batches(self) -> tuple[int, ...]:
-        return tuple(range(1, self.batch + 1)) if is_integer(self.batch) else tuple(self.batch)
+        return tuple(range(1, self.batch + 1)) if is_integer(self.batch) else _allowed(self.batch, (1,))
 
     def _axes(self, values: Any, default: range) -> tuple[Any, ...]:
         pairs = tuple(product(default, repeat=2)) if values is None else _pairs(values)
@@ -121,3 +162,7 @@ class Restrictions:
     @cached_property
     def asked_pad_values(self) -> tuple[int, ...]:
         return tuple(self.pad_values) if isinstance(self.pad_values, tuple | list) else (self.pad_values,)
+
+    @cached_property
+    def memory_layouts(self) -> tuple[str, ...]:
+        return tuple(self.memory) if isinstance(self.memory, tuple | list) else (self.memory,)

@@ -116,7 +116,7 @@ def conv2d(limits: Restrictions, scaled: bool = False) -> Cases:
         choice(product(limits.batches, limits.asked_pad_values)),
         choice(pairs_of_kinds(limits, scaled)),
         SEEDS,
-        choice(limits.memory),
+        choice(limits.memory_layouts),
         keywords(limits),
     ).map(make)
 
@@ -174,7 +174,7 @@ def linear(limits: Restrictions, scaled: bool = False, longest: bool = False) ->
         choice(limits.batches[: 1 if longest else None]),
         choice(longest_kinds(limits, scaled) if longest else pairs_of_kinds(limits, scaled)),
         st.just(1) if longest else SEEDS,
-        choice(limits.memory[: 1 if longest else None]),
+        choice(limits.memory_layouts[: 1 if longest else None]),
         keywords(limits),
     ).map(make)
 
@@ -187,7 +187,7 @@ def rows(role: str, limits: Restrictions, zero_free: bool = False) -> Cases:
         return Case(role, {"x": Data((batch, n), kind, memory, seed)}, {"n": n} if role == "unpack" else {})
 
     found = [kind for kind in kinds(limits) if not zero_free or kind not in ("zeros", "subnormal")]
-    few = choice(limits.channel_counts), choice(found), choice(limits.batches), choice(limits.memory), SEEDS
+    few = choice(limits.channel_counts), choice(found), choice(limits.batches), choice(limits.memory_layouts), SEEDS
     return st.tuples(*few).map(make)
 
 
@@ -236,7 +236,7 @@ def scale_maps(limits: Restrictions) -> Cases:
         choice(limits.batches),
         choice(kinds(limits, scaled=True)),
         SEEDS,
-        choice(limits.memory),
+        choice(limits.memory_layouts),
         keywords(limits),
     ).map(make)
 
