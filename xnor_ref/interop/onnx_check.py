@@ -6,7 +6,6 @@ follows the file's own values from sign to sign, and shows at each place that th
 signs are those that we would give them, and that our layers come from there to the file's next values.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from xnor_ref.errors import EquivalenceError, InputError, ModelFileError, UnreadableError
 from xnor_ref.interop.onnx_out import onnx_bytes
 from xnor_ref.interop.onnx_out_graph import MAX_BYTES, QONNX_DOMAIN, onnx_module
-from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.ops.bit_planes import Levels
 from xnor_ref.packed import PackedNetwork
 from xnor_ref.packed.file import ExaminedNode
@@ -35,6 +33,7 @@ ROUNDING = 2.0**-16  # of a value before a sign, relative to the largest of the 
 FEW_ROUNDINGS = 2.0**-22  # likewise: how near a threshold counts as beside it, where the file's value is ours
 CHECKED = 16  # images, when a file is written
 TOGETHER = 50  # images at once
+MOST_TOGETHER = 65_536
 FOLLOWED = 16  # likewise, where all values before signs are looked at
 
 
@@ -94,7 +93,8 @@ class OnnxFile:
         kind = self._inputs[0].type.tensor_type
         self.pixels = kind.elem_type == onnx.TensorProto.UINT8
         self.batch = kind.shape.dim[0].dim_value if kind.shape.dim else 0  # 0: any
-        check_memory(f"{name}: as many images as it takes at once", self.batch * math.prod(packed.input_shape), "")
+        if self.batch > MOST_TOGETHER:
+            raise ModelFileError(f"{name}: takes {self.batch:,} images at once, the limit is {MOST_TOGETHER:,}")
         self.values = {value for node in graph.node for value in node.output}
         self._qonnx = any(entry.domain == QONNX_DOMAIN for entry in self._model.opset_import)
         self._ready: dict[tuple[str, ...], Run] = {}  # by the values beside the logits that they give
@@ -130,8 +130,9 @@ class OnnxFile:
             parts.append([array[: len(piece)] for array in results])
         found = dict(zip(wanted, (np.concatenate(arrays) for arrays in zip(*parts))))
         logits, shape = found[self.logits], (len(x), len(self.packed.classes))
-        if logits.shape != shape:
-            raise ModelFileError(f"{self.name}: gives {logits.shape} for {len(x)} images, {shape} is needed")
+        if logits.shape != shape or logits.dtype.kind != "f":
+            what = f"{logits.dtype} {logits.shape}"
+            raise ModelFileError(f"{self.name}: gives {what} for {len(x)} images, float32 {shape} is needed")
         return found
 
     def _session(self, names: Sequence[str]) -> Run:
@@ -154,9 +155,12 @@ class OnnxFile:
 
         def run(x: NDArray) -> list[NDArray]:
             try:
-                return session.run([self.logits, *names], {self.input: x})
+                found = session.run([self.logits, *names], {self.input: x})
             except Exception as error:
                 raise ModelFileError(f"{self.name}: onnxruntime cannot run it: {error}") from None
+            if not all(isinstance(array, np.ndarray) and array.shape[:1] == x.shape[:1] for array in found):
+                raise ModelFileError(f"{self.name}: gives values that are not one for each image")
+            return found
 
         return run
 
@@ -317,8 +321,9 @@ def _follow(
         inputs = [results[source + 1] for source in node.inputs]
         if index in names:
             ours, (theirs, sides) = inputs[0], (values[name] for name in names[index])
-            if theirs.shape != ours.shape or sides.shape != ours.shape:
-                return [f"before {node.name} it has {theirs.shape} values, {ours.shape} are needed"] * len(images)
+            if theirs.shape != ours.shape or sides.shape != ours.shape or theirs.dtype.kind != "f":
+                what = f"{theirs.dtype} {theirs.shape}"
+                return [f"before {node.name} its values are {what}, float32 {ours.shape} is needed"] * len(images)
             far, largest = _of_images(np.abs(theirs - ours)), _of_images(np.abs(ours))
             blame(
                 ~(far <= ROUNDING * largest),
