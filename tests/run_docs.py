@@ -5,7 +5,8 @@ more options.
 Of CONTRIBUTING.md the other lines are run too, but for those that CI runs itself: `cmp` beside the runs, the rest in
 the repository.
 A command on real images runs where XNOR_REF_TEST_DATA names them; elsewhere it must fail with exit code 3.
-`--download` is not run: its option is checked by the parser only, and the download itself by the tests.
+`--download` is not run: its option is checked by the parser only, and the download itself by the tests. Commands on ONNX
+files run where onnx is installed.
 """
 
 import os
@@ -14,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -92,7 +94,9 @@ def lines_to_run(path: Path) -> list[str]:
     return [
         line
         for line in shell_lines(path.read_text())
-        if "--download" not in line and (line.startswith(RUN) or (own and not line.startswith(RUN_BY_CI)))
+        if "--download" not in line
+        and (".onnx" not in line or find_spec("onnx") is not None)
+        and (line.startswith(RUN) or (own and not line.startswith(RUN_BY_CI)))
     ]
 
 
