@@ -5,8 +5,8 @@ more options.
 Of CONTRIBUTING.md the other lines are run too, but for those that CI runs itself: `cmp` beside the runs, the rest in
 the repository.
 A command on real images runs where XNOR_REF_TEST_DATA names them; elsewhere it must fail with exit code 3.
-`--download` is not run: its option is checked by the parser only, and the download itself by the tests. Commands on ONNX
-files run where onnx is installed.
+`--download` is not run: its option is checked by the parser only, and the download itself by the tests.
+Commands on ONNX files run where onnx is installed.
 """
 
 import os
