@@ -2,7 +2,8 @@
 
     python -m tests.conformance.soak --seeds 200 --count 10000 --jobs 2
 
-prints a table: in how many of 200 seeds each fault is found and each convention named; and how many of 10,000 correct
+prints a table: in how many of 200 seeds each fault is found, after how many examples in the mean, and each convention
+named; and how many of 10,000 correct
 implementations, each with conventions and restrictions drawn at random, are blamed, or have a convention named wrongly.
 The exit code is 1 where a fault is missed in more than 1 of 200 seeds, a convention is named wrongly as often, or a
 correct implementation is blamed at all. `--start` goes on from another seed, so that a long run can be cut in parts.
@@ -32,12 +33,11 @@ def kit_of(planted: Planted) -> c.Kit:
     return c.Kit(**{role: getattr(fake, role) for role in planted.roles}, **planted.kit)
 
 
-def found(planted: Planted, seed: int, examples: int = c.DEFAULT_EXAMPLES) -> bool:
-    """Whether a fault is found, or a convention named and not blamed."""
+def found(planted: Planted, seed: int, examples: int = c.DEFAULT_EXAMPLES) -> int:
+    """After how many examples a fault is found, or a convention named and not blamed; 0 if it is not."""
     report = kit_of(planted).run(examples, seed, shrink=False, until_failure=True)
-    if not planted.shows:
-        return not report.passed
-    return report.passed and shown(planted, report)
+    right = report.passed and shown(planted, report) if planted.shows else not report.passed
+    return sum(result.examples for result in report.results) if right else 0
 
 
 def shown(planted: Planted, report: c.Report) -> bool:
@@ -124,10 +124,11 @@ def main() -> int:
     with ProcessPoolExecutor(chosen.jobs) as pool:
         for planted in (*FAULTS, *CONVENTIONS) if chosen.seeds else ():
             if chosen.only in planted.name:
-                right = sum(pool.map(partial(found, planted), seeds, chunksize=10))
-                kind = "named" if planted.shows else "found"
-                print(f"{right:5d} of {chosen.seeds} {kind}  {planted.name} ({', '.join(planted.roles)})", flush=True)
-                missed |= chosen.seeds - right > chosen.seeds / 200
+                tried = [n for n in pool.map(partial(found, planted), seeds, chunksize=10) if n]
+                kind = "named" if planted.shows else f"found after {sum(tried) / max(1, len(tried)):.0f} examples"
+                what = f"{planted.name} ({', '.join(planted.roles)})"
+                print(f"{len(tried):5d} of {chosen.seeds} {kind:26s}  {what}", flush=True)
+                missed |= chosen.seeds - len(tried) > chosen.seeds / 200
         told = pool.map(
             partial(blamed, examples=chosen.examples), range(chosen.start, chosen.start + chosen.count), chunksize=20
         )
