@@ -12,7 +12,14 @@ LESSONS = sorted(FOLDER.glob("[0-9]*.md"))
 CELL = re.compile(r"^```\{code-cell\} python\n(---\n.*?---\n)?(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+LONG = ("06", "07")  # they train networks
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.soak] if path.name.startswith(LONG) else []) for path in LESSONS],
+    ids=lambda path: path.stem,
+)
 def test_a_lesson_runs(path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     pictures, names = find_spec("matplotlib") is not None, {}
