@@ -47,7 +47,7 @@ def test_a_style(name, binary, latent):
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items()) and not module.training
     if name == "org":
         module.classifier[2] = nn.Identity()
-    assert_equal(network, module, IMAGES[:100], may_differ=1)
+    assert_equal(network, module, IMAGES[:40], may_differ=1)
     found = kinds(network)
     assert sum(kind in ("binary_conv2d", "binary_linear") for kind in found) == binary
     names = {key for key in network.state_dict() if key.startswith(latent)}
@@ -149,7 +149,7 @@ def test_a_way_of_writing(name):
     a, b = nn.Parameter(torch.rand(8, 1, 1)), nn.Parameter(torch.rand(8, 15, 15))
     module = lived_in(Case(f, a=a, b=b, point=nn.Conv2d(8, 8, 1)))
     network = interop.from_torch(module, input_shape=SHAPE)
-    assert_equal(network, module, IMAGES[:100])
+    assert_equal(network, module, IMAGES[:40])
     assert kind in kinds(network)
 
 
@@ -157,12 +157,10 @@ def test_a_way_of_writing(name):
     "options",
     [
         {},
-        {"input_scale": "valid", "pad_value": 1},
-        {"method": "bnn"},
-        {"method": "bwn"},
-        {"method": "full"},
-        {"method": "xnor++", "gamma": "o-hw"},
-        {"react": True, "shortcut": "bireal", "weight_scale": "layer"},
+        {"method": "bnn", "pad_value": 1},
+        pytest.param({"method": "bwn"}, marks=pytest.mark.soak),
+        pytest.param({"method": "xnor++", "gamma": "o-hw"}, marks=pytest.mark.soak),
+        {"input_scale": "valid", "react": True, "shortcut": "bireal", "weight_scale": "layer"},
     ],
     ids=str,
 )
@@ -172,7 +170,7 @@ def test_there_and_back(options):
     network.eval()
     back = interop.from_torch(interop.to_torch(network), input_shape=SHAPE)
     wanted, found = (freeze(net, input_shape=SHAPE, mean=0, std=1) for net in (network, back))
-    np.testing.assert_allclose(found.logits(IMAGES[:100]), wanted.logits(IMAGES[:100]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.logits(IMAGES[:40]), wanted.logits(IMAGES[:40]), rtol=1e-4, atol=1e-4)
     of_signs = [layer.kind for layer in wanted.layers if "binary" in layer.kind]
     assert of_signs == [layer.kind for layer in freeze(back).layers if "binary" in layer.kind]
 

@@ -63,32 +63,36 @@ def assert_alike(network, images, labels, tolerance=1e-5):
 SETTINGS = [
     {},
     {"grad_mode": "paper", "input_scale": "valid", "pad_value": -1},
-    {"grad_mode": "ste", "sign_gradient": "bireal", "k_grad": True},
     {"grad_mode": "official", "centre": True, "clamp": True, "input_scale": "off", "pad_value": 1},
-    {"weight_scale": "layer"},
+    {"weight_scale": "layer", "sign_gradient": "bireal", "k_grad": True},
+    {"weight_bits": 2, "input_bits": 3, "grad_bits": 4},
+    {"method": "bnn", "shift_batch_norm": True},
+    {"method": "xnor++", "gamma": "o-hw", "react": True, "shortcut": "bireal"},
+]
+MORE = [
+    {"grad_mode": "ste"},
     {"weight_scale": "learned", "grad_mode": "ste"},
-    {"weight_bits": 2, "input_bits": 3},
     {"input_bits": 2, "input_levels": "ternary"},
     {"grad_bits": 4},
     {"block_order": "cbap"},
-    {"react": True, "shortcut": "bireal"},
     {"method": "full"},
     {"method": "binary-inputs", "relu": True},
     {"method": "bwn", "weight_scale": "layer", "centre": True},
     {"method": "binaryconnect"},
-    {"method": "bnn", "shift_batch_norm": True},
-    {"method": "xnor++", "gamma": "o-hw", "gamma_init": "alpha"},
 ]
 
 
 @needs_torch
-@pytest.mark.parametrize("options", SETTINGS, ids=lambda options: ",".join(map(str, options.values())) or "xnor")
+@pytest.mark.parametrize(
+    "options", [*SETTINGS, *(pytest.param(options, marks=pytest.mark.soak) for options in MORE)], ids=str
+)
 def test_every_setting(options):
     network = models.build("shapes-net", image_size=16, in_channels=3, num_classes=4, width=8, seed=1, **options)
     assert_alike(network, normal(12, 3, 16, 16), np.arange(12) % 4)
 
 
 @needs_torch
+@pytest.mark.soak
 def test_a_residual_network():
     network = models.build("resnet20", image_size=16, in_channels=3, num_classes=4, seed=1)
     assert_alike(network, normal(6, 3, 16, 16), np.arange(6) % 4)
