@@ -2,15 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 _reference_only = False
 
 
-def jit_disabled() -> bool:
-    """Whether Numba's compiler is off (NUMBA_DISABLE_JIT), so that its kernels would run as slow Python."""
+@cache
+def _settings() -> Any:
+    """Numba's; an import takes as long as a small kernel."""
     from numba import config
 
-    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
+    return config
+
+
+def jit_disabled() -> bool:
+    """Whether Numba's compiler is off (NUMBA_DISABLE_JIT), so that its kernels would run as slow Python."""
+    return bool(_settings().DISABLE_JIT)
 
 
 def without_kernels() -> bool:

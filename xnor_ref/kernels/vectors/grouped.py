@@ -296,6 +296,7 @@ class GroupedConv:
 
     def _bind_squares(self, x: F32, out: F32, stream: bool) -> Run:
         """`bind` for kernels of 3x3 whose outputs and taps are next to each other."""
+        x, out = x.reshape(-1), out.reshape(-1)
         general, _, _, lanes = self._geometry
         (height, width, channels), (in_height, in_width, inputs) = self.out_shape, self.padded_shape
         top, left = self._window.before
