@@ -75,6 +75,25 @@ def test_data_types_are_found(options, wanted, tmp_path):
     assert integers == ({"INT32"} if "INT4" not in wanted else set())
 
 
+def test_transformations_of_qonnx_keep_the_logits():
+    """Those with which compilers begin."""
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.batchnorm_to_affine import BatchNormToAffine
+    from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
+    from qonnx.transformation.lower_convs_to_matmul import LowerConvsToMatMul
+    from qonnx.util.cleanup import cleanup_model
+
+    packed = built("xnor++")
+    model = onnx_module().load_model_from_string(onnx_bytes(packed, qonnx=True, normalised=True, batch=1))
+    clean = cleanup_model(ModelWrapper(model))
+    pixels = random_pixels(packed, 1)
+    for transformation in (BatchNormToAffine, LowerConvsToMatMul, ConvertToChannelsLastAndClean):
+        content = clean.transform(transformation()).model.SerializeToString()
+        found = OnnxFile(content, "net", packed).run(pixels)
+        logits = found[next(iter(found))]
+        np.testing.assert_allclose(logits, packed.logits(pixels), rtol=1e-4, atol=1e-4)
+
+
 def test_brevitas_reads_the_same_nodes():
     """Inputs and attributes as the specification of QONNX has them."""
     content = onnx_bytes(SAMPLES["k bits"]().network(), qonnx=True, normalised=True, batch=1)
@@ -88,7 +107,7 @@ def test_brevitas_reads_the_same_nodes():
         how = {entry.name: entry.s.decode() if entry.s else entry.i for entry in node.attribute}
         assert how in ({"signed": 1, "narrow": 1, "rounding_mode": "ROUND"},
                        {"signed": 1, "narrow": 0, "rounding_mode": "FLOOR"})  # fmt: skip
-    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 11), ("qonnx.custom_op.general", 1)}
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 13), ("qonnx.custom_op.general", 1)}
 
 
 def test_a_file_for_any_number_of_images_cannot_be_run():

@@ -55,7 +55,7 @@ def to_onnx(
 
 
 def to_qonnx(packed: PackedNetwork, path: PathLike, *, batch: int | None = 1) -> None:
-    """Write a packed network as a QONNX file: BipolarQuant and Quant nodes of the domain qonnx.custom_op.general.
+    """Write a packed network as a QONNX file (opset 13, with nodes of the domain qonnx.custom_op.general).
 
     Images are float32 (N, C, H, W), normalised already. Binary inputs and weights go through BipolarQuant of scale 1.
     Inputs of k bits go through a signed Quant of k bits, which rounds down; weights of k bits, which are odd, through a
@@ -92,7 +92,8 @@ def onnx_bytes(
         check_integer("to_onnx: batch", batch, 1)
     network = packed.examined
     _check_size(packed, unpacked or qonnx)
-    graph, writer = Graph(batch or "N"), QonnxWriter() if qonnx else Writer(unpacked)
+    writer = QonnxWriter() if qonnx else Writer(unpacked)
+    graph = Graph(batch or "N", writer.opset)
     channels, height, width = network.input_shape
     if normalised:
         image = graph.value(IMAGES, FLOAT, (graph.batch, channels, height, width))

@@ -10,7 +10,8 @@ import xnor_ref
 from xnor_ref.errors import InputError
 
 OPSET = 11  # the first that shifts bits; every other operation that is written here is at most as old
-IR_VERSION = 6  # of the file; the one that came with this opset
+QONNX_OPSET = 13  # what qonnx's own transformations write
+IR_VERSIONS = {OPSET: 6, QONNX_OPSET: 7}  # of the file, as they came with the opsets
 QONNX_DOMAIN = "qonnx.custom_op.general"
 MAX_BYTES = 2**31 - 2**20  # of a file, which protocol buffers limit to 2 GiB
 FEW = 12  # integers, so few that all nodes may share them
@@ -29,8 +30,8 @@ def onnx_module() -> Any:
 class Graph:
     """Nodes and constants, for `batch` images at once; "N" stands for any number."""
 
-    def __init__(self, batch: int | str) -> None:
-        self._onnx, self.batch = onnx_module(), batch
+    def __init__(self, batch: int | str, opset: int) -> None:
+        self._onnx, self.batch, self.opset = onnx_module(), batch, opset
         self.nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._known: list[Any] = []  # values whose shape is said
@@ -77,11 +78,11 @@ class Graph:
         helper = self._onnx.helper
         constants = list(self._constants.values())
         graph = helper.make_graph(self.nodes, "xnor_ref", [image], [logits], constants, value_info=self._known)
-        domains = {"": OPSET} | {node.domain: 1 for node in self.nodes if node.domain}
+        domains = {"": self.opset} | {node.domain: 1 for node in self.nodes if node.domain}
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid(domain, version) for domain, version in domains.items()],
-            ir_version=IR_VERSION,
+            ir_version=IR_VERSIONS[self.opset],
             producer_name="xnor_ref",
             producer_version=xnor_ref.__version__,
             doc_string=text,

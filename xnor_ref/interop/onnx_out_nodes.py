@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.interop.onnx_out_graph import FLOAT, INT32, QONNX_DOMAIN, Graph
+from xnor_ref.interop.onnx_out_graph import FLOAT, INT32, OPSET, QONNX_DOMAIN, QONNX_OPSET, Graph
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.packed import contents
@@ -80,6 +80,8 @@ class Writer:
     unpacked : bool
         Binary weights as float32 numbers, instead of bits that the graph unpacks.
     """
+
+    opset = OPSET
 
     def __init__(self, unpacked: bool = False) -> None:
         self.unpacked = unpacked
@@ -228,6 +230,8 @@ def _taps_inside(window: Window, size: Shape) -> NDArray[np.int64]:
 
 class QonnxWriter(Writer):
     """Layers with the quantisers of QONNX, in the places where FINN and Brevitas have them."""
+
+    opset = QONNX_OPSET
 
     def __init__(self) -> None:
         super().__init__(unpacked=True)

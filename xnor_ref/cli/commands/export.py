@@ -94,10 +94,11 @@ def _packed(source: Path, which: str) -> Any:
 
 
 def _onnx_text(result: dict[str, Any]) -> str:
-    from xnor_ref.interop.onnx_out_graph import OPSET
+    from xnor_ref.interop.onnx_out_graph import OPSET, QONNX_OPSET
 
+    opset = QONNX_OPSET if result["format"] == "qonnx" else OPSET
     missing = f"not compared with its model: {RUNNERS[result['format']]} is not installed"
-    head = f"{result['file']}: {options.size_text(result['bytes'])}, {result['format'].upper()}, opset {OPSET}"
+    head = f"{result['file']}: {options.size_text(result['bytes'])}, {result['format'].upper()}, opset {opset}"
     return f"{head}\n{compared_text(result) if result['images_compared'] else missing}"
 
 
