@@ -151,10 +151,13 @@ class Description:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
-        shape = tuple(self.input_shape)
+        shape = tuple(self.input_shape) if isinstance(self.input_shape, Iterable) else ()
         if len(shape) != 3:
             raise InputError(f"input_shape must be (C, H, W), got {self.input_shape!r}")
         object.__setattr__(self, "input_shape", tuple(check_integer("input_shape", size, 1, 2**20) for size in shape))
+        names = self.classes
+        if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+            raise InputError(f"classes must be names in label order, got {names!r}")
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise InputError(f"a network has 1 to {MAX_LAYERS} layers, got {len(self.layers)}")
         seen = {INPUT}

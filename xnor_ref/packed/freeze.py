@@ -144,7 +144,7 @@ def _numbers(name: str, values: Any, kind: Callable, count: int) -> list[Any]:
     """So many numbers; one of mean or std stands for every channel."""
     try:
         numbers = [kind(value) for value in (values if np.ndim(values) or kind is int else [values] * count)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = None
     if numbers is None or len(numbers) != count:
         raise InputError(f"freeze: {name} must be {count} numbers, got {values!r}")

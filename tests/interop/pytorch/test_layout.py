@@ -116,8 +116,8 @@ def test_a_file_with_a_layout(tmp_path, layout):
         assert freeze(network).classes == tuple("abcde") and freeze(network).std == (0.25, 0.25, 0.5)
     assert "0.conv2d  conv2d  weight = conv2.weight, bias = conv2.bias" in lines[0]
     loaded = load(tmp_path / "net.safetensors", layers=layout, mean=0.25)
-    assert loaded.kind == "safetensors" and loaded.description.mean == 0.25 and len(loaded.notes) == 8
-    with pytest.raises(InputError, match="holds numbers alone; a layout must say"):
+    assert loaded.kind == "safetensors" and loaded.description.mean == 0.25 and len(loaded.guessed.splitlines()) == 8
+    with pytest.raises(InputError, match="numbers alone say not what the layers are"):
         load(tmp_path / "net.safetensors")
 
 
@@ -170,6 +170,15 @@ def test_what_no_layer_has_is_said(tmp_path, layout):
         ),
         (("[[layers]]", "[layers"), "layout.toml: "),
         (("kind", "sort"), "kind must be one of"),
+        (("ignore = [", "ignore = [3, "), "ignore of a layout must be a list of names"),
+        (
+            ('inputs = ["sign", "1.batch_norm"]', 'inputs = "sign"'),
+            r"layer 3 .*\(add\): inputs must be a list of names",
+        ),
+        (('from = "act"', "from = 3"), r"layer 4 of the layout \(prelu\): from must be a name, got 3"),
+        (('from = "act"', 'arrays = ["act"]'), "arrays must be a table of names"),
+        (("classes = [", "classes = 3 # ["), "classes must be names in label order"),
+        (("input_shape = [3, 12, 12]", "input_shape = 3"), "input_shape must be .C, H, W."),
     ],
 )
 def test_layouts_that_do_not_fit(layout, change, message):

@@ -8,7 +8,7 @@ one before. `from` is how the names of its numbers begin; `arrays` names single 
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +25,23 @@ MAX_LAYOUT = 2**20
 _PICKLES = (".pth", ".pt", ".pkl", ".pickle", ".bin", ".ckpt", ".tar")
 _UNUSED = ("num_batches_tracked",)
 _OWN_KEYS = {"input_shape", "mean", "std", "classes", "ignore", "layers"}
-_LAYER_KEYS = {"kind", "name", "inputs", "from", "arrays"}
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_name, value))
+
+
+_LAYER_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "kind": (_is_name, "a name"),
+    "name": (_is_name, "a name"),
+    "from": (_is_name, "a name"),
+    "inputs": (_is_names, "a list of names"),
+    "arrays": (lambda value: isinstance(value, dict) and _is_names([*value.values()]), "a table of names"),
+}
 
 
 class Numbers:
@@ -105,10 +121,15 @@ def read_layout(layout: Any) -> dict[str, Any]:
     unknown = sorted(layout.keys() - _OWN_KEYS)
     if unknown:
         raise InputError(f"a layout has {', '.join(sorted(_OWN_KEYS))}, not {', '.join(unknown)}")
+    if not _is_names(layout.get("ignore", [])):
+        raise InputError(f"ignore of a layout must be a list of names, got {layout['ignore']!r}")
     for place, layer in enumerate(layout["layers"]):
-        if not isinstance(layer, dict) or layer.get("kind") not in KINDS:
-            got = layer.get("kind") if isinstance(layer, dict) else layer
-            raise InputError(f"layer {place} of the layout: kind must be one of {', '.join(KINDS)}, got {got!r}")
+        kind = layer.get("kind") if isinstance(layer, dict) else layer
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise InputError(f"layer {place} of the layout: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        for key, (right, wanted) in _LAYER_KEYS.items():
+            if key in layer and not right(layer[key]):
+                raise InputError(f"layer {place} of the layout ({kind}): {key} must be {wanted}, got {layer[key]!r}")
     return dict(layout)
 
 
@@ -127,7 +148,7 @@ def described(
     told = {key: layout[key] for key in ("input_shape", "mean", "std", "classes") if key in layout} | told
     if "input_shape" not in told:
         raise InputError(f"{numbers.source}: input_shape (C, H, W) must be given, or stand in the layout")
-    called = [str(layer.get("name", f"{place}.{layer['kind']}")) for place, layer in enumerate(layout["layers"])]
+    called = [layer.get("name", f"{place}.{layer['kind']}") for place, layer in enumerate(layout["layers"])]
     unknown = sorted(names.keys() - set(called))
     if unknown:
         raise InputError(f"names has {', '.join(unknown)}, which are no layers; there are {', '.join(called)}")
