@@ -253,12 +253,14 @@ def test_another_sign_of_zero_is_no_rounding():
 
 
 def black_and_white():
-    """A network whose first layer takes the sign of pixels, of which black ones are 0."""
+    """A network that takes the sign of pixels, of which black ones are 0, and ends in signs."""
     sample = samples.Sample(shape=(1, 5, 5), classes=2)
+    sample.metadata |= {"version": 3}
     sample.metadata["input"] |= {"mean": [0.0], "std": [1.0]}
     sample.binary_conv2d(1, 3, scale="off")
     sample.node("flatten")
     sample.linear(75, 2)
+    sample.node("sign")
     return sample.network()
 
 

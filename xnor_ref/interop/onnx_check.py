@@ -6,6 +6,7 @@ follows the file's own values from sign to sign, and shows at each place that th
 signs are those that we would give them, and that our layers come from there to the file's next values.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -174,22 +175,25 @@ class OnnxFile:
             raise InputError(f"this needs the package qonnx ({error}): pip install 'xnor_ref[qonnx]'") from None
         if not self.batch:
             raise InputError(f"{self.name}: qonnx runs files with a fixed number of images; write it with batch=1")
-        model = ModelWrapper(self._model).transform(InferShapes())
 
         def run(x: NDArray) -> list[NDArray]:
-            values = execute_onnx(model, {self.input: x}, return_full_exec_context=True)
-            return [values[name] for name in (self.logits, *names)]
+            try:
+                model = ModelWrapper(self._model).transform(InferShapes())
+                values = execute_onnx(model, {self.input: x}, return_full_exec_context=True)
+                return [values[name] for name in (self.logits, *names)]
+            except Exception as error:
+                raise ModelFileError(f"{self.name}: qonnx cannot run it: {error}") from None
 
         return run
 
 
 def read(path: PathLike, packed: PackedNetwork, threads: int = 1) -> OnnxFile:
     """A file of `to_onnx` or `to_qonnx`, or another with one input of images. Raises as `OnnxFile`."""
+    if not os.path.isfile(path):
+        raise ModelFileError(f"{path}: no such file")
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
@@ -259,7 +263,7 @@ def _furthest(ours: F32, theirs: F32) -> NDArray[np.float64]:
 def _reasons(file: OnnxFile, images: NDArray, scale: NDArray[np.float64]) -> list[str]:
     """For each image that differs: "" where rounding beside thresholds explains it, or else why it does not."""
     names = {index: _names(file, index) for index, node in enumerate(file.packed.examined.nodes) if _takes_sides(node)}
-    values = sorted({name for pair in names.values() for name in pair} - {file.input})
+    values = sorted({name for pair in names.values() for name in pair} - {file.input, file.logits})
     missing = [name for name in values if name not in file.values]
     if missing:
         return [f"it has no value {missing[0]!r}, so where it differs cannot be found"] * len(images)
