@@ -3,10 +3,10 @@
     python -m tests.conformance.soak --seeds 200 --count 10000 --jobs 2
 
 prints a table: in how many of 200 seeds each fault is found, after how many examples in the mean, and each convention
-named; and how many of 10,000 correct
-implementations, each with conventions and restrictions drawn at random, are blamed, or have a convention named wrongly.
-The exit code is 1 where a fault is missed in more than 1 of 200 seeds, a convention is named wrongly as often, or a
-correct implementation is blamed at all. `--start` goes on from another seed, so that a long run can be cut in parts.
+named; and how many of 10,000 correct implementations, each with conventions and restrictions drawn at random, are
+blamed, or have a convention named wrongly. The exit code is 1 where a fault is missed in more than 1 of 200 seeds, a
+convention is named wrongly as often, or a correct implementation is blamed at all. `--start` goes on from another seed,
+so that a long run can be cut in parts.
 """
 
 import argparse
