@@ -297,3 +297,25 @@ def test_all_nodes_that_cannot_come_are_named_with_the_reason(tmp_path):
 def test_constants_are_folded(op, inputs, options, expected):
     (found,) = fold(Node(op, "", "", (), ("y",), options), inputs, 13)
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("through", [(), ("Identity",), ("Identity", "Cast")])
+def test_scales_of_a_result_that_others_read_stay_layers_of_their_own(through, tmp_path):
+    file = File((1, *SHAPE))
+    z = file.add("Conv", file.add("BipolarQuant", "x", F(1), domain=QONNX), SIGNS, pads=[1, 1, 1, 1])
+    y = z
+    for op in through:
+        y = file.add(op, y, **({"to": 1} if op == "Cast" else {}))
+    both = file.add("Add", file.add("Mul", y, ALPHA.reshape(1, 8, 1, 1)), z)
+    network = packed(file, tmp_path, file.add("Flatten", file.add("GlobalAveragePool", both)))
+    expected = convolved(np.where(IMAGES >= 0, 1, -1), SIGNS) * (1 + ALPHA.ravel())
+    np.testing.assert_allclose(network.logits(IMAGES), expected, atol=1e-4)
+
+
+def test_a_layer_that_only_rounds_keeps_its_numbers(tmp_path):
+    file = File((1, *SHAPE))
+    q = file.add("Quant", "x", F(0.5), F(-0.5), F(2), domain=QONNX, signed=1, narrow=0)
+    scaled = file.add("Mul", file.add("Relu", file.add("Mul", q, F(4))), F(3))
+    network = packed(file, tmp_path, file.add("Flatten", file.add("GlobalAveragePool", scaled)))
+    expected = np.maximum(quantised(IMAGES, 0.5, -0.5, -2, 1), 0).mean(axis=(2, 3)) * 12
+    np.testing.assert_allclose(network.logits(IMAGES), expected, atol=1e-5)

@@ -78,6 +78,11 @@ class Call:
         of = self.layers.real(value, self.name)
         return value.now(of=of, code=REAL, a=ONE, b=ZERO, at=ZERO, name="")
 
+    def alone(self, value: Value) -> bool:
+        """Whether this node alone reads an input, so that the layer it comes from may be changed."""
+        names = [name for name, given in zip(self.node.inputs, self.inputs) if given is value]
+        return not value.shared and [self.context.readers[name] for name in names] == [1]
+
     def layer(
         self, kind: str, value: Value, shape: tuple[int, ...] | None = None, settings: Any = None, **arrays
     ) -> Value:

@@ -43,14 +43,9 @@ def _multiply(call: Call, x: Value, by: NDArray) -> Value:
         return _scale_map(call, x, k)
     if not x.code.merges and not x.unscaled:
         x = call.real(x)
-    if x.plain and call.context.readers[_name_of(call, x)] == 1 and products.absorb(call.layers, x, k):
+    if x.plain and call.alone(x) and products.absorb(call.layers, x, k):
         return x
     return x.now(a=x.a * k, b=x.b * k, name=call.name)
-
-
-def _name_of(call: Call, x: Value) -> str:
-    """The name in the file of the input that is this value."""
-    return next((n for n, given in zip(call.node.inputs, call.inputs) if given is x), "")
 
 
 def _gamma(call: Call, x: Value, k: Numbers) -> Value:
@@ -71,7 +66,7 @@ def _plus(call: Call, x: Value, k: NDArray) -> Value:
         raise Unsupported(f"a sum with a constant of shape {k.shape}, which differs from pixel to pixel")
     if x.b.any() and not x.code.merges:
         x = call.real(x)
-    if x.plain and call.context.readers[_name_of(call, x)] == 1 and products.biased(call.layers, x, shift):
+    if x.plain and call.alone(x) and products.biased(call.layers, x, shift):
         return x
     return x.now(b=x.b + shift, name=call.name)
 
@@ -142,6 +137,8 @@ def _mul(call: Call) -> Operand:
         if k.code.kind == "mean":  # over windows of one pixel
             k = k.now(code=Code("k", groups=k.code.groups, window=Window((1, 1)), mode="plain"))
         if k.code.kind == "k":
+            if not call.alone(z):
+                raise Unsupported("K of an XNOR-Net beside a result that others read, too")
             return products.with_input_scale(call.layers, z, k)
     raise Unsupported("a product of two results; only K of an XNOR-Net is read")
 
@@ -219,12 +216,9 @@ def _sign(call: Call) -> Operand:
     if x.code.kind == "step":
         return x.outcomes(np.sign)
     if x.code.kind == "sign0":
-        high, zero, low = np.sign(x.a + x.b), np.sign(x.b), np.sign(x.b - x.a)
-        if not (zero == 0).any() and np.all(high == -low) and (np.all(zero == high) or np.all(zero == low)):
-            at = ZERO if np.all(zero == high) == np.all(x.a > 0) else _after(ZERO)
-            if np.all(x.a > 0):
-                at = ZERO if np.all(zero == high) else _after(ZERO)
-                return x.now(code=Code("step"), at=at, a=np.asarray(high), b=ZERO)
+        high, zero, low = (np.unique(np.sign(value)).tolist() for value in (x.a + x.b, x.b, x.b - x.a))
+        if (high, low) == ([1], [-1]) and zero in ([1], [-1]):  # as in sign(sign(x) + 0.1)
+            return x.now(code=Code("step"), name=call.name, at=ZERO if zero == [1] else _after(ZERO), a=ONE, b=ZERO)
     of = call.layers.real(x, call.name)
     return x.now(of=of, code=Code("sign0", mode=str(call.node)), a=ONE, b=ZERO)
 
@@ -254,7 +248,7 @@ def _xor(call: Call) -> Operand:
     if not isinstance(x, Value) or not isinstance(k, np.ndarray) or x.code.kind != "step":
         raise Unsupported("only a comparison with a constant beside a constant is read")
     flipped = call.numbers(k, x) != 0
-    return x.outcomes(lambda v: (v > 0.5) != flipped if call.node.op == "Xor" else (v > 0.5) == flipped).now()
+    return x.outcomes(lambda v: (v > 0.5) != flipped if call.node.op == "Xor" else (v > 0.5) == flipped)
 
 
 def _clip(call: Call) -> Operand:

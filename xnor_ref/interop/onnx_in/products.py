@@ -290,9 +290,9 @@ def biased(layers: Layers, x: Value, shift: NDArray) -> bool:
 def is_whole(layers: Layers, x: Value) -> bool:
     """Whether x comes from a binary layer that has no scales yet, so that its numbers are whole."""
     kind, settings = layers.kinds.get(x.of, ""), layers.settings.get(x.of, {})
-    if kind not in (*_BINARY, *_KBIT) or not x.plain or settings["input_scale"] != "off":
+    scale = settings.get("weight_scale")  # none: of a layer that only rounds
+    if kind not in (*_BINARY, *_KBIT) or scale is None or not x.plain or settings["input_scale"] != "off":
         return False
-    scale = settings["weight_scale"]
     return bool((scale.values == 1).all()) if kind in _KBIT else scale == "off"
 
 
@@ -302,9 +302,9 @@ def absorb(layers: Layers, x: Value, k: NDArray) -> bool:
     factors = np.broadcast_to(k, x.shape[:1]).astype(_F32)
     if kind not in (*_BINARY, *_SIGN_WEIGHT, *_KBIT) or settings.get("input_scale", "off") != "off":
         return False
-    scale = settings["weight_scale"]
+    scale = settings.get("weight_scale")  # none: of a layer that only rounds
     if kind in _KBIT:
-        if not (scale.values == 1).all() or not (factors > 0).all():
+        if scale is None or not (scale.values == 1).all() or not (factors > 0).all():
             return False
         settings["weight_scale"] = GivenScale(factors)
         return True

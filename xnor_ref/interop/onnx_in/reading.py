@@ -329,6 +329,9 @@ class _Reader:
                 result: Any = OPS[node.op](call)
             except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
                 raise Unsupported(f"its numbers do not fit together: {error}") from None
+        if isinstance(result, Value):
+            before = [(name, v) for name, v in zip(node.inputs, inputs) if isinstance(v, Value) and v.of == result.of]
+            result = result.now(shared=any(v.shared or self.readers[name] > 1 for name, v in before))
         return [result] + [result if node.op == "TopK" else None] * (len(node.outputs) - 1)
 
     def _remember(self, node: Node, inputs: list[Any]) -> None:

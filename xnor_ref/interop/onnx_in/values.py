@@ -78,6 +78,7 @@ class Value:
     pads, border : padding that was added, and the number that stands in it
     split : into how many groups an axis of its own cuts the channels
     name : of the operation that made this of x, for the layer that it becomes
+    shared : whether others read x, too, so that its layer must stay as it is
     after : operations that were left out after x, since only the order of the logits counts
     """
 
@@ -93,6 +94,7 @@ class Value:
     border: float = 0.0
     split: int = 0
     name: str = ""
+    shared: bool = False
     after: tuple[str, ...] = ()
 
     @property
