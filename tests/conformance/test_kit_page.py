@@ -35,6 +35,14 @@ def test_the_program_in_c_is_right(tmp_path):
     assert report.conventions["conv2d"]["sign_of_zero"] == 1
 
 
+def test_the_product_in_c_is_right_and_short(tmp_path):
+    assert len(FILES["product.c"].splitlines()) <= 24
+    program = compiled(tmp_path, FILES["product.c"])
+    report = c.Kit(linear=program, largest_dot=300).run(examples=10, seed=1)
+    program.close()
+    assert report.passed, report
+
+
 @pytest.mark.parametrize(
     "right, wrong",
     [
