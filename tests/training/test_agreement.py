@@ -55,6 +55,24 @@ def test_layers_with_groups_dilation_bias_and_many_filters_agree():
     check_agreement(model, IMAGES)
 
 
+def graph():
+    return nn.Graph({
+        "stem": nn.Conv2d(3, 8, 3, padding=1),
+        "norm": nn.BatchNorm2d(8),
+        "conv": nn.BinaryConv2d(8, 8, 3, padding=1),
+        "both": (nn.Concat(), "conv", "stem"),
+        "inner": nn.Graph({"alone": nn.BinaryConv2d(16, 16, 1)}),
+        "sum": (nn.Add(), "inner", "both"),
+    })  # fmt: skip
+
+
+def test_graphs_are_followed(monkeypatch):
+    check_agreement(graph(), IMAGES)
+    tripled(monkeypatch)
+    with pytest.raises(EquivalenceError, match=r"^(norm and )?conv: training computes another output"):
+        check_agreement(graph(), IMAGES)
+
+
 def tripled(monkeypatch):
     """The scale in the readable form alone: what the kernels find while they pack the weights is another one."""
     real = binary_ops.weight_scale

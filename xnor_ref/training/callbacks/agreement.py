@@ -17,7 +17,8 @@ from xnor_ref.datasets import Dataset
 from xnor_ref.datasets.batches import make_batch, normalization_table
 from xnor_ref.errors import EquivalenceError
 from xnor_ref.kernels.basics.rungs import has_vectors, reference_only
-from xnor_ref.nn import Module, Residual, Sequential, binary_backend, fused
+from xnor_ref.nn import Graph, Module, Residual, Sequential, binary_backend, fused
+from xnor_ref.nn.graph import INPUT
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.real_layers import BatchNorm2d, Convolution
 from xnor_ref.nn.module import overrides
@@ -83,14 +84,28 @@ def _follow(module: Module, name: str, x: F32, gradients: bool, of_input: bool =
     if isinstance(module, Residual) and not overrides(module, Residual, "forward"):
         y = _follow(module.body, f"{name}.body", x, gradients)
         return y + (x if module.shortcut is None else _follow(module.shortcut, f"{name}.shortcut", x, gradients))
+    prefix = f"{name}." if name else ""
+    if isinstance(module, Graph) and not overrides(module, Graph, "forward"):
+        values = {INPUT: x}
+        for chain in module.chains():
+            first, *others = (values[source] for source in module.inputs[chain[0]])
+            layers = [(prefix + key, module[key]) for key in chain]
+            if others:
+                first = layers.pop(0)[1](Tensor(first), *map(Tensor, others)).data
+            values[chain[-1]] = x = _follow_chain(layers, first, gradients)
+        return x
     if not isinstance(module, Sequential) or overrides(module, Sequential, "forward"):
         _compare([module], name, x, gradients, of_input)
         return Sequential(module)(Tensor(np.ascontiguousarray(x))).data  # as training takes it
-    children = [(f"{name}.{key}" if name else key, layer) for key, layer in module.children()]
+    return _follow_chain([(prefix + key, layer) for key, layer in module.children()], x, gradients)
+
+
+def _follow_chain(layers: Sequence[tuple[str, Module]], x: F32, gradients: bool) -> F32:
+    """The same for layers one after the other, a BatchNorm and the binary layer that reads it together, too."""
     paired = False
-    for at, (own, layer) in enumerate(children):
+    for at, (own, layer) in enumerate(layers):
         of_input = not paired
-        after = children[at + 1 : at + 2]
+        after = layers[at + 1 : at + 2]
         paired = bool(after) and isinstance(layer, BatchNorm2d) and isinstance(after[0][1], BinaryLayer)
         if paired:
             _compare([layer, after[0][1]], f"{own} and {after[0][0]}", x, gradients)
