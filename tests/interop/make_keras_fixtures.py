@@ -4,7 +4,7 @@ To be run in an environment of its own, which cannot hold xnor_ref: larq needs K
 
     python3.11 -m venv larq
     larq/bin/pip install tensorflow-cpu==2.15.1 larq==0.13.3 larq-zoo==2.4.0 'numpy<2'
-    larq/bin/python tests/interop/make_keras_fixtures.py FOLDER            # 8 images each: tests/interop/keras.zip
+    larq/bin/python tests/interop/make_keras_fixtures.py FOLDER            # 8 images each; keras.zip holds them
     larq/bin/python tests/interop/make_keras_fixtures.py FOLDER 1000       # 1,000 images, and QuickNet-small as it is
 
 Without larq, in an environment with Keras 3, it writes the models of Keras 3 alone. Weights are random, and have few
