@@ -247,6 +247,12 @@ def test_pixels_are_normalised_as_the_file_says(tmp_path):
     np.testing.assert_allclose(network.mean, [0.5, 0.4, 0.3, 0.2, 0.1], atol=1e-6)
     np.testing.assert_allclose(network.std, 0.25, rtol=1e-6)
     assert network.classes == ("a", "b", "c", "d", "e")
+    with pytest.raises(InputError, match="normalises them itself; mean and std cannot be given"):
+        from_onnx(tmp_path / "m.onnx", mean=0.5, std=0.5)
+    dark = File((1, 7, 6, 5), "uint8")
+    image = dark.add("Transpose", dark.add("Neg", dark.add("Cast", "x", to=1)), perm=[0, 3, 1, 2])
+    with pytest.raises(InputError, match="does not grow with them"):
+        packed(dark, tmp_path, dark.add("Flatten", dark.add("GlobalAveragePool", image)))
 
 
 def test_what_is_left_out_and_assumed_is_said(tmp_path):

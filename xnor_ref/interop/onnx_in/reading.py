@@ -123,18 +123,20 @@ def read(
     last = reader.value(source, nodes, graph.outputs[0].name)
     final = _logits(source, layers, last)
     said = _said(graph)
-    normalised = {
-        "mean": said.get("mean", 0.0) if mean is None else mean,
-        "std": said.get("std", 1.0) if std is None else std,
-    }
     notes = layers.notes()
-    if layers.pixels is not None and context.table is None:
-        spread = 1 / (255 * layers.pixels[0])
-        normalised = {"mean": (-layers.pixels[1] * spread).tolist(), "std": spread.tolist()}
-    elif context.table is not None:
-        normalised = _of_table(source, context.table, normalised if mean is None and std is None else {})
-    elif mean is None and std is None and "mean" not in said:
-        notes.append("the file does not say how images are normalised: pixel/255 is taken (mean 0, std 1)")
+    given = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    if info.dtype == np.uint8 and given:
+        raise InputError(
+            f"{source}: it takes raw pixels and normalises them itself; {' and '.join(given)} cannot be given"
+        )
+    if context.table is not None:
+        normalised = _of_table(source, context.table, said)
+    elif layers.pixels is not None:
+        normalised = _of_pixels(source, *layers.pixels)
+    else:
+        normalised = {"mean": 0.0, "std": 1.0} | {key: said[key] for key in said if key != "classes"} | given
+        if not given and "mean" not in said:
+            notes.append("the file does not say how images are normalised: pixel/255 is taken (mean 0, std 1)")
     if rows and input_shape is None:
         notes.append(f"rows of {int(np.prod(shape))} numbers are taken as images {shape}")
     if last.after:
@@ -396,18 +398,23 @@ def _said(graph: OnnxGraph) -> dict[str, Any]:
     return found if "mean" not in found or "std" in found else {k: v for k, v in found.items() if k == "classes"}
 
 
+def _of_pixels(source: str, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean and std, where pixels become pixel*scale + shift, a number a channel."""
+    if not (scale > 0).all():
+        raise InputError(f"{source}: what it turns pixels into does not grow with them")
+    std = 1 / (255 * scale)
+    return {"mean": (-shift * std).tolist(), "std": std.tolist()}
+
+
 def _of_table(source: str, table: NDArray[np.float32], said: dict[str, Any]) -> dict[str, Any]:
-    """Mean and std of a table (C, 256) of what pixels become."""
-    channels = len(table)
-    if said:
-        mean, std = (np.broadcast_to(np.asarray(said[key], float), (channels,)).tolist() for key in ("mean", "std"))
+    """Mean and std of a table (C, 256) of what pixels become; `said` are those that the file names."""
+    if "mean" in said:
+        mean, std = (np.broadcast_to(np.asarray(said[key], float), (len(table),)).tolist() for key in ("mean", "std"))
         if np.array_equal(pixel_table(mean, std), table.T):
             return {"mean": mean, "std": std}
-    slope = (table[:, 255].astype(float) - table[:, 0]) / 1.0
-    if not (slope > 0).all():
-        raise InputError(f"{source}: what it turns pixels into does not grow with them")
-    std = 1 / slope
-    mean = -table[:, 0].astype(float) * std
-    if not np.allclose(pixel_table(mean.tolist(), std.tolist()), table.T, rtol=1e-5, atol=1e-6 * float(slope.max())):
+    first, last = table[:, 0].astype(np.float64), table[:, 255].astype(np.float64)
+    found = _of_pixels(source, (last - first) / 255, first)
+    near = pixel_table(found["mean"], found["std"])
+    if not np.allclose(near, table.T, rtol=1e-5, atol=1e-6 * float((last - first).max())):
         raise InputError(f"{source}: what it turns pixels into is not (pixel/255 - mean)/std")
-    return {"mean": mean.tolist(), "std": std.tolist()}
+    return found
