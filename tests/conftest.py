@@ -33,6 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the tests marked soak, too")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """For `-m kernels`, files without such tests are not even imported."""
+    if config.option.markexpr != "kernels" or collection_path.suffix != ".py" or collection_path in MARKED:
+        return None
+    return True if "mark.kernels" not in collection_path.read_text() else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.path in MARKED:
