@@ -297,6 +297,8 @@ def test_all_nodes_that_cannot_come_are_named_with_the_reason(tmp_path):
         ("Reshape", [np.arange(6).reshape(2, 3), np.int64([0, -1, 1])], {}, np.arange(6).reshape(2, 3, 1)),
         ("Gather", [np.arange(6).reshape(2, 3), np.int64([2, 0])], {"axis": 1}, [[2, 0], [5, 3]]),
         ("ReduceSum", [np.arange(6).reshape(2, 3), np.int64([0])], {"keepdims": 0}, [3, 5, 7]),
+        ("ReduceMean", [np.arange(6.0).reshape(2, 3)], {"axes": [], "keepdims": 0}, 2.5),
+        ("ReduceMean", [np.arange(6.0).reshape(2, 3)], {"noop_with_empty_axes": 1}, np.arange(6.0).reshape(2, 3)),
         ("Where", [np.array([True, False]), np.int64([1]), np.int64([2])], {}, [1, 2]),
     ],
 )

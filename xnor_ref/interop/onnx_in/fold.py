@@ -255,7 +255,10 @@ def _reduce(function: Callable) -> Callable[[_Given], NDArray]:
     def apply(of: _Given) -> NDArray:
         if not of[0].size:
             raise Unsupported("a sum of nothing")
-        return np.asarray(function(of[0], axis=of.axes(1), keepdims=bool(of.option("keepdims", 1)))).astype(of[0].dtype)
+        axes = of.axes(1) or None
+        if axes is None and of.option("noop_with_empty_axes", 0):
+            return of[0]
+        return np.asarray(function(of[0], axis=axes, keepdims=bool(of.option("keepdims", 1)))).astype(of[0].dtype)
 
     return apply
 

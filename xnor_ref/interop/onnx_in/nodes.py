@@ -456,7 +456,9 @@ def _reduce_mean(call: Call) -> Operand:
     given = call.optional(1, "the axes")
     axes = call.option("axes") if given is None else [int(v) for v in given.reshape(-1)[:16]]
     keep, rank = bool(call.option("keepdims", 1)), len(x.axes)
-    named = sorted(axis + rank if axis < 0 else axis for axis in (axes if axes is not None else range(rank)))
+    if not axes and call.option("noop_with_empty_axes", 0):
+        return x
+    named = sorted(axis + rank if axis < 0 else axis for axis in (axes or range(rank)))
     if any(not 0 <= axis < rank for axis in named):
         raise Unsupported(f"axes {axes} of a value with {rank}")
     behind = {x.axes[axis] for axis in named}
