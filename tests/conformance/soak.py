@@ -102,6 +102,8 @@ def blamed(seed: int, examples: int) -> str | None:
         for name, value in told.items():
             right = getattr(fake, name.replace("weight_subnormals", "subnormals"), value)
             right = "as asked" if name == "pad_value" and right is None else right
+            if role in ("linear", "dot"):  # without padding, these are the same
+                right = {"(dot + n)/2": "agreements", "(n - dot)/2": "disagreements"}.get(right, right)
             asked = kit.get("pad_values", (0, 1, -1))
             alike = {value, right} == {0, "as asked"} and asked == 0
             alike |= name == "bit_order" and told["word_size"] == 8 and "most first" in value and "most first" in right

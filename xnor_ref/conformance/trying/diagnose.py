@@ -51,7 +51,10 @@ def _values(name: str, role: str, subject: Subject) -> tuple[Any, ...]:
         return (1, -1, "sign bit")  # a bit cannot be 0
     if name == "scale" and role == "binarize":
         return ("none", "alpha", "layer")
-    if name == "scale" and (role == "linear" or (role == "layer" and subject.own_layer.weight.ndim == 2)):
+    flat = role in ("linear", "dot") or (role == "layer" and subject.own_layer.weight.ndim == 2)
+    if name == "form" and flat:
+        return VALUES[name][:3]  # nothing is padded, so all terms count
+    if name == "scale" and flat:
         return ("none", "alpha", "layer", "alpha K")
     if name in WORDS and "pack" in subject.functions and role in ("unpack", "dot"):
         return VALUES[name][:1]  # the words are its own
