@@ -269,6 +269,22 @@ def test_what_is_left_out_and_assumed_is_said(tmp_path):
     assert reading.description.classes == ("a", "b", "c", "d")
 
 
+@pytest.mark.parametrize(
+    ("op", "axis", "opset", "comes"),
+    [("Softmax", 1, 13, True), ("Softmax", None, 13, False), ("Softmax", None, 11, True), ("ArgMax", 1, 13, True),
+     ("ArgMax", None, 13, False), ("LogSoftmax", 2, 13, False)],
+)  # fmt: skip
+def test_only_what_goes_along_the_logits_is_left_out(op, axis, opset, comes, tmp_path):
+    file = File((1, *SHAPE), opset=opset)
+    last = file.add(op, file.add("GlobalAveragePool", "x"), **({} if axis is None else {"axis": axis}))
+    path = file.save(tmp_path / "m.onnx", last)
+    if comes:
+        assert read(path).last == (op,)
+    else:
+        with pytest.raises(InputError, match="that of the logits is read"):
+            read(path)
+
+
 def test_all_nodes_that_cannot_come_are_named_with_the_reason(tmp_path):
     file = File((1, *SHAPE))
     x = file.add("Erf", "x", name="first")

@@ -663,7 +663,14 @@ def _cast(call: Call) -> Operand:
 
 def _end(call: Call) -> Operand:
     """What keeps the order of the logits, at the end of a network: left out."""
-    return call.value().now(after=(*call.value().after, call.node.op))
+    x, op = call.value(), call.node.op
+    default = 0 if op == "ArgMax" else 1 if op != "TopK" and call.context.opset < 13 else -1
+    axis = call.option("axis", default)
+    if math.prod(x.shape[1:]) != 1 or not -len(x.axes) <= axis < len(x.axes) or x.axes[axis] != 1:
+        raise Unsupported(f"it goes along axis {axis} of a value {x.sizes(1)}; that of the logits is read, at the end")
+    if not call.option("largest", 1) or call.option("select_last_index", 0):
+        raise Unsupported("it does not take the largest, or the first of them")
+    return x.now(after=(*x.after, op))
 
 
 LAST = {"Softmax", "LogSoftmax", "TopK", "ArgMax"}
