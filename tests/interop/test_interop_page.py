@@ -14,7 +14,7 @@ from tests.run_docs import files_of
 
 pytestmark = pytest.mark.interop
 PAGE = (REPOSITORY / "docs" / "interop.md").read_text()
-EXAMPLES = files_of(PAGE)
+EXAMPLES = {name: text for name, text in files_of(PAGE).items() if name != "from_keras.py"}  # test_keras.py runs it
 MOST_LINES = 8
 NEEDS = {"to_onnx": "onnx", "to_qonnx": "onnx", "from_keras": "h5py", "from_torch": "torch", "to_torch": "torch"}
 
