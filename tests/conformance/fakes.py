@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 F32 = np.float32
+QUIET = np.errstate(over="ignore", invalid="ignore")  # the largest numbers overflow in some, as in any
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Fake:
 
     # --- signs
 
+    @QUIET
     def signs(self, x, zero=None, algorithm="conv"):
         x = x.astype(x.dtype.newbyteorder("=")) if self.fault != "byte order ignored" else x.view(x.dtype.str[1:])
         zero = self.sign_of_zero if zero is None else zero
@@ -51,6 +53,7 @@ class Fake:
             return s
         return np.where(x == 0, s if zero == "sign bit" else zero, s)
 
+    @QUIET
     def weight_signs(self, w):
         if self.centring == "filter":
             w = w - w.mean(axis=tuple(range(1, w.ndim)), keepdims=True, dtype=np.float64)
@@ -208,6 +211,7 @@ class Fake:
         of, sign = count[self.form]
         return (of + sign * z) / 2
 
+    @QUIET
     def scaled(self, y, x, weight, stride, padding, dilation, of_all):
         if self.scale == "none":
             return y if self.form.endswith("/2") else y.astype(np.int32)
@@ -249,6 +253,7 @@ class Fake:
 
     # --- the other roles
 
+    @QUIET
     def linear(self, x, weight, **options):
         if self.transposed:
             weight = weight.T
@@ -309,11 +314,13 @@ class Fake:
         found = self.mean_abs(weight)
         return np.roll(found, 1) if self.fault == "alphas mixed among filters" else found
 
+    @QUIET
     def scale_map(self, x, kernel, stride, padding, dilation=(1, 1), groups=1, **options):
         sides = [(p, p) if isinstance(p, int) else p for p in padding]
         parts = [self.mean_map(part, kernel, stride, sides, dilation) for part in np.split(x, groups, axis=1)]
         return np.concatenate(parts, axis=1).astype(F32)
 
+    @QUIET
     def binarize(self, weight, **options):
         s, held = self.weight_signs(weight)
         return s.astype(F32) * self.mean_abs(held)[:, None, None, None] if self.scale == "alpha" else s.astype(np.int8)

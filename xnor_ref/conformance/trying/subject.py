@@ -125,6 +125,7 @@ class Subject:
             self.summation[case.role] = max(summation, self.summation.get(case.role, 0))
         return wrong
 
+    @np.errstate(invalid="ignore", over="ignore")
     def agree(self, case: Case, a: np.ndarray, b: np.ndarray, part: slice = slice(None)) -> bool:
         """Whether two results of a case, or of a part of its batch, are the same but for the rounding of floats."""
         if a.shape != b.shape or np.array_equal(a, b, equal_nan="f" == a.dtype.kind == b.dtype.kind):
@@ -150,6 +151,7 @@ class Subject:
         return read or f"pack: shape {words.shape} of {size}-bit words, too few for {rows} rows of {n} bits"
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def differ(what: str, got: np.ndarray, want: Want, summation: str) -> tuple[str | None, int]:
     """What is wrong with a result, or None; and which class of sums it is within."""
     if got.dtype.kind not in "biuf":
