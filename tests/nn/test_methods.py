@@ -31,7 +31,7 @@ CASES = {  # every choice that changes what is computed
 }
 SEVERAL = {  # with which methods, each at least once; with all of them in the soak
     "nin": ("binaryconnect", "bnn"),
-    "resnet18": ("bwn",),
+    "resnet18": ("bwn", "binary-inputs++"),
     "resnet20": ("full", "xnor++"),
     "googlenet": ("binary-inputs",),
 }
