@@ -102,9 +102,17 @@ def check(said, name, arithmetic="fp32"):
     assert ("planned layers" in rest) == vectors
 
 
+# Compiling for another processor takes long: once in the soak, and once with bounds checking.
+LATER = [] if config.BOUNDSCHECK else [pytest.mark.soak]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "processor", [pytest.param(name, marks=[pytest.mark.soak] * (name in RARELY)) for name in EMULATED]
+    "processor",
+    [
+        pytest.param(name, marks=[pytest.mark.soak] if name in RARELY else LATER if name == "haswell" else [])
+        for name in EMULATED
+    ],
 )
 def test_every_rung_is_exact(processor):
     features, lanes, name, arithmetic = EMULATED[processor]
@@ -119,6 +127,7 @@ def test_every_rung_is_exact(processor):
 
 
 @pytest.mark.slow
+@(pytest.mark.slow if config.BOUNDSCHECK else pytest.mark.soak)
 def test_four_lanes_are_exact():
     folder = TESTS / "__pycache__" / "neon"  # the cache's names do not tell this target from the processor's own
     check(run(NEON + PROGRAM, NUMBA_CACHE_DIR=str(folder), **QUICKLY), "'NEON'")

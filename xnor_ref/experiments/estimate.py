@@ -41,7 +41,8 @@ def estimate(
     measured: dict[str, tuple[float, float]] = {}
     lines, total = [], 0.0
     for index, run in enumerate(runs):
-        state, row = states[run.name], run.row.arm or run.row.name  # of an arm all rates take as long
+        state = states[run.name]
+        row = repr(run.config.identity() | {"lr": None, "epochs": None, "seed": None})  # which take as long
         if left[run.name] and row not in measured:
             observer.progress("measuring steps", index, len(runs))
             measured[row] = measure(run, data)
