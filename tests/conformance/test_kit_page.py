@@ -83,7 +83,7 @@ def rows_of(heading):
 def test_the_tables_name_what_there_is():
     assert [name for (name,) in rows_of("Roles")] == list(c.ROLES)
     assert sorted(name for row in rows_of("Conventions") for name in row) == sorted(VALUES)
-    told = {name for row in rows_of("What it can do") for name in row}
+    told = {name for row in rows_of("Restrictions") for name in row}
     assert set(Restrictions.__dataclass_fields__) <= told
     assert {name for row in rows_of("Reading a report") for name in row} == {"FAULT", "DEMAND", "ERROR", "CRASH"}
 
