@@ -18,6 +18,7 @@ PACKAGE = REPOSITORY / "xnor_ref"
 ROOMS = (  # from the top: each may import only from those after it, and from files of its own room
     "__main__",
     "cli",
+    "show",
     "bench",
     "verify",
     "experiments",
@@ -192,8 +193,8 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "cli/__init__.py", "cli/bench/bench_options.py", "cli/bench/bench_scale.py", "cli/bench/bench_train.py",
         "cli/commands/bench.py", "cli/commands/compress.py", "cli/commands/evaluate.py", "cli/commands/export.py",
         "cli/commands/import_.py", "cli/commands/info.py", "cli/commands/predict.py", "cli/commands/reproduce.py",
-        "cli/commands/train.py", "cli/commands/verify.py", "cli/kit_options.py", "cli/onnx_text.py", "cli/options.py",
-        "training/settings/config.py",
+        "cli/commands/show.py", "cli/commands/train.py", "cli/commands/verify.py",
+        "cli/kit_options.py", "cli/onnx_text.py", "cli/options.py", "training/settings/config.py",
     ),
     "Hypothesis, 0.2 s, is imported only where cases are drawn": ("conformance/kit.py",),
     "Numba, 0.25 s, is imported only where compiled kernels compute": (

@@ -69,7 +69,10 @@ def damage(path: str, how: str) -> None:
     "arguments, words",
     [
         (["trian"], "Did you mean 'train'?"),
-        (["zzz"], "There are train, evaluate, predict, import, export, compress, reproduce, bench, verify, info."),
+        (
+            ["zzz"],
+            "There are train, evaluate, predict, import, export, compress, show, reproduce, bench, verify, info.",
+        ),
         (["train", "--epoch", "3"], "--epochs"),
         (["train", "--epochs", "many"], "'many' is not a valid integer"),
         (["train", "--epochs", "0"], "epochs must be at least 1"),

@@ -21,6 +21,7 @@ COMMANDS = {
     "import": "Read a network of another library into a model file.",
     "export": "Freeze a run's checkpoint to a model file.",
     "compress": "Store binary layers along trees of their output channels (MST-compression), and report costs.",
+    "show": "Show a run, a photo's way through a network, or how runs differ, as one page.",
     "reproduce": "Train the papers' tables and figures, and show them beside the papers' own.",
     "bench": "Measure speed on this machine, against its roof and other libraries.",
     "verify": "Run the exactness checks on this machine.",

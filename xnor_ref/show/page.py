@@ -1,0 +1,126 @@
+"""Pages of HTML: text is escaped unless it is HTML already, and a page holds all that it needs."""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import xnor_ref
+
+MARK = b'<meta name="generator" content="xnor_ref'  # what the pages of this room are known by
+_EMPTY = ("img", "br", "meta", "line", "path", "rect", "circle")
+_STYLE = """
+:root{color-scheme:light dark;--bg:#fff;--panel:#f5f6f8;--fg:#1c2026;--dim:#5b6470;--rule:#d9dde3;--accent:#2a66b8;
+--c0:#2a66b8;--c1:#c2571a;--c2:#2d8048;--c3:#a83a7a;--c4:#7a5cc0;--c5:#8a6d1d;--c6:#1d8089;--c7:#b03a3a;--good:#2d8048;
+--bad:#b03a3a}
+@media(prefers-color-scheme:dark){:root{--bg:#14171b;--panel:#1d2127;--fg:#e6e9ed;--dim:#a0a9b4;--rule:#343b45;
+--accent:#7fb2ff;--c0:#7fb2ff;--c1:#ff9f5a;--c2:#6fcf8f;--c3:#f08cc4;--c4:#b8a1ff;--c5:#dcc060;--c6:#5fd0da;--c7:#ff8a8a;
+--good:#6fcf8f;--bad:#ff8a8a}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
+main,header,nav,footer{max-width:1120px;margin:0 auto;padding:0 16px}
+h1{font-size:1.5rem;line-height:1.25;margin:24px 0 4px}h2{font-size:1.2rem;margin:40px 0 8px;padding-top:12px;
+border-top:1px solid var(--rule)}h3{font-size:1rem;margin:20px 0 4px}
+p{max-width:72ch;margin:6px 0}.dim,figcaption,caption{color:var(--dim);font-size:.875rem}
+a{color:var(--accent)}nav{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:.9rem;margin-top:12px}
+.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:8px;margin:16px 0}
+.facts>div{background:var(--panel);border-radius:8px;padding:8px 12px}.facts b{display:block;font-size:1.25rem}
+.facts span{color:var(--dim);font-size:.8rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:16px}
+.small{grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:10px}
+figure{margin:0;min-width:0}figure svg{width:100%;height:auto;display:block}
+.scroll{overflow-x:auto;max-width:100%;-webkit-overflow-scrolling:touch}
+table{border-collapse:collapse;font-size:.875rem;margin:8px 0}th,td{padding:3px 10px 3px 0;text-align:left;
+vertical-align:top;border-bottom:1px solid var(--rule)}th{color:var(--dim);font-weight:600}
+.scroll th,.scroll td{overflow-wrap:normal}td.r,th.r{text-align:right;font-variant-numeric:tabular-nums;
+white-space:nowrap}
+tr.total td{font-weight:600;border-top:2px solid var(--dim)}
+pre{background:var(--panel);padding:10px 12px;border-radius:8px;overflow-x:auto;font-size:.85rem;white-space:pre-wrap}
+img{image-rendering:pixelated;max-width:100%;height:auto;vertical-align:top}
+.thumb img{width:100%;border-radius:6px}.thumb{font-size:.8rem;line-height:1.3}
+.missing{border-left:4px solid var(--c1);background:var(--panel);padding:8px 12px;border-radius:0 8px 8px 0}
+.bar{display:block;height:10px;border-radius:3px;background:var(--c0);min-width:1px}
+.matrix td,.matrix th{padding:2px 4px;text-align:center;border:1px solid var(--rule);font-variant-numeric:tabular-nums;
+min-width:28px}.matrix th.side{text-align:right;white-space:nowrap}.matrix th.top{vertical-align:bottom;padding:4px 1px}
+.matrix th.top span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
+.keys{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.85rem}.keys i{display:inline-block;width:14px;height:4px;
+vertical-align:middle;margin-right:5px;border-radius:2px}
+summary{cursor:pointer;font-weight:600;padding:4px 0}.card{background:var(--panel);border-radius:8px;padding:10px 14px;
+margin:12px 0;min-width:0}.maps{display:flex;flex-wrap:wrap;gap:14px}.maps figure{max-width:100%}
+footer{color:var(--dim);font-size:.8rem;margin-top:48px;padding-bottom:32px}
+@media print{body{font-size:12px}.card,figure{break-inside:avoid}}
+"""
+
+
+class Html(str):
+    """Text that is HTML already; any other text is escaped where it enters a page."""
+
+
+def text(value: Any) -> Html:
+    """A value as HTML; control characters, which HTML has no place for, are shown escaped."""
+    if isinstance(value, Html):
+        return value
+    shown = "".join(c if c.isprintable() or c in "\n " else c.encode("unicode_escape").decode() for c in str(value))
+    return Html(html.escape(shown))
+
+
+def el(name: str, *inside: Any, **attributes: Any) -> Html:
+    """An element; `class_` is written class, `_` in other names -; an attribute that is None is left out."""
+    given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
+    head = "".join(f' {key}="{text(value)}"' for key, value in given.items())
+    if name in _EMPTY and not inside:
+        return Html(f"<{name}{head}/>")
+    return Html(f"<{name}{head}>{join(inside)}</{name}>")
+
+
+def join(parts: Iterable[Any]) -> Html:
+    """Parts one after the other."""
+    return Html("".join(text(part) for part in parts))
+
+
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], right: Iterable[int] = (), total: bool = False) -> Html:
+    """A table that scrolls sideways where it is wider than the screen; columns in `right` are set right."""
+    sides = ["r" if at in set(right) else None for at in range(len(head))]
+    lines = [el("tr", *(el("td", cell, class_=side) for cell, side in zip(row, sides))) for row in rows]
+    if total and lines:
+        lines[-1] = Html(lines[-1].replace("<tr>", '<tr class="total">', 1))
+    top = el("thead", el("tr", *(el("th", cell, class_=side) for cell, side in zip(head, sides))))
+    return el("div", el("table", top, el("tbody", *lines)), class_="scroll")
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> Html:
+    """Numbers that come first, each with what it counts."""
+    return el("div", *(el("div", el("b", value), el("span", name)) for name, value in pairs), class_="facts")
+
+
+def missing(why: Any) -> Html:
+    """What a page would show here, and why it cannot."""
+    return el("p", why, class_="missing")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """'93.1 %'; a dash for a number that is missing or not finite."""
+    return f"{100 * value:.{digits}f} %" if is_number(value) else "–"
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number; files hold null and NaN too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def page(title: str, about: Any, sections: Iterable[tuple[str, Html]]) -> bytes:
+    """A whole page: its title, what it is about, and sections under their headings, those without content left out."""
+    named = [(f"s{at}", heading, inside) for at, (heading, inside) in enumerate(sections) if inside]
+    links = el("nav", *(el("a", heading, href=f"#{key}") for key, heading, _ in named))
+    body = [el("section", el("h2", heading, id=key), inside) for key, heading, inside in named]
+    head = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'{MARK.decode()} {xnor_ref.__version__}">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    )
+    top = el("header", el("h1", title), about)
+    foot = el("footer", f"Made by xnor_ref {xnor_ref.__version__}, command show.")
+    return "".join([head, top, links, el("main", *body), foot, "\n</body>\n</html>\n"]).encode()
