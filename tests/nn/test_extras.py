@@ -19,6 +19,7 @@ CASES = [
     ("xnor++", {"react": True, **BIREAL}),
     ("binary-inputs", {}),
     ("binary-inputs", {"react": True, **BIREAL}),
+    ("xnor", {"rprelu": True, **BIREAL}),
     ("xnor", {"relu": True}),
     ("xnor", {"block_order": "acbp", "shortcut": "bireal"}),
     ("xnor", {"block_order": "acbp", "react": True, "input_scale": "off"}),
@@ -184,7 +185,7 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: build("lenet5", 28, react=True, block_order="cbap"), "react .=True. needs block_order bacp"),
         (lambda: build("lenet5", 28, relu=True, block_order="cbap"), "relu .=True. needs block_order bacp"),
         (lambda: build("lenet5", 28, relu=True, block_order="acbp"), "relu with block_order acbp would make every"),
-        (lambda: build("lenet5", 28, relu=True, react=True), "two activations of one place"),
+        (lambda: build("lenet5", 28, relu=True, react=True), "are activations of the same place"),
         (lambda: build("lenet5", 28, sign_gradient="bireal", block_order="cbap"), "needs block_order bacp"),
         (lambda: build("lenet5", 28, "bwn", react=True), "'bwn' does not take react"),
         (lambda: build("lenet5", 28, "bnn", shortcut="bireal"), "'bnn' does not take shortcut"),
@@ -228,3 +229,44 @@ def test_soft_targets_that_do_not_fit():
         nn.distillation(logits, np.zeros((2, 4), np.float32), 1)
     with pytest.raises(InputError, match="temperature must be above 0, got 0"):
         nn.distillation(logits, np.zeros((2, 3), np.float32), 0)
+
+
+# --- PReLU and shifts as one node
+
+
+class _Doubled(nn.Shift):
+    """A shift of a reader's own."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.PReLU(20)),
+        lambda: nn.Sequential(nn.PReLU(1), nn.Shift(20)),
+        lambda: nn.Sequential(nn.PReLU(20, learned=False), nn.Shift(20)),
+        lambda: nn.Sequential(nn.Shift(20), nn.PReLU(20)),
+        lambda: rprelu(20),
+        lambda: nn.Sequential(nn.Shift(20), nn.PReLU(20), _Doubled(20)),
+        lambda: nn.Sequential(_Doubled(20), nn.PReLU(20), nn.Shift(20)),
+    ],
+)
+def test_prelu_with_its_shifts_is_what_its_layers_compute_one_by_one(make):
+    """Outputs and input gradients bit for bit; gradients of parameters up to the order of float64 sums."""
+    rng = np.random.default_rng(3)
+    x, d = rng.standard_normal((2, 9, 20, 5, 7), dtype=np.float32)
+    together, apart = make(), make()
+    for one, other in zip(together.parameters(), apart.parameters(), strict=True):
+        one.data[:] = other.data[:] = rng.standard_normal(one.shape, dtype=np.float32)
+    given, alone = Tensor(x, requires_grad=True), Tensor(x, requires_grad=True)
+    y, by_layer = together(given), alone
+    for _, layer in apart.children():
+        by_layer = layer.forward(by_layer)
+    y.backward(d)
+    by_layer.backward(d)
+    np.testing.assert_array_equal(y.data, by_layer.data)
+    np.testing.assert_array_equal(given.grad, alone.grad)
+    for one, other in zip(together.parameters(), apart.parameters(), strict=True):
+        np.testing.assert_allclose(one.grad, other.grad, rtol=1e-6, atol=1e-5)

@@ -110,7 +110,7 @@ class Builder:
 
     def _after(self, channels: int) -> Module | None:
         """The activation after a binary layer, if there is to be one."""
-        if self.options.react:
+        if self.options.react or self.options.rprelu:
             return rprelu(channels)
         return ReLU() if self.options.relu else None
 

@@ -248,6 +248,25 @@ def _norm(images: F32, layer: Any, relu: bool, pool: Any) -> tuple[F32, Any]:
     return y, lambda dy: pooling.norm_relu_pool_gradient(dy, winner, *given)
 
 
+def prelu(x: Tensor, layer: Any, before: Any = None, after: Any = None) -> Tensor:
+    """`functional.prelu` with the slopes of `layer`, between two `Shift` layers where they are given."""
+    from xnor_ref.kernels.training import activations
+
+    slope, none = layer.weight, np.zeros(x.shape[1], np.float32)
+    shifts = [none if shift is None else shift.shift.data for shift in (before, after)]
+    images, slopes = pixels(x.data), np.broadcast_to(slope.data, none.shape)
+    y = activations.rprelu(images, shifts[0], slopes, shifts[1])
+
+    def backward(dy):
+        dx, dbefore, dslope, dafter = activations.rprelu_gradient(pixels(dy), images, shifts[0], slopes)
+        dslope = dslope if slope.size > 1 or none.size == 1 else dslope.sum(keepdims=True, dtype=np.float64)
+        found = (before, dbefore), (after, dafter)
+        return planes(dx), dslope.astype(np.float32), *(gradient for shift, gradient in found if shift is not None)
+
+    parents = [shift.shift for shift in (before, after) if shift is not None]
+    return apply("prelu", planes(y), (x, slope, *parents), backward, fresh=True)
+
+
 def max_pool2d(x: Tensor, layer: Any, relu: bool = False) -> Tensor:
     """`functional.max_pool2d`, after ReLU if asked for."""
     from xnor_ref.kernels.training import pooling

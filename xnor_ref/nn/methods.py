@@ -35,6 +35,7 @@ class BinaryOptions(LayerSettings):
     shortcut: str = "none"  # "bireal": around every binary convolution (Liu et al. 2018)
     relu: bool = False  # after every binary layer, the "non-binary activation" of Rastegari et al. 2016, section 3.2
     react: bool = False  # shifted signs, and a shifted PReLU after every binary layer (Liu et al. 2020)
+    rprelu: bool = False  # that PReLU alone: a BatchNorm before the signs has a shift of its own
     batch_norm: str = "plain"  # "official": eps and initial scales of the authors' released code, see `Builder.norm`
     ends: str | None = None  # whether the first and last layer's weights are "real" or "binary"; None: the method's
 
@@ -53,15 +54,25 @@ class BinaryOptions(LayerSettings):
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.weight_bits > 1 and self.clamp is False:
             raise InputError(f"clamp (=False) needs weight_bits 1, got {self.weight_bits}: more are made for [-1, 1]")
-        if self.relu and self.react:
-            raise InputError("relu and react (its shifted PReLU) are two activations of one place; take one")
+        chosen = [name for name in ("relu", "react", "rprelu") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise InputError(f"{' and '.join(chosen)} are activations of the same place; choose one")
         for name, order in (("block_order", "acbp"), ("batch_norm", "none")):
             if self.relu and getattr(self, name) == order:
-                raise InputError(f"relu with {name} {order} would make every sign that follows +1; take react, or none")
+                raise InputError(
+                    f"relu with {name} {order} would make every sign that follows +1; take rprelu, or none"
+                )
         if self.ends == "binary" and self.weight_bits > 1:
             raise InputError(f"ends (=binary) needs weight_bits 1, got {self.weight_bits}")
         if self.block_order == "cbap":
-            plain = {"input_bits": 1, "sign_gradient": STE, "shortcut": "none", "relu": False, "react": False}
+            plain = {
+                "input_bits": 1,
+                "sign_gradient": STE,
+                "shortcut": "none",
+                "relu": False,
+                "react": False,
+                "rprelu": False,
+            }
             for name, value in plain.items():
                 if getattr(self, name) != value:
                     raise InputError(
@@ -111,7 +122,7 @@ _LATENT = ("grad_mode", "centre", "clamp")
 _UNSCALED = (("weight_scale", "off"), ("input_scale", "off"))
 _ROUNDED = ("grad_bits", "grad_rounding", "grad_range", "grad_for")
 _KBIT = ("weight_bits", "input_bits", "input_levels", "weight_quantizer", *_ROUNDED)
-_EXTRAS = ("sign_gradient", "shortcut", "relu", "react")
+_EXTRAS = ("sign_gradient", "shortcut", "relu", "react", "rprelu")
 _CLIPPED = (*_UNSCALED, ("clamp", True), ("glorot", True))
 
 METHODS = {

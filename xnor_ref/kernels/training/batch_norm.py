@@ -143,17 +143,18 @@ def partial_sums(n_chunks: int, channels: int) -> F64:
 
 def moments_of(parts: F64, shift: F64, count: int) -> tuple[F64, F64]:
     """Mean and biased variance (C,) from the `partial_moments` (chunks, 2, ...) of `count` rows; shift (C,)."""
-    first, second = _total(parts, shift.size) / count
+    first, second = added_up(parts, shift.size) / count
     return shift + first, np.maximum(second - first * first, 0)
 
 
 def gradients_of(parts: F64, mean: F64, var: F64, centre: F32, eps: float) -> tuple[F64, F64]:
     """dgamma and dbeta (C,) from the `partial_gradients` (chunks, 2, ...); centre (C,) is what they subtracted."""
-    total, product = _total(parts, mean.size)
+    total, product = added_up(parts, mean.size)
     return (product - (mean - centre) * total) / np.sqrt(var + eps), total
 
 
-def _total(parts: F64, channels: int) -> F64:
+def added_up(parts: F64, channels: int) -> F64:
+    """What all calls of `partial_moments` or `partial_gradients` found, (2, C)."""
     return parts.reshape(len(parts), 2, -1, channels).sum(axis=(0, 2))
 
 
@@ -286,14 +287,14 @@ def known_answers() -> tuple[Case, ...]:
     def moments(count, times):
         sums = np.zeros((1, 2, count * times))
         partial_moments(1, 39, reals(41, count), channels(count, times)[0].astype(np.float64), sums[0])
-        return _total(sums, count)  # which lane has what is the processor's
+        return added_up(sums, count)  # which lane has what is the processor's
 
     def gradients(count, times):
         sums = np.zeros((1, 2, count * times))
         partial_gradients(
             1, 39, reals(42, count)[1:], reals(41, count), *channels(count, times)[:3], MASKS["relu"], sums[0]
         )
-        return _total(sums, count)
+        return added_up(sums, count)
 
     def applied(mask, alone):
         d, dx = reals(43, 20)[2:], np.ones((41, 20), np.float32)

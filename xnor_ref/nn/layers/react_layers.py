@@ -4,11 +4,15 @@ RSign is sign(x - t) and RPReLU is PReLU(x - g) + z, with one t, g, z and slope 
 layer makes its sign an RSign; K, where there is one, is then that of the shifted input.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from xnor_ref.autodiff import Tensor, apply
 from xnor_ref.errors import InputError
-from xnor_ref.nn.layers.real_layers import PReLU, positive
+from xnor_ref.nn import fused
+from xnor_ref.nn.layers.real_layers import PReLU, is_stock, positive
 from xnor_ref.nn.module import Module, Parameter, Sequential
 
 
@@ -18,6 +22,19 @@ class Shift(Module):
     def __init__(self, channels: int):
         self.channels = positive(channels, "channels", "Shift")
         self.shift = Parameter(np.zeros(self.channels, np.float32))
+
+    def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
+        """With a PReLU after it, and a second shift after that: one node of the tape."""
+        prelu: Any = following[0] if following else None
+        if not (isinstance(prelu, PReLU) and prelu.fuses(x) and self._fits(x)):
+            return self(x), 0
+        after: Any = following[1] if len(following) > 1 else None
+        if not (isinstance(after, Shift) and after._fits(x)):
+            return fused.prelu(x, prelu, self), 1
+        return fused.prelu(x, prelu, self, after), 2
+
+    def _fits(self, x: Tensor) -> bool:
+        return is_stock(self, Shift) and x.shape[1] == self.channels
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x.shape[1] != self.channels:

@@ -154,7 +154,7 @@ class Conv2d(Convolution):
         norm: Any = following[0] if following else None
         few = fused.takes(self) and self.in_channels <= FEW_CHANNELS and self.dilation[1] == 1
         alone = not few or self.bias is not None or x.requires_grad
-        known = _is_stock(self, Conv2d) and _is_stock(norm, BatchNorm2d)
+        known = is_stock(self, Conv2d) and is_stock(norm, BatchNorm2d)
         if alone or not (known and norm.training and fused.applies(x)):
             return self(x), 0
         size = self.window_on(x, "conv2d").count((x.shape[2], x.shape[3]))
@@ -282,14 +282,14 @@ class BatchNorm2d(BatchNorm):
         return fused.norm(x, self, relu, pool), more
 
 
-def _is_stock(module: Any, kind: type[Module]) -> bool:
+def is_stock(module: Any, kind: type[Module]) -> bool:
     """Whether a module computes what its class in this file does."""
     return type(module) is kind and not overrides(module, kind, "forward", "__call__")
 
 
 def _after_norm(shape: tuple[int, ...], following: Sequence[Module]) -> tuple[bool, "MaxPool2d | None", int]:
     """What follows a BatchNorm and can be one node with it: ReLU, max pooling after it, and how many layers that is."""
-    if not following or not _is_stock(following[0], ReLU):
+    if not following or not is_stock(following[0], ReLU):
         return False, None, 0
     pool = _max_pool(shape, following[1:])
     return True, pool, 1 if pool is None else 2
@@ -298,7 +298,7 @@ def _after_norm(shape: tuple[int, ...], following: Sequence[Module]) -> tuple[bo
 def _max_pool(shape: tuple[int, ...], following: Sequence[Module]) -> "MaxPool2d | None":
     """The max pooling that comes next, if it can be one node with a ReLU before it."""
     pool: Any = following[0] if following else None
-    return pool if _is_stock(pool, MaxPool2d) and pool.fits(shape) and math.prod(pool.kernel_size) < 256 else None
+    return pool if is_stock(pool, MaxPool2d) and pool.fits(shape) and math.prod(pool.kernel_size) < 256 else None
 
 
 class Affine(Module):
@@ -325,7 +325,7 @@ class ReLU(Module):
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
         """With max pooling after it: one node of the tape."""
-        pool = _max_pool(x.shape, following) if _is_stock(self, ReLU) and fused.applies(x) else None
+        pool = _max_pool(x.shape, following) if is_stock(self, ReLU) and fused.applies(x) else None
         return (self(x), 0) if pool is None else (fused.max_pool2d(x, pool, True), 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -341,6 +341,14 @@ class PReLU(Module):
     def __init__(self, channels: int = 1, slope: float = 0.25, learned: bool = True):
         self.channels = positive(channels, "channels", "PReLU")
         self.weight: Tensor = (Parameter if learned else Tensor)(np.full(self.channels, slope, np.float32))
+
+    def fuses(self, x: Tensor) -> bool:
+        """Whether a kernel computes it, alone or with a shift on either side."""
+        return is_stock(self, PReLU) and fused.applies(x) and self.channels in (1, x.shape[1])
+
+    def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
+        """As one node of the tape."""
+        return (fused.prelu(x, self) if self.fuses(x) else self(x)), 0
 
     def forward(self, x: Tensor) -> Tensor:
         if self.channels not in (1, x.shape[1]):

@@ -205,7 +205,8 @@ class TrainConfig:
         "xnor_ref.nn.methods:SHORTCUTS",
     )
     relu: bool | None = _binary("bool", "ReLU after each binary layer (default: what the data set's recipe says).")
-    react: bool | None = _binary("bool", "Shifted signs and PReLU after each binary layer.")
+    react: bool | None = _binary("bool", "A learned shift before each sign, and rprelu.")
+    rprelu: bool | None = _binary("bool", "A PReLU between two learned shifts after each binary layer.")
     batch_norm: str | None = _binary(
         "choice",
         "BatchNorm's eps and initial scale: usual, or as in the authors' released code; or none (default: plain).",

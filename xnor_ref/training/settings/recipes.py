@@ -40,7 +40,13 @@ def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = 
         own = said.get("model", settings["model"]) == settings["model"]
         binary = BINARY_RECIPES[dataset] if own else _WITHOUT_K
         settings |= {key: value for key, value in binary.items() if key in METHODS[method].options}
-    without = {"react": (True,), "block_order": ("cbap", "acbp"), "shortcut": ("bireal",), "batch_norm": ("none",)}
+    without = {
+        "react": (True,),
+        "rprelu": (True,),
+        "block_order": ("cbap", "acbp"),
+        "shortcut": ("bireal",),
+        "batch_norm": ("none",),
+    }
     if any(said.get(name) in values for name, values in without.items()):
         settings.pop("relu", None)
     return {**settings, "dataset": dataset, "method": method}
