@@ -338,9 +338,9 @@ def clock(seconds: float) -> str:
 # --- all experiments in one document ---------------------------------------------------------------------------
 
 _PREFACE = """\
-# Results
+# The papers' tables and figures
 
-The papers' tables and figures, computed here, each table by the command under it. `difference` is top-1 less that of
+Each table is computed by the command under it. `difference` is top-1 less that of
 the first row (in table 2 of the network's own full-precision row, in figure 5 BinaryNet's of XNOR-Net's); `difference
 there` is the same in the paper's figures.
 The document is put together from what is finished:
@@ -350,7 +350,7 @@ python cli.py reproduce --list                     # the experiments and their r
 python cli.py reproduce table3b --dry-run          # what is left to do, and how long it would take
 python cli.py reproduce table3b                    # minutes: a small network on the data set shapes
 python cli.py reproduce control-binaryconnect --seeds 4 --dry-run   # one of the controls; `controls` are all of them
-python cli.py reproduce --summary results.md       # this document
+python cli.py reproduce --summary tables.md        # this document
 ```
 
 `--budget full` takes the experiment's own network and Tiny ImageNet (or a part of it: `--archive`, `--limit-classes`,
