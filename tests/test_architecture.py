@@ -33,6 +33,7 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "binary",
     "autodiff",
     "plotting",
+    "box",
     "kernels",
     "conformance",
     "steady",

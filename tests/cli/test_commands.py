@@ -16,10 +16,11 @@ import pytest
 from tests.conftest import JIT_DISABLED, REPOSITORY
 from tests.interop.onnx_in.onnx_files import binary_network
 from tests.training.training_samples import TINY_OPTIONS, result_bytes, run_cli, start_cli, stop
-from xnor_ref import cli
+from xnor_ref import box, cli
 from xnor_ref.cli import main
 from xnor_ref.cli.group import COMMANDS, command_of
 from xnor_ref.cli.progress import Progress, bar, clock
+from xnor_ref.training.settings.recipes import NAMES
 
 RUN = "runs/shapes-shapes-net-xnor-0"
 OWN_CONVOLUTION = """
@@ -141,6 +142,36 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 60) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_predict_without_a_network_takes_the_most_accurate_in_the_box(trained, tmp_path, monkeypatch, capfd):
+    run = trained[0] / RUN
+    monkeypatch.setattr(box, "_PLACES", (tmp_path, tmp_path / "missing"))
+    assert main(["predict", str(run / "sample.png")]) == 4
+    assert "no trained network came with this installation" in capfd.readouterr().err
+    for name, top1 in (("worse", 41.5), ("better", 52.0), ("between", 45.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"top1": top1}))
+        (tmp_path / f"{name}.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    (tmp_path / "without-its-file.json").write_text('{"top1": 99.0}')
+    assert main(["predict", "--json", str(run / "sample.png"), str(run / "sample.png")]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert answer["model"] == str(tmp_path / "better.safetensors") and len(answer["results"]) == 2
+    assert main(["predict", "--json", str(run), str(run / "sample.png")]) == 0
+    assert json.loads(capfd.readouterr().out)["results"] == answer["results"][:1]
+
+
+def test_the_recipes_are_listed_with_their_settings(capfd):
+    assert main(["train", "--recipe", "list"]) == 0
+    text = capfd.readouterr().out
+    assert all(f"{name}, method {method}: " in text for name in NAMES for method in ("xnor", "full"))
+    assert max(map(len, text.splitlines())) <= 80
+    assert main(["train", "--recipe", "list", "--json"]) == 0
+    listed = json.loads(capfd.readouterr().out)
+    assert [entry["recipe"] for entry in listed[::2]] == list(NAMES)
+    for entry in listed:
+        for card in entry["measured"]:
+            assert Path(card["file"]).is_file()
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,11 @@ from xnor_ref.nn.methods import (
     METHODS,
     SHORTCUTS,
     BinaryOptions,
+    options_of,
 )
 from xnor_ref.optim import KINDS, OPTIMIZERS
 from xnor_ref.training.settings.config import FIELDS, TrainConfig, choices_of, differences, load_toml, needs_of
-from xnor_ref.training.settings.recipes import RECIPES
+from xnor_ref.training.settings.recipes import NAMES, RECIPES, named
 from xnor_ref.training.settings.resolve import resolve
 
 
@@ -92,6 +93,33 @@ def test_every_data_set_has_a_recipe_that_is_sound(dataset):
     config = resolve({"dataset": dataset})
     assert config.dataset == dataset and config.model == RECIPES[dataset]["model"]
     assert set(RECIPES) == set(datasets.names())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_by_name_give_sound_settings_for_every_method(name, method):
+    for dataset in ("tiny-imagenet", "folder"):
+        if name == "paper" and method not in ("xnor", "bwn", "full"):
+            with pytest.raises(InputError, match="faithful allenai needs method xnor or bwn"):
+                resolve({"dataset": dataset, "method": method, **named(name, {"dataset": dataset, "method": method})})
+            continue
+        said = {"dataset": dataset, "method": method, "seed": 3}
+        config = resolve({**said, **named(name, said)})
+        assert (config.method, config.seed) == (method, 3)
+        options_of(method, config.options_of("method"))
+
+
+def test_recipes_by_name_give_way_to_what_was_said():
+    said = {"dataset": "tiny-imagenet", "epochs": 2, "model": "nin"}
+    brought = named("best", said)
+    assert not brought.keys() & said.keys() and resolve({**said, **brought}).model == "nin"
+    assert named("default", said) == {}
+    for bad, dataset, message in (
+        ("bests", "tiny-imagenet", "recipe must be one of default, best, paper, got 'bests'"),
+        ("best", "mnist", "recipe best is for the data sets tiny-imagenet and folder, got mnist"),
+    ):
+        with pytest.raises(InputError, match=message):
+            named(bad, {"dataset": dataset})
 
 
 def test_json_gives_the_config_back():

@@ -18,22 +18,25 @@ from xnor_ref.errors import DatasetError, XnorRefError
         "predict runs/shapes-shapes-net-xnor-0/model.safetensors --top 3 runs/shapes-shapes-net-xnor-0/sample.png",
     ),
 )
-@click.argument("model", metavar="MODEL|RUN")
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument("paths", metavar="[MODEL|RUN] IMAGE...", nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Classes to name.")
 @options.field_options("threads")
 @options.json_option
-def command(model: str, images: tuple[str, ...], top: int, threads: int | None, as_json: bool) -> None:
+def command(paths: tuple[str, ...], top: int, threads: int | None, as_json: bool) -> None:
     """Classify photos.
 
-    MODEL is a packed model file, or a run folder that holds one. Any photo will do: it is brought to the network's
-    size and colours. An image that cannot be read is reported, the others are still answered, and the exit code is 3.
+    MODEL is a packed model file, or a run folder that holds one; without it, the most accurate network that comes with
+    the project answers. Any photo will do: it is resized to the network's input size and converted to its colours. An
+    image that cannot be read is reported, the others are still answered, and the exit code is 3.
     """
+    from xnor_ref import box
     from xnor_ref.datasets.images import load_photo
     from xnor_ref.packed import load_packed
 
     options.use_threads(threads)
-    path = Path(model)
+    path, images = (Path(paths[0]), paths[1:]) if _is_model(Path(paths[0])) else (box.best(), paths)
+    if not images:
+        raise click.UsageError(f"{paths[0]} is a network; name at least one image after it")
     network = load_packed(path / "model.safetensors" if path.is_dir() else path)
     channels, *size = network.input_shape
     results: list[dict[str, Any]] = []
@@ -51,9 +54,20 @@ def command(model: str, images: tuple[str, ...], top: int, threads: int | None, 
         if not as_json:
             show(_text(image, classes))
     if as_json:
-        options.print_json({"model": model, "results": results})
+        options.print_json({"model": str(path), "results": results})
     if failed:
         raise DatasetError(f"{len(failed)} of {len(images)} images could not be read")
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path names a network rather than an image."""
+    if path.is_dir() or path.suffix == ".safetensors":
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(9)[8:] == b"{"  # how a safetensors file goes on after the length of its header
+    except OSError:
+        return False
 
 
 def ranked(logits, classes: tuple[str, ...], top: int) -> list[dict[str, Any]]:

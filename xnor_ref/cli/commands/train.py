@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
 from xnor_ref.cli.text import plugin_flag, program
 from xnor_ref.errors import ModelFileError
+from xnor_ref.training.settings import recipes
 from xnor_ref.training.settings.config import FIELDS, TrainConfig, check_values, load_toml
 from xnor_ref.training.settings.faithful import overridden
 from xnor_ref.training.settings.resolve import resolve
@@ -27,6 +29,11 @@ from xnor_ref.training.settings.resolve import resolve
     ),
 )
 @click.option("--tiny-imagenet", is_flag=True, help="The same as --dataset tiny-imagenet.")
+@click.option(
+    "--recipe",
+    metavar=f"[{'|'.join(recipes.NAMES)}|list]",
+    help="Settings by name; other options override them. list shows them, with what was measured.",
+)
 @options.field_options(*FIELDS)
 @click.option("--download", is_flag=True, help="Fetch Tiny ImageNet if it is not there.")
 @click.option("--config", "config_file", metavar="FILE.toml", help="Settings; the command line overrides them.")
@@ -41,6 +48,7 @@ from xnor_ref.training.settings.resolve import resolve
 @options.json_option
 def command(
     tiny_imagenet: bool,
+    recipe: str | None,
     download: bool,
     config_file: str | None,
     resume: str | None,
@@ -63,6 +71,10 @@ def command(
     if out == "":
         raise click.UsageError("--out needs the name of a folder")
     check_values(said)
+    if recipe == "list":
+        return options.answer(recipes.listed(), as_json, recipe_text)
+    if recipe is not None:
+        said |= recipes.named(recipe, said)
     said |= {key: os.path.abspath(said[key]) for key in ("init_from", "teacher", "plugin") if said.get(key)}
 
     from xnor_ref.cli.progress import Progress
@@ -140,6 +152,22 @@ def report_text(report: dict[str, Any], config: TrainConfig) -> str:
         *(f"  {program()} {line}" for line in _next_commands(report, config)),
     ]
     return "\n".join(lines)
+
+
+def recipe_text(listed: list[dict[str, Any]]) -> str:
+    """The recipes, each with its settings and what was measured."""
+    blocks = []
+    for entry in listed:
+        settings = ", ".join(f"{key} {value}" for key, value in entry["settings"].items())
+        measured = [
+            f"{card['top1']:.1f} % top-1 on {card['data']}, {card['minutes']:.0f} minutes on {card['machine']}"
+            for card in entry["measured"]
+        ]
+        title = f"{entry['recipe']}, method {entry['method']}: {entry['summary']}"
+        parts = [f"settings: {settings}", *(f"measured: {line}" for line in measured or ["not yet"])]
+        wrapped = [textwrap.fill(part, 80, initial_indent="  ", subsequent_indent="    ") for part in parts]
+        blocks.append("\n".join([textwrap.fill(title, 80), *wrapped]))
+    return "\n\n".join(blocks)
 
 
 def _next_commands(report: dict[str, Any], config: TrainConfig) -> list[str]:

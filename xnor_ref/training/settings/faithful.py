@@ -65,6 +65,12 @@ def preset(said: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if has_effect(FIELDS[key], together)}
 
 
+def of_full_precision() -> dict[str, Any]:
+    """What the released code trains AlexNet with where nothing is binary: as its Binary-Weight-Network."""
+    values = {**_ALL, **_METHODS["bwn"], **_OPTIMIZERS["sgd"]}
+    return {key: value for key, value in values.items() if has_effect(FIELDS[key], {"method": "full", **values})}
+
+
 def overridden(said: Mapping[str, Any]) -> list[str]:
     """'batch_size 100 in place of 800' for each setting that was said and is another than the preset's.
 
