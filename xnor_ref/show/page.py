@@ -3,19 +3,20 @@
 import html
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import xnor_ref
+from xnor_ref.charts.chart import Chart
+from xnor_ref.charts.files import palette, svg
+from xnor_ref.errors import InputError, OutputError
+from xnor_ref.storage import PathLike, write_atomically
 
-MARK = b'<meta name="generator" content="xnor_ref'  # what the pages of this room are known by
+MARK = b'<meta name="generator" content="xnor_ref show'  # what the pages of this room are known by
 _EMPTY = ("img", "br", "meta", "line", "path", "rect", "circle")
 _STYLE = """
-:root{color-scheme:light dark;--bg:#fff;--panel:#f5f6f8;--fg:#1c2026;--dim:#5b6470;--rule:#d9dde3;--accent:#2a66b8;
---c0:#2a66b8;--c1:#c2571a;--c2:#2d8048;--c3:#a83a7a;--c4:#7a5cc0;--c5:#8a6d1d;--c6:#1d8089;--c7:#b03a3a;--good:#2d8048;
---bad:#b03a3a}
-@media(prefers-color-scheme:dark){:root{--bg:#14171b;--panel:#1d2127;--fg:#e6e9ed;--dim:#a0a9b4;--rule:#343b45;
---accent:#7fb2ff;--c0:#7fb2ff;--c1:#ff9f5a;--c2:#6fcf8f;--c3:#f08cc4;--c4:#b8a1ff;--c5:#dcc060;--c6:#5fd0da;--c7:#ff8a8a;
---good:#6fcf8f;--bad:#ff8a8a}}
+:root{--panel:#f3f5f8;--accent:var(--c0);--good:var(--c2);--bad:var(--c1)}
+@media(prefers-color-scheme:dark){:root{--panel:#1d2127}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
 main,header,nav,footer{max-width:1120px;margin:0 auto;padding:0 16px}
@@ -119,8 +120,36 @@ def page(title: str, about: Any, sections: Iterable[tuple[str, Html]]) -> bytes:
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
-        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{text(title)}</title>\n<style>{palette()}{_STYLE}</style>\n</head>\n<body>\n"
     )
     top = el("header", el("h1", title), about)
     foot = el("footer", f"Made by xnor_ref {xnor_ref.__version__}, command show.")
     return "".join([head, top, links, el("main", *body), foot, "\n</body>\n</html>\n"]).encode()
+
+
+def charts(of: Iterable[Chart]) -> Html:
+    """Charts side by side, as many as the screen is wide for."""
+    return el("div", *(el("figure", Html(svg(chart))) for chart in of), class_="grid")
+
+
+def check_target(path: PathLike) -> None:
+    """Raise InputError or OutputError where a page must not be written: it may replace nothing but such a page."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise OutputError(f"cannot write {target}: there is no folder {target.parent}")
+    if target.exists():
+        try:
+            with open(target, "rb") as file:
+                ours = MARK in file.read(2000)
+        except OSError as error:
+            raise OutputError(f"cannot write {target}: {error.strerror}") from error
+        if not ours:
+            raise InputError(f"{target} is there already and no page of this command; name another file")
+
+
+def save(path: PathLike, content: bytes) -> None:
+    """Write a page. Raises InputError and OutputError as `check_target` does."""
+    check_target(path)
+    write_atomically(path, content)

@@ -31,6 +31,7 @@ from xnor_ref.training.callbacks.average import WeightAverage
 from xnor_ref.training.callbacks.clip import ClipNorm
 from xnor_ref.training.callbacks.finite import FiniteCheck
 from xnor_ref.training.callbacks.image_size import SmallerImages
+from xnor_ref.training.callbacks.latent import LatentFigures
 from xnor_ref.training.callbacks.mst import MstPull
 from xnor_ref.training.callbacks.progress import Progress
 from xnor_ref.training.callbacks.projections import Projections
@@ -219,11 +220,12 @@ def make_trainer(
     observer: Observer | None = None,
     **others: Any,
 ) -> Trainer:
-    """A trainer with the callbacks that every run has: projections first, then `callbacks`, then checks and progress.
+    """A trainer with the callbacks that every run has: projections first, then `callbacks`, figures, checks, progress.
 
     `observer` is told of every step and epoch; the rest goes to `Trainer`.
     """
-    joined = [Projections(), *callbacks, FiniteCheck(), *([Progress(observer)] if observer else [])]
+    always = LatentFigures(model), FiniteCheck()
+    joined = [Projections(), *callbacks, *always, *([Progress(observer)] if observer else [])]
     return Trainer(model, data, optimizer, learning_rate, callbacks=joined, **others)
 
 

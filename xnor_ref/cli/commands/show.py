@@ -7,7 +7,10 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
+from xnor_ref.cli.text import program
 from xnor_ref.errors import InputError, OutputError
+
+_OF_DATA = ("data_dir", "archive", "limit_val")
 
 
 @click.command(
@@ -16,41 +19,116 @@ from xnor_ref.errors import InputError, OutputError
         "show runs/shapes-shapes-net-xnor-0",
         "show runs/shapes-shapes-net-xnor-0 runs/shapes-shapes-net-xnor-0/sample.png",
         "show runs/quick-try runs/shapes-shapes-net-xnor-0 -o both.html",
+        "show runs/shapes-shapes-net-xnor-0 --figures runs/shapes-shapes-net-xnor-0/figures",
     ),
 )
-@click.argument("paths", metavar="RUN|MODEL [PHOTO|RUN...]", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="FILE.html", help="The page to write [report.html, in a run's own folder].")
-@options.field_options("threads")
+@click.argument("paths", metavar="RUN|MODEL [PHOTO|RUN]...", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", metavar="FILE.html", help="The page to write [report.html in the run's folder; else here]."
+)
+@click.option(
+    "--figures", metavar="FOLDER", help="Also write each chart of a run, or of several, as a file into FOLDER."
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(("svg", "png", "pdf")),
+    help="Of --figures [svg]; png and pdf need matplotlib.",
+)
+@options.field_options(*_OF_DATA, "threads")
+@options.plugin_option(expose_value=False)
 @options.quiet_option
 @options.json_option
-def command(paths: tuple[str, ...], output: str | None, quiet: bool, as_json: bool, **values: Any) -> None:
-    """Show what a run did, on one page that needs no network.
+def command(
+    paths: tuple[str, ...],
+    output: str | None,
+    figures: str | None,
+    kind: str | None,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Show a run, a photo's way through a network, or how runs differ, as one page.
 
-    RUN alone: how training went, which classes are confused, the filters, what each layer costs, and how to repeat it.
-    RUN or MODEL with a PHOTO: its way through the packed network, layer by layer. Several RUNs: their differences.
+    RUN alone: how training went, which classes are confused, the filters, what each layer costs, how to repeat it.
+    MODEL alone: its filters and costs. RUN or MODEL with a PHOTO: the photo's way through the packed network, layer by
+    layer. Several RUNs: their curves and the settings that differ. A page needs a browser and nothing else.
     """
-    options.use_threads(values["threads"])
     first, *others = map(Path, paths)
-    runs = all(path.is_dir() for path in others)
-    if others and runs and not first.is_dir():
+    kinds = {path.is_dir() for path in others}
+    _check(first, others, kinds, figures, kind)
+    said = options.said(values)
+    if said and (others or not first.is_dir()):
+        raise InputError(f"--{'/--'.join(key.replace('_', '-') for key in said)}: needs one RUN alone")
+
+    from xnor_ref.charts.files import check_plot
+    from xnor_ref.cli.progress import Progress
+    from xnor_ref.show import compare, page, photo, report
+
+    if figures is not None:
+        check_plot(f"x.{kind or 'svg'}", "--figures")
+    target = Path(output) if output is not None else _usual(first, others, kinds)
+    page.check_target(target)
+    options.use_threads(threads)
+    charts: dict[str, Any] = {}
+    with Progress(quiet) as progress:
+        if kinds == {True}:
+            content, charts = compare.compare_page([first, *others])
+        elif others:
+            content = photo.photo_page(_network(first), str(first), others[0])
+        elif first.is_dir():
+            content, charts = report.run_page(first, said, program(), progress)
+        else:
+            content = report.model_page(first)
+    page.save(target, content)
+    files = _write_figures(charts, Path(figures), kind or "svg") if figures is not None else []
+    result = {"page": str(target), "figures": [str(file) for file in files]}
+    options.answer(result, as_json, _text)
+
+
+def _check(first: Path, others: list[Path], kinds: set[bool], figures: str | None, kind: str | None) -> None:
+    """Raise InputError for arguments that do not go together."""
+    if len(kinds) == 2 or (len(others) > 1 and kinds == {False}):
+        raise InputError("show takes one RUN or MODEL, one with one PHOTO, or several RUNs")
+    if kinds == {True} and not first.is_dir():
         raise InputError(f"{first} is no run folder: only runs are compared")
-    if len(others) > 1 and not runs:
-        raise InputError("one PHOTO at a time; or several RUNs to compare")
-    from xnor_ref.show.report import run_page
-    from xnor_ref.storage import write_atomically
-
-    target = _target(output, first / "report.html")
-    write_atomically(target, run_page(first))
-    options.answer({"page": str(target)}, as_json, lambda result: f"written: {result['page']}")
+    if figures is not None and (kinds == {False} or not first.is_dir()):
+        raise InputError("--figures needs RUNs: the other pages have no charts")
+    if kind is not None and figures is None:
+        raise InputError(f"--format {kind} needs --figures FOLDER")
 
 
-def _target(output: str | None, usual: Path) -> Path:
-    """The page to write, which may replace nothing but a page of this command."""
-    from xnor_ref.show.page import MARK
+def _usual(first: Path, others: list[Path], kinds: set[bool]) -> Path:
+    """Where a page goes if nothing is said: that of a run into its folder, others into the current one."""
+    if kinds == {True}:
+        return Path("comparison.html")
+    if others:
+        return Path(f"{others[0].stem}-explained.html")
+    return first / "report.html" if first.is_dir() else Path(f"{first.stem}.html")
 
-    target = Path(output) if output is not None else usual
-    if target.is_dir() or not target.parent.is_dir():
-        raise OutputError(f"-o {target}: not a file in a folder that is there")
-    if target.exists() and MARK not in target.read_bytes()[:2000]:
-        raise InputError(f"-o {target} is there already and not a page of this command; name another file")
-    return target
+
+def _network(path: Path) -> Any:
+    from xnor_ref.packed import load_packed
+
+    return load_packed(path / "model.safetensors" if path.is_dir() else path)
+
+
+def _write_figures(charts: dict[str, Any], folder: Path, kind: str) -> list[Path]:
+    from xnor_ref.charts.files import save
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    written = []
+    for name, chart in charts.items():
+        written.append(folder / f"{''.join(c if c.isalnum() or c in '-.' else '_' for c in name)}.{kind}")
+        save(chart, written[-1])
+    return written
+
+
+def _text(result: dict[str, Any]) -> str:
+    figures = result["figures"]
+    more = f"\nfigures: {len(figures)} files in {Path(figures[0]).parent}" if figures else ""
+    return f"written: {result['page']}; open it in a browser{more}"
