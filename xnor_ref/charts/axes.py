@@ -36,8 +36,8 @@ class Axis:
         if self.log and self.high / self.low >= self.log:
             first, last = (math.log(value, self.log) for value in (self.low, self.high))
             powers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1)
-            step = max(1, math.ceil(len(powers) / most))
-            return [(float(self.log) ** p, short(float(self.log) ** p)) for p in powers[::step]]
+            every = max(1, math.ceil(len(powers) / most))
+            return [(float(self.log) ** p, short(float(self.log) ** p)) for p in powers[::every]]
         raw = (self.high - self.low) / most
         unit = 10.0 ** math.floor(math.log10(raw))
         step = unit * next(factor for factor in (1, 2, 5, 10) if factor * unit >= raw * (1 - 1e-9))
@@ -62,7 +62,7 @@ def axes_of(chart: Chart) -> tuple[Axis, Axis]:
     x, y = zip(*map(_numbers, chart.marks)) if chart.marks else ([], [])
     return (
         _axis([v for part in x for v in part], chart.x_log, chart.x_range),
-        _axis([v for part in y for v in part], chart.y_log, chart.y_range),
+        _axis([v for part in y for v in part] + [0.0] * chart.y_zero, chart.y_log, chart.y_range),
     )
 
 
@@ -74,8 +74,8 @@ def _axis(values: Iterable[float | None], log: int, given: tuple[float, float] |
         room = (high / low) ** (0 if given else ENDS)
         return Axis(low / room, high * room, log)
     if not high > low:
-        reach = abs(low) * 0.1 or 0.5
-        low, high = low - reach, high + reach
+        reach = abs(low) * 0.1
+        low, high = (low - reach, high + reach) if low else (0.0, 1.0)
     room = 0 if given else ENDS * (high - low)
     below = 0.0 if low >= 0 and low - room < 0 else low - room  # an axis of what cannot be negative ends at 0
     return Axis(below if not given else low, high + room)
@@ -89,7 +89,8 @@ def _numbers(mark: Mark) -> tuple[list[float | None], list[float | None]]:
         return [*mark.x0, *mark.x1], [*mark.y0, *mark.y1]
     if isinstance(mark, Segments):
         return [v for e in mark.ends for v in e[::2]], [v for e in mark.ends for v in e[1::2]]
-    x, y = list(mark.x), list(mark.y)
+    x: list[float | None] = list(mark.x)
+    y: list[float | None] = list(mark.y)
     if isinstance(mark, Dots):
         (x if mark.along == "x" else y).extend([*mark.low, *mark.high])
     return x, y

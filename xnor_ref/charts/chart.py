@@ -84,6 +84,7 @@ class Chart:
     y_ticks: Ticks | None = None
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    y_zero: bool = False  # the y axis begins at 0
     size: tuple[float, float] = (360, 250)  # width and height, in units of which a letter is 12 high
     bare: bool = False  # no axes
 

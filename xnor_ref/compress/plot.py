@@ -1,12 +1,13 @@
-"""A picture of a layer's tree. Needs matplotlib, which the project does not install by itself."""
+"""A picture of a layer's tree."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xnor_ref.charts.chart import Bars, Chart, Dots, Figure, Mark, Segments
+from xnor_ref.charts.files import save
 from xnor_ref.compress.tree import Tree
-from xnor_ref.plotting import check_plot, save, subplots
 from xnor_ref.storage import PathLike
 
 
@@ -32,25 +33,25 @@ def positions(tree: Tree) -> NDArray[np.float64]:
 
 
 def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
-    """Draw the tree, its edges coloured by d/n, beside the distances of its edges.
+    """Draw the tree, its edges stronger where d/n is larger, beside the distances of its edges.
 
-    Raises InputError as `plotting.check_plot` does, OutputError where the file could not be written.
+    Raises InputError as `files.check_plot` does, OutputError where the file could not be written.
     """
-    check_plot(path)
-    from matplotlib.collections import LineCollection
-
     at = positions(tree)
     edges = np.flatnonzero(tree.parent >= 0)
     fraction = tree.distance[edges] / tree.n_bits
-    figure, (left, right) = subplots(1, 2, (11, 6), width_ratios=(3, 2))
-    lines = LineCollection(list(np.stack([at[edges], at[tree.parent[edges]]], axis=1)), array=fraction, cmap="viridis")
-    left.add_collection(lines)
-    left.scatter(*at.T, s=12, color="black", zorder=2)
-    left.scatter(*at[tree.parent < 0].T, s=60, color="tab:red", zorder=3, label="root")
-    left.set(aspect="equal", title=title)
-    left.set_axis_off()
-    left.legend(loc="lower left")
-    figure.colorbar(lines, ax=left, label="d/n of an edge")
-    right.hist(fraction, bins=30, color="tab:blue")
-    right.set(xlabel="d/n of an edge", ylabel="edges", title=f"depth {tree.depth}, mean d/n {tree.mean_fraction:.3f}")
-    save(figure, path)
+    ends = np.concatenate([at[edges], at[tree.parent[edges]]], axis=1).tolist()
+    roots = at[tree.parent < 0].T.tolist()
+    drawn: list[Mark] = [
+        Segments(ends, (fraction / max(fraction.max(initial=0.0), 1e-9)).tolist()),
+        Dots(*at.T.tolist(), "channel", -1, radius=2),
+        Dots(*roots, "root", 1, radius=4.5),
+    ]
+    counts, bins = np.histogram(fraction, 30)
+    bars = Bars(bins[:-1].tolist(), [0.0] * len(counts), bins[1:].tolist(), counts.tolist())
+    mean = f"depth {tree.depth}, mean d/n {tree.mean_fraction:.3f}"
+    charts = [
+        Chart(title, drawn, bare=True, size=(620, 620)),
+        Chart(mean, [bars], "d/n of an edge", "edges", size=(420, 400)),
+    ]
+    save(Figure(charts, 2, "An edge is stronger the larger its d/n."), path)

@@ -11,7 +11,8 @@ from typing import Any
 
 from xnor_ref.compress import costs
 from xnor_ref.packed import compressing
-from xnor_ref.plotting import save, subplots
+from xnor_ref.charts.chart import Chart, Figure, Line, Mark
+from xnor_ref.charts.files import save
 
 PLOT = "frontier.png"
 WITHIN = 0.01  # of top-1: what a reduction may cost to count as free of loss
@@ -117,26 +118,28 @@ def _rows(results: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Top-1 against the reduction of XNORs and against bits of weights. Needs matplotlib. Raises OutputError."""
+    """Top-1 against the reduction of XNORs and against bits of weights. Raises OutputError."""
     rows = list(_rows(results))
-    figure, (left, right) = subplots(1, 2, (12, 5), sharey=True)
+    left: list[Mark] = []
+    right: list[Mark] = []
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row, of in rows:
         pulled = row["settings"].get("mst_lambda", 0)
         kinds.setdefault(row["settings"].get("mst_pull", "tree") if pulled else "not pulled", []).append(of)
     for number, (kind, points) in enumerate(kinds.items()):
         points.sort(key=lambda of: -of["ratio"])
-        top1, colour = [100 * of["top1"] for of in points], f"C{number}"
+        top1 = [100 * of["top1"] for of in points]
         wired, coded = ([of[key] / of["direct_bits"] for of in points] for key in ("wired_bits", "entropy_bits"))
-        left.plot([1 / of["ratio"] for of in points], top1, "o-", color=colour, label=kind)
-        right.plot(coded, top1, "o-", color=colour, label=f"{kind}, ideal coder")
-        right.plot(wired, top1, "s:", color=colour, label=f"{kind}, wired")
-    free = 1 / rows[0][1]["random_ratio"]
-    left.axvline(free, color="gray", linestyle="--", label="random filters")
-    right.axvline(1 / free, color="gray", linestyle="--", label="random filters, wired")
-    left.set(xlabel="times fewer XNORs", ylabel="top-1, %", title=results["title"])
-    right.set(xlabel="bits for one of a weight", title="bits of weights")
-    for axes in (left, right):
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
-    save(figure, path)
+        left.append(Line([1 / of["ratio"] for of in points], top1, kind, number, dots=True))
+        right.append(Line(coded, top1, f"{kind}, ideal coder", number, dots=True))
+        right.append(Line(wired, top1, f"{kind}, wired", number, "2,3", dots=True))
+    free, scores = 1 / rows[0][1]["random_ratio"], [100 * of["top1"] for _, of in rows]
+    reach = min(scores) - 1, max(scores) + 1
+    left.append(Line((free, free), reach, "random filters", -1, "5,4"))
+    right.append(Line((1 / free, 1 / free), reach, "random filters, wired", -1, "5,4"))
+    size = 560, 420
+    charts = [
+        Chart(results["title"], left, "times fewer XNORs", "top-1, %", y_range=reach, size=size),
+        Chart("bits of weights", right, "bits for one of a weight", "top-1, %", y_range=reach, size=size),
+    ]
+    save(Figure(charts, 2), path)

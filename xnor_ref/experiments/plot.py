@@ -1,12 +1,14 @@
-"""A picture of an experiment: top-1 of each row beside the paper's, and by epoch. Needs matplotlib."""
+"""A picture of an experiment: top-1 of each row beside the paper's, and by epoch."""
 
 from pathlib import Path
 from typing import Any
 
+from xnor_ref.charts.chart import Area, Bars, Chart, Dots, Figure, Line, Mark
+from xnor_ref.charts.files import save
 from xnor_ref.experiments.verdict import MARGIN
-from xnor_ref.plotting import save, subplots
 
-NAME = "plot.png"
+NAME = "plot.svg"
+_NONE = -1  # the colour that belongs to no row
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -18,54 +20,62 @@ def plot(results: dict[str, Any], path: Path) -> None:
         _plot_judged(results, path)
         return
     rows = [row for row in results["rows"] if row["runs"]]
-    figure, (left, right) = subplots(1, 2, (13, 5))
-    places = range(len(rows))
-    spread = [100 * (row["top1"]["std"] or 0.0) for row in rows]
-    bars = left.bar(
-        [place - 0.2 for place in places], [100 * row["top1"]["mean"] for row in rows], 0.4, yerr=spread, label="here"
+    data = results["dataset"]
+    caption = (
+        f"{data['name']}, {data['train']:,} training images, {', '.join(results['models'])}, "
+        f"seeds {', '.join(map(str, results['seeds']))}"
     )
-    left.bar_label(bars, fmt="%.1f", fontsize=8)
-    printed = [(place, row["paper"]["top1"]) for place, row in zip(places, rows) if row["paper"]]
+    save(Figure([_scores(results["title"], rows), _by_epoch(rows)], 2, caption), path)
+
+
+def _scores(title: str, rows: list[dict[str, Any]]) -> Chart:
+    here = [100 * row["top1"]["mean"] for row in rows]
+    marks: list[Mark] = [_bars([place - 0.2 for place in range(len(rows))], here, "here", 0)]
+    for place, (row, top1) in enumerate(zip(rows, here)):
+        if row["top1"]["std"]:
+            reach = 100 * row["top1"]["std"]
+            marks.append(Dots([place - 0.2], [top1], None, _NONE, [top1 - reach], [top1 + reach], "y", 0))
+    printed = [(place + 0.2, row["paper"]["top1"]) for place, row in enumerate(rows) if row["paper"]]
     if printed:
-        x, height = zip(*printed)
-        theirs = left.bar([place + 0.2 for place in x], height, 0.4, label="paper, ImageNet", color="tab:gray")
-        left.bar_label(theirs, fmt="%.1f", fontsize=8)
-    left.set_xticks(places, [row["name"] for row in rows], rotation=30, ha="right", fontsize=8)
-    left.set(ylabel="top-1, %", title=results["title"])
-    left.legend(fontsize=8)
+        places, theirs = zip(*printed)
+        marks.append(_bars(places, theirs, "paper, ImageNet", _NONE))
+    ticks = [(place, row["name"]) for place, row in enumerate(rows)]
+    return Chart(title, marks, y_label="top-1, %", x_ticks=ticks, size=(560, 420))
+
+
+def _bars(middles: Any, values: Any, label: str, colour: int) -> Bars:
+    ends = [m - 0.2 for m in middles], [0.0] * len(values), [m + 0.2 for m in middles], list(values)
+    return Bars(*ends, label, colour, [f"{value:.1f}" for value in values])
+
+
+def _by_epoch(rows: list[dict[str, Any]]) -> Chart:
+    marks = []
     for index, row in enumerate(rows):
         lines = [run["by_epoch"] for run in row["runs"]]
         epochs = [line["epoch"] for line in lines[0]]
-        for key, style in (("val_top1", "-"), ("train_top1", "--")):
+        for key, dash in (("val_top1", None), ("train_top1", "5,4")):
             mean = [100 * sum(run[at][key] for run in lines) / len(lines) for at in range(len(epochs))]
-            right.plot(epochs, mean, style, color=f"C{index}", label=row["name"] if style == "-" else None)
-    right.set(xlabel="epoch", ylabel="top-1, %", title="validation (solid), training (dashed)")
-    right.legend(fontsize=8)
-    data = results["dataset"]
-    figure.supxlabel(
-        f"{data['name']}, {data['train']:,} training images, {', '.join(results['models'])}, "
-        f"seeds {', '.join(map(str, results['seeds']))}",
-        fontsize=8,
-    )
-    save(figure, path)
+            marks.append(Line(epochs, mean, None if dash else row["name"], index, dash))
+    return Chart("validation (solid), training (dashed)", marks, "epoch", "top-1, %", size=(560, 420))
 
 
 def _plot_judged(results: dict[str, Any], path: Path) -> None:
     """Top-1 of each arm at its best rate, seed by seed, and the difference of each claim with its 95 % interval."""
     arms, claims = results["judged"]["arms"], results["judged"]["claims"]
-    figure, (left, right) = subplots(1, 2, (13, 1.5 + 0.25 * max(len(arms), len(claims), 8)))
-    for place, arm in enumerate(arms):
-        left.plot(arm["top1"], [place] * len(arm["top1"]), "o", color="C0", alpha=0.6)
-    left.set_yticks(range(len(arms)), [arm["arm"] for arm in arms], fontsize=8)
-    left.set(xlabel="top-1, %", title=results["title"])
-    for place, claim in enumerate(claims):
-        reach = [[claim["difference"] - claim["low"]], [claim["high"] - claim["difference"]]]
-        right.errorbar(claim["difference"], place, xerr=reach, fmt="o", color="C0", capsize=3)
+    height = 110 + 26 * max(len(arms), len(claims), 8)
+    scores = [Dots(arm["top1"], [place] * len(arm["top1"])) for place, arm in enumerate(arms)]
+    ticks = [(place, arm["arm"]) for place, arm in enumerate(arms)]
+    left = Chart(results["title"], scores, "top-1, %", y_ticks=ticks, size=(560, height))
+    places = range(len(claims))
+    differences, low, high = ([claim[key] for claim in claims] for key in ("difference", "low", "high"))
     printed = [(claim["paper"], place) for place, claim in enumerate(claims) if claim["paper"] is not None]
+    marks: list[Mark] = [
+        Area((-MARGIN, MARGIN), (-1, -1), (len(claims), len(claims)), _NONE, 0.25),
+        Dots(differences, places, "difference, 95 % interval", 0, low, high),
+    ]
     if printed:
-        right.plot(*zip(*printed), "x", color="tab:gray", label="paper, ImageNet")
-        right.legend(fontsize=8)
-    right.axvspan(-MARGIN, MARGIN, color="tab:gray", alpha=0.2)
-    right.set_yticks(range(len(claims)), [f"{claim['other']} - {claim['base']}" for claim in claims], fontsize=8)
-    right.set(xlabel="difference, points of top-1", title="grey: what counts as the same")
-    save(figure, path)
+        marks.append(Dots(*zip(*printed), "paper, ImageNet", 1))
+    names = [(place, f"{claim['other']} - {claim['base']}") for place, claim in enumerate(claims)]
+    title = "grey: what counts as the same"
+    right = Chart(title, marks, "difference, points of top-1", y_ticks=names, size=(560, height))
+    save(Figure([left, right], 2), path)

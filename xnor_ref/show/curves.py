@@ -57,7 +57,7 @@ def curves(runs: Sequence[Run]) -> dict[str, Chart]:
         if marks:
             dashed = len(runs) > 1 and len(columns) > 1
             title = f"{title}; dashed: training" if dashed else title
-            last = max(max(mark.x) for mark in marks)
+            last = int(max(max(mark.x) for mark in marks))
             ticks = [(e, str(e)) for e in range(1, last + 1)] if last <= 8 else None
             charts[name] = Chart(title, marks, "epoch", unit, y_log=log, x_ticks=ticks)
     return charts

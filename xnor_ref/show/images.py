@@ -60,5 +60,9 @@ def zoom_for(pixels: Pixels, wide: float = WIDE, most: int = 12) -> float:
 def as_shown(images: NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> Pixels:
     """Images (N, H, W, C) as data sets hold them, uint8 or normalised float32, as pixels with 1 or 3 channels."""
     if images.dtype != np.uint8:
-        images = np.clip(255 * (images * np.float32(std) + np.float32(mean)), 0, 255).round().astype(np.uint8)
+        images = (
+            np.clip(255 * (images * np.array(std, np.float32) + np.array(mean, np.float32)), 0, 255)
+            .round()
+            .astype(np.uint8)
+        )
     return images if images.shape[3] in (1, 3) else images[..., :1]

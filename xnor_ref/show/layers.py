@@ -54,19 +54,17 @@ def _parameters(row: dict[str, Any], planes: dict[str, int]) -> int:
 def costs_section(network: PackedNetwork) -> Html:
     """The table of sizes and operations."""
     rows = costs(network)
-    total = {
-        key: sum(row[key] for row in rows) for key in ("bits", "float_params", "bytes", "macs", "words", "float_bytes")
-    }
+    keys = ("bits", "float_params", "bytes", "macs", "words")
+    total = {key: sum(row[key] for row in rows) for key in (*keys, "float_bytes")}
     binary = sum(row["macs"] for row in rows if row["bits"])
     text = (
-        f"{total['bits']:,} binary weights and {total['float_params']:,} real numbers take {total['bytes']:,} bytes; all "
-        f"of them in float32 would take {total['float_bytes']:,}, {total['float_bytes'] / max(total['bytes'], 1):.1f} "
+        f"{total['bits']:,} binary weights and {total['float_params']:,} real numbers take {total['bytes']:,} bytes; "
+        f"all of them in float32 would take {total['float_bytes']:,}, {total['float_bytes'] / max(total['bytes'], 1):.1f} "
         f"times as many. Of {total['macs']:,} multiply-adds for an image, {binary:,} "
         f"({100 * binary / max(total['macs'], 1):.0f} %) are binary"
     )
     text += f": {total['words']:,} words of 64 bits take an XNOR and a popcount each." if total["words"] else "."
     head = ("layer", "operation", "output", "binary weights", "real numbers", "bytes", "multiply-adds", "64-bit words")
-    keys = ("bits", "float_params", "bytes", "macs", "words")
     cells: list[tuple[Any, ...]] = [
         (
             row["name"],
@@ -97,10 +95,7 @@ def filters_section(network: PackedNetwork) -> Html:
     figures += [_binary(network, layer) for layer in network.layers if is_binary(network, layer)]
     if not figures:
         return Html()
-    text = (
-        f"Each row is a filter, each square in it one input channel: the first {FILTERS} filters and {CHANNELS} channels "
-        "of each layer."
-    )
+    text = f"Each row is a filter, each square an input channel: up to {FILTERS} filters and {CHANNELS} channels."
     return join((el("p", text), legend(), el("div", *figures, class_="grid")))
 
 
@@ -110,9 +105,7 @@ def _real(network: PackedNetwork, layer: Layer) -> Html:
     pixels = np.round(255 * (w - low) / np.maximum(high - low, 1e-12)).astype(np.uint8)
     pixels = np.concatenate([np.repeat(pixels, 3 // w.shape[3], axis=3), np.full_like(pixels[..., :1], 255)], axis=3)
     tiles = sheet(pixels, 8)
-    caption = (
-        f"{layer.name}: {len(w)} of {layer.output_shape[0]} real filters, each from its least to its largest weight"
-    )
+    caption = f"{layer.name}: {len(w)} of {layer.output_shape[0]} real filters, each over its own range"
     return _figure(tiles, caption)
 
 

@@ -15,41 +15,37 @@ from xnor_ref.storage import PathLike, write_atomically
 MARK = b'<meta name="generator" content="xnor_ref show'  # what the pages of this room are known by
 _EMPTY = ("img", "br", "meta", "line", "path", "rect", "circle")
 _STYLE = """
-:root{--panel:#f3f5f8;--accent:var(--c0);--good:var(--c2);--bad:var(--c1)}
-@media(prefers-color-scheme:dark){:root{--panel:#1d2127}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-main,header,nav,footer{max-width:1120px;margin:0 auto;padding:0 16px}
-h1{font-size:1.5rem;line-height:1.25;margin:24px 0 4px}h2{font-size:1.2rem;margin:40px 0 8px;padding-top:12px;
-border-top:1px solid var(--rule)}h3{font-size:1rem;margin:20px 0 4px}
-p{max-width:72ch;margin:6px 0}.dim,figcaption,caption{color:var(--dim);font-size:.875rem}
-a{color:var(--accent)}nav{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:.9rem;margin-top:12px}
-.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:8px;margin:16px 0}
-.facts>div{background:var(--panel);border-radius:8px;padding:8px 12px}.facts b{display:block;font-size:1.25rem}
-.facts span{color:var(--dim);font-size:.8rem}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:16px}
-.small{grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:10px}
-figure{margin:0;min-width:0}figure svg{width:100%;height:auto;display:block}
-.scroll{overflow-x:auto;max-width:100%;-webkit-overflow-scrolling:touch}
-table{border-collapse:collapse;font-size:.875rem;margin:8px 0}th,td{padding:3px 10px 3px 0;text-align:left;
-vertical-align:top;border-bottom:1px solid var(--rule)}th{color:var(--dim);font-weight:600}
-.scroll th,.scroll td{overflow-wrap:normal}td.r,th.r{text-align:right;font-variant-numeric:tabular-nums;
-white-space:nowrap}
-tr.total td{font-weight:600;border-top:2px solid var(--dim)}
-pre{background:var(--panel);padding:10px 12px;border-radius:8px;overflow-x:auto;font-size:.85rem;white-space:pre-wrap}
-img{image-rendering:pixelated;max-width:100%;height:auto;vertical-align:top}
-.thumb img{width:100%;border-radius:6px}.thumb{font-size:.8rem;line-height:1.3}
-.missing{border-left:4px solid var(--c1);background:var(--panel);padding:8px 12px;border-radius:0 8px 8px 0}
-.bar{display:block;height:10px;border-radius:3px;background:var(--c0);min-width:1px}
-.matrix td,.matrix th{padding:2px 4px;text-align:center;border:1px solid var(--rule);font-variant-numeric:tabular-nums;
-min-width:28px}.matrix th.side{text-align:right;white-space:nowrap}.matrix th.top{vertical-align:bottom;padding:4px 1px}
-.matrix th.top span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
-.keys{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.85rem}.keys i{display:inline-block;width:14px;height:4px;
-vertical-align:middle;margin-right:5px;border-radius:2px}
-summary{cursor:pointer;font-weight:600;padding:4px 0}.card{background:var(--panel);border-radius:8px;padding:10px 14px;
-margin:12px 0;min-width:0}.maps{display:flex;flex-wrap:wrap;gap:14px}.maps figure{max-width:100%}
-footer{color:var(--dim);font-size:.8rem;margin-top:48px;padding-bottom:32px}
-@media print{body{font-size:12px}.card,figure{break-inside:avoid}}
+:root{--panel:#f3f5f8;--accent:var(--c0);--good:var(--c2);--bad:var(--c1)}@media(prefers-color-scheme:dark){:root{
+--panel:#1d2127}}*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);
+font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}main,header,nav,footer{max-width:1120px;margin:0 auto;
+padding:0 16px}h1{font-size:1.5rem;line-height:1.25;margin:24px 0 4px}h2{font-size:1.2rem;margin:40px 0 8px;
+padding-top:12px;border-top:1px solid var(--rule)}h3{font-size:1rem;margin:20px 0 4px}p{max-width:72ch;margin:6px 0}
+.dim,figcaption,caption{color:var(--dim);font-size:.875rem}a{color:var(--accent)}nav{display:flex;flex-wrap:wrap;
+gap:2px 16px;font-size:.9rem;margin-top:12px}.facts{display:grid;
+grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:8px;margin:16px 0}.facts>div{background:var(--panel);
+border-radius:8px;padding:8px 12px}.facts b{display:block;font-size:1.15rem;line-height:1.3}.facts span{
+color:var(--dim);font-size:.8rem}.grid{display:grid;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:16px}.small{
+grid-template-columns:repeat(auto-fill,minmax(96px,1fr));gap:10px}figure{margin:0;min-width:0}figure svg{width:100%;
+height:auto;display:block}.scroll{overflow-x:auto;max-width:100%;-webkit-overflow-scrolling:touch}table{
+border-collapse:collapse;font-size:.875rem;margin:8px 0}th,td{padding:3px 10px 3px 0;text-align:left;
+vertical-align:top;border-bottom:1px solid var(--rule)}th{color:var(--dim);font-weight:600}.scroll th,.scroll td{
+overflow-wrap:normal}td.r,th.r{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}tr.total td{
+font-weight:600;border-top:2px solid var(--dim)}pre{background:var(--panel);padding:10px 12px;border-radius:8px;
+overflow-x:auto;font-size:.85rem;white-space:pre-wrap}img{image-rendering:pixelated;max-width:100%;height:auto;
+vertical-align:top}.thumb img{width:100%;border-radius:6px}.thumb{font-size:.8rem;line-height:1.3}.missing{
+border-left:4px solid var(--c1);background:var(--panel);padding:8px 12px;border-radius:0 8px 8px 0}.bar{display:block;
+height:10px;border-radius:3px;background:var(--c0);min-width:1px}.matrix td,.matrix th{padding:2px 4px;
+text-align:center;border:1px solid var(--rule);font-variant-numeric:tabular-nums;min-width:28px}
+@media(max-width:480px){.matrix{font-size:.7rem}.matrix td{min-width:19px;padding:2px 1px}}.matrix th.side{
+text-align:right;white-space:nowrap}.matrix th.top{vertical-align:bottom;padding:4px 1px}.matrix th.top span{
+writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}.keys{display:flex;flex-wrap:wrap;gap:2px 14px;
+font-size:.85rem}.keys i{display:inline-block;width:14px;height:4px;vertical-align:middle;margin-right:5px;
+border-radius:2px}summary{cursor:pointer;font-weight:600;padding:4px 0}.card{background:var(--panel);
+border-radius:8px;padding:10px 14px;margin:0;min-width:0}.cards{display:grid;gap:12px;align-items:start;
+margin-top:12px;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr))}.wide{grid-column:1/-1}.maps{
+display:flex;flex-wrap:wrap;gap:14px}.maps figure{max-width:100%}footer{color:var(--dim);font-size:.8rem;
+margin-top:48px;padding-bottom:32px}@media print{body{font-size:12px}.card,figure{break-inside:avoid}}
 """
 
 
@@ -101,7 +97,7 @@ def missing(why: Any) -> Html:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """'93.1 %'; a dash for a number that is missing or not finite."""
-    return f"{100 * value:.{digits}f} %" if is_number(value) else "–"
+    return "–" if value is None or not is_number(value) else f"{100 * value:.{digits}f} %"
 
 
 def is_number(value: Any) -> bool:

@@ -25,7 +25,7 @@ MAPS = {  # arrays of a trace, and what to say of them
     "levels": "input as integers",
     "A": "A: mean of |X| over the channels",
     "K": "K: A averaged over each window",
-    "Z": "Z: sums of products of signs",
+    "Z": "Z: the sums, before they are scaled",
     "output": "output",
 }
 
@@ -56,7 +56,7 @@ def photo_page(network: PackedNetwork, model: str, photo: Path, top: int = 5) ->
     cards = [_card(network, layer, nodes[layer.name], trace[layer.name], unfolded) for layer in network.layers]
     sections = [
         ("The photo and the answer", join((_photo(pixels), _answer(network, logits[0], given, order)))),
-        ("Layer by layer", join((_how_to_read(), *cards))),
+        ("Layer by layer", join((_how_to_read(), el("div", *cards, class_="cards")))),
     ]
     return page(f"The way of {photo.name}", about, sections)
 
@@ -69,18 +69,16 @@ def _photo(pixels: NDArray[np.uint8]) -> Html:
 
 
 def _answer(network: PackedNetwork, logits: NDArray[np.float32], given: NDArray[np.float64], order: Any) -> Html:
-    rows = [
-        (network.classes[i], percent(given[i]), el("span", class_="bar", style=f"width:{max(1, 140 * given[i]):.0f}px"), f"{logits[i]:.3f}")
-        for i in order
-    ]  # fmt: skip
+    bars = [el("span", class_="bar", style=f"width:{max(1, 140 * given[i]):.0f}px") for i in order]
+    rows = [(network.classes[i], percent(given[i]), bar, f"{logits[i]:.3f}") for i, bar in zip(order, bars)]
     return table(("class", "probability", "", "logit"), rows, right=[1, 3])
 
 
 def _how_to_read() -> Html:
     text = (
-        f"The first {CHANNELS} channels of each layer. In maps of signs, full colours are +1 and -1; in others a pixel is "
-        "the fainter the nearer it is to 0. A binary layer takes the signs of its input, counts in Z on how many bits they "
-        "agree with its weights, and scales Z by alpha, and by K where it has K."
+        f"The first {CHANNELS} channels of each layer. Blue is positive, orange negative; a pixel is fainter the nearer "
+        "it is to 0. A binary layer takes the signs of its input and compares them with its weights, bit by bit. Z counts "
+        "the bits that agree, less those that differ. The output is Z times alpha, and times K where the layer has K."
     )
     return join((el("p", text), legend()))
 
@@ -94,15 +92,11 @@ def _card(
         f" {layer.kind} → {shape} ",
         el("span", f"reads {', '.join(layer.inputs)}", class_="dim"),
     )
-    shown = [
-        name
-        for name in MAPS
-        if name in arrays and not (name == "Z" and "signs" not in arrays and "levels" not in arrays)
-    ]
-    maps = [_map(name, arrays[name][0]) for name in shown]
+    maps = [_map(name, arrays[name][0]) for name in MAPS if name in arrays]
     told = [el("p", line) for line in _told(network, layer, node, arrays)]
+    look = "card wide" if node.step.weight_bits else "card"
     opened = "open" if unfolded or node.step.weight_bits else None
-    return el("details", el("summary", *head), *told, el("div", *maps, class_="maps"), class_="card", open=opened)
+    return el("details", el("summary", *head), *told, el("div", *maps, class_="maps"), class_=look, open=opened)
 
 
 def _map(name: str, values: NDArray[Any]) -> Html:
@@ -137,13 +131,10 @@ def _told(network: PackedNetwork, layer: Layer, node: ExaminedNode, arrays: dict
         k = maps[at[0] * len(maps) // len(output), *at[1:]] if maps.ndim == 3 else maps[0]
     place = f"channel {at[0]}" + (f", row {at[1]}, column {at[2]}" if len(at) == 3 else "")
     differ = (bits - int(z[at])) // 2
-    sentence = f"The strongest output ({place}): {bits} bits meet, {differ} of them differ: Z = {bits} - 2 × {differ} = {z[at]}."
-    factors = ([f"alpha = {alpha:.6g}"] if arguments["alpha"] is not None else []) + (
-        [f"K = {k:.6g}"] if k is not None else []
-    )
-    if factors:
-        sentence += f" Times {' and '.join(factors)}, that is {output[at]:.6g}."
-    yield sentence
+    sentence = f"The strongest output ({place}): of {bits} pairs of bits, {differ} differ, so Z = {bits} - 2 × {differ}"
+    factors = {"alpha": alpha if arguments["alpha"] is not None else None, "K": k}
+    given = [f"{name} = {value:.6g}" for name, value in factors.items() if value is not None]
+    yield f"{sentence} = {z[at]}." + (f" Times {' and '.join(given)}, this is {output[at]:.6g}." if given else "")
 
 
 def _bits_met(layer: Layer, arguments: dict[str, Any], at: list[int]) -> int:

@@ -63,9 +63,8 @@ def read_run(path: Path) -> Run:
     """Read a run. Raises ModelFileError where there is no run at `path`, or its config.json is damaged."""
     folder = RunFolder(path)
     written = _json(folder.config_path)
-    of_fit = written.get(OF_FIT)
-    config = None if isinstance(of_fit, dict) else folder.config()
-    settings = of_fit if config is None else config.to_dict()
+    config = None if isinstance(written.get(OF_FIT), dict) else folder.config()
+    settings = _dict(written.get(OF_FIT)) if config is None else config.to_dict()
     run = Run(
         folder,
         config,
