@@ -26,13 +26,13 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "interop",
     "packed",
     "compress",
+    "charts",
     "datasets",
     "models",
     "optim",
     "nn",
     "binary",
     "autodiff",
-    "plotting",
     "box",
     "kernels",
     "conformance",
@@ -152,7 +152,7 @@ def test_an_upward_import_is_seen():
 
 
 SETTINGS_AS_A_WHOLE = re.compile(  # the door of training, what stores config.json, and what lies above
-    r"xnor_ref\.(cli\.|experiments\.|training\.(settings\.|job$|storing\.runs$))"
+    r"xnor_ref\.(cli\.|show\.|experiments\.|training\.(settings\.|job$|storing\.runs$))"
 )
 
 
@@ -208,8 +208,8 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "datasets/images.py", "datasets/shapes.py", "training/report.py",
     ),
     "torch, onnx, h5py, matplotlib, scikit-learn and pytest are extras": (
-        "bench/peers/torch_twin.py", "compress/plot.py", "conformance/suite.py", "interop/keras/files.py",
-        "interop/onnx_check.py", "interop/onnx_in/running.py", "interop/onnx_out_graph.py", "plotting.py",
+        "bench/peers/torch_twin.py", "conformance/suite.py", "interop/keras/files.py",
+        "interop/onnx_check.py", "interop/onnx_in/running.py", "interop/onnx_out_graph.py", "charts/files.py",
         "training/classifier.py",
     ),
 }  # fmt: skip

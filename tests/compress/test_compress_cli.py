@@ -122,19 +122,20 @@ def test_where_lines_cross():
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_plot(close, run, kind):
-    pytest.importorskip("matplotlib")
+    if kind != "svg":
+        pytest.importorskip("matplotlib")
     code, _, err = run("compress", "close.safetensors", "--plot", f"tree.{kind}", "--layer", "n0.binary_conv2d")
     assert code == 0, err
-    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
+    begins = {"png": b"\x89PNG", "svg": b"<!-- xnor_ref chart", "pdf": b"%PDF"}[kind]
     assert Path(f"tree.{kind}").read_bytes().startswith(begins)
     assert run("compress", "close.safetensors", "--plot", f"tree.{kind}")[0] == 0
-    Path(f"tree.{kind}").write_bytes(begins)
+    Path(f"tree.{kind}").write_bytes(begins[:8])
     assert run("compress", "close.safetensors", "--plot", f"tree.{kind}")[0] == 2
-    assert Path(f"tree.{kind}").read_bytes() == begins
+    assert Path(f"tree.{kind}").read_bytes() == begins[:8]
 
 
 def test_plot_without_matplotlib(close, run, monkeypatch):
-    monkeypatch.setattr("xnor_ref.plotting.find_spec", lambda name: None)
+    monkeypatch.setattr("xnor_ref.charts.files.find_spec", lambda name: None)
     code, _, err = run("compress", "close.safetensors", "--plot", "tree.png")
     assert code == 2 and "pip install 'xnor_ref[plot]'" in err and not Path("tree.png").exists()
 
@@ -163,7 +164,7 @@ def test_places_of_a_plot():
         (["close.safetensors", "--json", "close.safetensors"], 2, "is there already and not of this command"),
         (["close.safetensors", "--json", "notes.txt"], 2, "is there already and not of this command"),
         (["close.safetensors", "-o", "x", "--json", "./x"], 2, "each needs a file of its own"),
-        (["close.safetensors", "--plot", "tree.gif"], 2, "ends in png, svg, pdf; got 'tree.gif'"),
+        (["close.safetensors", "--plot", "tree.gif"], 2, "ends in svg, png, pdf; got 'tree.gif'"),
         (
             ["close.safetensors", "--plot", "x.png", "--layer", "block9"],
             2,

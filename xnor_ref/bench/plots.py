@@ -57,7 +57,10 @@ def plot_figure4(path: PathLike, rows: list[dict[str, Any]], memory: list[dict[s
         bars.append(_group(sizes, index, 3, label, [_digits(size) for size in sizes], bottom=0.1))
     ticks = [(place, row["network"]) for place, row in enumerate(memory)]
     charts = [Chart("(a) memory", bars, y_label="MiB of parameters", y_log=10, x_ticks=ticks, size=(420, 400))]
-    for curve, title, label in (("channels", "(b) 3x3 filters", "channels"), ("filter", "(c) 256 channels", "filter size")):
+    for curve, title, label in (
+        ("channels", "(b) 3x3 filters", "channels"),
+        ("filter", "(c) 256 channels", "filter size"),
+    ):
         points = [row for row in rows if row["curve"] == curve]
         x = [row[curve] for row in points]
         lines: list[Mark] = [

@@ -136,8 +136,10 @@ def check_results(json_file: str | None, plot: str | None, keys: tuple[str, ...]
     """Refuse, before any work, files of --json and --plot that cannot be written or would replace something else.
 
     What is there already is replaced only if it is empty or such a result itself: a JSON object with all `keys`, a
-    picture that matplotlib drew. `model` is the file that -o names.
+    picture that was drawn here. `model` is the file that -o names.
     """
+    from xnor_ref.charts.files import MARKS
+
     paths = {"-o": model, "--json": json_file, "--plot": plot}
     named = {option: Path(path) for option, path in paths.items() if path is not None and path != "-"}
     if len({path.resolve() for path in named.values()}) < len(named):
@@ -151,7 +153,7 @@ def check_results(json_file: str | None, plot: str | None, keys: tuple[str, ...]
         if not os.access(folder, os.W_OK):
             raise OutputError(f"{option} {path}: no permission to write into the folder {folder}")
         before = b"" if option == "-o" or not path.exists() else path.read_bytes()
-        if before and not (b"atplotlib" in before if option == "--plot" else _is_result(before, keys)):
+        if before and not (any(mark in before for mark in MARKS) if option == "--plot" else _is_result(before, keys)):
             raise InputError(f"{option} {path} is there already and not of this command; name another file")
 
 

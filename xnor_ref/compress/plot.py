@@ -41,11 +41,11 @@ def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
     edges = np.flatnonzero(tree.parent >= 0)
     fraction = tree.distance[edges] / tree.n_bits
     ends = np.concatenate([at[edges], at[tree.parent[edges]]], axis=1).tolist()
-    roots = at[tree.parent < 0].T.tolist()
+    (x, y), (root_x, root_y) = at.T.tolist(), at[tree.parent < 0].T.tolist()
     drawn: list[Mark] = [
         Segments(ends, (fraction / max(fraction.max(initial=0.0), 1e-9)).tolist()),
-        Dots(*at.T.tolist(), "channel", -1, radius=2),
-        Dots(*roots, "root", 1, radius=4.5),
+        Dots(x, y, "channel", -1, radius=2),
+        Dots(root_x, root_y, "root", 1, radius=4.5),
     ]
     counts, bins = np.histogram(fraction, 30)
     bars = Bars(bins[:-1].tolist(), [0.0] * len(counts), bins[1:].tolist(), counts.tolist())

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xnor_ref.compress import costs
-from xnor_ref.packed import compressing
 from xnor_ref.charts.chart import Chart, Figure, Line, Mark
 from xnor_ref.charts.files import save
+from xnor_ref.compress import costs
+from xnor_ref.packed import compressing
 
-PLOT = "frontier.png"
+PLOT = "frontier.svg"
 WITHIN = 0.01  # of top-1: what a reduction may cost to count as free of loss
 _MEANS = ("ratio", "random_ratio", "wired_bits", "entropy_bits", "direct_bits", "tree_xnors", "direct_xnors")
 

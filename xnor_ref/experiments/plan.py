@@ -11,6 +11,7 @@ from xnor_ref.errors import InputError
 from xnor_ref.experiments.definition import Experiment, Row
 from xnor_ref.training.settings.config import TrainConfig, did_you_mean
 from xnor_ref.training.settings.resolve import resolve
+from xnor_ref.training.settings.words import words
 
 ROOT = Path("runs") / "reproduce"
 BUDGETS = {"quick": "shapes", "full": "tiny-imagenet"}  # with the data set that each is meant for
@@ -114,13 +115,8 @@ def _command(
     options |= {key: value for key, value in said.items() if key not in ("data_dir", "model_options", "archive")}
     if said.get("archive") is not None:
         options["archive"] = Path(said["archive"]).name
-    words = []
-    for key, value in options.items():
-        name = key.replace("_", "-")
-        words += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
-    for key, value in (said.get("model_options") or {}).items():
-        words += ["--model-option", f"{key}={value}"]
-    return shlex.join(["reproduce", experiment.name, *words])
+    options |= {"model_options": said.get("model_options")}
+    return shlex.join(["reproduce", experiment.name, *words(options)])
 
 
 def _chosen(experiment: Experiment, rows: Sequence[str] | None) -> tuple[str, ...]:

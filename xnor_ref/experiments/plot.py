@@ -74,7 +74,8 @@ def _plot_judged(results: dict[str, Any], path: Path) -> None:
         Dots(differences, places, "difference, 95 % interval", 0, low, high),
     ]
     if printed:
-        marks.append(Dots(*zip(*printed), "paper, ImageNet", 1))
+        theirs, at = zip(*printed)
+        marks.append(Dots(theirs, at, "paper, ImageNet", 1))
     names = [(place, f"{claim['other']} - {claim['base']}") for place, claim in enumerate(claims)]
     title = "grey: what counts as the same"
     right = Chart(title, marks, "difference, points of top-1", y_ticks=names, size=(560, height))

@@ -57,11 +57,11 @@ def costs_section(network: PackedNetwork) -> Html:
     keys = ("bits", "float_params", "bytes", "macs", "words")
     total = {key: sum(row[key] for row in rows) for key in (*keys, "float_bytes")}
     binary = sum(row["macs"] for row in rows if row["bits"])
+    times, share = total["float_bytes"] / max(total["bytes"], 1), 100 * binary / max(total["macs"], 1)
     text = (
-        f"{total['bits']:,} binary weights and {total['float_params']:,} real numbers take {total['bytes']:,} bytes; "
-        f"all of them in float32 would take {total['float_bytes']:,}, {total['float_bytes'] / max(total['bytes'], 1):.1f} "
-        f"times as many. Of {total['macs']:,} multiply-adds for an image, {binary:,} "
-        f"({100 * binary / max(total['macs'], 1):.0f} %) are binary"
+        f"{total['bits']:,} binary weights and {total['float_params']:,} real numbers take {total['bytes']:,} bytes. "
+        f"In float32 they would take {total['float_bytes']:,}, {times:.1f} times as many. An image needs "
+        f"{total['macs']:,} multiply-adds, of which {binary:,} ({share:.0f} %) are binary"
     )
     text += f": {total['words']:,} words of 64 bits take an XNOR and a popcount each." if total["words"] else "."
     head = ("layer", "operation", "output", "binary weights", "real numbers", "bytes", "multiply-adds", "64-bit words")

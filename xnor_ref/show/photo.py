@@ -76,9 +76,9 @@ def _answer(network: PackedNetwork, logits: NDArray[np.float32], given: NDArray[
 
 def _how_to_read() -> Html:
     text = (
-        f"The first {CHANNELS} channels of each layer. Blue is positive, orange negative; a pixel is fainter the nearer "
-        "it is to 0. A binary layer takes the signs of its input and compares them with its weights, bit by bit. Z counts "
-        "the bits that agree, less those that differ. The output is Z times alpha, and times K where the layer has K."
+        f"The first {CHANNELS} channels of each layer. Blue is positive, orange negative; pixels near 0 are faint. A "
+        "binary layer takes the signs of its input and compares them with its weights, bit by bit. Z is how many bits "
+        "agree, less how many differ. The output is Z times alpha, and times K where the layer has K."
     )
     return join((el("p", text), legend()))
 

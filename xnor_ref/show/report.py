@@ -146,8 +146,8 @@ def _latent(run: Run, latent: dict[str, Chart]) -> Html:
         return Html()
     recorded = any(isinstance(line.get("latent"), dict) for line in run.lines)
     text = (
-        "The real weights whose signs are the binary weights, layer by layer and epoch by epoch. Clamped weights show as "
-        "peaks at -1 and 1."
+        "The real weights whose signs are the binary weights, layer by layer and epoch by epoch. Clamped weights "
+        "show as peaks at -1 and 1."
         if recorded
         else "The real weights whose signs are the binary weights, after training. They were not recorded by epoch."
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from xnor_ref import plotting
+from xnor_ref.charts.files import check_plot
 from xnor_ref.cli import options
 from xnor_ref.cli.bench import bench_text
 from xnor_ref.cli.progress import Progress
@@ -30,7 +30,7 @@ _RESULTS = (
         metavar="[FILE]",
         help="Write the result as JSON to FILE; without FILE, print it in place of the table.",
     ),
-    click.option("--plot", metavar="FILE", help="Draw a chart: .png, .svg or .pdf. Needs matplotlib."),
+    click.option("--plot", metavar="FILE", help="Draw a chart: .svg; or .png or .pdf, which need matplotlib."),
 )
 baselines_option = click.option(
     "--baselines",
@@ -75,7 +75,7 @@ class Measurement:
             say(f"warning: {threads} threads share {available_threads()} processors")
         options.check_results(self.json_file, self.plot, ("machine",))
         if self.plot is not None:
-            plotting.check_plot(self.plot)
+            check_plot(self.plot)
         self.threads, self._bystanders = threads, timing.Bystanders()
 
     def baselines(self, text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -63,8 +63,8 @@ def command() -> None:
     Without a command: a table of single layers, `layers paper`. The name of a layer set, or --layer, stands for
     `layers`, and --model FILE for `network --model FILE`.
 
-    torch and onnxruntime are compared with where they are installed (pip install 'xnor_ref[bench]'); --plot needs
-    matplotlib, which is in the same extra.
+    torch and onnxruntime are compared with where they are installed (pip install 'xnor_ref[bench]'). --plot of a
+    .png or .pdf needs matplotlib, which is in the same extra.
     """
 
 

@@ -68,7 +68,7 @@ def command(
     """Train the rows of one of the papers' tables or figures, all under the same conditions, and show them beside the
     paper's own figures.
 
-    Results are written to FOLDER/EXPERIMENT-DATASET-BUDGET: table.md, results.json, plot.png (with matplotlib), and a
+    Results are written to FOLDER/EXPERIMENT-DATASET-BUDGET: table.md, results.json, plot.svg, and a
     run folder for each row and seed. Finished rows are not trained again; after Ctrl-C, the same command goes on.
     """
     from xnor_ref.cli.progress import Progress
@@ -118,16 +118,12 @@ def _written_before(path: Path) -> str:
 
 
 def _run(plan: Any, download: bool, progress: Any) -> dict[str, Any]:
-    from xnor_ref import plotting
     from xnor_ref.experiments import execute, mst, plot
 
     results = execute.run_plan(plan, download=download, observer=progress)
-    if plotting.can_plot():
-        plot.plot(results, plan.folder / plot.NAME)
-        if plan.experiment.compression:
-            mst.plot(results, plan.folder / mst.PLOT)
-    else:
-        progress.note("no plot: matplotlib is not installed (pip install 'xnor_ref[plot]')")
+    plot.plot(results, plan.folder / plot.NAME)
+    if plan.experiment.compression:
+        mst.plot(results, plan.folder / mst.PLOT)
     return results
 
 
