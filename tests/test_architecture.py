@@ -21,6 +21,7 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "show",
     "bench",
     "verify",
+    "check",
     "experiments",
     "training",
     "interop",
@@ -45,6 +46,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "bench": ("training", "", "peers", "measuring"),
     "cli": ("commands", "bench", ""),
     "conformance": ("", "foreign", "trying", "basics"),
+    "check": ("", "lessons", "basics"),
     "training": ("", "callbacks", "fitting", "storing", "settings"),
     "interop": ("loading", "keras", "onnx_in", "pytorch", ""),
 }
@@ -192,9 +194,9 @@ def test_no_folder_has_too_many_files():
 LAZY = {  # files with imports inside of functions, and what they buy
     "help, completion and wrong usage are answered before what they do not need is imported: 0.1 s in place of 0.5": (
         "cli/__init__.py", "cli/bench/bench_options.py", "cli/bench/bench_scale.py", "cli/bench/bench_train.py",
-        "cli/commands/bench.py", "cli/commands/compress.py", "cli/commands/evaluate.py", "cli/commands/export.py",
-        "cli/commands/import_.py", "cli/commands/info.py", "cli/commands/predict.py", "cli/commands/reproduce.py",
-        "cli/commands/show.py", "cli/commands/train.py", "cli/commands/verify.py",
+        "cli/commands/bench.py", "cli/commands/check.py", "cli/commands/compress.py", "cli/commands/evaluate.py",
+        "cli/commands/export.py", "cli/commands/import_.py", "cli/commands/info.py", "cli/commands/predict.py",
+        "cli/commands/reproduce.py", "cli/commands/show.py", "cli/commands/train.py", "cli/commands/verify.py",
         "cli/kit_options.py", "cli/onnx_text.py", "cli/options.py", "training/settings/config.py",
     ),
     "Hypothesis, 0.2 s, is imported only where cases are drawn": ("conformance/kit.py",),
@@ -208,7 +210,7 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "datasets/images.py", "datasets/shapes.py", "training/report.py",
     ),
     "torch, onnx, h5py, matplotlib, scikit-learn and pytest are extras": (
-        "bench/peers/torch_twin.py", "conformance/suite.py", "interop/keras/files.py",
+        "bench/peers/torch_twin.py", "check/plugin.py", "conformance/suite.py", "interop/keras/files.py",
         "interop/onnx_check.py", "interop/onnx_in/running.py", "interop/onnx_out_graph.py", "charts/files.py",
         "training/classifier.py",
     ),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.check.solutions import SOLUTIONS
 from tests.conftest import JIT_DISABLED, REPOSITORY
 from tests.interop.onnx_in.onnx_files import binary_network
 from tests.training.training_samples import TINY_OPTIONS, result_bytes, run_cli, start_cli, stop
@@ -79,6 +80,9 @@ def test_every_example_of_the_help_runs(trained, monkeypatch, capfd, name):
         binary_network().save(Path("net.onnx"), "logits")
     if name == "verify":
         Path("mine.py").write_text(OWN_CONVOLUTION)
+    if name == "check":
+        texts = [SOLUTIONS[exercise].text for exercise in ("my_sign", "my_ste", "my_step")]
+        Path("mine.py").write_text("\n".join(["import numpy as np", *texts]))
     command = command_of(name)
     assert command.examples
     for example in command.examples:

@@ -1,12 +1,17 @@
 """Small NumPy implementations to test the kit with: correct ones of every convention, and ones with one fault each.
 
-They share no code with the kit. `Fake(sign_of_zero=-1, ...)` is correct; `Fake("strides swapped")` is not.
+None shares code with the kit. `Fake(sign_of_zero=-1, ...)` is correct; `Fake("strides swapped")` is not. Faults that
+students look for lie in the programs of `xnor_ref/check/bugs.py`.
 """
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from xnor_ref.check.bugs import BUGS, Bug
+from xnor_ref.check.course import exercise_of
 
 F32 = np.float32
 QUIET = np.errstate(over="ignore", invalid="ignore")  # the largest numbers overflow in some, as in any
@@ -69,17 +74,12 @@ class Fake:
         n = a.shape[-1]
         odd = n % 64
         packed = self.fault
-        if packed == "n_bits rounded up to 64":
-            z = z + (-n % 64)
-        elif packed == "tail bits counted" and odd:
+        if packed == "tail bits counted" and odd:
             z = z - 2 * (64 - odd)
         elif packed == "tail mask zero at multiples of 64":
             if not odd:
                 whole = n - 64
                 z = a[..., :whole] @ b[:, :whole].T + 64
-        elif packed == "words of the tail dropped" and odd:
-            whole = n - odd
-            z = a[..., :whole] @ b[:, :whole].T + odd
         elif packed == "tails counted where the length is no multiple of 32" and n % 32:
             z = z - (32 - n % 32)
         elif packed == "packed for one vector width, read for another":
@@ -98,8 +98,6 @@ class Fake:
         fault = self.fault
         if fault == "changes its input" and x.flags.writeable:
             x[...] = np.sign(x)
-        if fault == "weights kept by their shape":
-            weight = self.kept.setdefault(weight.shape, weight.copy())
         of_x, of_w = self.layout.split()
         if of_x == "NHWC":
             x = x.transpose(0, 3, 1, 2)
@@ -136,21 +134,13 @@ class Fake:
             padding = [(t // 2, t - t // 2) for t in total]
         (top, bottom), (left, right) = [(p, p) if isinstance(p, int) else p for p in padding]
         size = [(height + top + bottom - spans[0]) // stride[0] + 1, (width + left + right - spans[1]) // stride[1] + 1]
-        if fault == "height from the horizontal padding":
-            size[0] = max(1, (height + left + right - spans[0]) // stride[0] + 1)
-        if fault == "width from the kernel's height":
-            size[1] = max(1, (width + left + right - spans[0]) // stride[1] + 1)
         if fault == "SAME for images as large as the kernel":
             size = [-(-m // s) if isinstance(padding, list) else z for m, s, z in zip((height, width), stride, size)]
         border = self.border(pad_value, channels)
         if fault == "strides swapped":
             stride = stride[::-1]
-        if fault == "stride of one axis for both":
-            stride = (stride[0], stride[0])
         if fault == "dilations swapped":
             dilation = dilation[::-1]
-        if fault == "paddings swapped":
-            top, left = left, top
         if fault == "padding below taken for that above":
             top, left = bottom, right
         algorithm = "pixels" if (kh, kw) == (1, 1) else "conv"
@@ -168,8 +158,6 @@ class Fake:
                 iy = np.arange(oh) * stride[0] - top + ky * dilation[0]
                 ix = np.arange(ow) * stride[1] - left + kx * dilation[1]
                 inside = ((iy >= 0) & (iy < height))[:, None] & ((ix >= 0) & (ix < width))
-                if fault == "last image column taken for padding":
-                    inside &= ix < max(width - 1, 1)
                 pixels = signs[:, :, np.clip(iy, 0, height - 1)[:, None], np.clip(ix, 0, width - 1)]
                 found = self.dots(pixels.transpose(0, 2, 3, 1), of_tap)
                 outside = border * of_tap.sum(axis=1)
@@ -181,8 +169,6 @@ class Fake:
             z = channels * kh * kw - 2 * (((channels * kh * kw - z) / 2) % 65536)
         if fault == "return inside the batch loop":
             z[1:] = 0
-        if fault == "last output row not written":
-            z[:, -1] = 0
         if fault == "last output column twice":
             z[:, :, -1] = z[:, :, max(0, ow - 2)]
         if fault == "outputs above 64 lost":
@@ -197,7 +183,6 @@ class Fake:
         if fault == "float and packed paths pad differently":
             return -1 if asked == 0 and channels >= 64 else asked
         swaps = {
-            "pad_value or default": {0: -1},
             "pad +1 taken for 0": {1: 0},
             "pad -1 taken for +1": {-1: 1},
             "padded before the sign is taken": {0: 1},
@@ -259,10 +244,6 @@ class Fake:
             weight = weight.T
         w, held = self.weight_signs(weight)
         z = self.dots(self.signs(x), w)
-        if self.fault == "return inside the batch loop":
-            z[1:] = 0
-        if self.fault == "int8 results":
-            return z.astype(np.int8)
         if self.fault == "counters of 16 bits":
             z = x.shape[1] - 2 * (((x.shape[1] - z) / 2) % 65536)
         z = self.formed(z, x.shape[1], x.shape[1])
@@ -272,8 +253,6 @@ class Fake:
     def pack(self, x, **options):
         zero = "sign bit" if self.fault == "-0 differs between roles" else self.sign_of_zero
         bits = (self.signs(x, zero) == self.polarity).astype(np.uint8)
-        if self.fault == "rows packed in reverse" and len(bits) > 1:
-            bits = bits[::-1]
         if self.rows == "joined":
             bits = bits.reshape(1, -1)
         tail = -bits.shape[1] % self.word_size
@@ -311,8 +290,7 @@ class Fake:
         return z if self.form == "dot" else self.formed(z, n, n)
 
     def alpha(self, weight, **options):
-        found = self.mean_abs(weight)
-        return np.roll(found, 1) if self.fault == "alphas mixed among filters" else found
+        return self.mean_abs(weight)
 
     @QUIET
     def scale_map(self, x, kernel, stride, padding, dilation=(1, 1), groups=1, **options):
@@ -332,8 +310,6 @@ class Fake:
             "identity": np.ones_like(x),
             "bireal": np.maximum(2 - 2 * np.abs(x), 0),
         }[self.gradient]
-        if self.fault == "the gradient's mask from dy":
-            slope = np.abs(dy) <= 1
         return dy * slope
 
 
@@ -347,9 +323,14 @@ class Planted:
     kit: dict = field(default_factory=dict)  # of the kit
     shows: dict = field(default_factory=dict)  # conventions that the report must state; then it is no fault
     conventions: bool = False
+    bug: Bug | None = None  # a program with this fault, in place of a `Fake`
 
-    def implementation(self) -> Fake:
-        return Fake("" if self.shows else self.name, **self.fake)
+    def implementation(self) -> Any:
+        if self.bug is None:
+            return Fake("" if self.shows else self.name, **self.fake)
+        made: dict[str, Any] = {}
+        exec(self.bug.source, made)
+        return SimpleNamespace(**{self.roles[0]: made[self.bug.exercise]})
 
 
 def _convention(name: str, roles: tuple[str, ...] = ("conv2d",), kit: dict | None = None, **conventions) -> Planted:
@@ -359,11 +340,9 @@ def _convention(name: str, roles: tuple[str, ...] = ("conv2d",), kit: dict | Non
 TWO_SIDED = {"paddings": (((0, 1), (1, 0)), ((2, 0), (0, 0)), (1, 0))}
 GROUPS = {"groups": (1, 2, 3), "channels": (6, 12, 66, 128 * 3)}
 FAULTS = (
-    Planted("n_bits rounded up to 64"),
+    *(Planted(bug.name, (exercise_of(bug.exercise).role,), bug=bug) for bug in BUGS),
     Planted("tail mask zero at multiples of 64"),
-    Planted("words of the tail dropped"),
     Planted("tail bits counted"),
-    Planted("tail bits counted", ("linear",)),
     Planted("tails counted where the length is no multiple of 32"),
     Planted("packed for one vector width, read for another"),
     Planted("sums of 8 bits"),
@@ -371,27 +350,19 @@ FAULTS = (
     Planted("counters of 16 bits", ("linear",)),
     Planted("counters of 16 bits", ("pack", "dot")),
     Planted("n_bits rounded up to 64", ("dot",)),
-    Planted("stride of one axis for both"),
     Planted("strides swapped"),
-    Planted("paddings swapped"),
     Planted("padding below taken for that above", kit=TWO_SIDED),
     Planted("dilations swapped", kit={"dilations": (1, (1, 2), (3, 1))}),
     Planted("groups of every so many channels", kit=GROUPS),
     Planted("the last group sees the channels of the first", kit=GROUPS),
     Planted("pad +1 taken for 0"),
     Planted("pad -1 taken for +1"),
-    Planted("pad_value or default"),
     Planted("padded before the sign is taken"),
     Planted("float and packed paths pad differently"),
     Planted("tap index narrowed"),
-    Planted("last image column taken for padding"),
-    Planted("last output row not written"),
     Planted("last output column twice"),
     Planted("outputs above 64 lost"),
     Planted("return inside the batch loop"),
-    Planted("return inside the batch loop", ("linear",)),
-    Planted("height from the horizontal padding"),
-    Planted("width from the kernel's height"),
     Planted("im2col that ignores padding"),
     Planted("SAME for images as large as the kernel", kit={"paddings": "same"}),
     Planted("byte order ignored", kit={"memory": ("plain", "byte-swapped")}),
@@ -399,20 +370,14 @@ FAULTS = (
     Planted("-0 differs between algorithms"),
     Planted("-0 differs between roles", ("conv2d", "pack")),
     Planted("changes its input"),
-    Planted("weights kept by their shape"),
     Planted("adds to what the last call gave"),
     Planted("one buffer for all results"),
     Planted("alphas mixed among filters", fake={"scale": "alpha"}),
-    Planted("alphas mixed among filters", ("alpha",)),
     Planted("alpha without its mean", fake={"scale": "alpha"}),
     Planted("one alpha for all filters", fake={"scale": "alpha"}, kit={"scale": "alpha"}),
     Planted("mean of x instead of |x|", fake={"scale": "alpha K"}),
-    Planted("mean of x instead of |x|", ("scale_map",)),
-    Planted("int8 results", ("linear",)),
-    Planted("rows packed in reverse", ("pack",)),
     Planted("every second word swapped", ("pack",)),
     Planted("last bit of a word lost", ("pack", "unpack")),
-    Planted("the gradient's mask from dy", ("ste",)),
 )
 CONVENTIONS = (
     _convention("sign(0) is -1", sign_of_zero=-1),

@@ -27,6 +27,11 @@ def ids(planted):
     return f"{planted.name} ({', '.join(planted.roles)})"
 
 
+def planted(name):
+    """The functions of a program with a bug."""
+    return next(one for one in FAULTS if one.bug and one.name == name).implementation()
+
+
 def signs(x):
     return np.where(x >= 0, 1, -1)
 
@@ -119,7 +124,7 @@ def test_a_convention_that_is_stated_is_demanded():
 
 
 def test_padding_that_is_honoured_for_some_values_is_a_fault_and_explained():
-    fake = Fake("pad_value or default")
+    fake = planted("pad_value or default")
     failure = c.Kit(conv2d=fake.conv2d).run(60, SEED).failures[0]
     assert failure.kind == "fault" and failure.diagnosis == "Padding: 0 is padded with -1; 1, -1 as asked"
     one = c.Kit(conv2d=fake.conv2d, pad_values=(0,)).run(20, SEED)
@@ -138,7 +143,7 @@ def test_roles_that_disagree():
 
 
 def test_a_counterexample_is_small_can_be_pasted_and_is_drawn():
-    failure = c.Kit(conv2d=Fake("height from the horizontal padding").conv2d).run(60, SEED).failures[0]
+    failure = c.Kit(conv2d=planted("height from the horizontal padding").conv2d).run(60, SEED).failures[0]
     assert "shape (1, 1, " in failure.message and failure.kind == "fault"
     assert failure.numbers.startswith("x = np.array([1], np.float32).reshape(1, 1, 1, 1)\nweight = ")
     assert failure.drawing.startswith("x\n  #\nweight")

@@ -25,6 +25,7 @@ COMMANDS = {
     "reproduce": "Train the papers' tables and figures, and show them beside the papers' own.",
     "bench": "Measure speed on this machine, against its roof and other libraries.",
     "verify": "Run the exactness checks on this machine.",
+    "check": "Check the exercises of the course, or find a planted bug.",
     "info": "Versions and data sets; or what a model file or run holds.",
 }
 

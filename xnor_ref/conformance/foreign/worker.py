@@ -66,8 +66,8 @@ class Worker(Elsewhere):
 
     def for_role(self, role: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> np.ndarray:
-            request = _packed([role, arguments, named])
-            answer = self._once(_packed([role, arguments, named], placed=False), lambda: self._ask(request))
+            request = packed([role, arguments, named])
+            answer = self._once(packed([role, arguments, named], placed=False), lambda: self._ask(request))
             for argument, changed in zip(arguments, answer["changed"]):
                 if changed is not None:
                     argument[...] = changed
@@ -156,7 +156,7 @@ class _Process:
             if self._answers in ready and (piece := self._answers.read()):
                 data += piece
                 if len(data) >= 8 and len(data) >= 8 + struct.unpack("<Q", data[:8])[0]:
-                    return _unpacked(data[8:])
+                    return unpacked(data[8:])
             elif self._endings in ready:  # after all that there was to read
                 status = self._endings.read()[:4] or os.waitpid(self.pid, 0)[1].to_bytes(4, "little")
                 code = os.waitstatus_to_exitcode(int.from_bytes(status, "little"))
@@ -211,9 +211,9 @@ def _serve_for_ever(
         try:
             functions = load()
         except InputError as error:
-            _write(answers, _packed({"error": str(error)}))
+            _write(answers, packed({"error": str(error)}))
             os._exit(0)
-        _write(answers, _packed({"roles": list(functions)}))
+        _write(answers, packed({"roles": list(functions)}))
         while os.getppid() == caller:
             pid = os.fork()
             if pid == 0:
@@ -235,16 +235,16 @@ def _serve_for_ever(
 
 def _computed(functions: Functions, request: bytes) -> bytes:
     """One call; its arguments and result are gone before it is answered, so that a damaged heap shows at its cause."""
-    role, arguments, named = _unpacked(request)
+    role, arguments, named = unpacked(request)
     before = [argument.tobytes() if isinstance(argument, np.ndarray) else b"" for argument in arguments]
     try:
         result = np.asarray(functions[role](*arguments, **named))
         if result.dtype.kind not in "biuf":
             raise TypeError(f"the result is {result.dtype}; numbers are needed")
         changed = [a if kept and a.tobytes() != kept else None for a, kept in zip(arguments, before)]
-        return _packed({"result": result, "changed": changed})
+        return packed({"result": result, "changed": changed})
     except Exception as error:
-        return _packed({"error": f"{type(error).__name__}: {error}"})
+        return packed({"error": f"{type(error).__name__}: {error}"})
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -268,7 +268,7 @@ def _read(descriptor: int) -> bytes:
     return exactly(struct.unpack("<Q", exactly(8))[0])
 
 
-def _packed(value: Any, placed: bool = True) -> bytes:
+def packed(value: Any, placed: bool = True) -> bytes:
     """Numbers, texts, arrays, and sequences and dicts of these. Arrays keep their strides, alignment and byte order.
 
     Where they are not `placed`, their alignment is left out, so that equal arrays give the same bytes.
@@ -291,7 +291,7 @@ def _packed(value: Any, placed: bool = True) -> bytes:
     return struct.pack("<Q", len(head)) + head + b"".join(memory)
 
 
-def _unpacked(data: bytes) -> Any:
+def unpacked(data: bytes) -> Any:
     """What was packed; lists become tuples."""
     begin = 8 + struct.unpack("<Q", data[:8])[0]
 

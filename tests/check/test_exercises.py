@@ -1,0 +1,92 @@
+"""Every exercise: its right solution passes, and three wrong ones are found, each with a hint of its own."""
+
+import json
+import statistics
+import struct
+
+import numba
+import numpy as np
+import pytest
+
+from tests.check.solutions import SOLUTIONS
+from xnor_ref.check.course import LESSONS, exercise_of
+from xnor_ref.check.student import Unusable, plain
+from xnor_ref.check.trying import Finding, check, wanted
+from xnor_ref.errors import InputTypeError
+from xnor_ref.experiments.verdict import quantile
+
+NAMES = [one.name for lesson in LESSONS.values() for one in lesson.exercises]
+WITHIN = {"np": np, "numba": numba, "json": json, "struct": struct, "statistics": statistics, "quantile": quantile}
+EXAMPLES = 25
+
+
+def found(name: str, text: str, **how) -> Finding:
+    """What is found of a solution, in this process."""
+    made = dict(WITHIN)
+    exec(compile(text.replace("@numba.njit\n", ""), name, "exec"), made)
+    exercise = exercise_of(name)
+    call = (lambda function, *a: function(*a)) if name == "my_kernel" else exercise.call
+
+    def function(*arguments):
+        with np.errstate(all="ignore"):
+            try:
+                return plain(call(made[name], *arguments))
+            except InputTypeError as error:
+                raise Unusable("type", str(error)) from error
+            except Exception as error:
+                raise Unusable("raised", str(error)) from error
+
+    return check(exercise, function, EXAMPLES, seed=1, **how)
+
+
+def test_each_lesson_has_three_exercises_and_each_exercise_a_solution():
+    assert list(LESSONS) == list(range(1, 13)) and all(len(lesson.exercises) == 3 for lesson in LESSONS.values())
+    assert list(SOLUTIONS) == NAMES and len(set(NAMES)) == 36
+    assert all(len(solution.wrong) == 3 for solution in SOLUTIONS.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_right_solution_passes(name):
+    result = found(name, SOLUTIONS[name].text)
+    assert result.status == "right", str(result)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_solutions_get_a_hint_each(name):
+    hints = set()
+    for right, wrong, words in SOLUTIONS[name].wrong:
+        assert SOLUTIONS[name].text.count(right) == 1, right
+        result = found(name, SOLUTIONS[name].text.replace(right, wrong), shrink=False)
+        assert result.status in ("wrong", "unusable") and len(result.hints) == 1, str(result)
+        assert words in result.hints[0], (wrong, str(result))
+        hints |= set(result.hints)
+    assert len(hints) == 3
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mistake_that_is_known_gets_its_own_hint(name):
+    exercise = exercise_of(name)
+    for mistake in exercise.mistakes:
+
+        def function(*arguments, variant=mistake.variant):
+            result = wanted(exercise, arguments, **variant)
+            if result is None:
+                raise Unusable("raised", "")
+            return result
+
+        for shrink in (False, True):
+            result = check(exercise, function, 200, seed=2, shrink=shrink)
+            assert result.status in ("wrong", "unusable"), mistake
+            assert any(hint.startswith(mistake.hint) for hint in result.hints), (mistake, str(result))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NAMES)
+def test_right_solutions_pass_with_many_seeds(name):
+    made = {**WITHIN}
+    exec(SOLUTIONS[name].text, made)
+    exercise = exercise_of(name)
+    for seed in range(20):
+        result = check(exercise, lambda *a: plain(exercise.call(made[name], *a)), 200, seed)
+        assert result.status == "right", (seed, str(result))

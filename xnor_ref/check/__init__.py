@@ -1,0 +1,1 @@
+"""Exercises that check themselves: `xnor-ref check LESSON FILE`, and `pytest --lesson LESSON FILE`."""

@@ -1,0 +1,1 @@
+"""What an exercise is, how a result is compared, how a case is drawn."""
