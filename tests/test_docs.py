@@ -130,7 +130,14 @@ def test_documented_commands_parse(arguments, shown_files):
     command.make_context(arguments[0], list(arguments[1:]))
 
 
-PAGES = ["README.md", "docs/conformance-kit.md", "docs/library.md", "docs/own-rule.md", "docs/packed-network.md"]
+PAGES = [
+    "README.md",
+    "docs/conformance-kit.md",
+    "docs/faq.md",
+    "docs/library.md",
+    "docs/own-rule.md",
+    "docs/packed-network.md",
+]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -206,13 +213,15 @@ def test_the_defaults_of_each_data_set_are_told():
 
 
 def test_the_example_of_a_config_file_is_one(tmp_path):
-    (example,) = re.findall(r"^```toml\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (example,) = re.findall(
+        r"^```toml\n(.*?)^```", (REPOSITORY / "docs/command-line.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     (tmp_path / "settings.toml").write_text(example)
     assert resolve(load_toml(tmp_path / "settings.toml")).epochs == 20
 
 
-def test_every_exit_code_is_in_the_readme():
-    text = (REPOSITORY / "README.md").read_text()
+def test_every_exit_code_is_told():
+    text = (REPOSITORY / "docs/command-line.md").read_text()
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
     for code in {value.exit_code for value in classes} | {0, 130, 143}:
         assert re.search(rf"^\| (.*\b)?{code}\b.* \|", text, re.MULTILINE), code

@@ -87,7 +87,7 @@ def test_completion_of_commands_is_quick_because_it_loads_little(monkeypatch):
     assert not {"numpy", "numba", "xnor_ref.cli.commands.train"} & set(done.stderr.split())
 
 
-SHELLS = {  # what README tells to load; how to ask; the answer
+SHELLS = {  # what the docs tell to load; how to ask; the answer
     "bash": (
         f'eval "$({VARIABLE}=bash_source xnor-ref)"',
         "COMP_WORDS=(xnor-ref verif); COMP_CWORD=1; _xnor_ref_completion xnor-ref; echo ${COMPREPLY[@]}",
@@ -105,7 +105,7 @@ SHELLS = {  # what README tells to load; how to ask; the answer
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_for_each_shell_works_in_it(shell, tmp_path):
     load, ask, answer = SHELLS[shell]
-    assert load in (REPOSITORY / "README.md").read_text()
+    assert load in (REPOSITORY / "docs/command-line.md").read_text()
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     program = tmp_path / "xnor-ref"
