@@ -11,7 +11,14 @@ import xnor_ref
 
 ROOT_DOC = "docs/index"
 REFERENCE = "docs/reference/"
-PARENTS = {ROOT_DOC, "docs/course/README", f"{REFERENCE}README", "docs/architecture", "xnor_ref/kernels/README"}
+PARENTS = {
+    ROOT_DOC,
+    "docs/course/README",
+    f"{REFERENCE}README",
+    "docs/results",
+    "docs/architecture",
+    "xnor_ref/kernels/README",
+}
 PARENTS.add("xnor_ref/kernels/training/README")
 STABLE = {  # the names of a module, where they are not all that it exports
     "xnor_ref": xnor_ref.__all__,

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TERMS = re.findall(r"^\| \*\*(.+?)\*\*(?: \((.+?)\))? \|", (DOCS / "glossary.md").read_text(), re.MULTILINE)
-DEFINED = re.compile(r"\b(?:an?|the|its|called|is) \*\*([a-z][a-z -]+)\*\*", re.IGNORECASE)
+DEFINED = re.compile(r"\b(?:an?|the|its|called) \*\*([a-z][a-z -]+)\*\*", re.IGNORECASE)
 
 
 def prose(path):
@@ -25,7 +25,7 @@ def prose(path):
 
 
 def test_every_page_is_in_a_list_of_links():
-    parents = [DOCS / name for name in ("index.md", "course/README.md", "reference/README.md")]
+    parents = [DOCS / name for name in ("index.md", "course/README.md", "reference/README.md", "results.md")]
     listed = {
         (parent.parent / link).resolve()
         for parent in parents
