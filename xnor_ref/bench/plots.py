@@ -42,7 +42,7 @@ def plot_bars(path: PathLike, values: dict[str, float], label: str, title: str, 
         [bars],
         label,
         x_log=10,
-        x_range=(least / 2, 2 * max(values.values())),
+        x_range=(least / 2, 4 * max(values.values())),
         y_ticks=list(zip(middles, values)),
         size=(720, 90 + 30 * n),
     )

@@ -62,8 +62,14 @@ def axes_of(chart: Chart) -> tuple[Axis, Axis]:
     x, y = zip(*map(_numbers, chart.marks)) if chart.marks else ([], [])
     return (
         _axis([v for part in x for v in part], chart.x_log, chart.x_range),
-        _axis([v for part in y for v in part] + [0.0] * chart.y_zero, chart.y_log, chart.y_range),
+        _axis([v for part in y for v in part] + [0.0] * chart.y_zero, chart.y_log, chart.y_range or _named(chart)),
     )
+
+
+def _named(chart: Chart) -> tuple[float, float] | None:
+    """The range of an axis of names, with half a place at either end."""
+    places = [place for place, _ in chart.y_ticks or ()]
+    return (min(places) - 0.5, max(places) + 0.5) if places else None
 
 
 def _axis(values: Iterable[float | None], log: int, given: tuple[float, float] | None) -> Axis:

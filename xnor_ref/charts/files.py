@@ -54,20 +54,21 @@ def palette() -> str:
     return f":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
-def svg(figure: Figure | Chart, inside: str = "") -> str:
-    """An `<svg>` element whose colours are the variables of `palette`; `inside` comes first in it."""
+def svg(figure: Figure | Chart, style: str | None = None) -> str:
+    """An `<svg>` whose colours are the variables of `palette`; with a `style` of its own, it also has a size."""
     figure = figure if isinstance(figure, Figure) else Figure([figure])
     (width, height), shapes = draw(figure)
     title = html.escape("; ".join(chart.title for chart in figure.charts if chart.title))
+    size = f' width="{width:g}" height="{height:g}"' if style else ""
+    inside = f"<style>{style}</style>" if style else ""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}"{size} role="img" '
         f'font-family="system-ui,sans-serif"><title>{title}</title>{inside}{"".join(map(_shape, shapes))}</svg>'
     )
 
 
 def _file_svg(figure: Figure) -> bytes:
-    style = f"<style>{palette()}svg{{background:var(--bg)}}</style>"
-    return f"<!-- xnor_ref chart -->\n{svg(figure, style)}\n".encode()
+    return f"<!-- xnor_ref chart -->\n{svg(figure, palette() + 'svg{background:var(--bg)}')}\n".encode()
 
 
 def _shape(shape: Shape) -> str:
@@ -104,23 +105,22 @@ def _raster(figure: Figure, kind: str) -> bytes:
     axes.set_axis_off()
     point = 72 / INCH
     places = {"start": "left", "middle": "center", "end": "right"}
-    for shape in shapes:
-        colour = LIGHT[shape.colour]
+    for order, shape in enumerate(shapes):
+        how = {"color": LIGHT[shape.colour], "zorder": order}
         if isinstance(shape, Disc):
-            axes.add_patch(patches.Circle(shape.at, shape.radius, color=colour, linewidth=0))
+            axes.add_patch(patches.Circle(shape.at, shape.radius, linewidth=0, **how))
         elif isinstance(shape, Text):
             axes.text(
-                *shape.at, shape.text, size=shape.size * point, color=colour, va="baseline",
-                ha=places[shape.anchor], rotation=shape.turn, rotation_mode="anchor", parse_math=False,
-                weight="bold" if shape.bold else "normal",
+                *shape.at, shape.text, size=shape.size * point, va="baseline", ha=places[shape.anchor],
+                rotation=shape.turn, rotation_mode="anchor", parse_math=False,
+                weight="bold" if shape.bold else "normal", **how,
             )  # fmt: skip
         elif shape.fill:
-            axes.add_patch(patches.Polygon(shape.points, color=colour, linewidth=0, alpha=shape.opacity))
+            axes.add_patch(patches.Polygon(shape.points, linewidth=0, alpha=shape.opacity, **how))
         else:
-            dash = (0, [float(part) for part in shape.dash.split(",")]) if shape.dash else "-"
+            dash = (0, [float(part) / shape.width for part in shape.dash.split(",")]) if shape.dash else "-"
             x, y = zip(*shape.points)
-            line = Line2D(x, y, color=colour, linewidth=shape.width * point, linestyle=dash, alpha=shape.opacity)
-            axes.add_line(line)
+            axes.add_line(Line2D(x, y, linewidth=shape.width * point, linestyle=dash, alpha=shape.opacity, **how))
     buffer = io.BytesIO()
     sheet.savefig(buffer, format=kind, dpi=2 * INCH)
     return buffer.getvalue()

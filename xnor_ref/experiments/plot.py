@@ -34,7 +34,7 @@ def _scores(title: str, rows: list[dict[str, Any]]) -> Chart:
     for place, (row, top1) in enumerate(zip(rows, here)):
         if row["top1"]["std"]:
             reach = 100 * row["top1"]["std"]
-            marks.append(Dots([place - 0.2], [top1], None, _NONE, [top1 - reach], [top1 + reach], "y", 0))
+            marks.append(Dots([place - 0.34], [top1], None, _NONE, [top1 - reach], [top1 + reach], "y", 0))
     printed = [(place + 0.2, row["paper"]["top1"]) for place, row in enumerate(rows) if row["paper"]]
     if printed:
         places, theirs = zip(*printed)
@@ -70,7 +70,7 @@ def _plot_judged(results: dict[str, Any], path: Path) -> None:
     differences, low, high = ([claim[key] for claim in claims] for key in ("difference", "low", "high"))
     printed = [(claim["paper"], place) for place, claim in enumerate(claims) if claim["paper"] is not None]
     marks: list[Mark] = [
-        Area((-MARGIN, MARGIN), (-1, -1), (len(claims), len(claims)), _NONE, 0.25),
+        Area((-MARGIN, MARGIN), (-0.5, -0.5), (len(claims) - 0.5, len(claims) - 0.5), _NONE, 0.25),
         Dots(differences, places, "difference, 95 % interval", 0, low, high),
     ]
     if printed:

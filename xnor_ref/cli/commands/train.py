@@ -173,6 +173,7 @@ def recipe_text(listed: list[dict[str, Any]]) -> str:
 def _next_commands(report: dict[str, Any], config: TrainConfig) -> list[str]:
     run = shlex.quote(report["run"])
     lines = [
+        f"show {run}{plugin_flag(config.plugin)}",
         f"evaluate {run}{plugin_flag(config.plugin)}",
         f"predict {run} {shlex.quote(str(Path(report['run']) / 'sample.png'))}",
         f"info {shlex.quote(str(Path(report['run']) / 'model.safetensors'))}",
