@@ -78,7 +78,11 @@ def wrong_in_wheel(path: Path, tracked: set[str]) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         kept = {name: archive.read(name) for name in archive.namelist()}
     records = {name for name in kept if ".dist-info/" in name}
-    code = {name for name in tracked if name.startswith("xnor_ref/") and name.endswith((".py", ".typed"))}
+    code = {
+        name
+        for name in tracked
+        if name.startswith("xnor_ref/") and name.endswith((".py", ".typed", ".js", ".css", ".html"))
+    }
     found = {name.split(".dist-info/")[1] for name in records}
     wrong = [f"records: {found} in place of {ADDED_TO_WHEEL}"] if found != ADDED_TO_WHEEL else []
     return wrong + differences({name: data for name, data in kept.items() if name not in records}, code)

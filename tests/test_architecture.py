@@ -19,6 +19,7 @@ ROOMS = (  # from the top: each may import only from those after it, and from fi
     "__main__",
     "cli",
     "show",
+    "explorer",
     "bench",
     "verify",
     "check",
@@ -207,7 +208,7 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "training/storing/environment.py",
     ),
     "Pillow is imported only where a picture is read, drawn or written": (
-        "datasets/images.py", "datasets/shapes.py", "training/report.py",
+        "datasets/images.py", "datasets/shapes.py", "explorer/writing.py", "training/report.py",
     ),
     "torch, onnx, h5py, matplotlib, scikit-learn and pytest are extras": (
         "bench/peers/torch_twin.py", "check/plugin.py", "conformance/suite.py", "interop/keras/files.py",

@@ -20,6 +20,7 @@ _OF_DATA = ("data_dir", "archive", "limit_val")
         "show runs/shapes-shapes-net-xnor-0 runs/shapes-shapes-net-xnor-0/sample.png",
         "show runs/quick-try runs/shapes-shapes-net-xnor-0 -o both.html",
         "show runs/shapes-shapes-net-xnor-0 --figures runs/shapes-shapes-net-xnor-0/figures",
+        "show runs/shapes-shapes-net-xnor-0 --explorer",
     ),
 )
 @click.argument("paths", metavar="RUN|MODEL [PHOTO|RUN]...", nargs=-1, required=True)
@@ -35,6 +36,7 @@ _OF_DATA = ("data_dir", "archive", "limit_val")
     type=click.Choice(("svg", "png", "pdf")),
     help="Of --figures [svg]; png and pdf need matplotlib.",
 )
+@click.option("--explorer", is_flag=True, help="The page runs the packed network itself, on its reader's photos.")
 @options.field_options(*_OF_DATA, "threads")
 @options.plugin_option(expose_value=False)
 @options.quiet_option
@@ -44,6 +46,7 @@ def command(
     output: str | None,
     figures: str | None,
     kind: str | None,
+    explorer: bool,
     threads: int | None,
     quiet: bool,
     as_json: bool,
@@ -53,22 +56,24 @@ def command(
 
     RUN alone: how training went, which classes are confused, the filters, what each layer costs, how to repeat it.
     MODEL alone: its filters and costs. RUN or MODEL with a PHOTO: the photo's way through the packed network, layer by
-    layer. Several RUNs: their curves and the settings that differ. A page needs a browser and nothing else.
+    layer. Several RUNs: their curves and the settings that differ. RUN or MODEL with --explorer: the network, to be tried
+    and taken apart down to its bits. A page needs a browser and nothing else.
     """
     first, *others = map(Path, paths)
     kinds = {path.is_dir() for path in others}
-    _check(first, others, kinds, figures, kind)
+    _check(first, others, kinds, figures, kind, explorer)
     said = options.said(values)
-    if said and (others or not first.is_dir()):
+    if said and (others or explorer or not first.is_dir()):
         raise InputError(f"--{'/--'.join(key.replace('_', '-') for key in said)}: needs one RUN alone")
 
     from xnor_ref.charts.files import check_plot
     from xnor_ref.cli.progress import Progress
+    from xnor_ref.explorer.writing import explorer_page
     from xnor_ref.show import compare, page, photo, report
 
     if figures is not None:
         check_plot(f"x.{kind or 'svg'}", "--figures")
-    target = Path(output) if output is not None else _usual(first, others, kinds)
+    target = Path(output) if output is not None else _usual(first, others, kinds, explorer)
     page.check_target(target)
     options.use_threads(threads)
     charts: dict[str, Any] = {}
@@ -77,6 +82,8 @@ def command(
             content, charts = compare.compare_page([first, *others])
         elif others:
             content = photo.photo_page(_network(first), str(first), others[0])
+        elif explorer:
+            content = explorer_page(_model(first))
         elif first.is_dir():
             content, charts = report.run_page(first, said, program(), progress)
         else:
@@ -87,8 +94,12 @@ def command(
     options.answer(result, as_json, _text)
 
 
-def _check(first: Path, others: list[Path], kinds: set[bool], figures: str | None, kind: str | None) -> None:
+def _check(
+    first: Path, others: list[Path], kinds: set[bool], figures: str | None, kind: str | None, explorer: bool
+) -> None:
     """Raise InputError for arguments that do not go together."""
+    if explorer and (others or figures is not None):
+        raise InputError("--explorer takes one RUN or MODEL and no --figures; photos are opened in its page")
     if len(kinds) == 2 or (len(others) > 1 and kinds == {False}):
         raise InputError("show takes one RUN or MODEL, one with one PHOTO, or several RUNs")
     if kinds == {True} and not first.is_dir():
@@ -99,19 +110,26 @@ def _check(first: Path, others: list[Path], kinds: set[bool], figures: str | Non
         raise InputError(f"--format {kind} needs --figures FOLDER")
 
 
-def _usual(first: Path, others: list[Path], kinds: set[bool]) -> Path:
+def _usual(first: Path, others: list[Path], kinds: set[bool], explorer: bool) -> Path:
     """Where a page goes if nothing is said: that of a run into its folder, others into the current one."""
     if kinds == {True}:
         return Path("comparison.html")
     if others:
         return Path(f"{others[0].stem}-explained.html")
+    if explorer:
+        return first / "explorer.html" if first.is_dir() else Path(f"{first.stem}-explorer.html")
     return first / "report.html" if first.is_dir() else Path(f"{first.stem}.html")
 
 
 def _network(path: Path) -> Any:
     from xnor_ref.packed import load_packed
 
-    return load_packed(path / "model.safetensors" if path.is_dir() else path)
+    return load_packed(_model(path))
+
+
+def _model(path: Path) -> Path:
+    """The model file of a run, or a model file itself."""
+    return path / "model.safetensors" if path.is_dir() else path
 
 
 def _write_figures(charts: dict[str, Any], folder: Path, kind: str) -> list[Path]:
