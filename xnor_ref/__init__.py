@@ -1,7 +1,7 @@
-"""xnor_ref: a reference implementation of XNOR-Net that trains in NumPy and runs on packed bits with Numba.
+"""xnor_ref: a reference implementation of XNOR-Net. It trains in NumPy and runs on packed bits with Numba.
 
-The names below are the stable public functions and packages; everything else is reached through its subpackage. They
-are loaded at first use, so that importing the package is quick and compiles nothing.
+The names below are the stable public functions and packages. Everything else is internal, in the subpackages.
+Names are loaded at first use, so importing the package is quick and compiles nothing.
 """
 
 from importlib import import_module

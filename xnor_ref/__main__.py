@@ -1,4 +1,4 @@
-"""`python -m xnor_ref` is the command `xnor-ref`."""
+"""Run the command line: `python -m xnor_ref` is the same as `xnor-ref`."""
 
 import sys
 

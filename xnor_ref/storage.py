@@ -1,9 +1,9 @@
-"""Files that are never half-written, and named arrays in one file that is checked from end to end.
+"""Atomic writing of files, and safetensors files with a digest.
 
-`write_atomically` replaces a file in one step or leaves it as it was. `save_tensors` and `load_tensors` keep
-arrays and a JSON description in a safetensors file; the description carries a SHA-256 digest of itself and
-of every array, so a file that was cut short or altered anywhere is refused when it is read. Models and
-checkpoints are both kept this way (docs/model-format.md has the byte layout and the digest rule).
+`write_atomically` replaces a file in one step or leaves it unchanged. `save_tensors` and `load_tensors` store arrays
+and a JSON description in a safetensors file. The description holds a SHA-256 digest of itself and of every array, so
+a file that was truncated or altered is rejected when it is read. Models and checkpoints are stored this way.
+docs/model-format.md has the byte layout and the digest rule.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ except ImportError:  # Windows
 PathLike = str | os.PathLike[str]
 
 METADATA_KEY = "xnor_ref"
-TEMPORARY = ".xnor_ref-"  # how the names of files begin that are still being written
-MAX_HEADER_BYTES = 16 * 2**20  # names, shapes and metadata; real files need a few kilobytes
-MAX_DEPTH = 100  # of JSON in JSON; what walks it may recurse
+TEMPORARY = ".xnor_ref-"  # prefix of the names of unfinished files
+MAX_HEADER_BYTES = 16 * 2**20  # names, shapes and metadata; a real header takes a few kilobytes
+MAX_DEPTH = 100  # of nested JSON; code that walks it may recurse
 MAX_FILE_BYTES = 16 * 2**30
 _INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 _DTYPES = {np.dtype(name) for name in ("bool", *_INTEGERS, "float16", "float32", "float64")}
@@ -40,22 +40,22 @@ _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, 
 
 
 def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *, flush: bool = True) -> None:
-    """Write a whole file, or change nothing.
+    """Write a whole file, or leave the old one unchanged.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the place of `path`
-    in one step, so a reader sees the old or the new one, also after a crash. A symbolic link is followed:
-    the file it names is replaced, the link stays.
+    The bytes go to a temporary file in the same folder and are flushed to the disk. That file then replaces `path` in
+    one step, so a reader sees the old file or the new one, even after a crash. A symbolic link is followed: the file
+    that it names is replaced, and the link stays.
 
     Parameters
     ----------
     path : the file to write; its folder must exist
-    data : bytes, or a function that is given the open binary file and writes to it
-    flush : whether to wait for the disk; if not, the file may be found empty after the power has failed
+    data : bytes, or a function that takes the open binary file and writes to it
+    flush : whether to wait for the disk; without it, a power failure may leave an empty file
 
     Raises
     ------
-    OutputError : disk full, read-only, no permission, no such folder, or `path` is there and not a regular file. The
-        temporary file is removed and the old file untouched.
+    OutputError : disk full, read-only, no permission, no such folder, or `path` exists and is not a regular file. The
+        temporary file is removed, and the old file is unchanged.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"path must be a str or PathLike, got {path!r}")
@@ -63,7 +63,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
         raise OutputError(f"cannot write {os.fspath(path)!r}: a file name cannot hold a NUL character")
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
-    # The target's own name is not part of this one: with it, names near the limit of 255 bytes would fail.
+    # The temporary name leaves out the target's name: names near the limit of 255 bytes would become too long.
     temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(8)}.part")
     try:
         if os.path.lexists(target) and not stat.S_ISREG(os.lstat(target).st_mode):
@@ -81,7 +81,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
                     os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            with contextlib.suppress(OSError):  # the error that brought us here is the one to report
+            with contextlib.suppress(OSError):  # report the first error, not one of the cleaning up
                 os.unlink(temporary)
             raise
     except OutputError:
@@ -92,7 +92,7 @@ def write_atomically(path: PathLike, data: bytes | Callable[[BinaryIO], None], *
         if flush:
             sync_folder(folder)
     except OSError as error:
-        raise OutputError(f"{path} is written, but its folder could not be flushed: {error.strerror}") from error
+        raise OutputError(f"{path} is written, but its folder was not flushed to the disk: {error.strerror}") from error
 
 
 def _reason(error: OSError, folder: str) -> str:
@@ -104,7 +104,7 @@ def _reason(error: OSError, folder: str) -> str:
 
 
 def sync_folder(folder: PathLike) -> None:
-    """Make the names in a folder durable, where the file system can."""
+    """Flush a folder's list of names to the disk, if the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -117,9 +117,9 @@ def sync_folder(folder: PathLike) -> None:
 
 
 def lock_alone(file: IO) -> bool:
-    """Lock an open file against other processes until it is closed; False where one of them holds it.
+    """Lock an open file against other processes until it is closed. Return False if another process holds the lock.
 
-    Where files cannot be locked (Windows, some file systems) nothing is noticed.
+    On systems without file locks (Windows, some file systems) it always returns True.
     """
     if fcntl is not None:
         try:
@@ -132,7 +132,7 @@ def lock_alone(file: IO) -> bool:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: keys sorted, no spaces, ASCII only. Raises InputError for what JSON cannot say."""
+    """Canonical JSON: sorted keys, no spaces, ASCII only. Raises InputError for what JSON cannot represent."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
@@ -141,18 +141,18 @@ def canonical_json(value: Any) -> bytes:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """SHA-256 of some bytes, as 64 lower-case hexadecimal digits."""
+    """Return the SHA-256 of bytes as 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: PathLike) -> str:
-    """SHA-256 of a file's content, read in pieces. Raises OSError."""
+    """Return the SHA-256 of a file, read in chunks. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensors_digest(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> str:
-    """SHA-256 over a description and arrays, the key "digest" of the description left out.
+    """Return the SHA-256 of a description and its arrays. The key "digest" of the description is left out.
 
     The hash runs over `canonical_json({"metadata": ..., "tensors": [[name, dtype, shape], ...]})` and then
     each array's bytes (little-endian, last axis fastest), arrays sorted by name.
@@ -170,17 +170,17 @@ def tensors_digest(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
 
 
 def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
-    """Write named arrays and their description to a safetensors file, atomically; equal content, equal bytes.
+    """Write named arrays and their description to a safetensors file, atomically. Equal content gives equal bytes.
 
     Parameters
     ----------
     tensors : booleans, integers or floats of any shape
-    metadata : JSON values only, with "format" (str) and "version" (int); "digest" is added, and replaced if there
+    metadata : JSON values only, with "format" (str) and "version" (int); "digest" is added or replaced
 
     Raises
     ------
-    InputError, InputTypeError : a name, dtype or description that cannot be stored
-    OutputError : the file could not be written; what was there is untouched
+    InputError, InputTypeError : a name, dtype or description cannot be stored
+    OutputError : the file could not be written; an old file is unchanged
     """
     if not isinstance(metadata.get("format"), str) or not is_integer(metadata.get("version")):
         raise InputError('save_tensors: metadata needs "format" (str) and "version" (int)')
@@ -189,7 +189,7 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
         array = tensors[name]
         if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in _DTYPES:
             what = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise InputTypeError(f"save_tensors: tensor {name!r} is {what}; bool, int and float arrays can be stored")
+            raise InputTypeError(f"save_tensors: tensor {name!r} is {what}; only bool, int and float can be stored")
         if not isinstance(name, str) or not name or name == "__metadata__":
             raise InputError(f"save_tensors: {name!r} cannot name a tensor")
         arrays[name] = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
@@ -201,27 +201,27 @@ def save_tensors(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[
 def load_tensors(
     path: PathLike, *, expect_format: str, max_version: int, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a file that `save_tensors` wrote, and trust nothing in it before it is checked.
+    """Read a file written by `save_tensors`. Everything in it is checked before it is used.
 
     Parameters
     ----------
     path : a regular file, or a symbolic link to one
-    expect_format : the "format" that the description must name
-    max_version : versions 1 to `max_version` are read
-    max_bytes : larger files are refused unread
+    expect_format : the "format" that the description must have
+    max_version : versions 1 to `max_version` are accepted
+    max_bytes : larger files are rejected without reading them
 
     Returns
     -------
     tensors : dict of ndarray
-        Fresh, writable, C-contiguous arrays that share nothing with the file; sorted by name.
+        Fresh, writable, C-contiguous arrays sorted by name. They share no memory with the file.
     metadata : dict
-        The description, "digest" included. Floats among the arrays may be NaN: their meaning is the caller's.
+        The description, with "digest". Floating-point arrays may hold NaN; the caller must check.
 
     Raises
     ------
-    InputTypeError : `path` is no path
-    ModelFileError : missing, not a regular file, empty, cut short, altered, of another kind or version
-    UnreadableError : it is there and cannot be read now
+    InputTypeError : `path` is not a str or PathLike
+    ModelFileError : the file is missing, not regular, empty, truncated, altered, or of another format or version
+    UnreadableError : the file exists but the system cannot read it
     """
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"path must be a str or PathLike, got {path!r}")
@@ -251,25 +251,25 @@ def load_tensors(
 
 
 class _Refused(Exception):
-    """Why a file is not read."""
+    """The reason why a file is rejected."""
 
 
 def _check_size(path: PathLike, max_bytes: int) -> None:
-    """Look at what lies at `path` and at its length fields before any parser or allocation sees them."""
+    """Check the kind of file at `path` and its length fields, before anything is parsed or allocated."""
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise _Refused(f"it is {kind}, a file is needed")
+        raise _Refused(f"it is {kind}; a regular file is needed")
     if status.st_size == 0:
         raise _Refused("the file is empty")
     if status.st_size > max_bytes:
-        raise _Refused(f"{status.st_size} bytes is more than the {max_bytes} that are read")
+        raise _Refused(f"it has {status.st_size} bytes; the limit is {max_bytes}")
     with open(path, "rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if status.st_size < 8 or header > status.st_size - 8:
-        raise _Refused("cut short, or not a safetensors file (its header is longer than the file)")
+        raise _Refused("truncated, or not a safetensors file (its header is longer than the file)")
     if header > MAX_HEADER_BYTES:
-        raise _Refused(f"not read: a header of {header} bytes is over the limit of {MAX_HEADER_BYTES}")
+        raise _Refused(f"its header has {header} bytes; the limit is {MAX_HEADER_BYTES}")
 
 
 def _parse_description(text: str | None, expect_format: str, max_version: int) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def _parse_description(text: str | None, expect_format: str, max_version: int) -
         raise _Refused(f'damaged: its metadata key "{METADATA_KEY}" does not hold a JSON object')
     found, version = metadata.get("format"), metadata.get("version")
     if found != expect_format:
-        raise _Refused(f"it holds a {_shown(found)}, a {expect_format!r} is needed")
+        raise _Refused(f"it holds a {_shown(found)}; a {expect_format!r} is needed")
     if not is_integer(version) or not 1 <= version <= max_version:
         readable = "version 1" if max_version == 1 else f"versions 1 to {max_version}"
         raise _Refused(f"{expect_format!r} of version {_shown(version)}; this program reads {readable}")
@@ -296,7 +296,7 @@ def _parse_description(text: str | None, expect_format: str, max_version: int) -
 
 
 def _nested_deeper(value: Any, limit: int) -> bool:
-    """Whether lists and objects lie in one another more than `limit` deep; without recursion."""
+    """Whether lists and objects are nested more than `limit` deep. Does not recurse."""
     level = [value]
     for _ in range(limit + 1):
         inside = [list(v.values()) if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]

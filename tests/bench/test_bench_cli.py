@@ -214,13 +214,13 @@ def test_plots(bench, tmp_path, arguments, name):
         (["--batch", "many"], "'many' is not a valid integer"),
         (["--threads", "0"], "threads must be from 1 to 1024, got 0"),
         (["--baselines", "numpi"], "there is no baseline 'numpi'; there are numpy, torch"),
-        (["--plot", "plot.doc"], "ends in svg, png, pdf; got 'plot.doc'"),
-        (["--json", "a.png", "--plot", "a.png"], "--json, --plot: each needs a file of its own"),
+        (["--plot", "plot.doc"], "ends in one of svg, png, pdf; got 'plot.doc'"),
+        (["--json", "a.png", "--plot", "a.png"], "--json, --plot name the same file; give each its own"),
         (["--epochs", "3"], "No such option"),
         (["network", "resnet"], "there is no network 'resnet'; there are shapes-net, lenet5, nin"),
         (["network", "resnet18", "--size", "4"], "resnet18 needs images of at least 16 pixels, got 4"),
         (["network", "resnet18", "--batch", "-1"], "batch must be at least 1, got -1"),
-        (["network", "resnet18", "--model", "x"], "--model names the network, so names would have no effect"),
+        (["network", "resnet18", "--model", "x"], "--model gives the network, so names would have no effect"),
         (["--model", "x", "--size", "64"], "so size would have no effect"),
         (["--model", "x", "--no-compile"], "so compile would have no effect"),
         (["ladder", "--cpu", "z80"], "--cpu must be one of skylake-avx512, haswell, got 'z80'"),
@@ -277,7 +277,7 @@ def test_warnings_go_to_stderr_and_into_the_json(bench, monkeypatch):
     assert json.loads(out)["machine"]["warnings"][1] == "others compute"
     monkeypatch.setattr("xnor_ref.kernels.basics.threads.available_threads", lambda: 1)
     code, _, err = bench("--layer", "64,4,3,8", "--quick", "--threads", "2")
-    assert code == 0 and "warning: 2 threads share 1 processors" in err
+    assert code == 0 and "warning: 2 threads run on 1 processors" in err
 
 
 @pytest.mark.skipif(not JIT_DISABLED, reason="the compiler is on")

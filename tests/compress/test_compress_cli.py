@@ -49,7 +49,7 @@ def test_report(close, run):
 
 def test_the_file_says_so_and_gives_the_same_answers(close, run):
     code, out, _ = run("compress", "close.safetensors", "-o", "small.safetensors")
-    assert code == 0 and "1 of 1 binary layers held along trees" in out and "the same answers to the bit" in out
+    assert code == 0 and "1 of 1 binary layers stored along trees" in out and "the same answers, bit for bit" in out
     assert "rho" not in out
     assert Path("small.safetensors").stat().st_size < Path("close.safetensors").stat().st_size
     small, pixels = load_packed("small.safetensors"), close.pixels(3)
@@ -91,10 +91,10 @@ def test_layers_that_stay_bits_are_named(tmp_path, monkeypatch, run):
     one_convolution(Sample().normal(20, 64, 3, 3)).network().save("far")
     code, out, _ = run("compress", "far", "-o", "same", "--report")
     assert code == 0 and "1,440  as bits: 1,4" in out and "bytes along its tree" in out
-    assert "0 of 1 binary layers" in out and "no layer became smaller" in out
+    assert "0 of 1 binary layers" in out and "no layer got smaller" in out
     assert Path("same").read_bytes() == Path("far").read_bytes()
     code, out, _ = run("compress", "far", "-o", "forced", "--store", "tree", "--tree", "star")
-    assert code == 0 and "1 of 1 binary layers held along trees" in out
+    assert code == 0 and "1 of 1 binary layers stored along trees" in out
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="of compiled kernels")
@@ -155,20 +155,20 @@ def test_places_of_a_plot():
     [
         (["missing"], 4, "missing: no such file"),
         ([".", "-o", "x"], 4, "model.safetensors: no such file"),
-        (["close.safetensors", "-o", "close.safetensors"], 2, "is there already; add --force"),
+        (["close.safetensors", "-o", "close.safetensors"], 2, "exists already; add --force"),
         (["close.safetensors", "-o", "notes.txt", "--force"], 2, "is not a packed model file"),
         (["close.safetensors", "-o", "."], 2, "is a folder"),
         (["close.safetensors", "-o", "no/such/x"], 7, "does not exist"),
         (["close.safetensors", "--json", "no/such/x"], 7, "does not exist"),
         (["close.safetensors", "--plot", "no/such/x.png"], 7, "does not exist"),
-        (["close.safetensors", "--json", "close.safetensors"], 2, "is there already and not of this command"),
-        (["close.safetensors", "--json", "notes.txt"], 2, "is there already and not of this command"),
-        (["close.safetensors", "-o", "x", "--json", "./x"], 2, "each needs a file of its own"),
-        (["close.safetensors", "--plot", "tree.gif"], 2, "ends in svg, png, pdf; got 'tree.gif'"),
+        (["close.safetensors", "--json", "close.safetensors"], 2, "exists and was not written by this command"),
+        (["close.safetensors", "--json", "notes.txt"], 2, "exists and was not written by this command"),
+        (["close.safetensors", "-o", "x", "--json", "./x"], 2, "name the same file; give each its own"),
+        (["close.safetensors", "--plot", "tree.gif"], 2, "ends in one of svg, png, pdf; got 'tree.gif'"),
         (
             ["close.safetensors", "--plot", "x.png", "--layer", "block9"],
             2,
-            "'block9' is no binary layer; there are n0.",
+            "'block9' is not a binary layer; choose one of n0.",
         ),
         (["close.safetensors", "--layer", "n0.binary_conv2d"], 2, "--layer needs --plot"),
         (["close.safetensors", "--force"], 2, "--force needs -o"),

@@ -125,6 +125,6 @@ def test_claims_name_arms_that_there_are():
 
 def test_a_group_is_asked_for_by_name(capfd):
     assert main(["reproduce", "controls", "--rows", "x"]) == 2
-    assert "--rows names rows of one experiment, so it does not go with controls" in capfd.readouterr().err
+    assert "--rows needs the name of one experiment, not controls" in capfd.readouterr().err
     assert main(["reproduce", "control"]) == 2
     assert "did you mean 'controls'" in capfd.readouterr().err

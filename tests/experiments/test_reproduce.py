@@ -165,7 +165,7 @@ def test_alexnets_have_one_layout():
             "row cbap: resnet18",
         ),
         (("table3b", "--dataset", "mnist", "--train-size", "100"), "needs dataset shapes"),
-        (("--all", "--rows", "xnor"), "--rows names rows of one experiment"),
+        (("--all", "--rows", "xnor"), "--rows needs the name of one experiment"),
         ((), "give the name of an experiment"),
         (("table3b", "--list"), "give the name of an experiment"),
         (("table3b", "--out", ""), "--out needs the name of a folder"),
@@ -410,7 +410,7 @@ def test_the_list_and_the_document_of_all(table3b, tmp_path, monkeypatch, capfd)
     for foreign in (b"# Notes\n", f"\xff{report.KEPT}".encode("latin-1")):
         target.write_bytes(foreign)
         assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 2
-        assert "is there already and not of this command" in capfd.readouterr().err and target.read_bytes() == foreign
+        assert "exists and was not written by this command" in capfd.readouterr().err and target.read_bytes() == foreign
     target.write_text(text)
     for damaged in (b"{", b"[1]", b'{"format": "other"}', b"[" * 100_000):
         (root / "table3b-shapes-quick/results.json").write_bytes(damaged)

@@ -157,7 +157,10 @@ def test_all_layers_that_do_not_fit_are_named_at_once():
     [
         (lambda a: Description((), (3, 5, 5)), "1 to 10000 layers, got 0"),
         (lambda a: Description((a, a), (3, 5, 5)), "layer 'a' .* its name was used before"),
-        (lambda a: Description((Layer("b", "relu", ("c",)), a), (3, 5, 5)), "reads 'c', which is no layer before it"),
+        (
+            lambda a: Description((Layer("b", "relu", ("c",)), a), (3, 5, 5)),
+            "reads 'c', which is not a layer before it",
+        ),
         (lambda a: Description((a,), (3, 5)), r"input_shape must be \(C, H, W\)"),
         (lambda a: Description((a,), (3, 5, 0)), "input_shape must be from 1"),
     ],

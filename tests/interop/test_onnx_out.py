@@ -328,12 +328,12 @@ def test_export_and_verify(tmp_path, monkeypatch, capfd):
     code, out, _ = run("export", "model.safetensors", "-o", "big.onnx", "--unpacked", "--batch", "2", "--json")
     assert code == 0 and json.loads(out)["bytes"] == len(onnx_bytes(packed, unpacked=True, batch=2))
     for arguments, words in [
-        (["-o", "net.onnx"], "is there already; add --force"),
+        (["-o", "net.onnx"], "exists already; add --force"),
         (["-o", "model.safetensors", "--format", "onnx", "--force"], "is not a network in ONNX"),
-        (["-o", "other"], "is a file, not a run"),
-        (["-o", "other", "--batch", "2"], "--batch has no meaning with --format packed"),
-        (["-o", "q.onnx", "--format", "qonnx", "--unpacked"], "--unpacked has no meaning with --format qonnx"),
-        (["-o", "new.onnx", "--which", "best"], "--which is of a run's checkpoints"),
+        (["-o", "other"], "is a packed file already"),
+        (["-o", "other", "--batch", "2"], "--batch has no effect with --format packed"),
+        (["-o", "q.onnx", "--format", "qonnx", "--unpacked"], "--unpacked has no effect with --format qonnx"),
+        (["-o", "new.onnx", "--which", "best"], "--which chooses a run's checkpoint"),
     ]:
         code, _, err = run("export", "model.safetensors", *arguments)
         assert code == 2 and words in err
@@ -341,8 +341,8 @@ def test_export_and_verify(tmp_path, monkeypatch, capfd):
     assert code == 0 and "answers as model.safetensors" in out and "30 labels equal" in out
     (tmp_path / "bad.onnx").write_bytes(changed(onnx_bytes(packed), flip_bits))
     code, out, err = run("verify", "--onnx", "bad.onnx", "--model", "model.safetensors", "--examples", "30", "--json")
-    assert code == 6 and not json.loads(out)["passed"] and "does not answer as model.safetensors" in err
+    assert code == 6 and not json.loads(out)["passed"] and "and model.safetensors give different answers" in err
     code, _, err = run("verify", "--onnx", "net.onnx")
-    assert code == 2 and "--onnx FILE and --model MODEL go together" in err
+    assert code == 2 and "--onnx FILE and --model MODEL need each other" in err
     code, _, err = run("verify", "--onnx", "model.safetensors", "--model", "model.safetensors")
     assert code == 4 and "not an ONNX file" in err

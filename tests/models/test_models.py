@@ -234,5 +234,5 @@ def test_weights_beyond_the_memory_are_refused_before_they_are_drawn(monkeypatch
 def test_options_of_two_places_do_not_collide():
     assert models.combined({"clamp": True}, {"width": 3}) == {"clamp": True, "width": 3}
     for of_method, of_network in (({"clamp": True}, {"clamp": False}), ({}, {"image_size": 3}), ({}, {"method": "x"})):
-        with pytest.raises(InputError, match=r"model option \w+ \(=.*\): this is a setting of its own"):
+        with pytest.raises(InputError, match=r"model option \w+ \(=.*\): this is a separate setting"):
             models.combined(of_method, of_network)

@@ -135,8 +135,8 @@ def test_the_command(tmp_path):
     assert code == 0 and err == "" and out.startswith("lenet5 (xnor), 1 channels, 28x28 pixels, 10 classes\n")
     assert "conv2.conv  BinaryConv2d  50x8x8" in out and "as additions" not in out
     assert "425,000 bits of binary weights, 2,680 gammas and betas of 1,340 channels of BatchNorm, 10 biases" in out
-    assert "434,520 with 3 numbers a channel of BatchNorm and no biases (0.09 MiB), or 435,870 with 4" in out
-    assert "packed        90.2 kB (0.09 MiB), 19.2 times smaller; a model file also has its description" in out
+    assert "434,520 with 3 numbers per channel of BatchNorm and no biases (0.09 MiB), or 435,870 with 4" in out
+    assert "packed        90.2 kB (0.09 MiB), 19.2 times smaller; a model file adds a description" in out
     assert "all binary    54.1 kB (0.05 MiB), as in Figure 4(a)" in out
     options = ["--size", "32", "--channels", "3", "--classes", "7", "--method", "bwn", "--model-option", "width=16"]
     code, out, _ = run_cli("info", "--network", "shapes-net", *options, "--json", cwd=tmp_path)
@@ -158,11 +158,11 @@ def test_the_command(tmp_path):
         (["--network", "lenet5", "--model-option", "width=4"], "lenet5 has no option width"),
         (
             ["--network", "lenet5", "--model-option", "seed=1"],
-            r"model option seed \(=1\): this is a setting of its own",
+            r"model option seed \(=1\): this is a separate setting",
         ),
         (["--size", "32", "--method", "bwn"], "--size, --method needs --network"),
         (["--model-option", "a=1"], "--model-option needs --network"),
-        (["--network", "lenet5", "model.safetensors"], "--network lenet5 and model.safetensors exclude each other"),
+        (["--network", "lenet5", "model.safetensors"], "either --network lenet5 or model.safetensors, not both"),
     ],
 )
 def test_mistakes_are_named(arguments, text, capsys):

@@ -179,7 +179,7 @@ def test_some_steps_lower_the_loss(method, options):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: build("lenet5", 28, shortcut="bireal"), "keep the image's size up to their stride"),
+        (lambda: build("lenet5", 28, shortcut="bireal"), "change the image's size by their stride only"),
         (lambda: build("lenet5", 28, shortcut="yes"), "shortcut must be one of none, bireal, got 'yes'"),
         (lambda: build("lenet5", 28, sign_gradient="swish"), "sign_gradient must be one of ste, bireal, got 'swish'"),
         (lambda: build("lenet5", 28, react=True, block_order="cbap"), "react .=True. needs block_order bacp"),

@@ -88,9 +88,9 @@ def test_chains_are_cut_where_results_are_shared():
     ("layers", "message"),
     [
         ({}, "has no layers"),
-        ({"input": nn.ReLU()}, "cannot be called 'input'"),
-        ({"a": (nn.ReLU(), "b"), "b": nn.ReLU()}, "layer 'a' reads 'b', which is no layer before it"),
-        ({"a": nn.ReLU(), "b": (nn.ReLU(), "input"), "c": nn.ReLU()}, "layer 'a' is read by no other"),
+        ({"input": nn.ReLU()}, "cannot have the name 'input'"),
+        ({"a": (nn.ReLU(), "b"), "b": nn.ReLU()}, "layer 'a' reads 'b', which is not a layer before it"),
+        ({"a": nn.ReLU(), "b": (nn.ReLU(), "input"), "c": nn.ReLU()}, "layer 'a' is not read by another layer"),
         ({"a": (nn.ReLU(),)}, "layer 'a' reads nothing"),
         ({"a": "relu"}, "layer 'a' must be a Module, got str"),
     ],
@@ -105,7 +105,7 @@ def test_what_joins_says_what_it_is_given():
     for layer in (nn.Add(), nn.Concat()):
         with pytest.raises(InputError, match=r"shapes \(2, 3, 4, 4\) and \(2, 3, 4, 5\)"):
             layer(x, y)
-        with pytest.raises(InputError, match=r"needs two inputs or more, got 1; put it into an nn\.Graph"):
+        with pytest.raises(InputError, match=r"needs at least two inputs, got 1; use it in an nn\.Graph"):
             layer(x)
     with pytest.raises(InputTypeError, match="Concat: input must be a Tensor"):
         nn.Concat()(x, None)

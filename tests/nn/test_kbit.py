@@ -395,7 +395,7 @@ def test_some_steps_lower_the_loss(case):
         (lambda: nn.KBitConv2d(3, 4, 3), "with one bit everywhere use BinaryConv2d"),
         (lambda: nn.KBitLinear(3, 4, weight_bits=9), "weight_bits must be an integer from 1 to 8, got 9"),
         (lambda: nn.KBitLinear(3, 4, input_bits=0), "input_bits must be an integer from 1 to 8, got 0"),
-        (lambda: nn.KBitLinear(40_000, 1, weight_bits=8, input_bits=8), "40000 products of 8-bit .* more than 32 bits"),
+        (lambda: nn.KBitLinear(40_000, 1, weight_bits=8, input_bits=8), "40000 products of 8-bit .* overflow 32-bit"),
         (lambda: nn.BinaryLinear(3, 4, grad_bits=9), "grad_bits must be an integer from 1 to 8, got 9"),
         (lambda: nn.KBitLinear(3, 4, weight_bits=2, grad_mode="paper"), "derived for weight_scale 'alpha' and 1 bit"),
     ],

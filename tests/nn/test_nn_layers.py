@@ -374,7 +374,7 @@ def test_state_dict_round_trip_and_refusals():
         (lambda: nn.Sequential(nn.ReLU(), 3), InputTypeError, "layer '1' must be a Module, got int"),
         (lambda: nn.Sequential([nn.ReLU()]), InputTypeError, r"got list; give .* as Sequential\(\*layers\)"),
         (lambda: nn.cross_entropy(np.ones((2, 2)), np.arange(2)), InputTypeError, "must be a Tensor, got ndarray"),
-        (lambda: nn.MaxPool2d(2, padding=2), InputError, "more than half of the kernel"),
+        (lambda: nn.MaxPool2d(2, padding=2), InputError, "more than half the kernel"),
         (lambda: nn.Dropout(1.0), InputError, r"must be in \[0, 1\), got 1.0"),
         (lambda: nn.BatchNorm2d(3, eps=0), InputError, "eps=0"),
         (lambda: nn.Conv2d(3, 4, 3)(zeros(1, 2, 5, 5)), InputError, "C=2, the layer needs C=3"),

@@ -471,14 +471,14 @@ def test_a_rule_that_gives_too_much_is_refused():
         def alpha(self, weight, code=binary.SIGNS):
             return np.abs(weight)
 
-    with pytest.raises(InputError, match=r"'per-weight' gave an alpha of shape \(4, 3, 3, 3\) .* must be \(4,\)"):
+    with pytest.raises(InputError, match=r"'per-weight' returned an alpha of shape \(4, 3, 3, 3\) .* must be \(4,\)"):
         nn.BinaryConv2d(3, 4, 3, weight_scale=PerWeight()).alpha()
 
     class PerPixel(Largest):
         def of_images(self, x, window):
             return np.abs(x[:, :1])
 
-    with pytest.raises(InputError, match=r"gave a K of shape \(2, 1, 5, 5\); it must be \(2, 1, 3, 3\)"):
+    with pytest.raises(InputError, match=r"returned a K of shape \(2, 1, 5, 5\); the shape must be \(2, 1, 3, 3\)"):
         nn.BinaryConv2d(3, 4, 3, input_scale=PerPixel())(Tensor(normal(0, 2, 3, 5, 5)))
 
 

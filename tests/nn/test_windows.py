@@ -420,5 +420,5 @@ def test_a_dilated_kernel_larger_than_the_image_is_refused(kind):
 
 @pytest.mark.parametrize("padding", [2, (0, 2), ((0, 0), (2, 0))])
 def test_padding_of_a_pool_is_at_most_half_of_its_kernel(padding):
-    with pytest.raises(InputError, match="is more than half of the kernel"):
+    with pytest.raises(InputError, match="is more than half the kernel"):
         nn.MaxPool2d(3, 1, padding)

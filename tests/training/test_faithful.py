@@ -235,7 +235,9 @@ def test_a_run_says_what_it_overrides_and_keeps_what_it_was(tmp_path):
     options = ["--train-size", "60", "--val-size", "12", "--epochs", "1", "--batch-size", "20", "--threads", "1"]
     code, out, err = run_cli("train", "--faithful", "allenai", *options, "--out", "run", "--json", cwd=tmp_path)
     assert code == 0, err
-    assert "--faithful allenai, but as was said: epochs 1 in place of 55, batch_size 20 in place of 800" in err
+    assert (
+        "--faithful allenai, overridden by your options: epochs 1 in place of 55, batch_size 20 in place of 800" in err
+    )
     assert json.loads(out)["disagreements"] == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["faithful"], config["batch_norm"], config["schedule"]) == ("allenai", "official", "constant")

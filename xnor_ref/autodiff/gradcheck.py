@@ -1,4 +1,4 @@
-"""Check of gradients against central differences."""
+"""Checking gradients against central differences."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from xnor_ref.errors import EquivalenceError, InputError, InputTypeError
 
 
 class GradientError(EquivalenceError, AssertionError):
-    """A gradient differs from the slope of its function."""
+    """A gradient differs from the central difference of its function."""
 
 
 def gradcheck(
@@ -23,18 +23,18 @@ def gradcheck(
     tolerance: float = 1e-5,
     seed: int = 0,
 ) -> float:
-    """Compare the gradients of a smooth function with its slopes along random directions.
+    """Compare the gradients of a smooth function with central differences along random directions.
 
-    With f(x) = <w, function(x)> for one random w, and for each input several random v, it compares
-    <df/dx, v> with (f(x + eps v) - f(x - eps v)) / (2 eps). Directions cost two evaluations each, however large x is.
+    Let f(x) = <w, function(x)> for one random w. For each input and several random directions v, it compares
+    <df/dx, v> with (f(x + eps v) - f(x - eps v)) / (2 eps). A direction costs two evaluations, however large x is.
 
     Parameters
     ----------
     function : takes one Tensor per input, returns one Tensor. It must give the same result each time.
-    inputs : float64 arrays: where to check; they are not modified
+    inputs : float64 arrays at which to check; they are not modified
     directions : random directions per input
-    eps : half the length of the difference
-    tolerance : largest |a - b| / max(|a|, |b|, 0.001) that passes
+    eps : half the step of the difference
+    tolerance : largest accepted |a - b| / max(|a|, |b|, 0.001)
     seed : of w and the directions
 
     Returns
@@ -44,8 +44,8 @@ def gradcheck(
 
     Raises
     ------
-    GradientError : the error is above the tolerance, or not a number
-    InputTypeError, InputError : inputs that are not float64; no inputs; no directions
+    GradientError : the error is above the tolerance or NaN
+    InputTypeError, InputError : inputs are not float64, or there are no inputs or no directions
 
     >>> gradcheck(lambda x: x * x, [np.array([1.0, 2.0, 3.0])]) < 1e-8
     True
@@ -56,7 +56,9 @@ def gradcheck(
                 f"gradcheck: input {index} must be a float64 array, got {getattr(x, 'dtype', type(x).__name__)}"
             )
     if not inputs or directions < 1 or not eps > 0:
-        raise InputError(f"gradcheck: needs inputs, got {len(inputs)}; directions={directions}, eps={eps}")
+        raise InputError(
+            f"gradcheck: needs inputs, got {len(inputs)}, and directions and eps above 0, got {directions} and {eps}"
+        )
 
     rng = np.random.default_rng(seed)
     leaves = [Tensor(x.copy(), requires_grad=True) for x in inputs]
@@ -80,7 +82,7 @@ def gradcheck(
             if not error <= tolerance:
                 raise GradientError(
                     f"gradcheck: along a direction of input {index} (shape {x.shape}) the gradient gives "
-                    f"{claimed:.9g}, central differences give {slope:.9g}: relative error {error:.3g}, "
+                    f"{claimed:.9g}, but central differences give {slope:.9g}: relative error {error:.3g}, "
                     f"allowed {tolerance:g}"
                 )
             worst = max(worst, error)

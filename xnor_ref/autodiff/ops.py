@@ -1,4 +1,4 @@
-"""Functions of Tensors, named as in NumPy. Each op beside its own gradient; arrays and numbers count as constants."""
+"""Functions of Tensors, named as in NumPy. Each stands beside its gradient. Arrays and numbers are constants."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,12 +42,12 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0); the gradient at 0 is 0."""
+    """max(x, 0). The gradient at 0 is 0."""
     return apply("relu", np.maximum(require_float("relu", x), 0), (x,), lambda dy: (dy * (x.data > 0),))
 
 
 def clip(x: Tensor, lo: float, hi: float) -> Tensor:
-    """x limited to [lo, hi]; gradient 1[lo <= x <= hi]."""
+    """x limited to [lo, hi]. The gradient is 1[lo <= x <= hi]."""
     if not lo <= hi:
         raise InputError(f"clip: lo (={lo}) must not be above hi (={hi})")
     out = np.clip(require_float("clip", x), x.dtype.type(lo), x.dtype.type(hi))
@@ -55,19 +55,19 @@ def clip(x: Tensor, lo: float, hi: float) -> Tensor:
 
 
 def maximum(a: Any, b: Any) -> Tensor:
-    """The larger of two, elementwise; where they are equal, `a` takes the gradient."""
+    """Elementwise maximum. Where both are equal, `a` gets the gradient."""
     a, b = operands("maximum", a, b)
     return where(a.data >= b.data, a, b)
 
 
 def minimum(a: Any, b: Any) -> Tensor:
-    """The smaller of two, elementwise; where they are equal, `a` takes the gradient."""
+    """Elementwise minimum. Where both are equal, `a` gets the gradient."""
     a, b = operands("minimum", a, b)
     return where(a.data <= b.data, a, b)
 
 
 def where(condition: NDArray[np.bool_], a: Any, b: Any) -> Tensor:
-    """`a` where the boolean array `condition` holds, else `b`; all three broadcast."""
+    """`a` where the boolean array `condition` is True, else `b`. All three broadcast."""
     condition = np.asarray(condition)
     if condition.dtype != np.bool_:
         raise InputTypeError(f"where: condition must be boolean, got {condition.dtype}")
@@ -84,7 +84,7 @@ def where(condition: NDArray[np.bool_], a: Any, b: Any) -> Tensor:
     return apply("where", out, (a, b), backward)
 
 
-# Softmax and its kin, along one axis, for any finite input: the maximum is subtracted first.
+# Softmax and related functions along one axis. The maximum is subtracted first, so no finite input overflows.
 
 
 def logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
@@ -108,7 +108,7 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def _peak_and_total(op: str, x: Tensor, axis: int) -> tuple[NDArray, NDArray]:
-    """max(x) and sum(e^(x - max)) along an axis, which is kept with length 1."""
+    """Return max(x) and sum(e^(x - max)) along an axis, which is kept with length 1."""
     data = require_float(op, x)
     with named(op, x, axis):
         peak = data.max(axis=axis, keepdims=True)
@@ -119,27 +119,27 @@ def _peak_and_total(op: str, x: Tensor, axis: int) -> tuple[NDArray, NDArray]:
 
 
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """x repeated to `shape`; the gradient sums over the copies."""
+    """x repeated to `shape`. The gradient sums over the copies."""
     with named("broadcast_to", x, shape):
         out = np.broadcast_to(x.data, shape)
     return apply("broadcast_to", out, (x,), lambda dy: (unbroadcast(dy, x.shape),))
 
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
-    """Joined along an existing axis."""
+    """Join along an existing axis."""
     parts, out = _joined("concatenate", np.concatenate, tensors, axis)
     ends = np.cumsum([part.shape[axis] for part in parts])[:-1]
     return apply("concatenate", out, parts, lambda dy: tuple(np.split(dy, ends, axis=axis)))
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
-    """Joined along a new axis."""
+    """Join along a new axis."""
     parts, out = _joined("stack", np.stack, tensors, axis)
     return apply("stack", out, parts, lambda dy: tuple(np.moveaxis(dy, axis, 0)))
 
 
 def pad(x: Tensor, widths: Any, value: float = 0.0) -> Tensor:
-    """A border of `value`; `widths` as in np.pad: one number, (before, after), or one such pair per axis."""
+    """Add a border of `value`. `widths` is as in np.pad: one number, (before, after), or one such pair per axis."""
     with named("pad", x, widths):
         pairs = np.broadcast_to(np.asarray(widths, dtype=np.intp), (x.ndim, 2)).tolist()
         out = np.pad(x.data, pairs, constant_values=value)
@@ -148,7 +148,7 @@ def pad(x: Tensor, widths: Any, value: float = 0.0) -> Tensor:
 
 
 def _joined(op: str, join: Any, tensors: Sequence[Any], axis: int) -> tuple[tuple[Tensor, ...], NDArray]:
-    """All as Tensors of the dtype of the first Tensor among them, and `join` of their arrays."""
+    """Return all as Tensors with the dtype of the first Tensor among them, and `join` of their arrays."""
     first = next((part for part in tensors if isinstance(part, Tensor)), None)
     if first is None:
         raise InputTypeError(f"{op}: needs a sequence with at least one Tensor")

@@ -1,7 +1,7 @@
-"""The tape: which op made an array from which others, and `backward`, which walks that record in reverse.
+"""The tape: a record of which op computed which array from which others, and `backward`, which walks it in reverse.
 
-The room's page follows it in numbers (Griewank and Walther 2008, ch. 3). No op is known here, and no arithmetic but the
-addition of gradients.
+The room's page follows it in numbers (Griewank and Walther 2008, ch. 3). The tape knows no ops, and its only arithmetic
+is the addition of gradients.
 """
 
 import itertools
@@ -18,19 +18,19 @@ from xnor_ref.steady import steady
 
 Backward = Callable[[NDArray], tuple[NDArray | None, ...]]
 
-_WORTH = 1 << 18  # elements that a thread should add at least
+_WORTH = 1 << 18  # least elements per thread in an addition
 _mode = threading.local()
 _order = itertools.count()
 
 
 def is_grad_enabled() -> bool:
-    """Whether ops of this thread are recorded."""
+    """Whether this thread records ops."""
     return getattr(_mode, "enabled", True)
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Record nothing inside: `with no_grad():`, or `@no_grad()` above a function. Holds for this thread only."""
+    """Stop recording: `with no_grad():`, or `@no_grad()` above a function. It applies only to this thread."""
     before = is_grad_enabled()
     _mode.enabled = False
     try:
@@ -40,7 +40,7 @@ def no_grad() -> Iterator[None]:
 
 
 def add(x: NDArray, y: NDArray, out: NDArray | None = None) -> NDArray:
-    """x + y of one shape, on all threads where that pays; in the memory layout of both, if they have the same."""
+    """Return x + y of equal shape, by several threads if large. If x and y share a memory layout, so does the sum."""
     if x.size < _WORTH or x.shape != y.shape:
         return np.asarray(np.add(x, y, out=out))
     result = np.empty_like(x) if out is None else out
@@ -57,12 +57,12 @@ class Record:
     def __init__(self, op: str, parents: Sequence["Taped"], backward: Backward, fresh: bool = False):
         self.op = op
         self.parents = tuple(parents)
-        self.backward: Backward | None = backward  # None once the record was freed
-        self.fresh = fresh  # whether `backward` returns new arrays that nobody else keeps
+        self.backward: Backward | None = backward  # None after the record was freed
+        self.fresh = fresh  # whether `backward` returns new arrays that nothing else refers to
         self.order = next(_order)
 
     def gradients(self, dy: NDArray) -> Iterator[tuple["Taped", NDArray]]:
-        """(parent, its gradient), checked, for each parent that wants one."""
+        """Yield (parent, checked gradient) for each parent that requires a gradient."""
         assert self.backward is not None
         result = self.backward(dy)
         if not isinstance(result, tuple) or len(result) != len(self.parents):
@@ -80,12 +80,12 @@ class Record:
             yield parent, np.asarray(gradient, dtype=parent.dtype)
 
     def free(self) -> None:
-        """Let go of the parents and of all arrays that the op kept for its gradient."""
+        """Drop the parents and all arrays that the op kept for its gradient."""
         self.backward, self.parents = None, ()
 
 
 class Taped:
-    """What the tape needs to know of a Tensor: its array, its gradient, its record."""
+    """The part of a Tensor that the tape uses: its array, its gradient, its record."""
 
     data: NDArray
     grad: NDArray | None
@@ -109,11 +109,11 @@ class Taped:
         return self.data.dtype
 
     def numpy(self) -> NDArray:
-        """The array itself, not a copy."""
+        """Return the array itself, not a copy."""
         return self.data
 
     def item(self) -> float:
-        """The only element, as a Python number."""
+        """Return the only element as a Python number."""
         if self.size != 1:
             raise InputError(f"item: needs exactly one element, got shape {self.shape}")
         return self.data.item()
@@ -121,35 +121,37 @@ class Taped:
     __float__ = item
 
     def zero_grad(self) -> None:
-        """Forget the gradient."""
+        """Set the gradient to None."""
         self.grad = None
 
     @steady
     def backward(self, grad: NDArray | None = None, *, keep_tape: bool = False) -> None:
-        """Add dC/d(leaf) to `grad` of every leaf that this was computed from.
+        """Add dC/d(leaf) to the `grad` of every leaf that this Tensor was computed from.
 
         Parameters
         ----------
-        grad : dC/d(this), of this shape; 1 if left out, which only a Tensor of one element allows
-        keep_tape : keep the record, so that backward can run again. By default each op is freed as soon as it is done.
+        grad : dC/d(this), of this Tensor's shape. Default 1, for a Tensor with one element only.
+        keep_tape : keep the record, so that backward can run again. By default each record is freed once it is used.
 
         Raises
         ------
-        InputError : nothing was recorded, the record was freed, or shapes clash. Then no leaf has changed.
+        InputError : nothing was recorded, the record was freed, or shapes clash. No leaf is changed.
         """
         if not self.requires_grad:
             raise InputError("backward: nothing was recorded; no input requires a gradient, or no_grad was active")
         if grad is None and self.size != 1:
-            raise InputError(f"backward: a Tensor of shape {self.shape} needs grad; only one element can do without")
+            raise InputError(
+                f"backward: a Tensor of shape {self.shape} needs grad; it may be left out only for one element"
+            )
         seed = np.ones(self.shape, self.dtype) if grad is None else np.asarray(grad, dtype=self.dtype)
         if seed.shape != self.shape:
-            raise InputError(f"backward: grad has shape {seed.shape}, the Tensor {self.shape}")
+            raise InputError(f"backward: grad has shape {seed.shape}, but the Tensor has {self.shape}")
 
         gradients: dict[Taped, NDArray] = {self: seed}
-        owned: set[Taped] = set()  # whose gradient nobody else keeps; others may be shared, and are not written
+        owned: set[Taped] = set()  # Tensors whose gradient array is not shared; only these are written to
         todo = self._recorded()
         while todo:
-            node, record = todo.pop()  # the list lets go of it too, so that memory shrinks on the way
+            node, record = todo.pop()  # popping drops the list's reference, so memory is freed on the way
             dy = gradients.pop(node, None)
             owned.discard(node)
             fresh = record.fresh
@@ -173,7 +175,10 @@ class Taped:
                 leaf.grad = np.ascontiguousarray(gradient) if leaf in owned else np.array(gradient, order="C")
 
     def _recorded(self) -> list[tuple["Taped", Record]]:
-        """All recorded nodes that this one depends on, parents before children. No recursion: graphs are deep."""
+        """Return all recorded nodes that this one depends on, parents first.
+
+        It does not recurse, since graphs are deep.
+        """
         found, seen, stack = [], {self}, [self]
         while stack:
             node = stack.pop()
@@ -181,8 +186,8 @@ class Taped:
                 continue
             if node.record.backward is None:
                 raise InputError(
-                    f"backward: the record of {node.record.op!r} was freed by an earlier backward; "
-                    "give that one keep_tape=True, or compute the value again"
+                    f"backward: the record of {node.record.op!r} was freed by an earlier backward; pass "
+                    "keep_tape=True to that call, or compute the value again"
                 )
             found.append((node, node.record))
             for parent in node.record.parents:

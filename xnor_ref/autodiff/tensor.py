@@ -1,7 +1,7 @@
-"""Tensor: an ndarray that remembers how it was computed. Op, op, op, each beside its own gradient.
+"""Tensor: an ndarray that remembers how it was computed. Each op stands beside its gradient.
 
-As in NumPy, the operators and methods of arrays are methods here, and functions (`exp`, `where`, `concatenate`, ...)
-are functions, in `ops.py`. `tape.py` has `backward`.
+As in NumPy, operators and array methods are methods here, and functions (`exp`, `where`, `concatenate`, ...) are in
+`ops.py`. `tape.py` has `backward`.
 
 >>> x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
 >>> (x * x + x).sum().backward()
@@ -29,17 +29,18 @@ Axis = int | tuple[int, ...] | None
 def apply(
     name: str, data: NDArray, parents: tuple["Tensor", ...], backward: Backward, *, fresh: bool = False
 ) -> "Tensor":
-    """Make the output of an op, and record the op if gradients are enabled and a parent requires them.
+    """Return the output of an op. Record the op if gradients are enabled and a parent requires one.
 
     Parameters
     ----------
-    name : shown in error messages
+    name : the op's name in error messages
     data : the computed value
     parents : what `data` was computed from
     backward : callable
-        Takes dC/d(data), an array of the shape and dtype of `data` that must not be written to (it may be shared, or
-        a broadcast view), and returns a tuple with dC/d(parent), or None, for each parent. It may return `dy` itself.
-    fresh : whether all arrays that `backward` returns are new, and nobody else keeps them; then they are not copied
+        Takes dC/d(data), an array of the shape and dtype of `data`. It must not write to that array, which may be
+        shared or a broadcast view. It returns a tuple with dC/d(parent), or None, for each parent, and may return the
+        array itself.
+    fresh : whether all arrays that `backward` returns are new and not referred to elsewhere; then they are not copied
 
     >>> x = Tensor([3.0], requires_grad=True)
     >>> apply("square", x.data**2, (x,), lambda dy: (dy * 2 * x.data,)).backward()
@@ -58,19 +59,19 @@ class Tensor(Taped):
 
     Parameters
     ----------
-    data : float32 and float64 arrays are kept as they are, without a copy; lists and Python numbers become
-        float32. Integer and boolean arrays are kept too, but are constants.
-    requires_grad : whether `backward` shall leave dC/d(this) in `grad`
-    name : for messages
+    data : float32 and float64 arrays are used without a copy. Lists and Python numbers become float32. Integer and
+        boolean arrays are used without a copy, but are constants.
+    requires_grad : whether `backward` stores dC/d(this) in `grad`
+    name : used in messages
 
     Raises
     ------
-    InputTypeError : other dtypes; or a gradient asked of integers or booleans
+    InputTypeError : another dtype, or requires_grad for integers or booleans
 
     Notes
     -----
-    float32 stays float32: constants (numbers and arrays) and 0-d Tensors take the dtype of the Tensor they meet, and
-    two larger Tensors of different dtypes are an error. `==` compares identity, so that Tensors can be dictionary keys.
+    float32 stays float32. Constants (numbers and arrays) and 0-d Tensors take the dtype of the other operand. Two
+    larger Tensors of different dtypes are an error. `==` compares identity, so that Tensors can be dictionary keys.
     """
 
     __array_ufunc__ = None  # array * Tensor goes to Tensor.__rmul__
@@ -82,7 +83,7 @@ class Tensor(Taped):
             try:
                 data = np.array(data, dtype=np.float32)
             except (TypeError, ValueError) as error:
-                raise InputTypeError(f"Tensor: data is no array of numbers: {error}") from None
+                raise InputTypeError(f"Tensor: data is not an array of numbers: {error}") from None
         else:
             raise InputTypeError(f"Tensor: data must be an array, a number or a list, got {type(data).__name__}")
         if not _is_float(data) and (requires_grad or data.dtype.kind not in "iub"):
@@ -95,11 +96,11 @@ class Tensor(Taped):
 
     @property
     def T(self) -> "Tensor":
-        """Axes in reverse order."""
+        """Return a Tensor with the axes in reverse order."""
         return self.transpose()
 
     def detach(self) -> "Tensor":
-        """The same array as a constant."""
+        """Return the same array as a constant."""
         return Tensor(self.data, name=self.name)
 
     def __repr__(self) -> str:
@@ -107,7 +108,9 @@ class Tensor(Taped):
         return f"Tensor({self.data!r}{made_by}{', ' + self.name if self.name else ''})"
 
     def __array__(self, dtype=None, copy=None):
-        raise InputTypeError("Tensor: NumPy would lose the gradient without a word; use .data or xnor_ref.autodiff")
+        raise InputTypeError(
+            "Tensor: NumPy would drop the gradient silently; use .data or the functions of xnor_ref.autodiff"
+        )
 
     # Arithmetic, with broadcasting.
 
@@ -221,7 +224,7 @@ class Tensor(Taped):
         return (centred * centred).mean(axis, keepdims)
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
-        """Maximum over axes; of equal elements the first one, in C order of those axes, takes the gradient."""
+        """Maximum over axes. Among equal elements the first, in C order of those axes, gets the gradient."""
         axes = _axes("max", self, axis)
         last = tuple(range(-len(axes), 0))
         moved = np.moveaxis(self.data, axes, last)  # (kept..., reduced...)
@@ -242,13 +245,13 @@ class Tensor(Taped):
     # Shapes.
 
     def reshape(self, *shape: Any) -> "Tensor":
-        """The same elements in another shape; -1 stands for what is left."""
+        """Return the same elements in another shape. One size may be -1; it is computed from the others."""
         with named("reshape", self, shape):
             out = self.data.reshape(*shape)
         return apply("reshape", out, (self,), lambda dy: (dy.reshape(self.shape),))
 
     def transpose(self, *axes: Any) -> "Tensor":
-        """Axes in another order, reversed by default."""
+        """Return a Tensor with the axes in another order, reversed by default."""
         order = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
         order = tuple(order) or tuple(reversed(range(self.ndim)))
         with named("transpose", self, order):
@@ -256,13 +259,13 @@ class Tensor(Taped):
         return apply("transpose", out, (self,), lambda dy: (dy.transpose(np.argsort([i % self.ndim for i in order])),))
 
     def swapaxes(self, first: int, second: int) -> "Tensor":
-        """Two axes exchanged."""
+        """Return a Tensor with two axes exchanged."""
         with named("swapaxes", self, (first, second)):
             out = self.data.swapaxes(first, second)
         return apply("swapaxes", out, (self,), lambda dy: (dy.swapaxes(first, second),))
 
     def __getitem__(self, index: Any) -> "Tensor":
-        """NumPy's indexing; an element that is picked several times gets the sum of the gradients."""
+        """NumPy's indexing. An element picked several times gets the sum of the gradients."""
         with named("getitem", self, index):
             out = self.data[index]
         parts = index if isinstance(index, tuple) else (index,)
@@ -279,20 +282,20 @@ class Tensor(Taped):
         return apply("getitem", out, (self,), backward)
 
     def __iter__(self) -> Iterator["Tensor"]:
-        """The Tensors along the first axis."""
+        """Iterate over the Tensors along the first axis."""
         if self.ndim == 0:
             raise InputTypeError("iter: a 0-d Tensor has no axis to iterate over")
         return (self[i] for i in range(self.shape[0]))
 
     def astype(self, dtype: Any) -> "Tensor":
-        """float32 or float64 of the same values; the gradient comes back in the old dtype."""
+        """Convert to float32 or float64. The gradient returns in the old dtype."""
         out = self.data.astype(dtype)
         if not _is_float(out):
             raise InputTypeError(f"astype: needs float32 or float64, got {np.dtype(dtype)}")
         return apply("astype", out, (self,), lambda dy: (dy.astype(self.dtype),))
 
 
-# What the ops share.
+# Helpers of the ops.
 
 
 def _is_float(array: NDArray) -> bool:
@@ -300,7 +303,7 @@ def _is_float(array: NDArray) -> bool:
 
 
 def require_float(op: str, x: Tensor) -> NDArray:
-    """The array of a Tensor that has a gradient to speak of."""
+    """Return the array of a Tensor, after checking that it is float32 or float64."""
     if not isinstance(x, Tensor) or not _is_float(x.data):
         raise InputTypeError(f"{op}: needs a float32 or float64 Tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     return x.data
@@ -308,7 +311,7 @@ def require_float(op: str, x: Tensor) -> NDArray:
 
 @contextmanager
 def named(op: str, x: Tensor, argument: Any) -> Iterator[None]:
-    """Turn NumPy's complaint about an argument into one that names the op and the shape."""
+    """Turn NumPy's error about an argument into one that names the op and the shape."""
     try:
         yield
     except (ValueError, IndexError, TypeError) as error:
@@ -316,7 +319,7 @@ def named(op: str, x: Tensor, argument: Any) -> Iterator[None]:
 
 
 def _axes(op: str, x: Tensor, axis: Axis) -> tuple[int, ...]:
-    """The axes to reduce, in ascending order, none negative."""
+    """Return the axes to reduce, ascending and not negative."""
     if axis is None:
         return tuple(range(x.ndim))
     with named(op, x, axis):
@@ -324,7 +327,7 @@ def _axes(op: str, x: Tensor, axis: Axis) -> tuple[int, ...]:
 
 
 def constant(op: str, value: Any, like: Tensor) -> Tensor:
-    """A Tensor as it is; a number or array as a constant of `like`'s dtype."""
+    """Return a Tensor unchanged, a number or array as a constant of `like`'s dtype."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, (bool, int, float)) or (
@@ -335,7 +338,7 @@ def constant(op: str, value: Any, like: Tensor) -> Tensor:
 
 
 def operands(op: str, left: Any, right: Any, *, broadcast: bool = True) -> tuple[Tensor, Tensor]:
-    """Both operands as Tensors of one float dtype, whose shapes broadcast. At least one must be a Tensor."""
+    """Return both operands as Tensors of one float dtype, with shapes that broadcast. At least one must be a Tensor."""
     a = left if isinstance(left, Tensor) else constant(op, left, right)
     b = constant(op, right, a)
     if a.dtype != b.dtype and b.ndim == 0:
@@ -353,12 +356,12 @@ def operands(op: str, left: Any, right: Any, *, broadcast: bool = True) -> tuple
 
 
 def unbroadcast(dy: NDArray, shape: tuple[int, ...]) -> NDArray:
-    """Sum `dy` over the axes that broadcasting added to `shape` or stretched: the adjoint of broadcasting."""
+    """Sum `dy` to `shape`, over the axes that broadcasting added or stretched: the adjoint of broadcasting."""
     extra = dy.ndim - len(shape)
     axes = tuple(i for i in range(dy.ndim) if i < extra or shape[i - extra] != dy.shape[i])
     return dy.sum(axis=axes).reshape(shape) if axes else dy
 
 
 def to(parent: Tensor, gradient: Callable[[], NDArray]) -> NDArray | None:
-    """`gradient()` summed to the shape of `parent`; not even computed for a constant."""
+    """Return `gradient()` summed to the shape of `parent`, or None without computing it for a constant."""
     return unbroadcast(gradient(), parent.shape) if parent.requires_grad else None

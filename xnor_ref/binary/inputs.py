@@ -1,4 +1,4 @@
-"""Input scales: K, by which XNOR-Net multiplies each output of a binary layer.
+"""Input scales: the rules for K, the factor of each output of an XNOR-Net layer.
 
 K is the mean over an output's window of A, the mean of |X| over the channels (Rastegari et al. 2016, section 3.2).
 """
@@ -16,33 +16,33 @@ from xnor_ref.kernels.ops import binary_ops, float_ops
 class InputScale(Rule):
     """K as a function of the input.
 
-    A rule of one's own defines `of_images` and `of_rows`, and the gradients where `k_grad` shall work. In a layer with
-    groups its images are the channels of one group each. A model file only knows the rules of this module, so a network
-    with another one is not frozen.
+    A rule of your own defines `of_images` and `of_rows`. To support `k_grad`, it also defines the two gradients. In a
+    layer with groups, `of_images` gets the channels of one group at a time. A model file knows only the rules of this
+    module, so a network with another rule cannot be frozen.
     """
 
     computes = ("of_images", "of_rows")
     scales = True  # False: there is no K
 
     def of_images(self, x: F32, window: Window) -> NDArray | None:
-        """K (N, 1, OH, OW) of images (N, C, H, W)."""
+        """Return K (N, 1, OH, OW) of images (N, C, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} has no of_images")
 
     def of_rows(self, x: F32) -> NDArray | None:
-        """K (N, 1) of the inputs (N, I) of a fully connected layer."""
+        """Return K (N, 1) of the inputs (N, I) of a fully connected layer."""
         raise NotImplementedError(f"{type(self).__name__} has no of_rows")
 
     def images_gradient(self, dk: F32, x: F32, window: Window) -> F32:
-        """dC/dX by way of K, from dC/dK (N, 1, OH, OW)."""
+        """Return the part of dC/dX that flows through K, from dC/dK (N, 1, OH, OW)."""
         raise NotImplementedError(f"{type(self).__name__} has no images_gradient")
 
     def rows_gradient(self, dk: F32, x: F32) -> F32:
-        """dC/dX by way of K, from dC/dK (N, 1)."""
+        """Return the part of dC/dX that flows through K, from dC/dK (N, 1)."""
         raise NotImplementedError(f"{type(self).__name__} has no rows_gradient")
 
     @property
     def for_rows(self) -> "InputScale":
-        """The rule that gives the same K for a fully connected layer."""
+        """The rule that gives the same K in a fully connected layer."""
         return self
 
 
@@ -63,7 +63,7 @@ class NoInputScale(InputScale):
 
 
 class Plain(InputScale):
-    """The mean over all taps of a window; those outside the image count as zeros."""
+    """K as the mean over all taps of a window. Taps outside the image count as zeros."""
 
     name = "plain"
     equation = "K = A (*) k, k = 1/(KH KW)"
@@ -86,16 +86,16 @@ class Plain(InputScale):
         return sign(x) * (dk / np.float32(x.shape[1]))
 
     def _share(self, dk: F32, x: F32, box: F32, window: Window) -> F32:
-        """What each tap of a window gets."""
+        """Return the gradient that each tap of a window receives."""
         return dk / np.float32(box.size)
 
 
 class Valid(Plain):
-    """The mean over the taps inside the image."""
+    """K as the mean over the taps inside the image."""
 
     name = "valid"
     equation = "K = (A (*) 1) / (number of taps inside)"
-    source = "as `plain`, without the border's zeros"
+    source = "as `plain`, without the zeros of the padding"
     compiled = _taps = KMode.VALID
 
     @property

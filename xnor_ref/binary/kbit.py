@@ -1,9 +1,9 @@
-"""Numbers of k bits in place of real ones (Rastegari et al. 2016, section 3.2).
+"""Quantisers: real numbers rounded to k bits (Rastegari et al. 2016, section 3.2).
 
     q_k(x) = 2 ([(2^k - 1)(x + 1)/2] / (2^k - 1) - 1/2),    x in [-1, 1]
 
-takes 2^k even levels from -1 to 1; [.] rounds, halves upwards, so that q_1 is sign with sign(0) = +1. Its derivative is
-taken to be 1[|x| <= 1], as that of sign.
+takes 2^k evenly spaced levels from -1 to 1. [.] rounds, with halves upwards, so q_1 is sign with sign(0) = +1. Its
+derivative is replaced by 1[|x| <= 1], as for sign.
 """
 
 from typing import NamedTuple
@@ -20,19 +20,19 @@ from xnor_ref.kernels.ops.bit_planes import largest
 
 
 class Quantizer(Rule):
-    """What rounds latent weights to k bits.
+    """How latent weights are rounded to k bits.
 
-    A rule of one's own defines `levels`, and `derivative` if that of the straight-through estimator does not suit.
+    A rule of your own defines `levels`. It also defines `derivative` if it needs another one than 1[|x| <= 1].
     """
 
     computes = ("levels", "derivative")
 
     def levels(self, x: F32, bits: int) -> NDArray[np.int16]:
-        """Odd integers from -(2^k - 1) to 2^k - 1 in the shape of x: 2^k - 1 times the rounded x."""
+        """Return odd integers from -(2^k - 1) to 2^k - 1 in the shape of x: 2^k - 1 times the rounded x."""
         raise NotImplementedError(f"{type(self).__name__} has no levels")
 
     def derivative(self, x: NDArray, bits: int) -> NDArray:
-        """What stands in for the derivative of the rounded x, in its shape: 1[|x| <= 1]."""
+        """Return what replaces the derivative of the rounding, in the shape of x: 1[|x| <= 1]."""
         return ste_mask(x)
 
 
@@ -53,23 +53,23 @@ QUANTIZERS = Registry("weight_quantizer", Quantizer, UNIFORM)
 
 
 class Code(NamedTuple):
-    """How weights are held: the numbers B that stand for W."""
+    """How weights are coded: the numbers B that replace W."""
 
     bits: int = 1
     quantizer: Quantizer = UNIFORM
 
     def values(self, weight: NDArray) -> NDArray:
-        """B in the shape and dtype of W: sign(W), or the levels of a quantizer, from -1 to 1."""
+        """Return B in the shape and dtype of W: sign(W), or the levels of a quantizer, from -1 to 1."""
         if self.bits == 1 and self.quantizer.mode:
             return sign(weight)
         return (self.levels(weight) / largest(self.bits)).astype(weight.dtype)
 
     def levels(self, weight: NDArray) -> NDArray[np.int16]:
-        """(2^k - 1) B, odd integers."""
+        """Return (2^k - 1) B, odd integers."""
         return self.quantizer.levels(weight, self.bits)
 
     def derivative(self, weight: NDArray) -> NDArray:
-        """What stands in for dB/dW."""
+        """Return what replaces dB/dW."""
         return self.quantizer.derivative(weight, self.bits)
 
 
@@ -86,18 +86,19 @@ def quantize(x: F32, bits: int) -> F32:
 
 
 def quantize_gradient(grad: F32, bits: int, *, rng: np.random.Generator | None = None, by_sample: bool = False) -> F32:
-    """max|g| q_k(g / max|g|); with one bit max|g| sign(g) (section 3.2).
+    """Return max|g| q_k(g / max|g|), or max|g| sign(g) with one bit (section 3.2).
 
-    The maximum, in place of the mean that eq. 6 would give, keeps the largest change of every element. What is exactly
-    0, as most of a gradient behind max pooling, stays 0, as it does with the `sign` of Torch, the authors' library.
+    The scale is the maximum and not the mean, which eq. 6 would give. It preserves the largest change of each element.
+    Elements that are exactly 0, such as most of a gradient behind max pooling, stay 0, as with `sign` in Torch, the
+    library of the authors' code.
 
     Parameters
     ----------
     grad : float32, of any shape; the first axis counts samples
     bits : from 1 to 8
-    rng : draws which of the two levels around it a number takes, so that it is right on average; without it the nearer
-        one is taken. DoReFa-Net adds noise before it rounds (Zhou et al. 2016, eq. 12), which is the same
-    by_sample : take the maximum over each sample, as DoReFa-Net does, and not over the whole tensor
+    rng : if given, draws which of the two neighbouring levels a number takes, so that its mean is right. Otherwise the
+        nearer level is taken. DoReFa-Net adds noise before rounding (Zhou et al. 2016, eq. 12), which is the same
+    by_sample : take the maximum over each sample, as in DoReFa-Net, instead of over the whole tensor
 
     >>> quantize_gradient(np.float32([[-0.2, 1], [0.1, 0.3]]), 1, by_sample=True).tolist()
     [[-1.0, 1.0], [0.30000001192092896, 0.30000001192092896]]

@@ -1,4 +1,4 @@
-"""The power of two nearest to a number, for which multiplying is shifting."""
+"""AP2, the power of two nearest to a number. Multiplying by it is a shift."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ _EXPONENT = np.int32(-0x800000)  # bits of sign and exponent
 def ap2(x: F32) -> F32:
     """AP2(x) = sign(x) 2^round(log2|x|) of float32 x, and 0 at 0 (Hubara et al. 2016, section 1.4).
 
-    It is exact: log2|x| is rounded where |x| passes sqrt(2) times a power of two. Subnormal numbers become 0 or 2^-126.
+    It is exact: it rounds up from |x| > sqrt(2) times a power of two. Subnormal numbers become 0 or 2^-126.
 
     >>> ap2(np.float32([0, 1, 1.41, 1.42, -3, 0.17]))
     array([ 0.   ,  1.   ,  1.   ,  2.   , -4.   ,  0.125], dtype=float32)

@@ -1,4 +1,4 @@
-"""What a rule is, and the registry that knows it by name; the room's page adds a rule to one."""
+"""Rule, and Registry, which finds rules by name. The room's page shows how to add a rule."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -17,11 +17,11 @@ class Rule:
 
     Attributes
     ----------
-    name : what the registry and the command line call it
-    equation : in one line
+    name : name in the registry and on the command line
+    equation : the rule as one line of mathematics
     source : paper and equation
-    compiled : what the compiled kernels know it by; None where they do not, and NumPy computes
-    computes : the methods that `compiled` stands for
+    compiled : the rule's name in compiled kernels; None if they lack it and NumPy computes
+    computes : the methods that the compiled code replaces
     """
 
     name = ""
@@ -36,7 +36,7 @@ class Rule:
 
     @property
     def mode(self) -> Any:
-        """`compiled`, unless a method that it stands for was replaced on this object."""
+        """`compiled`, or None if a method that it replaces was overridden on this object."""
         return self.compiled if set(self.computes).isdisjoint(vars(self)) else None
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Rule:
         return self  # a copy of a layer keeps its rule
 
     def __reduce__(self) -> Any:
-        """A registered rule is pickled by its name, so that another process finds its own."""
+        """Pickle a registered rule by name, so that another process uses its own object."""
         for registry in _registries.values():
             if registry.get(self.name) is self:
                 return _registered, (registry.option, self.name)
@@ -62,7 +62,7 @@ def _registered(option: str, name: str) -> Rule:
 
 
 class Registry(Mapping[str, R]):
-    """Rules of one kind by name. `option` is the setting of a layer that names one, for error messages."""
+    """Rules of one kind by name. `option` is the layer setting that names one; error messages use it."""
 
     def __init__(self, option: str, kind: type[R], *rules: R):
         self.option, self.kind = option, kind
@@ -70,9 +70,9 @@ class Registry(Mapping[str, R]):
         _registries[option] = self
 
     def register(self, rule: Any) -> Any:
-        """Add a rule, or one object of a class of rules; returns what it was given, so it can be a decorator.
+        """Add a rule, or one object of a class of rules. Return the argument, so that this can be a decorator.
 
-        Raises InputError for something that is no rule of this kind, has no name, or a name that is taken.
+        Raises InputError if it is not a rule of this kind, has no name, or has a name that is taken.
         """
         made = rule() if isinstance(rule, type) else rule
         if not isinstance(made, self.kind):
@@ -83,11 +83,11 @@ class Registry(Mapping[str, R]):
         return rule
 
     def remove(self, name: str) -> None:
-        """Forget a rule that was registered."""
+        """Remove a registered rule."""
         del self._rules[name]
 
     def find(self, rule: "str | R", caller: str = "") -> R:
-        """The rule itself, or the one of this name. Raises InputError with the names that there are."""
+        """Return a rule given as an object or by name. Raises InputError, which lists the names."""
         if isinstance(rule, self.kind):
             return rule
         if not isinstance(rule, str) or rule not in self._rules:

@@ -1,4 +1,4 @@
-"""sign, and the rules that stand in for its derivative."""
+"""sign, and the rules that replace its derivative."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ def sign(x: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def stochastic_sign(x: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:
-    """+1 with probability clip((x + 1)/2, 0, 1), the "hard sigmoid" of x, else -1 (Courbariaux et al. 2015, eq. 2, 3).
+    """+1 with probability clip((x + 1)/2, 0, 1), the "hard sigmoid", else -1 (Courbariaux et al. 2015, eq. 2, 3).
 
     >>> stochastic_sign(np.float32([-1, 1, 7]), np.random.default_rng(0))
     array([-1.,  1.,  1.], dtype=float32)
@@ -27,21 +27,21 @@ def stochastic_sign(x: NDArray[np.floating], rng: np.random.Generator) -> NDArra
 
 
 def ste_mask(x: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """1[|x| <= 1], which stands in for the derivative of sign (Hubara et al. 2016, eq. 4).
+    """1[|x| <= 1], which replaces the derivative of sign (Hubara et al. 2016, eq. 4).
 
-    The XNOR-Net paper prints `d sign/dr = r 1[|r| <= 1]`; the factor r would turn the descent direction of every
-    negative value round, and neither the authors' code nor BinaryNet's has it.
+    The XNOR-Net paper prints `d sign/dr = r 1[|r| <= 1]`. The factor r would reverse the direction of descent for every
+    negative value. Neither the authors' code nor BinaryNet has it.
     """
     return np.abs(x) <= 1
 
 
 class SignGradient(Rule):
-    """What stands in for the derivative of sign. A rule of one's own defines `derivative`."""
+    """What replaces the derivative of sign. A rule of your own defines `derivative`."""
 
     computes = ("derivative",)
 
     def derivative(self, x: F32) -> NDArray:
-        """What dC/dsign(x) is multiplied by, in the shape of x."""
+        """Return the factor of dC/dsign(x), in the shape of x."""
         raise NotImplementedError(f"{type(self).__name__} has no derivative")
 
 
@@ -58,7 +58,7 @@ class StraightThrough(SignGradient):
 
 
 class BiReal(SignGradient):
-    """The derivative of a parabola on either side: 2x + x^2 below 0 and 2x - x^2 above."""
+    """The derivative of two parabolas: 2x + x^2 below 0 and 2x - x^2 above."""
 
     name = "bireal"
     equation = "(2 - 2|x|) 1[|x| < 1]"

@@ -1,7 +1,7 @@
-"""Weight scales, the rules from the gradient of a binary weight to that of the latent one behind it, and projections.
+"""Weight scales, rules for the gradient of latent weights, and projections.
 
-A layer holds latent weights W (O, ...) and computes with W~ = alpha B, where B = sign(W), or q_k(W) with k bits, and
-alpha (O,) is one scale a filter. Back-propagation yields G = dC/dW~. Sums run over the n weights of one filter.
+A layer stores latent weights W (O, ...) and computes with W~ = alpha B. B is sign(W), or q_k(W) with k bits. alpha (O,)
+has one scale per filter. Back-propagation yields G = dC/dW~. Sums run over the n weights of one filter.
 """
 
 import numpy as np
@@ -13,38 +13,38 @@ from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.ops import binary_ops, bit_planes
 
-Alpha = NDArray | None  # (O,); None where a layer has no scale
+Alpha = NDArray | None  # (O,); None if the layer has no scale
 
 
 def per_filter(values: NDArray, weight: NDArray) -> NDArray:
-    """Values (O,) in a shape that multiplies weights (O, ...)."""
+    """Reshape values (O,) to broadcast against weights (O, ...)."""
     return values.reshape(-1, *(1,) * (weight.ndim - 1))
 
 
 class WeightScale(Rule):
     """alpha, the scale of each filter of binary weights, as a function of the latent weights.
 
-    A rule of one's own defines `alpha`. If it also defines `alpha_gradient`, the gradient of the latent weights flows
-    through alpha too; else alpha counts as a constant.
+    A rule of your own defines `alpha`. If it also defines `alpha_gradient`, the gradient of the latent weights includes
+    the path through alpha; otherwise alpha counts as a constant.
     """
 
     computes = ("alpha", "alpha_gradient")
     scales = True  # False: there is no alpha
-    per_filter = False  # True: each filter's alpha depends on that filter alone, so filters may be computed in pieces
-    separate = False  # True: a `Scale` layer of its own follows, and learns
-    of_integers = False  # True: with several bits, what the integers Z are multiplied by, instead of the levels
+    per_filter = False  # True: each filter's alpha depends only on that filter, so filters may be computed in pieces
+    separate = False  # True: a separate `Scale` layer follows and learns the scale
+    of_integers = False  # True: with several bits, alpha multiplies the integers Z, not the levels
 
     def alpha(self, weight: F32, code: Code = SIGNS) -> NDArray | None:
-        """The scales (O,) of weights (O, ...) that are held as `code`; the layer rounds them to float32."""
+        """Return the scales (O,) of weights (O, ...) coded as `code`. The layer rounds them to float32."""
         raise NotImplementedError(f"{type(self).__name__} has no alpha")
 
     def alpha_gradient(self, dalpha: NDArray, weight: F32, code: Code = SIGNS) -> NDArray | None:
-        """dC/dW (O, ...) by way of alpha, from dC/dalpha (O,); None where alpha counts as a constant."""
+        """Return the part of dC/dW (O, ...) through alpha, from dC/dalpha (O,). None: alpha counts as a constant."""
         return None
 
 
 class MeanAbs(WeightScale):
-    """The least-squares scale: it minimises ||W - alpha B||^2. With one bit it is the mean of |W|."""
+    """The least-squares scale, which minimises ||W - alpha B||^2. With one bit it is the mean of |W|."""
 
     name = "alpha"
     equation = "alpha = <W, B>/<B, B>, with one bit mean |W|"
@@ -67,7 +67,7 @@ class MeanAbs(WeightScale):
 
 
 class LayerScale(WeightScale):
-    """One scale for the whole layer, the least-squares one; with one bit it is the mean of |W| over all filters."""
+    """One least-squares scale for the whole layer. With one bit it is the mean of |W| over all filters."""
 
     name = "layer"
     equation = "alpha = <W, B>/<B, B> over all filters, with one bit mean |W|"
@@ -95,7 +95,7 @@ class NoScale(WeightScale):
 
 
 class LearnedScale(NoScale):
-    """No alpha in the layer, but a layer of its own behind it whose scales are parameters."""
+    """No alpha in the layer. A separate layer after it has the scales as parameters."""
 
     name = "learned"
     equation = "alpha is a parameter"
@@ -104,7 +104,7 @@ class LearnedScale(NoScale):
 
 
 class GivenScale(WeightScale):
-    """Constants, such as those of an imported layer: `values` (O,) are what the integers Z are multiplied by."""
+    """Constant scales, such as those of an imported layer. `values` (O,) multiply the integers Z."""
 
     name = "given"
     equation = "alpha = constant"
@@ -118,41 +118,41 @@ class GivenScale(WeightScale):
 
 
 class WeightGradient(Rule):
-    """From G = dC/dW~ to dC/dW, the gradient of the latent weights. A rule of one's own defines `latent`."""
+    """The rule from G = dC/dW~ to dC/dW, the gradient of the latent weights. A rule of your own defines `latent`."""
 
     computes = ("latent",)
     needs_alpha = False  # True: it differentiates alpha
-    per_filter = False  # True: each filter's gradient depends on that filter alone
+    per_filter = False  # True: each filter's gradient depends only on that filter
     printed_for_mean = False  # True: derived for alpha = mean |W| and one bit only
-    least_channels = 1  # inputs of a layer
+    least_channels = 1  # input channels that a layer needs
 
     def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
-        """dC/dW (O, ...), from G of the same shape.
+        """Return dC/dW (O, ...) from G of the same shape.
 
         Parameters
         ----------
         grad, weight : float32 or float64 (O, ...)
-        alpha : (O,), or None where the layer has none
-        scale : the rule that alpha comes from
-        code : how the weights are held
+        alpha : (O,), or None if the layer has none
+        scale : the rule that computed alpha
+        code : how the weights are coded
         """
         raise NotImplementedError(f"{type(self).__name__} has no latent")
 
     def check(self, scale: WeightScale, code: Code) -> None:
-        """Raise InputError unless this rule has a meaning for such weights."""
+        """Raise InputError unless this rule applies to such weights."""
         if self.needs_alpha and not scale.scales:
             raise InputError(
-                f"grad_mode {self.name!r} differentiates alpha, and weight_scale {scale.name!r} has none; use 'ste'"
+                f"grad_mode {self.name!r} differentiates alpha, but weight_scale {scale.name!r} has no alpha; use 'ste'"
             )
         if self.printed_for_mean and (code != SIGNS or not scale.mode):
             raise InputError(
-                f"grad_mode {self.name!r} is derived for weight_scale 'alpha' and 1 bit a weight, got "
+                f"grad_mode {self.name!r} is derived for weight_scale 'alpha' and 1 bit per weight, got "
                 f"weight_scale {scale.name!r} and weight_bits {code.bits}; use 'corrected' or 'ste'"
             )
 
 
 class Ste(WeightGradient):
-    """alpha counts as a constant."""
+    """The straight-through rule: alpha counts as a constant."""
 
     name = "ste"
     equation = "alpha 1[|W_i| <= 1] G_i"
@@ -166,7 +166,10 @@ class Ste(WeightGradient):
 
 
 class Corrected(WeightGradient):
-    """The full Jacobian: alpha depends on every weight. With mean |W| the first term is s_i/n sum_j G_j s_j."""
+    """The full Jacobian, in which alpha depends on every weight.
+
+    With mean |W| the first term is s_i/n sum_j G_j s_j.
+    """
 
     name = "corrected"
     equation = "(sum_j G_j B_j) dalpha/dW_i + alpha 1[|W_i| <= 1] G_i"
@@ -183,7 +186,7 @@ class Corrected(WeightGradient):
 
 
 class Paper(WeightGradient):
-    """As printed, but for its factor in the derivative of sign: the diagonal of the full Jacobian."""
+    """The paper's rule, without the misprinted factor in its derivative of sign: the diagonal of the full Jacobian."""
 
     name = "paper"
     equation = "(1/n + alpha 1[|W_i| <= 1]) G_i"
@@ -199,10 +202,10 @@ class Paper(WeightGradient):
 
 
 class Official(WeightGradient):
-    """The authors' released code, with c input channels.
+    """The rule of the authors' released code, with c input channels.
 
-    Its factor n is there for SGD, as released; with Adam it cancels (the released code multiplies by 1e9 instead). The
-    mask is strict, so weights clamped at 1 keep only the 1/n term.
+    The factor n matters for SGD, as released. With Adam it cancels (the released code then multiplies by 1e9 instead).
+    The mask is strict, so weights clamped at 1 get only the 1/n term.
     """
 
     name = "official"
@@ -212,7 +215,7 @@ class Official(WeightGradient):
     per_filter = True
     needs_alpha = True
     printed_for_mean = True
-    least_channels = 2  # of one, its factor 1 - 1/c would leave nothing
+    least_channels = 2  # with one, the factor 1 - 1/c would be 0
 
     def latent(self, grad: NDArray, weight: NDArray, alpha: Alpha, scale: WeightScale, code: Code = SIGNS) -> NDArray:
         assert alpha is not None
@@ -233,5 +236,5 @@ def centre_weights(weight: NDArray[np.floating]) -> None:
 
 
 def clamp_weights(weight: NDArray[np.floating]) -> None:
-    """W <- clip(W, -1, 1), in place: beyond 1 the estimator would never bring a weight back."""
+    """W <- clip(W, -1, 1), in place. Beyond 1 the estimator's gradient is 0, so a weight would never come back."""
     np.clip(weight, -1, 1, out=weight)

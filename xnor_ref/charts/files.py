@@ -33,7 +33,7 @@ def check_plot(path: PathLike, option: str = "--plot") -> None:
     """Raise InputError unless `path` names a kind of file that a chart can be written to here."""
     kind = _kind(path)
     if kind not in FORMATS:
-        raise InputError(f"{option} needs a file name that ends in {', '.join(FORMATS)}; got {str(path)!r}")
+        raise InputError(f"{option} needs a file name that ends in one of {', '.join(FORMATS)}; got {str(path)!r}")
     if kind != "svg" and not can_raster():
         raise InputError(
             f"{option}: {kind} needs matplotlib, which is not installed (pip install 'xnor_ref[plot]'); svg does not"

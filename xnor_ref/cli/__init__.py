@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit codes; nothing else. Each command is a file."""
+"""The command line: it parses, calls, prints and sets the exit code. Each command has one file."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ _WRITE_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; every error that a user can cause becomes one line on stderr."""
+    """Run one command and return its exit code. A user's error prints one line on stderr."""
     with warnings.catch_warnings(), _any_letter():
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
         previous = None
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _any_letter() -> Iterator[None]:
-    """Show letters that the encoding of stdout or stderr lacks escaped: names may have any."""
+    """Escape letters that stdout or stderr cannot encode. Names of files and classes may hold any letter."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     before = [stream.errors for stream in streams]
     for stream in streams:
@@ -50,9 +50,9 @@ def _any_letter() -> Iterator[None]:
 
 
 def _check_environment() -> None:
-    """Refuse what no command could work with. Raises InputError."""
+    """Raise InputError for environment variables that no command can work with."""
     threads = os.environ.get("NUMBA_NUM_THREADS", "1")
-    if re.fullmatch(r"\+?0+|-\d+", threads.strip()):  # Numba itself warns of what is no number
+    if re.fullmatch(r"\+?0+|-\d+", threads.strip()):  # Numba itself warns if it is not a number
         raise InputError(f"NUMBA_NUM_THREADS in the environment must be at least 1, got {threads}")
 
 
@@ -78,39 +78,39 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output went away. Python would complain again when it flushes at exit.
+        # The reader closed the pipe. Without this, Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + getattr(signal, "SIGPIPE", 13)
     except XnorRefError as error:
-        say(f"error: {error}".replace("python cli.py", program()))  # of data sets: commands that fetch them
+        say(f"error: {error}".replace("python cli.py", program()))  # messages about data sets name commands
         return error.exit_code
     except MemoryError:
-        say("error: out of memory; a smaller --batch-size, network or image needs less")
+        say("error: out of memory; use a smaller --batch-size, network or image size")
         return 1
-    except OSError as error:  # of the system, not of this program
+    except OSError as error:  # from the operating system
         return _refused(error)
     except Exception:
         traceback.print_exc()
-        say("error: this is a bug in xnor_ref; the lines above say where")
+        say("error: this is a bug in xnor_ref; please report it with the lines above")
         return 1
 
 
 def _refused(error: OSError) -> int:
-    """Say what the operating system refused; the exit code."""
+    """Print what the operating system refused, and return the exit code."""
     if error.errno in _WRITE_ERRORS:
         say(f"error: cannot write {error.filename or 'a file'}: {error.strerror}")
         return OutputError.exit_code
     try:
         os.getcwd()
     except OSError:
-        say("error: the current folder is gone; change to one that is there")
+        say("error: the current folder no longer exists; change to another folder")
         return InputError.exit_code
     say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
     return InputError.exit_code if error.errno == errno.ENAMETOOLONG else 1
 
 
 def _handle_sigterm():
-    """Let SIGTERM raise as Ctrl-C does, so that everything is left in order; None where that is not possible."""
+    """Make SIGTERM raise as Ctrl-C does, so that files are saved. Return the old handler, or None if impossible."""
     from xnor_ref.training.fitting.interrupt import Interrupted
 
     def terminate(number, _frame):
@@ -126,7 +126,7 @@ def _interrupted(interrupt: KeyboardInterrupt) -> int:
     run = getattr(interrupt, "run", None)
     text = str(interrupt) or "stopped"
     if run is not None:
-        text += f"; go on with: {program()} train --resume {shlex.quote(str(run))}"
+        text += f"; resume with: {program()} train --resume {shlex.quote(str(run))}"
         text += plugin_flag(getattr(interrupt, "plugin", None))
     say(text)
     return 128 + getattr(interrupt, "signal_number", signal.SIGINT)

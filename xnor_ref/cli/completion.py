@@ -1,4 +1,4 @@
-"""Completion in a shell: what may stand for an option or argument is read from its metavar, which `--help` shows."""
+"""Shell completion. The possible values of an option or argument are read from its metavar."""
 
 import re
 from pkgutil import resolve_name
@@ -17,7 +17,7 @@ _REGISTRIES = {
 
 
 def candidates(metavar: str, context: click.Context, incomplete: str) -> list[CompletionItem]:
-    """What may complete `incomplete`: the choices of [a|b], the names of a registry, or paths."""
+    """Return the completions of `incomplete`: the choices of [a|b], the names of a registry, or paths."""
     word = metavar.strip("[].")
     if word in _REGISTRIES:
         names = resolve_name(_REGISTRIES[word])

@@ -1,4 +1,4 @@
-"""The group of all commands. A command's module is imported when it is called, so `--help` stays quick."""
+"""The group of all commands. A command's module is imported only when the command is called, so `--help` is quick."""
 
 import difflib
 import keyword
@@ -15,28 +15,28 @@ from xnor_ref.cli.completion import candidates
 from xnor_ref.cli.text import program
 
 COMMANDS = {
-    "train": "Train a network, freeze it to bits and prove that the bits agree.",
+    "train": "Train a network, freeze it to bits and check that both agree.",
     "evaluate": "Score a run's networks, or a model file, on the validation images.",
     "predict": "Classify photos.",
-    "import": "Read a network of another library into a model file.",
-    "export": "Freeze a run's checkpoint to a model file.",
-    "compress": "Store binary layers along trees of their output channels (MST-compression), and report costs.",
+    "import": "Convert a network of another library to a model file.",
+    "export": "Write a run's checkpoint as a model file, or a network in ONNX.",
+    "compress": "Store binary layers along trees of output channels (MST-compression).",
     "show": "Show a run, a photo's way through a network, or how runs differ, as one page.",
-    "reproduce": "Train the papers' tables and figures, and show them beside the papers' own.",
+    "reproduce": "Train the papers' tables and figures, beside the papers' own results.",
     "bench": "Measure speed on this machine, against its roof and other libraries.",
-    "verify": "Run the exactness checks on this machine.",
+    "verify": "Check exactness on this machine, or of another implementation.",
     "check": "Check the exercises of the course, or find a planted bug.",
-    "info": "Versions and data sets; or what a model file or run holds.",
+    "info": "Describe the installation, a model file, a run or a network's cost.",
 }
 
 
 def command_of(name: str) -> Any:
-    """The command of this name; a file whose name Python reserves ends in an underscore."""
+    """Return the command of this name. A file adds an underscore to a name that Python reserves, such as `import_`."""
     return import_module(f"xnor_ref.cli.commands.{name}{'_' * keyword.iskeyword(name)}").command
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """What may have been meant by an unknown word."""
+    """Suggest what an unknown word may have meant."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
 
@@ -65,7 +65,7 @@ class LazyGroup(click.Group):
 
 
 class Command(click.Command):
-    """A command whose help ends with examples that run as they stand, and whose arguments a shell can complete."""
+    """A command with examples at the end of its help, and with shell completion. The examples run as printed."""
 
     def __init__(self, *args: Any, examples: tuple[str, ...] = (), **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -83,9 +83,9 @@ class Command(click.Command):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done; 1 a bug; 2 wrong usage; 3 data set; 4 model, checkpoint or run rejected; 5 numbers "
-    "not finite; 6 results that must be equal differ; 7 cannot write; 130 or 143 stopped by Ctrl-C or SIGTERM; 141 the "
-    "reader of the output stopped reading.",
+    epilog="Exit codes: 0 done; 1 a bug, or an error of the system; 2 wrong usage; 3 data set or image; 4 model, "
+    "checkpoint or run rejected; 5 a number is not finite; 6 results that must be equal differ; 7 a file cannot be "
+    "written; 130 or 143 stopped by Ctrl-C or SIGTERM; 141 the reader of the output closed it.",
 )
 @click.version_option(__version__, prog_name="xnor_ref")
 def cli() -> None:

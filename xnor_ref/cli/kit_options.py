@@ -1,4 +1,4 @@
-"""Options of `verify` that name another implementation, and say what it can do and which conventions it must follow."""
+"""Options of `verify` for another implementation: its name, its limits and its conventions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,57 +20,59 @@ _OPTIONS = (
     click.option(
         "--implementation",
         metavar="FILE.py",
-        help="Check the functions of this Python file that have the name of a role: conv2d, linear, pack, ... The file "
-        "is run: only give one that you trust.",
+        help="Check the functions of a Python file that are named after roles: conv2d, linear, pack, ... This runs the "
+        "file, so give only one that you trust.",
     ),
-    click.option("--program", metavar="COMMAND", help="Check a program, which reads and writes .npz files."),
+    click.option("--program", metavar="COMMAND", help="Check a program that reads and writes .npz files."),
     click.option("--library", metavar="FILE.so", help="Check functions of a C library."),
     click.option(
         "--role",
         "roles",
         metavar="ROLE[=NAME],...",
-        help="Roles to check, for a library with the names of its functions [all of a file; conv2d].",
+        help="Roles to check; for a library, with its functions' names [all of a file; conv2d].",
     ),
     click.option("--library-types", metavar="X,OUT,WORD", help="Types of a library's arrays [float32,int32,uint64]."),
-    click.option("--keep-running", is_flag=True, help="The program takes one case after another."),
-    click.option("--timeout", type=float, metavar="SECONDS", help="Longest wait for one answer [60]."),
-    click.option("--channels", metavar="N,... or Nx", help="Input channels; 32x: multiples of 32."),
-    click.option("--out-channels", metavar="N,... or Nx", help="Output channels."),
+    click.option("--keep-running", is_flag=True, help="Start the program once; it answers one case after another."),
+    click.option("--timeout", type=float, metavar="SECONDS", help="Longest time for one answer [60]."),
+    click.option("--channels", metavar="N,... or Nx", help="Input channels to try; 32x means multiples of 32."),
+    click.option("--out-channels", metavar="N,... or Nx", help="Output channels to try."),
     click.option("--kernels", metavar="K,... or HxW,...", help="Kernel sizes, such as 1,3 or 3x1 [up to 4x4]."),
     click.option("--strides", metavar="S,... or HxW,...", help="Strides [1 to 3]."),
     click.option("--pad", "paddings", metavar="P,... or HxW,...", help="Paddings, also same [0 to 3]."),
-    click.option("--pad-value", "pad_values", metavar="V,...", help="Values around the image, of 0, 1, -1 [all]."),
-    click.option("--dilations", metavar="D,... or HxW,...", help="Dilations [none are passed]."),
-    click.option("--groups", metavar="N,...", help="Groups of channels [none are passed]."),
+    click.option("--pad-value", "pad_values", metavar="V,...", help="Values of the padding: 0, 1 or -1 [all]."),
+    click.option("--dilations", metavar="D,... or HxW,...", help="Dilations to try [not passed]."),
+    click.option("--groups", metavar="N,...", help="Groups of channels to try [not passed]."),
     click.option("--batch", type=click.IntRange(1), metavar="N", help="Largest number of images [3]."),
     click.option("--largest-image", type=click.IntRange(1), metavar="N", help="Largest height and width [6]."),
-    click.option("--largest-dot", type=click.IntRange(1), metavar="N", help="Longest sum [76,800]."),
-    click.option("--square", is_flag=True, help="Images, kernels, strides and paddings are square."),
-    click.option("--image-covers-kernel", is_flag=True, help="Images are at least as large as the kernel."),
-    click.option("--signs-only", is_flag=True, help="Inputs and weights are +1 and -1."),
-    click.option("--zero-free", is_flag=True, help="Inputs and weights have no zeros."),
-    click.option("--subnormal-free", is_flag=True, help="Inputs and weights have no numbers below 1.2e-38."),
-    click.option("--output", metavar=f"[{'|'.join(OUTPUTS)}]", help="What results must be [found out]."),
-    click.option("--sign-of-zero", metavar="[1|-1|0|sign-bit]", help="The sign that 0 must have [found out]."),
+    click.option(
+        "--largest-dot", type=click.IntRange(1), metavar="N", help="Largest number of products in a sum [76,800]."
+    ),
+    click.option("--square", is_flag=True, help="Try only square images, kernels, strides and paddings."),
+    click.option("--image-covers-kernel", is_flag=True, help="Try only images at least as large as the kernel."),
+    click.option("--signs-only", is_flag=True, help="Try only inputs and weights of +1 and -1."),
+    click.option("--zero-free", is_flag=True, help="Try no inputs and weights with zeros."),
+    click.option("--subnormal-free", is_flag=True, help="Try no inputs and weights with numbers below 1.2e-38."),
+    click.option("--output", metavar=f"[{'|'.join(OUTPUTS)}]", help="What the results must be [detected]."),
+    click.option("--sign-of-zero", metavar="[1|-1|0|sign-bit]", help="The sign that 0 must have [detected]."),
     click.option(
         "--convention",
         "conventions",
         metavar="NAME=VALUE",
         multiple=True,
-        help="Another convention that must hold [found out].",
+        help="Another convention that must hold [detected].",
     ),
 )
 
 
 def kit_options(function: Callable) -> Callable:
-    """Decorator: all of these options. Those that are not given are None, False or ()."""
+    """Decorator: add all of these options. Those not given are None, False or ()."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
 def settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `Kit` from the options that were given; `given` loses them."""
+    """Return arguments of `Kit` from the options given, and remove those from `given`."""
     from xnor_ref.conformance import multiple_of
 
     found: dict[str, Any] = {}
@@ -101,7 +103,7 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _demands(given: dict[str, Any]) -> dict[str, Any]:
-    """Conventions that were stated."""
+    """Return the conventions stated by options."""
     from xnor_ref.conformance.basics.conventions import VALUES
 
     found: dict[str, Any] = {}
@@ -115,7 +117,7 @@ def _demands(given: dict[str, Any]) -> dict[str, Any]:
     for name, text in stated:
         name = name.strip().replace("-", "_")
         if name not in VALUES:
-            raise InputError(f"--convention: {name!r} is no convention; there are {', '.join(VALUES)}")
+            raise InputError(f"--convention: {name!r} is not a convention; choose one of {', '.join(VALUES)}")
         values = {str(value).lower(): value for value in VALUES[name]}
         if text.strip().lower() not in values:
             flag = "--sign-of-zero" if name == "sign_of_zero" else f"--convention {name}"
@@ -125,20 +127,20 @@ def _demands(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def roles(given: dict[str, Any]) -> dict[str, str]:
-    """The roles of --role, each with the name that is given for it, or ""; `given` loses the option."""
+    """Return the roles of --role with the function name given for each, or "". Removes the option from `given`."""
     from xnor_ref.conformance import ROLES
 
     text = given.pop("roles")
     wanted = dict(part.strip().partition("=")[::2] for part in text.split(",")) if text is not None else {}
     if unknown := [role for role in wanted if role not in ROLES]:
-        raise InputError(f"--role: {unknown[0]!r} is no role; there are {', '.join(ROLES)}")
+        raise InputError(f"--role: {unknown[0]!r} is not a role; choose from {', '.join(ROLES)}")
     return wanted
 
 
 def functions(given: dict[str, Any], wanted: dict[str, str]) -> dict[str, Any]:
-    """What is to be checked, by role; {} where none of the options names it. `given` loses these options.
+    """Return what is to be checked, by role, or {} if no option names it. Removes these options from `given`.
 
-    `wanted` are the `roles`; none of them stands for all that a file has, or conv2d.
+    `wanted` are the `roles`. If it is empty, all roles of a Python file are checked, or conv2d otherwise.
     """
     from xnor_ref import conformance as c
 
@@ -147,7 +149,7 @@ def functions(given: dict[str, Any], wanted: dict[str, str]) -> dict[str, Any]:
     named = {"--implementation": file, "--program": command, "--library": library}
     chosen = [flag for flag, value in named.items() if value is not None]
     if len(chosen) > 1:
-        raise InputError(f"{' and '.join(chosen)} exclude each other: check one at a time")
+        raise InputError(f"{' and '.join(chosen)} exclude each other; give one of them")
     for flag, value, of in (
         ("--timeout", timeout, chosen),
         ("--keep-running", keep or None, command),
@@ -155,13 +157,13 @@ def functions(given: dict[str, Any], wanted: dict[str, str]) -> dict[str, Any]:
     ):
         if value is not None and not of:
             needed = {"--keep-running": "--program", "--library-types": "--library"}.get(flag, " or ".join(named))
-            raise InputError(f"{flag} goes with {needed}")
+            raise InputError(f"{flag} needs {needed}")
     if not chosen:
         return {}
     how = {} if timeout is None else {"timeout": timeout}
     if library is None and (named_ones := [f"{role}={name}" for role, name in wanted.items() if name]):
         raise InputError(
-            f"--role {named_ones[0]}: only functions of a --library have names; give {named_ones[0].partition('=')[0]}"
+            f"--role {named_ones[0]}: only functions of a --library are named; write {named_ones[0].partition('=')[0]}"
         )
     if file is not None:
         found = c.python_file(file, **how)

@@ -1,4 +1,4 @@
-"""What `verify` found, as JSON and as JUnit XML, which CI systems read."""
+"""Results of `verify` as JSON, and as JUnit XML for CI systems."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ from xnor_ref.cli.text import printable
 from xnor_ref.errors import InputError, OutputError
 from xnor_ref.storage import write_atomically
 
-_MOST_NUMBERS = 2000  # of a counterexample in JSON
+_MOST_NUMBERS = 2000  # most numbers of a counterexample that JSON shows
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def as_json(report: Any) -> dict[str, Any]:
-    """A report of the conformance kit."""
+    """Return a report of the conformance kit as JSON values."""
     return {
         "passed": report.passed,
         "examples": sum(result.examples for result in report.results),
@@ -46,12 +46,12 @@ def _failure(failure: Any) -> dict[str, Any]:
 
 
 def told(report: Any) -> list[str]:
-    """Each failure in a line."""
+    """Return one line for each failure."""
     return [f"{failure.name}: {failure.message}" for failure in report.failures]
 
 
 def check_junit(path: str) -> None:
-    """Refuse, before any work, a file that cannot be written, or that is there and is no such result."""
+    """Raise, before any work, if the file cannot be written, or exists and is not a JUnit file."""
     file = Path(path)
     if not file.parent.is_dir():
         raise OutputError(f"--junit {path}: the folder {file.parent} does not exist")
@@ -59,11 +59,11 @@ def check_junit(path: str) -> None:
         if not file.is_file():
             raise OutputError(f"--junit {path} exists and is not a regular file")
         if b"<testsuite" not in file.read_bytes()[:1000] and file.stat().st_size:
-            raise InputError(f"--junit {path} is there already and no JUnit file; name another file")
+            raise InputError(f"--junit {path} exists and is not a JUnit file; name another file")
 
 
 def write_junit(path: str, found: dict[str, Any]) -> None:
-    """Write a result, of the kit or of this project's own checks, with a test case for each property."""
+    """Write a result of the kit or of this project's own checks, with one test case per property."""
     properties = found["properties"]
     counts = {"tests": str(len(properties)), "failures": str(sum(not one["passed"] for one in properties))}
     suites = Xml.Element("testsuites", counts)

@@ -1,4 +1,4 @@
-"""ONNX files against their models, for `export` and `verify --onnx`: the comparison, and what is said of it."""
+"""Comparison of ONNX files with their models, and its text, for `export` and `verify --onnx`."""
 
 from pathlib import Path
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 from xnor_ref.cli import options
 from xnor_ref.errors import EquivalenceError
 
-RANDOM = 1000  # images, where none are named
+RANDOM = 1000  # random images, if none are named
 RUNNERS = {"onnx": "onnxruntime", "qonnx": "qonnx"}
 
 
 def verify_onnx(onnx: str, model: str, images: tuple[str, ...], count: int | None, seed: int, as_json: bool) -> None:
-    """Compare a file with its model, on pictures or on random pixels, and say how the answers compare.
+    """Compare a file with its model, on images or on random pixels, and print how the answers compare.
 
     Raises
     ------
     EquivalenceError
-        On some image they differ, and not because a value before a sign lies within rounding of its threshold.
-    Besides, as `load_packed`, `onnx_check.read` and `load_photo`.
+        An image's answers differ, and rounding at a threshold does not explain it.
+    The errors of `load_packed`, `onnx_check.read` and `load_photo` also occur.
     """
     import numpy as np
 
@@ -48,13 +48,13 @@ def verify_onnx(onnx: str, model: str, images: tuple[str, ...], count: int | Non
     if agreement.wrong:
         first = images[agreement.wrong[0]] if images else f"random image {agreement.wrong[0]}"
         raise EquivalenceError(
-            f"{onnx} does not answer as {model} on {len(agreement.wrong)} of {agreement.images} images; {first}: "
-            f"{agreement.reason}"
+            f"{onnx} and {model} give different answers on {len(agreement.wrong)} of {agreement.images} images; "
+            f"{first}: {agreement.reason}"
         )
 
 
 def compared(agreement: Any, runner: str) -> dict[str, Any]:
-    """A comparison as JSON has it."""
+    """Return a comparison as JSON values."""
     return {
         "run_in": runner,
         "images_compared": agreement.images,
@@ -65,17 +65,19 @@ def compared(agreement: Any, runner: str) -> dict[str, Any]:
 
 
 def compared_text(result: dict[str, Any]) -> str:
-    """What `compared` says, and how many images are near a threshold, if any are."""
+    """Return the text of `compared`, and the number of images near a threshold, if any."""
     text = (
         f"run in {result['run_in']} on {result['images_compared']:,} images: {result['labels_equal']:,} labels equal; "
         f"largest difference of a logit {result['largest_difference']:.1e} of the largest"
     )
-    near = (
-        f"near a threshold: {result['near_a_threshold']:,}, where rounding gives a value the other sign; left out above"
-    )
+    near = f"near a threshold: {result['near_a_threshold']:,}images, where rounding flips a sign; not counted above"
     return f"{text}\n{near}" if result["near_a_threshold"] else text
 
 
 def _text(result: dict[str, Any]) -> str:
-    verdict = f"differs on {len(result['wrong']):,} images" if result["wrong"] else f"answers as {result['model']}"
+    verdict = (
+        f"differs on {len(result['wrong']):,} images"
+        if result["wrong"]
+        else f"gives the same answers as {result['model']}"
+    )
     return f"{result['file']} {verdict}\n{compared_text(result)}"

@@ -1,4 +1,4 @@
-"""Options that several commands share, and options made from the fields of `TrainConfig`."""
+"""Options shared by several commands, and options made from the fields of `TrainConfig`."""
 
 import dataclasses
 import json
@@ -17,23 +17,23 @@ from xnor_ref.training.settings.config import DATA_DIR_VARIABLE, FIELDS, check_v
 from xnor_ref.training.settings.config import default_data_dir as default_data_dir
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-quiet_option = click.option("--quiet", is_flag=True, help="No progress, only the result.")
+quiet_option = click.option("--quiet", is_flag=True, help="Print only the result, no progress.")
 
 
 def _load_plugin(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
-    if path is not None and not context.resilient_parsing:  # a shell that completes must run nothing
+    if path is not None and not context.resilient_parsing:  # shell completion must not run a plugin
         plugins.load(path)
     return path
 
 
 def plugin_option(**how: Any) -> Callable:
-    """--plugin, run before any other option is looked at, since its rules are among their choices."""
+    """Add --plugin. It is run before other options are parsed, because its rules are among their choices."""
     help = FIELDS["plugin"].metadata["help"]
     return click.option("--plugin", metavar="FILE.py", is_eager=True, callback=_load_plugin, help=help, **how)
 
 
 def field_options(*names: str) -> Callable:
-    """Decorator: an option for each named field; an option that is not given is None."""
+    """Decorator: add an option for each named field. An option not given is None."""
 
     def decorate(function: Callable) -> Callable:
         for name in reversed(names):
@@ -56,7 +56,7 @@ def _option(field: dataclasses.Field) -> Callable:
     if kind in ("choice", "int-choice"):
         choices = "|".join(map(str, choices_of(field)))
         return click.option(flag, type=int if kind == "int-choice" else str, metavar=f"[{choices}]", help=help)
-    # Ranges are the config's to check: click's own let NaN and infinity through.
+    # The config checks ranges: click's ranges accept NaN and infinity.
     types: dict[str, tuple[Any, str]] = {
         "int": (int, "N"),
         "float": (float, "NUMBER"),
@@ -68,7 +68,7 @@ def _option(field: dataclasses.Field) -> Callable:
 
 
 def said(values: dict[str, Any]) -> dict[str, Any]:
-    """The config fields that were given on the command line."""
+    """Return the config fields given on the command line."""
     given = {name: value for name, value in values.items() if value is not None and value != ()}
     if "model_options" in given:
         given["model_options"] = dict(map(_pair, given["model_options"]))
@@ -79,7 +79,7 @@ def said(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def use_threads(threads: int | None) -> None:
-    """Compute on the threads of --threads."""
+    """Use the number of threads given by --threads."""
     check_values({"threads": threads}, "--threads")
     set_threads(threads)
 
@@ -100,12 +100,12 @@ def _listed(name: str, text: str) -> list[int] | list[float]:
     try:
         return [int(part) for part in text.split(",")] if whole else [float(part) for part in text.split(",")]
     except ValueError:
-        what = "integers with commas between them, such as 30,60" if whole else "numbers, such as 0.1,0.01"
+        what = "integers such as 30,60" if whole else "numbers such as 0.1,0.01"
         raise InputError(f"--{name.replace('_', '-')} must be {what}; got {text!r}") from None
 
 
 def model_target(output: str, force: bool) -> Path:
-    """The model file to write; --force replaces a model file, not whatever else a slip of the hand may name."""
+    """Return the model file to write. --force replaces only a model file, so a wrong name destroys nothing else."""
     return target_of(output, force, _is_model, "a packed model file")
 
 
@@ -120,30 +120,30 @@ def _is_model(path: Path) -> bool:
 
 
 def target_of(output: str, force: bool, is_such: Callable[[Path], bool], what: str) -> Path:
-    """The file to write; --force replaces one that is such a file."""
+    """Return the file to write. --force replaces only a file for which `is_such` holds."""
     target = Path(output)
     if target.is_dir():
         raise InputError(f"-o {output} is a folder; name a file in it")
     if target.exists():
         if not force:
-            raise InputError(f"-o {output} is there already; add --force to overwrite it")
+            raise InputError(f"-o {output} exists already; add --force to overwrite it")
         if not is_such(target):
             raise InputError(f"-o {target} is not {what}, so --force does not overwrite it")
     return target
 
 
 def check_results(json_file: str | None, plot: str | None, keys: tuple[str, ...], model: Path | None = None) -> None:
-    """Refuse, before any work, files of --json and --plot that cannot be written or would replace something else.
+    """Check, before any work, that the files of --json and --plot can be written and replace nothing else.
 
-    What is there already is replaced only if it is empty or such a result itself: a JSON object with all `keys`, a
-    picture that was drawn here. `model` is the file that -o names.
+    An existing file is replaced only if it is empty or such a result: a JSON object with all `keys`, or a picture drawn
+    here. `model` is the file of -o.
     """
     from xnor_ref.charts.files import MARKS
 
     paths = {"-o": model, "--json": json_file, "--plot": plot}
     named = {option: Path(path) for option, path in paths.items() if path is not None and path != "-"}
     if len({path.resolve() for path in named.values()}) < len(named):
-        raise InputError(f"{', '.join(named)}: each needs a file of its own")
+        raise InputError(f"{', '.join(named)} name the same file; give each its own")
     for option, path in named.items():
         folder = path.parent
         if path.exists() and not path.is_file():
@@ -154,7 +154,7 @@ def check_results(json_file: str | None, plot: str | None, keys: tuple[str, ...]
             raise OutputError(f"{option} {path}: no permission to write into the folder {folder}")
         before = b"" if option == "-o" or not path.exists() else path.read_bytes()
         if before and not (any(mark in before for mark in MARKS) if option == "--plot" else _is_result(before, keys)):
-            raise InputError(f"{option} {path} is there already and not of this command; name another file")
+            raise InputError(f"{option} {path} exists and was not written by this command; name another file")
 
 
 def _is_result(text: bytes, keys: tuple[str, ...]) -> bool:
@@ -166,12 +166,12 @@ def _is_result(text: bytes, keys: tuple[str, ...]) -> bool:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     show(json.dumps(value, indent=2))
 
 
 def answer(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
-    """Print a result, as JSON or as the `text` of it."""
+    """Print a result, as JSON or as text made by `text`."""
     if as_json:
         print_json(result)
     else:
@@ -179,7 +179,7 @@ def answer(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
 
 
 def write_json(result: Any, json_file: str | None) -> bool:
-    """Write a result where --json says, if it does; whether that is stdout, where it takes the place of text."""
+    """Write a result to the file of --json, if given. Return whether that is stdout, so that no text is printed."""
     if json_file == "-":
         print_json(result)
     elif json_file is not None:
@@ -190,9 +190,9 @@ def write_json(result: Any, json_file: str | None) -> bool:
 
 
 def score_lines(result: dict[str, Any]) -> list[str]:
-    """The scores of the networks of a result, the sizes of their files, and how far the two agree, where it says so.
+    """Return lines with the scores of a result's networks, their files' sizes, and how far the two agree.
 
-    A difference that changes no answer is pointed out.
+    Logits that differ without changing an answer get a note.
     """
     sizes = "packed_bytes" in result
     rows = [("", "top-1", "top-5", "loss", *(["file"] if sizes else []))]
@@ -210,17 +210,17 @@ def score_lines(result: dict[str, Any]) -> list[str]:
         f"a logit: {result['max_logit_difference']:g}",
     ]
     if result["max_logit_difference"] and not result["disagreements"]:
-        lines.append(f"note: the logits differ by up to {result['max_logit_difference']:g}, though no answer does")
+        lines.append(f"note: the logits differ by up to {result['max_logit_difference']:g}, but all answers agree")
     return lines
 
 
 def size_text(count: int) -> str:
-    """'1.2 MB'; decimal units."""
+    """Return a number of bytes in decimal units, such as '1.2 MB'."""
     return scaled(count, ("B", "kB", "MB", "GB"))
 
 
 def scaled(count: int, units: Sequence[str]) -> str:
-    """'1.2 k': a count in the first of `units`, each 1000 times the one before, in which it is below 1000."""
+    """Return a count such as '1.2 k', in the first of `units` that makes it less than 1000. Units grow by 1000."""
     value, power = float(count), 0
     while value >= 1000 and power < len(units) - 1:
         value, power = value / 1000, power + 1
@@ -228,7 +228,7 @@ def scaled(count: int, units: Sequence[str]) -> str:
 
 
 def table(rows: Sequence[tuple[str, ...]], right: Container[int] = ()) -> str:
-    """Rows of texts in columns of equal width; columns in `right` are set right."""
+    """Return rows of text in aligned columns. Columns in `right` are right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""What a job says while it runs: a bar on a terminal, plain lines elsewhere. All of it goes to stderr."""
+"""Progress of a job, on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import shutil
 import sys
@@ -9,11 +9,11 @@ from xnor_ref.cli.text import say
 from xnor_ref.training.fitting.observer import Observer
 
 _REDRAW_SECONDS = 0.1
-_PLAIN_SECONDS = 60  # between lines about an epoch, where there is no bar
+_PLAIN_SECONDS = 60  # between lines about an epoch, without a bar
 
 
 class Progress(Observer):
-    """Shows progress; nothing at all with `quiet`. As a context manager it removes the bar at the end."""
+    """Prints progress, or nothing with `quiet`. As a context manager it removes the bar at the end."""
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
@@ -68,7 +68,7 @@ class Progress(Observer):
         )
 
     def clear(self) -> None:
-        """Remove the bar, so that other output starts on a clean line."""
+        """Remove the bar, so that other output starts on an empty line."""
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
@@ -76,7 +76,7 @@ class Progress(Observer):
 
 
 def bar(what: str, done: int, total: int, figures: dict[str, Any], width: int) -> str:
-    """One line of at most `width` characters: what, a bar, and the figures that fit."""
+    """Return one line of at most `width` characters: `what`, a bar, and the figures that fit."""
     tail = details(done, total, figures)
     cells = max(0, min(30, width - len(what) - len(tail) - 5))
     full = round(cells * part(done, total))
@@ -85,7 +85,7 @@ def bar(what: str, done: int, total: int, figures: dict[str, Any], width: int) -
 
 
 def details(done: int, total: int, figures: dict[str, Any]) -> str:
-    """How much is done, and the figures of an epoch."""
+    """Return the share that is done, and the figures of an epoch."""
     parts = [f"{part(done, total):4.0%}"]
     if "loss" in figures:
         parts += [f"loss {figures['loss']:.3f}", f"accuracy {figures['accuracy']:.1%}"]
@@ -93,12 +93,12 @@ def details(done: int, total: int, figures: dict[str, Any]) -> str:
 
 
 def part(done: int, total: int) -> float:
-    """What is done, from 0 to 1."""
+    """Return the share that is done, from 0 to 1."""
     return min(1.0, done / total) if total else 1.0
 
 
 def speed(figures: dict[str, Any]) -> list[str]:
-    """Images a second and the time left, where they are known."""
+    """Return images per second and the time left, if known."""
     if "seconds_left" not in figures:
         return []
     left = clock(figures["seconds_left"]) + ("" if figures["with_validation"] else " and validation")
@@ -106,7 +106,7 @@ def speed(figures: dict[str, Any]) -> list[str]:
 
 
 def trees(line: dict[str, Any]) -> str:
-    """How light the trees of the filters are, where training pulls them together."""
+    """Return the cost ratio of the filters' trees, if training reduces it."""
     if "mst_ratio" not in line:
         return ""
     lost = f", {line['mst_equal']} filters lost" if line["mst_equal"] else ""

@@ -1,4 +1,4 @@
-"""What a network costs, as text."""
+"""The cost of a network, as text."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _COLUMNS = {
 
 
 def summary_text(result: dict[str, Any]) -> str:
-    """A table of the layers, and their sums in words; columns that are 0 throughout are left out."""
+    """Return a table of the layers and a list of totals. Columns of zeros are left out."""
     total = result["total"]
     keys = [key for key in _COLUMNS if total[key]]
     rows = [("layer", "kind", "output", *(_COLUMNS[key] for key in keys))]
@@ -47,27 +47,27 @@ def _sums(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{total['parameters']:,}; {_parts(total)}"),
         ("operations", operations),
         ("float32", _bytes(whole)),
-        ("packed", f"{_bytes(packed)}, {whole / packed:.1f} times smaller; a model file also has its description"),
+        ("packed", f"{_bytes(packed)}, {whole / packed:.1f} times smaller; a model file adds a description"),
         (
             "all binary",
-            f"{_bytes(bits)}, as in Figure 4(a): one bit a parameter, 1/64 of double precision, "
+            f"{_bytes(bits)}, as in Figure 4(a): one bit per parameter, 1/64 of double precision, "
             f"{_bytes(result['double_bytes'])}",
         ),
     ]
     if total["norm_channels"]:
         three, four = ((f"{way['parameters']:,}", f"({way['bytes'] / 2**20:,.2f} MiB)") for way in result["otherwise"])
-        with_three = f"{three[0]} with 3 numbers a channel of BatchNorm and no biases {three[1]}"
+        with_three = f"{three[0]} with 3 numbers per channel of BatchNorm and no biases {three[1]}"
         lines.insert(1, ("others count", f"{with_three}, or {four[0]} with 4 and all biases {four[1]}"))
     return lines
 
 
 def _parts(total: dict[str, int]) -> str:
-    """What is counted as parameters."""
+    """Return what counts as parameters."""
     norms = f", {total['norms']:,} gammas and betas of {total['norm_channels']:,} channels of BatchNorm"
     bits = f"{total['bits']:,} bits of binary weights"
     return f"{bits}{norms if total['norm_channels'] else ''}, {total['biases']:,} biases"
 
 
 def _bytes(count: int) -> str:
-    """Decimal and binary units: papers have both."""
+    """Return a size in decimal and binary units. Papers use both."""
     return f"{size_text(count)} ({count / 2**20:,.2f} MiB)"

@@ -1,4 +1,4 @@
-"""Text for a terminal: names that anyone may have made are escaped, a closed stderr is quiet."""
+"""Printing to a terminal. Names from files are escaped, and a closed stderr is ignored."""
 
 import os
 import shlex
@@ -6,7 +6,7 @@ import sys
 
 
 def program() -> str:
-    """How this program was called, for messages that can be pasted."""
+    """Return how this program was called, so that printed commands can be pasted."""
     folder, name = os.path.split(sys.argv[0])
     if name == "__main__.py" and os.path.basename(folder) == "xnor_ref":
         return "python -m xnor_ref"
@@ -14,17 +14,17 @@ def program() -> str:
 
 
 def plugin_flag(plugin: str | None) -> str:
-    """What a printed command needs besides, where a plugin's rules are part of a run; begins with a space."""
+    """Return the --plugin option that a printed command needs, with a leading space, or ""."""
     return f" --plugin {shlex.quote(plugin)}" if plugin else ""
 
 
 def show(text: str) -> None:
-    """A result on stdout."""
+    """Print a result on stdout."""
     print(printable(text), flush=True)
 
 
 def say(text: str) -> None:
-    """A line on stderr; quiet where stderr is closed."""
+    """Print a line on stderr, or nothing if stderr is closed."""
     if sys.stderr is None:
         return
     try:
@@ -35,5 +35,5 @@ def say(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` with what is not printable escaped: names come from files and folders that anyone may have made."""
+    """Escape the unprintable characters of `text`. Names in it may come from untrusted files."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

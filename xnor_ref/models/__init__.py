@@ -1,4 +1,4 @@
-"""Networks by name, one file each; the room's page says what such a file holds."""
+"""Networks by name. Each has one file; the room's page describes its contents."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -14,7 +14,7 @@ from xnor_ref.nn.layers.real_layers import positive
 from xnor_ref.nn.methods import options_of
 from xnor_ref.nn.module import Module, Sequential
 
-_NETWORKS: dict[str, Any] = {  # modules, or what was registered
+_NETWORKS: dict[str, Any] = {  # modules, or registered networks
     "shapes-net": "xnor_ref.models.shapes_net",
     "lenet5": "xnor_ref.models.lenet",
     "nin": "xnor_ref.models.nin",
@@ -35,13 +35,13 @@ class Network(Sequential):
 def register(
     name: str, *, smallest: int = 1, usual: tuple[int, int, int] = (64, 3, 12), options: tuple[str, ...] = ()
 ) -> Callable:
-    """Decorator: a network of one's own, by a function of (Builder, pixels a side, channels, classes, **options).
+    """Decorator: register your own network, a function of (Builder, image size, channels, classes, **options).
 
-    The function returns the layers by name, in their order. `smallest`, `usual` and `options` are the SMALLEST, USUAL
-    and OPTIONS of the room's page. Raises InputError for a name that is taken.
+    The function returns the layers by name, in order. `smallest`, `usual` and `options` are the SMALLEST, USUAL and
+    OPTIONS of the room's page. Raises InputError for a name that is taken.
     """
     if name in _NETWORKS:
-        raise InputError(f"register: there is a network {name!r} already")
+        raise InputError(f"register: the name {name!r} is taken; choose another name for the network")
 
     def decorate(layers: Callable[..., dict[str, Module]]) -> Callable[..., dict[str, Module]]:
         _NETWORKS[name] = SimpleNamespace(layers=layers, SMALLEST=smallest, USUAL=usual, OPTIONS=options)
@@ -51,20 +51,20 @@ def register(
 
 
 def names() -> tuple[str, ...]:
-    """Names of all networks."""
+    """Return the names of all networks."""
     return tuple(_NETWORKS)
 
 
 def usual_input(name: str) -> tuple[int, int, int]:
-    """Pixels a side, channels and classes that a network is usually given. Raises InputError for an unknown name."""
+    """Return a network's usual image size, channels and classes. Raises InputError for an unknown name."""
     return _module(name).USUAL
 
 
 def combined(of_method: dict[str, Any], of_network: dict[str, Any]) -> dict[str, Any]:
-    """Options for `build` from two places. Raises InputError where both have one, or one is an argument of `build`."""
+    """Merge options for `build`. Raises InputError if both have one, or if one is an argument of `build`."""
     for key, value in of_network.items():
         if key in of_method or key in ("name", "image_size", "in_channels", "num_classes", "method", "seed"):
-            raise InputError(f"model option {key} (={value}): this is a setting of its own, not one of the network")
+            raise InputError(f"model option {key} (={value}): this is a separate setting, not an option of the network")
     return {**of_method, **of_network}
 
 
@@ -84,20 +84,19 @@ def _limited(value: Any, name: str, most: int) -> int:
 def build(
     name: str, *, image_size: int, in_channels: int, num_classes: int, method: str = "xnor", seed: int = 0, **options
 ) -> Network:
-    """Make a network with weights drawn from `seed`.
+    """Build a network with weights drawn from `seed`.
 
     Parameters
     ----------
     name : one of `names()`.
     image_size, in_channels, num_classes : square images (N, in_channels, image_size, image_size) -> (N, num_classes).
-    method : one of `nn.methods.METHODS`, which says what each makes of a network.
-    options : settings of the binary layers (`BinaryOptions`), as far as the method leaves them open, or of the network
-        itself.
+    method : one of `nn.methods.METHODS`.
+    options : settings of the binary layers (`BinaryOptions`) that the method leaves open, or options of the network.
 
     Raises
     ------
-    InputError : unknown name, method or option, or one without effect; an image too small for the network; weights
-        that the machine's memory cannot hold.
+    InputError : an unknown name, method or option; an option without effect; an image too small for the network;
+        weights that do not fit into memory.
 
     Examples
     --------

@@ -1,13 +1,14 @@
 """AlexNet (Krizhevsky et al. 2012) in the two layouts of the XNOR-Net authors' released code.
 
-No local response normalisation, no groups, BatchNorm everywhere; the fully connected layers are convolutions, the first
-of which covers its whole input. At 224 pixels the stem is 11x11 with stride 4; below 128 it is 7x7 with stride 2, below
-64 5x5 with stride 1, and the poolings keep every second pixel to the border.
+No local response normalisation, no groups, BatchNorm everywhere. The fully connected layers are convolutions; the first
+of them covers its whole input. At 224 pixels the stem is 11x11 with stride 4. Below 128 pixels it is 7x7 with stride 2,
+below 64 it is 5x5 with stride 1, and poolings are padded so that they keep every second pixel up to the border.
 
 The released `alexnet.lua` (Binary-Weight-Networks) and `alexnetxnor.lua` have the same convolutions. They differ in the
-order of a block, which the method decides here, and in dropout, which `layout` decides: "bwn" drops whole channels
-before fc6 and fc7 with probability 0.1, as that network was trained; "xnor" drops none. By default method bwn has the
-former, all others the latter. Both have BatchNorms of their own, see `batch_norm` of `nn.methods.BinaryOptions`.
+order of a block, which the method decides here, and in dropout, which `layout` decides. "bwn" drops whole channels
+before fc6 and fc7 with probability 0.1, as that network was trained. "xnor" drops none. The default is "bwn" for method
+bwn and "xnor" for all others. The two files also use different BatchNorms, see `batch_norm` of
+`nn.methods.BinaryOptions`.
 """
 
 from xnor_ref.errors import InputError
@@ -21,7 +22,7 @@ OPTIONS = ("layout",)
 
 
 def layers(build: Builder, size: int, channels: int, classes: int, layout: str | None = None) -> dict[str, Module]:
-    """Five convolutions and three fully connected layers; the first and the last are real."""
+    """Return five convolutions and three fully connected layers. The first and the last are real."""
     if layout not in (None, "bwn", "xnor"):
         raise InputError(f"alexnet: layout must be one of bwn, xnor, got {layout!r}")
     kernel, stride, border = (11, 4, 2) if size >= 128 else (7, 2, 3) if size >= 64 else (5, 1, 2)

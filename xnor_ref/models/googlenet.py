@@ -1,10 +1,10 @@
 """The GoogLeNet variant of the XNOR-Net paper (Rastegari et al. 2016, Table 2).
 
-In place of inception modules it has plain 1x1 and 3x3 convolutions by turns, 21 of them with the classifier, which is
+Instead of inception modules it alternates 1x1 and 3x3 convolutions. There are 21, including the classifier, which is
 1x1 and followed by the mean over its maps. It is Darknet's "extraction" network, whose file has these widths, kernels
-and poolings. Darknet has leaky ReLU, also after the classifier; the blocks here have what their method says, and the
-classifier has nothing. At 128 pixels and more the stem is 7x7 with stride 2 and a pooling; from 64 pixels it has no
-pooling, and below it is 3x3 with stride 1.
+and poolings. Darknet uses leaky ReLU, also after the classifier. Here the method decides the activation, and the
+classifier has none. From 128 pixels the stem is 7x7 with stride 2 and a pooling; from 64 pixels it has no pooling;
+below 64 it is 3x3 with stride 1.
 """
 
 from xnor_ref.nn.blocks import Builder
@@ -14,7 +14,7 @@ from xnor_ref.nn.module import Module
 SMALLEST = 16
 USUAL = (224, 3, 1000)
 OPTIONS = ()
-_STAGES = (  # outputs of 1x1 and 3x3 by turns; each stage but the last ends with a pooling
+_STAGES = (  # output channels, 1x1 and 3x3 alternating; each stage but the last ends with a pooling
     (128, 256, 256, 512),
     (256, 512, 256, 512, 256, 512, 256, 512, 512, 1024),
     (512, 1024, 512, 1024),
@@ -22,7 +22,7 @@ _STAGES = (  # outputs of 1x1 and 3x3 by turns; each stage but the last ends wit
 
 
 def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
-    """The first convolution and the classifier are real."""
+    """Return the layers. The first convolution and the classifier are real."""
     kernel, stride = (7, 2) if size >= 64 else (3, 1)
     stem = build.stem(channels, 64, kernel, stride, kernel // 2, MaxPool2d(2) if size >= 128 else None)
     network: dict[str, Module] = {"stem": stem, "conv2": build.conv(64, 192, 3, 1, 1, MaxPool2d(2))}

@@ -10,7 +10,7 @@ OPTIONS = ()
 
 
 def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
-    """Real 5x5, binary 5x5, binary fully connected, real fully connected."""
+    """Return a real 5x5, a binary 5x5, a binary fully connected and a real fully connected layer."""
     after_stem = (size - 4) // 2
     side = (after_stem - 4) // 2
     return {

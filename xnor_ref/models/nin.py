@@ -1,6 +1,6 @@
 """Network in Network (Lin et al. 2014): 1x1 convolutions between the spatial ones, and the mean over the last maps.
 
-For images from 64 pixels the first convolution takes every second pixel, from 128 every fourth with an 11x11 kernel.
+From 64 pixels the first convolution has stride 2; from 128 pixels it has stride 4 and an 11x11 kernel.
 """
 
 from xnor_ref.nn.blocks import Builder
@@ -13,7 +13,7 @@ OPTIONS = ()
 
 
 def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
-    """Nine convolutions; all but the first and the last are binary."""
+    """Return nine convolutions. All but the first and the last are binary."""
     kernel, stride = (11, 4) if size >= 128 else (5, 2 if size >= 64 else 1)
     return {
         "stem": build.stem(channels, 192, kernel, stride, kernel // 2),

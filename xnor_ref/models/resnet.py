@@ -1,9 +1,9 @@
 """ResNet-18 (He et al. 2016): a stem, four stages of two residual blocks of two 3x3 convolutions, a linear classifier.
 
 Stem: 7x7 with stride 2 and pooling from 128 pixels; 3x3 with stride 2 from 64; 3x3 with stride 1 below. Where a stage
-halves the image and doubles the channels, the shortcut is a 1x1 convolution (type B of that paper). XNOR-Net says
-nothing of its bits: it is binary by default like every inner convolution, and real with `downsample="real"`; with
-`downsample="identity"` it has no weights (type A).
+halves the image and doubles the channels, the shortcut is a 1x1 convolution (type B of that paper). XNOR-Net does not
+say whether it is binary. Here it is binary by default, like every inner convolution, and real with `downsample="real"`.
+With `downsample="identity"` the shortcut has no weights (type A).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ DOWNSAMPLES = ("binary", "real", "identity")
 
 
 def layers(build: Builder, size: int, channels: int, classes: int, downsample: str | None = None) -> dict[str, Module]:
-    """The first convolution and the classifier are real."""
+    """Return the layers. The first convolution and the classifier are real."""
     check("resnet18", build, downsample)
     if size >= 128:
         stem = build.stem(channels, 64, 7, 2, 3, MaxPool2d(3, 2, 1))
@@ -33,7 +33,7 @@ def layers(build: Builder, size: int, channels: int, classes: int, downsample: s
 def residual_stages(
     build: Builder, widths: Sequence[int], blocks: int, downsample: str, classes: int
 ) -> dict[str, Module]:
-    """All after the stem, which has as many maps as the first stage: so many blocks a stage, and the classifier."""
+    """Return the stages of residual blocks and the classifier. The stem has as many maps as the first stage."""
     network: dict[str, Module] = {}
     inputs = widths[0]
     for stage, outputs in enumerate(widths, start=1):
@@ -48,19 +48,23 @@ def residual_stages(
 
 
 def check(name: str, build: Builder, downsample: str | None) -> None:
-    """Raise InputError for settings that a residual network cannot have."""
+    """Raise InputError for settings that a residual network does not support."""
     if downsample not in (None, *DOWNSAMPLES):
         raise InputError(f"{name}: downsample must be one of {', '.join(DOWNSAMPLES)}, got {downsample!r}")
     if build.options.shortcut == "bireal" and downsample is not None:
-        raise InputError(f"{name}: shortcut 'bireal' has its own shortcuts, downsample (={downsample}) has no effect")
+        raise InputError(
+            f"{name}: shortcut 'bireal' brings its own shortcuts, so downsample (={downsample}) would have no effect"
+        )
     if build.real_inputs and not build.how.weights and downsample in ("binary", "real"):
         raise InputError(f"{name}: method 'full' has no binary layers, so downsample (={downsample}) has no effect")
     if build.options.block_order == "cbap":
-        raise InputError(f"{name}: block_order 'cbap' would add shortcuts to signs; it is for networks without them")
+        raise InputError(
+            f"{name}: block_order 'cbap' would add shortcuts to signs; it is only for networks without shortcuts"
+        )
 
 
 def residual_block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
-    """Two 3x3 convolutions beside a shortcut, which is one of `DOWNSAMPLES` where the shape changes."""
+    """Return two 3x3 convolutions with a shortcut. Where the shape changes, `downsample` gives its kind."""
     if build.real_inputs:
         return _real_block(build, inputs, outputs, stride, downsample)
     size = build.size
@@ -71,7 +75,7 @@ def residual_block(build: Builder, inputs: int, outputs: int, stride: int, downs
         return Residual(body)
     if downsample != "binary":
         return Residual(body, _real_shortcut(build, inputs, outputs, stride, downsample))
-    build.size = size  # the shortcut sees what the body has seen
+    build.size = size  # the shortcut has the same input as the body
     return Residual(body, build.conv(inputs, outputs, 1, stride))
 
 
@@ -83,7 +87,7 @@ def _real_shortcut(build: Builder, inputs: int, outputs: int, stride: int, downs
 
 
 def _real_block(build: Builder, inputs: int, outputs: int, stride: int, downsample: str) -> Module:
-    """conv-BN-ReLU-conv-BN, plus the shortcut, then ReLU."""
+    """Return conv-BN-ReLU-conv-BN plus the shortcut, then ReLU."""
     body = Sequential(
         conv1=build.conv(inputs, outputs, 3, stride, 1),
         **build.conv_and_norm(outputs, outputs, 3, 1, 1, names=("conv2", "bn2")),

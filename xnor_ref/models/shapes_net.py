@@ -11,7 +11,7 @@ OPTIONS = ("width",)
 
 
 def layers(build: Builder, size: int, channels: int, classes: int, width: int = 32) -> dict[str, Module]:
-    """Real 5x5 stem with stride 2, three binary 3x3 blocks, real classifier."""
+    """Return a real 5x5 stem with stride 2, three binary 3x3 blocks and a real classifier."""
     if positive(width, "width", "shapes-net") > 1024:
         raise InputError(f"shapes-net: width must be at most 1024, got {width}")
     return {

@@ -1,8 +1,8 @@
-"""VGG-small: the six-convolution network of the binary-network literature on CIFAR-10, and its wider-image versions.
+"""VGG-small: the network of six convolutions that papers on binary networks use for CIFAR-10, and larger versions.
 
 At 32 pixels: 128-128-MP-256-256-MP-512-512-MP and one linear layer, 4.57 M binary weights. From 64 pixels the first
-block has 64 maps and the halvings come earlier, so that the cost stays within reach of a CPU: 64-MP-128-MP-256-256-MP-
-512-512 and the mean over the last maps. From 128 pixels the stem is 7x7 with stride 2 and one more pooling.
+block has 64 maps and pooling comes earlier, to keep the cost low enough for a CPU: 64-MP-128-MP-256-256-MP-512-512 and
+the mean over the last maps. From 128 pixels the stem is 7x7 with stride 2 and one more pooling.
 """
 
 from xnor_ref.nn.blocks import Builder
@@ -15,7 +15,7 @@ OPTIONS = ()
 
 
 def layers(build: Builder, size: int, channels: int, classes: int) -> dict[str, Module]:
-    """The first convolution and the classifier are real."""
+    """Return the layers. The first convolution and the classifier are real."""
     small, first = size < 64, 128 if size < 64 else 64
     if small:
         stem = build.stem(channels, first, 3, 1, 1)

@@ -1,7 +1,7 @@
-"""Layers of networks that train, and losses.
+"""Layers that train, and losses.
 
-A layer takes a Tensor, or a float32 array, and returns a Tensor: images are (N, C, H, W), rows (N, features).
-Activations take any shape. Parameters are Tensors, by name.
+A layer takes a Tensor or a float32 array and returns a Tensor. Images are (N, C, H, W), rows are (N, features), and
+activations take any shape. Parameters are Tensors with names.
 
 >>> import numpy as np
 >>> from xnor_ref import nn

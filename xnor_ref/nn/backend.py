@@ -1,4 +1,4 @@
-"""What computes: the choices that hold for all layers of the process."""
+"""Settings of all layers in the process: the backend, and the arithmetic of gradients."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,32 +24,32 @@ def _chosen(setting: str, value: str, choices: tuple[str, ...]) -> Iterator[None
 
 
 def binary_backend(name: str) -> AbstractContextManager[None]:
-    """Compute the integer convolutions of all binary layers by another path while inside.
+    """Context manager: compute the integer convolutions of all binary layers by another backend.
 
-    "auto" and "simd" take packed bits, and in training several layers at a time (`nn/fused.py`); the others take one
-    layer after the other. "float" convolves matrices of +-1 with BLAS, which shares no code with the bits and is exact
-    as long as sums stay below 2**24; "reference" and "numba" are the rungs of the bit kernels.
-    The choice holds for the whole process, so also for layers that other threads run meanwhile.
+    "auto" and "simd" use packed bits; in training they compute several layers at once (`nn/fused.py`). The other
+    backends compute one layer after the other. "float" convolves matrices of +-1 with BLAS. It shares no code with the
+    bit kernels, and is exact while sums stay below 2**24. "reference" and "numba" are the simpler versions of the bit
+    kernels. The setting holds for the whole process, including other threads.
     """
     return _chosen("binary_backend", name, BACKENDS)
 
 
 def current_backend() -> str:
-    """What `binary_backend` says at the moment."""
+    """Return the current setting of `binary_backend`."""
     return _now["binary_backend"]
 
 
 def backward_in(arithmetic: str) -> AbstractContextManager[None]:
-    """Multiply the gradients of binary convolutions in another arithmetic while inside; for the whole process.
+    """Context manager: multiply the gradients of binary convolutions in another arithmetic, in the whole process.
 
-    "fp32", as it is outside; "int8", in bytes that are rounded at random, where the processor has the instructions
-    (VNNI), in fp32 elsewhere; "auto" is "int8".
+    "fp32" is the default. "int8" multiplies bytes, rounded at random, if the processor has the instructions (VNNI),
+    and falls back to fp32 otherwise. "auto" is the same as "int8".
     """
     return _chosen("backward_in", arithmetic, BACKWARDS)
 
 
 def multiplies_bytes() -> bool:
-    """Whether the processor has what "int8" needs."""
+    """Whether the processor has the instructions that "int8" needs."""
     if not has_vectors():
         return False
     from xnor_ref.kernels.basics import target
@@ -58,10 +58,10 @@ def multiplies_bytes() -> bool:
 
 
 def in_bytes(arithmetic: str) -> bool:
-    """Whether gradients are multiplied in bytes inside of `backward_in(arithmetic)`."""
+    """Whether gradients are multiplied in bytes inside `backward_in(arithmetic)`."""
     return arithmetic != "fp32" and multiplies_bytes()
 
 
 def gradients_in_bytes() -> bool:
-    """Whether gradients are multiplied in bytes at the moment."""
+    """Whether gradients are currently multiplied in bytes."""
     return in_bytes(_now["backward_in"])

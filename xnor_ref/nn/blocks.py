@@ -1,7 +1,7 @@
-"""The unit that networks are built from: a convolution or linear map with its BatchNorm, activation and pooling.
+"""The blocks of networks: a convolution or linear layer with its BatchNorm, activation and pooling.
 
-The room's page lists their orders and says why. In B-A-C-P, `relu` puts a ReLU before the pooling.
-BinaryNet's activation is the sign that the next layer takes of its input.
+The room's page lists the orders of these parts and explains them. In B-A-C-P, the option `relu` puts a ReLU before the
+pooling. In BinaryNet the activation is the sign, which the next layer takes of its input.
 """
 
 from dataclasses import dataclass, field
@@ -40,13 +40,13 @@ _OFFICIAL_EPS = {"first": 1e-5, "hidden": 1e-4, "last": 1e-3}
 
 @dataclass
 class Builder:
-    """Makes the blocks of a network for one method, drawing all weights from one generator.
+    """Builds the blocks of a network for one method. All weights are drawn from one generator.
 
     Parameters
     ----------
-    method, options : as `methods.options_of` has checked them
-    rng : of the weights
-    size : (H, W) of the image; later of what the next block will see, which some Gammas need to know
+    method, options : the method's name and its options, checked by `methods.options_of`
+    rng : generator of the initial weights
+    size : (H, W) of the image, then of each next block's input; some Gammas depend on it
     """
 
     method: str
@@ -60,12 +60,12 @@ class Builder:
 
     @property
     def real_inputs(self) -> bool:
-        """Whether hidden layers have real inputs, so that activations are ReLU."""
+        """Whether hidden layers have real inputs; activations are then ReLU."""
         return not self.how.inputs
 
     @property
     def sign_first(self) -> bool:
-        """Whether hidden blocks take the signs of their input themselves: B-A-C-P and A-C-B-P."""
+        """Whether hidden blocks take the signs of their own input: B-A-C-P and A-C-B-P."""
         return self.how.inputs and not self.how.ends and self.options.block_order != "cbap"
 
     @property
@@ -81,7 +81,7 @@ class Builder:
     def conv(
         self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None, **more
     ) -> Sequential:
-        """A hidden convolution block; `more` may be the `dilation` and the `groups` of its convolution."""
+        """Return a hidden convolution block. `more` may hold the convolution's `dilation` and `groups`."""
         conv, before = self.hidden_conv(inputs, outputs, kernel, stride, padding, **more), self.size
         self._follow(conv.window(before))
         if not self.sign_first:
@@ -102,35 +102,36 @@ class Builder:
         size: Pair | None,
         kind: type[BatchNorm] = BatchNorm2d,
     ) -> dict[str, Module | None]:
-        """A hidden layer with its signs, its scale, and BatchNorm before the signs or at the end."""
+        """Return a hidden layer with its signs, its scale, and BatchNorm before the signs or at the end."""
         scale = self._scale(layer, outputs, size)
         if self.norm_first:
             return {"bn": self.norm(inputs, kind=kind), **self._sign(inputs), name: layer, "scale": scale}
         return {**self._sign(inputs), name: layer, "scale": scale, "bn": self.norm(outputs, kind=kind)}
 
     def _after(self, channels: int) -> Module | None:
-        """The activation after a binary layer, if there is to be one."""
+        """Return the activation after a binary layer, or None."""
         if self.options.react or self.options.rprelu:
             return rprelu(channels)
         return ReLU() if self.options.relu else None
 
     def _sign(self, channels: int) -> dict[str, Module | None]:
-        """What comes between BatchNorm and a hidden layer: a shift, and the sign where the layer has real weights."""
+        """Return what stands between BatchNorm and a hidden layer: a shift, and a sign before real weights."""
         return {
             "shift": Shift(channels) if self.options.react else None,
             "sign": None if self.how.weights else Sign(self.options.sign_gradient),
         }
 
     def _shortcut(self, inputs: int, outputs: int, before: Pair, stride: Pair) -> Module | None:
-        """Past a convolution that has made an image of `self.size` of one of size `before`.
+        """Return the shortcut past a convolution that turns images of size `before` into images of `self.size`.
 
-        The identity where shapes allow; else the mean over stride x stride pixels, a real 1x1 convolution and BatchNorm
-        (Liu et al. 2018, section 3.3).
+        It is the identity if shapes agree. Otherwise it is the mean over stride x stride pixels, a real 1x1 convolution
+        and BatchNorm (Liu et al. 2018, section 3.3).
         """
         if self.size != (before[0] // stride[0], before[1] // stride[1]):
             raise InputError(
-                f"build: shortcut 'bireal' needs convolutions that keep the image's size up to their stride; one of "
-                f"stride {stride} makes {self.size} of {before}"
+                "build: shortcut 'bireal' needs convolutions that change the image's size by their stride only; one "
+                "of "
+                f"stride {stride} changes {before} to {self.size}"
             )
         if inputs == outputs and stride == (1, 1):
             return None
@@ -140,14 +141,14 @@ class Builder:
     def conv_and_norm(
         self, inputs: int, outputs: int, kernel, stride=1, padding=0, names: tuple[str, str] = ("conv", "bn")
     ) -> dict[str, Module]:
-        """A hidden convolution and its BatchNorm, for blocks that put them together otherwise."""
+        """Return a hidden convolution and its BatchNorm, for blocks that combine them in another order."""
         conv = self.hidden_conv(inputs, outputs, kernel, stride, padding)
         scale = self._scale(conv, outputs, None)
         layers = {names[0]: conv, f"{names[0]}_scale": scale, names[1]: self.norm(outputs)}
         return {name: layer for name, layer in layers.items() if layer is not None}
 
     def hidden_conv(self, inputs: int, outputs: int, kernel, stride=1, padding=0, **more) -> Convolution:
-        """The convolution of a hidden block."""
+        """Return the convolution of a hidden block."""
         place = inputs, outputs, kernel, stride, padding
         if not self.how.weights:
             return Conv2d(*place, rng=self.rng, **more)
@@ -162,7 +163,7 @@ class Builder:
         return BinaryWeightConv2d(inputs, outputs, kernel, stride, padding, rng=self.rng, **more)
 
     def linear(self, inputs: int, outputs: int) -> Sequential:
-        """A hidden fully connected block."""
+        """Return a hidden fully connected block."""
         linear = self._linear(inputs, outputs)
         if self.sign_first:
             body = self._body(inputs, outputs, "linear", linear, None, BatchNorm1d)
@@ -173,9 +174,10 @@ class Builder:
     def stem(
         self, inputs: int, outputs: int, kernel, stride=1, padding=0, pool: MaxPool2d | AvgPool2d | None = None
     ) -> Sequential:
-        """The first convolution; three channels leave nothing to gain from binary inputs (section 3.2).
+        """Return the block of the first convolution.
 
-        Its weights are real unless the method binarises its first and last layers.
+        With three input channels, binary inputs save nothing (section 3.2), so the inputs are real. The weights are
+        real too, unless the method binarises its first and last layers.
         """
         place = inputs, outputs, kernel, stride, padding
         conv = self._binary_weight_conv(*place) if self.binary_ends else Conv2d(*place, rng=self.rng)
@@ -183,18 +185,18 @@ class Builder:
         return self._block(conv, outputs, pool, first=True)
 
     def before_classifier(self, channels: int, batch_norm: type[BatchNorm] = BatchNorm2d) -> Sequential:
-        """Where blocks take signs first: the BatchNorm that the last block lacks, and ReLU before real weights."""
+        """Return a BatchNorm before the last layer, if blocks begin with BatchNorm, and ReLU before real weights."""
         return _sequence(
             bn=self.norm(channels, "last", batch_norm) if self.norm_first else None,
             relu=ReLU() if self.sign_first and not self.binary_ends else None,
         )
 
     def norm(self, channels: int, place: str = "hidden", kind: type[BatchNorm] = BatchNorm2d) -> BatchNorm | None:
-        """A BatchNorm, unless the network has none, in the "first" block, a "hidden" one, or before the "last" layer.
+        """Return a BatchNorm, or None if the network has none. `place` is "first", "hidden" or "last" (before it).
 
-        BinaryConnect's and BinaryNet's have eps 1e-4, as in their authors' codes. With `batch_norm="official"` it is
-        that of the XNOR-Net authors' released AlexNets: eps 1e-3 everywhere for real inputs; for binary ones 1e-5, 1e-4
-        and 1e-3 at the three places; scales drawn evenly from [0, 1), as Torch 7 did.
+        BinaryConnect and BinaryNet use eps 1e-4, as in their authors' code. `batch_norm="official"` follows the
+        AlexNets released by the XNOR-Net authors: eps is 1e-3 everywhere for real inputs; for binary inputs it is 1e-5,
+        1e-4 and 1e-3 at the three places. Scales are drawn uniformly from [0, 1), as in Torch 7.
         """
         if self.options.batch_norm == "none":
             return None
@@ -207,19 +209,19 @@ class Builder:
         return norm
 
     def last_linear(self, inputs: int, classes: int) -> Module:
-        """The last layer (N, inputs) -> (N, classes)."""
+        """Return the last layer, (N, inputs) -> (N, classes)."""
         if not self.binary_ends:
             return Linear(inputs, classes, rng=self.rng)
         return _sequence(linear=self._linear(inputs, classes), bn=self.norm(classes, "last", BatchNorm1d))
 
     def last_conv(self, inputs: int, classes: int) -> Module:
-        """The last layer (N, inputs, H, W) -> (N, classes, H, W)."""
+        """Return the last layer, (N, inputs, H, W) -> (N, classes, H, W)."""
         if not self.binary_ends:
             return Conv2d(inputs, classes, 1, bias=True, rng=self.rng)
         return _sequence(conv=self.hidden_conv(inputs, classes, 1), bn=self.norm(classes, "last"))
 
     def _linear(self, inputs: int, outputs: int) -> Module:
-        """The layer of a hidden fully connected block."""
+        """Return the layer of a hidden fully connected block."""
         if not self.how.weights:
             return Linear(inputs, outputs, bias=False, rng=self.rng)
         kind: Any = BinaryLinear if self._one_bit else KBitLinear
@@ -232,7 +234,7 @@ class Builder:
         return self.options.weight_bits == self.options.input_bits == 1
 
     def _scale(self, layer: Module, outputs: int, size: Pair | None) -> Scale | None:
-        """The learned scale after a hidden layer, for a result of this size; None where the method has none."""
+        """Return the learned scale after a hidden layer with outputs of this size, or None if the method has none."""
         if "gamma" in self.how.options:
             gamma = self.options.gamma if size else "o"
             alpha = layer.analytic_scale if self.options.gamma_init == "alpha" else None  # type: ignore[attr-defined]
@@ -242,7 +244,7 @@ class Builder:
         return Scale(outputs, alpha=layer.analytic_scale) if self.options.weight_scale.separate else None
 
     def _block(self, conv: Module, outputs: int, pool: MaxPool2d | AvgPool2d | None, first: bool = False) -> Sequential:
-        """C-B-A-P, or C-P-B-A where first and last layers are binary."""
+        """Return a block C-B-A-P, or C-P-B-A if the first and last layers are binary."""
         scale = None if first else self._scale(conv, outputs, self.size)
         bn = self.norm(outputs, "first" if first else "hidden")
         self._through(pool)
@@ -251,7 +253,7 @@ class Builder:
         return _sequence(conv=conv, scale=scale, bn=bn, **self._activation(first), pool=pool)
 
     def _activation(self, first: bool = False) -> dict[str, Module]:
-        """What follows BatchNorm: ReLU, unless a sign follows; a sign where pooling follows; else nothing."""
+        """Return the activation after BatchNorm: a ReLU; a sign, if pooling follows; nothing, if a sign follows."""
         if self.real_inputs or (first and self.norm_first):
             return {"relu": ReLU()}
         return {} if self.how.ends or self.sign_first else {"sign": Sign()}
@@ -261,12 +263,12 @@ class Builder:
             self._follow(pool.window(self.size))
 
     def _follow(self, window: Window) -> None:
-        """Follow the size of the image through a window."""
+        """Update the size of the image after a window."""
         self.size = window.count(self.size)
         if min(self.size) < 1:
             raise InputError(f"build: the image is too small for a window of {window.extent}")
 
 
 def _sequence(**layers: Module | None) -> Sequential:
-    """The layers that are there."""
+    """Chain the layers that are not None."""
     return Sequential(**{name: layer for name, layer in layers.items() if layer is not None})

@@ -1,8 +1,8 @@
-"""Differentiable functions behind the real-valued layers: each op beside its own backward.
+"""Differentiable functions of the real-valued layers. Each function stands beside its gradient.
 
-Images are (N, C, H, W) float32. Arithmetic lives in `kernels.ops.float_ops`.
-In training (gradients recorded) convolutions may share GEMMs between images; otherwise every image is computed alone,
-so that inference gives the same bits at any batch size.
+Images are float32 (N, C, H, W). The arithmetic is in `kernels.ops.float_ops`.
+In training (while gradients are recorded), convolutions may multiply several images in one GEMM. In inference every
+image is computed alone, so results have the same bits at any batch size.
 """
 
 import math
@@ -28,7 +28,7 @@ def require_images(x: Tensor, channels: int | None, caller: str) -> None:
     if x.ndim != 4 or 0 in x.shape:
         raise InputError(f"{caller}: input must be a non-empty (N, C, H, W), got shape {x.shape}")
     if channels is not None and x.shape[1] != channels:
-        raise InputError(f"{caller}: input has C={x.shape[1]}, the layer needs C={channels} (input {x.shape})")
+        raise InputError(f"{caller}: input has C={x.shape[1]}, but the layer needs C={channels} (input {x.shape})")
 
 
 def require_rows(x: Tensor, features: int, caller: str) -> None:
@@ -40,7 +40,7 @@ def require_rows(x: Tensor, features: int, caller: str) -> None:
 
 
 def require_window(x: Tensor, window: Window, caller: str) -> None:
-    """Raise InputError unless the window fits into the padded image, and the padded images into memory."""
+    """Raise InputError unless the window fits into the padded image and the padded images fit into memory."""
     size = geometry.spatial(x.data)
     padded = window.padded(size)
     check_memory(caller, x.data.itemsize * math.prod((*x.shape[:2], *padded)), f"(images {x.shape} padded to {padded})")
@@ -86,7 +86,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def batch_norm(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64]]:
-    """Normalise each channel of x (N, C[, H, W]) by its batch statistics: (y, mean, biased variance).
+    """Normalise each channel of x (N, C[, H, W]) by its batch statistics. Return (y, mean, biased variance).
 
     y = gamma (x - mean) / sqrt(var + eps) + beta (Ioffe and Szegedy 2015, algorithm 1).
     """
@@ -107,7 +107,7 @@ def affine(x: Tensor, scale: NDArray[np.float32], shift: NDArray[np.float32]) ->
 
 
 def max_pool2d(x: Tensor, window: Window) -> Tensor:
-    """Maximum of each window; among equal taps the first takes the gradient."""
+    """Maximum of each window. Among equal taps, the first gets the gradient."""
     require_images(x, None, "max_pool2d")
     require_window(x, window, "max_pool2d")
     images = np.ascontiguousarray(x.data)
@@ -122,7 +122,7 @@ def max_pool2d(x: Tensor, window: Window) -> Tensor:
 
 
 def avg_pool2d(x: Tensor, window: Window, count_include_pad: bool = True) -> Tensor:
-    """Mean of each window over all its taps, padded zeros included, or over those inside the image."""
+    """Mean of each window over all its taps including padded zeros, or over the taps inside the image."""
     require_images(x, None, "avg_pool2d")
     require_window(x, window, "avg_pool2d")
     shares = float_ops.tap_shares(geometry.spatial(x.data), window, count_include_pad)
@@ -168,22 +168,22 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
 
 
 def sign(x: Tensor, gradient: binary.SignGradient = binary.STE) -> Tensor:
-    """+1 where x >= 0, else -1; `gradient` stands in for the derivative."""
+    """+1 where x >= 0, else -1; `gradient` replaces the derivative."""
     return apply("sign", binary.sign(x.data), (x,), lambda dy: (dy * gradient.derivative(x.data),))
 
 
 def scale(x: Tensor, factors: Sequence[Tensor], axes: Sequence[tuple[int, ...]]) -> Tensor:
-    """x (N, C[, H, W]) times Gamma, the outer product of `factors`, each over its axes of x; in the layout of x.
+    """x (N, C[, H, W]) times Gamma, the outer product of `factors`, each over its axes of x. The layout of x is kept.
 
-    Y = Gamma . X, so dX = Gamma . D; and with T the sum of D . X over N, each factor gets the sum of T . (the other
-    factors) over the axes that it does not have (Bulat and Tzimiropoulos 2019; with alpha (x) beta (x) gamma for
-    Gamma_oij = alpha_o beta_i gamma_j).
+    Y = Gamma . X, so dX = Gamma . D. Let T be the sum of D . X over N. The gradient of a factor is T times the other
+    factors, summed over the axes that the factor does not have (Bulat and Tzimiropoulos 2019). The paper's
+    alpha (x) beta (x) gamma is Gamma_oij = alpha_o beta_i gamma_j.
     """
     channels_last = x.ndim == 4 and x.data.transpose(0, 2, 3, 1).flags.c_contiguous
     order = (0, 2, 3, 1) if channels_last else range(x.ndim)
     image, back = [x.shape[axis] for axis in order[1:]], np.argsort(order)
 
-    def rows(array):  # (N, C[, H, W]) as (N, P), in the order in which x lies in memory
+    def rows(array):  # (N, C[, H, W]) as (N, P), in the memory order of x
         return np.ascontiguousarray(array.transpose(order)).reshape(len(array), -1)
 
     def turned_back(array):
@@ -209,9 +209,9 @@ def scale(x: Tensor, factors: Sequence[Tensor], axes: Sequence[tuple[int, ...]])
 
 
 def dropout(x: Tensor, probability: float, position: tuple[int, int, int], whole_channels: bool = False) -> Tensor:
-    """Zero each element, or each channel of each image, with `probability`; scale the rest by 1/(1 - probability).
+    """Set elements, or whole channels of images, to 0 with `probability`. Multiply the rest by 1/(1 - probability).
 
-    The mask is a function of `position` (seed, step, layer) alone, so that a resumed run repeats it.
+    The mask depends only on `position` (seed, step, layer), so a resumed run repeats it.
     """
     shape = (*x.shape[:2], *(1,) * (x.ndim - 2)) if whole_channels else x.shape
     keep = np.random.default_rng(position).random(shape, dtype=np.float32) >= probability

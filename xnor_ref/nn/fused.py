@@ -1,7 +1,7 @@
-"""Training on images with their channels innermost: several layers as one node of the tape.
+"""Training with channels innermost in memory: several layers form one node of the tape.
 
-Tensors keep their shape (N, C, H, W); only their memory is laid out as (N, H, W, C), so that other operations need not
-know. The room's page says when this path is taken.
+Tensors keep the shape (N, C, H, W). Only their memory layout is (N, H, W, C), so other operations are not affected. The
+room's page says when this path is taken.
 """
 
 from typing import Any
@@ -20,7 +20,9 @@ from xnor_ref.kernels.ops import float_ops
 from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
 F32 = NDArray[np.float32]
-_plans: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()  # not in the layers: they hold addresses, and no copy must
+_plans: WeakKeyDictionary[Any, dict] = (
+    WeakKeyDictionary()
+)  # not attributes of layers: plans hold addresses, and no copy must
 
 
 def applies(x: Tensor) -> bool:
@@ -30,7 +32,7 @@ def applies(x: Tensor) -> bool:
 
 
 def pixels(x: NDArray) -> F32:
-    """Images (N, C, H, W) as C-contiguous (N, H, W, C); no copy where they lie so already."""
+    """Return images (N, C, H, W) as C-contiguous (N, H, W, C), without a copy if memory already has this order."""
     turned = x.transpose(0, 2, 3, 1)
     if turned.flags.c_contiguous or not x.flags.c_contiguous:
         return np.ascontiguousarray(turned)
@@ -44,12 +46,12 @@ def pixels(x: NDArray) -> F32:
 
 
 def planes(y: F32) -> F32:
-    """Images (N, H, W, C) as a view (N, C, H, W)."""
+    """Return a view (N, C, H, W) of images (N, H, W, C)."""
     return y.transpose(0, 3, 1, 2)
 
 
 def planned(layer: Any, make: Any, *key: Any) -> Any:
-    """What `make(*key)` makes, kept for the layer's next call with the same key."""
+    """Return `make(*key)`, cached for the layer's next call with the same key."""
     plans = _plans.setdefault(layer, {})
     if key not in plans:
         plans[key] = make(*key)
@@ -57,7 +59,7 @@ def planned(layer: Any, make: Any, *key: Any) -> Any:
 
 
 def _real_plan(layer: Any, x: Tensor, *more: Any) -> Any:
-    """The convolution of float32 images of the size of x with weights like those of a layer."""
+    """Return the planned convolution of a layer for float32 images of the size of x."""
     from xnor_ref.kernels.training.convolution import GroupedConvolution, RealConvolution
 
     place = layer.weight.shape, x.shape[2:], layer.window(x.shape[2:])
@@ -67,24 +69,24 @@ def _real_plan(layer: Any, x: Tensor, *more: Any) -> Any:
 
 
 def forget(layer: Any) -> None:
-    """Let go of what was made for a layer."""
+    """Drop the plans cached for a layer."""
     _plans.pop(layer, None)
 
 
 def takes(layer: Any) -> bool:
-    """Whether the kernels for one group compute a layer's convolution."""
+    """Whether the kernels for a single group can compute a layer's convolution."""
     return bool(layer.groups == 1)
 
 
 def takes_groups(layer: Any) -> bool:
-    """Whether these, or those for few channels in each group, compute a real convolution."""
+    """Whether the kernels for a single group, or for few channels per group, can compute a real convolution."""
     from xnor_ref.kernels.vectors.grouped import suits
 
     return takes(layer) or (layer.groups > 1 and suits(layer.weight.shape, layer.groups))
 
 
 def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
-    """A convolution with the weights of `layer`: without groups, or with few channels in each (`takes_groups`)."""
+    """Convolution with the weights of `layer`, without groups or with few channels per group (`takes_groups`)."""
     weight, plan = layer.weight, _real_plan(layer, x)
     padded = plan.pad(pixels(x.data))
     y = plan.forward(padded, weight.data, None if bias is None else bias.data)
@@ -99,7 +101,7 @@ def conv2d(x: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:
 
 
 def binary_weight_conv2d(x: Tensor, layer: Any) -> Tensor:
-    """`BinaryWeightConv2d` in training: a convolution with W~, and the gradient of the latent weights."""
+    """`BinaryWeightConv2d` in training: convolution with W~, and the gradient of the latent weights."""
     weight, alpha, plan = layer.weight, layer.alpha(), _real_plan(layer, x)
     finish = layer.finish(alpha)
     filters, padded = layer.filters(alpha), plan.pad(pixels(x.data))
@@ -114,23 +116,23 @@ def binary_weight_conv2d(x: Tensor, layer: Any) -> Tensor:
 
 
 def _through_sign(layer: Any, images: F32, dx: F32) -> F32:
-    """The gradient (N, C, H, W) of what the sign is taken of, from that of the sign (N, H, W, C)."""
+    """Return the gradient (N, C, H, W) of the sign's input, from the gradient of the sign (N, H, W, C)."""
     if layer.sign_is_compiled:
         return planes(layer.through_sign(images, dx))
     return layer.through_sign(planes(images), planes(dx))
 
 
 def _latent(layer: Any, dw: F32, finish: Finish, alpha: F32 | None, dalpha: F32) -> F32:
-    """The gradient of the latent weights: a kernel has finished it, or the layer does."""
+    """Return the gradient of the latent weights, finished by a kernel or by the layer."""
     if finish is Finish.RAW:
         return layer.latent_gradient(dw, alpha)
     return layer.through_alpha(dw, dalpha) if finish is Finish.SPLIT else dw
 
 
 def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tensor:
-    """`conv2d` of images of few channels that want no gradient, then `norm`.
+    """`conv2d` of images with few channels that need no gradient, then `norm`.
 
-    The gradient between the two is never in memory as a whole.
+    The gradient between the two is never stored as a whole.
     """
     weight, plan = layer.weight, _real_plan(layer, x)
     padded = plan.pad(pixels(x.data))
@@ -154,8 +156,8 @@ def conv_norm(x: Tensor, layer: Any, after: Any, relu: bool, pool: Any) -> Tenso
 def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     """BatchNorm in training mode (unless `norm` is None), then `BinaryConv2d`.
 
-    What the layer computes by a rule or an override that the kernels do not know, it computes itself: alpha, K, the
-    gradient of the latent weights, and, without a norm, the derivative of sign.
+    If the layer has a rule or an override that the kernels do not know, its own method computes that part: alpha, K,
+    the gradient of the latent weights or, without a norm, the derivative of sign.
     """
     from xnor_ref.kernels.training import batch_norm
     from xnor_ref.kernels.training.convolution import Rounding, SignConvolution
@@ -166,7 +168,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
         k = None if k is None else np.ascontiguousarray(k, np.float32).reshape(len(images), -1)
     key = layer.weight.shape, x.shape[2:], layer.window(x.shape[2:]), layer.pad_value, mode or KMode.OFF
     plan = planned(layer, SignConvolution, *key)
-    alpha = None if layer.alpha_is_mean else layer.alpha()  # the mean is found while the weights are packed
+    alpha = None if layer.alpha_is_mean else layer.alpha()  # packing the weights computes their mean
     unscaled = alpha is None and not layer.alpha_is_mean
     affine: tuple[F32, F32] | None = None
     if norm is not None:
@@ -195,7 +197,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
 
 
 def integer_conv2d(x: Tensor, layer: Any) -> Tensor:
-    """`KBitConv2d` or `BinaryConv2d` where `adds_in_float32`: float32 kernels add up its integers without rounding."""
+    """`KBitConv2d` or `BinaryConv2d` with `adds_in_float32`: float32 kernels add its integers without rounding."""
     images, plan = pixels(x.data), _real_plan(layer, x, True)
     m = plan.pad(layer.inputs.of(images).astype(np.float32))
     alpha, k = layer.alpha(), layer.scale_map(np.ascontiguousarray(x.data))
@@ -216,7 +218,7 @@ def integer_conv2d(x: Tensor, layer: Any) -> Tensor:
 
 
 def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
-    """BatchNorm in training mode, then ReLU, and then max pooling, if asked for."""
+    """BatchNorm in training mode, then optional ReLU and max pooling."""
     from xnor_ref.kernels.training import batch_norm
 
     y, gradient = _norm(pixels(x.data), layer, relu, pool)
@@ -229,7 +231,7 @@ def norm(x: Tensor, layer: Any, relu: bool = False, pool: Any = None) -> Tensor:
 
 
 def _norm(images: F32, layer: Any, relu: bool, pool: Any) -> tuple[F32, Any]:
-    """The result of `norm`, and what makes of its gradient that of the images, by rows, and dgamma and dbeta."""
+    """Return the result of `norm`, and a function from its gradient to dgamma, dbeta and the images' gradient."""
     from xnor_ref.kernels.training import batch_norm, pooling
 
     mean, var = batch_norm.moments(images)
@@ -268,7 +270,7 @@ def prelu(x: Tensor, layer: Any, before: Any = None, after: Any = None) -> Tenso
 
 
 def max_pool2d(x: Tensor, layer: Any, relu: bool = False) -> Tensor:
-    """`functional.max_pool2d`, after ReLU if asked for."""
+    """`functional.max_pool2d`, after an optional ReLU."""
     from xnor_ref.kernels.training import pooling
 
     window, size = layer.window(spatial(x.data)), spatial(x.data)
@@ -308,5 +310,5 @@ def global_avg_pool2d(x: Tensor) -> Tensor:
 
 
 def seed_of(position: tuple[int, int, int]) -> int:
-    """32 bits that follow from (seed, step, layer)."""
+    """Return 32 bits that depend only on (seed, step, layer)."""
     return int(np.random.SeedSequence(position).generate_state(1)[0])

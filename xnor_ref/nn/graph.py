@@ -1,4 +1,4 @@
-"""Networks whose layers read each other's results in any way, and the layers that join several results."""
+"""Networks as graphs of layers, and layers that join several inputs."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,11 @@ from xnor_ref.autodiff import Tensor, concatenate
 from xnor_ref.errors import InputError, InputTypeError
 from xnor_ref.nn.module import Module, run_chain
 
-INPUT = "input"  # the name of what the network is given
+INPUT = "input"  # the name of the network's input
 
 
 class Add(Module):
-    """The sum of two or more results of one shape, from the left."""
+    """Sum of two or more inputs of equal shape, added from left to right."""
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         _require_several("Add", x, *others)
@@ -23,7 +23,7 @@ class Add(Module):
 
 
 class Concat(Module):
-    """Two or more results one after the other along the channels: (N, C1 + C2 + ..., H, W), or (N, I1 + I2 + ...)."""
+    """Concatenation of two or more inputs along the channels: (N, C1 + C2 + ..., H, W), or (N, I1 + I2 + ...)."""
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         _require_several("Concat", x, *others)
@@ -35,22 +35,23 @@ class Concat(Module):
 
 def _require_several(caller: str, *inputs: Tensor) -> None:
     if len(inputs) < 2:
-        raise InputError(f"{caller}: needs two inputs or more, got {len(inputs)}; put it into an nn.Graph")
+        raise InputError(f"{caller}: needs at least two inputs, got {len(inputs)}; use it in an nn.Graph")
 
 
 class Graph(Module):
-    """Layers by name, each with the names of what it reads: layers before it, or "input", what the network is given.
+    """A graph of named layers. Each layer reads earlier layers, or "input", the network's input.
 
     Parameters
     ----------
     layers : mapping
-        From a name to a layer, which reads the one before it (the first reads "input"), or to (layer, name, ...). Every
-        layer but the last is read by another; the last one's result is the network's. `Add` and `Concat` read several.
+        From a name to a layer, or to (layer, name, ...) with the names that it reads. A layer without names reads the
+        one before it; the first reads "input". Every layer but the last must be read by another. The last layer's
+        output is the network's output. `Add` and `Concat` read several.
 
     Raises
     ------
     InputTypeError, InputError
-        Something is no layer, or reads what is not before it; a result is read by nobody, or there are no layers.
+        A value is not a layer, a layer reads one that is not before it or is never read, or there are no layers.
 
     Examples
     --------
@@ -75,28 +76,33 @@ class Graph(Module):
             if not isinstance(layer, Module):
                 raise InputTypeError(f"Graph: layer {name!r} must be a Module, got {type(layer).__name__}")
             if not isinstance(name, str) or name == INPUT or not name:
-                raise InputError(f"Graph: a layer cannot be called {name!r}")
+                raise InputError(f"Graph: a layer cannot have the name {name!r}")
             if isinstance(entry, tuple) and not sources:
                 raise InputError(f"Graph: layer {name!r} reads nothing")
             for source in sources:
                 if source != INPUT and source not in self._layers:
-                    raise InputError(f"Graph: layer {name!r} reads {source!r}, which is no layer before it")
+                    raise InputError(f"Graph: layer {name!r} reads {source!r}, which is not a layer before it")
             self._layers[name], self.inputs[name] = layer, tuple(sources) or (before,)
             before = name
         self._readers = Counter(source for sources in self.inputs.values() for source in sources)
         unread = [name for name in self._layers if not self._readers[name] and name != before]
         if unread or not self._layers:
-            raise InputError(f"Graph: layer {unread[0]!r} is read by no other" if unread else "Graph: has no layers")
+            raise InputError(
+                f"Graph: layer {unread[0]!r} is not read by another layer" if unread else "Graph: has no layers"
+            )
 
     def __getitem__(self, name: str) -> Module:
-        """A layer by its name."""
+        """Return a layer by its name."""
         return self._layers[name]
 
     def children(self) -> Iterator[tuple[str, Module]]:
         return iter(self._layers.items())
 
     def chains(self) -> Iterator[list[str]]:
-        """Names of layers in order, cut where a result has several readers, or a layer reads several."""
+        """Yield lists of layer names in order.
+
+        A list ends where an output has several readers or a layer has several inputs.
+        """
         chain: list[str] = []
         for name, sources in self.inputs.items():
             if chain and (sources != (chain[-1],) or self._readers[chain[-1]] > 1):

@@ -1,4 +1,4 @@
-"""Losses over logits (N, classes) and integer labels (N,); each returns a scalar Tensor, the mean over the batch."""
+"""Losses of logits (N, classes) and integer labels (N,). Each returns a scalar Tensor, the mean over the batch."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,17 @@ def _check(logits: Tensor, labels: NDArray[np.integer], caller: str) -> None:
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
         raise InputTypeError(f"{caller}: labels must be an integer array, got {getattr(labels, 'dtype', labels)!r}")
     if labels.shape != logits.shape[:1]:
-        raise InputError(f"{caller}: labels have shape {labels.shape}, logits {logits.shape}")
+        raise InputError(f"{caller}: labels have shape {labels.shape}, but logits have shape {logits.shape}")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise InputError(
-            f"{caller}: labels reach from {labels.min()} to {labels.max()}, but there are {logits.shape[1]} classes"
+            f"{caller}: labels run from {labels.min()} to {labels.max()}, but there are {logits.shape[1]} classes"
         )
 
 
 def cross_entropy(logits: Tensor, labels: NDArray[np.integer], label_smoothing: float = 0.0) -> Tensor:
-    """Negative log-likelihood of softmax, the XNOR-Net paper's loss.
+    """Negative log-likelihood of the softmax, the loss of the XNOR-Net paper.
 
-    With smoothing e the target is (1 - e) one-hot + e / classes. dC/dlogits = (softmax - target) / N.
+    With smoothing e, the target is (1 - e) one-hot + e / classes. dC/dlogits = (softmax - target) / N.
     """
     _check(logits, labels, "cross_entropy")
     if not 0 <= label_smoothing < 1:
@@ -40,7 +40,10 @@ def cross_entropy(logits: Tensor, labels: NDArray[np.integer], label_smoothing: 
 
 
 def squared_hinge(logits: Tensor, labels: NDArray[np.integer]) -> Tensor:
-    """mean max(0, 1 - t y)^2 over batch and classes, t = +1 for the label and -1 else (BinaryNet's loss)."""
+    """Squared hinge loss of BinaryNet: the mean of max(0, 1 - t y)^2 over batch and classes.
+
+    t is +1 for the label, else -1.
+    """
     _check(logits, labels, "squared_hinge")
     target = np.full(logits.shape, -1, logits.dtype)
     target[np.arange(len(labels)), labels] = 1
@@ -51,13 +54,15 @@ def squared_hinge(logits: Tensor, labels: NDArray[np.integer]) -> Tensor:
 
 
 def distillation(logits: Tensor, teacher: NDArray[np.float32], temperature: float) -> Tensor:
-    """T^2 times the cross-entropy of softmax(logits/T) against softmax(teacher/T), both (N, classes), mean over N.
+    """T^2 times the cross-entropy of softmax(logits/T) against softmax(teacher/T), both (N, classes); mean over N.
 
-    With q and p for the two, dC/dlogits = T (q - p) / N; T^2 keeps it of one size for every temperature (Hinton et al.
-    2015, section 2).
+    With q and p for these two, dC/dlogits = T (q - p) / N. The factor T^2 keeps the gradient's size about equal at
+    every temperature (Hinton et al. 2015, section 2).
     """
     if logits.ndim != 2 or logits.shape != teacher.shape or logits.shape[0] == 0:
-        raise InputError(f"distillation: logits are {logits.shape}, the teacher's {teacher.shape}; both must match")
+        raise InputError(
+            f"distillation: logits have shape {logits.shape}, the teacher's {teacher.shape}; both must match"
+        )
     if not temperature > 0:
         raise InputError(f"distillation: temperature must be above 0, got {temperature}")
     log_q, log_p = (_log_softmax(z, temperature) for z in (logits.data, teacher))

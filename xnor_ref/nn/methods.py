@@ -1,6 +1,6 @@
-"""The methods of the papers: what each makes of the weights, the inputs and the blocks of a network.
+"""The papers' methods: the weights, inputs and blocks that each gives a network.
 
-The room's page has them side by side.
+The room's page compares them.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ ENDS = ("real", "binary")
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryOptions(LayerSettings):
-    """What a network can be told: the settings that all its binary layers share, and those of its blocks.
+    """Options of a network: the settings that all its binary layers share, and those of its blocks.
 
-    `input_scale` and `clamp` are left to the other settings where they are None. See `BinaryConv2d`, `Scale` and
-    `Builder` for the rest.
+    `input_scale` and `clamp` depend on the other settings if they are None. See `BinaryConv2d`, `Scale` and `Builder`
+    for the rest.
     """
 
-    input_scale: Any = None  # "plain"; with "cbap" "off", since layers get signs there, whose mean |x| is 1
-    clamp: Any = None  # with several bits a weight, which are made for [-1, 1], True; else False
+    input_scale: Any = None  # None: "plain", but "off" with "cbap", where inputs are signs and K is 1
+    clamp: Any = None  # None: True with several bits per weight, which cover [-1, 1]; else False
     pad_value: int = 0
     gamma: str = "o-h-w"
     gamma_init: str = "ones"
@@ -37,7 +37,7 @@ class BinaryOptions(LayerSettings):
     react: bool = False  # shifted signs, and a shifted PReLU after every binary layer (Liu et al. 2020)
     rprelu: bool = False  # that PReLU alone: a BatchNorm before the signs has a shift of its own
     batch_norm: str = "plain"  # "official": eps and initial scales of the authors' released code, see `Builder.norm`
-    ends: str | None = None  # whether the first and last layer's weights are "real" or "binary"; None: the method's
+    ends: str | None = None  # weights of the first and last layer, "real" or "binary"; None: the method's default
 
     def __post_init__(self) -> None:
         if self.input_scale is None:
@@ -53,14 +53,16 @@ class BinaryOptions(LayerSettings):
             if getattr(self, name) not in choices and (name, self.ends) != ("ends", None):
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.weight_bits > 1 and self.clamp is False:
-            raise InputError(f"clamp (=False) needs weight_bits 1, got {self.weight_bits}: more are made for [-1, 1]")
+            raise InputError(
+                f"clamp (=False) needs weight_bits 1, got {self.weight_bits}: weights of several bits cover [-1, 1]"
+            )
         chosen = [name for name in ("relu", "react", "rprelu") if getattr(self, name)]
         if len(chosen) > 1:
             raise InputError(f"{' and '.join(chosen)} are activations of the same place; choose one")
         for name, order in (("block_order", "acbp"), ("batch_norm", "none")):
             if self.relu and getattr(self, name) == order:
                 raise InputError(
-                    f"relu with {name} {order} would make every sign that follows +1; take rprelu, or none"
+                    f"relu with {name} {order} would make every following sign +1; choose rprelu, or neither"
                 )
         if self.ends == "binary" and self.weight_bits > 1:
             raise InputError(f"ends (=binary) needs weight_bits 1, got {self.weight_bits}")
@@ -76,33 +78,34 @@ class BinaryOptions(LayerSettings):
             for name, value in plain.items():
                 if getattr(self, name) != value:
                     raise InputError(
-                        f"{name} (={getattr(self, name)}) needs block_order bacp or acbp: with cbap a layer of its own "
+                        f"{name} (={getattr(self, name)}) needs block_order bacp or acbp: with cbap, a separate layer "
                         "takes the signs, before pooling"
                     )
             if self.input_scale.scales:
                 raise InputError(
-                    f"input_scale (={self.input_scale}) needs block_order bacp or acbp: with cbap a layer's inputs are "
-                    "signs, and K, their mean |x|, is 1"
+                    f"input_scale (={self.input_scale}) needs block_order bacp or acbp: with cbap, a layer's inputs "
+                    "are "
+                    "signs, so K, the mean of their |x|, is 1"
                 )
         if self.clamp is None:
             object.__setattr__(self, "clamp", self.weight_bits > 1)
 
     def of_layer(self, takes: tuple[str, ...]) -> dict[str, Any]:
-        """Those that a kind of layer takes."""
+        """Return the settings that a kind of layer takes."""
         return {name: getattr(self, name) for name in takes}
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a method is.
+    """The definition of a method.
 
     Parameters
     ----------
-    summary : for the list of methods
-    inputs, weights : whether those of hidden layers are binary
-    ends : whether the weights of the first and the last layer are binary too
-    options : the settings of `BinaryOptions` that may be chosen
-    fixed : those that the method sets itself, which may be chosen only if they are among `options`
+    summary : one line for the list of methods
+    inputs, weights : whether inputs and weights of hidden layers are binary
+    ends : whether the weights of the first and the last layer are binary as well
+    options : the settings of `BinaryOptions` that a user may choose
+    fixed : the settings that the method fixes; a user may change only those that are also in `options`
     """
 
     summary: str
@@ -166,12 +169,12 @@ METHODS = {
 
 
 def methods_with(option: str) -> tuple[str, ...]:
-    """The methods that let a setting of `BinaryOptions` be chosen."""
+    """Return the methods that allow a setting of `BinaryOptions` to be chosen."""
     return tuple(name for name, method in METHODS.items() if option in method.options)
 
 
 def options_of(method: str, chosen: dict[str, Any]) -> BinaryOptions:
-    """All settings for a method. Raises InputError for an unknown method, or a choice that it does not leave."""
+    """Return all settings for a method. Raises InputError for an unknown method, or an option that it does not take."""
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     known = METHODS[method]

@@ -1,4 +1,4 @@
-"""Parameter and Module: a tree of layers with names, a training flag and a state."""
+"""Parameter and Module: a tree of named layers with a training flag and a state."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ _draws = itertools.count()
 class Parameter(Tensor):
     """A float32 Tensor that an optimiser updates.
 
-    `decay` says whether weight decay applies: real weights of convolutions and linear layers only. `latent` marks
-    the real weights behind a binary layer; decaying them would only make their signs flip more easily. Optimisers
-    multiply their learning rate by `lr_scale`.
+    `decay` says whether weight decay applies. It applies only to the real weights of convolutions and linear layers.
+    `latent` marks the latent weights of a binary layer: the real weights whose signs the layer uses. Decay would only
+    make their signs flip more easily. Optimisers multiply their learning rate by `lr_scale`.
     """
 
     def __init__(self, data: NDArray[np.float32], *, decay: bool = False, latent: bool = False, lr_scale: float = 1.0):
@@ -31,10 +31,10 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base of all layers and networks. Subclasses set Parameters and Modules as attributes and define `forward`.
+    """Base class of all layers and networks. Subclasses set Parameters and Modules as attributes and define `forward`.
 
-    Arrays that belong to the state but are not trained are named in `buffer_names`. `about` is what a trained network
-    knows of its data: the keyword arguments of `packed.freeze.freeze`. `fit` sets it.
+    `buffer_names` lists the arrays that belong to the state but are not trained. `about` holds the keyword arguments of
+    `packed.freeze.freeze` that describe the network's data. `fit` sets it.
 
     Examples
     --------
@@ -61,31 +61,33 @@ class Module:
 
     @steady
     def __call__(self, *inputs: Tensor | NDArray) -> Tensor:
-        """The output for a Tensor, or for an array: images are float32 (N, C, H, W). Layers that join take several.
+        """Return the output for a Tensor or a float32 array. Images are (N, C, H, W).
+
+        Layers that join take several inputs.
 
         Raises
         ------
         InputTypeError
-            Neither; or an array of integers, such as raw pixels.
+            The input is neither, or is an array of integers, such as raw pixels.
         """
         return self.forward(*(x if isinstance(x, Tensor) else _as_tensor(type(self).__name__, x) for x in inputs))
 
     def forward_through(self, x: Tensor, following: Sequence["Module"]) -> tuple[Tensor, int]:
-        """The output after this layer and the next few, where they can be computed as one; and how many those are."""
+        """Return (output, count) after this layer and `count` following ones, computed together if possible."""
         return self(x), 0
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """(name, module) of the direct children, in order of definition."""
+        """Yield (name, module) of the direct children, in order of definition."""
         return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """(dotted name, module) of this module ("") and all below it, parents first."""
+        """Yield (dotted name, module) of this module (named "") and all below it, parents first."""
         yield prefix, self
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, Parameter) of all layers."""
+        """Yield (dotted name, Parameter) of all layers."""
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Parameter):
@@ -96,7 +98,7 @@ class Module:
         return (parameter for _, parameter in self.named_parameters())
 
     def state_dict(self) -> dict[str, NDArray]:
-        """Parameters and buffers by dotted name; the arrays themselves, not copies."""
+        """Return parameters and buffers by dotted name. The values are the arrays themselves, not copies."""
         state = {name: parameter.data for name, parameter in self.named_parameters()}
         for prefix, module in self.named_modules():
             for name in module.buffer_names:
@@ -106,7 +108,8 @@ class Module:
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
         """Copy `state` into parameters and buffers.
 
-        Raises InputError unless names, shapes and dtypes match exactly, InputTypeError for what is no dict of arrays.
+        Raises InputError unless names, shapes and dtypes match exactly, and InputTypeError unless `state` is a dict of
+        arrays.
         """
         if not isinstance(state, Mapping):
             raise InputTypeError(f"load_state_dict: state must be a dict of arrays by name, got {type(state).__name__}")
@@ -120,7 +123,7 @@ class Module:
                 raise InputTypeError(f"load_state_dict: {name} must be an ndarray, got {type(new).__name__}")
             if new.shape != array.shape or new.dtype != array.dtype:
                 raise InputError(
-                    f"load_state_dict: {name} is {new.dtype} {new.shape}, needed {array.dtype} {array.shape}"
+                    f"load_state_dict: {name} is {new.dtype} {new.shape}, but {array.dtype} {array.shape} is needed"
                 )
         for name, array in own.items():
             array[...] = state[name]
@@ -136,25 +139,25 @@ class Module:
         return self.train(False)
 
     def after_step(self) -> None:
-        """Called on every module after each optimiser step; binary layers project their latent weights here."""
+        """Run after each optimiser step, on every module. Binary layers project their latent weights here."""
 
     def set_position(self, seed: int, step: int) -> None:
-        """Tell layers that draw random numbers where training stands, so that a resumed run draws the same.
+        """Set the seed and step on which random numbers depend, so that a resumed run draws the same numbers.
 
-        To be called before every step; layers that have never been told draw other numbers every time.
+        Call it before every step. A layer without a position draws new numbers every time.
         """
         for index, (_, module) in enumerate(self.named_modules()):
             module._position = (seed, step, index)
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Set the gradients of all parameters to None."""
         for parameter in self.parameters():
             parameter.grad = None
 
     _position: tuple[int, int, int] | None = None
 
     def draw_position(self) -> tuple[int, int, int]:
-        """(seed, step, layer), all that the layer's next random numbers depend on."""
+        """Return (seed, step, layer). The layer's next random numbers depend only on these."""
         return self._position or (0, next(_draws), 0)
 
     def __repr__(self) -> str:
@@ -162,17 +165,17 @@ class Module:
         return f"{type(self).__name__}({self.describe()}{inner}{chr(10) if inner else ''})"
 
     def describe(self) -> str:
-        """The layer's settings, for `repr` and tables."""
+        """Return the layer's settings as text, for `repr` and tables."""
         return ""
 
 
 def bias_of(module: Module) -> str:
-    """What `describe` says of a layer that has a bias."""
+    """Return what `describe` adds for a layer with a bias."""
     return "" if getattr(module, "bias", None) is None else ", bias"
 
 
 def _as_tensor(caller: str, x: Any) -> Tensor:
-    """An array as a constant. Raises InputTypeError for anything else."""
+    """Return a constant Tensor of an array. Raises InputTypeError for anything else."""
     if isinstance(x, np.ndarray) and x.dtype in (np.float32, np.float64):
         return Tensor(x)
     got = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"{type(x).__module__}.{type(x).__qualname__}"
@@ -181,12 +184,12 @@ def _as_tensor(caller: str, x: Any) -> Tensor:
 
 
 def overrides(module: Module, kind: type, *names: str) -> bool:
-    """Whether a module has code of its own in place of one of these methods of `kind`, a class that it is of."""
+    """Whether the module's class overrides any of these methods of its base class `kind`."""
     return any(name in vars(module) or getattr(type(module), name) is not getattr(kind, name) for name in names)
 
 
 class Sequential(Module):
-    """Layers one after the other, named by the keywords or numbered."""
+    """Layers in sequence, named by keyword or numbered."""
 
     def __init__(self, *layers: Module, **named: Module):
         self._layers = {str(index): layer for index, layer in enumerate(layers)} | named
@@ -196,7 +199,7 @@ class Sequential(Module):
                 raise InputTypeError(f"Sequential: layer {name!r} must be a Module, got {type(layer).__name__}{hint}")
 
     def __getitem__(self, index: int | str) -> Module:
-        """A layer by its number or its name."""
+        """Return a layer by its number or its name."""
         return self._layers[index] if isinstance(index, str) else list(self._layers.values())[index]
 
     def children(self) -> Iterator[tuple[str, Module]]:
@@ -207,7 +210,7 @@ class Sequential(Module):
 
 
 def run_chain(x: Tensor, layers: Sequence[Module]) -> Tensor:
-    """Layers one after the other, those together that can be computed as one."""
+    """Run layers in sequence. Layers that can be computed as one node are."""
     at = 0
     while at < len(layers):
         x, more = layers[at].forward_through(x, layers[at + 1 :])
@@ -216,7 +219,7 @@ def run_chain(x: Tensor, layers: Sequence[Module]) -> Tensor:
 
 
 class Residual(Module):
-    """body(x) + shortcut(x); the shortcut is the identity where it is None (He et al. 2016, eq. 1 and 2)."""
+    """body(x) + shortcut(x) (He et al. 2016, eq. 1 and 2). A shortcut of None is the identity."""
 
     def __init__(self, body: Module, shortcut: Module | None = None):
         self.body = body

@@ -1,4 +1,4 @@
-"""What layers with binary weights can be told: one record, checked where it is made."""
+"""Settings of layers with binary weights, in one record that is checked when it is made."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -30,35 +30,38 @@ RULES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSettings:
-    """Settings of a layer with binary weights. A rule is given by name or as an object, and kept as an object.
+    """Settings of a layer with binary weights. A rule is given by name or as an object, and stored as an object.
 
     Parameters
     ----------
     weight_scale : alpha, one of `binary.WEIGHT_SCALES`
     input_scale : K, one of `binary.INPUT_SCALES`
-    grad_mode : from the gradient of binary weights to that of latent ones, one of `binary.WEIGHT_GRADIENTS`; by default
-        "corrected" where there is an alpha, else "ste"
-    sign_gradient : what stands in for the derivative of sign(X), one of `binary.SIGN_GRADIENTS`
-    k_grad : whether the gradient flows through K too; off by default, as in the published codes
-    centre, clamp : project the latent weights after each step (mean over input channels 0; into [-1, 1])
-    glorot : latent weights drawn evenly from [-1, 1], and learning rates times 1/sqrt(1.5/(fan_in + fan_out)), as in
-        the codes of BinaryConnect (Courbariaux et al. 2015, section 2.6) and BinaryNet
-    stochastic : in training each weight is +1 with probability clip((w + 1)/2, 0, 1), else -1 (Courbariaux et al. 2015,
-        eq. 2 and 3), drawn anew at each step; for layers with real inputs and without alpha. Inference takes sign(W),
-        so that it can be packed; the authors' code evaluates such networks with the real weights
-    weight_bits, input_bits : of a weight and of an input, from 1 to 8
-    input_levels : "even", 2^k numbers from -1 to 1, or with 2 bits "ternary": 0 where |x| <= 1/2, else sign(x)
-    weight_quantizer : what rounds latent weights to several bits, one of `binary.QUANTIZERS`
-    grad_bits : bits that the gradient is rounded to before it meets the weights, see `binary.quantize_gradient`
-        (Rastegari et al. 2016, section 3.2, "binary gradient"); None leaves it real
-    grad_rounding : "nearest" level, or one of the two around at "random"
-    grad_range : what levels reach to: the largest gradient of the "layer" or of each "sample"
-    grad_for : the gradient of "inputs" alone is computed from the rounded one, or "all", that of weights too.
-        DoReFa-Net has "random", "sample" and "all" (Zhou et al. 2016, eq. 12)
+    grad_mode : rule from the gradient of binary weights to that of latent weights, one of `binary.WEIGHT_GRADIENTS`;
+        the default is "corrected" with an alpha, "ste" without
+    sign_gradient : what replaces the derivative of sign(X), one of `binary.SIGN_GRADIENTS`
+    k_grad : whether the gradient also flows through K; off by default, as in the published codes
+    centre, clamp : project the latent weights after each step: `centre` subtracts their mean over input channels,
+        `clamp` limits them to [-1, 1]
+    glorot : latent weights are drawn uniformly from [-1, 1], and learning rates multiplied by
+        1/sqrt(1.5/(fan_in + fan_out)), as in the codes of BinaryConnect (Courbariaux et al. 2015, section 2.6) and
+        BinaryNet
+    stochastic : in training each weight is +1 with probability clip((w + 1)/2, 0, 1), else -1, drawn anew at each step
+        (Courbariaux et al. 2015, eq. 2 and 3). Only for layers with real inputs and without alpha. Inference uses
+        sign(W), so that it can be packed. The authors' code evaluates such networks with the real weights
+    weight_bits, input_bits : bits of a weight and of an input, from 1 to 8
+    input_levels : "even": 2^k evenly spaced numbers from -1 to 1; "ternary", with 2 bits: 0 where |x| <= 1/2, else
+        sign(x)
+    weight_quantizer : how latent weights are rounded to several bits, one of `binary.QUANTIZERS`
+    grad_bits : bits to which the gradient is rounded before it is multiplied by the weights, see
+        `binary.quantize_gradient` (Rastegari et al. 2016, section 3.2, "binary gradient"); None: not rounded
+    grad_rounding : "nearest" rounds to the nearest level, "random" to one of the two neighbours
+    grad_range : the range of the levels is the largest gradient of the "layer" or of each "sample"
+    grad_for : "inputs": only the inputs' gradient uses the rounded one; "all": the weights' gradient, too.
+        DoReFa-Net uses "random", "sample" and "all" (Zhou et al. 2016, eq. 12)
 
     Raises
     ------
-    InputError : an unknown rule, or settings that do not go together.
+    InputError : an unknown rule, or incompatible settings.
     """
 
     weight_scale: Any = "alpha"
@@ -81,7 +84,7 @@ class LayerSettings:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The names of all settings."""
+        """Return the names of all settings."""
         return tuple(field.name for field in fields(cls))
 
     def __post_init__(self) -> None:
@@ -113,18 +116,18 @@ class LayerSettings:
             raise InputError(f"weight_quantizer (={self.weight_quantizer}) needs weight_bits above 1")
         if self.stochastic and self.weight_scale.scales:
             raise InputError(
-                f"stochastic signs need weight_scale 'off', got '{self.weight_scale}': alpha is the best scale of "
-                "sign(W) alone"
+                f"stochastic signs need weight_scale 'off', got '{self.weight_scale}': alpha is the best scale for "
+                "sign(W) only"
             )
 
     @property
     def code(self) -> binary.Code:
-        """How weights are held."""
+        """The code of the weights: their bits and quantiser."""
         return binary.Code(self.weight_bits, self.weight_quantizer)
 
 
 def checked(caller: str, settings: dict[str, Any]) -> LayerSettings:
-    """The settings of a layer, whose name stands before what is wrong with them."""
+    """Return the settings of a layer. Error messages begin with `caller`, the layer's name."""
     try:
         return LayerSettings(**settings)
     except InputError as error:

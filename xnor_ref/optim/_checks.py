@@ -1,4 +1,4 @@
-"""The check of the numbers that optimisers and schedules take."""
+"""Checks of the numbers given to optimisers and schedules."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from xnor_ref.errors import InputError, InputTypeError
 
 
 def number(caller: str, name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
-    """`value` as a float in [low, high), or in (low, high) with `above`; NaN and infinity are refused."""
+    """Return `value` as a float in [low, high), or in (low, high) with `above`. NaN and infinity are rejected."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InputTypeError(f"{caller}: {name} must be a number, got {value!r}")
     value = float(value)

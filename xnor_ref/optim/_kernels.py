@@ -1,6 +1,6 @@
-"""The updates of `_reference`, each fused into one pass over memory. Imports Numba: import only when needed.
+"""The updates of `_reference`, each fused into one pass over memory. This module imports Numba, so import it lazily.
 
-No fastmath, so LLVM neither reorders nor contracts: the bits are those of `_reference`.
+It does not use fastmath, so LLVM neither reorders nor contracts, and the bits are those of `_reference`.
 """
 
 import numpy as np
@@ -63,7 +63,7 @@ def adamax(param, grad, mean, largest, beta1, rest1, beta2, lr, eps, decay, shif
 
 
 def known_answers() -> tuple[Case, ...]:
-    """What the kernels must compute before anything else; see `selftest`."""
+    """Return the known answers that the kernels must give before use; see `selftest`."""
 
     def descended(decay):
         param, grad = reals(2, 37)

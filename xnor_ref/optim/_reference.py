@@ -1,14 +1,14 @@
-"""Updates of one stretch of a parameter in NumPy. They define the results: `_kernels` has the same bits.
+"""The updates in NumPy, for one piece of a parameter. They define the results: `_kernels` gives the same bits.
 
-All arrays are 1-D float32 of one length, all numbers float32 and `nesterov` and `shift` bool; arrays but `grad` are
-updated in place. Each product and sum is rounded, in the written order.
+All arrays are 1-D float32 of equal length, all numbers are float32, `nesterov` and `shift` are bool. Arrays other than
+`grad` are updated in place. Each product and sum is rounded, in the written order.
 """
 
 import numpy as np
 
 from xnor_ref.binary import ap2
 
-silent = np.errstate(all="ignore")  # compiled code does not warn either; the training loop looks for overflow itself
+silent = np.errstate(all="ignore")  # compiled code does not warn either; the training loop checks for overflow
 
 
 @silent
@@ -22,7 +22,7 @@ def sgd(param, grad, lr, decay):
 def momentum_sgd(param, grad, velocity, lr, momentum, decay, nesterov):
     """g = grad + decay param; velocity = momentum velocity + g; param -= lr velocity.
 
-    With `nesterov` the last is param -= lr (g + momentum velocity).
+    With `nesterov` the last step is param -= lr (g + momentum velocity).
     """
     step = grad if decay == 0 else grad + decay * param
     velocity *= momentum
@@ -53,7 +53,7 @@ def adam(param, grad, mean, square, beta1, rest1, beta2, rest2, lr, root, eps, d
 @silent
 def adamax(param, grad, mean, largest, beta1, rest1, beta2, lr, eps, decay, shift):
     """g = grad + decay param; mean = beta1 mean + rest1 g; largest = max(beta2 largest, |g|);
-    param -= lr (mean / (largest + eps)), with `shift` of AP2(largest).
+    param -= lr (mean / (largest + eps)); with `shift`, AP2(largest) replaces largest.
 
     `rest1` is 1 - beta1; `lr` holds 1/(1 - beta1^t).
     """

@@ -1,4 +1,4 @@
-"""AdaMax, and BinaryNet's version of it by shifts."""
+"""AdaMax, and BinaryNet's version of it that multiplies by shifts."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ class AdaMax(Moments):
     g = grad + weight_decay param;  m = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g|);
     param -= lr / (1 - beta1^t) m / (u + eps), where t is the number of steps of the optimiser.
 
-    The parameters are those of `Adam`, but for `decoupled`. eps is 2^-27 by default; the paper has none, and divides
-    0 by 0 without a gradient.
+    The parameters are those of `Adam`, without `decoupled`. eps is 2^-27 by default. The paper has no eps, and would
+    divide 0 by 0 where the gradient is always 0.
     """
 
     slots = ("mean", "largest")
     default_eps = 2.0**-27
-    shift = False  # whether multiplications are by powers of two
+    shift = False  # whether factors are rounded to powers of two
 
     def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
         beta1, beta2 = self.betas
@@ -34,8 +34,8 @@ class AdaMax(Moments):
 class ShiftAdaMax(AdaMax):
     """Shift-based AdaMax (Hubara et al. 2016, algorithm 4, as in the authors' code): multiplications become shifts.
 
-    m and u as for AdaMax;  param -= AP2(lr / (1 - beta1^t)) m / (AP2(u) + eps), AP2 the nearest power of two
-    (`binary.ap2`), eps 2^-27. The parameters are those of `AdaMax`.
+    m and u as for AdaMax;  param -= AP2(lr / (1 - beta1^t)) m / (AP2(u) + eps), where AP2 is the nearest power of two
+    (`binary.ap2`) and eps is 2^-27. The parameters are those of `AdaMax`.
     """
 
     shift = True

@@ -1,4 +1,4 @@
-"""SGD and Adam. They update `param.data` in place, the same bits at any number of threads."""
+"""SGD and Adam. They update `param.data` in place, with the same bits at any number of threads."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,25 +14,25 @@ from xnor_ref.optim import _reference
 from xnor_ref.optim._checks import number
 from xnor_ref.steady import steady
 
-CHUNK = 1 << 16  # elements updated at a time: fit into a core's cache, and make the work of threads
+CHUNK = 1 << 16  # elements per piece: a piece fits a core's cache and is one task of a thread
 BACKENDS = ("auto", "reference", "numba")
 Params = Iterable[Tensor | tuple[str, Tensor]]
 
 
 class Optimizer:
-    """What all optimisers share: parameters, learning rate, weight decay, state.
+    """Base of all optimisers: parameters, learning rate, weight decay, state.
 
     Parameters
     ----------
     params : iterable of Parameter, or of (name, Parameter)
-        float32 Tensors that require gradients. Names (by default "0", "1", ...) are those of the state.
-    lr : learning rate, above 0. The attribute `lr` may be set before each step, also to 0. A parameter with an
-        attribute `lr_scale` gets that many times as much.
-    weight_decay : strength of weight decay. It applies to parameters whose attribute `decay` is True, or is missing;
-        where the attribute `decay_steps` is set, in so many steps only.
+        float32 Tensors that require gradients. The state uses these names; the default is "0", "1", ...
+    lr : learning rate, above 0. The attribute `lr` may be set before each step, even to 0. If a parameter has the
+        attribute `lr_scale`, its learning rate is multiplied by it.
+    weight_decay : strength of weight decay. It applies to parameters whose attribute `decay` is True or missing. With
+        the attribute `decay_steps`, it applies only in that many steps.
     backend : {"auto", "reference", "numba"}
-        Two implementations with the same bits; "auto" is Numba, or NumPy where Numba's compiler is disabled.
-    threads : by default the process-wide number
+        Two implementations with the same bits. "auto" is Numba, or NumPy if Numba's compiler is disabled.
+    threads : number of threads; by default the process-wide number
 
     Raises
     ------
@@ -70,9 +70,9 @@ class Optimizer:
 
     @steady
     def step(self) -> None:
-        """Update every parameter that has a gradient; the others and their state stay as they are.
+        """Update every parameter that has a gradient. Other parameters and their state do not change.
 
-        Raises InputError where a gradient has another shape or dtype than its parameter. Then nothing was updated.
+        Raises InputError if the shape or dtype of a gradient differs from its parameter's. Nothing is then updated.
         """
         todo = []
         for name, param in self.params.items():
@@ -80,8 +80,8 @@ class Optimizer:
                 continue
             if param.grad.shape != param.shape or param.grad.dtype != np.float32:
                 raise InputError(
-                    f"{type(self).__name__}.step: parameter {name!r} is float32 {param.shape}, "
-                    f"its gradient {param.grad.dtype} {param.grad.shape}"
+                    f"{type(self).__name__}.step: parameter {name!r} is float32 {param.shape}, but "
+                    f"its gradient is {param.grad.dtype} {param.grad.shape}"
                 )
             _require_in_place(type(self).__name__, name, param)
             todo.append((name, param, np.ascontiguousarray(param.grad).reshape(-1)))
@@ -94,14 +94,14 @@ class Optimizer:
             self._update(rung, (param.data.reshape(-1), grad, *self._state[name]), lr, decay)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set all gradients to None."""
         for param in self.params.values():
             param.grad = None
 
     def state_dict(self) -> dict[str, NDArray]:
-        """All that a bit-exact resume needs besides the parameters and `lr`: the arrays themselves, not copies.
+        """Return what a bit-exact resume needs besides the parameters and `lr`. The arrays are not copies.
 
-        "<name>.<slot>" in the parameter's shape, and "step", the number of steps taken (int64).
+        Keys are "<name>.<slot>", in the parameter's shape, and "step", the number of steps taken (int64).
         """
         state = {
             f"{name}.{slot}": array.reshape(self.params[name].shape)
@@ -111,9 +111,9 @@ class Optimizer:
         return state | {"step": np.array(self.steps, np.int64)}
 
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
-        """Take over a state of `state_dict`.
+        """Load a state returned by `state_dict`.
 
-        Raises ModelFileError where names, shapes or dtypes differ from this optimiser's. Then nothing has changed.
+        Raises ModelFileError if names, shapes or dtypes differ from this optimiser's. Nothing is then changed.
         """
         own, caller = self.state_dict(), f"{type(self).__name__}.load_state_dict"
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -122,9 +122,11 @@ class Optimizer:
         for name, array in own.items():
             new = state[name]
             if new.shape != array.shape or new.dtype != array.dtype:
-                raise ModelFileError(f"{caller}: {name} is {new.dtype} {new.shape}, needed {array.dtype} {array.shape}")
+                raise ModelFileError(
+                    f"{caller}: {name} is {new.dtype} {new.shape}, but must be {array.dtype} {array.shape}"
+                )
         if state["step"] < 0:
-            raise ModelFileError(f"{caller}: step is {state['step']}, needed 0 or more")
+            raise ModelFileError(f"{caller}: step is {state['step']}, but must be 0 or more")
         self.steps = int(state["step"])
         for name, array in own.items():
             array[...] = state[name]
@@ -137,18 +139,18 @@ class Optimizer:
         return _kernels
 
     def _update(self, rung: Any, arrays: tuple[NDArray[np.float32], ...], lr: float, decay: float) -> None:
-        """Update one parameter: flat data, gradient and slots."""
+        """Update one parameter, given its flat data, gradient and slots."""
         raise NotImplementedError
 
     def _in_chunks(self, kernel: Any, arrays: tuple[NDArray[np.float32], ...], *numbers: Any) -> None:
-        """kernel(*arrays, *numbers), a chunk at a time."""
+        """Run kernel(*arrays, *numbers) piece by piece."""
 
         def chunk(start: int, stop: int) -> None:
             kernel(*(array[start:stop] for array in arrays), *numbers)
 
         size = arrays[0].size
         if size <= CHUNK:
-            chunk(0, size)  # most parameters are small; spare them the thread pool
+            chunk(0, size)  # most parameters are small and do not need the thread pool
         else:
             parallel_chunks(chunk, size, CHUNK, self.threads)
 
@@ -158,8 +160,8 @@ class SGD(Optimizer):
 
     g = grad + weight_decay param;  v = momentum v + g;  param -= lr v,  or with nesterov  param -= lr (g + momentum v).
 
-    `momentum` is in [0, 1); with 0 there is no state, and no `nesterov`. All else is as for Optimizer. Weight decay is
-    L2: it is added to the gradient.
+    `momentum` is in [0, 1). With 0 there is no state, and `nesterov` is not allowed. See Optimizer for the rest. Weight
+    decay is L2: it is added to the gradient.
     """
 
     def __init__(
@@ -188,7 +190,7 @@ class SGD(Optimizer):
 
 
 class Moments(Optimizer):
-    """What optimisers with running moments of the gradient share; the arguments are those of `Adam`."""
+    """Base of optimisers with running moments of the gradient. The arguments are those of `Adam`."""
 
     default_eps: float
 
@@ -205,7 +207,7 @@ class Moments(Optimizer):
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise InputTypeError(f"{caller}: betas must be a pair of numbers, got {betas!r}")
         self.betas = tuple(number(caller, f"betas[{i}]", beta, 0, 1) for i, beta in enumerate(betas))
-        smallest = float(np.finfo(np.float32).tiny)  # less could round to 0
+        smallest = float(np.finfo(np.float32).tiny)  # a smaller eps could round to 0
         self.eps = number(caller, "eps", self.default_eps if eps is None else eps, smallest)
         super().__init__(params, lr, weight_decay=weight_decay, **how)
 
@@ -222,7 +224,7 @@ class Adam(Moments):
         See Optimizer.
     betas : each in [0, 1); by default 0.9 and 0.999
     eps : at least 1.2e-38, the smallest normal float32; by default 1e-8
-    decoupled : False: g = grad + weight_decay param. True (AdamW): param *= 1 - lr weight_decay, and g = grad.
+    decoupled : if False, g = grad + weight_decay param; if True (AdamW), param *= 1 - lr weight_decay and g = grad.
     """
 
     slots = ("mean", "square")

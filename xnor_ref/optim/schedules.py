@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the step, so that a resumed run needs no state to go on."""
+"""Learning rates as pure functions of the step. A resumed run therefore needs no state of the schedule."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,20 +22,20 @@ def make_schedule(
     power: float = 4.0,
     final_lr: float = 0.0,
 ) -> Callable[[int], float]:
-    """Make lr(step) for step = 0 ... total_steps.
+    """Return a function lr(step) for step = 0 ... total_steps.
 
-    With p = (step - warmup_steps) / (total_steps - warmup_steps), the part of training that is done:
+    With p = (step - warmup_steps) / (total_steps - warmup_steps), the share of training that is done:
 
     | kind | lr |
     |---|---|
     | constant | base_lr |
-    | step | base_lr * gamma^(number of milestones <= step), or times the factor of the last such milestone |
+    | step | base_lr * gamma^(number of milestones <= step), or times the last such milestone's factor |
     | cosine | final_lr + (base_lr - final_lr) * (1 + cos(pi p)) / 2 (Loshchilov and Hutter 2017, eq. 5) |
     | linear | final_lr + (base_lr - final_lr) * (1 - p) |
     | polynomial | final_lr + (base_lr - final_lr) * (1 - p)^power (power 4: XNOR-Net paper, GoogLeNet variant) |
 
-    Before, for step < warmup_steps, lr = base_lr * (step + 1) / (warmup_steps + 1) (linear, Goyal et al. 2017, 2.2).
-    After total_steps lr stays at its last value.
+    During warm-up, for step < warmup_steps, lr = base_lr * (step + 1) / (warmup_steps + 1) (linear, Goyal et al. 2017,
+    2.2). After total_steps, lr keeps its last value.
 
     Parameters
     ----------
@@ -43,14 +43,14 @@ def make_schedule(
     base_lr, final_lr : float
         0 < base_lr, 0 <= final_lr <= base_lr. `final_lr` is reached at total_steps, one step after the last.
     total_steps, warmup_steps : 0 <= warmup_steps <= total_steps
-    milestones : steps, ascending, at which kind "step" multiplies by `gamma`; by default 1/2 and 3/4 of total_steps
+    milestones : ascending steps at which kind "step" multiplies by `gamma`; by default 1/2 and 3/4 of total_steps
         (He et al. 2016, 4.2)
-    lr_factors : above 0, one for each of `milestones`, in place of powers of `gamma`
+    lr_factors : above 0, one for each of `milestones`, instead of powers of `gamma`
     gamma, power : above 0
 
     Raises
     ------
-    InputError : an unknown kind or a number out of range
+    InputError : an unknown kind, or a number out of range
 
     >>> lr = make_schedule("linear", 1.0, 4)
     >>> [lr(step) for step in range(5)]

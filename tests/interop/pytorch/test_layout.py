@@ -162,7 +162,7 @@ def test_what_no_layer_has_is_said(tmp_path, layout):
         (("padding = 1", "pad = 1"), r"layer 'sign' \(binary_conv2d\): does not take pad; it takes stride"),
         (
             ('inputs = ["sign", "1.batch_norm"]', 'inputs = ["sign", "norm"]'),
-            "reads 'norm', which is no layer before it",
+            "reads 'norm', which is not a layer before it",
         ),
         (
             ('from = "block.binary"', 'from = "conv2"'),

@@ -1,4 +1,4 @@
-"""What the commands of `bench` share: options, and what they do before and after they measure."""
+"""Options that the commands of `bench` share, and their steps before and after measuring."""
 
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -15,33 +15,29 @@ from xnor_ref.cli.text import say, show
 threads_option = click.option(
     "--threads", type=int, default=1, show_default=True, metavar="N", help="Threads of each contender."
 )
-batch_option = click.option(
-    "--batch", type=int, default=1, show_default=True, metavar="N", help="Images computed together."
-)
+batch_option = click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Images per batch.")
 _RESULTS = (
-    click.option(
-        "--quick", is_flag=True, help="A rough look within seconds: fewer and shorter rounds, less to measure."
-    ),
+    click.option("--quick", is_flag=True, help="Rough results within seconds: fewer cases, fewer and shorter rounds."),
     click.option(
         "--json",
         "json_file",
         is_flag=False,
         flag_value="-",
         metavar="[FILE]",
-        help="Write the result as JSON to FILE; without FILE, print it in place of the table.",
+        help="Write the result as JSON to FILE; without FILE, print it instead of the table.",
     ),
-    click.option("--plot", metavar="FILE", help="Draw a chart: .svg; or .png or .pdf, which need matplotlib."),
+    click.option("--plot", metavar="FILE", help="Write a chart: .svg, or .png or .pdf, which need matplotlib."),
 )
 baselines_option = click.option(
     "--baselines",
     metavar="NAME,...|none",
-    help="What to compare with: numpy, torch, torch-int8, onnxruntime, onnxruntime-int8, float-loops, bit-loops, "
+    help="Baselines: numpy, torch, torch-int8, onnxruntime, onnxruntime-int8, float-loops, bit-loops, "
     "word-loops, reference, numba.",
 )
 
 
 def measuring(*, plots: bool = True) -> Callable:
-    """Decorator: --quick, --json and, with `plots`, --plot, which the command gets as one `Measurement`."""
+    """Decorator: add --quick, --json and, with `plots`, --plot. The command gets them as one `Measurement`."""
 
     def decorate(function: Callable) -> Callable:
         @wraps(function)
@@ -56,36 +52,36 @@ def measuring(*, plots: bool = True) -> Callable:
 
 
 class Measurement:
-    """What a command of `bench` does before, while and after it measures; `plot` is the file to draw, or None."""
+    """The steps of a `bench` command before, during and after measuring. `plot` is the chart's file, or None."""
 
     def __init__(self, quick: bool, json_file: str | None, plot: str | None) -> None:
         from xnor_ref.bench.measuring import timing
 
         self.quick, self.json_file, self.plot = quick, json_file, plot
-        self.pace = timing.QUICK if quick else timing.FULL  # of single layers and packed networks
+        self.pace = timing.QUICK if quick else timing.FULL  # for single layers and packed networks
         self.progress = Progress(quiet=json_file == "-")
 
     def prepare(self, threads: int) -> None:
-        """Refuse what cannot end well before minutes are spent on it; from here on, other processes are watched."""
+        """Check files and options before minutes are spent measuring, and start to watch for other busy processes."""
         from xnor_ref.bench.measuring import roof, timing
         from xnor_ref.kernels.basics.threads import available_threads, check_threads
 
         roof.require_compiler()
         if check_threads(threads, "bench") > available_threads():
-            say(f"warning: {threads} threads share {available_threads()} processors")
+            say(f"warning: {threads} threads run on {available_threads()} processors")
         options.check_results(self.json_file, self.plot, ("machine",))
         if self.plot is not None:
             check_plot(self.plot)
         self.threads, self._bystanders = threads, timing.Bystanders()
 
     def baselines(self, text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
-        """The baselines asked for; a quick run does not load large libraries unless they are named."""
+        """Return the baselines to measure. A quick run skips large libraries unless they are named."""
         from xnor_ref.bench.peers.baselines import parse_baselines
 
         return parse_baselines(text, ("numpy",) if self.quick else default)
 
     def describe_machine(self) -> None:
-        """Find out what is measured on; warnings are said."""
+        """Describe the machine, and print warnings about it."""
         from xnor_ref.bench.measuring import machine
 
         self.machine = machine.describe(self.pace)
@@ -93,7 +89,7 @@ class Measurement:
             say(f"warning: {warning}")
 
     def collect(self, what: str, results: Iterable[dict[str, Any]], total: int = 1) -> list[dict[str, Any]]:
-        """All results, with a bar of progress until the last is there."""
+        """Return all results, with a progress bar meanwhile."""
         found: list[dict[str, Any]] = []
         with self.progress:
             self.progress.progress(what, 0, total)
@@ -103,7 +99,7 @@ class Measurement:
         return found
 
     def finish(self, result: dict[str, Any], text: Callable[[dict[str, Any]], str] | None) -> None:
-        """Print or write the result; without `text` it has been printed, unless as JSON."""
+        """Print or write the result. If `text` is None, the tables are already printed, and only JSON is left."""
         result = {"machine": self.machine, **result}
         warning = self._bystanders.warning()
         if warning:
@@ -113,5 +109,5 @@ class Measurement:
             show(text(result))
 
     def caption(self, batch: int = 1) -> str:
-        """One line for a plot."""
+        """Return the caption of a chart, one line."""
         return bench_text.caption(self.machine, self.threads, batch)

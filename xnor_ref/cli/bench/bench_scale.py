@@ -10,17 +10,17 @@ from xnor_ref.errors import InputError
 
 @click.command(cls=Command, examples=("bench scale", "bench scale resnet18 --images 1000,10000"))
 @click.argument("name", metavar="[NETWORK]", default="vgg-small")
-@click.option("--images", metavar="N,...", help="How many images the sets have [10000,100000].")
-@click.option("--epochs", type=int, metavar="N", help="Passes over the smallest set [5].")
-@click.option("--batch", type=int, default=64, show_default=True, metavar="N", help="Images of a step.")
-@click.option("--threads", type=int, metavar="N", help="Of every process [all processors].")
+@click.option("--images", metavar="N,...", help="Sizes of the data sets [10000,100000].")
+@click.option("--epochs", type=int, metavar="N", help="Epochs on the smallest data set [5].")
+@click.option("--batch", type=int, default=64, show_default=True, metavar="N", help="Images per step.")
+@click.option("--threads", type=int, metavar="N", help="Threads of every process [all processors].")
 @bench_options.measuring(plots=False)
 def scale(
     name: str, images: str | None, epochs: int | None, batch: int, threads: int | None, measurement: Measurement
 ) -> None:
-    """Training on data sets of different sizes, in turns; and the memory that it takes, epoch by epoch.
+    """Measure training on data sets of different sizes: speed, in turns, and memory after each epoch.
 
-    NETWORK is one of `train --model`, for 64x64 pixels. The images are random, in a temporary file.
+    NETWORK is a name that `train --model` takes, here for 64x64 pixels. The images are random, in a temporary file.
     """
     from xnor_ref.bench.training import scale as measuring
     from xnor_ref.bench.training import train as training
@@ -32,7 +32,7 @@ def scale(
         usual = measuring.QUICK_COUNTS if quick else measuring.COUNTS
         counts = tuple(int(part) for part in images.split(",")) if images else usual
     except ValueError:
-        raise InputError(f"bench: --images takes whole numbers, such as 1000,10000, got {images!r}") from None
+        raise InputError(f"bench: --images must be integers, such as 1000,10000; got {images!r}") from None
     measurement.prepare(threads)
     measurement.describe_machine()
     with measurement.progress as progress:

@@ -1,4 +1,4 @@
-"""What `bench` prints: tables whose ratios name their baseline."""
+"""Tables that `bench` prints. Each ratio names its baseline."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,19 +6,20 @@ from typing import Any
 from xnor_ref.cli import options
 
 Row = tuple[str, ...]
-_NUMBERS = range(1, 99)  # columns that are set right: all but the first
+_NUMBERS = range(1, 99)  # right-aligned columns: all but the first
 
 _LIMITS = (
-    "limit: microseconds at the roof of the layer's arithmetic, padded taps included,\n"
-    "or at that of memory, whichever is more (by). x: time / limit; of the network,\n"
-    "time / the sum of limits. Roofs are measured in the same run: activations come\n"
-    "from the nearest cache that holds so much, weights from one that holds them all."
+    "limit: the least possible microseconds, by the peak rate of the layer's\n"
+    "arithmetic (padded taps included) or of memory, whichever takes longer (by).\n"
+    "x: time / limit; for the network, time / the sum of limits. Peak rates are\n"
+    "measured in the same run. Activations are read from the smallest cache that\n"
+    "holds them, weights from the smallest cache that holds all weights."
 )
-_PADDING = "Padded taps count as work, which a kernel may skip: that takes it above its roof where they are many."
+_PADDING = "Padded taps count as work. A kernel may skip them, so with many of them it can exceed its roof."
 
 
 def layers(result: dict[str, Any]) -> str:
-    """Our times, and the baselines' as multiples of them."""
+    """Return tables of our times, and of the baselines' times divided by ours."""
     rows = result["layers"]
     names = list(dict.fromkeys(entry["baseline"] for row in rows for entry in row["baselines"]))
     ours: list[Row] = [("layer", "MMAC", "kernel", "of roof", "pack, A", "K", "conv, scale", "NHWC", "NCHW")]
@@ -34,7 +35,7 @@ def layers(result: dict[str, Any]) -> str:
         ratios = {entry["baseline"]: f"{entry['ratio']:.1f}x" for entry in row["baselines"]}
         theirs.append((row["layer"], *(ratios.get(name, "-") for name in names)))
     parts = [
-        "Ours, microseconds: the kernel alone (bits to int32), its share of the roof, the parts, and the whole\n"
+        "Ours, in microseconds: the kernel alone (bits to int32), its share of the roof, the parts, and the whole\n"
         "operation (float32 in, sign, pack, A, K, convolution, K * alpha, float32 out) in each layout",
         options.table(ours, _NUMBERS),
         _PADDING,
@@ -50,7 +51,7 @@ def layers(result: dict[str, Any]) -> str:
 
 
 def depthwise(result: dict[str, Any]) -> str:
-    """Depthwise layers beside their limits."""
+    """Return a table of depthwise layers and their limits."""
     rows: list[Row] = [("layer", "us", "limit", "x", "by", "GB/s", "of main", "dX", "dW", "NCHW")]
     for row in result["layers"]:
         forward, *others = row["ours"].values()
@@ -68,7 +69,7 @@ def depthwise(result: dict[str, Any]) -> str:
 
 
 def networks(result: dict[str, Any]) -> str:
-    """Whole networks against other libraries, and where our time goes."""
+    """Return tables of whole networks against other libraries, and of our time by layer."""
     return _joined(result, map(_network, result["networks"]), result["networks"])
 
 
@@ -88,7 +89,7 @@ def _network(result: dict[str, Any]) -> str:
 
 
 def model(result: dict[str, Any]) -> str:
-    """A packed file: the whole, and each layer."""
+    """Return tables of a packed model: the whole network, and each layer."""
     rows = [("images to logits", "ms"), *((name, _milliseconds(seconds)) for name, seconds in result["ours"].items())]
     channels, height, width = result["input_shape"]
     title = f"{result['file']}, {channels}x{height}x{width}, a batch of {result['batch']}"
@@ -96,7 +97,7 @@ def model(result: dict[str, Any]) -> str:
 
 
 def _layer_table(result: dict[str, Any]) -> str:
-    """Each layer's time beside what it takes at least, and the whole network's."""
+    """Return a table of each layer's time and its limit, with the whole network last."""
     rows: list[Row] = [("layer", "op", "us", "limit", "x", "by")]
     for stage in result["layers"]:
         times = _microseconds(stage["seconds"]), _microseconds(stage["limit"]), f"{stage['over_limit']:.2f}"
@@ -107,7 +108,7 @@ def _layer_table(result: dict[str, Any]) -> str:
 
 
 def figure4(result: dict[str, Any]) -> str:
-    """Theory and measurement side by side, and the memory of networks."""
+    """Return tables of speed-up in theory and measured, and of the networks' memory."""
     rows = result["points"]
     names = list(dict.fromkeys(name for row in rows for name in row["measured"]))
     parts = []
@@ -139,7 +140,7 @@ def _kernel_and_whole(measured: dict[str, float] | None) -> str:
 
 
 def training(network: dict[str, Any]) -> str:
-    """Training steps of a network, ours and torch's, and where ours spend their time."""
+    """Return tables of a network's training steps, ours and torch's, and of our time by part."""
     profiles = [_profile(entry) for entry in network["contenders"] if "profile" in entry]
     return "\n\n".join([_training(network), *profiles, *_absences([network])])
 
@@ -165,7 +166,7 @@ def _training(result: dict[str, Any]) -> str:
         f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels, {result['classes']} "
         f"classes, {result['optimizer']}, a batch of {result['batch']}; torch trains the full-precision network\n\n"
         f"{options.table(rows, _NUMBERS)}\n\n"
-        f"seconds from the start of a process until the first step is done: {'; '.join(starts)}"
+        f"seconds from the start of a process to the end of its first step: {'; '.join(starts)}"
         + (f"\n\n{options.table(ways, _NUMBERS)}" if result["tried"] else "")
     )
 
@@ -193,7 +194,7 @@ def _profile(entry: dict[str, Any]) -> str:
 
 
 def scale(result: dict[str, Any]) -> str:
-    """Training on sets of different sizes, and memory by epochs."""
+    """Return a table of training on data sets of different sizes, and memory by epoch."""
     rows: list[Row] = [("images", "images/s", "middle half", "time an image", "input")]
     for entry in result["sets"]:
         low, high = entry["quartiles"]
@@ -203,15 +204,15 @@ def scale(result: dict[str, Any]) -> str:
     fewest = result["sets"][0]["images"]
     parts = [
         f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels; time an image over "
-        f"that with {fewest:,} images",
+        f"time an image with {fewest:,} images",
         options.table(rows, range(5)),
-        f"memory that the process has to itself after each epoch over {fewest:,} images: {memory}",
+        f"private memory of the process after each epoch over {fewest:,} images: {memory}",
     ]
     return _joined(result, parts)
 
 
 def startup(result: dict[str, Any]) -> str:
-    """From the start of a process to its first logits."""
+    """Return a table of the time from the start of a process to its first logits."""
     both = result["cold"], result["cached"]
     rows: list[Row] = [("seconds", *(f"{kind} ({result[kind]['processes']})" for kind in ("cold", "cached")))]
     rows += [(f"  {stage}", *(f"{one['stages'][stage]:.3f}" for one in both)) for stage in both[0]["stages"]]
@@ -223,7 +224,7 @@ def startup(result: dict[str, Any]) -> str:
 
 
 def ladder(result: dict[str, Any]) -> str:
-    """One layer up the rungs."""
+    """Return a table of one layer on each rung of the ladder."""
     names = list(result["rungs"][0]["ratios"])
     rows: list[Row] = [("rung", "time, us", "GMAC/s", "of roof", *names, "")]
     for rung in result["rungs"]:
@@ -242,7 +243,7 @@ def ladder(result: dict[str, Any]) -> str:
 
 
 def machine(about: dict[str, Any], threads: int, batch: int | str) -> str:
-    """Processor, instruction set, roofs and versions, in three lines."""
+    """Return the processor, instruction set, roofs and versions, in three lines."""
     roofs = about["roofs"]
     versions = ", ".join(f"{name} {about[name]}" for name in ("xnor_ref", "python", "numpy", "numba"))
     optional = "".join(f", {name} {about[name]}" for name in ("torch", "onnxruntime") if about[name])
@@ -256,19 +257,19 @@ def machine(about: dict[str, Any], threads: int, batch: int | str) -> str:
 
 
 def caption(about: dict[str, Any], threads: int, batch: int) -> str:
-    """One line for a plot."""
+    """Return the caption of a chart, one line."""
     libraries = (f"{name} {about[name]}" for name in ("numpy", "numba", "torch", "onnxruntime") if about[name])
     return f"{about['cpu']}, {about['instruction_set']}; threads: {threads}, batch: {batch}; {', '.join(libraries)}"
 
 
 def _absences(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """At most one text: why baselines of `rows` were not measured."""
+    """Return a list of at most one text: why baselines of `rows` were not measured."""
     reasons = {name: reason for row in rows for name, reason in row["absent"].items()}
     return ["\n".join(f"not measured: {name}: {reason}" for name, reason in reasons.items())] if reasons else []
 
 
 def _joined(result: dict[str, Any], parts: Iterable[str], rows: Iterable[dict[str, Any]] = ()) -> str:
-    """A whole text: the machine, `parts`, and what `rows` lack."""
+    """Return the whole text: the machine, `parts`, and the baselines missing from `rows`."""
     about = machine(result["machine"], result.get("threads", 1), result.get("batch", 1))
     return "\n\n".join([about, *parts, *_absences(rows)])
 

@@ -1,4 +1,4 @@
-"""`bench train`: training steps, ours and torch's."""
+"""`bench train`: training steps of ours and of torch."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from xnor_ref.cli.text import show
 @click.argument("names", metavar="[NETWORK]...", nargs=-1)
 @click.option("--method", default="xnor", show_default=True, metavar="METHOD", help="A method of `train`.")
 @click.option(
-    "--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True, help="On both sides."
+    "--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", show_default=True, help="Used by both sides."
 )
-@click.option("--batch", type=int, metavar="N", help="Images of a step [64; alexnet 128].")
-@click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Pixels a side.")
+@click.option("--batch", type=int, metavar="N", help="Images per step [64; alexnet 128].")
+@click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Height and width in pixels.")
 @click.option("--classes", type=int, default=200, show_default=True, metavar="N", help="Classes.")
 @click.option("--threads", type=int, metavar="N", help="Threads of each contender [all processors].")
 @click.option(
@@ -26,18 +26,18 @@ from xnor_ref.cli.text import show
     default="fp32,int8",
     show_default=True,
     metavar="NAME,...",
-    help="Arithmetic of our binary layers' gradients; reference: layers one by one, nothing fused.",
+    help="Arithmetic of our binary layers' gradients. reference: single layers, nothing fused.",
 )
 @click.option(
-    "--input-scale", metavar="NAME,...", help="off, plain or both: without K and with it, where METHOD has one [off]."
+    "--input-scale", metavar="NAME,...", help="off, plain or both: without K, with K [off]. Ignored if METHOD has no K."
 )
-@click.option("--weight-scale", metavar="NAME,...", default="alpha", help="Rules for alpha, beside each other [alpha].")
+@click.option("--weight-scale", metavar="NAME,...", default="alpha", help="Rules for alpha, side by side [alpha].")
 @options.plugin_option(expose_value=True)
 @click.option("--baselines", metavar="NAME,...|none", help="torch, torch-bf16 [both].")
-@click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
-@click.option("--cold", is_flag=True, help="Measure the start with nothing compiled, too.")
+@click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile too, about 30 s each [yes].")
+@click.option("--cold", is_flag=True, help="Also measure the start of a process with no kernel compiled.")
 @click.option(
-    "--profile", "profiled", is_flag=True, help="Show where a step's time goes, and each GEMM against its roof."
+    "--profile", "profiled", is_flag=True, help="Show the time of a step by part, and each GEMM against its roof."
 )
 @bench_options.measuring()
 def train(
@@ -56,11 +56,11 @@ def train(
     measurement: Measurement,
     **more: Any,
 ) -> None:
-    """Training steps of whole networks: forward, backward and update.
+    """Measure training steps of whole networks: forward, backward and update.
 
-    NETWORK is one of `train --model`; by default vgg-small, resnet18, nin and alexnet. torch trains the same network
-    in full precision, at its best of eager and torch.compile, both layouts, batches of 64 and 128 and two settings of
-    its allocator. Ours and torch take turns, each in a process of its own.
+    NETWORK is a name that `train --model` takes; the default is vgg-small, resnet18, nin and alexnet. torch trains the
+    same network in full precision. Its best setting counts: eager or torch.compile, both layouts, batches of 64 and
+    128, two settings of its allocator. Ours and torch take turns, each in its own process.
     """
     from xnor_ref.bench import networks, plots
     from xnor_ref.bench.peers.baselines import parse_baselines, parse_names
@@ -97,7 +97,7 @@ def train(
                     **more,
                 )
             )
-            if not to_stdout:  # at once: the next one takes minutes
+            if not to_stdout:  # print now: the next network takes minutes
                 progress.clear()
                 if not measured[1:]:
                     batches = " and ".join(str(size) for size in sorted({task.batch for task in tasks}))

@@ -1,4 +1,4 @@
-"""`bench`: the kernels and networks against the machine's roof and against other libraries."""
+"""`bench`: measure kernels and networks, against the machine's roof and other libraries."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ EXAMPLES = (
 
 
 class Bench(click.Group):
-    """A group whose first command, `layers`, is meant where none is named; `--model` means `network`."""
+    """A group of commands. The default is `layers`, or `network` if `--model` is given."""
 
     examples = EXAMPLES
 
@@ -50,7 +50,7 @@ class Bench(click.Group):
         return super().shell_complete(ctx, incomplete) + layers.params[0].shell_complete(ctx, incomplete)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # as they are defined
+        return list(self.commands)  # in the order of their definition
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         Command.format_epilog(self, ctx, formatter)  # type: ignore[arg-type]
@@ -58,13 +58,13 @@ class Bench(click.Group):
 
 @click.group(cls=Bench)
 def command() -> None:
-    """Measure speed on this machine: every ratio within one run, beside its baseline.
+    """Measure speed on this machine. Every ratio names its baseline, measured in the same run.
 
-    Without a command: a table of single layers, `layers paper`. The name of a layer set, or --layer, stands for
-    `layers`, and --model FILE for `network --model FILE`.
+    Without a command, `bench` runs `layers paper`. `bench SET` and `bench --layer ...` mean `bench layers ...`;
+    `bench --model FILE` means `bench network --model FILE`.
 
-    torch and onnxruntime are compared with where they are installed (pip install 'xnor_ref[bench]'). --plot of a
-    .png or .pdf needs matplotlib, which is in the same extra.
+    torch and onnxruntime are baselines if they are installed (pip install 'xnor_ref[bench]'). --plot to .png or .pdf
+    needs matplotlib, which the same extra installs.
     """
 
 
@@ -88,11 +88,11 @@ def layers(
     baselines: str | None,
     measurement: Measurement,
 ) -> None:
-    """Single layers, against the roof and the baselines.
+    """Measure single layers against the roof and the baselines.
 
-    SET is paper (the default: the paper's 256@14x14 and six more), alexnet, resnet18, gemm, or geometry for dilation,
-    groups and uneven padding. --layer takes channels, pixels a side, kernel size and output channels of a convolution,
-    and a stride; it is padded by half the kernel.
+    SET is paper (the default: the paper's 256@14x14 and six more), alexnet, resnet18, gemm, or geometry (dilation,
+    groups and uneven padding). --layer takes the input channels, height and width, kernel size, output channels and,
+    if not 1, the stride of a convolution. Its padding is half the kernel.
     """
     from xnor_ref.bench import plots
     from xnor_ref.bench.compare import measure_layers
@@ -119,7 +119,7 @@ def layers(
 @bench_options.threads_option
 @bench_options.measuring(plots=False)
 def depthwise(batch: int, threads: int, measurement: Measurement) -> None:
-    """Real depthwise and grouped convolutions, against the roofs of float32 and of memory."""
+    """Measure real-valued depthwise and grouped convolutions against the roofs of float32 and of memory."""
     from xnor_ref.bench import depthwise as layers
     from xnor_ref.bench.measuring.layers import check_batch
 
@@ -134,21 +134,21 @@ def depthwise(batch: int, threads: int, measurement: Measurement) -> None:
 
 @command.command(cls=Command, examples=("bench network", "bench network alexnet --size 224 --threads 2 --batch 64"))
 @click.argument("names", metavar="[NETWORK]...", nargs=-1)
-@click.option("--model", metavar="FILE", help="A packed model file in place of a network with random weights.")
-@click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Pixels a side.")
+@click.option("--model", metavar="FILE", help="A packed model file, instead of a network with random weights.")
+@click.option("--size", type=int, default=64, show_default=True, metavar="N", help="Height and width in pixels.")
 @click.option("--classes", type=int, default=1000, show_default=True, metavar="N", help="Classes.")
-@click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile, half a minute each [yes].")
+@click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile too, about 30 s each [yes].")
 @bench_options.batch_option
 @bench_options.threads_option
 @bench_options.measuring()
 def network(
     names: tuple[str, ...], model: str | None, batch: int, threads: int, measurement: Measurement, **how: Any
 ) -> None:
-    """Whole networks, from an image array to logits.
+    """Measure whole networks, from an image array to logits.
 
-    NETWORK is one of `train --model`, with random weights; by default vgg-small, resnet18, nin and alexnet. It is
-    compared with the same network in full precision in torch, in every way that torch has to run it, and in
-    onnxruntime. --model measures a packed file of yours, with the time of each layer.
+    NETWORK is a name that `train --model` takes, with random weights; the default is vgg-small, resnet18, nin and
+    alexnet. The baselines are the same network in full precision in onnxruntime and in torch, in each of torch's ways
+    to run it. --model measures your own packed file, with the time of each layer.
     """
     from xnor_ref.bench import networks, plots
 
@@ -160,7 +160,9 @@ def network(
         given += [name for name in ("size", "classes", "compiled") if ctx.get_parameter_source(name) not in unsaid]
         given = ["compile" if name == "compiled" else name for name in given]
         if given:
-            raise InputError(f"bench: --model names the network, so {', '.join(given)} would have no effect")
+            raise InputError(
+                f"bench: --model gives the network, so {', '.join(given)} would have no effect; leave it out"
+            )
         measurement.describe_machine()
         result = networks.measure_file(model, batch, threads, pace)
         measurement.finish(result, bench_text.model)
@@ -189,7 +191,7 @@ def network(
 @bench_options.baselines_option
 @bench_options.measuring()
 def figure4(threads: int, baselines: str | None, measurement: Measurement) -> None:
-    """The paper's Figure 4: speed-up against channels and filter size, in theory and measured, and memory."""
+    """Measure the paper's Figure 4: memory, and speed-up by channels and filter size, theory beside measurement."""
     from xnor_ref.bench import figure4 as figure
     from xnor_ref.bench import plots
 
@@ -208,7 +210,7 @@ def figure4(threads: int, baselines: str | None, measurement: Measurement) -> No
 @click.option("--model", metavar="FILE", help="A packed model file [a ResNet-18 with random weights].")
 @bench_options.measuring(plots=False)
 def startup(model: str | None, measurement: Measurement) -> None:
-    """From the start of a process to the first answer: kernels compiled, and kernels cached."""
+    """Measure the time from the start of a process to its first answer, with and without cached kernels."""
     from xnor_ref.bench.startup import measure_startup
     from xnor_ref.packed import load_packed
 
@@ -223,12 +225,16 @@ def startup(model: str | None, measurement: Measurement) -> None:
 
 
 @command.command(cls=Command, examples=("bench ladder", "bench ladder --layer 64,56,3,64"))
-@click.option("--layer", "own", metavar="C,H,K,O[,STRIDE]", help="Another convolution than the paper's 256,14,3,256.")
-@click.option("--cpu", metavar="NAME", help="Use only the instructions of haswell (AVX2) or skylake-avx512; torch too.")
+@click.option(
+    "--layer", "own", metavar="C,H,K,O[,STRIDE]", help="A convolution to measure [256,14,3,256, the paper's]."
+)
+@click.option(
+    "--cpu", metavar="NAME", help="Limit us and torch to the instructions of haswell (AVX2) or skylake-avx512."
+)
 @bench_options.baselines_option
 @bench_options.measuring()
 def ladder(own: str | None, cpu: str | None, baselines: str | None, measurement: Measurement) -> None:
-    """One layer up the rungs, from naive loops to explicit vectors."""
+    """Measure one layer in each implementation, from naive loops to explicit vector code."""
     from xnor_ref.bench import ladder as rungs
     from xnor_ref.bench import plots
     from xnor_ref.bench.measuring.layers import PAPER, parse_layer
@@ -236,12 +242,12 @@ def ladder(own: str | None, cpu: str | None, baselines: str | None, measurement:
     measurement.prepare(threads=1)
     layer = PAPER if own is None else parse_layer(own)
     if cpu is not None:
-        rungs.emulation(cpu)  # refuses the name
+        rungs.emulation(cpu)  # rejects an unknown name
     names = measurement.baselines(baselines, rungs.FLOATS)
     with measurement.progress as progress:
         progress.progress("measuring", 0, 1)
         result = rungs.measure_ladder(layer, names, measurement.pace, cpu)
-    measurement.machine = result["machine"]  # of the process that measured
+    measurement.machine = result["machine"]  # as described by the process that measured
     for warning in result["machine"]["warnings"]:
         say(f"warning: {warning}")
     measurement.finish(result, bench_text.ladder)

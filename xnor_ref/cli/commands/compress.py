@@ -1,4 +1,4 @@
-"""`compress`: a model file whose binary layers are held along trees of their output channels."""
+"""`compress`: write a model file whose binary layers are stored along trees of their output channels."""
 
 from pathlib import Path
 from typing import Any
@@ -22,28 +22,30 @@ _UNITS = ("", "k", "M", "G", "T")
 )
 @click.argument("model", metavar="MODEL|RUN")
 @click.option("-o", "--output", metavar="FILE", help="The model file to write.")
-@click.option("--force", is_flag=True, help="Overwrite FILE if it is there and a model file.")
-@click.option("--report", is_flag=True, help="Table of costs by layer [shown if there is no -o].")
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout, in place of text.")
-@click.option("--plot", metavar="FILE", help="Draw the tree of a layer: .svg; or .png or .pdf, which need matplotlib.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it is a model file.")
+@click.option("--report", is_flag=True, help="Print a table of costs by layer [only without -o].")
+@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON. - prints it instead of text.")
+@click.option(
+    "--plot", metavar="FILE", help="Write a chart of a layer's tree: .svg, or .png or .pdf, which need matplotlib."
+)
 @click.option("--layer", metavar="NAME", help="The layer to draw [the one with the most channels].")
 @click.option("--tree", type=click.Choice(["mst", "star"]), default="mst", show_default=True, help="Kind of tree.")
-@click.option("--complement", is_flag=True, help="Let a channel follow from the opposite of another.")
+@click.option("--complement", is_flag=True, help="A channel may also be computed from another channel's negative.")
 @click.option(
     "--store",
     type=click.Choice(["auto", "tree"]),
     default="auto",
     show_default=True,
-    help="Hold a layer along its tree where that is smaller, or wherever it is possible.",
+    help="Which layers to store along trees. auto: those that get smaller; tree: all that have a tree.",
 )
-@click.option("--measure", is_flag=True, help="Time every layer directly and along its tree, on this machine.")
+@click.option("--measure", is_flag=True, help="Time every layer on this machine, directly and along its tree.")
 @options.field_options("threads")
 def command(model: str, output: str | None, force: bool, report: bool, json_file: str | None, **values: Any) -> None:
     """Store a network's binary layers along trees of their output channels.
 
-    Filters that differ in few weights follow from each other: a minimum spanning tree over the output channels says
-    which from which (MST-compression). The new file gives the same answers to the bit. Layers that would not become
-    smaller stay as bits; the report says so, and what each layer would cost in operations and bits.
+    The method is MST-compression. Filters that differ in few weights can be computed from each other, along a minimum
+    spanning tree over the output channels. The new file gives the same answers, bit for bit. Layers that would not
+    become smaller stay as bits. The report gives each layer's cost in operations and bits, and says which stayed.
     """
     from xnor_ref.packed import compressing
 
@@ -79,7 +81,7 @@ def command(model: str, output: str | None, force: bool, report: bool, json_file
 
 
 def _write(target: Path, made: Any, metadata: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
-    """Save the new network, read it back, and compare its answers with the old one's."""
+    """Save the new network, read it back, and compare its answers with those of the old one."""
     import numpy as np
 
     from xnor_ref.packed import PackedNetwork, load_packed
@@ -92,7 +94,7 @@ def _write(target: Path, made: Any, metadata: dict[str, Any], tensors: dict[str,
         after.save(target)
         if np.array_equal(load_packed(target).logits(images), known):
             return {"file": str(target), "bytes": target.stat().st_size, "images_compared": len(images)}
-    raise EquivalenceError(f"{target}: its answers are not those of the network that it was made from")
+    raise EquivalenceError(f"{target}: its answers differ from those of the original network")
 
 
 def _plot(file: str, name: str | None, layers: Any) -> None:
@@ -102,14 +104,14 @@ def _plot(file: str, name: str | None, layers: Any) -> None:
     if name is None:
         name = max(layers, key=lambda layer: len(layer.rows)).node.name
     if name not in trees:
-        raise InputError(f"--layer {name!r} is no binary layer; there are {', '.join(trees)}")
+        raise InputError(f"--layer {name!r} is not a binary layer; choose one of {', '.join(trees)}")
     if trees[name] is None:
-        raise InputError(f"--layer {name} has one output channel, and so no tree")
+        raise InputError(f"--layer {name} has one output channel, so it has no tree")
     plot_tree(trees[name], file, name)
 
 
 def _measured(layer: Any) -> dict[str, Any] | None:
-    """Times of one image (of 64 samples, for a linear layer) on the threads that are set."""
+    """Time a layer on one image (a linear layer on 64 samples), with the current number of threads."""
     from xnor_ref.compress.measure import layer_times
     from xnor_ref.kernels.basics.geometry import Window
     from xnor_ref.kernels.basics.threads import get_threads
@@ -179,7 +181,7 @@ def _table(result: dict[str, Any]) -> str:
         "",
         f"XNORs an image: {total['direct_xnors']:,} directly; {total['tree_xnors']:,} and {total['tree_adds']:,} "
         f"additions along the trees: rho {total['ratio']:.3f}, {1 / total['ratio']:.2f} times fewer",
-        "(random filters of the same shapes have the rho of column 'random': that much comes for free)",
+        "(column 'random' is the rho of random filters of the same shapes, without any training)",
         f"weights: {total['direct_bits']:,} bits; {total['wired_bits']:,} with positions wired, "
         f"{total['positions_bits']:,} with positions as numbers, {total['entropy_bits']:,.0f} by an ideal coder",
         f"results of parents read again: {total['reads']:,}, {total['read_bits'] / 8:,.0f} bytes; deepest tree "
@@ -199,8 +201,8 @@ def _times(layers: list[dict[str, Any]]) -> str:
         rows.append((row["name"], *cells, *(_crossover(cross[name]) for name in direct)))
     threads = measured[0]["measured"]["threads"]
     return (
-        f"one image on {threads} thread{'s' if threads > 1 else ''}, from packed signs to integers; crossover: "
-        f"mean d/n below which a tree is faster\n\n{options.table(rows, right=range(1, 99))}"
+        f"times of one image on {threads} thread{'s' if threads > 1 else ''}, packed signs to integers; crossover: "
+        f"the mean d/n below which a tree is faster\n\n{options.table(rows, right=range(1, 99))}"
     )
 
 
@@ -213,9 +215,9 @@ def _written(result: dict[str, Any]) -> str:
     held = sum(row["stored"] == "tree" for row in result["layers"])
     lines = [
         f"{output['file']}: {options.size_text(output['bytes'])}, from {options.size_text(result['bytes'])}; "
-        f"{held} of {len(result['layers'])} binary layers held along trees",
-        f"read back and compared on {output['images_compared']} images: the same answers to the bit",
+        f"{held} of {len(result['layers'])} binary layers stored along trees",
+        f"read back and compared on {output['images_compared']} images: the same answers, bit for bit",
     ]
     if not held:
-        lines.append("no layer became smaller along its tree: the file holds the same bits as before")
+        lines.append("no layer got smaller along its tree: the weights are stored as before")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`evaluate`: scores on the validation images."""
+"""`evaluate`: score networks on the validation images."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from xnor_ref.cli.text import say
 from xnor_ref.errors import DatasetError, InputError, ModelFileError
 from xnor_ref.training.settings.resolve import resolve
 
-_SIZES = ("train_size", "val_size", "image_size", "limit_classes", "limit_val")  # of a run's own data set
+_SIZES = ("train_size", "val_size", "image_size", "limit_classes", "limit_val")  # fixed by a run's own data set
 _FIELDS = ("dataset", "data_dir", "archive", *_SIZES, "threads")
 
 
@@ -31,8 +31,8 @@ _FIELDS = ("dataset", "data_dir", "archive", *_SIZES, "threads")
 def command(run: str, quiet: bool, as_json: bool, **values: Any) -> None:
     """Score a run's networks, or a model file, on the validation images.
 
-    RUN is a run folder: its float and its packed network are both evaluated, by two independent paths, and compared.
-    MODEL is a packed model file; its data set is the one it was trained on unless --dataset says otherwise.
+    RUN is a run folder. Its float network and its packed network are evaluated by independent code and compared.
+    MODEL is a packed model file. It is evaluated on the data set it was trained on, or on the one of --dataset.
     """
     from xnor_ref.cli.progress import Progress
 
@@ -62,15 +62,15 @@ def _of_run(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     if missing:
         raise ModelFileError(
             f"the run in {path} is not finished: it has no {' and no '.join(missing)} yet; "
-            f"go on with it by train --resume {path}"
+            f"resume it with: train --resume {path}"
         )
     model, about = load_float(folder.float_path)
     packed = load_packed(folder.packed_path)
     data = _data_for(packed, config, path, said, progress)
-    data = dataclasses.replace(data, mean=tuple(about["mean"]), std=tuple(about["std"]))  # as it was trained
+    data = dataclasses.replace(data, mean=tuple(about["mean"]), std=tuple(about["std"]))  # those used in training
     check_on(model, data)
     if data.sha256 != about["data_sha256"]:
-        progress.note("these are not the images that the run was trained and validated with")
+        progress.note("note: these images differ from those that the run was trained and validated with")
     return {"run": str(path), "dataset": data.name, **evaluate_both(model, packed, data, progress)}
 
 
@@ -83,7 +83,7 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
     if "dataset" not in said:
         known = {key: trained[key] for key in _SIZES if key in trained}
         if "dataset" not in trained:
-            raise InputError(f"{path} does not say what it was trained on; name a data set with --dataset")
+            raise InputError(f"{path} does not say which data set it was trained on; name one with --dataset")
         said = {"dataset": trained["dataset"], **known, **said}
     config = resolve({"data_dir": options.default_data_dir(), **said})
     data = _data_for(packed, config, path, said, progress)
@@ -92,7 +92,7 @@ def _of_file(path: Path, said: dict[str, Any], progress) -> dict[str, Any]:
 
 
 def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
-    """The data set of a config, if the packed network of the file `path` takes it; from now on with its threads."""
+    """Load a config's data set, check that the packed network of `path` takes it, and set the config's threads."""
     from xnor_ref.datasets.store import find_packed
     from xnor_ref.kernels.basics.threads import set_threads
     from xnor_ref.training.job import limited, load_data
@@ -105,14 +105,16 @@ def _data_for(packed, config, path: Path, said: dict[str, Any], progress):
         copy = find_packed(Path(config.data_dir), own) if own else None
         if copy is None or copy.name != config.dataset:
             raise
-        say(f"warning: {error}; the packed copy of the images that it was trained and validated with is used")
+        say(f"warning: {error}; using the packed copy of the images of training and validation")
         data = limited(config, copy)
     wanted, given = packed.input_shape, (data.channels, data.image_size, data.image_size)
     if wanted != given:
-        raise InputError(f"{path} takes images (C, H, W) of {wanted}, the data set {data.name} has {given}")
+        raise InputError(f"{path} takes images (C, H, W) = {wanted}, but the data set {data.name} has {given}")
     if len(packed.classes) != data.num_classes:
-        raise InputError(f"{path} knows {len(packed.classes)} classes, the data set {data.name} has {data.num_classes}")
-    unnamed = tuple(map(str, range(data.num_classes)))  # as of an imported network: they count in the data's order
+        raise InputError(
+            f"{path} has {len(packed.classes)} classes, but the data set {data.name} has {data.num_classes}"
+        )
+    unnamed = tuple(map(str, range(data.num_classes)))  # e.g. an imported network: labels are numbers
     if tuple(packed.classes) not in (tuple(data.classes), unnamed):
         raise InputError(f"{path} was trained for other classes than those of the data set {data.name}")
     return data

@@ -1,4 +1,4 @@
-"""`export`: a checkpoint as a packed model file, or a network for other programs."""
+"""`export`: write a checkpoint as a packed model file, or a network in ONNX."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
 from xnor_ref.cli.onnx_text import RUNNERS, compared, compared_text
 
-_MEANT = {  # what may be said of each format
+_MEANT = {  # options of each format
     "packed": (),
     "onnx": ("--unpacked", "--normalised", "--batch"),
     "qonnx": ("--batch",),
@@ -27,13 +27,15 @@ _MEANT = {  # what may be said of each format
 @click.argument("source", metavar="RUN|MODEL")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The file to write.")
 @click.option(
-    "--format", type=click.Choice(list(_MEANT)), help="Of FILE  [default: onnx if it ends in .onnx, else packed]"
+    "--format", type=click.Choice(list(_MEANT)), help="Format of FILE  [default: onnx if it ends in .onnx, else packed]"
 )
 @click.option("--which", type=click.Choice(["best", "last"]), help="Checkpoint of a run.  [default: last]")
-@click.option("--unpacked", is_flag=True, help="ONNX: binary weights as float32, for tools that fold no constants.")
-@click.option("--normalised", is_flag=True, help="ONNX: take images float32 (N, C, H, W), normalised already.")
-@click.option("--batch", type=click.IntRange(1, 65_536), help="ONNX, QONNX: take only so many images at once.")
-@click.option("--force", is_flag=True, help="Overwrite FILE if it is there.")
+@click.option(
+    "--unpacked", is_flag=True, help="ONNX: store binary weights as float32, for tools that do not fold constants."
+)
+@click.option("--normalised", is_flag=True, help="ONNX: the input is float32 (N, C, H, W), already normalised.")
+@click.option("--batch", type=click.IntRange(1, 65_536), help="ONNX, QONNX: fix the batch size to N.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @options.plugin_option(expose_value=False)
 @options.json_option
 def command(
@@ -47,23 +49,25 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a network for use: as a packed model file, or in ONNX.
+    """Write a network for use, as a packed model file or in ONNX.
 
-    A run's checkpoint is frozen, a model file is taken as it is. The answers of the new file are compared with those of
-    the network before the command reports success. ONNX files take pixels, uint8 (N, H, W, C), and keep the weights
-    packed; QONNX is for FINN and other compilers of quantised networks.
+    SOURCE is a run, whose checkpoint is frozen, or a model file. The answers of the new file are compared with those
+    of the network before the command reports success. ONNX files take pixels, uint8 (N, H, W, C), and keep the weights
+    packed. QONNX is for FINN and other compilers of quantised networks.
     """
     format = format or ("onnx" if output.endswith(".onnx") else "packed")
     flags = {"--unpacked": unpacked, "--normalised": normalised, "--batch": batch is not None}
     useless = [flag for flag, given in flags.items() if given and flag not in _MEANT[format]]
     if useless:
-        raise click.UsageError(f"{', '.join(useless)} has no meaning with --format {format}")
+        raise click.UsageError(f"{', '.join(useless)} has no effect with --format {format}")
     is_model = Path(source).is_file()
     if is_model and which is not None:
-        raise click.UsageError(f"--which is of a run's checkpoints, and {source} is a file")
+        raise click.UsageError(f"--which chooses a run's checkpoint, but {source} is a file")
     if format == "packed":
         if is_model:
-            raise click.UsageError(f"{source} is a file, not a run; to write it in ONNX, call FILE .onnx")
+            raise click.UsageError(
+                f"{source} is a packed file already; to convert it to ONNX, give -o a name that ends in .onnx"
+            )
         from xnor_ref.training.export import export_run
 
         target = options.model_target(output, force)
@@ -97,7 +101,7 @@ def _onnx_text(result: dict[str, Any]) -> str:
     from xnor_ref.interop.onnx_out_graph import OPSET, QONNX_OPSET
 
     opset = QONNX_OPSET if result["format"] == "qonnx" else OPSET
-    missing = f"not compared with its model: {RUNNERS[result['format']]} is not installed"
+    missing = f"not compared with its model, because {RUNNERS[result['format']]} is not installed"
     head = f"{result['file']}: {options.size_text(result['bytes'])}, {result['format'].upper()}, opset {opset}"
     return f"{head}\n{compared_text(result) if result['images_compared'] else missing}"
 

@@ -1,4 +1,4 @@
-"""`import`: a network of another library as a packed model file."""
+"""`import`: convert a network of another library to a packed model file."""
 
 import math
 from importlib.util import find_spec
@@ -11,9 +11,9 @@ from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
 from xnor_ref.errors import EquivalenceError, InputError
 
-TOLERANCE = 1e-4  # of a logit, relative to the largest of its image
-MOST = 1000  # photos that are compared
-FEW = 0.1  # of the images: so many may differ by rounding beside thresholds
+TOLERANCE = 1e-4  # of a logit's difference, relative to the image's largest logit
+MOST = 1000  # photos to compare
+FEW = 0.1  # share of images that may differ because rounding flips a sign
 TRIALS = 64
 _SIGNS = ("binary_conv2d", "binary_linear", "kbit_conv2d", "kbit_linear")
 
@@ -28,20 +28,21 @@ _SIGNS = ("binary_conv2d", "binary_linear", "kbit_conv2d", "kbit_linear")
 )
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The model file to write.")
-@click.option("--map", "layers", metavar="FILE", help="How the layers go together, where FILE holds numbers alone.")
-@click.option("--check", "images", metavar="FOLDER", help="Compare with FILE's own runtime on the photos in FOLDER.")
-@click.option("--mean", metavar="X,X,...", help="Of pixel/255, that FILE's input is normalised with; one or a channel.")
-@click.option("--std", metavar="X,X,...", help="Likewise the standard deviation.")
-@click.option("--classes", metavar="A,B,...|FILE", help="Their names in label order, or a file with one on each line.")
-@click.option("--input-shape", metavar="C,H,W", help="Of an image, where FILE leaves it open or takes rows.")
-@click.option("--force", is_flag=True, help="Overwrite the model file if it is there.")
+@click.option("--map", "layers", metavar="FILE", help="TOML description of the layers, if FILE holds weights alone.")
+@click.option("--check", "images", metavar="FOLDER", help="Compare with FILE's own library on the photos in FOLDER.")
+@click.option("--mean", metavar="X,X,...", help="Mean of pixel/255 that FILE expects: one number, or one per channel.")
+@click.option("--std", metavar="X,X,...", help="Standard deviation of pixel/255, likewise.")
+@click.option("--classes", metavar="A,B,...|FILE", help="Class names in label order, or a file with one name per line.")
+@click.option("--input-shape", metavar="C,H,W", help="Shape of an image, if FILE leaves it open or takes flat rows.")
+@click.option("--force", is_flag=True, help="Overwrite the model file if it exists.")
 @options.json_option
 def command(file: str, output: str, images: str | None, force: bool, as_json: bool, **given: str | None) -> None:
-    """Read a network of another library, and write it as a packed model file.
+    """Convert a network of another library to a packed model file.
 
-    FILE is ONNX or QONNX (of Brevitas or FINN, too), Keras (.keras, .h5; larq's layers included), or safetensors with
-    the weights of a PyTorch network, whose layers --map describes in TOML. Its first bytes say which. A pickle (.pth,
-    .pt) is never read. What cannot come is named with the reason, and nothing is written then.
+    FILE is ONNX or QONNX (also from Brevitas or FINN), Keras (.keras, .h5; with larq's layers), or safetensors with
+    the weights of a PyTorch network. --map describes the layers of the last in TOML. FILE's first bytes decide its
+    format. Pickles (.pth, .pt) are never read. If a layer cannot be converted, its name and the reason are printed,
+    and nothing is written.
     """
     from xnor_ref.interop import build
     from xnor_ref.interop.loading.kinds import load
@@ -61,8 +62,8 @@ def command(file: str, output: str, images: str | None, force: bool, as_json: bo
     if compared and compared["wrong"]:
         share = f"{compared['wrong']} of {compared['images']} images"
         raise EquivalenceError(
-            f"{file}: {share} get other logits from {compared['runtime']}, by up to {compared['worst']:.2g} of the "
-            f"largest; {output} is not written"
+            f"{file}: the logits of {share} differ from those of {compared['runtime']}, by up to "
+            f"{compared['worst']:.2g} of the largest; {output} is not written"
         )
     packed.save(target)
     result = {
@@ -83,7 +84,7 @@ def command(file: str, output: str, images: str | None, force: bool, as_json: bo
 
 
 def _numbers(option: str, text: str | None) -> Any:
-    """One number, or a list."""
+    """Parse one number, or a list of numbers."""
     if text is None:
         return None
     try:
@@ -117,7 +118,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
 
 
 def _rows(description: Any, network: Any, shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    """What each layer became."""
+    """Return a row for each layer: what it was converted to."""
     from xnor_ref.interop.description import INPUT
     from xnor_ref.packed.shapes import output_shape
 
@@ -148,7 +149,7 @@ def _bits(count: int) -> str:
 
 
 def _compared(loaded: Any, packed: Any, folder: Path) -> dict[str, Any]:
-    """How the packed network's answers compare with the file's own."""
+    """Compare the packed network's answers with those of the file's own library."""
     import numpy as np
 
     from xnor_ref.datasets.folder import SUFFIXES
@@ -160,22 +161,24 @@ def _compared(loaded: Any, packed: Any, folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise DatasetError(f"--check {folder}: no such folder")
     if channels not in (1, 3):
-        raise InputError(f"--check needs a network of photos, of 1 or 3 channels; this one takes {channels}")
+        raise InputError(
+            f"--check compares on photos, so it needs 1 or 3 input channels; this network takes {channels}"
+        )
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())[:MOST]
     if not paths:
-        raise DatasetError(f"--check {folder}: no photos in it (*{', *'.join(SUFFIXES)})")
+        raise DatasetError(f"--check {folder}: it holds no photos (*{', *'.join(SUFFIXES)})")
     if loaded.run is None:
-        return {"images": 0, "why": f"no runtime for {loaded.kind} files is called", "wrong": 0}
+        return {"images": 0, "why": f"there is no runtime here for {loaded.kind} files", "wrong": 0}
     if find_spec(loaded.runtime) is None:
         extra = "qonnx" if loaded.runtime == "qonnx" else "onnx"
-        why = f"the package {loaded.runtime} is not installed; pip install 'xnor_ref[{extra}]' adds it"
+        why = f"the package {loaded.runtime} is not installed; install it with: pip install 'xnor_ref[{extra}]'"
         return {"images": 0, "why": why, "wrong": 0}
     pixels, table = load_photos(paths, (size[0], size[1]), channels), pixel_table(packed.mean, packed.std)
     x = np.stack([np.take(table[:, c], pixels[..., c]) for c in range(channels)], axis=1)
     theirs = np.asarray(loaded.run(pixels, table))
 
     def far(ours: Any, theirs: Any) -> tuple[Any, Any]:
-        """For each image the difference of logits, relative to the largest, and whether labels are the same."""
+        """Return each image's largest difference of logits, relative to its largest logit, and whether labels agree."""
         ours = ours.astype(np.float64)
         if loaded.last and loaded.last[-1] in ("TopK", "ArgMax"):
             same = ours.argmax(axis=1) == theirs.reshape(len(ours), -1)[:, 0]
@@ -190,7 +193,7 @@ def _compared(loaded: Any, packed: Any, folder: Path) -> dict[str, Any]:
 
     difference, same = far(packed.logits(pixels), theirs)
     unlike = difference > TOLERANCE
-    # Where rounding turns a sign over, so does a change of the pixels that is as small.
+    # If rounding alone flipped a sign, a change of the pixels by as little flips it back in some trial.
     left, rng = np.flatnonzero(unlike), np.random.default_rng(0)
     for _ in range(TRIALS if unlike.mean() <= FEW else 0):
         if not len(left):
@@ -226,14 +229,14 @@ def _text(result: dict[str, Any]) -> str:
     ]
     if (compared := result["compared"]) is not None:
         facts.append(("check", _compared_text(compared)))
-    found = ["\n".join(["where the numbers were found:", *result["guessed"]])] if result["guessed"] else []
+    found = ["\n".join(["where the weights were found in the file:", *result["guessed"]])] if result["guessed"] else []
     return "\n\n".join([options.table(rows, right=(5,)), *found, options.table(facts)])
 
 
 def _compared_text(compared: dict[str, Any]) -> str:
     if not compared["images"]:
         return f"nothing was compared: {compared['why']}"
-    label = f"{compared['same_label']} of {compared['images']} images get the label of {compared['runtime']}"
+    label = f"{compared['same_label']} of {compared['images']} images have the same label as in {compared['runtime']}"
     near = compared["beside_threshold"]
-    but = f"; {near} differ more, since rounding decides a sign in them" if near else ""
+    but = f"; {near} differ more, because rounding flips a sign in them" if near else ""
     return f"{label}; logits differ by at most {compared['difference']:.2g} of the image's largest{but}"

@@ -1,4 +1,4 @@
-"""`info`: the installation, a model file, a run, or a network before it is trained."""
+"""`info`: describe the installation, a model file, a run, or a network before training."""
 
 from pathlib import Path
 from typing import Any
@@ -23,25 +23,28 @@ from xnor_ref.training.settings.config import did_you_mean
     ),
 )
 @click.argument("path", metavar="[MODEL|RUN]", required=False)
-@click.option("--network", metavar="NETWORK", help="What a network costs, layer by layer, before it is trained.")
-@click.option("--size", type=int, metavar="N", help="With --network: pixels a side (default: as it is best known).")
-@click.option("--channels", type=int, metavar="C", help="With --network: channels of the image.")
+@click.option("--network", metavar="NETWORK", help="Show a network's cost by layer, before training.")
+@click.option(
+    "--size", type=int, metavar="N", help="With --network: height and width in pixels [the network's usual size]."
+)
+@click.option("--channels", type=int, metavar="C", help="With --network: image channels.")
 @click.option("--classes", type=int, metavar="N", help="With --network: number of classes.")
 @options.field_options("method", "model_options")
 @options.field_options("data_dir")
 @options.plugin_option(expose_value=False)
 @options.json_option
 def command(path: str | None, network: str | None, data_dir: str | None, as_json: bool, **settings: Any) -> None:
-    """Versions and data sets; or what a model file or run holds, or what a network costs.
+    """Describe the installation, a model file, a run, or a network's cost.
 
-    A model file is examined completely before anything of it is shown: its digest, its layers and its limits.
+    Without an argument, it lists versions and data sets. A model file is checked completely (digest, layers, limits)
+    before anything of it is shown.
     """
     given = {key: value for key, value in settings.items() if value is not None and value != ()}
     if given and network is None:
         flags = {"model_options": "--model-option"}
         raise click.UsageError(f"{', '.join(flags.get(key, '--' + key) for key in given)} needs --network")
     if path is not None and network is not None:
-        raise click.UsageError(f"--network {network} and {path} exclude each other")
+        raise click.UsageError(f"give either --network {network} or {path}, not both")
     if network is not None:
         result, text = _network(network, given), summary_text
     elif path is None:
@@ -73,7 +76,7 @@ def _installation_text(result: dict[str, Any]) -> str:
     for key, value in result.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         if key == "data_dir" and not Path(value).is_dir():
-            shown += " (there is no such folder)"
+            shown += " (this folder does not exist)"
         rows.append((key.replace("_", " "), shown or "nothing"))
     return options.table(rows)
 
@@ -153,9 +156,9 @@ def _run(path: Path) -> dict[str, Any]:
     config, lines, report = folder.config(), folder.metrics(), finished_report(folder)
     rows = folder.metrics_path.read_bytes().count(b"\n") if folder.metrics_path.exists() else 0
     if len(lines) < max(rows, config.epochs if report else 0):
-        say(f"warning: {folder.metrics_path} is damaged: lines of it are missing or cannot be read")
+        say(f"warning: {folder.metrics_path} is damaged: lines are missing or unreadable")
     if report is None and folder.report_path.exists():
-        say(f"warning: {folder.report_path} is damaged, or not of the networks beside it")
+        say(f"warning: {folder.report_path} is damaged, or belongs to other networks than those beside it")
     result = {
         "run": str(path),
         "config": {key: value for key, value in config.to_dict().items() if value is not None},

@@ -1,4 +1,4 @@
-"""`predict`: what is on a photo."""
+"""`predict`: classify photos."""
 
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ from xnor_ref.errors import DatasetError, XnorRefError
     ),
 )
 @click.argument("paths", metavar="[MODEL|RUN] IMAGE...", nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Classes to name.")
+@click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many classes to print.")
 @options.field_options("threads")
 @options.json_option
 def command(paths: tuple[str, ...], top: int, threads: int | None, as_json: bool) -> None:
     """Classify photos.
 
     MODEL is a packed model file, or a run folder that holds one; without it, the most accurate network that comes with
-    the project answers. Any photo will do: it is resized to the network's input size and converted to its colours. An
-    image that cannot be read is reported, the others are still answered, and the exit code is 3.
+    the project answers. Photos may have any size and mode: they are converted to the network's size and colours. An
+    image that cannot be read is reported, the others are classified, and the exit code is 3.
     """
     from xnor_ref import box
     from xnor_ref.datasets.images import load_photo
@@ -71,7 +71,7 @@ def _is_model(path: Path) -> bool:
 
 
 def ranked(logits, classes: tuple[str, ...], top: int) -> list[dict[str, Any]]:
-    """The `top` classes by falling probability, softmax in float64."""
+    """Return the `top` classes by descending probability. The softmax is computed in float64."""
     import numpy as np
 
     z = logits.astype(np.float64) - logits.max()

@@ -1,4 +1,4 @@
-"""`reproduce`: the papers' tables and figures."""
+"""`reproduce`: train the papers' tables and figures."""
 
 from pathlib import Path
 from typing import Any
@@ -34,20 +34,22 @@ _FIELDS = (
     default="quick",
     show_default=True,
     metavar="[quick|full]",
-    help="quick: minutes, a small network on the data set shapes; full: hours a row, the experiment's own network on "
+    help="quick: minutes, a small network on the data set shapes. full: hours per row, the experiment's own network on "
     "Tiny ImageNet.",
 )
-@click.option("--seeds", type=int, default=1, show_default=True, metavar="N", help="Runs of each row, seed by seed.")
-@click.option("--rows", metavar="A,B,...", help="These rows only.")
-@click.option("--dry-run", is_flag=True, help="Say what is left to do and how long it would take; train nothing.")
-@click.option("--out", metavar="FOLDER", help="Where the folders of experiments lie [runs/reproduce].")
+@click.option(
+    "--seeds", type=int, default=1, show_default=True, metavar="N", help="Runs of each row, each with its own seed."
+)
+@click.option("--rows", metavar="A,B,...", help="Only these rows.")
+@click.option("--dry-run", is_flag=True, help="Print what is left to do and how long it would take. Trains nothing.")
+@click.option("--out", metavar="FOLDER", help="Folder that holds the experiments' folders [runs/reproduce].")
 @click.option(
     "--summary",
     metavar="FILE.md",
-    help="Write the results of all experiments under --out to one document; what is added below its last line stays.",
+    help="Write the results of all experiments under --out to one document. Text that you add at its end stays.",
 )
 @options.field_options(*_FIELDS)
-@click.option("--download", is_flag=True, help="Fetch Tiny ImageNet if it is not there.")
+@click.option("--download", is_flag=True, help="Download Tiny ImageNet if it is missing.")
 @options.quiet_option
 @options.json_option
 def command(
@@ -65,11 +67,10 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Train the rows of one of the papers' tables or figures, all under the same conditions, and show them beside the
-    paper's own figures.
+    """Train the rows of a paper's table or figure under equal conditions, and print them beside the paper's figures.
 
     Results are written to FOLDER/EXPERIMENT-DATASET-BUDGET: table.md, results.json, plot.svg, and a
-    run folder for each row and seed. Finished rows are not trained again; after Ctrl-C, the same command goes on.
+    run folder for each row and seed. Finished rows are not trained again. After Ctrl-C, the same command continues.
     """
     from xnor_ref.cli.progress import Progress
     from xnor_ref.experiments import catalogue, plan, report
@@ -89,7 +90,7 @@ def command(
         return
     experiments = list(catalogue.EXPERIMENTS.values()) if everything else list(catalogue.find_all(str(name)))
     if len(experiments) > 1 and rows is not None:
-        raise InputError(f"--rows names rows of one experiment, so it does not go with {name or '--all'}")
+        raise InputError(f"--rows needs the name of one experiment, not {name or '--all'}")
     said = {"data_dir": options.default_data_dir(), **options.said(values)}
     named = rows.split(",") if rows is not None else None
     plans = [plan.make_plan(e, said, budget=budget, seeds=seeds, rows=named, root=root) for e in experiments]
@@ -100,11 +101,13 @@ def command(
     options.answer(shown if len(experiments) > 1 else shown[0], as_json, lambda _: together)
     failed = [] if dry_run else [run for result in shown for row in result["rows"] for run in row["failures"]]
     if failed:
-        raise NonFiniteError(f"numbers became NaN or infinite in {', '.join(failed)}; the other runs are finished")
+        raise NonFiniteError(
+            f"a loss, gradient or activation became NaN or infinite in {', '.join(failed)}; the other runs are finished"
+        )
 
 
 def _written_before(path: Path) -> str:
-    """The document of --summary as it is, "" for none; a file of anything else is not to be replaced."""
+    """Return the text of an existing --summary document, or "" if there is none. Raises InputError for another file."""
     from xnor_ref.experiments.report import KEPT
 
     before = path.read_bytes() if path.is_file() else b""
@@ -113,7 +116,7 @@ def _written_before(path: Path) -> str:
     except UnicodeDecodeError:
         text = ""
     if before and KEPT not in text:
-        raise InputError(f"--summary {path} is there already and not of this command; name another file")
+        raise InputError(f"--summary {path} exists and was not written by this command; name another file")
     return text
 
 
@@ -153,7 +156,7 @@ def _estimate_text(plan: Any, result: dict[str, Any]) -> str:
     return (
         f"{plan.experiment.title}: {config.dataset}, budget {plan.budget}; what is left to do\n\n"
         f"{options.table(rows, right=range(1, 6))}\n\n"
-        f"results will be in {result['folder']}; estimated by steps on few images, validation included"
+        f"results will be in {result['folder']}; times are estimated from a few steps and include validation"
     )
 
 

@@ -1,4 +1,4 @@
-"""`train`: the main job."""
+"""`train`: train a network, freeze it and compare both."""
 
 import dataclasses
 import os
@@ -35,13 +35,13 @@ from xnor_ref.training.settings.resolve import resolve
     help="Settings by name; other options override them. list shows them, with what was measured.",
 )
 @options.field_options(*FIELDS)
-@click.option("--download", is_flag=True, help="Fetch Tiny ImageNet if it is not there.")
-@click.option("--config", "config_file", metavar="FILE.toml", help="Settings; the command line overrides them.")
+@click.option("--download", is_flag=True, help="Download Tiny ImageNet if it is missing.")
+@click.option("--config", "config_file", metavar="FILE.toml", help="File of settings. The command line overrides it.")
 @click.option(
     "--resume",
     metavar="PATH|auto",
-    help="Go on with a run: a run folder, a checkpoint, or 'auto' for the newest run, finished or not, that agrees "
-    "with the options given (if there is none, a new one starts).",
+    help="Resume a run: a run folder, a checkpoint, or 'auto' for the newest run, finished or not, that matches the "
+    "options given (if there is none, a new run starts).",
 )
 @click.option("--out", metavar="FOLDER", help="Run folder [runs/<dataset>-<model>-<method>-<seed>].")
 @options.quiet_option
@@ -57,16 +57,18 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Train a network, freeze it to bits and prove that the bits agree.
+    """Train a network, freeze it to bits and check that both give equal logits.
 
-    Without options: a small XNOR-Net on the data set "shapes", which is drawn on the spot; about a minute on two
-    processors. Defaults of epochs, batch size, network and learning rate depend on the data set. Ctrl-C saves and
-    stops; --resume auto goes on, to the same bytes as a run that was never stopped.
+    Without options, it trains a small XNOR-Net on the generated data set "shapes", in about a minute on two processors.
+    The defaults of network, epochs, batch size and learning rate depend on the data set. Ctrl-C saves and stops.
+    --resume auto continues, and the files end with the same bytes as those of an uninterrupted run.
     """
     said = {**(load_toml(config_file) if config_file else {}), **options.said(values)}
     if tiny_imagenet:
         if said.get("dataset", "tiny-imagenet") != "tiny-imagenet":
-            raise click.UsageError(f"--tiny-imagenet and dataset {said['dataset']!r} exclude each other")
+            raise click.UsageError(
+                f"--tiny-imagenet and dataset {said['dataset']!r} contradict each other; give one of them"
+            )
         said["dataset"] = "tiny-imagenet"
     if out == "":
         raise click.UsageError("--out needs the name of a folder")
@@ -84,23 +86,23 @@ def command(
     new = Path(out) if out else None
     with Progress(quiet) as progress:
         if clashes := overridden(said):
-            progress.note(f"--faithful {said['faithful']}, but as was said: {', '.join(clashes)}")
+            progress.note(f"--faithful {said['faithful']}, overridden by your options: {', '.join(clashes)}")
         folder, start = _resumed(resume, said, new)
         if folder is not None:
-            progress.note(f"going on with the run in {folder.path}")
+            progress.note(f"resuming the run in {folder.path}")
             config = _going_on(folder.config(), said)
         else:
             config = _anchored(resolve({"data_dir": options.default_data_dir(), **said}))
             if new:
                 runs.check_free(new)
             if resume:
-                progress.note("there is no run to go on with: starting a new one")
+                progress.note("no run to resume: starting a new one")
         report = train_run(config, out=new, resume=folder, start=start, download=download, observer=progress)
     options.answer(report, as_json, lambda _: report_text(report, config))
 
 
 def _resumed(resume: str | None, said: dict[str, Any], out: Path | None):
-    """(run folder, checkpoint) that --resume names; (None, None) for a new run."""
+    """Return the (run folder, checkpoint) that --resume names, or (None, None) for a new run."""
     from xnor_ref.training.storing import runs
 
     if resume is None:
@@ -108,35 +110,35 @@ def _resumed(resume: str | None, said: dict[str, Any], out: Path | None):
     if resume == "auto":
         return runs.find_run(said, out), None
     if out is not None:
-        raise click.UsageError("--out names the folder of a new run; --resume PATH already says where to go on")
+        raise click.UsageError("--out is the folder of a new run; with --resume PATH the run stays in its own folder")
     path, start = Path(resume), None
     if path.is_file():
         if path.absolute().parent.name != "checkpoints":
             raise ModelFileError(
-                f"--resume {resume}: not a checkpoint; name the run folder, or a file in its checkpoints/"
+                f"--resume {resume}is not a checkpoint; name the run folder, or a file in its checkpoints/"
             )
         start, path = path, path.absolute().parent.parent
     elif not path.exists():
-        raise ModelFileError(f"--resume {resume}: there is no such run folder or checkpoint")
+        raise ModelFileError(f"--resume {resume}: no such run folder or checkpoint")
     run = runs.RunFolder(path)
     runs.check_said(path, run.config(), said)
     return run, start
 
 
 def _anchored(config: TrainConfig) -> TrainConfig:
-    """The config with absolute paths, so that a run can be gone on with from any folder."""
+    """Return the config with absolute paths, so that the run can be resumed from any folder."""
     archive = os.path.abspath(config.archive) if config.archive else config.archive
     return dataclasses.replace(config, data_dir=os.path.abspath(config.data_dir), archive=archive)
 
 
 def _going_on(config: TrainConfig, said: dict[str, Any]) -> TrainConfig:
-    """The config of a run, with what may change between its parts (threads, folders) as said now."""
+    """Return a run's config, with the settings that may change on resuming (threads, folders) as given now."""
     free = {key: value for key, value in said.items() if not FIELDS[key].metadata["identity"]}
     return dataclasses.replace(config, **free)
 
 
 def report_text(report: dict[str, Any], config: TrainConfig) -> str:
-    """The closing report and what to try next."""
+    """Return the final report and the commands to try next."""
     ratio = report["float_bytes"] / report["packed_bytes"]
     per_epoch = report["seconds_per_epoch"]
     lines = [
@@ -145,7 +147,9 @@ def report_text(report: dict[str, Any], config: TrainConfig) -> str:
         "",
         *options.score_lines(report),
         f"the packed file is {ratio:.1f} times smaller than that of the float network",
-        f"time per epoch: {per_epoch:.1f} s" if per_epoch else "time per epoch: not measured in one piece",
+        f"time per epoch: {per_epoch:.1f} s"
+        if per_epoch
+        else "time per epoch: not measured, since the run was interrupted",
         f"run folder: {report['run']}",
         "",
         "next:",

@@ -1,4 +1,4 @@
-"""`verify`: the exactness checks, of this project on the user's machine, or of any other implementation."""
+"""`verify`: check exactness, of this project on the user's machine or of another implementation."""
 
 import itertools
 import time
@@ -29,15 +29,15 @@ _SHOWN = ("name", "examples", "passed", "failure", "example")
 @click.option(
     "--examples",
     type=click.IntRange(1, 1_000_000),
-    help="Cases to try for each property; expensive properties try fewer.  [default: 100; with --onnx 1000 images]",
+    help="Cases to try for each property; slow properties try fewer.  [default: 100; with --onnx 1000 images]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Try the same cases again [new ones each time].")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of the cases [a new one each time].")
 @kit_options.kit_options
 @click.option("--export-vectors", metavar="FOLDER", help="Write cases with their results into a new folder.")
-@click.option("--check-vectors", metavar="FOLDER", help="Compare the answers that lie beside such cases.")
-@click.option("--onnx", metavar="FILE", help="Compare the answers of a file that export wrote with those of --model.")
+@click.option("--check-vectors", metavar="FOLDER", help="Check the answers stored beside such cases.")
+@click.option("--onnx", metavar="FILE", help="Compare an ONNX file written by `export` with its model.")
 @click.option("--model", metavar="MODEL|RUN", help="With --onnx: the packed network.")
-@click.option("--junit", metavar="FILE", help="Write the results as JUnit XML, too.")
+@click.option("--junit", metavar="FILE", help="Also write the results as JUnit XML.")
 @options.field_options("threads")
 @options.json_option
 def command(
@@ -55,12 +55,12 @@ def command(
 ) -> None:
     """Run the exactness checks on this machine, or on another implementation of binary layers.
 
-    Random and extreme inputs go through every implementation of the binary kernels and are compared, bit for bit, with
-    an independent computation. The first case that differs is made as small as it can be, printed, and the exit code
-    is 6. With --implementation, --program or --library, another implementation takes the place of this project's.
+    Random and extreme inputs go through every implementation of the binary kernels. The results are compared, bit for
+    bit, with an independent computation. If one differs, the case is reduced to the smallest one found and printed, and
+    the exit code is 6. --implementation, --program or --library checks another implementation instead of this one.
 
-    With --onnx, a file runs in onnxruntime, or in qonnx. Labels must be equal, and logits within 1e-4 of the largest,
-    except where rounding gives a value at a threshold the other sign. Without an IMAGE, pixels are random.
+    With --onnx, a file runs in onnxruntime, or in qonnx. Labels must be equal, and logits may differ by 1e-4 of the
+    largest, unless rounding flips the sign of a value at a threshold. Without an IMAGE, pixels are random.
     """
     from xnor_ref.cli import kit_text
 
@@ -70,7 +70,9 @@ def command(
     functions, settings = kit_options.functions(given, roles), kit_options.settings(given)
     job = _job(functions, roles, settings, export_vectors, check_vectors, onnx, threads)
     if (onnx is None) != (model is None) or (images and onnx is None) or (onnx and junit):
-        raise click.UsageError("--onnx FILE and --model MODEL go together; an IMAGE goes with them, --junit does not")
+        raise click.UsageError(
+            "--onnx FILE and --model MODEL need each other; an IMAGE needs both; --junit cannot be combined with them"
+        )
     if job == "onnx":
         options.use_threads(threads)
         verify_onnx(str(onnx), str(model), images, examples, seed or 0, as_json)
@@ -104,25 +106,25 @@ def _job(
     onnx: str | None,
     threads: int | None,
 ) -> str:
-    """Which of the five things that `verify` does is asked for. Raises InputError for options that clash."""
+    """Return which of the five jobs of `verify` the options ask for. Raises InputError for options that clash."""
     asked = {"export": export, "check": check, "kit": functions or None, "onnx": onnx}
     chosen = [name for name, value in asked.items() if value is not None]
     if len(chosen) > 1:
         raise InputError(
-            "--export-vectors, --check-vectors, --onnx and a function to check exclude each other: do one at a time"
+            "--export-vectors, --check-vectors, --onnx and a function to check exclude each other; give one of them"
         )
     if chosen in ([], ["onnx"]) and (settings or roles):
         raise InputError(
-            f"{', '.join([*settings, *roles])}: say what is to be checked, by --implementation, --program or "
-            "--library, or where cases are to be written, by --export-vectors"
+            f"{', '.join([*settings, *roles])} needs an implementation to check (--implementation, --program or "
+            "--library), or a folder to write cases to (--export-vectors)"
         )
     if chosen not in ([], ["onnx"]) and threads is not None:
-        raise InputError("--threads goes with the checks of this project only")
+        raise InputError("--threads applies only to the checks of this project")
     return chosen[0] if chosen else "own"
 
 
 def _export(folder: str, seed: int, roles: dict[str, Any], settings: dict[str, Any], as_json: bool) -> None:
-    """Write golden vectors, of these roles or of all."""
+    """Write golden vectors for these roles, or for all."""
     from xnor_ref.conformance import export_golden
 
     counts = export_golden(folder, seed=seed, **roles, **settings)
@@ -130,7 +132,7 @@ def _export(folder: str, seed: int, roles: dict[str, Any], settings: dict[str, A
     def text(found: dict[str, Any]) -> str:
         rows = [("role", "cases"), *((role, str(count)) for role, count in found["cases"].items())]
         return (
-            f"{options.table(rows, right=(1,))}\n\nwritten to {folder}; docs/conformance-kit.md says how to answer them"
+            f"{options.table(rows, right=(1,))}\n\nwritten to {folder}; docs/conformance-kit.md says how to add answers"
         )
 
     options.answer({"folder": folder, "seed": seed, "cases": counts}, as_json, text)
@@ -144,7 +146,7 @@ def _check(
     seed: int | None,
     as_json: bool,
 ) -> Any:
-    """The kit's report on another implementation, or on answers to golden vectors."""
+    """Return the kit's report on another implementation, or on answers to golden vectors."""
     from xnor_ref.cli.progress import Progress
     from xnor_ref.conformance import Kit, check_golden
 
@@ -164,7 +166,7 @@ def _check(
 
 
 def _own(examples: int, seed: int | None, threads: int | None, as_json: bool) -> tuple[dict[str, Any], list[str]]:
-    """The checks of this project: what to print, and what failed."""
+    """Run the checks of this project. Return the result to print, and what failed."""
     from xnor_ref import verify
     from xnor_ref.cli.progress import Progress
     from xnor_ref.training.storing import environment
@@ -173,7 +175,7 @@ def _own(examples: int, seed: int | None, threads: int | None, as_json: bool) ->
     ends = [time.monotonic()]
 
     def ended(line: str) -> None:
-        if not line.startswith(" "):  # further lines of a property that failed are indented
+        if not line.startswith(" "):  # lines with details of a failed property are indented
             ends.append(time.monotonic())
             progress.progress("checking", len(ends) - 1, len(verify.PROPERTIES))
 

@@ -1,11 +1,12 @@
 """Layers with binary weights and binary inputs: XNOR-Net's convolution and fully connected layer.
 
-Forward (Rastegari et al. 2016, eq. 11): Y = (sign(X) (*) sign(W)) alpha K, where the integer convolution Z runs on
-packed bits. Backward, with D = dC/dY: the gradient of the binary weight is G = corr(sign(X), D K), which `grad_mode`
-turns into that of the latent weight. The input gets convT(D K, alpha sign(W)) times `sign_gradient`, and, if `k_grad`,
-the path through K as well.
+Forward (Rastegari et al. 2016, eq. 11): Y = (sign(X) (*) sign(W)) alpha K. The integer convolution Z runs on packed
+bits. Backward, with D = dC/dY: the gradient of the binary weight is G = corr(sign(X), D K), and `grad_mode` turns it
+into the gradient of the latent weight. The gradient of the input is convT(D K, alpha sign(W)) times `sign_gradient`,
+plus the path through K if `k_grad` is set.
 
-Each of these steps is a method that a subclass may override. The fused path (`nn.fused`) calls it, or stands back.
+Each of these steps is a method that a subclass may override. The fused path (`nn.fused`) calls the overriding method,
+or leaves the layer to the readable path.
 """
 
 from collections.abc import Callable
@@ -33,13 +34,13 @@ from xnor_ref.nn.module import Module, Parameter, bias_of, overrides
 from xnor_ref.nn.settings import LayerSettings, checked
 
 F32 = NDArray[np.float32]
-PIECE = 1 << 15  # weights that are worth a piece of their own
+PIECE = 1 << 15  # weights per piece, at least
 
 
 def _of_filters(some: Callable[[int, int], Any], out: NDArray, weight: F32, apart: bool) -> NDArray:
-    """`some(start, stop)` of filters, for all of them into `out` (O, ...).
+    """Compute `some(start, stop)` for all filters, into `out` (O, ...).
 
-    If filters do not depend on each other (`apart`), they go in pieces that stay in a cache, shared among threads.
+    If filters do not depend on each other (`apart`), they are computed in pieces that fit a cache, by several threads.
     """
 
     def piece(start: int, stop: int) -> None:
@@ -50,10 +51,10 @@ def _of_filters(some: Callable[[int, int], Any], out: NDArray, weight: F32, apar
 
 
 class BinaryLayer(Module):
-    """What all layers with binary weights share: the latent weight, its scale and its gradient rule.
+    """Base of layers with binary weights: the latent weight, its scale and its gradient rule.
 
-    `settings` are those of `LayerSettings` that the kind of layer `takes`; each is an attribute of the layer. With
-    `bias`, a real number a filter is added last.
+    `settings` are the fields of `LayerSettings` named in the class's `takes`; each becomes an attribute. `bias` adds a
+    real number to each filter's output.
     """
 
     takes: tuple[str, ...] = tuple(
@@ -89,14 +90,16 @@ class BinaryLayer(Module):
         for field in fields(of_layer):
             setattr(self, field.name, getattr(of_layer, field.name))
         if shape[1] < max(1 + self.centre, self.grad_mode.least_channels):
-            raise InputError(f"{caller}: centring over one input channel would make every weight 0")
+            raise InputError(
+                f"{caller}: centre needs more than one input channel; with one, every weight would become 0"
+            )
         self.code: Code = of_layer.code
         self.weight = self._latent(shape, rng)
         self.bias = Parameter(np.zeros(shape[0], np.float32)) if bias else None
         self.after_step()
 
     def _latent(self, shape: tuple[int, ...], rng: np.random.Generator | None) -> Parameter:
-        """The latent weight at first."""
+        """Return the initial latent weight."""
         if self.glorot:
             return Parameter(uniform(shape, rng), latent=True, lr_scale=1 / glorot_bound(shape))
         return Parameter(he_normal(shape, rng), latent=True)
@@ -109,38 +112,38 @@ class BinaryLayer(Module):
 
     @property
     def inputs(self) -> bit_planes.Levels:
-        """What inputs are rounded to."""
+        """The levels to which inputs are rounded."""
         return bit_planes.Levels(self.input_bits, self.input_levels == "ternary")
 
     def weight_levels(self) -> NDArray[np.int16]:
-        """m_W = (2^k - 1) B, odd integers in the shape of the weight."""
+        """Return m_W = (2^k - 1) B, odd integers in the shape of the weight."""
         return self.code.levels(self.weight.data)
 
     def plus_bias(self, y: Tensor) -> Tensor:
-        """y (N, O[, H, W]) with the bias added, if there is one."""
+        """Return y (N, O[, H, W]) plus the bias, if there is one."""
         return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * (y.ndim - 2))
 
     def alpha(self) -> F32 | None:
-        """The weight scale (O,), or None."""
+        """Return the weight scale (O,), or None."""
         return self.analytic_scale() if self.weight_scale.scales else None
 
     def analytic_scale(self) -> F32:
-        """The scale (O,) by the layer's rule; where it has none, the least-squares one (eq. 6)."""
+        """Return the scale (O,) by the layer's rule, or by least squares (eq. 6) if it has no rule."""
         rule, weight = self.weight_scale if self.weight_scale.scales else binary.MEAN_ABS, self.weight.data
 
         def some(a: int, b: int) -> NDArray:
             alpha = np.asarray(rule.alpha(weight[a:b], self.code))
             if alpha.shape != (b - a,):
                 raise InputError(
-                    f"{type(self).__name__}: weight_scale {rule.name!r} gave an alpha of shape {alpha.shape} for "
-                    f"weights {weight[a:b].shape}; it must be ({b - a},)"
+                    f"{type(self).__name__}: weight_scale {rule.name!r} returned an alpha of shape {alpha.shape} for "
+                    f"weights of shape {weight[a:b].shape}; the shape must be ({b - a},)"
                 )
             return alpha
 
         return _of_filters(some, np.empty(len(weight), np.float32), weight, rule.per_filter)
 
     def latent_gradient(self, grad: F32, alpha: F32 | None) -> F32:
-        """The gradient of the latent weight from that of the binary one, both in its shape."""
+        """Return the gradient of the latent weight from that of the binary weight. Both have the weight's shape."""
         weight, scale, rule = self.weight.data, self.weight_scale, self.grad_mode
 
         def some(a: int, b: int) -> NDArray:
@@ -149,7 +152,7 @@ class BinaryLayer(Module):
         return _of_filters(some, np.empty_like(weight), weight, rule.per_filter and scale.per_filter)
 
     def through_alpha(self, straight: F32, dalpha: F32) -> F32:
-        """`straight` (O, ...) and what flows through alpha, in place; dalpha (O,) is the gradient of alpha."""
+        """Add the gradient through alpha to `straight` (O, ...), in place. dalpha (O,) is the gradient of alpha."""
         weight, scale = self.weight.data, self.weight_scale
 
         def both(a: int, b: int) -> NDArray:
@@ -160,11 +163,11 @@ class BinaryLayer(Module):
 
     @property
     def alpha_is_mean(self) -> bool:
-        """Whether alpha is the mean of |W|, which compiled kernels find while they pack the weights."""
+        """Whether alpha is the mean of |W|, which compiled kernels compute while they pack the weights."""
         return bool(self.weight_scale.mode) and not overrides(self, BinaryLayer, "alpha", "analytic_scale")
 
     def finish(self, alpha: F32 | None) -> Finish:
-        """What a compiled kernel shall make of G, with this alpha; with `RAW`, `latent_gradient` makes the rest."""
+        """Return how a compiled kernel finishes G for this alpha. With `RAW`, `latent_gradient` does it."""
         rule, scale = self.grad_mode, self.weight_scale
         if rule.mode is None or self.code != binary.SIGNS or overrides(self, BinaryLayer, "latent_gradient"):
             return Finish.RAW
@@ -176,21 +179,21 @@ class BinaryLayer(Module):
         return rule.mode
 
     def scaled_signs(self, alpha: F32 | None) -> F32:
-        """What stands for the weights in the gradient of the input: alpha sign(W)."""
+        """Return what multiplies the gradient on its way to the input: alpha sign(W)."""
         signs = binary.sign(self.weight.data)
         if alpha is not None:
             signs *= per_filter(alpha, signs)
         return signs
 
     def _for_input(self, dz: F32) -> F32:
-        """The gradient that meets the weights on its way to the input."""
+        """Return the gradient that is multiplied by the weights to give the input's gradient."""
         if self.grad_bits is None:
             return dz
         rng = np.random.default_rng(self.draw_position()) if self.grad_rounding == "random" else None
         return binary.quantize_gradient(dz, self.grad_bits, rng=rng, by_sample=self.grad_range == "sample")
 
     def through_sign(self, x: F32, dx: F32) -> F32:
-        """dx times what stands in for the derivative of sign(x), in place."""
+        """Multiply dx by what replaces the derivative of sign(x), in place."""
         if self.sign_gradient.mode:
             return float_ops.mask_ste(x, dx)
         dx *= self.sign_gradient.derivative(x)
@@ -198,13 +201,15 @@ class BinaryLayer(Module):
 
     @property
     def sign_is_compiled(self) -> bool:
-        """Whether compiled kernels know what stands in for the derivative of sign."""
+        """Whether compiled kernels have this replacement of the derivative of sign."""
         return bool(self.sign_gradient.mode) and not overrides(self, BinaryLayer, "through_sign")
 
     def _checked_scale(self, k: NDArray | None, shape: tuple[int, ...]) -> F32 | None:
-        """What a rule for K gave, if it has this shape."""
+        """Return the K of a rule, after checking its shape."""
         if k is not None and k.shape != shape:
-            raise InputError(f"input_scale '{self.input_scale}' gave a K of shape {k.shape}; it must be {shape}")
+            raise InputError(
+                f"input_scale '{self.input_scale}' returned a K of shape {k.shape}; the shape must be {shape}"
+            )
         return None if k is None else np.ascontiguousarray(k, np.float32)
 
     def describe_scales(self) -> str:
@@ -214,13 +219,13 @@ class BinaryLayer(Module):
 class BinaryConv2d(BinaryLayer, Convolution):
     """sign(X) (*) sign(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
 
-    For its sizes see `Convolution`. With groups it is as many layers side by side, each with a K of its own.
-    `pad_value` says what stands beyond the border of sign(X): 0 contributes nothing, +1 and -1 count as such.
-    For `settings` see `LayerSettings`.
+    `Convolution` describes the sizes. A layer with groups is as many layers side by side, each with its own K.
+    `pad_value` is the value of sign(X) beyond the border: 0 contributes nothing, +1 and -1 count as signs.
+    `LayerSettings` describes `settings`.
     """
 
-    packed_as: tuple[str, ...] = ("forward", "_integers", "scale_map")  # what a model file repeats by itself
-    fused_as: tuple[str, ...] = (  # and what `nn.fused` does
+    packed_as: tuple[str, ...] = ("forward", "_integers", "scale_map")  # methods whose results a packed file reproduces
+    fused_as: tuple[str, ...] = (  # and methods that `nn.fused` replaces
         "_integers",
         "scaled_signs",
         "_for_input",
@@ -251,13 +256,13 @@ class BinaryConv2d(BinaryLayer, Convolution):
 
     @property
     def fuses_alone(self) -> bool:
-        """Whether `nn.fused` can compute it without what stands before it."""
+        """Whether `nn.fused` can compute it without the layer before it."""
         known = self.grad_bits is None and not self.k_grad and not overrides(self, BinaryConv2d, *self.fused_as)
         return known and (fused.takes(self) or self.adds_in_float32)
 
     @property
     def adds_in_float32(self) -> bool:
-        """Whether float32 kernels can add up its integers without rounding; zeros stand beyond their border."""
+        """Whether float32 kernels can add its integers without rounding. Those kernels pad with zeros."""
         exact = bit_planes.exact_in_float32(self.weight.data[0].size, (self.input_bits, self.weight_bits))
         return exact and self.pad_value == 0 and fused.takes_groups(self)
 
@@ -275,7 +280,7 @@ class BinaryConv2d(BinaryLayer, Convolution):
 
     @property
     def k_mode(self) -> str | None:
-        """What compiled kernels know its K by; None where `scale_map` alone knows it."""
+        """The name of its K in compiled kernels, or None if only `scale_map` can compute it."""
         return None if overrides(self, BinaryConv2d, "scale_map") else self.input_scale.mode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -306,35 +311,35 @@ class BinaryConv2d(BinaryLayer, Convolution):
         return fused.binary_conv2d(x, None, self) if fused.takes(self) else fused.integer_conv2d(x, self)
 
     def fits(self, x: Tensor) -> bool:
-        """Whether images (N, C, H, W) are what it takes."""
+        """Whether the images (N, C, H, W) have the channels and size that it takes."""
         size = x.shape[2], x.shape[3]
         return x.shape[1] == self.in_channels and min(self.window(size).count(size)) > 0
 
     def scale_map(self, images: F32) -> F32 | None:
-        """K of images (N, C, H, W): float32 (N, groups, OH, OW), or None."""
+        """Return K of images (N, C, H, W): float32 (N, groups, OH, OW), or None."""
         size, parts = spatial(images), self._parts(images)
         window = self.window(size)
         k = self._checked_scale(self.input_scale.of_images(parts, window), (len(parts), 1, *window.count(size)))
         return None if k is None else k.reshape(len(images), -1, *k.shape[2:])
 
     def _parts(self, images: F32) -> F32:
-        """The channels of each group as images of their own: (N * groups, C/groups, H, W)."""
+        """Return the channels of each group as separate images: (N * groups, C/groups, H, W)."""
         return images.reshape(len(images) * self.groups, -1, *images.shape[2:])
 
     def _integers(self, images: F32) -> NDArray[np.int32]:
-        """Z, the convolution of signs."""
+        """Return Z, the convolution of signs."""
         if current_backend() == "float":
             checks.require_exact_float(self.weight.data[0].size, type(self).__name__)
         place = self.window(spatial(images)), self.pad_value, current_backend()
         return binary_ops.sign_conv2d(images, self.weight.data, *place, groups=self.groups)
 
     def _correlate(self, dz: F32, images: F32) -> F32:
-        """G = corr(sign(X), dz)."""
+        """Return G = corr(sign(X), dz)."""
         place = self.window(spatial(images)), self.groups
         return float_ops.conv2d_weight_gradient(dz, images, *place, signs=True, pad_value=self.pad_value)
 
     def _gradient_through_k(self, dy: F32, z: NDArray[np.int32], alpha: F32 | None, images: F32) -> F32:
-        """dX by way of K, whose gradient is dK = sum_o D alpha Z."""
+        """Return the part of dX that flows through K. The gradient of K is dK = sum_o D alpha Z."""
         scaled = z if alpha is None else z * alpha[:, None, None]
         dk = self._parts(dy * scaled).sum(axis=1, keepdims=True).astype(np.float32)
         window = self.window(spatial(images))
@@ -348,7 +353,7 @@ class BinaryLinear(BinaryLayer):
     """sign(x) sign(W).T, scaled by alpha and K = mean|x| of each sample: (N, I) -> (N, O).
 
     A fully connected layer is a convolution whose kernel covers its input (Rastegari et al. 2016, footnote 1).
-    For `settings` see `LayerSettings`.
+    `LayerSettings` describes `settings`.
     """
 
     packed_as: tuple[str, ...] = ("forward", "_integers", "scale_rows")
@@ -389,17 +394,17 @@ class BinaryLinear(BinaryLayer):
         return self.plus_bias(apply("binary_linear", float_ops.scale_output(z, alpha, k), (x, self.weight), backward))
 
     def scale_rows(self, rows: F32) -> F32 | None:
-        """K of rows (N, I): float32 (N, 1), or None."""
+        """Return K of rows (N, I): float32 (N, 1), or None."""
         return self._checked_scale(self.input_scale.of_rows(rows), (len(rows), 1))
 
     def _integers(self, rows: F32) -> NDArray[np.int32]:
-        """Z, the products of signs."""
+        """Return Z, the matrix product of signs."""
         if current_backend() == "float":
             checks.require_exact_float(self.in_features, type(self).__name__)
         return binary_ops.sign_linear(rows, self.weight.data, backend=current_backend())
 
     def _coded(self, rows: F32) -> F32:
-        """What stands for the input in the product: its signs."""
+        """Return the binary form of the input that is multiplied: its signs."""
         return binary.sign(rows)
 
     def describe(self) -> str:

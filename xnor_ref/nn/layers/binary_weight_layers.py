@@ -1,12 +1,12 @@
 """Layers with binary weights and real inputs: Binary-Weight-Networks and BinaryConnect.
 
 Forward: Y = (X (+) B) alpha with B = sign(W), a convolution by additions and subtractions (Rastegari et al. 2016,
-section 3.1); without alpha it is BinaryConnect's (Courbariaux et al. 2015, eq. 1). Backward, with D = dC/dY and
-W~ = alpha B: dC/dX = convT(D, W~), and G = dC/dW~ = corr(X, D), which `grad_mode` turns into the gradient of the latent
+section 3.1). Without alpha it is BinaryConnect's layer (Courbariaux et al. 2015, eq. 1). Backward, with D = dC/dY and
+W~ = alpha B: dC/dX = convT(D, W~), and G = dC/dW~ = corr(X, D). `grad_mode` turns G into the gradient of the latent
 weight ("backward using W~ instead of W", Rastegari et al. 2016, algorithm 1).
 
-In training the convolution is a matrix product with W~. In inference it is the sum in fixed order of
-`kernels.ops.sign_sums`, times alpha, to the bit what a packed network computes.
+In training the convolution is a matrix product with W~. In inference it is the fixed-order sum of
+`kernels.ops.sign_sums` times alpha, which equals the packed network's result bit for bit.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ F32 = NDArray[np.float32]
 
 
 class _BinaryWeightLayer(BinaryLayer):
-    """What the convolution and the linear layer share."""
+    """The common part of the convolution and the linear layer."""
 
     takes = ("weight_scale", "grad_mode", "centre", "clamp", "glorot", "stochastic")
     packed_as = ("forward", "_words")
@@ -38,7 +38,7 @@ class _BinaryWeightLayer(BinaryLayer):
         self.input_scale = binary.INPUT_SCALES["off"]
 
     def _product(self, x: Tensor, forward, backward) -> Tensor:
-        """forward(W~), with the gradients (dX, G) that backward(dy, W~) gives."""
+        """Return forward(W~). Its gradients are backward(dy, W~) = (dX, G)."""
         alpha = self.alpha()
         signs = self.filters(alpha)
 
@@ -49,7 +49,7 @@ class _BinaryWeightLayer(BinaryLayer):
         return self.plus_bias(apply(type(self).__name__, forward(signs), (x, self.weight), gradients))
 
     def filters(self, alpha: F32 | None) -> F32:
-        """W~, or signs drawn at random."""
+        """Return W~, or random signs if `stochastic` and in training."""
         if self.stochastic and self.training:
             return binary.stochastic_sign(self.weight.data, np.random.default_rng(self.draw_position()))
         return self.scaled_signs(alpha)
@@ -61,12 +61,12 @@ class _BinaryWeightLayer(BinaryLayer):
         return f"weight scale {self.weight_scale}{', stochastic' if self.stochastic else ''}"
 
     def _words(self) -> NDArray[np.uint64]:
-        """The signs as a model file holds them."""
+        """Return the signs packed as in a model file."""
         return sign_sums.compact_bits(self.weight.data)
 
 
 def _backend() -> str:
-    """The road to the fixed sum: where nothing else is asked for, the one that is fastest on float32 weights."""
+    """Return the backend of the fixed-order sum: the chosen one, or the fastest for float32 weights."""
     backend = current_backend()
     return "float" if backend == "auto" and has_vectors() else backend
 
@@ -74,7 +74,7 @@ def _backend() -> str:
 class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
     """X (*) sign(W), scaled by alpha: (N, C, H, W) -> (N, O, OH, OW).
 
-    For its sizes see `Convolution`, for `settings` `LayerSettings`.
+    `Convolution` describes the sizes, `LayerSettings` the `settings`.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class BinaryWeightConv2d(_BinaryWeightLayer, Convolution):
 
 
 class BinaryWeightLinear(_BinaryWeightLayer):
-    """x sign(W).T, scaled by alpha: (N, I) -> (N, O). For `settings` see `LayerSettings`."""
+    """x sign(W).T, scaled by alpha: (N, I) -> (N, O). `LayerSettings` describes `settings`."""
 
     def __init__(
         self,

@@ -1,17 +1,18 @@
-"""Binary layers with more than one bit: weights, inputs or both are rounded to 2^k levels by q_k instead of sign.
+"""Layers with several bits: weights, inputs or both are rounded to 2^k levels by q_k instead of taking signs.
 
-Forward (Rastegari et al. 2016, eq. 11 with q_k of section 3.2 for sign): Y = (q_a(X) (*) q_b(W)) alpha K. With the
-integers m = (2^k - 1) q_k, the convolution Z = m_X (*) m_W is exact on bit planes (`kernels.ops.bit_planes`), and
+Forward (Rastegari et al. 2016, eq. 11, with q_k of section 3.2 instead of sign): Y = (q_a(X) (*) q_b(W)) alpha K. Let
+m = (2^k - 1) q_k, which are integers. The convolution Z = m_X (*) m_W is exact on bit planes
+(`kernels.ops.bit_planes`):
 
     Y = (Z s) K,    s = alpha / ((2^a - 1)(2^b - 1)), rounded once
 
-Ternary inputs (`input_levels`) are m_X = q(X) in {-1, 0, 1} in two planes of signs, with 1 in the place of 2^a - 1.
+Ternary inputs (`input_levels`) are m_X = q(X) in {-1, 0, 1}, stored as two planes of signs. 1 replaces 2^a - 1.
 
-alpha = <W, q_b(W)>/<q_b(W), q_b(W)> is the least-squares scale of each filter, mean|W| with one bit. The gradients are
-those of the binary layers with q for sign: dX = 1[|X| <= 1] convT(D K, alpha q_b(W)), G = corr(q_a(X), D K), and
-`grad_mode` from G to the latent weight. K stays the mean of |X|.
+alpha = <W, q_b(W)>/<q_b(W), q_b(W)> is the least-squares scale of each filter. With one bit it is mean|W|. The
+gradients are those of the binary layers with q instead of sign: dX = 1[|X| <= 1] convT(D K, alpha q_b(W)) and G =
+corr(q_a(X), D K). `grad_mode` turns G into the gradient of the latent weight. K is still the mean of |X|.
 
-q_k is made for [-1, 1]: latent weights of more than one bit are drawn evenly from there, and clamped to it.
+q_k covers [-1, 1]. Latent weights of several bits are drawn uniformly from that range and clamped to it.
 """
 
 import numpy as np
@@ -29,11 +30,11 @@ from xnor_ref.nn.module import Parameter, overrides
 from xnor_ref.nn.settings import LayerSettings
 
 F32 = NDArray[np.float32]
-_EVEN = float(np.sqrt(1 / 3))  # the root mean square of weights spread evenly over [-1, 1]
+_EVEN = float(np.sqrt(1 / 3))  # the root mean square of weights uniform on [-1, 1]
 
 
 class KBitLayer(BinaryLayer):
-    """What the convolution and the linear layer share: at least one of `weight_bits` and `input_bits` is above 1."""
+    """The common part of the convolution and the linear layer. `weight_bits` or `input_bits` is above 1."""
 
     takes = tuple(name for name in LayerSettings.names() if name != "stochastic")
     fuses = False
@@ -48,33 +49,36 @@ class KBitLayer(BinaryLayer):
         terms, bits = self.weight.data[0].size, (self.input_bits, self.weight_bits)
         if not bit_planes.fits(terms, bits):
             raise InputError(
-                f"{caller}: {terms} products of {bits[0]}-bit inputs and {bits[1]}-bit weights may need more "
-                "than 32 bits; take fewer bits"
+                f"{caller}: {terms} products of {bits[0]}-bit inputs and {bits[1]}-bit weights may overflow 32-bit "
+                "integers; use fewer bits"
             )
 
     def _latent(self, shape: tuple[int, ...], rng: np.random.Generator | None) -> Parameter:
-        """Weights of several bits spread over [-1, 1]; their steps grow with that, beside those of one bit."""
+        """Draw initial weights.
+
+        Those of several bits are uniform on [-1, 1], and their learning rate scales with that spread.
+        """
         if self.weight_bits > 1 and not self.glorot:
-            he_normal = np.sqrt(2 / np.prod(shape[1:]))  # theirs with one bit
+            he_normal = np.sqrt(2 / np.prod(shape[1:]))  # the spread with one bit
             return Parameter(uniform(shape, rng), latent=True, lr_scale=float(_EVEN / he_normal))
         return super()._latent(shape, rng)
 
     @property
     def _unit(self) -> float:
-        """What alpha is divided by where it multiplies integers."""
+        """The divisor of alpha when it multiplies integers."""
         return self.inputs.top * bit_planes.largest(self.weight_bits)
 
     def alpha(self) -> F32:
-        """s of each filter (O,): what the integers Z are multiplied by."""
+        """Return s of each filter (O,), the factor of the integers Z."""
         alpha = super().alpha()
         if alpha is not None and self.weight_scale.of_integers:
             return alpha
         return np.divide(np.ones(len(self.weight.data)) if alpha is None else alpha, self._unit, dtype=np.float32)
 
     def spread(self) -> None:
-        """Multiply latent weights that were real or of one bit by one number: as far from 0 as those drawn anew.
+        """Multiply latent weights that were real or had one bit by one number, so that they spread like new ones.
 
-        With the weights alpha grows, and the output; a BatchNorm takes that back, a shortcut does not.
+        This multiplies alpha and the output. BatchNorm cancels the factor, a shortcut does not.
         """
         weight = self.weight.data
         if distance := np.sqrt(np.mean(np.square(weight, dtype=np.float64))):
@@ -103,8 +107,8 @@ class KBitLayer(BinaryLayer):
 class KBitConv2d(KBitLayer, BinaryConv2d):
     """q_a(X) (*) q_b(W), scaled by alpha and K: (N, C, H, W) -> (N, O, OH, OW).
 
-    Sizes and settings are those of `BinaryConv2d`, with `weight_bits`, `input_bits`, `input_levels` and
-    `weight_quantizer` besides.
+    Sizes and settings are those of `BinaryConv2d`, and also `weight_bits`, `input_bits`, `input_levels` and
+    `weight_quantizer`.
     """
 
     packed_as = (*BinaryConv2d.packed_as, "_products")

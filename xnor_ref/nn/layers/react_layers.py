@@ -1,7 +1,7 @@
 """ReActNet's activations with learned shifts (Liu et al. 2020, section 4.2).
 
-RSign is sign(x - t) and RPReLU is PReLU(x - g) + z, with one t, g, z and slope a channel. A `Shift` before a binary
-layer makes its sign an RSign; K, where there is one, is then that of the shifted input.
+RSign is sign(x - t) and RPReLU is PReLU(x - g) + z, with one t, g, z and slope per channel. A `Shift` before a binary
+layer turns its sign into an RSign. If the layer has a K, K is computed from the shifted input.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from xnor_ref.nn.module import Module, Parameter, Sequential
 
 
 class Shift(Module):
-    """x + shift[c] for x (N, C[, H, W]), learned, 0 at first."""
+    """x + shift[c] for x (N, C[, H, W]). The shift is learned, and 0 at first."""
 
     def __init__(self, channels: int):
         self.channels = positive(channels, "channels", "Shift")
@@ -38,7 +38,7 @@ class Shift(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x.shape[1] != self.channels:
-            raise InputError(f"Shift: input has shape {x.shape}, the layer needs (N, {self.channels}, ...)")
+            raise InputError(f"Shift: input has shape {x.shape}, but the layer needs (N, {self.channels}, ...)")
         axes = (0, *range(2, x.ndim))
 
         def backward(dy):
@@ -51,5 +51,5 @@ class Shift(Module):
 
 
 def rprelu(channels: int) -> Sequential:
-    """PReLU(x - g) + z a channel."""
+    """Return PReLU(x - g) + z, with one g, z and slope per channel."""
     return Sequential(before=Shift(channels), prelu=PReLU(channels), after=Shift(channels))

@@ -1,4 +1,4 @@
-"""Real-valued layers. Sizes are checked at construction, inputs at the call; errors name the values that clash."""
+"""Real-valued layers. Sizes are checked at construction, inputs at the call."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from xnor_ref.nn.module import Module, Parameter, bias_of, overrides
 
 
 def positive(value: int, name: str, caller: str) -> int:
-    """Validate a size of at least 1."""
+    """Return a size as an int, after checking that it is at least 1 and below 2**31."""
     value = check_integer(f"{caller}: {name}", value, 1)
     if value >= 2**31:
         raise InputError(f"{caller}: {name} must be below 2**31, got {value}")
@@ -26,7 +26,7 @@ def positive(value: int, name: str, caller: str) -> int:
 
 
 def pair(value: int | Pair, name: str, caller: str, minimum: int = 1) -> Pair:
-    """An int or a pair of ints as a pair, each at least `minimum`."""
+    """Return an int or a pair of ints as a pair. Each must be at least `minimum`."""
     both = value if isinstance(value, tuple | list) else (value, value)
     if len(both) != 2 or not all(map(is_integer, both)):
         raise InputTypeError(f"{caller}: {name} must be an int or a pair of ints, got {value!r}")
@@ -36,7 +36,7 @@ def pair(value: int | Pair, name: str, caller: str, minimum: int = 1) -> Pair:
 
 
 def sides(value: Any, caller: str) -> Padding:
-    """Padding as `Window.of` takes it, checked: "same", or a pair; two pairs where the sides of an axis differ."""
+    """Return checked padding for `Window.of`: "same", a pair, or two pairs if the sides of an axis differ."""
     padding = check_padding(caller, value)
     return padding if padding == "same" else Window.of(1, 1, padding).brief_padding
 
@@ -48,9 +48,9 @@ def _generator(rng: np.random.Generator | None) -> np.random.Generator:
 
 
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
-    """N(0, 2 / fan_in), the initialisation of the XNOR-Net authors' code (He et al. 2015, eq. 10).
+    """Draw from N(0, 2 / fan_in), the initialisation in the XNOR-Net authors' code (He et al. 2015, eq. 10).
 
-    Raises InputError, before anything is drawn, where the machine's memory cannot hold it.
+    Raises InputError, before drawing, if the array does not fit into memory.
     """
     rng = _generator(rng)
     fan_in = math.prod(shape[1:])
@@ -61,26 +61,26 @@ def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArra
 
 
 def uniform(shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[np.float32]:
-    """Evenly from [-1, 1). Raises InputError where the machine's memory cannot hold it."""
+    """Draw uniformly from [-1, 1). Raises InputError if the array does not fit into memory."""
     rng = _generator(rng)
     check_memory("uniform", 2 * 4 * math.prod(shape), f"(a weight {shape} and its gradient)")
     return rng.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
 
 
 def glorot_bound(shape: tuple[int, ...]) -> float:
-    """sqrt(1.5 / (fan_in + fan_out)) of a weight (O, C, KH, KW) or (O, I) (Glorot and Bengio 2010, eq. 16, over 2)."""
+    """sqrt(1.5 / (fan_in + fan_out)) of a weight (O, C, KH, KW) or (O, I): half of Glorot and Bengio 2010, eq. 16."""
     taps = math.prod(shape[2:])
     return math.sqrt(1.5 / ((shape[0] + shape[1]) * taps))
 
 
 class Convolution(Module):
-    """The sizes that all convolutions have.
+    """Base of all convolutions: their sizes.
 
-    Padding is an int, a pair (vertical, horizontal), two pairs ((top, bottom), (left, right)), "valid" for none, or
-    "same": TensorFlow's, found for each size of image, with OH = ceil(H / stride) and the smaller half at the top.
-    `dilation` is an int or a pair, the pixels from tap to tap. With `groups`, input and output channels are cut into so
-    many parts, and each part of the output sees its part of the input alone; as many groups as input channels make it
-    a depthwise convolution.
+    `padding` is an int, a pair (vertical, horizontal), two pairs ((top, bottom), (left, right)), "valid" for none, or
+    "same" as in TensorFlow. "same" depends on the image: OH = ceil(H / stride), and the smaller half of the padding is
+    at the top and left. `dilation`, an int or a pair, is the distance between taps in pixels. `groups` cuts input and
+    output channels into as many parts; each output part sees only its input part. With as many groups as input
+    channels, the layer is a depthwise convolution.
     """
 
     def __init__(
@@ -105,15 +105,15 @@ class Convolution(Module):
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        """(O, C/groups, KH, KW)."""
+        """The shape of the weight, (O, C/groups, KH, KW)."""
         return self.out_channels, self.in_channels // self.groups, *self.kernel_size
 
     def window(self, size: Pair) -> Window:
-        """What slides over images (H, W) of this size."""
+        """Return the window for images of this size (H, W)."""
         return Window.of(self.kernel_size, self.stride, self.padding, self.dilation, size)
 
     def window_on(self, x: Tensor, caller: str) -> Window:
-        """That of images x (N, C, H, W). Raises InputTypeError or InputError unless they are what it takes."""
+        """Return the window for images x (N, C, H, W). Raises InputTypeError or InputError for unsuitable images."""
         functional.require_images(x, self.in_channels, caller)
         window = self.window((x.shape[2], x.shape[3]))
         functional.require_window(x, window, caller)
@@ -127,9 +127,9 @@ class Convolution(Module):
 
 
 class Conv2d(Convolution):
-    """Convolution (cross-correlation) with real weights (O, C/groups, KH, KW); for its sizes see `Convolution`.
+    """Convolution (cross-correlation) with real weights (O, C/groups, KH, KW). `Convolution` describes the sizes.
 
-    A bias has no effect before a BatchNorm and gets no true gradient there, so it is off unless asked for.
+    `bias` is off by default: before a BatchNorm a bias has no effect, and its gradient there is only rounding noise.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Conv2d(Convolution):
         self.bias = Parameter(np.zeros(self.out_channels, np.float32)) if bias else None
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
-        """Where images of few channels want no gradient, with BatchNorm and what it takes along: one node."""
+        """With BatchNorm and the layers that it includes, as one node, if images of few channels need no gradient."""
         norm: Any = following[0] if following else None
         few = fused.takes(self) and self.in_channels <= FEW_CHANNELS and self.dilation[1] == 1
         alone = not few or self.bias is not None or x.requires_grad
@@ -188,17 +188,17 @@ class Linear(Module):
 
 
 class BatchNorm(Module):
-    """Batch normalisation per channel (Ioffe and Szegedy 2015).
+    """Batch normalisation of each channel (Ioffe and Szegedy 2015).
 
-    Training uses the batch's own statistics and moves the running ones by `momentum` (the running variance is the
-    unbiased one). Inference is y = x * scale + shift in float32, the form that a packed network stores. Without
-    `affine`, gamma is 1 and beta 0, and neither is trained.
+    Training normalises by the batch's statistics and moves the running statistics towards them by `momentum`. The
+    running variance is the unbiased one. Inference computes y = x * scale + shift in float32, the form that a packed
+    network stores. Without `affine`, gamma is 1 and beta is 0, and neither is trained.
     """
 
     buffer_names = ("running_mean", "running_var")
     ndim = 0
     normalize = staticmethod(functional.batch_norm)
-    fuses_alone = True  # whether `nn.fused` computes the same
+    fuses_alone = True  # whether `nn.fused` can compute it
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
         caller = type(self).__name__
@@ -233,7 +233,7 @@ class BatchNorm(Module):
         return y
 
     def move(self, mean: NDArray[np.float64], var: NDArray[np.float64], count: int) -> None:
-        """Move the running statistics towards those of a batch, of `count` values a channel, `var` being biased."""
+        """Move the running statistics towards a batch with `count` values per channel. `var` is the biased variance."""
         keep = 1 - self.momentum
         unbiased = var * (count / (count - 1))
         self.running_mean[...] = keep * self.running_mean + self.momentum * mean
@@ -242,12 +242,12 @@ class BatchNorm(Module):
     def training_affine(
         self, mean: NDArray[np.float64], var: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(scale, shift), float32 (C,), as `inference_affine`, from a batch's own statistics."""
+        """Return (scale, shift), float32 (C,), like `inference_affine` but from a batch's statistics."""
         scale = self.weight.data / np.sqrt(var + self.eps)
         return scale.astype(np.float32), (self.bias.data - mean * scale).astype(np.float32)
 
     def inference_affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(scale, shift), float32 (C,): gamma / sqrt(var + eps) and beta - mean * scale, each rounded once."""
+        """Return (scale, shift), float32 (C,): gamma / sqrt(var + eps) and beta - mean * scale, each rounded once."""
         scale = self.weight.data / np.sqrt(self.running_var.astype(np.float64) + self.eps)
         shift = self.bias.data - self.running_mean * scale
         return scale.astype(np.float32), shift.astype(np.float32)
@@ -268,7 +268,7 @@ class BatchNorm2d(BatchNorm):
     ndim = 4
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
-        """With a binary convolution, a ReLU, or a ReLU and max pooling after it: one node of the tape."""
+        """As one node of the tape with a following binary convolution, ReLU, or ReLU and max pooling."""
         if overrides(self, BatchNorm2d, "forward", "__call__"):
             return self(x), 0
         if not (self.training and fused.applies(x) and x.shape[1] == self.channels):
@@ -283,12 +283,12 @@ class BatchNorm2d(BatchNorm):
 
 
 def is_stock(module: Any, kind: type[Module]) -> bool:
-    """Whether a module computes what its class in this file does."""
+    """Whether a module is of this class and overrides nothing of it."""
     return type(module) is kind and not overrides(module, kind, "forward", "__call__")
 
 
 def _after_norm(shape: tuple[int, ...], following: Sequence[Module]) -> tuple[bool, "MaxPool2d | None", int]:
-    """What follows a BatchNorm and can be one node with it: ReLU, max pooling after it, and how many layers that is."""
+    """Return the layers after a BatchNorm that can join its node: (ReLU or not, max pooling or None, their count)."""
     if not following or not is_stock(following[0], ReLU):
         return False, None, 0
     pool = _max_pool(shape, following[1:])
@@ -296,13 +296,16 @@ def _after_norm(shape: tuple[int, ...], following: Sequence[Module]) -> tuple[bo
 
 
 def _max_pool(shape: tuple[int, ...], following: Sequence[Module]) -> "MaxPool2d | None":
-    """The max pooling that comes next, if it can be one node with a ReLU before it."""
+    """Return the next layer if it is max pooling that can be one node with a ReLU before it, else None."""
     pool: Any = following[0] if following else None
     return pool if is_stock(pool, MaxPool2d) and pool.fits(shape) and math.prod(pool.kernel_size) < 256 else None
 
 
 class Affine(Module):
-    """x * scale[c] + shift[c] for x (N, C[, H, W]) with constants, which do not train; each product and sum rounded."""
+    """x * scale[c] + shift[c] for x (N, C[, H, W]) with constants that do not train.
+
+    Each product and each sum is rounded.
+    """
 
     buffer_names = ("scale", "shift")
 
@@ -313,7 +316,7 @@ class Affine(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x.shape[1] != self.channels:
-            raise InputError(f"Affine: input has shape {x.shape}, the layer needs (N, {self.channels}, ...)")
+            raise InputError(f"Affine: input has shape {x.shape}, but the layer needs (N, {self.channels}, ...)")
         return functional.affine(x, self.scale, self.shift)
 
     def describe(self) -> str:
@@ -324,7 +327,7 @@ class ReLU(Module):
     """max(x, 0)."""
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
-        """With max pooling after it: one node of the tape."""
+        """As one node of the tape with a following max pooling."""
         pool = _max_pool(x.shape, following) if is_stock(self, ReLU) and fused.applies(x) else None
         return (self(x), 0) if pool is None else (fused.max_pool2d(x, pool, True), 1)
 
@@ -333,9 +336,9 @@ class ReLU(Module):
 
 
 class PReLU(Module):
-    """x where x >= 0, else a slope times x; one slope, or one for each channel.
+    """x where x >= 0, else a slope times x, with one slope or one for each channel.
 
-    The slope is learned, or with `learned=False` a constant (a leaky ReLU) and no part of the state.
+    The slope is learned. With `learned=False` it is a constant (a leaky ReLU) and not part of the state.
     """
 
     def __init__(self, channels: int = 1, slope: float = 0.25, learned: bool = True):
@@ -352,19 +355,19 @@ class PReLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.channels not in (1, x.shape[1]):
-            raise InputError(f"PReLU: input has C={x.shape[1]}, the layer {self.channels} slopes")
+            raise InputError(f"PReLU: input has C={x.shape[1]}, but the layer has {self.channels} slopes")
         return functional.prelu(x, self.weight)
 
 
 class Hardtanh(Module):
-    """x clipped to [-1, 1]."""
+    """x clipped to [-1, 1]; its gradient is 1[|x| <= 1]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.hardtanh(x)
 
 
 class Sign(Module):
-    """+1 where x >= 0, else -1: a binary activation by itself; `gradient` is one of `binary.SIGN_GRADIENTS`."""
+    """+1 where x >= 0, else -1, as a separate layer. `gradient` is one of `binary.SIGN_GRADIENTS`."""
 
     def __init__(self, gradient: str | SignGradient = "ste"):
         self.gradient = SIGN_GRADIENTS.find(gradient, "Sign")
@@ -374,9 +377,10 @@ class Sign(Module):
 
 
 class _Pool(Module):
-    """Windows of at most 256 taps, by default beside each other; padding as in `Convolution`, at most half a kernel.
+    """Base of pooling layers: windows of at most 256 taps, by default without overlap.
 
-    With `ceil_mode` a last window may reach beyond the image, where pixels would be left out otherwise.
+    Padding is as in `Convolution`, and at most half the kernel. With `ceil_mode`, a last window may reach beyond the
+    image, so that no pixel is left out.
     """
 
     def __init__(
@@ -392,12 +396,12 @@ class _Pool(Module):
         self.padding, self.ceil_mode = sides(padding, caller), ceil_mode
         both = Window.of(1, 1, self.padding, size=(1, 1)).padding
         if any(2 * max(ends) > taps for ends, taps in zip(both, self.kernel_size)):
-            raise InputError(f"{caller}: padding {self.padding} is more than half of the kernel {self.kernel_size}")
+            raise InputError(f"{caller}: padding {self.padding} is more than half the kernel {self.kernel_size}")
         if self.kernel_size[0] * self.kernel_size[1] > 256:
             raise InputError(f"{caller}: at most 256 taps, got kernel {self.kernel_size}")
 
     def window(self, size: Pair) -> Window:
-        """What slides over images (H, W) of this size."""
+        """Return the window for images of this size (H, W)."""
         window = Window.of(self.kernel_size, self.stride, self.padding, size=size)
         return window.to_the_end(size) if self.ceil_mode else window
 
@@ -411,7 +415,7 @@ class _Pool(Module):
 
 
 class MaxPool2d(_Pool):
-    """Maximum of each window; the border never wins."""
+    """Maximum of each window. Padding never wins."""
 
     def forward(self, x: Tensor) -> Tensor:
         functional.require_images(x, None, "max_pool2d")
@@ -421,10 +425,10 @@ class MaxPool2d(_Pool):
 
 
 class AvgPool2d(_Pool):
-    """Mean of each window, over all its taps (`count_include_pad`) or over those inside the image.
+    """Mean of each window, over all its taps (`count_include_pad`) or over the taps inside the image.
 
-    By default all count, padded zeros included, as in PyTorch; with padding "same", or with `ceil_mode` and no padding,
-    those inside, as in TensorFlow and PyTorch.
+    By default all taps count, including padded zeros, as in PyTorch. With padding "same", or with `ceil_mode` and no
+    padding, only taps inside the image count, as in TensorFlow and PyTorch.
     """
 
     def __init__(
@@ -440,8 +444,8 @@ class AvgPool2d(_Pool):
         self.count_include_pad = not bare if count_include_pad is None else count_include_pad
         if ceil_mode and self.count_include_pad:
             raise InputError(
-                f"AvgPool2d: ceil_mode with padding {self.padding} needs count_include_pad=False: what lies beyond the "
-                "padding would not count"
+                f"AvgPool2d: ceil_mode with padding {self.padding} needs count_include_pad=False, since taps beyond "
+                "the padding do not count"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -465,9 +469,9 @@ class GlobalAvgPool2d(Module):
 
 
 class Dropout(Module):
-    """In training, zeroes elements at random and scales the rest; nothing in inference.
+    """Set elements to 0 at random in training and scale the rest. Does nothing in inference.
 
-    With `whole_channels` all pixels of a channel go together (spatial dropout, Tompson et al. 2015).
+    With `whole_channels`, all pixels of a channel are dropped together (spatial dropout, Tompson et al. 2015).
     """
 
     def __init__(self, probability: float = 0.5, whole_channels: bool = False):

@@ -1,6 +1,6 @@
-"""Learned scales as a layer of their own: Gamma of XNOR-Net++, and the scale layer that XNOR-Net compares alpha with.
+"""Learned scales as separate layers: Gamma of XNOR-Net++, and the scale layer that XNOR-Net compares with alpha.
 
-The room's page says what Gamma is made of.
+The room's page lists the factors of Gamma.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from xnor_ref.nn import functional
 from xnor_ref.nn.layers.real_layers import pair, positive
 from xnor_ref.nn.module import Module, Parameter
 
-GAMMAS: dict[str, dict[str, tuple[int, ...]]] = {  # factors, and the axes of (N, O, H, W) that each has
+GAMMAS: dict[str, dict[str, tuple[int, ...]]] = {  # each factor, with its axes of (N, O, H, W)
     "o": {"channel": (1,)},
     "ohw": {"map": (1, 2, 3)},
     "o-hw": {"channel": (1,), "plane": (2, 3)},
@@ -24,14 +24,14 @@ GAMMAS: dict[str, dict[str, tuple[int, ...]]] = {  # factors, and the axes of (N
 
 
 class Scale(Module):
-    """x times Gamma: (N, C, H, W) of the given size, or (N, C) with gamma "o", to the same shape.
+    """x times Gamma, for x (N, C, H, W) of the given size, or (N, C) with gamma "o". The shape stays the same.
 
     Parameters
     ----------
     channels : C
     gamma : one of `GAMMAS`
-    size : (H, W), which gammas other than "o" need
-    alpha : what Gamma is at first, over all pixels: float32 (C,), or a function that returns it; by default ones
+    size : (H, W); needed by every gamma but "o"
+    alpha : the initial Gamma at all pixels: float32 (C,), or a function that returns it; ones by default
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Scale(Module):
         if gamma not in GAMMAS:
             raise InputError(f"Scale: gamma must be one of {', '.join(GAMMAS)}, got {gamma!r}")
         if gamma != "o" and size is None:
-            raise InputError(f"Scale: gamma {gamma!r} needs the size of the image")
+            raise InputError(f"Scale: gamma {gamma!r} needs `size`, the (H, W) of the image")
         self.channels = positive(channels, "channels", "Scale")
         self.gamma = gamma
         self.size = None if gamma == "o" or size is None else pair(size, "size", "Scale")
@@ -55,7 +55,7 @@ class Scale(Module):
         self.reset()
 
     def reset(self) -> None:
-        """Make Gamma what it is at first, by what alpha is now. Raises InputError if alpha has a wrong shape."""
+        """Set Gamma to its initial value, from the current alpha. Raises InputError if alpha has a wrong shape."""
         for factor in self.factors().values():
             factor.data[...] = 1
         if self._alpha is not None:
@@ -72,13 +72,13 @@ class Scale(Module):
             functional.require_rows(x, self.channels, "Scale")
         if self.size is not None and x.shape[2:] != self.size:
             raise InputError(
-                f"Scale: gamma {self.gamma!r} was made for images of {self.size}, got {x.shape[2:]}; only gamma 'o' "
-                "takes any resolution"
+                f"Scale: gamma {self.gamma!r} was made for images of size {self.size}, got {x.shape[2:]}; only gamma "
+                "'o' takes any size"
             )
         return functional.scale(x, list(self.factors().values()), list(GAMMAS[self.gamma].values()))
 
     def factors(self) -> dict[str, Parameter]:
-        """What Gamma is the outer product of, by name."""
+        """Return the factors of Gamma by name. Gamma is their outer product."""
         return {name: getattr(self, name) for name in GAMMAS[self.gamma]}
 
     def describe(self) -> str:

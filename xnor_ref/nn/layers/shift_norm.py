@@ -1,11 +1,11 @@
-"""BinaryNet's shift-based batch normalisation, whose factors are powers of two (Hubara et al. 2016, algorithm 3).
+"""BinaryNet's shift-based batch normalisation, with factors that are powers of two (Hubara et al. 2016, algorithm 3).
 
-With c = x - mean of a channel and AP2 the nearest power of two (`binary.ap2`):
+With c = x - mean in each channel, and AP2 for the nearest power of two (`binary.ap2`):
 
     var = mean(c AP2(c)),    inv = AP2(1/sqrt(var + eps)),    y = AP2(gamma) c inv + beta
 
-Gradients pass AP2 straight through, as in the authors' code: they are those of batch normalisation with `inv` and
-AP2(gamma) in place of 1/sqrt(var + eps) and gamma.
+Gradients pass straight through AP2, as in the authors' code. They are those of batch normalisation with `inv` instead
+of 1/sqrt(var + eps) and AP2(gamma) instead of gamma.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ F64 = NDArray[np.float64]
 
 
 def shift_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, F64, F64]:
-    """Normalise each channel of x (N, C[, H, W]) as above: (y, mean, var)."""
+    """Normalise each channel of x (N, C[, H, W]) by the equations above. Return (y, mean, var)."""
     images = np.ascontiguousarray(x.data)
     axes, shape = (0, *range(2, x.ndim)), (1, -1, *(1,) * (x.ndim - 2))
     mean = images.mean(axis=axes, dtype=np.float64)
@@ -39,12 +39,12 @@ def shift_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tupl
 
 
 def inverse_root(var: NDArray, eps: float) -> F32:
-    """AP2(1/sqrt(var + eps)), float32."""
+    """Return AP2(1/sqrt(var + eps)) in float32."""
     return ap2((1 / np.sqrt(var.astype(np.float64) + eps)).astype(np.float32))
 
 
 class _ShiftBatchNorm(BatchNorm):
-    """Shift-based batch normalisation per channel; the running variance is that of the powers of two, see above."""
+    """Shift-based batch normalisation per channel. The running variance is the `var` above, with powers of two."""
 
     normalize = staticmethod(shift_batch_norm)
     fuses_alone = False

@@ -1,4 +1,4 @@
-"""The shortcut without parameters of residual networks for small images."""
+"""The shortcut without parameters in residual networks for small images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,10 @@ from xnor_ref.nn.module import Module
 
 
 class IdentityShortcut(Module):
-    """Every stride-th pixel, with zeros for the channels that are new: (N, C, H, W) -> (N, O, OH, OW).
+    """Every stride-th pixel, with zeros in the new channels: (N, C, H, W) -> (N, O, OH, OW).
 
-    Option A of He et al. 2016, section 3.3. O must be a multiple of C; channel c becomes channel c O/C. Which channels
-    are zero is a matter of naming, as the layers on both sides draw their weights alike for all.
+    Option A of He et al. 2016, section 3.3. O must be a multiple of C. Channel c becomes channel c O/C. Which channels
+    are zero makes no difference, since the layers on both sides draw the weights of all channels alike.
     """
 
     padding = (0, 0)
@@ -45,7 +45,7 @@ class IdentityShortcut(Module):
         return apply("identity_shortcut", data, (x,), backward)
 
     def weight(self) -> NDArray[np.float32]:
-        """The weight (O, 1, 1, 1) of the 1x1 convolution in C groups that computes the same."""
+        """Return the weight (O, 1, 1, 1) of the 1x1 convolution with C groups that computes the same."""
         weight = np.zeros((self.out_channels, 1, 1, 1), np.float32)
         weight[:: self.out_channels // self.in_channels] = 1
         return weight
