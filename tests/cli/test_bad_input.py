@@ -307,7 +307,7 @@ def test_what_cannot_be_written_exits_7(at_work):
         ({"width": 100_000}, "width must be at most 1024"),
         ({"seed": -1}, "cannot be built"),
         ({"name": ["shapes-net"]}, "cannot be built"),
-        ({"width": 5}, "needed float32 (5, 3, 5, 5)"),
+        ({"width": 5}, "but float32 (5, 3, 5, 5) is needed"),
     ],
 )
 def test_a_sound_file_with_a_hostile_description_exits_4(at_work, monkeypatch, file, model, words):

@@ -225,7 +225,7 @@ def test_gradient_of_the_soft_loss(temperature):
 
 def test_soft_targets_that_do_not_fit():
     logits = Tensor(np.zeros((2, 3), np.float32))
-    with pytest.raises(InputError, match=r"logits are \(2, 3\), the teacher's \(2, 4\)"):
+    with pytest.raises(InputError, match=r"logits have shape \(2, 3\), the teacher's \(2, 4\)"):
         nn.distillation(logits, np.zeros((2, 4), np.float32), 1)
     with pytest.raises(InputError, match="temperature must be above 0, got 0"):
         nn.distillation(logits, np.zeros((2, 3), np.float32), 0)

@@ -508,11 +508,11 @@ def test_some_steps_lower_the_loss(method, options):
         (lambda: nn.Scale(3, alpha=np.ones(2, np.float32)), r"must be \(3,\), got \(2,\)"),
         (
             lambda: nn.Scale(3, "o-hw", 4)(Tensor(np.zeros((1, 3, 4, 5), np.float32))),
-            r"made for images of \(4, 4\), got \(4, 5\)",
+            r"made for images of size \(4, 4\), got \(4, 5\)",
         ),
         (
             lambda: build("shapes-net", 64, "xnor++")(Tensor(np.zeros((2, 3, 32, 32), np.float32))),
-            r"made for images of \(16, 16\), got \(8, 8\)",
+            r"made for images of size \(16, 16\), got \(8, 8\)",
         ),
     ],
 )  # fmt: skip

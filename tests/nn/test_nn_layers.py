@@ -354,7 +354,7 @@ def test_state_dict_round_trip_and_refusals():
     assert [name for name, p in a.named_parameters() if p.decay] == ["conv.weight"]
     with pytest.raises(InputError, match=r"missing \['bn.bias'"):
         b.load_state_dict({"conv.weight": a.state_dict()["conv.weight"]})
-    with pytest.raises(InputError, match=r"conv.weight is float32 \(1,\), needed float32 \(2, 1, 3, 3\)"):
+    with pytest.raises(InputError, match=r"conv.weight is float32 \(1,\), but float32 \(2, 1, 3, 3\) is needed"):
         b.load_state_dict({**a.state_dict(), "conv.weight": np.zeros(1, np.float32)})
 
 
@@ -377,7 +377,7 @@ def test_state_dict_round_trip_and_refusals():
         (lambda: nn.MaxPool2d(2, padding=2), InputError, "more than half the kernel"),
         (lambda: nn.Dropout(1.0), InputError, r"must be in \[0, 1\), got 1.0"),
         (lambda: nn.BatchNorm2d(3, eps=0), InputError, "eps=0"),
-        (lambda: nn.Conv2d(3, 4, 3)(zeros(1, 2, 5, 5)), InputError, "C=2, the layer needs C=3"),
+        (lambda: nn.Conv2d(3, 4, 3)(zeros(1, 2, 5, 5)), InputError, "C=2, but the layer needs C=3"),
         (lambda: nn.Conv2d(1, 4, 9)(zeros(1, 1, 5, 5)), InputError, "larger than the image"),
         (lambda: nn.Linear(3, 4)(zeros(1, 2)), InputError, r"must be \(N, 3\), got shape"),
         (lambda: nn.Linear(3, 4)(Tensor(np.zeros((1, 3)))), InputTypeError, "must be float32, got float64"),

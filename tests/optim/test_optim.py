@@ -290,7 +290,7 @@ def test_state_names_shapes_and_dtypes():
         ({"0.velocity": None}, r"missing \['0.velocity'\]"),
         ({"step": None}, "missing"),
         ({"1.velocity": np.zeros(2, np.float32)}, r"missing \[\], unknown \['1.velocity'\]"),
-        ({"0.velocity": np.zeros(3, np.float32)}, r"0.velocity is float32 \(3,\), needed float32 \(2,\)"),
+        ({"0.velocity": np.zeros(3, np.float32)}, r"0.velocity is float32 \(3,\), but must be float32 \(2,\)"),
         ({"0.velocity": np.zeros(2)}, "0.velocity is float64"),
         ({"step": np.array(3, np.int32)}, "step is int32"),
         ({"step": np.array(-1)}, "step is -1"),

@@ -343,7 +343,7 @@ NAN = np.where(np.arange(24)[:, None, None, None] == 5, np.nan, 1).repeat(3, axi
         ((images(shape=(8, 8, 16)), Y), InputError, "no axis could be channels .* say layout='NHWC'"),
         ((images(shape=(3, 8, 3)), Y), InputError, "two axes could be channels"),
         ((X[0, 0, 0], Y), InputError, r"got shape \(3,\)"),
-        ((images(shape=(6, 8, 1)), Y), InputError, "conv2d: input has C=1, the layer needs C=3"),
+        ((images(shape=(6, 8, 1)), Y), InputError, "conv2d: input has C=1, but the layer needs C=3"),
         (X, InputTypeError, r"train must be \(images, labels\), got ndarray"),
         (("cifar", Y), InputTypeError, "got str"),
         ("cifar", InputError, "dataset must be one of .* did you mean 'cifar10'"),
