@@ -177,7 +177,7 @@ def test_weight_scale_is_a_float64_mean_rounded_once():
 
 def test_a_result_beyond_float32_is_an_error():
     big = np.full((1, 1, 1, 1), 3e38, np.float32)
-    with pytest.raises(NonFiniteError, match="xnor_conv2d: the result does not fit float32; scale x or weight down"):
+    with pytest.raises(NonFiniteError, match="xnor_conv2d: the result overflows float32; scale x or weight down"):
         xnor_conv2d(big, big)
 
 

@@ -116,7 +116,9 @@ def test_numbers_that_are_not_finite_are_refused(input_scale, bad):
 
 
 def test_a_border_too_large_to_plan_for_is_refused():
-    with pytest.raises(InputError, match=r"padding .119, 119. has too many borders to plan; use xnor_conv2d"):
+    with pytest.raises(
+        InputError, match=r"padding .119, 119. gives too many cases of clipped windows to plan; use xnor_conv2d"
+    ):
         PlannedConv2d(np.ones((70, 1, 120, 120), np.float32), (2, 2), padding=119)
 
 

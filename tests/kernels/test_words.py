@@ -114,21 +114,21 @@ WORDS, FILTERS = np.zeros((1, 2, 4, 4), np.uint64), np.zeros((3, 2, 3, 3), np.ui
     [
         ({"x": WORDS.astype(np.float32)}, InputTypeError, "x must be packed words, a uint64 array as pack_bits gives"),
         ({"x": WORDS[0]}, InputError, "x must have 4 axes, none of them empty, got shape (2, 4, 4)"),
-        ({"channels": 129}, InputError, "x has 2 words a row of signs, but channels=129 needs 3 of 64 signs each"),
-        ({"channels": 64}, InputError, "x has 2 words a row of signs, but channels=64 needs 1"),
+        ({"channels": 129}, InputError, "x has 2 words per row of signs, but channels=129 needs 3 of 64 signs each"),
+        ({"channels": 64}, InputError, "x has 2 words per row of signs, but channels=64 needs 1"),
         ({"groups": 2}, InputError, "groups=2 must divide C=100 and O=3"),
-        ({"groups": 4, "weight": np.zeros((4, 2, 3, 3), np.uint64)}, InputError, "weight has 2 words a row"),
+        ({"groups": 4, "weight": np.zeros((4, 2, 3, 3), np.uint64)}, InputError, "weight has 2 words per row"),
         ({"layout": "CHWN"}, InputError, "layout must be one of NCHW, NHWC, got 'CHWN'"),
         ({"output": "int16"}, InputError, "output must be one of int32, float32, int8, bits, got 'int16'"),
         ({"scale": 2}, InputError, "output 'int32' takes no further number, got scale"),
-        ({"output": "bits"}, InputError, "output 'bits' needs a threshold"),
+        ({"output": "bits"}, InputError, "output 'bits' needs the argument threshold"),
         ({"output": "int8", "threshold": 1}, InputError, "output 'int8' takes scale and bias, got threshold"),
         ({"output": "int8", "scale": [1, np.nan, 1]}, InputError, "scale must be finite, but holds nan at index 1"),
         ({"output": "bits", "threshold": np.nan}, InputError, "threshold must not be NaN, but holds nan at index 0"),
         ({"output": "int8", "scale": 1e300}, InputError, "scale must be finite, but holds inf at index 0"),
         ({"output": "bits", "threshold": 0, "flip": 1}, InputTypeError, "flip must be bool, got dtype int64"),
-        ({"output": "int8", "scale": [1, 2]}, InputError, "scale must be one value or (3,), one a filter"),
-        ({"output": "float32", "scale": 3e38}, NonFiniteError, "does not fit float32"),
+        ({"output": "int8", "scale": [1, 2]}, InputError, "scale must be one value, or one per filter with shape (3,)"),
+        ({"output": "float32", "scale": 3e38}, NonFiniteError, "overflows float32"),
         ({"dilation": 3}, InputError, "exceeds the padded input height 4"),
         ({"padding": -1}, InputError, "padding must be"),
     ],
@@ -148,7 +148,7 @@ def test_pooling_refuses_a_padding_as_large_as_the_kernel(padding):
 
 @pytest.mark.parametrize(("name", "instead"), [("binary_conv2d", "conv2d_words"), ("xnor_conv2d", "conv2d_words")])
 def test_words_given_for_numbers_name_the_function_that_takes_them(name, instead):
-    with pytest.raises(InputTypeError, match=f"x must be float32, got uint64; for packed words there is {instead}"):
+    with pytest.raises(InputTypeError, match=f"x must be float32, got uint64; for packed words use {instead}"):
         getattr(xnor_ref, name)(WORDS, FILTERS)
-    with pytest.raises(InputTypeError, match="for packed words there is linear_words"):
+    with pytest.raises(InputTypeError, match="for packed words use linear_words"):
         xnor_ref.binary_linear(WORDS[0, 0], FILTERS[0, 0])

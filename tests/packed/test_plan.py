@@ -210,7 +210,7 @@ def test_a_border_too_large_to_plan_for_is_left_to_the_other_rungs():
     sample.node("global_avg_pool")
     sample.linear(70, 5)
     network, images = sample.network(), sample.pixels(1)
-    with pytest.raises(InputError, match=r"padding .119, 119. has too many borders to plan"):
+    with pytest.raises(InputError, match=r"padding .119, 119. gives too many cases of clipped windows to plan"):
         Blueprint(network._network)
     assert np.array_equal(network.logits(images), network.logits(images, backend="reference"))
     with pytest.raises(InputError, match="nothing is planned"):

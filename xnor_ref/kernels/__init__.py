@@ -1,1 +1,1 @@
-"""Bit layout, kernels and their checked entry points. Import the submodules; nothing is compiled before it is used."""
+"""Bit layout, kernels and their checked entry points. Import the submodules. A kernel is compiled at its first call."""

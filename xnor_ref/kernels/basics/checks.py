@@ -1,4 +1,4 @@
-"""Validation for the public kernels: in Python integers, and before anything is allocated."""
+"""Checks of the public kernels' arguments, in Python integers and before anything is allocated."""
 
 import math
 from typing import Any
@@ -30,7 +30,7 @@ def check_conv(
     backend: Any,
     threads: Any,
 ) -> tuple[np.ndarray, np.ndarray, Window]:
-    """Validate a convolution; returns x and weight as native C-contiguous float32, and the window."""
+    """Validate a convolution. Return x and weight as native C-contiguous float32, and the window."""
     workers = check_options(caller, backend, threads)
     check_array(caller, "x", x, "(N, C, H, W)")
     check_array(caller, "weight", weight, "(O, C, KH, KW)")
@@ -41,8 +41,8 @@ def check_conv(
         raise InputError(
             f"{caller}: weight has C={weight_channels}, input has C={channels}; both must match {shapes}"
             if groups == 1
-            else f"{caller}: weight has C={weight_channels}; {channels} channels of the input in {groups} groups "
-            f"need {channels // groups} {shapes}"
+            else f"{caller}: weight has C={weight_channels}; {channels} input channels in {groups} groups "
+            f"need C={channels // groups} {shapes}"
         )
     stride, dilation = check_pair(caller, "stride", stride, 1), check_pair(caller, "dilation", dilation, 1)
     padding = check_padding(caller, padding)
@@ -73,7 +73,7 @@ def check_conv(
         + 6 * n * channels * pixels
         + 18 * weight.size  # contiguous copies, masks of NaN, |weight|
         + 8 * words * n * pixels  # packed
-        + (16 * n_words(weight_channels) + (groups > 1) * channels) * out_channels * taps  # and weights once more
+        + (16 * n_words(weight_channels) + (groups > 1) * channels) * out_channels * taps  # and the weights again
         + 8 * (out[0] * kernel[0] + out[1] * kernel[1])
         + (24 * out_channels * windows if pad_value else 0)  # sums over the border
         + (20 * n * groups * (pixels + windows) if input_scale != KMode.OFF else 0)
@@ -88,7 +88,7 @@ def check_conv(
 
 
 def check_linear(caller: str, x: Any, weight: Any, backend: Any, threads: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Validate a matrix product; returns x and weight as native C-contiguous float32."""
+    """Validate a matrix product. Return x and weight as native C-contiguous float32."""
     check_options(caller, backend, threads)
     check_array(caller, "x", x, "(N, I)")
     check_array(caller, "weight", weight, "(O, I)")
@@ -105,7 +105,7 @@ def check_linear(caller: str, x: Any, weight: Any, backend: Any, threads: Any) -
 
 
 def check_options(caller: str, backend: Any, threads: Any) -> int:
-    """Validate backend and threads; returns the number of threads."""
+    """Validate backend and threads. Return the number of threads."""
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise InputError(f"{caller}: backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
     if backend == "simd" and not has_vectors():
@@ -114,7 +114,7 @@ def check_options(caller: str, backend: Any, threads: Any) -> int:
 
 
 def check_array(caller: str, name: str, x: Any, layout: str) -> None:
-    """A float32 array with as many axes as `layout` names, none of them empty."""
+    """Check a float32 array with as many axes as `layout` names, none of them empty."""
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise InputTypeError(f"{caller}: {name} must be a numpy.ndarray, got {type(x).__name__}")
     if x.dtype.newbyteorder("=") != np.float32:
@@ -122,19 +122,19 @@ def check_array(caller: str, name: str, x: Any, layout: str) -> None:
             "convert it yourself, since rounding to float32 can turn a tiny negative number into -0.0, whose sign is +1"
         )
         if x.dtype == np.uint64:
-            hint = f"for packed words there is {'linear_words' if ' I)' in layout else 'conv2d_words'}"
+            hint = f"for packed words use {'linear_words' if ' I)' in layout else 'conv2d_words'}"
         raise InputTypeError(f"{caller}: {name} must be float32, got {x.dtype}; {hint}")
     axes = layout.count(",") + 1
     if x.ndim != axes:
         raise InputError(f"{caller}: {name} must have {axes} axes {layout}, got shape {x.shape}")
     if x.size == 0:
-        raise InputError(f"{caller}: {name} has no elements, shape {x.shape}; every axis needs at least one")
+        raise InputError(f"{caller}: {name} has no elements, shape {x.shape}; every axis must have at least one")
 
 
 def check_n_bits(caller: str, n_bits: int, product: str, backend: str) -> None:
-    """The dot length must fit the integers that hold the sums."""
+    """Check that sums of `n_bits` signs fit their integer type."""
     if n_bits >= 2**31:
-        raise InputError(f"{caller}: {product} = {n_bits} signs per output; the int32 result holds up to 2**31 - 1")
+        raise InputError(f"{caller}: {product} = {n_bits} signs per output; the int32 result holds at most 2**31 - 1")
     if backend == "float":
         require_exact_float(n_bits, caller)
 
@@ -142,11 +142,11 @@ def check_n_bits(caller: str, n_bits: int, product: str, backend: str) -> None:
 def require_exact_float(n_bits: int, caller: str = "binary convolution") -> None:
     """Raise InputError unless float32 holds every sum of `n_bits` signs exactly."""
     if n_bits >= 2**24:
-        raise InputError(f'{caller}: {n_bits} signs per output, but backend "float" is exact below 2**24 only')
+        raise InputError(f'{caller}: {n_bits} signs per output, but backend "float" is exact only below 2**24')
 
 
 def finite(caller: str, name: str, x: np.ndarray) -> np.ndarray:
-    """x as native, aligned, C-contiguous float32, free of NaN and infinities."""
+    """Return x as native, aligned, C-contiguous float32, after checking that it holds no NaN or infinity."""
     x = np.require(np.asarray(x), np.float32, ["C", "A"])
     good = np.isfinite(x)
     if not good.all():
@@ -156,13 +156,13 @@ def finite(caller: str, name: str, x: np.ndarray) -> np.ndarray:
 
 
 def check_groups(caller: str, groups: Any, channels: int, outputs: int) -> None:
-    """The groups of a convolution must divide its input and its output channels."""
+    """Check that the groups of a convolution divide its input and output channels."""
     if check_integer(f"{caller}: groups", groups, 1) > 1 and (channels % groups or outputs % groups):
         raise InputError(f"{caller}: groups={groups} must divide C={channels} and O={outputs}")
 
 
 def check_padding(caller: str, value: Any) -> Padding:
-    """Validate padding, see `Window.of`; returns "same", "valid" or two pairs."""
+    """Validate padding, see `Window.of`. Return "same", "valid" or two pairs."""
     if isinstance(value, str):
         if value not in ("same", "valid"):
             raise InputError(f'{caller}: padding must be numbers, "same" or "valid", got {value!r}')
@@ -177,7 +177,7 @@ def check_padding(caller: str, value: Any) -> Padding:
 
 
 def check_pair(caller: str, name: str, value: Any, least: int) -> Pair:
-    """Validate an int or a pair of ints, from `least` on; returns a pair."""
+    """Validate an int or a pair of ints, each at least `least`. Return a pair."""
     values = value if isinstance(value, (tuple, list)) else (value, value)
     for v in values:
         if not is_integer(v):

@@ -1,4 +1,4 @@
-"""The geometry of a window that slides over an image: the one home of its formulas."""
+"""The geometry of a window that slides over an image. All its formulas are here."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,32 +8,32 @@ from numpy.typing import NDArray
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 Numbers = tuple[Pair, Pair, Pair, Pair]
-Padding = int | Pair | Pads | str  # what users give, see `Window.of`
+Padding = int | Pair | Pads | str  # as users give it, see `Window.of`
 
-FEW_CHANNELS = 4  # of an image, so few that a weight gradient takes neighbours in a row as inputs of a pixel
+FEW_CHANNELS = 4  # up to so many channels, a weight gradient treats neighbours in a row as inputs of one pixel
 NO_PADDING = (0, 0), (0, 0)
 
 
 def spatial(array: NDArray) -> Pair:
-    """(H, W) of images (N, C, H, W), or (KH, KW) of weights (O, C, KH, KW)."""
+    """Return (H, W) of images (N, C, H, W), or (KH, KW) of weights (O, C, KH, KW)."""
     return array.shape[2], array.shape[3]
 
 
 def as_pair(value: Any) -> Any:
-    """A pair as it is, and any other value twice."""
+    """Return a pair unchanged, and any other value as a pair of itself."""
     return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window that slides over padded images (H, W): what a convolution or a pooling looks at.
+    """The window of a convolution or pooling, which slides over padded images (H, W).
 
     Parameters
     ----------
-    kernel : (KH, KW), its taps
-    stride : pixels from window to window, down and to the right
+    kernel : (KH, KW), the numbers of taps
+    stride : pixels from one window to the next, vertically and horizontally
     padding : ((top, bottom), (left, right)), pixels around the image
-    dilation : pixels from tap to tap
+    dilation : pixels from one tap to the next
     """
 
     kernel: Pair
@@ -50,11 +50,11 @@ class Window:
         dilation: int | Pair = 1,
         size: Pair | None = None,
     ) -> "Window":
-        """From what users give, unchecked: ints for both axes, or pairs (vertical, horizontal).
+        """Make a window from users' arguments, unchecked: ints for both axes, or pairs (vertical, horizontal).
 
-        Padding may also be two pairs ((top, bottom), (left, right)), "valid" for none, or "same", which depends on the
-        `size` (H, W) of the image. That is TensorFlow's: OH = ceil(H / stride), with the smaller half of the padding at
-        the top; likewise for columns.
+        Padding may also be two pairs ((top, bottom), (left, right)), "valid" for none, or "same" as in TensorFlow.
+        "same" depends on the `size` (H, W) of the image: OH = ceil(H / stride), with the smaller half of the padding at
+        the top, and likewise for columns.
         """
         taps, steps, apart = as_pair(kernel), as_pair(stride), as_pair(dilation)
         if padding == "same":
@@ -66,51 +66,51 @@ class Window:
 
     @property
     def extent(self) -> Pair:
-        """Rows and columns of the image from its first tap to its last."""
+        """Rows and columns from the first tap to the last."""
         return _extent(self.kernel[0], self.dilation[0]), _extent(self.kernel[1], self.dilation[1])
 
     @property
     def before(self) -> Pair:
-        """Rows of padding above the image and columns to the left of it."""
+        """Rows of padding above the image, and columns of padding on its left."""
         return self.padding[0][0], self.padding[1][0]
 
     @property
     def margin(self) -> int:
-        """Columns on each side of images that are stored with their padding: they stand in the middle.
+        """Columns on each side of images that are stored with padding. The image stands in the middle.
 
-        Beside an uneven padding some of them are not read.
+        If the padding is uneven, some of these columns are not read.
         """
         return max(self.padding[1])
 
     @property
     def brief_padding(self) -> Pair | Pads:
-        """Padding as users would say it: a pair where it is even."""
+        """Padding in its shortest form: a pair if both sides of each axis are equal."""
         return self.before if all(first == last for first, last in self.padding) else self.padding
 
     @property
     def numbers(self) -> Numbers:
-        """What compiled kernels take: kernel, stride, `before` and dilation."""
+        """The arguments of compiled kernels: kernel, stride, `before` and dilation."""
         return self.kernel, self.stride, self.before, self.dilation
 
     def padded(self, size: Pair) -> Pair:
-        """(H, W) of an image with its padding."""
+        """Return the size (H, W) of a padded image."""
         return size[0] + sum(self.padding[0]), size[1] + sum(self.padding[1])
 
     def count(self, size: Pair) -> Pair:
-        """(OH, OW), how many windows there are; none, or fewer, where the window exceeds the padded image."""
+        """Return (OH, OW), the numbers of windows. They are 0 or less if the window exceeds the padded image."""
         (rows, columns), (height, width) = self.extent, self.padded(size)
         return (height - rows) // self.stride[0] + 1, (width - columns) // self.stride[1] + 1
 
     def to_the_end(self, size: Pair) -> "Window":
-        """With so much padding at the end that no pixel is left out: what PyTorch calls ceil_mode.
+        """Return the window with more padding at the end, so that no pixel is left out (ceil_mode in PyTorch).
 
-        There is one window more where `count` leaves pixels out, if it begins before the padding at the end.
+        If `count` leaves pixels out, there is one window more, provided that it begins before the padding at the end.
         """
         sides = tuple(map(_to_the_end, size, self.extent, self.stride, self.padding))
         return replace(self, padding=(sides[0], sides[1]))
 
     def covers(self, size: Pair) -> bool:
-        """Whether its taps are the pixels of the image, one each."""
+        """Whether the taps are exactly the pixels of the image."""
         return self.kernel == self.extent == size and self.padding == NO_PADDING
 
 

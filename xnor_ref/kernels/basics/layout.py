@@ -1,9 +1,9 @@
-"""Where a sign lives in memory: the three conventions that all kernels and files of this project share.
+"""The layout of signs in memory: three conventions that all kernels and files of this project share.
 
 1. Bit 1 means +1, bit 0 means -1, and sign(0) = sign(-0.0) = +1.
 2. The dot product of two packed vectors of `n_bits` signs is `n_bits - 2 * popcount(a xor b)`.
-3. Padding with 0 contributes nothing to a convolution (only taps inside the image count);
-   padding with +1 or -1 is a mode of its own that has to be asked for.
+3. Padding with 0 contributes nothing to a convolution: only taps inside the image count. Padding with +1 or -1 is a
+   separate mode.
 
 The packed axis is cut into words of 64 signs, least significant bit first. With `n_bits = 67`:
 
@@ -14,8 +14,8 @@ The packed axis is cut into words of 64 signs, least significant bit first. With
 
     [+1, -1, -1, +1, +1, -1, +1, -1] packs to the word 0b01011001 = 0x59
 
-Tail bits are zero in everything that this project packs, so that they cancel in `a xor b`. Functions that
-take words from outside mask the tail first and do not rely on it.
+Tail bits are zero in everything that this project packs, so they cancel in `a xor b`. Functions that take words from
+outside mask the tail first and do not rely on it.
 """
 
 import numpy as np
@@ -40,21 +40,21 @@ def pack_bits(x: np.ndarray, axis: int = -1) -> np.ndarray:
     Parameters
     ----------
     x : ndarray of float16, float32, float64 or any integer dtype
-        Values whose signs are kept. Zeros of both signs are +1. An infinity has a sign and is packed;
-        NaN has none and is refused.
+        Values whose signs are kept. Zeros of both signs are +1. An infinity is packed by its sign. NaN has no sign and
+        is rejected.
     axis : int
-        The axis to pack; of length `n_bits`. Negative values count from the end.
+        The axis to pack, of length `n_bits`. Negative values count from the end.
 
     Returns
     -------
     ndarray of uint64
-        `x.shape` with `n_words(n_bits)` in place of the packed axis; tail bits are 0.
+        The shape of x, with `n_words(n_bits)` for the packed axis. Tail bits are 0.
 
     Raises
     ------
     InputTypeError
-        `x` is not an array of a real dtype. Booleans are refused too: False could stand for 0, whose sign is
-        +1, or for the bit 0, which means -1.
+        `x` is not an array of a real dtype. Booleans are rejected too: False could mean 0, whose sign is +1, or the
+        bit 0, which means -1.
     InputError
         `x` has no elements or holds NaN, or `axis` is out of range.
 
@@ -80,12 +80,12 @@ def pack_bits(x: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def unpack_bits(words: np.ndarray, n_bits: int, axis: int = -1) -> np.ndarray:
-    """Unpack 64-bit words to signs; the inverse of `pack_bits` up to magnitudes.
+    """Unpack 64-bit words to signs: the inverse of `pack_bits`, without the magnitudes.
 
     Parameters
     ----------
     words : ndarray of uint64
-        Packed signs. Tail bits of the last word are ignored, whatever they are.
+        Packed signs. Tail bits of the last word are ignored.
     n_bits : int
         Number of signs along the axis; `words.shape[axis]` must be `n_words(n_bits)`.
     axis : int
@@ -94,7 +94,7 @@ def unpack_bits(words: np.ndarray, n_bits: int, axis: int = -1) -> np.ndarray:
     Returns
     -------
     ndarray of float32
-        +1 and -1, with `n_bits` in place of the packed axis.
+        +1 and -1. The packed axis has length `n_bits`.
 
     Raises
     ------
@@ -116,33 +116,33 @@ def unpack_bits(words: np.ndarray, n_bits: int, axis: int = -1) -> np.ndarray:
         high = words.shape[axis] * WORD_BITS
         raise InputError(
             f"unpack_bits: n_bits={n_bits} does not fit {words.shape[axis]} words along axis {axis}, "
-            f"which hold from {high - WORD_BITS + 1} to {high} signs (words {words.shape})"
+            f"which hold {high - WORD_BITS + 1} to {high} signs (words {words.shape})"
         )
     check_memory("unpack_bits", 9 * words.size // words.shape[axis] * n_bits, f"(words {words.shape}, {n_bits} bits)")
     return signs_of_words(words, n_bits, axis)
 
 
 def pack_mask(positive: np.ndarray, axis: int) -> np.ndarray:
-    """Pack a boolean array, True for +1, along `axis`; unchecked."""
-    rows = np.ascontiguousarray(np.moveaxis(positive, axis, -1))  # packbits is slow on strides
+    """Pack a boolean array along `axis`; True means +1. Unchecked."""
+    rows = np.ascontiguousarray(np.moveaxis(positive, axis, -1))  # packbits is slow on strided rows
     n_bits = rows.shape[-1]
     octets = np.zeros((*rows.shape[:-1], n_words(n_bits) * 8), np.uint8)
     octets[..., : -(-n_bits // 8)] = np.packbits(rows, axis=-1, bitorder="little")
-    words = octets.view("<u8").astype(np.uint64, copy=False)  # a copy only on big-endian machines
+    words = octets.view("<u8").astype(np.uint64, copy=False)  # copies only on big-endian machines
     return np.ascontiguousarray(np.moveaxis(words, -1, axis))
 
 
 def signs_of_words(words: np.ndarray, n_bits: int, axis: int = -1) -> np.ndarray:
-    """Signs as float32 +1 and -1; unchecked."""
+    """Return signs as float32 +1 and -1. Unchecked."""
     rows = np.ascontiguousarray(np.moveaxis(words, axis, -1), dtype="<u8")
     bits = np.unpackbits(rows.view(np.uint8), axis=-1, count=n_bits, bitorder="little")
     return np.ascontiguousarray(np.moveaxis(bits.astype(np.float32) * 2 - 1, -1, axis))
 
 
 def mask_tail(words: np.ndarray, n_bits: int) -> np.ndarray:
-    """Words (..., n_words(n_bits)) with the tail bits of the last word zero; the same array if they were."""
+    """Return words (..., n_words(n_bits)) with zero tail bits. The array itself is returned if they were zero."""
     used = n_bits % WORD_BITS
-    if used == 0:  # a full last word; shifting by 64 has no defined result
+    if used == 0:  # the last word is full; a shift by 64 is undefined
         return words
     keep = np.uint64((1 << used) - 1)
     if not (words[..., -1] & ~keep).any():
@@ -160,5 +160,5 @@ def _check_array(caller: str, name: str, x: np.ndarray, axis: int) -> tuple[np.n
     if x.ndim == 0 or not -x.ndim <= axis < x.ndim:
         raise InputError(f"{caller}: axis {axis} is out of range for {name} of shape {x.shape}")
     if x.size == 0:
-        raise InputError(f"{caller}: {name} has no elements, shape {x.shape}; every axis needs at least one")
+        raise InputError(f"{caller}: {name} has no elements, shape {x.shape}; every axis must have at least one")
     return x, axis % x.ndim

@@ -1,7 +1,8 @@
-"""Which vectors the processor has: what LLVM makes of two vector operations, under Numba's own settings.
+"""The vectors of the processor, found from the machine code that LLVM makes of two vector operations.
 
-Those are the processor that runs this, with AVX or without (NUMBA_ENABLE_AVX), or the one that NUMBA_CPU_NAME and
-NUMBA_CPU_FEATURES name; looking at the generated instructions covers all, and processors that do not exist yet.
+The code is compiled with Numba's settings: for the processor of this machine, with or without AVX (NUMBA_ENABLE_AVX),
+or for the one that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name. Looking at the code covers all of these, and future
+processors.
 """
 
 import ctypes
@@ -28,17 +29,17 @@ define <16 x i32> @count(<16 x i32> %x) {
 
 @dataclass(frozen=True)
 class Target:
-    """The vectors of a processor, and the tile of a micro-kernel that fits its registers."""
+    """The vectors of a processor, and the micro-kernel tile that fits its registers."""
 
     name: str
     lanes: int  # 32-bit lanes of a vector
     pixels: int  # rows of a tile
-    counts_words: bool  # one instruction counts the ones of each lane; without it bytes are counted and summed later
+    counts_words: bool  # one instruction counts the ones of each lane; otherwise bytes are counted and summed later
 
 
 @cache
 def target() -> Target | None:
-    """The processor's vectors; None if it has none that a micro-kernel pays on."""
+    """Return the processor's vectors, or None if a micro-kernel would not be faster on them."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name = config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
@@ -56,7 +57,7 @@ def target() -> Target | None:
 
 @cache
 def multiplies_bytes() -> bool:
-    """Whether the processor has VNNI on its widest vectors: products of four pairs of bytes a lane, added up."""
+    """Whether the processor has VNNI on its widest vectors: in each lane, the sum of four products of bytes."""
     found = target()
     named = set(_features().split(","))
     if found is None or found.lanes not in (8, 16):
@@ -66,9 +67,9 @@ def multiplies_bytes() -> bool:
 
 @cache
 def multiplies_tiles() -> bool:
-    """Whether the processor has AMX for bytes, products of whole tiles, and the system lets this process use it.
+    """Whether the processor has AMX for bytes (products of whole tiles), and the system lets this process use it.
 
-    XNOR_REF_AMX=off in the environment leaves it to VNNI, to measure what AMX gains.
+    XNOR_REF_AMX=off in the environment disables it, to measure what AMX gains over VNNI.
     """
     if os.environ.get("XNOR_REF_AMX") == "off":
         return False
@@ -78,7 +79,7 @@ def multiplies_tiles() -> bool:
 
 
 def _may_use_tiles() -> bool:
-    """Ask Linux for AMX's registers, which it lets a process have when it asks: arch_prctl(ARCH_REQ_XCOMP_PERM)."""
+    """Request AMX's registers from Linux by arch_prctl(ARCH_REQ_XCOMP_PERM), and return whether it grants them."""
     if not (sys.platform == "linux" and platform.machine() == "x86_64"):
         return False
     arch_prctl, ask, registers = 158, 0x1023, 18
@@ -86,6 +87,6 @@ def _may_use_tiles() -> bool:
 
 
 def _features() -> str:
-    """The features of the processor that Numba compiles for."""
+    """Return the processor features that Numba compiles for."""
     given = config.CPU_FEATURES  # type: ignore[attr-defined]
     return host_features() if given is None else given

@@ -1,8 +1,8 @@
-"""How work is spread over threads: one pool of Python threads over kernels that release the GIL.
+"""Threads: one pool of Python threads, which run kernels that release the GIL.
 
-Numba kernels here are compiled with `nogil=True` and BLAS releases the GIL by itself, so a plain thread pool
-serves both, and no threading layer of Numba's is involved. Work is cut into chunks whose bounds depend on the
-problem alone, never on the number of threads; so every result has the same bits at any thread count.
+Numba kernels are compiled with `nogil=True`, and BLAS releases the GIL by itself, so a plain thread pool serves both.
+Numba's threading layers are not used. Work is cut into chunks whose bounds depend only on the problem, not on the
+number of threads, so every result has the same bits at any number of threads.
 """
 
 import os
@@ -21,7 +21,7 @@ from xnor_ref.steady import settle
 _lock = threading.Lock()
 _inside = threading.local()
 _threads: int | None = None
-_tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what the threads of the pool wait for
+_tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()  # tasks for the threads of the pool
 _pool_size = 0
 _blas_users = 0
 _blas_before: list[int] = []
@@ -29,37 +29,37 @@ _libraries: tuple[list[LibController], list[LibController]] | None = None
 
 
 def available_threads() -> int:
-    """Number of processors that this process may run on."""
+    """Return the number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this operating system
+    except AttributeError:  # not available on this operating system
         return os.cpu_count() or 1
 
 
 def check_threads(threads: int | None, caller: str = "threads") -> int:
-    """Validate a thread count; None means the process-wide setting. Raises InputError."""
+    """Return a checked number of threads. None means the process-wide number. Raises InputError."""
     if threads is None:
         return _threads or available_threads()
     return check_integer(f"{caller}: threads", threads, 1, 1024)
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the process-wide number of threads; None goes back to all available processors."""
+    """Set the process-wide number of threads. None resets it to all available processors. Raises InputError."""
     global _threads
     _threads = None if threads is None else check_threads(threads, "set_threads")
 
 
 def get_threads() -> int:
-    """The process-wide number of threads."""
+    """Return the process-wide number of threads."""
     return _threads or available_threads()
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS to one thread while any user is inside; the old setting returns when the last one leaves.
+    """Context manager: limit BLAS to one thread. The old setting returns when the last user leaves.
 
-    Our own threads split the work, so BLAS must not split it again; and a single-threaded GEMM of a given shape
-    gives the same bits whatever the number of threads.
+    Our own threads already split the work, so BLAS must not split it again. A single-threaded GEMM of a given shape
+    also gives the same bits at any number of our threads.
     """
     global _blas_users, _blas_before
     with _lock:
@@ -79,7 +79,7 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 def _blas_libraries() -> tuple[list[LibController], list[LibController]]:
-    """The BLAS libraries that have one number of threads for the process, and those with one for each thread."""
+    """Return the BLAS libraries with a process-wide number of threads, and those with one per thread."""
     global _libraries
     if _libraries is None:
         found = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
@@ -92,10 +92,10 @@ def _blas_libraries() -> tuple[list[LibController], list[LibController]]:
 
 
 def _exchange(libraries: list[LibController], numbers: list[int]) -> list[int]:
-    """Set each library's number of threads and return what it was."""
+    """Set each library's number of threads, and return the old numbers."""
     before = [library.get_num_threads() for library in libraries]
     for library, number in zip(libraries, numbers, strict=True):
-        _disown(force=True)  # since threadpoolctl 3.8 one thread owns OpenBLAS's number, and others are ignored
+        _disown(force=True)  # since threadpoolctl 3.8 one thread owns OpenBLAS's setting, and other threads are ignored
         library.set_num_threads(number)
         _disown(force=True)
     return before
@@ -114,13 +114,13 @@ def parallel_chunks(
 ) -> None:
     """Call `function(start, stop)` for consecutive chunks of `range(n_items)`, on up to `threads` threads.
 
-    `function` writes its results to arrays that the caller allocated; chunks must not overlap in what they write.
-    Called from inside a chunk it runs serially, so nesting is safe. After an exception of a chunk, or an interrupt, no
-    further chunk begins; those under way are waited for, and then it is raised. `blas` says that `function` calls
-    BLAS, which is then held to one thread.
+    `function` writes its results to arrays that the caller allocated. Chunks must not write to the same elements. A
+    call from inside a chunk runs serially, so nesting is safe. After an exception in a chunk, or an interrupt, no
+    further chunk begins; the exception is raised once the running chunks have ended. `blas` says that `function` calls
+    BLAS, which is then limited to one thread.
     """
     workers = min(check_threads(threads, "parallel_chunks"), -(-n_items // chunk))
-    starts = iter(range(0, n_items, chunk))  # shared: taking the next one is atomic
+    starts = iter(range(0, n_items, chunk))  # shared by all threads; `next` is atomic
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -140,10 +140,10 @@ def parallel_chunks(
 
 
 def _share(work: Callable[[], None], helpers: int, errors: list[BaseException]) -> None:
-    """Run `work` here and on up to `helpers` threads of the pool; they see `errors` fill and stop.
+    """Run `work` here and on up to `helpers` threads of the pool. Workers stop when `errors` is not empty.
 
-    Only helpers that have begun are waited for: a later one finds nothing left to do. Nothing here holds a lock that
-    an interrupt could leave locked.
+    Only helpers that have begun are waited for; a later one finds nothing left to do. No lock is held that an interrupt
+    could leave locked.
     """
     began: list[None] = []
     ended: list[None] = []
@@ -152,7 +152,7 @@ def _share(work: Callable[[], None], helpers: int, errors: list[BaseException]) 
     def help_out(context: Context) -> None:
         began.append(None)
         try:
-            context.run(_inside_chunk, work)  # a copy of the caller's context, so that np.errstate holds here too
+            context.run(_inside_chunk, work)  # a copy of the caller's context, so that its np.errstate applies
         except BaseException as error:
             errors.append(error)
         finally:
@@ -170,7 +170,7 @@ def _share(work: Callable[[], None], helpers: int, errors: list[BaseException]) 
             wake.get(timeout=0.05)
         except Empty:
             pass
-        except BaseException as error:  # an interrupt must not leave while others still write
+        except BaseException as error:  # on an interrupt, wait while other threads still write
             errors.append(error)
     if errors:
         raise errors[0]
@@ -185,9 +185,9 @@ def _inside_chunk(work: Callable[[], None]) -> None:
 
 
 def _grow_pool(size: int) -> int:
-    """Have at least `size` threads waiting for tasks; they end with the process. Gives how many of these there are.
+    """Grow the pool to at least `size` threads, if the system allows. Return how many threads it has.
 
-    The system may allow no more; then those that there are do the work.
+    The threads wait for tasks and end with the process.
     """
     global _pool_size
     with suppress(RuntimeError):
@@ -198,13 +198,13 @@ def _grow_pool(size: int) -> int:
 
 
 def _serve(tasks: SimpleQueue[Callable[[], None]]) -> None:
-    settle()  # a thread begins with the arithmetic of the one that started it
+    settle()  # a thread inherits the floating-point mode of the thread that starts it
     while True:
         tasks.get()()
 
 
 def _forget() -> None:
-    """A forked child has none of its parent's threads, and must not wait for a lock that one of them held."""
+    """Reset the pool in a forked child, which has no threads of its parent and must not wait for their locks."""
     global _lock, _tasks, _pool_size, _blas_users
     _lock, _tasks, _pool_size, _blas_users = threading.Lock(), SimpleQueue(), 0, 0
 

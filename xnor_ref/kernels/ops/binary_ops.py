@@ -1,8 +1,9 @@
 """Binary convolution and matrix product: the checked entry points, and the unchecked blocks they are made of.
 
 `binary_conv2d`, `xnor_conv2d` and `binary_linear` validate everything before they allocate anything. The blocks
-(`sign_pack`, `conv2d_bits`, ...) are for callers inside this package whose arrays are known to be right: C-contiguous,
-float32 or uint64, without NaN. The room's page lists the backends; all give the same integers at any number of threads.
+(`sign_pack`, `conv2d_bits`, ...) are for callers inside this package, whose arrays are known to be valid: C-contiguous,
+float32 or uint64, without NaN. The room's page lists the backends. All backends give the same integers at any number of
+threads.
 """
 
 from typing import Any
@@ -34,43 +35,43 @@ def binary_conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> np.ndarray:
-    """Exact convolution (cross-correlation) of the signs of `x` with the signs of `weight`.
+    """Convolve (cross-correlate) the signs of `x` with the signs of `weight`, exactly.
 
-    `Z = sign(x) * sign(weight)`, the integer part of XNOR-Net's convolution (Rastegari et al. 2016, eq. 11), computed
-    as `n_bits - 2 * popcount(a xor b)` on packed bits. sign(0) = sign(-0.0) = +1.
+    `Z = sign(x) * sign(weight)` is the integer part of XNOR-Net's convolution (Rastegari et al. 2016, eq. 11). It is
+    computed as `n_bits - 2 * popcount(a xor b)` on packed bits. sign(0) = sign(-0.0) = +1.
 
     Parameters
     ----------
     x : ndarray of float32, shape (N, C, H, W)
     weight : ndarray of float32, shape (O, C/groups, KH, KW)
-        Only float32 is taken: rounding a tiny negative float64 to float32 gives -0.0, whose sign is +1.
-        Any memory layout and byte order will do.
+        Only float32 is accepted, since rounding a tiny negative float64 to float32 gives -0.0, whose sign is +1. Any
+        memory layout and byte order is accepted.
     stride : int or pair (vertical, horizontal)
     padding : int, pair, two pairs ((top, bottom), (left, right)), "same" or "valid"
-        Pixels around the image, from 0; they may exceed the kernel. "valid" is none. "same" is TensorFlow's: as many as
-        OH = ceil(H / stride) needs, the smaller half of them at the top; likewise for columns.
+        Pixels around the image, at least 0. Padding may exceed the kernel. "valid" means none. "same" is TensorFlow's
+        padding: OH = ceil(H / stride), with the smaller half of the padding at the top, and likewise for columns.
     pad_value : {0, 1, -1}
-        What a tap outside the image meets: 0 contributes nothing, +1 and -1 count as signs.
+        The value of the padding: 0 contributes nothing, +1 and -1 count as signs.
     backend : {"auto", "reference", "numba", "simd", "float"}
     threads : int, optional
-        Default: the process-wide setting. The result does not depend on it.
+        Number of threads; by default the process-wide number. The result does not depend on it.
     dilation : int or pair
-        Pixels from tap to tap.
+        Pixels from one tap to the next.
     groups : int
-        Cuts C and O into as many parts: outputs of a part see the channels of theirs. With as many groups as channels
-        it is a depthwise convolution.
+        Cuts C and O into as many parts. Each part of the outputs sees only its part of the input channels. With as many
+        groups as channels, the convolution is depthwise.
 
     Returns
     -------
     ndarray of int32, shape (N, O, OH, OW)
-        OH = (H + top + bottom - dilation*(KH - 1) - 1) // stride + 1, likewise OW.
+        OH = (H + top + bottom - dilation*(KH - 1) - 1) // stride + 1, and likewise for OW.
 
     Raises
     ------
     InputTypeError
         An argument has a wrong type or dtype.
     InputError
-        NaN, infinities, shapes or options that do not fit, or more memory needed than the machine has.
+        NaN or infinities, shapes or options that do not match, or too little memory in the machine.
 
     Examples
     --------
@@ -97,19 +98,19 @@ def xnor_conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> np.ndarray:
-    """XNOR-Net's convolution with real inputs and weights: `Y = (Z * alpha) * K`.
+    """Compute XNOR-Net's convolution of real inputs and weights: `Y = (Z * alpha) * K`.
 
-    Z is `binary_conv2d`, alpha the mean |weight| of each filter and K the local mean of |x| (Rastegari et al. 2016,
-    eq. 6 and 11). The products are rounded to float32 one after the other, in this order. With groups it is as many
-    layers side by side: each has a K of its own, from the channels that it sees.
+    Z is `binary_conv2d`, alpha is the mean |weight| of each filter, and K is the local mean of |x| (Rastegari et al.
+    2016, eq. 6 and 11). The two products are rounded to float32 one after the other, in this order. With groups, each
+    group has its own K, computed from its channels.
 
     Parameters
     ----------
     x, weight, stride, padding, pad_value, backend, threads, dilation, groups
         As in `binary_conv2d`.
     input_scale : {"plain", "valid", "off"}
-        "plain": K as in the paper, the mean over all KH*KW taps, those outside the image counting as zeros;
-        "valid": the mean over the taps inside the image; "off": no K.
+        "plain": K as in the paper, the mean over all KH*KW taps, where taps outside the image count as zeros. "valid":
+        the mean over the taps inside the image. "off": no K.
 
     Returns
     -------
@@ -120,7 +121,7 @@ def xnor_conv2d(
     InputTypeError, InputError
         As in `binary_conv2d`.
     NonFiniteError
-        The result does not fit float32.
+        The result overflows float32.
 
     Examples
     --------
@@ -138,7 +139,7 @@ def xnor_conv2d(
                 float_ops.times_input_scale(y, input_scale_map(x, window, input_scale, backend, threads, groups))
     except FloatingPointError:
         raise NonFiniteError(
-            "xnor_conv2d: the result does not fit float32; scale x or weight down "
+            "xnor_conv2d: the result overflows float32; scale x or weight down "
             f"(largest |x| {np.abs(x).max():g}, largest |weight| {np.abs(weight).max():g})"
         ) from None
     return y
@@ -146,7 +147,7 @@ def xnor_conv2d(
 
 @steady
 def binary_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
-    """Exact matrix product of signs, `sign(x) @ sign(weight).T`.
+    """Multiply matrices of signs exactly: `sign(x) @ sign(weight).T`.
 
     Parameters
     ----------
@@ -186,7 +187,7 @@ def sign_conv2d(
     threads: int | None = None,
     groups: int = 1,
 ) -> np.ndarray:
-    """Convolution of the signs of x (N, C, H, W) and weight (O, C/groups, KH, KW), float32: int32 (N, O, OH, OW)."""
+    """Convolve the signs of x (N, C, H, W) and weight (O, C/groups, KH, KW), float32: int32 (N, O, OH, OW)."""
     if backend == "float":
         border = float(pad_value)
         z = float_ops.conv2d(x, _signs(weight), None, window, groups, threads, signs=True, pad_value=border)
@@ -196,7 +197,7 @@ def sign_conv2d(
 
 
 def sign_linear(x: np.ndarray, weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
-    """Matrix product of the signs of x (N, I) and weight (O, I), both float32: int32 (N, O)."""
+    """Multiply the signs of x (N, I) and weight (O, I), both float32: int32 (N, O)."""
     if backend == "float":
         return float_ops.linear(_signs(x), _signs(weight), None, threads).astype(np.int32)
     x_words, weight_words = sign_pack_rows(x, backend, threads), pack_weight_rows(weight, backend, threads)
@@ -208,24 +209,24 @@ def _signs(x: np.ndarray) -> np.ndarray:
 
 
 def sign_pack(x: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
-    """Signs of x (N, C, H, W) float32, packed along C: uint64 (N, H, W, n_words(C))."""
+    """Pack the signs of float32 x (N, C, H, W) along C: uint64 (N, H, W, n_words(C))."""
     return _rung(backend).sign_pack(x, threads)
 
 
 def threshold_pack(
     x: np.ndarray, threshold: np.ndarray, flip: np.ndarray, backend: str = "auto", threads: int | None = None
 ) -> np.ndarray:
-    """Bits `x >= threshold[c]`, or `x <= threshold[c]` where flip[c] (bool): uint64 (N, H, W, n_words(C))."""
+    """Pack the bits `x >= threshold[c]`, or `x <= threshold[c]` where flip[c] (bool): uint64 (N, H, W, n_words(C))."""
     return _rung(backend).threshold_pack(x, threshold, flip, threads)
 
 
 def pack_weight(weight: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
-    """Signs of weight (O, C, KH, KW) float32, packed along C: uint64 (O, KH, KW, n_words(C))."""
+    """Pack the signs of float32 weight (O, C, KH, KW) along C: uint64 (O, KH, KW, n_words(C))."""
     return _rung(backend).sign_pack(weight, threads)
 
 
 def sign_pack_rows(x: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
-    """Signs of x (N, I) float32, packed along I: uint64 (N, n_words(I))."""
+    """Pack the signs of float32 x (N, I) along I: uint64 (N, n_words(I))."""
     return _rung(backend).sign_pack_rows(x, threads)
 
 
@@ -242,10 +243,10 @@ def conv2d_bits(
     threads: int | None = None,
     groups: int = 1,
 ) -> np.ndarray:
-    """Convolution of packed signs: int32 (N, O, OH, OW).
+    """Convolve packed signs: int32 (N, O, OH, OW).
 
-    x is (N, H, W, n_words(channels)), channel c in bit c whatever the groups are, and weight (O, KH, KW,
-    n_words(channels/groups)). Tail bits are ignored.
+    x is (N, H, W, n_words(channels)) with channel c in bit c, also with groups. weight is
+    (O, KH, KW, n_words(channels/groups)). Tail bits are ignored.
     """
     own = channels // groups
     if backend == "float":
@@ -263,7 +264,7 @@ def gemm_bits(
     backend: str = "auto",
     threads: int | None = None,
 ) -> np.ndarray:
-    """Dot products of packed signs, x (N, words), weight (O, words): int32 (N, O). Tail bits are ignored."""
+    """Return dot products of packed signs, x (N, words) and weight (O, words): int32 (N, O). Tail bits are ignored."""
     if backend == "float":
         return sign_linear(signs_of_words(x_words, n_bits), signs_of_words(weight_words, n_bits), backend, threads)
     x_words, weight_words = mask_tail(x_words, n_bits), mask_tail(weight_words, n_bits)
@@ -278,10 +279,10 @@ def input_scale_map(
     threads: int | None = None,
     groups: int = 1,
 ) -> np.ndarray:
-    """K of x (N, C, H, W) float32: the box mean of A = mean over channels of |x|, float32 (N, groups, OH, OW).
+    """Return K of float32 x (N, C, H, W), the box mean of A = mean over channels of |x|: float32 (N, groups, OH, OW).
 
-    Each group of channels has its own A and K. `mode` "plain" divides by KH*KW (A is padded with zeros), "valid" by
-    the number of taps inside the image; a window that lies wholly outside gets 0. All rungs give the same bits.
+    Each group of channels has its own A and K. `mode` "plain" divides by KH*KW (A is padded with zeros), "valid" by the
+    number of taps inside the image. A window wholly outside the image gets 0. All backends give the same bits.
     """
     n, channels, *size = x.shape
     k = _rung(backend).input_scale_map(x.reshape(n * groups, channels // groups, *size), window, mode, threads)
@@ -289,13 +290,13 @@ def input_scale_map(
 
 
 def weight_scale(weight: np.ndarray) -> np.ndarray:
-    """alpha = mean |weight| per filter, weight (O, ...): float32 (O,). Summed in float64, rounded once."""
-    # Converted first: a reduction that converts on the fly works in pieces that depend on the number of rows.
+    """Return alpha, the mean |weight| of each filter (O, ...): float32 (O,), summed in float64, rounded once."""
+    # Convert first: a reduction that converts on the fly sums in pieces that depend on the number of rows.
     return np.abs(weight.reshape(len(weight), -1), dtype=np.float64).mean(axis=1).astype(np.float32)
 
 
 def input_scale_rows(x: np.ndarray, backend: str = "auto", threads: int | None = None) -> np.ndarray:
-    """K of a fully connected layer, mean |x| of each sample, x (N, I): float32 (N, 1). All rungs give the same bits."""
+    """Return K of a fully connected layer, the mean |x| of each row: float32 (N, 1), the same bits in all backends."""
     return _rung(backend).input_scale_rows(x, threads)
 
 

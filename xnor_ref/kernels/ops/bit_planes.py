@@ -1,8 +1,8 @@
-"""k-bit numbers as weighted sums of signs, so that XNOR and popcount compute with them exactly.
+"""k-bit numbers as weighted sums of signs, which XNOR and popcount multiply exactly.
 
-Times 2^k - 1, a level of q_k(x) (Rastegari et al. 2016, section 3.2) is an odd integer m = sum_b 2^b s_b, one sign s_b
-a bit plane. The highest plane is sign(x). Padding with 0 contributes nothing to any plane; padding with +1 or -1 is the
-largest or the smallest level.
+A level of q_k(x) (Rastegari et al. 2016, section 3.2) times 2^k - 1 is an odd integer m = sum_b 2^b s_b, with one sign
+s_b per bit plane. The highest plane is sign(x). Padding with 0 contributes nothing to any plane. Padding with +1 or -1
+is the largest or the smallest level.
 """
 
 from typing import NamedTuple
@@ -17,18 +17,18 @@ F32 = NDArray[np.float32]
 Words = NDArray[np.uint64]
 
 MAX_BITS = 8
-_EXACT = 2**24  # float32 holds every integer up to here
+_EXACT = 2**24  # float32 holds every integer up to this one
 
 
 def largest(bits: int) -> int:
-    """The largest of the odd integers that `bits` planes make up: 2^bits - 1."""
+    """Return the largest odd integer of `bits` planes: 2^bits - 1."""
     return (1 << bits) - 1
 
 
 def levels(x: F32, bits: int) -> NDArray[np.int16]:
-    """m = (2^k - 1) q_k(x) = 2 floor(fl(x (2^k - 1)/2)) + 1 of x clipped to [-1, 1]; halves are rounded up.
+    """Return m = (2^k - 1) q_k(x) = 2 floor(fl(x (2^k - 1)/2)) + 1 of x clipped to [-1, 1]. Halves are rounded up.
 
-    With one bit it is sign(x).
+    With one bit m is sign(x).
 
     >>> levels(np.float32([-3, -1, -0.1, -0.0, 0.7, 1]), 2)
     array([-3, -3, -1,  1,  3,  3], dtype=int16)
@@ -36,27 +36,27 @@ def levels(x: F32, bits: int) -> NDArray[np.int16]:
     if bits == 1:
         return np.where(x >= 0, np.int16(1), np.int16(-1))
     steps = np.clip(x, np.float32(-1), np.float32(1)) * np.float32(largest(bits) / 2)
-    with np.errstate(invalid="ignore"):  # NaN is noticed where it comes out
+    with np.errstate(invalid="ignore"):  # NaN is detected in the result
         return 2 * np.floor(steps, out=steps).astype(np.int16) + np.int16(1)
 
 
 def planes(m: NDArray[np.int16], bits: int) -> list[NDArray[np.bool_]]:
-    """The signs s_b of odd integers m, lowest plane first; True is +1."""
+    """Return the signs s_b of odd integers m, lowest plane first. True means +1."""
     code = (m + np.int16(largest(bits))) >> 1
     return [(code >> b) & 1 == 1 for b in range(bits)]
 
 
 def as_signs(plane: NDArray[np.bool_]) -> F32:
-    """+1 and -1."""
+    """Return a plane as +1 and -1."""
     return np.where(plane, np.float32(1), np.float32(-1))
 
 
 class Levels(NamedTuple):
-    """The numbers from -1 to 1 that inputs are rounded to, and the integers m = `top` q that stand for them.
+    """The levels from -1 to 1 to which inputs are rounded, and the integers m = `top` q that represent them.
 
-    There are 2^bits even ones, `levels`; or `ternary` ones in two planes: q(x) = 0 where |x| <= 1/2, else sign(x). Of
-    two signs with m = (s_0 + s_1)/2, that of 0 is +1 in the first plane and -1 in the second, so that the convolution
-    is half the sum of those of the planes, with any padding.
+    There are 2^bits evenly spaced levels, see `levels`, or three `ternary` ones in two planes: q(x) = 0 where
+    |x| <= 1/2, else sign(x). For these, m = (s_0 + s_1)/2 with two signs. For m = 0, the sign is +1 in the first plane
+    and -1 in the second. The convolution is then half the sum of the planes' convolutions, with any padding.
     """
 
     bits: int
@@ -64,11 +64,11 @@ class Levels(NamedTuple):
 
     @property
     def top(self) -> int:
-        """The largest m."""
+        """The largest value of m."""
         return 1 if self.ternary else largest(self.bits)
 
     def of(self, x: F32) -> NDArray[np.int16]:
-        """m, in the shape of x.
+        """Return m, in the shape of x.
 
         >>> Levels(2, ternary=True).of(np.float32([-3, -0.6, -0.5, 0, 0.5, 0.6]))
         array([-1, -1,  0,  0,  0,  1], dtype=int16)
@@ -82,17 +82,17 @@ class Levels(NamedTuple):
         return self.of(x).astype(np.float32) / np.float32(self.top)
 
     def planes(self, m: NDArray[np.int16]) -> list[NDArray[np.bool_]]:
-        """The signs that m is a sum of."""
+        """Return the planes of signs whose weighted sum is m."""
         return [m >= 0, m > 0] if self.ternary else planes(m, self.bits)
 
 
 def fits(n_terms: int, bits: Pair) -> bool:
-    """Whether sums of so many products of integers of so many bits fit into int32."""
+    """Whether a sum of `n_terms` products of integers of these bits fits into int32."""
     return n_terms * largest(bits[0]) * largest(bits[1]) < 2**31
 
 
 def exact_in_float32(n_terms: int, bits: Pair) -> bool:
-    """Whether float32 adds up so many products of integers of so many bits without rounding."""
+    """Whether float32 sums `n_terms` products of integers of these bits without rounding."""
     return n_terms * largest(bits[0]) * largest(bits[1]) < _EXACT
 
 
@@ -106,7 +106,7 @@ def conv2d_planes(
     threads: int | None = None,
     groups: int = 1,
 ) -> NDArray[np.int32]:
-    """Convolution of the integers m (N, C, H, W) with weights whose planes are packed: int32 (N, O, OH, OW), exact.
+    """Convolve integers m (N, C, H, W) exactly with weights given as packed planes: int32 (N, O, OH, OW).
 
     `weight_words` holds uint64 (O, KH, KW, n_words(C/groups)) for each plane.
     """
@@ -132,9 +132,9 @@ def conv2d(
     threads: int | None = None,
     groups: int = 1,
 ) -> NDArray[np.int32]:
-    """`conv2d_planes` for weights (O, C/groups, KH, KW) that are integers too, of so many bits.
+    """`conv2d_planes` for integer weights (O, C/groups, KH, KW) of `weight_bits` bits.
 
-    With backend "float" the integers are convolved by BLAS, in pieces that float32 adds up without rounding.
+    With backend "float", BLAS convolves the integers, in pieces that float32 sums without rounding.
     """
     if backend == "float":
         return _conv2d_float(m, weight, inputs, weight_bits, window, pad_value, threads, groups)
@@ -155,7 +155,7 @@ def _conv2d_float(m, weight, inputs, weight_bits, window, pad_value, threads, gr
 
 
 def _digits(m: NDArray[np.int16], bits: int, together: int):
-    """m as sum of 2^shift d, each d the odd integers of some neighbouring planes as float32: pairs (shift, d)."""
+    """Yield pairs (shift, d) with m = sum of 2^shift d. Each d holds a few neighbouring planes as float32 integers."""
     code = (m + np.int16(largest(bits))) >> 1
     for shift in range(0, bits, together):
         top = largest(min(together, bits - shift))

@@ -1,12 +1,12 @@
-"""Real-valued layers' arithmetic: convolution and linear maps on BLAS, pooling, BatchNorm, and their gradients.
+"""Arithmetic of real-valued layers: convolution and linear maps on BLAS, pooling, BatchNorm, and their gradients.
 
-Unchecked building blocks: arrays are float32 and C-contiguous, images (N, C, H, W), weights (O, C/groups, KH, KW) or
-(O, I). The layers (`nn`) and the packed runtime validate before they call.
+These blocks do not check their arguments. Arrays are float32 and C-contiguous; images are (N, C, H, W), weights
+(O, C/groups, KH, KW) or (O, I). The layers (`nn`) and the packed runtime validate before they call.
 
-Forward functions that inference uses give every image the same bits whatever else is in its batch and however many
-threads run, so that a packed network can repeat the float network's answers. Where the processor has vectors, the SIMD
-rung adds up every output in one fixed order; elsewhere each image is its own GEMM of a fixed shape and each row of
-`linear` its own product (a larger GEMM adds up in another order). With `training=True` images share GEMMs.
+Forward functions used in inference give each image the same bits, whatever else is in its batch and at any number of
+threads, so that a packed network can repeat the float network's answers. On a processor with vectors, the SIMD kernels
+sum every output in one fixed order. Elsewhere each image is its own GEMM of a fixed shape, and each row of `linear` its
+own product, because a larger GEMM sums in another order. With `training=True`, images share GEMMs.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from xnor_ref.kernels.readable import float_reference
 F32 = NDArray[np.float32]
 
 
-COLUMNS = 256  # GEMM columns that are worth gathering several images for, in training
-FEATURES = 256  # outputs (or inputs) of one GEMM of `linear` and its gradients
+COLUMNS = 256  # in training, several images share a GEMM up to about so many columns
+FEATURES = 256  # outputs (or inputs) per GEMM of `linear` and its gradients
 
 
 def pixel_table(mean: Sequence[float], std: Sequence[float]) -> F32:
-    """float32 (256, C): (v/255 - mean)/std of each pixel value v, computed in float64 and rounded once."""
+    """Return float32 (256, C): (v/255 - mean)/std of each pixel value v, computed in float64 and rounded once."""
     values = np.arange(256, dtype=np.float64)[:, None] / 255
     with np.errstate(all="ignore"):
         return ((values - np.array(mean, np.float64)) / np.array(std, np.float64)).astype(np.float32)
@@ -49,7 +49,7 @@ def _images_per_gemm(pixels: int, training: bool) -> int:
 
 
 def _columns(rung, x, start, stop, window, out_size, pad_value, signs):
-    """im2col of a few images: (C*KH*KW, images*OH*OW)."""
+    """Return im2col of a few images: (C*KH*KW, images*OH*OW)."""
     if not signs and window == Window((1, 1)) and stop - start == 1:
         return x[start].reshape(x.shape[1], -1)
     rows, columns = x.shape[1] * window.kernel[0] * window.kernel[1], (stop - start) * out_size[0] * out_size[1]
@@ -59,14 +59,14 @@ def _columns(rung, x, start, stop, window, out_size, pad_value, signs):
 
 
 def _gather(dy: F32, start: int, stop: int) -> F32:
-    """Output gradients (images, O, OH, OW) as a matrix (O, images*OH*OW)."""
+    """Return output gradients (images, O, OH, OW) as a matrix (O, images*OH*OW)."""
     if stop - start == 1:
         return dy[start].reshape(dy.shape[1], -1)
     return dy[start:stop].transpose(1, 0, 2, 3).reshape(dy.shape[1], -1)
 
 
 def _split_groups(x: F32, weight: F32, groups: int):
-    """The (input, weight, output-channel slice) of each group."""
+    """Yield (input, weight, slice of output channels) for each group."""
     c, o = x.shape[1] // groups, weight.shape[0] // groups
     for g in range(groups):
         part = x if groups == 1 else np.ascontiguousarray(x[:, g * c : (g + 1) * c])
@@ -85,7 +85,7 @@ def conv2d(
     signs: bool = False,
     pad_value: float = 0.0,
 ) -> F32:
-    """Cross-correlation -> (N, O, OH, OW), of the signs of `x` if `signs`; the border holds `pad_value`."""
+    """Cross-correlate x, or its signs if `signs`, padded with `pad_value`: (N, O, OH, OW)."""
     if not (training or signs) and has_vectors():
         plan = _planned_conv2d if groups == 1 else _grouped_conv2d
         return plan(x, weight, bias, window, groups, threads)
@@ -111,7 +111,7 @@ def conv2d(
 
 
 def _planned_conv2d(x, weight, bias, window, groups, threads) -> F32:
-    """`conv2d` by the SIMD rung, which the packed runtime uses too; without groups."""
+    """`conv2d` by the SIMD kernels that the packed runtime uses too, without groups."""
     from xnor_ref.kernels.vectors import nhwc, simd
 
     threads = check_threads(threads)
@@ -126,7 +126,7 @@ def _planned_conv2d(x, weight, bias, window, groups, threads) -> F32:
 
 
 def _grouped_conv2d(x, weight, bias, window, groups, threads) -> F32:
-    """The same with groups."""
+    """`conv2d` by the SIMD kernels, with groups."""
     from xnor_ref.kernels.vectors import grouped, nhwc, simd
 
     threads = check_threads(threads)
@@ -148,7 +148,7 @@ def conv2d_input_gradient(
     groups: int = 1,
     threads: int | None = None,
 ) -> F32:
-    """Gradient (N, C, H, W) of `conv2d` with respect to its input of spatial `size`."""
+    """Return the gradient (N, C, H, W) of `conv2d` with respect to its input of spatial `size`."""
     rung = _rung()
     n, _, oh, ow = dy.shape
     o, c = weight.shape[0] // groups, weight.shape[1]
@@ -179,9 +179,9 @@ def conv2d_weight_gradient(
     signs: bool = False,
     pad_value: float = 0.0,
 ) -> F32:
-    """Gradient (O, C/groups, KH, KW) of `conv2d` with respect to its weight.
+    """Return the gradient (O, C/groups, KH, KW) of `conv2d` with respect to its weight.
 
-    Images are summed in fixed blocks and the blocks in order, so the result does not depend on the number of threads.
+    Images are summed in fixed blocks, and the blocks in order, so the result does not depend on the number of threads.
     """
     rung = _rung()
     n, outputs, oh, ow = dy.shape
@@ -236,7 +236,7 @@ def linear(x: F32, weight: F32, bias: F32 | None, threads: int | None = None, *,
 
 
 def linear_input_gradient(dy: F32, weight: F32, threads: int | None = None) -> F32:
-    """Gradient (N, I) of `linear` with respect to x."""
+    """Return the gradient (N, I) of `linear` with respect to x."""
     dx = np.empty((dy.shape[0], weight.shape[1]), np.float32)
 
     def multiply(start, stop):
@@ -247,7 +247,7 @@ def linear_input_gradient(dy: F32, weight: F32, threads: int | None = None) -> F
 
 
 def linear_weight_gradient(dy: F32, x: F32, threads: int | None = None) -> F32:
-    """Gradient (O, I) of `linear` with respect to its weight."""
+    """Return the gradient (O, I) of `linear` with respect to its weight."""
     dw = np.empty((dy.shape[1], x.shape[1]), np.float32)
 
     def multiply(start, stop):
@@ -258,14 +258,14 @@ def linear_weight_gradient(dy: F32, x: F32, threads: int | None = None) -> F32:
 
 
 def _planes(x: F32) -> F32:
-    """x (N, C) or (N, C, H, W) as (N, C, P)."""
+    """Reshape x (N, C) or (N, C, H, W) to (N, C, P)."""
     return x.reshape(x.shape[0], x.shape[1], -1)
 
 
 def batch_norm(
     x: F32, gamma: F32, beta: F32, eps: float, threads: int | None = None
 ) -> tuple[F32, NDArray[np.float64], NDArray[np.float64]]:
-    """Training-mode BatchNorm of x (N, C[, H, W]): (y, mean (C,), biased variance (C,)), statistics in float64."""
+    """BatchNorm of x (N, C[, H, W]) in training. Return (y, mean (C,), biased variance (C,)), statistics in float64."""
     rung = _rung()
     planes, y = _planes(x), np.empty_like(x)
     channels = x.shape[1]
@@ -287,7 +287,7 @@ def batch_norm_gradient(
     eps: float,
     threads: int | None = None,
 ) -> tuple[F32, F32, F32]:
-    """Gradients (dx, dgamma (C,), dbeta (C,)) of `batch_norm`."""
+    """Return the gradients (dx, dgamma (C,), dbeta (C,)) of `batch_norm`."""
     rung = _rung()
     grads, planes, dx = _planes(dy), _planes(x), np.empty_like(x)
     channels = x.shape[1]
@@ -314,7 +314,7 @@ def affine(x: F32, scale: F32, shift: F32, threads: int | None = None) -> F32:
 
 
 def max_pool2d(x: F32, window: Window, threads: int | None = None) -> F32:
-    """Maximum of each window (N, C, OH, OW); padding never wins."""
+    """Maximum of each window: (N, C, OH, OW). Padding never wins."""
     (oh, ow), (kernel, stride, *_) = window.count(spatial(x)), window.numbers
     y = np.empty((*x.shape[:2], oh, ow), np.float32)
 
@@ -329,7 +329,7 @@ def max_pool2d(x: F32, window: Window, threads: int | None = None) -> F32:
 
 
 def _padded(x: F32, window: Window, value: float = 0.0) -> F32:
-    """Images with `value` around them."""
+    """Pad images with `value`."""
     (height, width), (top, left) = spatial(x), window.before
     if window.padded((height, width)) == (height, width):
         return x
@@ -339,7 +339,7 @@ def _padded(x: F32, window: Window, value: float = 0.0) -> F32:
 
 
 def max_pool2d_winners(x: F32, window: Window, threads: int | None = None) -> tuple[F32, NDArray[np.uint8]]:
-    """`max_pool2d`, and which tap reached the maximum first, for the gradient. At most 256 taps."""
+    """Return `max_pool2d`, and the first tap that has the maximum, for the gradient. At most 256 taps."""
     rung = _rung()
     y = np.empty((*x.shape[:2], *window.count(spatial(x))), np.float32)
     winner = np.empty(y.shape, np.uint8)
@@ -359,7 +359,10 @@ def max_pool2d_gradient(
     window: Window,
     threads: int | None = None,
 ) -> F32:
-    """Gradient of `max_pool2d_winners` with respect to its input of spatial `size`: all of it goes to the winner."""
+    """Return the gradient of `max_pool2d_winners` with respect to its input of spatial `size`.
+
+    It goes to the winning tap.
+    """
     rung = _rung()
     dx = np.zeros((*dy.shape[:2], *size), np.float32)
     parallel_chunks(
@@ -372,9 +375,9 @@ def max_pool2d_gradient(
 
 
 def tap_shares(size: Pair, window: Window, count_include_pad: bool = True) -> F32:
-    """1 over the number of taps that a mean over each window counts, rounded once: float32 (OH, OW).
+    """Return 1 / (number of taps counted in the mean of each window), rounded once: float32 (OH, OW).
 
-    All KH*KW of them, or those inside the image of this size, of which there must be at least one.
+    All KH*KW taps count, or only those inside the image of this size. At least one must lie inside.
     """
     inside = [
         (np.arange(pixels) * stride - before)[:, None] + np.arange(taps)
@@ -387,7 +390,7 @@ def tap_shares(size: Pair, window: Window, count_include_pad: bool = True) -> F3
 
 
 def avg_pool2d(x: F32, window: Window, shares: F32) -> F32:
-    """Mean of each window, by what `tap_shares` gives."""
+    """Mean of each window. `shares` is the result of `tap_shares`."""
     (oh, ow), (kernel, stride, *_) = window.count(spatial(x)), window.numbers
     padded = _padded(x, window)
     y = np.zeros((*x.shape[:2], oh, ow), np.float32)
@@ -399,7 +402,7 @@ def avg_pool2d(x: F32, window: Window, shares: F32) -> F32:
 
 
 def avg_pool2d_gradient(dy: F32, size: Pair, window: Window, shares: F32) -> F32:
-    """Gradient of `avg_pool2d` with respect to its input of spatial `size`."""
+    """Return the gradient of `avg_pool2d` with respect to its input of spatial `size`."""
     (h, w), (oh, ow), (kernel, stride, (top, left), _) = size, dy.shape[2:], window.numbers
     padded = np.zeros((*dy.shape[:2], *window.padded(size)), np.float32)
     share = dy * shares
@@ -410,7 +413,7 @@ def avg_pool2d_gradient(dy: F32, size: Pair, window: Window, shares: F32) -> F32
 
 
 def global_avg_pool2d(x: F32) -> F32:
-    """Mean over all pixels -> (N, C), added up in float64, one pixel after the other."""
+    """Mean over all pixels: (N, C), summed in float64, one pixel after the other."""
     pixels = x.shape[2] * x.shape[3]
     sums = np.cumsum(_planes(x), axis=2, dtype=np.float64)[:, :, -1]
     return (sums / pixels).astype(np.float32)
@@ -442,7 +445,9 @@ def hardtanh(x: F32) -> F32:
 
 
 def scale_output(z: NDArray[np.int32], alpha: F32 | None, k: F32 | None, threads: int | None = None) -> F32:
-    """float32(z) [* alpha] [* K] for z (N, O[, OH, OW]), alpha (O,), K (N, groups[, OH, OW]); two rounded products.
+    """float32(z) [* alpha] [* K] for z (N, O[, OH, OW]), alpha (O,), K (N, groups[, OH, OW]).
+
+    Both products are rounded.
 
     The order is part of the model file format: first alpha, then K.
     """
@@ -462,12 +467,12 @@ def scale_output(z: NDArray[np.int32], alpha: F32 | None, k: F32 | None, threads
 
 
 def for_outputs(k: F32, outputs: int) -> F32:
-    """K (N, groups, OH, OW) as what multiplies so many outputs: one map, or one for each."""
+    """Return K (N, groups, OH, OW) ready to multiply `outputs` channels: with one map, or with one per channel."""
     return k if k.shape[1] == 1 else np.repeat(k, outputs // k.shape[1], axis=1)
 
 
 def times_input_scale(y: NDArray, k: F32) -> None:
-    """Multiply y (N, O[, OH, OW]) by K (N, groups[, OH, OW]), each output by that of its group, in place."""
+    """Multiply y (N, O[, OH, OW]) by K (N, groups[, OH, OW]), in place. Each output takes the K of its group."""
     of_groups = y.reshape(*k.shape[:2], -1, *y.shape[2:])
     of_groups *= k[:, :, None]
 

@@ -1,7 +1,7 @@
 """Binary layers that are planned once and then run without allocating: float32 in, (Z * alpha) * K out.
 
-One object owns one set of workspaces, so it serves one call at a time; objects for other threads share nothing but
-the laid-out weights (`copy`).
+A planned layer owns one set of workspaces, so it serves one call at a time. A `copy` for another thread shares only the
+rearranged weights.
 """
 
 import math
@@ -42,18 +42,18 @@ def _check_buffer(name: str, array: Any, shape: tuple[int, ...], images: int, ex
 
 
 class Workspace:
-    """The buffers of one binary layer, and the four steps that fill them: `pack`, `scale`, `convolve` and `count`.
+    """The buffers of one binary layer, and the steps that fill them.
 
     Parameters
     ----------
     conv : SignConv
     alpha : float32 (O,) or None
     input_scale : {"off", "plain", "valid"}
-    batch : most images of a call
-    affine : (scale, shift, limit), float32 (C,) each, of `signs.pack_pixels`; None for signs alone
-    step : of the rows and columns that `pack_pixels` takes of what it is given
+    batch : most images per call
+    affine : (scale, shift, limit), each float32 (C,), for `signs.pack_pixels`; None: only signs
+    step : `pack_pixels` reads every step-th row and column of its input
 
-    With groups, A and K have a row for each group of an image.
+    With groups, A and K have one row per image and group.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Workspace:
         self.alpha = simd.padded(np.ones(windows.outputs, np.float32) if alpha is None else alpha)
         self._alpha = alpha
         self._affine = (_NONE, _NONE, _NONE) if affine is None else affine
-        self._by_words = conv.groups == 1 or conv.channels % pack.WORD_SIGNS == 0  # a group's are words of its own
+        self._by_words = conv.groups == 1 or conv.channels % pack.WORD_SIGNS == 0  # each group has its own words
         valid, out_size = input_scale == KMode.VALID, (windows.out_h, windows.out_w)
         self._place = windows.size, windows.window.numbers, valid, out_size
 
     def pack_pixels(self, x: F32, threads: int) -> None:
-        """Bits, and A if the layer has K, of x (N, H, W, C)."""
+        """Pack the bits of x (N, H, W, C), and compute A if the layer has K."""
         threads, n_rows = simd.worth(threads, 200 * x.size), len(x) * self.bits.shape[1]
         mean = self.mean if self._by_words else _NO_MEAN
         simd.split(threads, n_rows, signs.pack_pixels, x, self._step, *self._affine, self.bits, mean)
@@ -94,7 +94,7 @@ class Workspace:
         simd.split(threads, rows, plain.channel_means, planes.reshape(rows, self.conv.channels, -1), self.mean)
 
     def pack_planes(self, x: F32, threads: int) -> None:
-        """Bits, and A if the layer has K, of x (N, C, H, W)."""
+        """Pack the bits of x (N, C, H, W), and compute A if the layer has K."""
         n, channels, height, width = x.shape
         threads = simd.worth(threads, 200 * x.size)
         if channels % PARTIAL_SUMS or height * width < pack.PLANE_PIXELS or self.conv.groups > 1:
@@ -107,7 +107,7 @@ class Workspace:
             simd.split(threads, n * n_groups, signs.pack_planes, planes, width, n_groups, self.bits, self.mean)
 
     def scale(self, n: int, threads: int) -> None:
-        """K of the packed images from their A."""
+        """Compute K of the packed images from their A."""
         if self.input_scale == KMode.OFF:
             return
         threads = simd.worth(threads, 1000 * n * self.k.shape[1])
@@ -115,19 +115,19 @@ class Workspace:
 
     @property
     def thresholds(self) -> tuple[F32, F32]:
-        """(direction, limit): the bit of channel c is direction[c] * x >= limit[c]."""
+        """Return (direction, limit). The bit of channel c is direction[c] * x >= limit[c]."""
         return self._affine[0], self._affine[2]
 
     def integer_limits(
         self, direction: F32, limit: F32, floor: float = -np.inf
     ) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
-        """The thresholds of the layer after this one, on the integers Z: bit = (Z >= limit) xor flip.
+        """Return the next layer's thresholds, on the integers Z: bit = (Z >= limit) xor flip.
 
-        max(float32(Z) * alpha, floor) grows with Z, so the first Z past a threshold is found by bisection, exactly.
+        max(float32(Z) * alpha, floor) grows with Z, so bisection finds the first Z past a threshold exactly.
         """
         outputs = len(direction)
         bound = self.conv.n_bits + 1
-        low, high = np.full(outputs, -bound), np.full(outputs, bound)  # below and past the change, whatever they give
+        low, high = np.full(outputs, -bound), np.full(outputs, bound)  # below and past the change
         alpha = np.float32(1) if self._alpha is None else self._alpha
         flipped = direction < 0
         with np.errstate(over="ignore"):
@@ -142,7 +142,7 @@ class Workspace:
         return simd.padded(high.astype(np.int32), np.iinfo(np.int32).max), flip
 
     def bind(self, out: F32, planes: bool = False) -> Any:
-        """The convolution, scaled, of the packed images into `out`, as a function of (n, threads)."""
+        """Return a function of (n, threads) that writes the scaled convolution of the packed images to `out`."""
         groups = self.conv.groups
         if self.input_scale == KMode.OFF or self.conv.k_rows == groups:
             return self.conv.bind(simd.SCALED, self.bits, out, self.alpha, self.k, planes=planes)
@@ -160,7 +160,7 @@ class Workspace:
 
 
 class _Planned:
-    """What a planned convolution and a planned linear layer have in common."""
+    """The common part of a planned convolution and a planned linear layer."""
 
     def __init__(self, work: Workspace, shape: tuple[int, ...], planes: bool = False, rows: bool = False) -> None:
         self._work, self._shape, self._planes, self._rows = work, shape, planes, rows
@@ -169,17 +169,17 @@ class _Planned:
         self._n = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, or another process, binds buffers of its own."""
+        """Leave out the bound buffers. A copy, or another process, binds its own."""
         return {**vars(self), "_bound": (None, None), "_counts": None, "_count": None}
 
     @property
     def macs(self) -> int:
-        """Binary multiply-accumulates of one image, those on padding included."""
+        """Binary multiply-accumulates of one image, including those on padding."""
         return math.prod(self._work.conv.out_shape) * self._work.conv.n_bits
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """One image's result."""
+        """The shape of one image's result."""
         height, width, outputs = self._work.conv.out_shape
         if self._rows:
             return (outputs,)
@@ -187,19 +187,19 @@ class _Planned:
 
     @steady
     def run(self, x: F32, out: F32 | None = None, threads: int | None = None) -> F32:
-        """The layer's result.
+        """Compute the layer.
 
         Parameters
         ----------
         x : float32 (n, H, W, C), (n, C, H, W) or (n, I), C-contiguous, n <= batch
         out : float32 array of the result's shape, C-contiguous, optional
-            Filled and returned; nothing is allocated then.
+            Filled and returned. Then nothing is allocated.
         threads : int, optional
 
         Raises
         ------
         InputTypeError, InputError
-            x or out do not fit, or x holds NaN or infinity.
+            x or out has a wrong shape, dtype or layout, or x holds NaN or infinity.
         """
         threads = check_threads(threads, "planned layer")
         self.pack(x, threads)
@@ -208,13 +208,13 @@ class _Planned:
         self.scale(threads)
         k = self._work.k[: len(x) * self._work.conv.groups]
         if not math.isfinite(np.abs(x).max() if self._work.input_scale == KMode.OFF else k.max()):
-            raise InputError("planned layer: x holds NaN or infinity, or numbers whose mean overflows")
+            raise InputError("planned layer: x holds NaN or infinity, or values whose mean overflows float32")
         self.convolve(out, threads)
         return out
 
     @steady
     def pack(self, x: F32, threads: int | None = None) -> None:
-        """First part of `run`: the signs of x as bits, and A."""
+        """Do the first part of `run`: pack the signs of x, and compute A."""
         _check_buffer("x", x, self._shape, self._work.batch)
         threads = check_threads(threads, "planned layer")
         if self._planes:
@@ -225,21 +225,24 @@ class _Planned:
 
     @steady
     def scale(self, threads: int | None = None) -> None:
-        """Second part: K from A."""
+        """Do the second part of `run`: compute K from A."""
         self._work.scale(self._n, check_threads(threads, "planned layer"))
 
     @steady
     def convolve(self, out: F32, threads: int | None = None) -> None:
-        """Third part: count the bits that differ, and scale."""
+        """Do the third part of `run`: count the differing bits, and scale."""
         if self._bound[0] is not out:
             _check_buffer("out", out, self.out_shape, self._n, exact=True)
             self._bound = out, self._work.bind(out, self._planes)
         elif len(out) != self._n:
-            raise InputError(f"planned layer: out has {len(out)} images, x had {self._n}")
+            raise InputError(f"planned layer: out has {len(out)} images, but x had {self._n}")
         self._bound[1](self._n, check_threads(threads, "planned layer"))
 
     def count(self, threads: int | None = None) -> NDArray[np.int32]:
-        """The kernel alone: the integers Z of the packed images, in a buffer that the next call overwrites."""
+        """Run only the kernel.
+
+        Return the integers Z of the packed images, in a buffer that the next call overwrites.
+        """
         if self._counts is None:
             self._counts = np.empty((self._work.batch, *self.out_shape), np.int32)
             self._count = self._work.conv.bind(simd.INTEGERS, self._work.bits, self._counts, planes=self._planes)
@@ -248,7 +251,7 @@ class _Planned:
 
 
 class PlannedConv2d(_Planned):
-    """`xnor_conv2d` with fixed weights for images of one size: everything that does not depend on x is done here.
+    """`xnor_conv2d` with fixed weights, for images of one size. What does not depend on x is computed once, here.
 
     Parameters
     ----------
@@ -256,21 +259,21 @@ class PlannedConv2d(_Planned):
     size : (H, W) of the images
     stride, padding, pad_value, dilation, groups
     input_scale : {"plain", "valid", "off"}
-        As in `xnor_conv2d`, whose results it repeats to the bit.
+        As in `xnor_conv2d`. The results are equal, bit for bit.
     layout : {"NHWC", "NCHW"}
-        Of the images and of the result.
+        Layout of the images and of the result.
     batch : int
-        Most images of one call.
+        Most images per call.
 
     Raises
     ------
     InputTypeError, InputError
-        As for `xnor_conv2d`; or the processor has no vectors for the "simd" backend.
+        As for `xnor_conv2d`, or the processor lacks the vectors of the "simd" backend.
 
     Notes
     -----
-    With `y = PlannedConv2d(weight, size=(6, 6), padding=1).run(x)`, y equals `xnor_conv2d(x, weight, padding=1)` of the
-    images with channels first, turned back.
+    `PlannedConv2d(weight, size=(6, 6), padding=1).run(x)` equals `xnor_conv2d(x, weight, padding=1)`, apart from the
+    order of the axes.
     """
 
     def __init__(
@@ -298,7 +301,10 @@ class PlannedConv2d(_Planned):
         _, weight, window = check_conv(caller, example, weight, *place, input_scale, "simd", None)
         words = binary_ops.pack_weight(weight)
         if not simd.table_fits(len(words), (height, width), window):
-            raise InputError(f"{caller}: padding {window.brief_padding} has too many borders to plan; use xnor_conv2d")
+            raise InputError(
+                f"{caller}: padding {window.brief_padding} gives too many cases of clipped windows to plan"
+                "; use xnor_conv2d"
+            )
         conv = simd.SignConv(words, channels, (height, width), window, pad_value, groups=groups)
         _check_batch(caller, batch, 4 * (channels * height * width // 16 + 3 * sum(conv.out_shape)))
         work = Workspace(conv, binary_ops.weight_scale(weight), input_scale, batch)
@@ -307,7 +313,7 @@ class PlannedConv2d(_Planned):
 
 
 class PlannedLinear(_Planned):
-    """A fully connected XNOR layer with fixed weights, (Z * alpha) * K for x (N, I) -> (N, O).
+    """A fully connected XNOR layer with fixed weights: (Z * alpha) * K, from x (N, I) to (N, O).
 
     Parameters
     ----------
@@ -315,7 +321,7 @@ class PlannedLinear(_Planned):
     input_scale : {"plain", "off"}
         K is the mean |x| of each row.
     batch : int
-        Most rows of one call.
+        Most rows per call.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Layers of k-bit weights and inputs, planned once: `bit_planes.conv2d_planes` and the scales, channels innermost."""
+"""Planned layers with k-bit weights and inputs: `bit_planes.conv2d_planes` and the scales, channels innermost."""
 
 from collections.abc import Callable
 
@@ -16,15 +16,15 @@ Run = Callable[[int, int], None]  # (number of images, threads)
 
 
 class PlannedPlanes:
-    """A convolution of integers of a few bits with fixed weights, for images of one size: (Z * alpha) * K.
+    """A convolution of few-bit integers with fixed weights, for images of one size: (Z * alpha) * K.
 
     Parameters
     ----------
-    words : uint64 (O, KH, KW, n_words(C/groups)) for each plane of the weights, the lowest first
+    words : uint64 (O, KH, KW, n_words(C/groups)) for each plane of the weights, lowest first
     channels : C
     size : (H, W)
     window, pad_value, groups : as in `binary_conv2d`
-    inputs : the levels that x is rounded to
+    inputs : the levels to which x is rounded
     alpha : float32 (O,)
     input_scale : {"off", "plain", "valid"}
     """
@@ -37,7 +37,7 @@ class PlannedPlanes:
         self._inputs, self._alpha, self._input_scale = inputs, alpha, input_scale
 
     def bind(self, x: F32, out: F32) -> Run:
-        """The layer's result for images x (N, H, W, C) into `out` (N, OH, OW, O), as a function of (n, threads)."""
+        """Return a function of (n, threads) that computes images x (N, H, W, C) into `out` (N, OH, OW, O)."""
         conv, batch = self._convs[0], len(x)
         height, width, words = conv.padded_shape
         bits = np.zeros((batch, height, width, words), np.uint32)

@@ -1,17 +1,18 @@
-"""Convolution of real inputs with signs: additions and subtractions only, on packed weights.
+"""Convolution of real inputs with signs, by additions and subtractions on packed weights.
 
 `I * W ~= (I (+) B) alpha`, where (+) is "a convolution without any multiplication" (Rastegari et al. 2016, section
-3.1): the arithmetic of Binary-Weight-Networks and of BinaryConnect. Unlike sums of signs, sums of real numbers depend
-on their order. It is fixed: each output is one chain of float32 additions and subtractions, every one rounded, from 0
-on, over kernel rows, then kernel columns, then channels; taps beyond the border add 0. So all backends give the same
-bits, in any batch and at any number of threads:
+3.1). This is the arithmetic of Binary-Weight-Networks and of BinaryConnect. Sums of real numbers depend on their order,
+unlike sums of signs. So the order is fixed: each output is one chain of rounded float32 additions and subtractions,
+starting from 0, over kernel rows, then kernel columns, then channels. Taps outside the image add 0. All backends give
+the same bits, for any batch and number of threads:
 
-- "numba", "simd" and "auto" add up columns by the bits, in compiled loops; "auto" without Numba's compiler is
-  "reference", the same in NumPy;
-- "float" shares no code with them: signs as float32 numbers in fused multiply-adds, where a product with +-1 is exact;
-  "reference" where the processor has no vectors for that.
+- "numba", "simd" and "auto" add columns by the bits, in compiled loops. Without Numba's compiler, "auto" is
+  "reference", the same in NumPy.
+- "float" shares no code with these: it uses fused multiply-adds with signs as float32, where a product with +-1 is
+  exact. Without suitable vectors it is "reference".
 
-Unchecked, as the blocks of `binary_ops`: arrays are float32 or uint64, C-contiguous and known to fit.
+These blocks do not check their arguments, like the blocks of `binary_ops`. Arrays are float32 or uint64, C-contiguous,
+and have matching shapes.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,8 @@ from xnor_ref.kernels.readable import float_reference
 F32 = NDArray[np.float32]
 Words = NDArray[np.uint64]
 
-GATHERED_PIXELS = 256  # columns that are worth gathering several images for
-FILTERS = 8  # of one piece of work
+GATHERED_PIXELS = 256  # several images are gathered up to about so many columns
+FILTERS = 8  # filters per piece of work
 
 
 def conv2d(
@@ -42,9 +43,9 @@ def conv2d(
     threads: int | None = None,
     groups: int = 1,
 ) -> F32:
-    """Sums (N, O, OH, OW) of x (N, C, H, W), each tap with the sign of its weight, in the order above.
+    """Return sums (N, O, OH, OW) of x (N, C, H, W), each tap with the sign of its weight, in the order above.
 
-    `weight_words` is uint64 (O, n_words(C/groups*KH*KW)); the sign of weight (o, c, kh, kw) is bit
+    `weight_words` is uint64 (O, n_words(C/groups*KH*KW)). The sign of weight (o, c, kh, kw) is bit
     (kh*KW + kw)*C/groups + c of row o, as in a model file.
     """
     if groups > 1:
@@ -71,7 +72,7 @@ def conv2d(
 
 
 def linear(x: F32, weight_words: Words, backend: str = "auto", threads: int | None = None) -> F32:
-    """Sums (N, O) of x (N, I) with the signs of weight_words (O, n_words(I)), over inputs in order."""
+    """Return sums (N, O) of x (N, I) with the signs of weight_words (O, n_words(I)), over inputs in order."""
     if backend == "float" and has_vectors():
         return float_ops.linear(x, signs_of_words(weight_words, x.shape[1]), None, threads)
     add_columns = _rung(backend)[1]
@@ -81,13 +82,13 @@ def linear(x: F32, weight_words: Words, backend: str = "auto", threads: int | No
 
 
 def compact_bits(weight: F32) -> Words:
-    """Signs of weight (O, C, KH, KW) or (O, I) as model files hold them: bit (kh*KW + kw)*C + c of each row."""
+    """Pack the signs of weight (O, C, KH, KW) or (O, I) as in model files: bit (kh*KW + kw)*C + c of each row."""
     rows = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight
     return pack_mask((rows >= 0).reshape(len(weight), -1), -1)
 
 
 def scale_filters(sums: F32, alpha: F32 | None) -> F32:
-    """Sums (N, O[, OH, OW]) times alpha (O,), in place; None leaves them alone."""
+    """Multiply sums (N, O[, OH, OW]) by alpha (O,), in place. None leaves them unchanged."""
     if alpha is not None:
         sums *= alpha.reshape(-1, *(1,) * (sums.ndim - 2))
     return sums
@@ -105,7 +106,7 @@ def _rung(backend: str) -> tuple[Callable, Callable]:
 def _sums(
     add_columns: Callable, columns: F32, order: NDArray[np.intp], weight_words: Words, threads: int | None
 ) -> F32:
-    """Sums (O, P) of columns (n_bits, P), taken in `order`, with the signs of weight_words (O, n_words(n_bits))."""
+    """Return sums (O, P) of columns (n_bits, P) in `order`, with the signs of weight_words (O, n_words(n_bits))."""
     sums = np.empty((len(weight_words), columns.shape[1]), np.float32)
 
     def add(start: int, stop: int) -> None:
@@ -116,7 +117,7 @@ def _sums(
 
 
 def _reference(columns: F32, order: NDArray[np.intp], weight_words: Words, start: int, stop: int, sums: F32) -> None:
-    """The definition, in NumPy: one addition or subtraction after the other."""
+    """Add or subtract one column after the other, in NumPy. This is the definition."""
     plus = signs_of_words(weight_words[start:stop], len(order)) > 0
     total = np.zeros((stop - start, columns.shape[1]), np.float32)
     for position, row in enumerate(order):

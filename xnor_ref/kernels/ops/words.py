@@ -1,6 +1,6 @@
-"""Convolution, matrix product and max pooling of packed signs: what `pack_bits` gives goes in, and may come out again.
+"""Convolution, matrix product and max pooling of packed signs. They take the words of `pack_bits` and can return words.
 
-Everything is validated before anything is allocated. Tail bits of the words that come in may hold anything.
+Everything is validated before anything is allocated. Tail bits of input words may hold anything.
 """
 
 import math
@@ -44,28 +44,28 @@ def conv2d_words(
     threshold: Any = None,
     flip: Any = None,
 ) -> np.ndarray:
-    """`binary_conv2d` of signs that are packed already: Z, or what a layer makes of Z.
+    """`binary_conv2d` of packed signs. Returns Z, or a layer's output computed from Z.
 
     Parameters
     ----------
     x : ndarray of uint64, shape (N, n_words(C), H, W), or (N, H, W, n_words(C)) with layout "NHWC"
         `pack_bits(images, axis=1)` for images (N, C, H, W), `pack_bits(images)` for (N, H, W, C).
     weight : ndarray of uint64, shape (O, n_words(C/groups), KH, KW), or (O, KH, KW, n_words(C/groups))
-        Packed in the same way.
+        Packed along the same axis as x.
     channels : int
-        C, which words alone do not tell.
+        C, which cannot be read from the words.
     stride, padding, pad_value, backend, threads, dilation, groups
         As in `binary_conv2d`.
     layout : {"NCHW", "NHWC"}
-        Of x, of the weight, and of the result.
+        Layout of x, of the weight and of the result.
     output : {"int32", "float32", "int8", "bits"}
         "int32": Z. "float32": `Z * scale + bias`, rounded to float32 after each of the two operations. "int8": the
-        same, rounded to the nearest integer (halves to the even one) and saturated to -128 ... 127. "bits": the signs
-        of a next layer, packed along O: bit 1 where `Z >= threshold`, or `Z <= threshold` where `flip`.
+        same, rounded to the nearest integer (halves to even) and saturated to -128 ... 127. "bits": the packed input
+        signs of a next layer: bit 1 where `Z >= threshold`, or `Z <= threshold` where `flip` is True.
     scale, bias : number or array (O,), optional
-        For "float32" and "int8"; by default 1 and 0. Kept as float32.
+        For "float32" and "int8"; by default 1 and 0. Converted to float32.
     threshold : number or array (O,)
-        For "bits"; may be infinite.
+        For "bits". May be infinite.
     flip : bool or array of bool (O,), optional
         For "bits"; by default False.
 
@@ -78,9 +78,9 @@ def conv2d_words(
     InputTypeError
         An argument has a wrong type or dtype.
     InputError
-        Shapes, numbers of words or options that do not fit; NaN; more memory needed than the machine has.
+        Shapes, numbers of words or options that do not match, NaN, or too little memory in the machine.
     NonFiniteError
-        The result does not fit float32.
+        The result overflows float32.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def conv2d_words(
     checks.check_groups(caller, groups, channels, outputs)
     _check_words(caller, "x", x, channels, f"channels={channels}")
     _check_words(caller, "weight", weight, channels // groups, f"channels={channels} in groups={groups}")
-    like = [  # these numbers would be checked in the same way
+    like = [  # stand-ins of these shapes pass through the same checks
         np.broadcast_to(np.float32(1), s)
         for s in ((1, channels, height, width), (outputs, channels // groups, *kernel))
     ]
@@ -125,14 +125,14 @@ def linear_words(
     threshold: Any = None,
     flip: Any = None,
 ) -> np.ndarray:
-    """`binary_linear` of signs that are packed already: dot products of rows, or what a layer makes of them.
+    """`binary_linear` of packed signs. Returns dot products of rows, or a layer's output computed from them.
 
     Parameters
     ----------
     x : ndarray of uint64, shape (N, n_words(n_bits))
     weight : ndarray of uint64, shape (O, n_words(n_bits))
     n_bits : int
-        The signs of a row.
+        Number of signs per row.
     backend, threads
         As in `binary_conv2d`.
     output, scale, bias, threshold, flip
@@ -180,16 +180,16 @@ def max_pool2d_words(
     *,
     layout: str = "NCHW",
 ) -> Words:
-    """Max pooling of packed signs: +1 where a tap inside the image is +1, so an OR of bits.
+    """Max pooling of packed signs, which is an OR of bits: +1 where any tap inside the image is +1.
 
     Parameters
     ----------
     x, channels, layout
         As in `conv2d_words`.
     kernel, stride : int or pair
-        By default the stride is the kernel.
+        Size of the window, and distance between windows. The default stride is the kernel.
     padding
-        As in `binary_conv2d`, but smaller than the kernel, so that each window meets the image.
+        As in `binary_conv2d`, but smaller than the kernel, so that each window overlaps the image.
 
     Returns
     -------
@@ -214,7 +214,9 @@ def max_pool2d_words(
     steps = taps if stride is None else checks.check_pair(caller, "stride", stride, 1)
     window = Window.of(taps, steps, checks.check_padding(caller, padding), size=(height, width))
     if min(window.count((height, width))) < 1:
-        raise InputError(f"{caller}: kernel {taps} is larger than the image {height, width}, padding {window.padding}")
+        raise InputError(
+            f"{caller}: kernel {taps} is larger than the image {height, width} with padding {window.padding}"
+        )
     if any(side >= n for n, sides in zip(taps, window.padding) for side in sides):
         raise InputError(f"{caller}: padding {window.padding} must be smaller than the kernel {window.kernel}")
     check_memory(caller, 16 * n * words * math.prod(window.padded((height, width))), f"(x {x.shape})")
@@ -228,14 +230,14 @@ def max_pool2d_words(
 
 
 def _images(caller: str, name: str, array: Any, layout: str) -> Words:
-    """Words with four axes, the packed one last."""
+    """Return words with four axes, the packed one last."""
     if layout not in LAYOUTS:
         raise InputError(f"{caller}: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     return np.ascontiguousarray(np.moveaxis(_of_words(caller, name, array, 4), LAYOUTS.index(layout) * 2 + 1, -1))
 
 
 def _turned(result: NDArray, layout: str) -> NDArray:
-    """Images (N, H, W, any) in the layout that is asked for."""
+    """Return images (N, H, W, any) in the given layout."""
     return np.ascontiguousarray(result if layout == "NHWC" else np.moveaxis(result, -1, 1))
 
 
@@ -253,22 +255,22 @@ def _of_words(caller: str, name: str, array: Any, axes: int) -> Words:
 def _check_words(caller: str, name: str, array: Words, n_bits: int, why: str) -> None:
     if array.shape[-1] != n_words(n_bits):
         raise InputError(
-            f"{caller}: {name} has {array.shape[-1]} words a row of signs, but {why} needs {n_words(n_bits)} "
+            f"{caller}: {name} has {array.shape[-1]} words per row of signs, but {why} needs {n_words(n_bits)} "
             "of 64 signs each"
         )
 
 
 def _finish(caller: str, outputs: int, output: str, **given: Any) -> Callable[[NDArray[np.int32]], NDArray]:
-    """What makes the output of integers (N, O, ...)."""
+    """Return a function from integers (N, O, ...) to the output."""
     if output not in TAKES:
         raise InputError(f"{caller}: output must be one of {', '.join(TAKES)}, got {output!r}")
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name not in TAKES[output]:
-            takes = " and ".join(TAKES[output]) or "no further number"
+            takes = " and ".join(TAKES[output]) or "no further argument"
             raise InputError(f"{caller}: output {output!r} takes {takes}, got {name}")
     if output == "bits" and "threshold" not in given:
-        raise InputError(f"{caller}: output 'bits' needs a threshold")
+        raise InputError(f"{caller}: output 'bits' needs the argument threshold")
     of_channel = {name: _of_channels(caller, name, value, outputs) for name, value in given.items()}
     large = {name: float(np.abs(value).max()) for name, value in of_channel.items() if name in ("scale", "bias")}
     may_overflow = 2.0**31 * large.get("scale", 1) + large.get("bias", 0) >= float(np.finfo(np.float32).max)
@@ -278,7 +280,7 @@ def _finish(caller: str, outputs: int, output: str, **given: Any) -> Callable[[N
         if output == "int32":
             return z
         if output == "bits":
-            below, most = (  # as integers, which compare faster; no sum of signs is -2^31
+            below, most = (  # integers compare faster; no sum of signs is -2^31
                 np.clip(part, -(2**31), 2**31 - 1).astype(np.int32)
                 for part in (np.ceil(values["threshold"]) - 1, np.floor(values["threshold"]))
             )
@@ -286,27 +288,29 @@ def _finish(caller: str, outputs: int, output: str, **given: Any) -> Callable[[N
             if np.any(flip := values.get("flip", False)):
                 ones = np.where(flip, z <= most, ones)
             return pack_mask(ones, 1)
-        y = z.view(np.float32)  # in its place
+        y = z.view(np.float32)  # reuse the memory of z
         with np.errstate(over="ignore", invalid="ignore"):
             np.multiply(z, values.get("scale", np.float32(1)), out=y, dtype=np.float32, casting="unsafe")
             y += values.get("bias", np.float32(0))
         if output == "int8":
             return np.clip(np.rint(y, out=y), -128, 127, out=y).astype(np.int8)
         if may_overflow and not np.isfinite(y).all():
-            raise NonFiniteError(f"{caller}: the result does not fit float32; scale and bias are too large")
+            raise NonFiniteError(f"{caller}: the result overflows float32; use a smaller scale or bias")
         return y
 
     return finish
 
 
 def _of_channels(caller: str, name: str, value: Any, outputs: int) -> NDArray:
-    """A number for each of the O output channels: float32, for thresholds float64, for flip bool."""
+    """Return one number per output channel: float32, for thresholds float64, for flip bool."""
     found, kinds = np.asarray(value), "b" if name == "flip" else "fiu"
     if found.dtype.kind not in kinds:
         wanted = "bool" if name == "flip" else "real numbers"
         raise InputTypeError(f"{caller}: {name} must be {wanted}, got dtype {found.dtype}")
     if found.shape not in ((), (outputs,)):
-        raise InputError(f"{caller}: {name} must be one value or ({outputs},), one a filter, got shape {found.shape}")
+        raise InputError(
+            f"{caller}: {name} must be one value, or one per filter with shape ({outputs},), got shape {found.shape}"
+        )
     if name == "flip":
         return np.broadcast_to(found, (outputs,))
     with np.errstate(over="ignore"):

@@ -1,10 +1,9 @@
-"""Real-valued building blocks in Numba; `float_reference` says what each one computes.
+"""Real-valued building blocks in Numba. `float_reference` defines what each one computes.
 
-Inner loops run over contiguous memory and hold no branch, so that LLVM vectorises them. No fastmath: products and sums
-are rounded one by one, in the written order. Arrays are indexed flat and by unsigned numbers in inner loops, where a
-signed index would be checked for wrapping round and a row view would cost reference counts. Sums for BatchNorm are
-taken in float64, a lane per pixel position, and the lanes are added at the end. Imports Numba; import this module only
-when it is needed.
+Inner loops run over contiguous memory without branches, so that LLVM vectorises them. There is no fastmath: products
+and sums are rounded one by one, in the written order. Inner loops use flat arrays and unsigned indices: Numba would
+check a signed index for wrap-around, and count references of a row view. Sums for BatchNorm are taken in float64, one
+lane per pixel position, and the lanes are added at the end. This module imports Numba, so import it lazily.
 """
 
 import numpy as np
@@ -22,7 +21,7 @@ _window = types.UniTuple(_pair, 4)  # `Window.numbers`
 
 @compiled(_pair(intp, intp, intp, intp, intp))
 def _valid_range(out_size, size, stride, padding, tap):
-    """Output positions [first, last) whose tap falls inside the image."""
+    """Return the output positions [first, last) whose tap lies inside the image."""
     first = max(0, -((tap - padding) // stride))  # ceil((padding - tap) / stride)
     last = min(out_size, (size - 1 + padding - tap) // stride + 1)
     return first, max(first, last)
@@ -222,7 +221,7 @@ def max_pool_backward(dy, winner, start, stop, window, dx):
 
 
 def known_answers() -> tuple[Case, ...]:
-    """What the kernels must compute before anything else; see `selftest`."""
+    """Return the known answers that the kernels must give before use; see `selftest`."""
     pair = (2, 3)
     x = reals(2, 2, 3, 37)
     planes = np.stack([reals(3, 37) + 3, 3 - reals(3, 37)])  # mean 3, exactly

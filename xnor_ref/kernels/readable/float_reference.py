@@ -1,7 +1,7 @@
-"""Real-valued building blocks in NumPy: the obvious twin of `float_plain`, with the same signatures.
+"""Real-valued building blocks in NumPy: the simple twins of `float_plain`, with the same signatures.
 
-All arrays are float32 and C-contiguous, images are (N, C, H, W). Functions write into arrays that the caller made
-and work on the images (or channels, or elements) from `start` to `stop` only, so that several threads can share a call.
+All arrays are float32 and C-contiguous, and images are (N, C, H, W). Functions write into arrays that the caller
+allocated. They compute only images (or channels, or elements) `start` to `stop`, so that threads can share a call.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 
 def _canvas(shape, window, out_size):
-    """Shape (N, C, ...) of images (N, C, H, W) with what their windows meet beyond the border."""
+    """Return the shape (N, C, ...) of images (N, C, H, W) with all padding that their windows cover."""
     ends = (
         max(size + before, (out - 1) * stride + (kernel - 1) * dilation + 1)
         for size, out, kernel, stride, before, dilation in zip(shape[2:], out_size, *window)
@@ -18,7 +18,7 @@ def _canvas(shape, window, out_size):
 
 
 def _windows(images, window, out_size, border):
-    """View (N, C, OH, OW, KH, KW) of all windows of images, with `border` around them."""
+    """Return a view (N, C, OH, OW, KH, KW) of all windows of images padded with `border`."""
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = window
     h, w = images.shape[2:]
     canvas = np.full(_canvas(images.shape, window, out_size), border, np.float32)
@@ -28,9 +28,9 @@ def _windows(images, window, out_size, border):
 
 
 def im2col(x, start, stop, window, out_size, pad_value, take_sign, cols):
-    """cols (C*KH*KW, (stop-start)*OH*OW) gets one column per output position; signs of x if `take_sign`.
+    """Fill cols (C*KH*KW, (stop-start)*OH*OW) with one column per output position: x, or its signs if `take_sign`.
 
-    `window` are `Window.numbers`, here and below.
+    `window` is `Window.numbers`, here and below.
     """
     images = x[start:stop]
     if take_sign:
@@ -39,7 +39,7 @@ def im2col(x, start, stop, window, out_size, pad_value, take_sign, cols):
 
 
 def col2im(cols, start, stop, window, out_size, dx):
-    """The transpose of `im2col`: adds every column into dx (N, C, H, W)."""
+    """Add every column into dx (N, C, H, W): the transpose of `im2col`."""
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = window
     (oh, ow), (_, c, h, w), n = out_size, dx.shape, stop - start
     taps = cols.reshape(c, kh, kw, n, oh, ow)
@@ -76,9 +76,9 @@ def batch_norm_backward(dy, x, start, stop, gamma, mean, var, eps, dx, dgamma, d
 
 
 def max_pool_winners(x, start, stop, window, y, winner):
-    """y (N, C, OH, OW) is the maximum of each window, and winner holds kh*KW+kw of the first tap that reaches it.
+    """Fill y (N, C, OH, OW) with the maximum of each window, and winner with kh*KW+kw of the first tap that has it.
 
-    The border never wins.
+    Padding never wins.
     """
     view = _windows(x[start:stop], window, y.shape[2:], -np.inf)
     flat = view.reshape(*view.shape[:4], -1)
@@ -87,7 +87,7 @@ def max_pool_winners(x, start, stop, window, y, winner):
 
 
 def max_pool_backward(dy, winner, start, stop, window, dx):
-    """Adds each output gradient to the tap that won."""
+    """Add each output gradient to the tap that won."""
     taps = np.arange(window[0][0] * window[0][1])[:, None, None, None]
     part, won = dy[start:stop], winner[start:stop]
     cols = np.where(won.swapaxes(0, 1)[:, None] == taps, part.swapaxes(0, 1)[:, None], np.float32(0))

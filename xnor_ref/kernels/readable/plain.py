@@ -1,10 +1,11 @@
-"""Readable Numba rung: the kernels of `reference.py` as loops that LLVM turns into vector code.
+"""The readable kernels in Numba: those of `reference.py` as loops that LLVM turns into vector code.
 
-Weights are relaid so that up to 64 output channels lie side by side, and the innermost loop runs over those: its steps
-do not depend on each other, so each becomes a lane of a vector. Two pixels share each load of a weight, three words
-each load of a counter. All word arithmetic is unsigned: with one signed operand Numba would compute a sum in float64.
+Weights are rearranged so that up to 64 output channels lie side by side, and the innermost loop runs over these. Its
+iterations are independent, so each becomes a lane of a vector. Two pixels share each load of a weight, and three words
+share each load of a counter. All arithmetic on words is unsigned: with one signed operand, Numba would compute a sum in
+float64.
 
-Imports Numba; import this module only when it is needed.
+This module imports Numba, so import it lazily.
 """
 
 from typing import Any
@@ -23,13 +24,13 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.readable import reference
 
-sign_pack_rows = reference.sign_pack_rows  # NumPy packs contiguous rows with vector instructions already
+sign_pack_rows = reference.sign_pack_rows  # NumPy already packs contiguous rows with vector instructions
 
-_BLOCK_CHANNELS = 64  # most output channels side by side
-_WORK = 1 << 18  # word operations that are worth a chunk of their own
-_CHUNKS = 64  # most chunks of one call
-_PACKED_TOGETHER = 512  # pixels that are packed together
-_ADDED_TOGETHER = 128  # pixels whose channels are added up together
+_BLOCK_CHANNELS = 64  # most output channels in a block
+_WORK = 1 << 18  # least word operations of a chunk
+_CHUNKS = 64  # most chunks per call
+_PACKED_TOGETHER = 512  # pixels packed together
+_ADDED_TOGETHER = 128  # pixels whose channels are summed together
 
 
 _pair = types.UniTuple(intp, 2)
@@ -37,7 +38,7 @@ _triple = types.UniTuple(intp, 3)
 _window = types.UniTuple(_pair, 4)  # `Window.numbers`
 
 
-# --- counting bits that differ ---------------------------------------------------------------------------------
+# --- counting differing bits -----------------------------------------------------------------------------------
 
 _0, _1, _2, _4, _32, _56 = (np.uint64(n) for n in (0, 1, 2, 4, 32, 56))
 _PAIRS = np.uint64(0x5555555555555555)
@@ -47,14 +48,14 @@ _ONES = np.uint64(0x0101010101010101)
 
 
 def _popcount(word):
-    """Number of ones: counts of 2, then 4, then 8 bits side by side, which the product adds up in the top byte."""
+    """Count the ones of a word: in fields of 2, then 4, then 8 bits. The product adds the bytes in the top byte."""
     word = word - ((word >> _1) & _PAIRS)
     word = (word & _NIBBLES) + ((word >> _2) & _NIBBLES)
     word = (word + (word >> _4)) & _BYTES
     return (word * _ONES) >> _56
 
 
-# Without the compiler NumPy scalars would warn of the overflow that the product relies on.
+# Without the compiler, NumPy scalars would warn of the overflow, which the product needs.
 popcount: Any = np.bitwise_count
 if not jit_disabled():
     popcount = compiled(uint64(uint64), forceinline=True)(_popcount)
@@ -105,7 +106,7 @@ def _count_two(x, at, next_at, weight, block, tap, length, counts):
 
 @compiled(void(_in(uint64, 2), _out(uint64, 3)))
 def _relay(weight, blocks):
-    """(O, length) -> (ceil(O / block), length, block), zeros where there is no output channel."""
+    """Rearrange (O, length) to (ceil(O / block), length, block), with zeros where there is no output channel."""
     block = blocks.shape[2]
     for b in range(blocks.shape[0]):
         used = min(block, weight.shape[0] - b * block)
@@ -117,7 +118,7 @@ def _relay(weight, blocks):
 
 
 def _relaid(weight):
-    """Weight words (O, length) with output channels innermost; the blocks are as even as they can be."""
+    """Return weight words (O, length) with output channels innermost, in blocks of nearly equal size."""
     n_blocks = -(-len(weight) // _BLOCK_CHANNELS)
     block = -(-len(weight) // n_blocks)
     block += -block % 8  # whole vectors
@@ -127,7 +128,7 @@ def _relaid(weight):
 
 
 def _chunk(n_items, work_per_item):
-    """Items of one chunk: enough work to be worth it, and few chunks; depends on the problem alone."""
+    """Return the items per chunk: enough work for each, and few chunks. It depends only on the problem."""
     return max(1, _WORK // work_per_item, -(-n_items // _CHUNKS))
 
 
@@ -136,7 +137,7 @@ def _chunk(n_items, work_per_item):
 
 @compiled(_pair(intp, intp, intp, intp))
 def taps_inside(first, size, kernel, dilation):
-    """The taps [start, stop) that lie in an image of `size` rows (or columns), of a window that begins at `first`."""
+    """Return the taps [start, stop) inside `size` rows (or columns), for a window that begins at `first`."""
     start = min(kernel, max(0, -(first // dilation)))
     return start, max(start, min(kernel, -((first - size) // dilation)))
 
@@ -156,7 +157,7 @@ def taps_inside(first, size, kernel, dilation):
     ),
 )
 def _conv_rows(x, size, weight, channels, window, start, stop, counts, dots, out):
-    """Output rows start..stop of all (block of output channels, image, row) into out, padding with 0."""
+    """Compute output rows start..stop of all (block of output channels, image, row) into out, with 0 as padding."""
     kernel, stride, before, dilation = window
     height, width, words = size
     out_channels, out_h, out_w = out.shape[1], out.shape[2], out.shape[3]
@@ -173,11 +174,11 @@ def _conv_rows(x, size, weight, channels, window, start, stop, counts, dots, out
             left = ox * stride[1] - before[1]
             kx_start, kx_stop = taps_inside(left, width, kernel[1], dilation[1])
             right = left + stride[1] + (kernel[1] - 1) * dilation[1]
-            two = ox + 1 < out_w and left >= 0 and right < width  # both wholly inside
+            two = ox + 1 < out_w and left >= 0 and right < width  # both windows lie inside
             for pixel in range(2):
                 for o in range(weight.shape[2]):
                     counts[pixel, o] = _0
-            together = max(1, kx_stop - kx_start) if dilation[1] == 1 else 1  # taps whose words lie side by side
+            together = max(1, kx_stop - kx_start) if dilation[1] == 1 else 1  # taps with adjacent words
             for ky in range(ky_start, ky_stop):
                 for kx in range(kx_start, kx_stop, together):
                     at = ((image * height + top + ky * dilation[0]) * width + left + kx * dilation[1]) * words
@@ -227,7 +228,7 @@ def conv2d_bits(x_words, weight_words, channels, window, pad_value, threads=None
 
 @compiled(void(_in(uint64, 1), _in(uint64, 3), intp, intp, intp, _out(uint64, 2), _out(i32, 2)))
 def _gemm_pairs(x, weight, n_bits, start, stop, counts, out):
-    """Pairs of rows start..stop of all (block of output channels, pair of rows) into out."""
+    """Compute items start..stop of all (block of output channels, pair of rows) into out."""
     n_pairs = (out.shape[0] + 1) // 2
     length = weight.shape[1]
     for item in range(start, stop):
@@ -267,12 +268,12 @@ def gemm_bits(x_words, weight_words, n_bits, threads=None):
     void(_in(float32, 3), _in(float32, 1), _in(float32, 1), intp, intp, _out(uint32, 2), _out(uint64, 3)),
 )
 def _pack_pixels(x, direction, limit, start, stop, halves, out):
-    """Bits direction[c]*x >= limit[c] of x (N, C, P), packed along C: words start..stop of all (image, word)."""
+    """Pack the bits direction[c]*x >= limit[c] of x (N, C, P) along C: words start..stop of all (image, word)."""
     channels, pixels = x.shape[1], x.shape[2]
     for item in range(start, stop):
         image, word = item // out.shape[2], item % out.shape[2]
         first = word * 64
-        if pixels < 64:  # too few for vectors over pixels to pay
+        if pixels < 64:  # too few for vectors over pixels to be faster
             for p in range(pixels):
                 bits = _0
                 for c in range(first, min(first + 64, channels)):
@@ -288,7 +289,7 @@ def _pack_pixels(x, direction, limit, start, stop, halves, out):
                 for c in range(begin, min(begin + 32, channels)):
                     bit = np.uint32(1) << np.uint32(c % 32)
                     d, t = direction[c], limit[c]
-                    row = x[image, c, tile : tile + n]  # plain indices, which LLVM knows not to be negative
+                    row = x[image, c, tile : tile + n]  # plain indices, which LLVM knows to be nonnegative
                     for p in range(n):
                         half[p] |= bit if d * row[p] >= t else np.uint32(0)
             for p in range(n):
@@ -314,7 +315,7 @@ def sign_pack(x, threads=None):
 
 
 def threshold_pack(x, threshold, flip, threads=None):
-    direction = np.where(flip, np.float32(-1), np.float32(1))  # x <= t is -x >= -t, exactly
+    direction = np.where(flip, np.float32(-1), np.float32(1))  # x <= t equals -x >= -t exactly
     return _packed(x, direction, direction * threshold, threads)
 
 
@@ -323,7 +324,7 @@ def threshold_pack(x, threshold, flip, threads=None):
 
 @compiled(void(intp, intp, _in(float32, 3), _out(float64, 2)))
 def channel_means(start, stop, x, mean):
-    """A, mean |x| over the channels, of images start..stop of x (N, C, P), with the sums in the NumPy twin's order."""
+    """Compute A, mean |x| over channels, of images start..stop of x (N, C, P), in the NumPy twin's order of sums."""
     channels, pixels = x.shape[1], x.shape[2]
     width = min(_ADDED_TOGETHER, pixels)
     sums = np.empty((reference.PARTIAL_SUMS, width))
@@ -351,12 +352,12 @@ def channel_means(start, stop, x, mean):
     void(intp, intp, _in(float64, 2), _pair, _window, intp, _pair, _out(float32, 2)),
 )
 def box_means(start, stop, mean, size, window, valid, out_size, out):
-    """K, the mean of A (N, H*W) over each window, of images start..stop; in the order of the NumPy twin."""
+    """Compute K, the mean of A (N, H*W) over each window, of images start..stop, in the NumPy twin's order of sums."""
     kernel, stride, before, dilation = window
     width = size[1]
     out_h, out_w = out_size
     end = (out_w - 1) * stride[1] + (kernel[1] - 1) * dilation[1] + 1
-    line = np.zeros(max(before[1] + width, end))  # the window's rows added up, and zeros on both sides
+    line = np.zeros(max(before[1] + width, end))  # sum of the window's rows, with zeros on both sides
     inner = line[before[1] : before[1] + width]
     total = np.empty(out_w)
     for image in range(start, stop):
@@ -372,7 +373,7 @@ def box_means(start, stop, mean, size, window, valid, out_size, out):
             total[:] = 0.0
             for kx in range(kernel[1]):
                 first = np.uint64(kx * dilation[1])
-                if stride[1] == 1:  # said apart, so that it becomes vector code
+                if stride[1] == 1:  # a separate loop, so that it becomes vector code
                     for ox in range(np.uint64(out_w)):
                         total[ox] += line[first + ox]
                 else:
@@ -382,7 +383,7 @@ def box_means(start, stop, mean, size, window, valid, out_size, out):
             if valid:
                 for ox in range(out_w):
                     kx_start, kx_stop = taps_inside(ox * stride[1] - before[1], width, kernel[1], dilation[1])
-                    scales[ox] = total[ox] / max(1, (ky_stop - ky_start) * (kx_stop - kx_start))  # none inside: K = 0
+                    scales[ox] = total[ox] / max(1, (ky_stop - ky_start) * (kx_stop - kx_start))  # no tap inside: K = 0
             else:
                 taps_of_all = np.float64(kernel[0] * kernel[1])
                 for ox in range(out_w):
@@ -390,7 +391,7 @@ def box_means(start, stop, mean, size, window, valid, out_size, out):
 
 
 def _channel_means(x, threads):
-    """A of x (N, C, P): float64 (N, P)."""
+    """Return A of x (N, C, P): float64 (N, P)."""
     n, _, pixels = x.shape
     mean = np.empty((n, pixels))
 

@@ -1,7 +1,7 @@
-"""NumPy rung: the slow and obvious definition of every binary kernel.
+"""The NumPy kernels: the slow and simple definition of every binary kernel.
 
-Same signatures and, bit for bit, the same results as `plain.py`. Nothing here is validated: `ops/binary_ops.py` does
-that. Arrays are C-contiguous; words are uint64 with zero tail bits.
+They have the signatures of `plain.py` and give the same results, bit for bit. Nothing is validated here; that happens
+in `ops/binary_ops.py`. Arrays are C-contiguous. Words are uint64 with zero tail bits.
 """
 
 from collections.abc import Callable
@@ -13,28 +13,28 @@ from xnor_ref.kernels.basics.layout import PARTIAL_SUMS, pack_mask, signs_of_wor
 from xnor_ref.kernels.basics.modes import KMode
 from xnor_ref.kernels.basics.threads import parallel_chunks
 
-_WORK = 1 << 18  # elements of the largest temporary array of one chunk
+_WORK = 1 << 18  # most elements of a temporary array in a chunk
 
 
 def sign_pack(x: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """Signs of x (N, C, H, W), packed along C: uint64 (N, H, W, words)."""
+    """Pack the signs of x (N, C, H, W) along C: uint64 (N, H, W, words)."""
     return pack_mask(np.moveaxis(x >= 0, 1, -1), axis=-1)
 
 
 def threshold_pack(x: np.ndarray, threshold: np.ndarray, flip: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """Bits x >= threshold[c], or x <= threshold[c] where flip[c]: uint64 (N, H, W, words)."""
+    """Pack the bits x >= threshold[c], or x <= threshold[c] where flip[c]: uint64 (N, H, W, words)."""
     limit = threshold[:, None, None]
     bits = np.where(flip[:, None, None], x <= limit, x >= limit)
     return pack_mask(np.moveaxis(bits, 1, -1), axis=-1)
 
 
 def sign_pack_rows(x: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """Signs of x (N, I), packed along I: uint64 (N, words)."""
+    """Pack the signs of x (N, I) along I: uint64 (N, words)."""
     return pack_mask(x >= 0, axis=1)
 
 
 def positions(size: Pair, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of an image that the taps of each window meet, int64 (OH, KH), and the columns (OW, KW)."""
+    """Return the image rows of each window's taps, int64 (OH, KH), and the image columns, int64 (OW, KW)."""
     rows, columns = (
         np.arange(count)[:, None] * stride - before + np.arange(kernel) * dilation
         for count, kernel, stride, before, dilation in zip(window.count(size), *window.numbers, strict=True)
@@ -43,17 +43,17 @@ def positions(size: Pair, window: Window) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inside(size: Pair, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """Which of these lie in the image: bool."""
+    """Return which of these rows and columns lie inside the image: bool."""
     rows, columns = positions(size, window)
     return (rows >= 0) & (rows < size[0]), (columns >= 0) & (columns < size[1])
 
 
 def border_sums(weight_words: np.ndarray, channels: int, size: Pair, window: Window) -> np.ndarray:
-    """What padding with +1 adds to the convolution: int32 (O, OH, OW), the weight signs summed over the taps
-    that lie outside the image. Padding with -1 adds the opposite."""
+    """Return what padding with +1 adds to the convolution: int32 (O, OH, OW). It is the sum of the weights' signs over
+    the taps outside the image. Padding with -1 adds the negative."""
     tap = 2 * np.bitwise_count(weight_words).sum(axis=-1, dtype=np.int64) - channels  # (O, KH, KW)
     rows, columns = (taps.astype(np.int64) for taps in inside(size, window))
-    sums = tap.sum(axis=(1, 2))[:, None, None] - rows @ (tap @ columns.T)  # all taps less those inside
+    sums = tap.sum(axis=(1, 2))[:, None, None] - rows @ (tap @ columns.T)  # all taps minus those inside
     return sums.astype(np.int32)
 
 
@@ -66,7 +66,7 @@ def conv2d_bits(
     threads: int | None = None,
     groups: int = 1,
 ) -> np.ndarray:
-    """Convolution of signs: x (N, H, W, words), weight (O, KH, KW, words) -> int32 (N, O, OH, OW)."""
+    """Convolve signs: x (N, H, W, words), weight (O, KH, KW, words) -> int32 (N, O, OH, OW)."""
     if groups > 1:
         return by_groups(conv2d_bits, x_words, weight_words, channels, window, pad_value, threads, groups)
     n, height, width, words = x_words.shape
@@ -107,7 +107,7 @@ def by_groups(
     threads: int | None,
     groups: int,
 ) -> np.ndarray:
-    """`convolve` of each group of channels with its own filters, one after the other."""
+    """Run `convolve` for each group of channels with its own filters."""
     n, *size, _ = x_words.shape
     own, parts = channels // groups, np.split(weight_words, groups)
     signs = (signs_of_words(x_words, channels) > 0).reshape(n, *size, groups, own)
@@ -116,7 +116,7 @@ def by_groups(
 
 
 def gemm_bits(x_words: np.ndarray, weight_words: np.ndarray, n_bits: int, threads: int | None = None) -> np.ndarray:
-    """Dot products of signs: x (N, words), weight (O, words) -> int32 (N, O)."""
+    """Return dot products of signs: x (N, words), weight (O, words) -> int32 (N, O)."""
     out = np.empty((len(x_words), len(weight_words)), np.int32)
 
     def one_chunk(start: int, stop: int) -> None:
@@ -129,11 +129,11 @@ def gemm_bits(x_words: np.ndarray, weight_words: np.ndarray, n_bits: int, thread
 
 
 def input_scale_map(x: np.ndarray, window: Window, mode: str, threads: int | None = None) -> np.ndarray:
-    """K of x (N, C, H, W): float32 (N, 1, OH, OW).
+    """Return K of x (N, C, H, W): float32 (N, 1, OH, OW).
 
-    Sums run in float64 in a fixed order (over channels as in `_channel_means`, then over the rows of a window, then
-    over its columns), and K is rounded to float32 once; so all rungs give the same bits, and K is right to within one
-    rounding.
+    Sums are taken in float64 in a fixed order: over channels as in `_channel_means`, then over the rows of a window,
+    then over its columns. K is rounded to float32 once. So all backends give the same bits, and the error of K is at
+    most one rounding.
     """
     n, size = len(x), spatial(x)
     mean = _channel_means(x)
@@ -154,12 +154,15 @@ def input_scale_map(x: np.ndarray, window: Window, mode: str, threads: int | Non
 
 
 def input_scale_rows(x: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """Mean |x| of each row of x (N, I): float32 (N, 1), summed as in `_channel_means`."""
+    """Return the mean |x| of each row of x (N, I): float32 (N, 1), summed as in `_channel_means`."""
     return _channel_means(x[:, :, None]).astype(np.float32)
 
 
 def _channel_means(x: np.ndarray) -> np.ndarray:
-    """Mean |x| over the channels of x (N, C, ...), float64: channel c goes to sum c % 16, then halves are added."""
+    """Return the float64 mean |x| over channels of x (N, C, ...).
+
+    Channel c goes to sum c % 16; then halves are added.
+    """
     n, channels, *size = x.shape
     sums = np.zeros((PARTIAL_SUMS, n, *size))
     for c in range(channels):

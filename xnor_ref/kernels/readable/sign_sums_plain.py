@@ -1,4 +1,4 @@
-"""Sums of columns with the signs of packed weights, in compiled loops: the twin of `_reference` in `ops/sign_sums.py`.
+"""Sums of columns with the signs of packed weights, in compiled loops. The twin of `_reference` in `ops/sign_sums.py`.
 
 Nothing is multiplied: a sign decides whether a number is added or subtracted.
 """
@@ -11,15 +11,15 @@ from xnor_ref.kernels.compiling.jit import readonly as _in
 from xnor_ref.kernels.compiling.jit import writable as _out
 from xnor_ref.kernels.compiling.selftest import Case, reals, words
 
-TILE_PIXELS = 512  # columns at a time: their sums stay in the nearest cache
+TILE_PIXELS = 512  # columns at a time; their sums fit the first-level cache
 
 
 @compiled(void(_in(float32, 2), _in(intp, 1), _in(uint64, 2), intp, intp, _out(float32, 2)))
 def add_columns(columns, order, weight_words, start, stop, sums):
-    """sums[o] = +-columns[order[0]] +- columns[order[1]] ..., one rounded sum after the other; bit 1 of row o means +.
+    """Compute sums[o] = +-columns[order[0]] +- columns[order[1]] ..., each sum rounded in turn. Bit 1 in row o means +.
 
-    columns (n_bits, P), order (n_bits,), weight_words (O, n_words(n_bits)), sums (O, P), whose rows start..stop are
-    written.
+    columns is (n_bits, P), order (n_bits,), weight_words (O, n_words(n_bits)) and sums (O, P). Rows start..stop of sums
+    are written.
     """
     n_bits, n_pixels = columns.shape
     one = np.uint64(1)
@@ -32,7 +32,7 @@ def add_columns(columns, order, weight_words, start, stop, sums):
             for p in range(size):
                 target[at + p] = np.float32(0)
             k = 0
-            while k + 4 <= n_bits:  # four at a time, so that the sums are loaded and stored once for four additions
+            while k + 4 <= n_bits:  # four at a time: one load and store of the sums for four additions
                 nibble = weight_words[o, k >> 6] >> np.uint64(k & 63)
                 m0 = (nibble & one) == 0
                 m1 = ((nibble >> one) & one) == 0
@@ -59,7 +59,7 @@ def add_columns(columns, order, weight_words, start, stop, sums):
 
 
 def known_answers() -> tuple[Case, ...]:
-    """What the kernel must compute before anything else; see `selftest`."""
+    """Return the known answers that the kernel must give before use; see `selftest`."""
 
     def added(n_bits, n_pixels):
         sums = np.zeros((3, n_pixels), np.float32)
