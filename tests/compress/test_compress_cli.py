@@ -176,7 +176,7 @@ def test_places_of_a_plot():
         (["close.safetensors", "--threads", "0"], 2, "threads must be at least 1"),
         (["notes.txt"], 4, "not a safetensors file"),
         (["real"], 2, "no layer has both binary weights and binary inputs"),
-        (["single"], 2, "at least two output channels; n0.binary_conv2d has one"),
+        (["single"], 2, "at least two output channels, but n0.binary_conv2d has only one"),
         (["broken"], 4, "broken"),
     ],
 )

@@ -140,8 +140,8 @@ def test_trees_that_are_none():
     for parent, words in (
         ([0, 1, 0], "2 roots"),
         ([1, 2, 0], "0 roots"),
-        ([0, 2, 1], "lead round in a cycle"),
-        ([0, 0, 3, 2], "parents of channel 2 lead round in a cycle"),
+        ([0, 2, 1], "form a cycle"),
+        ([0, 0, 3, 2], "parents of channel 2 form a cycle"),
     ):
         with pytest.raises(ModelFileError, match=words):
             codec.decode(forged(parent), len(parent), 9)
@@ -150,9 +150,9 @@ def test_trees_that_are_none():
 def test_bombs_are_refused_before_anything_is_allocated():
     stream = forged([0, 0, 1])
     for channels, n_bits, words in (
-        (2**24, 2**20, "more than the 268435456 that are read"),
+        (2**24, 2**20, "more than the limit of 268435456"),
         (3, 2**24 - 1, "more than the"),
-        (2**20, 2**8, "too few to be true; a byte may stand for at most 4096"),
+        (2**20, 2**8, "a byte may hold at most 4096"),
         (0, 9, "more than"),
     ):
         with pytest.raises(ModelFileError, match=words):
@@ -161,7 +161,7 @@ def test_bombs_are_refused_before_anything_is_allocated():
 
 def test_what_cannot_be_encoded_is_said():
     rows = random_rows(3, 10)
-    with pytest.raises(InputError, match="has 3 roots, one is needed"):
+    with pytest.raises(InputError, match="has 3 roots; it must have one"):
         codec.encode(rows, build(rows, 10, "direct"))
     wide = np.zeros((2, 2**18), np.uint64)
     with pytest.raises(InputError, match="2 filters of 16777216 signs; at most 16777214"):
@@ -321,7 +321,7 @@ def test_networks_without_trees_are_refused():
     sample = Sample(shape=(2, 3, 3), classes=1)
     sample.binary_conv2d(2, 1)
     sample.node("global_avg_pool")
-    with pytest.raises(InputError, match=r"at least two output channels; n0\.binary_conv2d has one"):
+    with pytest.raises(InputError, match=r"at least two output channels, but n0\.binary_conv2d has only one"):
         in_trees(sample)
     with pytest.raises(InputError, match="got 'direct' and 'tree'"):
         in_trees(packed_samples.tiny(), kind="direct")
@@ -358,7 +358,7 @@ def test_hostile_nodes():
         refused(changed(out_channels=value), "out_channels must be an integer")
     for value in (1, 3, 100):
         refused(changed(out_channels=value), f"node '{name}'.*(tensor 'tree'|is needed|bytes)")
-    refused(changed(out_channels=2**28), "too few to be true|more than the")
+    refused(changed(out_channels=2**28), "are too few for|more than the")
     for tensor in (stream[:-1], stream[:0], np.append(stream, stream), stream[None], stream.astype(np.int8)):
         refused(changed(tensor), f"node '{name}'.*tree")
     sample = copy.deepcopy(good)
@@ -382,7 +382,7 @@ def test_hostile_nodes():
 def test_the_sum_of_all_layers_is_limited(monkeypatch):
     sample = in_trees(packed_samples.every_op())
     monkeypatch.setattr(packed_file, "MAX_TREE_WEIGHTS", 100)
-    refused(sample, "over 100 weights of the file are held along trees")
+    refused(sample, "more than 100 weights of the file are stored along trees")
     monkeypatch.setattr(compressing, "MAX_TREE_WEIGHTS", 3000)
     plain = packed_samples.every_op()
     network = packed_file.examine(plain.metadata, plain.tensors)

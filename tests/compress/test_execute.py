@@ -231,13 +231,13 @@ def test_one_channel_and_no_tree():
 def test_errors_name_what_clashes():
     rng = np.random.default_rng(3)
     x, weight = rng.standard_normal((1, 3, 4, 4), np.float32), rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
-    with pytest.raises(InputError, match="the tree is of 4 filters of 27 signs, the layer has 3 of 27"):
+    with pytest.raises(InputError, match="the tree has 4 filters of 27 signs, but the layer has 3 of 27"):
         tree_conv2d(x, weight[:3], tree_of(weight))
-    with pytest.raises(InputError, match="the tree does not fit the weights: channel"):
+    with pytest.raises(InputError, match="the tree does not match the weights: channel"):
         tree_conv2d(x, -weight[::-1], tree_of(weight * np.float32([[[[1]]], [[[-1]]], [[[1]]], [[[1]]]])))
     with pytest.raises(InputError, match="form must be one of weights, words; got 'bytes'"):
         tree_conv2d(x, weight, form="bytes")
-    with pytest.raises(InputError, match='"float" does not know trees'):
+    with pytest.raises(InputError, match='"float" does not support trees'):
         tree_linear(x.reshape(1, -1), np.ones((2, 48), np.float32), backend="float")
     with pytest.raises(InputError, match="weight has C=3, input has C=2"):
         tree_conv2d(x[:, :2], weight)

@@ -235,12 +235,12 @@ def test_errors_name_what_clashes():
         build(rows, 10, "steiner")
     with pytest.raises(InputError, match="3 parents and 3 signs for 4 output channels"):
         from_parents(rows, 10, np.array([-1, 0, 0], np.int32), np.zeros(3, bool))
-    with pytest.raises(InputError, match="channel 2 has the parent 4; there are 4 channels"):
+    with pytest.raises(InputError, match="channel 2 has the parent 4, but there are 4 channels"):
         from_parents(rows, 10, np.array([-1, 0, 4, 0], np.int32))
     with pytest.raises(InputError, match="channel 1 has the parent -2"):
         from_parents(rows, 10, np.array([-1, -2, 0, 0], np.int32))
     for cycle in ([1, 0, 0, 0], [-1, 2, 1, 0], [0, 0, 0, 0], [-1, 0, 2, 0]):
-        with pytest.raises(InputError, match="lead round in a cycle"):
+        with pytest.raises(InputError, match="form a cycle"):
             from_parents(rows, 10, np.array(cycle, np.int32))
 
 
@@ -256,5 +256,5 @@ def test_a_tree_of_other_weights_is_noticed():
         check_fit(made, rows[:4], 70)
     changed = rows.copy()
     changed[made.order[-1], 0] ^= np.uint64(1)
-    with pytest.raises(InputError, match=r"channel \d differs from its parent \d in \d+ signs, the tree says \d+"):
+    with pytest.raises(InputError, match=r"channel \d differs from its parent \d in \d+ signs, but the tree says \d+"):
         check_fit(made, changed, 70)

@@ -357,7 +357,7 @@ def test_bad_gradients_change_nothing():
     first.grad = np.ones(1, np.float32)
     for bad in (np.ones(2, np.float32), np.ones((1, 1), np.float32), np.ones(1)):
         second.grad = bad
-        with pytest.raises(InputError, match=r"SGD.step: parameter 'second' is float32 \(1,\), its gradient"):
+        with pytest.raises(InputError, match=r"SGD.step: parameter 'second' is float32 \(1,\), but its gradient"):
             optimizer.step()
     assert first.data == 1 and optimizer.state_dict()["step"] == 0
 

@@ -110,7 +110,7 @@ def test_weights_of_a_few_bits_are_odd_integers():
     [
         ("weights", "block.con", "weights: there is no layer 'block.con'; did you mean 'block.conv'"),
         ("weights", "?", r"there is no layer '\?'; see .layers for all"),
-        ("words", 3, "words: there is no layer 3"),
+        ("words", 3, "words: no layer is named 3"),
         ("weights", "flat", r"layer 'flat' \(flatten\) has no weights; stem, block.conv, arms.body.1, fc has"),
         ("words", "stem", r"layer 'stem' \(conv2d\) has no words; block.conv, arms.body.1, fc has"),
         ("alpha", "block.bn", r"layer 'block.bn' \(affine\) has no alpha; block.conv, "),
@@ -256,7 +256,7 @@ def test_a_trace_of_a_network_along_trees(tmp_path):
 def test_what_a_trace_does_not_take():
     packed = frozen(small())
     for images, error in ((np.zeros((1, 9, 10, 3), np.uint8), InputError), ("image", InputTypeError)):
-        with pytest.raises(error, match="needed is uint8"):
+        with pytest.raises(error, match="images must be uint8"):
             packed.trace(images)
     with pytest.raises(InputError, match="NaN"):
         packed.trace(np.full((1, 3, 10, 9), np.nan, np.float32))

@@ -208,14 +208,14 @@ def test_bad_names(name):
 def test_bad_inputs(inputs):
     sample = packed_samples.tiny()
     sample.metadata["graph"][1]["inputs"] = inputs
-    refused(sample, "inputs must be 1 of the nodes before it")
+    refused(sample, "inputs must name 1 of the earlier nodes")
 
 
 def test_unused_nodes():
     sample = packed_samples.tiny()
     sample.node("relu", [0])
     sample.linear(18, 2, inputs=[1])
-    refused(sample, "never used")
+    refused(sample, "no node reads the output of")
 
 
 def test_graph_that_ends_in_an_image():
@@ -256,8 +256,8 @@ def test_operations_of_a_later_version():
         ([1], "has 1 inputs, 2 to 256 are allowed"),
         ([1] * 257, "has 257 inputs"),
         ([0, 1], r"its inputs have shapes .6, 9, 8., .6, 4, 4.; only channels may differ"),
-        ([1, 2], "inputs must be several of the nodes before it"),
-        ([], "inputs must be several of the nodes before it"),
+        ([1, 2], "inputs must name several of the earlier nodes"),
+        ([], "inputs must name several of the earlier nodes"),
     ],
 )
 def test_concat_takes_images_of_one_size(inputs, message):
@@ -311,7 +311,7 @@ def test_geometry_of_version_5_needs_it():
         ({"groups": 2.0}, "groups must be an integer"),
         ({"padding": [[0, 1], [2, -1]]}, r"padding must be two integers from 0 to 1024, got .2, -1."),
         ({"padding": [[0, 1], 2]}, "padding must be two integers from 0 to 1024, got 2"),
-        ({"padding": [[0, 1], [0, 1], [0, 1]]}, "padding must be two integers, or two pairs of them, got"),
+        ({"padding": [[0, 1], [0, 1], [0, 1]]}, "padding must be two integers or two pairs of integers, got"),
     ],
 )
 def test_geometry_that_does_not_fit(attributes, message):
@@ -354,7 +354,10 @@ def test_too_many_weights_in_groups():
     for groups, words in ((2, 2**15), (4, 2**14)):
         sample.metadata["graph"][0]["groups"] = groups
         sample.tensors["n0.binary_conv2d.bits"] = np.zeros((32, words), np.uint64)
-        refused(sample, "67108864 weights are too many in groups" if groups == 2 else "33554432 weights are too many")
+        refused(
+            sample,
+            "67108864 weights are too many for a layer with groups" if groups == 2 else "33554432 weights are too many",
+        )
 
 
 def test_factors_of_a_scale_that_do_not_belong_together():
@@ -362,7 +365,7 @@ def test_factors_of_a_scale_that_do_not_belong_together():
         ({"plane": (9, 8)}, "has the factors plane"),
         ({}, "has the factors none"),
         ({"channel": (3,), "row": (9,)}, "has the factors channel, row"),
-        ({"channel": (4,)}, "float32 .4,., float32 .3,. is needed"),
+        ({"channel": (4,)}, "float32 .4,., but float32 .3,. is needed"),
     ):
         sample = Sample(classes=3)
         sample.metadata["version"] = 3
@@ -374,7 +377,7 @@ def test_factors_of_a_scale_that_do_not_belong_together():
     huge = np.float32(1e30)
     sample.node("scale", tensors={"channel": np.full(3, huge), "plane": np.full((9, 8), huge)})
     sample.node("global_avg_pool")
-    refused(sample, "multiply to infinity")
+    refused(sample, "product of its factors overflows")
 
 
 @pytest.mark.parametrize("make, index", every_node())
@@ -487,7 +490,7 @@ def test_channel_clashes_name_both_numbers():
     refused(sample, r"\(3,\) and \(3, 4, 4\); both must match")
     sample = Sample(shape=(2, 4, 4), classes=2)
     sample.linear(32, 2)
-    refused(sample, r"needs a flat input \(I,\), gets \(2, 4, 4\)")
+    refused(sample, r"needs a flat input \(I,\), but gets \(2, 4, 4\)")
     sample = Sample(shape=(2, 4, 4), classes=2)
     sample.conv2d(2, 3, k=9)
     refused(sample, "kernel .9, 9. is larger than the input .2, 4, 4. with padding .1, 1.")

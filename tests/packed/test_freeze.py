@@ -154,7 +154,7 @@ def test_the_lowest_version_that_suffices(layer, version, padding):
 
 
 def test_a_convolution_of_flat_values_is_named():
-    with pytest.raises(InputError, match=r"freeze: layer 'b' needs an input \(C, H, W\), gets \(270,\)"):
+    with pytest.raises(InputError, match=r"freeze: layer 'b' needs an input \(C, H, W\), but gets \(270,\)"):
         frozen(nn.Sequential(a=nn.Flatten(), b=nn.BinaryConv2d(270, 5, 1)))
 
 
@@ -271,9 +271,9 @@ class NamedReLU(nn.ReLU):
 def test_unknown_layers_are_named():
     for layer, text in (
         (Doubling(), "a Doubling, which cannot be packed: a model file has no operation for it$"),
-        (LouderReLU(), "a LouderReLU, which cannot be packed: it replaces what ReLU computes$"),
+        (LouderReLU(), "a LouderReLU, which cannot be packed: it overrides what ReLU computes$"),
         (nn.Module(), "a Module, which"),
-        (Twice(), "a Twice, which .* no operation for it; make it of nn.Sequential, nn.Residual and nn.Graph$"),
+        (Twice(), "a Twice, which .* no operation for it; build it from nn.Sequential, nn.Residual and nn.Graph$"),
     ):
         with pytest.raises(InputError, match=rf"layer 'a\.b' is {text}"):
             frozen(nn.Sequential(a=nn.Sequential(b=layer)))
@@ -308,7 +308,7 @@ def test_clashes_are_found_at_freezing():
 
 def test_what_is_not_given_comes_from_the_network():
     model = models.build("lenet5", image_size=28, in_channels=1, num_classes=3, seed=1)
-    with pytest.raises(InputError, match=r"freeze: mean, std must be given; the network"):
+    with pytest.raises(InputError, match=r"freeze: mean, std must be given, because network"):
         freeze(model)
     packed = freeze(model, mean=0.25, std=0.5)
     assert packed.input_shape == (1, 28, 28) and packed.mean == (0.25,) and packed.std == (0.5,)

@@ -133,12 +133,12 @@ def test_images_are_not_changed(sample, network):
 @pytest.mark.parametrize(
     ("images", "error", "pattern"),
     [
-        (np.zeros((2, 3, 9, 8), np.uint8), InputError, r"uint8 \(2, 3, 9, 8\); needed is uint8 \(N, 9, 8, 3\)"),
+        (np.zeros((2, 3, 9, 8), np.uint8), InputError, r"uint8 \(2, 3, 9, 8\); images must be uint8 \(N, 9, 8, 3\)"),
         (np.zeros((2, 9, 8, 3), np.float32), InputError, r"float32 \(2, 9, 8, 3\)"),
         (np.zeros((3, 9, 8), np.float32), InputError, "float32"),
-        (np.zeros((9, 8, 1), np.uint8), InputError, "needed is"),
-        (np.zeros((9, 8), np.uint8), InputError, "needed is"),
-        (np.zeros((), np.uint8), InputError, "needed is"),
+        (np.zeros((9, 8, 1), np.uint8), InputError, "images must be"),
+        (np.zeros((9, 8), np.uint8), InputError, "images must be"),
+        (np.zeros((), np.uint8), InputError, "images must be"),
         (np.zeros((0, 9, 8, 3), np.uint8), InputError, "no images"),
         (np.zeros((0, 3, 9, 8), np.float32), InputError, "no images"),
         (np.zeros((1, 3, 9, 8), np.float64), InputTypeError, "float64"),

@@ -1,8 +1,8 @@
-"""What a layer costs along its tree, against computing and storing every channel on its own. Per image.
+"""The cost of a layer along its tree, compared with computing and storing every channel separately. Per image.
 
-docs/compression.md has the formulas, for one root. With r roots, r n replaces n, and o - r replaces o - 1; without a
-tree r = o. Where channels may be negated, positions as numbers and the entropy bound take one bit more for each edge.
-The tree itself is part of the wiring, and is left out of the entropy bound; `codec.encode` writes all of it.
+docs/compression.md has the formulas for one root. With r roots, r n replaces n, and o - r replaces o - 1. Without a
+tree, r = o. If channels may be negated, positions as numbers and the entropy bound take one more bit per edge. The tree
+itself counts as wiring. The entropy bound leaves it out, but `codec.encode` writes all of it.
 """
 
 import math
@@ -18,7 +18,7 @@ from xnor_ref.compress.tree import Tree, flips
 
 @dataclass(frozen=True)
 class Costs:
-    """Operations of one image, and bits of storage; sums of layers are costs again."""
+    """Operations for one image, and bits of storage. Costs of layers can be added."""
 
     direct_xnors: int
     tree_xnors: int
@@ -27,13 +27,13 @@ class Costs:
     wired_bits: int
     positions_bits: int
     entropy_bits: float
-    reads: int  # parents' results
+    reads: int  # outputs of parents read again
     read_bits: int
-    depth: int  # the largest
+    depth: int  # the largest depth
 
     @property
     def ratio(self) -> float:
-        """rho, XNORs along the tree for one of the direct computation."""
+        """rho: XNORs along the tree divided by XNORs of the direct computation."""
         return self.tree_xnors / self.direct_xnors
 
     def __add__(self, other: "Costs") -> "Costs":
@@ -41,12 +41,12 @@ class Costs:
         return Costs(**sums | {"depth": max(self.depth, other.depth)})
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, for JSON."""
+        """Return all numbers, for JSON."""
         return {**vars(self), "ratio": self.ratio}
 
 
 def layer_costs(tree: Tree, outputs: int) -> Costs:
-    """Costs of a layer whose channels have so many outputs (OH*OW; 1 for a linear layer)."""
+    """Return the costs of a layer with `outputs` outputs per channel (OH*OW; 1 for a linear layer)."""
     o, n, roots = tree.out_channels, tree.n_bits, tree.roots
     edges = o - roots
     touched = roots * n + tree.total_distance
@@ -67,25 +67,25 @@ def layer_costs(tree: Tree, outputs: int) -> Costs:
 
 
 def total(costs: Iterable[Costs]) -> Costs:
-    """Costs of a network from those of its layers, at least one."""
+    """Return the costs of a network, from those of its layers (at least one)."""
     first, *others = costs
     return sum(others, first)
 
 
 def bits_to_name(values: int) -> int:
-    """ceil(log2(values)): bits that tell so many values apart."""
+    """Return ceil(log2(values)), the bits that distinguish so many values."""
     return (values - 1).bit_length()
 
 
 def binary_entropy(p: float) -> float:
-    """H2(p) in bits."""
+    """Return the binary entropy H2(p) in bits."""
     return 0.0 if p in (0.0, 1.0) else -p * math.log2(p) - (1 - p) * math.log2(1 - p)
 
 
 def touched_words(rows: NDArray[np.uint64], tree: Tree) -> float:
-    """The part of 64-bit words of a row that hold a difference, mean over the edges; 1 if there are none.
+    """Return the share of a row's 64-bit words that hold a difference, as a mean over edges; 1 if there are no edges.
 
-    Differences spread evenly over full words would give 1 - (1 - d/n)**64.
+    Differences spread uniformly over full words would give 1 - (1 - d/n)**64.
     """
     edges = tree.parent >= 0
     if not edges.any():

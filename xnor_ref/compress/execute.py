@@ -1,12 +1,12 @@
-"""A binary layer computed along its tree: integers equal to those of the direct convolution, for any options.
+"""Computing a binary layer along its tree. The integers equal those of the direct convolution, for all options.
 
-The identity is on the room's page. Its sums over the places D that differ (a root: over all) do not depend on each
-other, only the additions along the edges do. So all sums are computed first, in any order and on any thread; then the
-results are added up, parents before their children. Two forms of the sums:
+The room's page has the identity. Its sums run over the differing places D (for a root, over all places). They do not
+depend on each other; only the additions along the edges do. So all sums are computed first, in any order and by any
+thread. Then the outputs are added, parents before children. There are two forms of the sums:
 
-- "weights" visits the weights that differ, one by one: an addition of x_p for 64 pixels at a time, each a byte;
+- "weights" visits the differing weights one by one: it adds x_p for 64 pixels at a time, one byte each;
 - "words" visits the 64-bit words that hold a difference: popcount((x & mask) ^ B), where mask marks the differences and
-  B has the filter's signs there. Beyond the border x is -1 here; what another padding adds is known beforehand.
+  B has the filter's signs there. Here x is -1 outside the image. What another padding adds is computed in advance.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from xnor_ref.kernels.basics.rungs import jit_disabled
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.ops import binary_ops
 
-_PIECE = 1024  # outputs of a channel that are added up together
+_PIECE = 1024  # outputs of a channel that are added together
 
 I32 = NDArray[np.int32]
 U64 = NDArray[np.uint64]
@@ -51,10 +51,10 @@ def tree_conv2d(
     ----------
     x, weight, stride, padding, pad_value, threads, dilation
         As in `binary_conv2d`: float32 (N, C, H, W) and (O, C, KH, KW).
-    tree : made of the same weights by `compress.tree.build(filter_rows(weight), C*KH*KW)`; default: the
-        minimum spanning tree
-    form : {"weights", "words"}; whether single weights or 64-bit words are visited; see above. The same integers.
-    backend : {"auto", "numba", "reference"}; "reference" is the identity as it stands, in NumPy
+    tree : made from the same weights by `compress.tree.build(filter_rows(weight), C*KH*KW)`; default: the minimum
+        spanning tree
+    form : {"weights", "words"}; whether to visit single weights or 64-bit words, see above; both give the same integers
+    backend : {"auto", "numba", "reference"}; "reference" is the identity written in NumPy
 
     Returns
     -------
@@ -62,7 +62,7 @@ def tree_conv2d(
 
     Raises
     ------
-    InputTypeError, InputError : as in `binary_conv2d`; or the tree does not fit the weights
+    InputTypeError, InputError : as in `binary_conv2d`, or the tree does not match the weights
 
     Examples
     --------
@@ -107,7 +107,7 @@ def _check_choice(caller: str, form: str, backend: str) -> None:
     if form not in FORMS:
         raise InputError(f"{caller}: form must be one of {', '.join(FORMS)}; got {form!r}")
     if backend == "float":
-        raise InputError(f'{caller}: backend "float" does not know trees; "reference" and "numba" do')
+        raise InputError(f'{caller}: backend "float" does not support trees; use "reference" or "numba"')
 
 
 def _fitting(tree: Tree | None, rows: U64, n_bits: int, threads: int | None) -> Tree:
@@ -118,11 +118,11 @@ def _fitting(tree: Tree | None, rows: U64, n_bits: int, threads: int | None) -> 
 
 
 class TreeConv:
-    """A binary convolution with its tree, prepared once and run many times; unchecked. May be shared by threads.
+    """A binary convolution with its tree, prepared once and run many times. Unchecked. Threads may share it.
 
-    `words` are weights as `binary_ops.conv2d_bits` takes them, uint64 (O, KH, KW, n_words(channels)), `tree` one over
-    the same filters; the order of their signs does not matter to it. `run` raises InputError where an image takes more
-    than 2**32 bytes as planes.
+    `words` are weights for `binary_ops.conv2d_bits`, uint64 (O, KH, KW, n_words(channels)). `tree` is a tree over the
+    same filters, whatever the order of their signs. `run` raises InputError if an image takes more than 2**32 bytes as
+    planes.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class TreeConv:
         self._kept: tuple[Planes, Any] | None = None
 
     def run(self, x_words: U64, backend: str = "auto", threads: int | None = None) -> I32:
-        """Packed signs (N, H, W, n_words(channels)) -> int32 (N, O, OH, OW)."""
+        """Convolve packed signs (N, H, W, n_words(channels)): int32 (N, O, OH, OW)."""
         x_words = mask_tail(x_words, self.channels)
         if backend == "reference" or (backend == "auto" and jit_disabled()):
             return self._reference(x_words)
@@ -153,7 +153,7 @@ class TreeConv:
         return out
 
     def _add_up(self, out: I32, threads: int | None) -> None:
-        """Results from sums: every channel gets its parent's result, parents first."""
+        """Turn sums into outputs: add the parent's output to every channel, parents first."""
         from xnor_ref.compress import tree_kernels
 
         flat, tree = out.reshape(*out.shape[:2], -1), self.tree
@@ -165,7 +165,7 @@ class TreeConv:
         parallel_chunks(one_chunk, pieces, max(1, WORK // (8 * _PIECE * flat.shape[1])), threads)
 
     def _reference(self, x_words: U64) -> I32:
-        """The identity as it stands."""
+        """Compute the identity directly in NumPy."""
         x = np.moveaxis(signs_of_words(x_words, self.channels), 3, 1).astype(np.int32)  # (N, C, H, W)
         weight = np.moveaxis(signs_of_words(self.words, self.channels), 3, 1).astype(np.int32)  # (O, C, KH, KW)
         out_h, out_w = self.window.count(spatial(x))
@@ -184,11 +184,11 @@ class TreeConv:
 
 
 class TreeLinear:
-    """A binary matrix product with its tree: `TreeConv` with the batch as the pixels of one image; unchecked."""
+    """A binary matrix product with its tree: a `TreeConv` with the batch as the pixels of one image. Unchecked."""
 
     def __init__(self, rows: U64, tree: Tree, form: str = "weights") -> None:
         self._conv = TreeConv(rows[:, None, None], tree.n_bits, tree, Window((1, 1)), 0, form)
 
     def run(self, x_words: U64, backend: str = "auto", threads: int | None = None) -> I32:
-        """Packed signs (N, n_words(I)) -> int32 (N, O)."""
+        """Multiply packed signs (N, n_words(I)): int32 (N, O)."""
         return np.ascontiguousarray(self._conv.run(x_words[None, None], backend, threads)[0, :, 0].T)

@@ -1,4 +1,4 @@
-"""How long a layer takes directly and along its tree, and at which distance of the filters both take the same time."""
+"""Timing a layer directly and along its tree, and the distance of filters at which both take equal time."""
 
 import time
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.ops import binary_ops
 from xnor_ref.kernels.ops.planned import PlannedConv2d
 
-FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # mean distances d/n that are tried
+FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # mean distances d/n to try
 _ROUNDS = 15
-_SECONDS = 0.5  # that a set of contenders may take; fewer rounds where they are slow
+_SECONDS = 0.5  # most seconds per set of contenders; slow ones get fewer rounds
 
 
 def layer_times(
@@ -30,20 +30,20 @@ def layer_times(
     pad_value: int,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Median times of one image through a convolution, from packed signs to int32 results.
+    """Measure median times of a convolution of one image, from packed signs to int32.
 
     Parameters
     ----------
     words : uint64 (O, KH, KW, n_words(channels))
-        The layer's weights; a linear layer is one of 1x1 on one pixel, with the batch as `size`.
+        The layer's weights. A linear layer is a 1x1 convolution, with the batch as the pixels of `size`.
 
     Returns
     -------
     dict
-        "seconds": by contender, "direct numba", "direct simd" (the kernel alone, where the processor has vectors for
-        it), "tree weights", "tree words". "crossover": by contender "direct ...", the mean d/n below which the faster
-        of the trees is faster than it, interpolated between filters made for `FRACTIONS`; 0 if it is slower at all of
-        them, 0.5 if it is faster.
+        "seconds": by contender, "direct numba", "direct simd" (the kernel alone, if the processor has its vectors),
+        "tree weights", "tree words". "crossover": for each "direct ..." contender, the mean d/n below which the faster
+        tree is faster than it, interpolated between filters made for `FRACTIONS`. It is 0 if the tree is slower at all
+        of them, and 0.5 if it is faster at all of them.
     """
     x = np.random.default_rng(0).standard_normal((1, channels, *size), np.float32)
     x_words = binary_ops.sign_pack(x, threads=threads)
@@ -81,7 +81,7 @@ def _direct(words, channels, x_words, x, how, threads) -> dict[str, Callable]:
 
 
 def _filters(out_channels: int, kernel: Pair, channels: int, fraction: float) -> NDArray[np.uint64]:
-    """Filters (O, KH, KW, words) that differ from the first in `fraction` of the weights each."""
+    """Return filters (O, KH, KW, words) that each differ from the first in `fraction` of the weights."""
     rng = np.random.default_rng(1)
     shape = *kernel, channels
     centre = rng.random(shape) < 0.5
@@ -91,10 +91,10 @@ def _filters(out_channels: int, kernel: Pair, channels: int, fraction: float) ->
 
 
 def _medians(contenders: dict[str, Callable]) -> dict[str, float]:
-    """Median seconds of each; they take turns, so that a busy moment meets all of them."""
+    """Return median seconds of each. They take turns, so that a busy machine affects all of them."""
     start = time.perf_counter()
     for contender in contenders.values():
-        contender()  # compiles, and brings weights into the caches
+        contender()  # compile, and load weights into the caches
     once = time.perf_counter() - start
     start, taken = time.perf_counter(), {name: [] for name in contenders}  # type: ignore[var-annotated]
     for _ in range(_ROUNDS):
@@ -108,7 +108,7 @@ def _medians(contenders: dict[str, Callable]) -> dict[str, float]:
 
 
 def _crossing(along: list[float], direct: float) -> float:
-    """Where the times at `FRACTIONS` rise above `direct`."""
+    """Return where the times at `FRACTIONS` rise above `direct`."""
     if along[0] >= direct:
         return 0.0
     for (low, below), (high, above) in zip(zip(FRACTIONS, along), zip(FRACTIONS[1:], along[1:])):

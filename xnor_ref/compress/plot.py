@@ -1,4 +1,4 @@
-"""A picture of a layer's tree."""
+"""A chart of a layer's tree."""
 
 import math
 
@@ -12,14 +12,14 @@ from xnor_ref.storage import PathLike
 
 
 def positions(tree: Tree) -> NDArray[np.float64]:
-    """Where the channels lie, (O, 2): as far from the middle as their level, each subtree in a sector of its own."""
+    """Return the channels' positions (O, 2). The radius is the level, and each subtree has its own sector."""
     leaves = np.zeros(tree.out_channels, np.int64)
     for o in tree.order[::-1]:
         leaves[o] = max(1, leaves[o])
         if tree.parent[o] >= 0:
             leaves[tree.parent[o]] += leaves[o]
     first, angle = np.zeros(tree.out_channels), np.zeros(tree.out_channels)
-    used = np.zeros(tree.out_channels)  # of the sector of each channel, by its children so far
+    used = np.zeros(tree.out_channels)  # share of each channel's sector used by its children so far
     roots = 0.0
     total = leaves[tree.parent < 0].sum()
     for o in tree.order:
@@ -33,9 +33,9 @@ def positions(tree: Tree) -> NDArray[np.float64]:
 
 
 def plot_tree(tree: Tree, path: PathLike, title: str) -> None:
-    """Draw the tree, its edges stronger where d/n is larger, beside the distances of its edges.
+    """Draw a tree, with stronger edges for larger d/n, and a histogram of its edges' distances.
 
-    Raises InputError as `files.check_plot` does, OutputError where the file could not be written.
+    Raises InputError as `files.check_plot` does, and OutputError if the file cannot be written.
     """
     at = positions(tree)
     edges = np.flatnonzero(tree.parent >= 0)

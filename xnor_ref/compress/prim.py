@@ -1,7 +1,7 @@
-"""Prim's algorithm on a dense matrix of distances, twice: to read, and compiled. Both grow the same tree.
+"""Prim's algorithm on a dense matrix of distances, in a readable and a compiled version. Both grow the same tree.
 
-Among edges of equal weight the one whose inner end has the smaller depth is taken, then the one whose outer vertex has
-the lower number; a vertex that several inner ones could be parents of keeps the one that came first.
+Among edges of equal weight, it takes the one whose inner end has the smaller depth, then the one whose outer vertex has
+the lower number. A vertex with several possible parents keeps the first.
 """
 
 import numpy as np
@@ -14,7 +14,10 @@ _FAR = np.int64(2**62)
 
 
 def grow_reference(distance: NDArray[np.int32], start: int, parent: NDArray[np.int32]) -> int:
-    """Fill `parent` with a minimum spanning tree, -1 at `start`; gives the edges on its longest path."""
+    """Fill `parent` with a minimum spanning tree, with -1 at `start`.
+
+    Return the number of edges on its longest path.
+    """
     channels = len(distance)
     key = np.full(channels, _FAR)  # distance to the tree, and depth of the parent, in one number
     outside = np.ones(channels, bool)
@@ -70,7 +73,7 @@ def grow(distance, start, parent):
 
 
 def known_answers():
-    """Distances with ties; and of 17 channels, where vectors of 4 and 8 leave one over."""
+    """Return cases: distances with ties, and 17 channels, which leave a rest after vectors of 4 and 8."""
     few = np.array([[0, 2, 1, 2], [2, 0, 2, 2], [1, 2, 0, 1], [2, 2, 1, 0]], np.int32)
     place = np.arange(17)
     many = (np.abs(place[:, None] - place) * 7 % 5).astype(np.int32)

@@ -1,14 +1,14 @@
-"""The gradient that pulls the filters of a layer together, twice: to read, and compiled. Both give the same bits.
+"""The gradient that pulls the filters of a layer together, in a readable and a compiled version with the same bits.
 
-Each filter o of latent weights W (O, n) is pulled to some filters j in N(o), of the same layer (its neighbours in a
-tree) or outside it (a centre V). The penalty of a layer is
+Each filter o of latent weights W (O, n) is pulled towards some filters j in N(o). These are other filters of the same
+layer (its neighbours in a tree), or a filter outside it (a centre V). The penalty of a layer is
 
     P = sum over o, j in N(o), p of max(0, -s_jp W_op),    s_jp = sign(W_jp) or sign(V_jp), held constant
 
-the distance that the weights of the wrong sign have to go until filter o agrees with filter j. Its gradient is -s_jp
-where the signs differ and 0 where they agree: a weight is pulled until it agrees, and then left alone. (The
-straight-through gradient of the Hamming distance would push weights that agree further and further from 0;
-docs/compression.md has both measured.)
+This is the distance that weights of the wrong sign must move until filter o agrees with filter j. Its gradient is -s_jp
+where the signs differ, and 0 where they agree: a weight is pulled until it agrees, and no further. (The
+straight-through gradient of the Hamming distance would push weights that agree further and further from 0.
+docs/compression.md compares both.)
 """
 
 from itertools import pairwise
@@ -22,7 +22,7 @@ from xnor_ref.kernels.basics.rungs import jit_disabled
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 
-_WORK = 1 << 18  # weights that are worth a chunk of their own
+_WORK = 1 << 18  # least weights per chunk
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -36,7 +36,7 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(parent: I32) -> Neighbours:
-    """Of a tree, or a part of one: the parent of each filter (-1: none), then its children by rising number."""
+    """Return the neighbours in a tree or part of one: each filter's parent (-1: none), then its children in order."""
     channels = np.arange(len(parent), dtype=np.int32)
     has = parent >= 0
     owner = np.concatenate([channels[has], parent[has]])
@@ -54,7 +54,7 @@ def add_pull(
     ----------
     weight, grad : float32 (O, n), C-contiguous
     toward : float32 (T, n), C-contiguous
-        What the neighbours are rows of; only its signs count. The weight itself, for filters of the same layer.
+        The rows to which the neighbours refer; only signs count. It is the weight itself for filters of the same layer.
     """
     if jit_disabled():
         add_pull_reference(weight, toward, near, np.float32(strength), grad)
@@ -76,7 +76,7 @@ def add_pull_reference(weight: F32, toward: F32, near: Neighbours, strength: np.
 
 
 def penalty(weight: F32, toward: F32, near: Neighbours) -> float:
-    """P of a layer."""
+    """Return P of a layer."""
     owner = np.repeat(np.arange(len(weight)), np.diff(near.first))
     differ = (weight >= 0)[owner] != (toward >= 0)[near.other]
     return float(np.abs(weight[owner]).sum(where=differ, dtype=np.float64))
@@ -101,7 +101,7 @@ def add_rows(weight, toward, first, other, strength, grad, start, stop):
 
 
 def known_answers():
-    """Both signs, both zeros, a filter without neighbours, more weights than a vector holds."""
+    """Return cases: both signs, both zeros, a filter without neighbours, more weights than a vector holds."""
     weight = np.array([[1, -1, 0.0, -0.0] * 5, [-2, -3, -1, 4] * 5, [1, 1, -1, -1] * 5], np.float32)
 
     def pulled(*first):

@@ -1,7 +1,7 @@
 """The arithmetic coder of `codec.py`, which describes the stream.
 
-`_put` narrows the interval [low, low + width) and writes what can no longer change; `_take` follows it. All numbers are
-below 2**57, so int64 holds them.
+`_put` narrows the interval [low, low + width) and writes the bytes that can no longer change. `_take` follows it. All
+numbers are below 2**57, so int64 holds them.
 """
 
 import numpy as np
@@ -17,10 +17,10 @@ _reader = types.UniTuple(int64, 3)  # code, width, bytes read
 
 @compiled(_writer(writable(uint8, 1), _writer, int64, int64), forceinline=True)
 def _put(out, state, start, size):
-    """Keep [start, start + size) of the interval."""
+    """Narrow the interval to [start, start + size)."""
     low, width, used = state
     low, width = low + start, size
-    if low >= _TOP:  # carry into what is written already
+    if low >= _TOP:  # carry into bytes already written
         low -= _TOP
         at = used - 1
         while out[at] == 255:
@@ -35,7 +35,7 @@ def _put(out, state, start, size):
 
 @compiled(_writer(writable(uint8, 1), _writer, int64, int64), forceinline=True)
 def _put_one_of(out, state, count, value):
-    """One of `count` equally likely values; the last one has what is left over."""
+    """Write one of `count` equally likely values. The last value takes the rest of the interval."""
     step = state[1] // count
     return _put(out, state, step * value, step if value + 1 < count else state[1] - step * value)
 
@@ -44,7 +44,7 @@ def _put_one_of(out, state, count, value):
     intp(readonly(uint64, 2), readonly(int64, 1), readonly(int64, 1), readonly(int64, 1), intp, writable(uint8, 1))
 )
 def encode(flips, parent, negated, differ, n_bits, out):
-    """The whole stream into `out`; gives its length."""
+    """Write the whole stream into `out`. Return its length."""
     channels = len(parent)
     state = (0, _TOP, 0)
     for o in range(channels):
@@ -56,7 +56,7 @@ def encode(flips, parent, negated, differ, n_bits, out):
         ones = differ[o]
         for p in range(n_bits):
             left = n_bits - p
-            if ones == 0 or ones == left:  # nothing is left to say
+            if ones == 0 or ones == left:  # the rest is known
                 break
             same = state[1] * (left - ones) // left
             if (flips[o, p // 64] >> np.uint64(p % 64)) & np.uint64(1):
@@ -73,7 +73,7 @@ def encode(flips, parent, negated, differ, n_bits, out):
 
 @compiled(_reader(readonly(uint8, 1), _reader, int64, int64), forceinline=True)
 def _take(stream, state, start, size):
-    """Follow `_put`; beyond its end the stream is zeros."""
+    """Follow `_put`. The stream counts as zeros after its end."""
     code, width, used = state
     code, width = code - start, size
     while width < _BOTTOM:
@@ -86,7 +86,7 @@ def _take(stream, state, start, size):
 
 @compiled(types.Tuple((_reader, int64))(readonly(uint8, 1), _reader, int64), forceinline=True)
 def _take_one_of(stream, state, count):
-    """One of `count` equally likely values."""
+    """Read one of `count` equally likely values."""
     step = state[1] // count
     value = min(state[0] // step, count - 1)
     size = step if value + 1 < count else state[1] - step * value
@@ -97,7 +97,10 @@ def _take_one_of(stream, state, count):
     types.UniTuple(int64, 2)(readonly(uint8, 1), intp, writable(int64, 1), writable(int64, 1), writable(uint64, 2))
 )
 def decode(stream, n_bits, parent, negated, flips):
-    """Fill `parent`, `negated` and `flips` (zeros before); gives the bytes read, and what is left of the code: 0."""
+    """Fill `parent`, `negated` and `flips` (given as zeros).
+
+    Return the bytes read, and the rest of the code, which is 0.
+    """
     channels = len(parent)
     code, width, used = np.int64(0), np.int64(_TOP), np.int64(4)
     for at in range(min(4, len(stream))):
@@ -125,7 +128,7 @@ def decode(stream, n_bits, parent, negated, flips):
 
 
 def known_answers():
-    """A carry through a full byte; values at both ends; a stream with a root, a negated channel and an equal one."""
+    """Return cases: a carry through a full byte; values at both ends; a root, a negated channel and an equal one."""
     written = np.zeros(64, np.uint8)
 
     def put(function, *arguments):

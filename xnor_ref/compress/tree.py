@@ -1,7 +1,7 @@
 """Trees over the output channels of a binary layer: distances, minimum spanning trees of small depth, baselines.
 
-Filters are rows of packed signs, uint64 (O, n_words(n_bits)), see `kernels.basics.layout`; `filter_rows` makes them of
-latent weights.
+Filters are rows of packed signs, uint64 (O, n_words(n_bits)), see `kernels.basics.layout`. `filter_rows` makes them
+from latent weights.
 """
 
 from dataclasses import dataclass
@@ -17,37 +17,37 @@ from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.ops import binary_ops
 
 KINDS = ("mst", "star", "direct")
-_START_WORK = 1 << 30  # distances that all runs of Prim's algorithm together may look at
+_START_WORK = 1 << 30  # most distances read by all runs of Prim's algorithm together
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Which channel follows from which.
+    """A tree over output channels: from which channel each is computed.
 
-    Arrays have an element for each channel. A channel without a parent (-1) is a root, which is computed on its own: a
-    tree has one root, the baseline "direct" has roots only.
+    Arrays have one element per channel. A channel without a parent (-1) is a root and is computed on its own. A tree
+    has one root. The baseline "direct" has only roots.
     """
 
     parent: NDArray[np.int32]
-    negated: NDArray[np.bool_]  # it follows from the opposite of its parent (the complement trick)
-    distance: NDArray[np.int32]  # signs that differ from the parent's, or from their opposites; 0 for a root
+    negated: NDArray[np.bool_]  # computed from its parent's negative (the complement trick)
+    distance: NDArray[np.int32]  # signs that differ from the parent's, or from their negatives; 0 for a root
     level: NDArray[np.int32]  # edges up to the root
     order: NDArray[np.int32]  # all channels by level, so that parents come before their children
     n_bits: int  # signs of a filter
 
     @property
     def out_channels(self) -> int:
-        """Number of vertices."""
+        """The number of vertices."""
         return len(self.parent)
 
     @property
     def depth(self) -> int:
-        """Edges on the longest way from a root."""
+        """The number of edges on the longest path from a root."""
         return int(self.level.max())
 
     @property
     def roots(self) -> int:
-        """Number of channels that are computed on their own."""
+        """The number of channels computed on their own."""
         return int((self.parent < 0).sum())
 
     @property
@@ -63,12 +63,12 @@ class Tree:
 
 
 def filter_rows(weight: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Signs of latent weights (O, ...), each filter a row: uint64 (O, words). sign(0) = +1."""
+    """Pack the signs of latent weights (O, ...), one filter per row: uint64 (O, words). sign(0) = +1."""
     return pack_mask(weight.reshape(len(weight), -1) >= 0, -1)
 
 
 def distances(rows: NDArray[np.uint64], n_bits: int, threads: int | None = None) -> NDArray[np.int32]:
-    """Hamming distances of all pairs of filters, int32 (O, O), by one binary matrix product: d = (n - B B')/2."""
+    """Return the Hamming distances of all filters, int32 (O, O), by one binary matrix product: d = (n - B B')/2."""
     return (n_bits - binary_ops.gemm_bits(rows, rows, n_bits, threads=threads)) // 2
 
 
@@ -80,30 +80,29 @@ def build(
     threads: int | None = None,
     starts: int = _START_WORK,
 ) -> Tree:
-    """A tree over the filters of a layer.
+    """Build a tree over the filters of a layer.
 
     Parameters
     ----------
     rows : uint64 (O, n_words(n_bits)); tail bits are ignored
     kind : {"mst", "star", "direct"}; "mst": a minimum spanning tree of small depth, rooted at its centre. "star": every
-        channel follows from the one with the smallest sum of distances. "direct": no channel follows from another.
-    complement : a channel may follow from the opposite of another, since the sums of -B are those of B negated:
-        distance min(d, n - d), and one more bit for each edge
-    starts : the most channels that the search for a shallow tree starts from, see below
+        channel is computed from the one with the smallest sum of distances. "direct": every channel is a root.
+    complement : whether a channel may be computed from another's negative; -B has the negated sums of B. The distance
+        is then min(d, n - d), and each edge takes one more bit
+    starts : the most channels from which the search for a shallow tree starts, see below
 
     Returns
     -------
     Tree
-        The weight of "mst" is the minimum. Its depth is the least for its edges (the root is the centre), but among
-        trees of equal weight the shallowest is searched for, not proved: Prim's algorithm runs from one channel after
-        another and takes, among equal distances, the parent of the smallest depth, then the lower number; the
-        shallowest result counts, the first of equals. All channels are tried as starts up to 1024 of them; of more, as
-        many as 2**30/O**2, in order of their distance from the centre of the first tree. The result depends on the
-        filters alone.
+        The weight of "mst" is minimal. For its edges its depth is minimal, since the root is the centre. Among trees of
+        equal weight, the search for the shallowest is a heuristic. Prim's algorithm runs from one channel after
+        another. Among equal distances it takes the parent of smaller depth, then the lower number. The first of the
+        shallowest results is kept. With up to 1024 channels all are tried as starts; with more, 2**30/O**2 channels, in
+        order of their distance from the centre of the first tree. The result depends only on the filters.
 
     Raises
     ------
-    InputError : fewer than two channels (but for "direct"), or an unknown kind
+    InputError : fewer than two channels (except for "direct"), or an unknown kind
 
     Examples
     --------
@@ -134,9 +133,9 @@ def build(
 def from_parents(
     rows: NDArray[np.uint64], n_bits: int, parent: NDArray[np.int32], negated: NDArray[np.bool_] | None = None
 ) -> Tree:
-    """The tree that `parent` and `negated` describe, with distances counted in the filters themselves.
+    """Return the tree given by `parent` and `negated`. Distances are counted from the filters.
 
-    Raises InputError where the numbers do not fit the filters, or there is a cycle.
+    Raises InputError if the numbers do not match the filters, or if there is a cycle.
     """
     channels = len(rows)
     if negated is None:
@@ -145,7 +144,7 @@ def from_parents(
         raise InputError(f"tree: {parent.size} parents and {negated.size} signs for {channels} output channels")
     if int(parent.min()) < -1 or int(parent.max()) >= channels:
         worst = int(np.where((parent < -1) | (parent >= channels))[0][0])
-        raise InputError(f"tree: channel {worst} has the parent {parent[worst]}; there are {channels} channels")
+        raise InputError(f"tree: channel {worst} has the parent {parent[worst]}, but there are {channels} channels")
     level = levels(parent)
     differ = np.bitwise_count(flips(rows, n_bits, parent, negated)).sum(axis=1, dtype=np.int32)
     distance = np.where(parent < 0, np.int32(0), differ)
@@ -156,36 +155,40 @@ def from_parents(
 def flips(
     rows: NDArray[np.uint64], n_bits: int, parent: NDArray[np.int32], negated: NDArray[np.bool_]
 ) -> NDArray[np.uint64]:
-    """Which signs differ from the parent's, or from their opposites: uint64 (O, words); a root's own bits."""
+    """Return which signs differ from the parent's, or from their negatives: uint64 (O, words).
+
+    A root has its own bits.
+    """
     before = np.where((parent < 0)[:, None], np.uint64(0), rows[parent])
     return mask_tail(rows ^ np.where(negated[:, None], ~before, before), n_bits)
 
 
 def levels(parent: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Edges from every channel up to its root, int32 (O,). Raises InputError where there is a cycle."""
+    """Return the edges from every channel to its root, int32 (O,). Raises InputError if there is a cycle."""
     level = (parent >= 0).astype(np.int32)
     above = parent.copy()
-    for _ in range(len(parent).bit_length()):  # each round doubles the way that `above` goes up
+    for _ in range(len(parent).bit_length()):  # each round doubles how far up `above` points
         climbing = np.flatnonzero(above >= 0)
         level[climbing] += level[above[climbing]]
         above[climbing] = above[above[climbing]]
     if (above >= 0).any():
-        raise InputError(f"tree: the parents of channel {int((above >= 0).argmax())} lead round in a cycle")
+        raise InputError(f"tree: the parents of channel {int((above >= 0).argmax())} form a cycle")
     return level
 
 
 def check_fit(tree: Tree, rows: NDArray[np.uint64], n_bits: int) -> None:
-    """Raise InputError unless the tree was made of these filters (or of ones with the same distances)."""
+    """Raise InputError unless the tree was built from these filters (or from filters with the same distances)."""
     if tree.out_channels != len(rows) or tree.n_bits != n_bits:
         raise InputError(
-            f"the tree is of {tree.out_channels} filters of {tree.n_bits} signs, the layer has {len(rows)} of {n_bits}"
+            f"the tree has {tree.out_channels} filters of {tree.n_bits} signs, but the layer has {len(rows)} of "
+            f"{n_bits}"
         )
     found = from_parents(rows, n_bits, tree.parent, tree.negated).distance
     if not np.array_equal(found, tree.distance):
         o = int((found != tree.distance).argmax())
         raise InputError(
-            f"the tree does not fit the weights: channel {o} differs from its parent {tree.parent[o]} in {found[o]} "
-            f"signs, the tree says {tree.distance[o]}"
+            f"the tree does not match the weights: channel {o} differs from its parent {tree.parent[o]} in {found[o]} "
+            f"signs, but the tree says {tree.distance[o]}"
         )
 
 
@@ -193,7 +196,7 @@ def check_fit(tree: Tree, rows: NDArray[np.uint64], n_bits: int) -> None:
 
 
 def _shallow_mst(distance: NDArray[np.int32], most: int, threads: int | None) -> NDArray[np.int32]:
-    """Parents of a minimum spanning tree, -1 for its centre; `build` says how it is chosen."""
+    """Return the parents of a minimum spanning tree, -1 for its centre. `build` describes the choice."""
     channels = len(distance)
     grow = prim.grow_reference if jit_disabled() else prim.grow
     first = np.empty(channels, np.int32)
@@ -205,7 +208,9 @@ def _shallow_mst(distance: NDArray[np.int32], most: int, threads: int | None) ->
     def one_chunk(start: int, stop: int) -> None:
         parent = np.empty(channels, np.int32)
         for index in range(start, stop):
-            depth[index] = (grow(distance, starts[index], parent) + 1) // 2  # at the centre of the longest path
+            depth[index] = (
+                grow(distance, starts[index], parent) + 1
+            ) // 2  # depth when rooted at the centre of the longest path
 
     parallel_chunks(one_chunk, len(starts), max(1, len(starts) // 64), threads)
     parent = np.empty(channels, np.int32)
@@ -214,8 +219,8 @@ def _shallow_mst(distance: NDArray[np.int32], most: int, threads: int | None) ->
 
 
 def _hung_at_centre(parent: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The same tree, rooted in the middle of its longest path; of two middles the lower number."""
-    a = int(levels(parent).argmax())  # an end of a longest path, as far as can be from any vertex
+    """Return the same tree, rooted at the middle of its longest path. Of two middles it takes the lower number."""
+    a = int(levels(parent).argmax())  # farthest from any vertex, so an end of a longest path
     from_a = _hung_at(parent, a)
     b = int(levels(from_a).argmax())
     path = [b]
@@ -225,7 +230,7 @@ def _hung_at_centre(parent: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _hung_at(parent: NDArray[np.int32], root: int) -> NDArray[np.int32]:
-    """The same tree with another root: the edges on the way from it are turned round."""
+    """Return the same tree with another root. Edges on the path between the roots are reversed."""
     parent = parent.copy()
     above, v = -1, root
     while v >= 0:

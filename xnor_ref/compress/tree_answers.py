@@ -1,4 +1,4 @@
-"""Known answers of the kernels of `tree_kernels.py`; `selftest` says what for."""
+"""Known answers of the kernels of `tree_kernels.py`; see `selftest`."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from xnor_ref.kernels.compiling.selftest import words
 
 
 def known_answers():
-    """Planes at a border, tiles that end in the middle of a row, more signs than a byte can add up."""
+    """Return cases: planes at a border, tiles that end inside a row, more signs than a byte can sum."""
     weight = words(19, 3, 3, 1)
     parent, negated = np.arange(-1, 18, dtype=np.int32) // 2, np.arange(19) % 3 == 1
     parent[0] = -1

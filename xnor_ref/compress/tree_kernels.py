@@ -1,8 +1,8 @@
-"""Compiled kernels of `execute.py`. Import this module only when it is needed.
+"""Compiled kernels of `execute.py`. This module imports Numba, so import it lazily.
 
-The inner loops are written out in LLVM's vector language: a compiler would widen every byte before it adds, and keep
-the sums in memory. They run over a tile of 64 neighbouring elements of planes, which `planes.Planes` lays out; elements
-that are no output's are computed with the others and left out when the tile is written.
+The inner loops are written in LLVM's vector language. A compiler would widen every byte before it adds, and keep the
+sums in memory. They run over a tile of 64 neighbouring elements of planes, see `planes.Planes`. Elements that belong to
+no output are computed too, and left out when the tile is written.
 """
 
 import numpy as np
@@ -14,14 +14,14 @@ from xnor_ref.compress.planes import BLOCK_CHANNELS, TILE_OUTPUTS
 from xnor_ref.kernels.compiling.jit import compiled, readonly, writable
 from xnor_ref.kernels.microkernels.ir import I8, I32, I64, const, declared, repeat, spread, vector
 
-_MOST = 127  # signs that a byte can add up
+_MOST = 127  # most signs that a byte can sum
 _1 = np.uint64(1)
 _pair = types.UniTuple(intp, 2)
 
 
 @intrinsic
 def _add_bytes(context, x, places, plus, minus, sums):
-    """sums[0:64] (int32) += bytes x[p:p + 64] of `plus` places p (uint32), less those of `minus` more; addresses."""
+    """sums[0:64] (int32) += bytes x[p:p + 64] at `plus` places p (uint32), minus those at the `minus` next places."""
 
     def generate(context, b, signature, arguments):
         x, places, plus, minus, sums = arguments
@@ -47,7 +47,7 @@ def _add_bytes(context, x, places, plus, minus, sums):
 
 @intrinsic
 def _count_bits(context, x, places, masks, signs, count, counts):
-    """counts[0:64] (uint64) = ones of (x[p:p + 64] & mask) ^ sign over `count` words; addresses, places are int64."""
+    """counts[0:64] (uint64) = ones of (x[p:p + 64] & mask) ^ sign over `count` words. Places are int64."""
 
     def generate(context, b, signature, arguments):
         x, places, masks, signs, count, counts = arguments
@@ -70,7 +70,7 @@ def _count_bits(context, x, places, masks, signs, count, counts):
 
 @compiled(void(readonly(int32, 1), intp, intp, intp, int32, writable(int32, 1), intp, _pair), forceinline=True)
 def _write(sums, y, x, width, factor, out, at, size):
-    """The outputs of a tile that begins at (y, x), times `factor`, into the plane of this size at out[at]."""
+    """Write the outputs of the tile at (y, x), times `factor`, into the plane of this size at out[at]."""
     first = np.uint64(0)
     while first < TILE_OUTPUTS and y < size[0]:
         count = np.uint64(min(TILE_OUTPUTS - np.int64(first), size[1] - x))
@@ -83,7 +83,7 @@ def _write(sums, y, x, width, factor, out, at, size):
 
 @compiled(void(readonly(uint64, 1), intp, readonly(int8, 2), intp, intp, intp, writable(int8, 1)))
 def spread_signs(words, channels, marks, border, start, stop, planes):
-    """Signs of (image, channel) start..stop as planes of bytes, from planes of words; `border` where marks are 0."""
+    """Expand planes of words to bytes, the signs of (image, channel) start..stop; `border` where marks are 0."""
     phases, length = marks.shape
     n_words = (channels + 63) // 64
     for item in range(start, stop):
@@ -113,10 +113,10 @@ def spread_signs(words, channels, marks, border, start, stop, planes):
     )
 )
 def sum_weights(planes, image_size, places, ends, factor, size, start, stop, sums, out):
-    """Items start..stop of all (image, tile, block of channels): factor times the signed sum over `places` into out.
+    """Compute items start..stop of all (image, tile, block of channels): factor times the signed sum over `places`.
 
-    Channel o adds the elements at places[ends[o, 0] : ends[o, 1]] and subtracts those up to ends[o, 2]. `size` is the
-    width of a plane, the tiles of an image, and the height and width of its outputs.
+    Channel o adds the elements at places[ends[o, 0] : ends[o, 1]] and subtracts those up to ends[o, 2]. `size` holds
+    the width of a plane, the tiles of an image, and the height and width of its outputs.
     """
     width, tiles, out_size = size[0], size[1], (size[2], size[3])
     channels = len(ends)
@@ -155,7 +155,7 @@ def sum_weights(planes, image_size, places, ends, factor, size, start, stop, sum
     )
 )
 def sum_words(planes, image_size, places, masks, signs, ends, totals, size, start, stop, counts, sums, out):
-    """As `sum_weights`, over words: masks and signs of those at `places`; totals[o] = (differences, factor)."""
+    """Like `sum_weights`, but over words at `places` with their masks and signs. totals[o] = (differences, factor)."""
     width, tiles, out_size = size[0], size[1], (size[2], size[3])
     channels = len(ends)
     blocks = (channels + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS
@@ -176,7 +176,7 @@ def sum_words(planes, image_size, places, masks, signs, ends, totals, size, star
 
 @compiled(void(writable(int32, 3), readonly(int32, 1), readonly(int32, 1), readonly(int32, 1), intp, intp, intp))
 def add_up(out, parent, sign, order, piece, start, stop):
-    """out[:, j] += sign[j] * out[:, parent[j]] in this order, for pieces start..stop (`piece` pixels) of all images."""
+    """out[:, j] += sign[j] * out[:, parent[j]] in order, for pieces start..stop of all images (`piece` pixels each)."""
     pieces = (out.shape[2] + piece - 1) // piece
     for item in range(start, stop):
         image, first = item // pieces, item % pieces * piece

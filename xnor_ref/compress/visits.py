@@ -1,4 +1,4 @@
-"""What a channel of a tree visits, as single weights or as words, and the sums over it; see `execute.py`."""
+"""The weights or words that each channel of a tree visits, and the sums over them; see `execute.py`."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,23 +14,23 @@ from xnor_ref.kernels.basics.layout import pack_mask, signs_of_words
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.readable import reference
 
-WORK = 1 << 21  # additions of bytes that are worth a chunk of their own
+WORK = 1 << 21  # least additions of bytes per chunk
 
 I32 = NDArray[np.int32]
 U64 = NDArray[np.uint64]
 
 
 class Placed(NamedTuple):
-    """What the sums need to know of images of one size."""
+    """The tables of the sums for images of one size."""
 
-    places: NDArray  # of every visit, in the planes of one image
+    places: NDArray  # place of every visit, in the planes of one image
     marks: NDArray[np.int8] | None = None  # which elements of the planes hold a pixel
     pad_value: int = -1
-    border: I32 | None = None  # (O, OH, OW), to be added to the results
+    border: I32 | None = None  # (O, OH, OW), added to the outputs
 
 
 class Weights:
-    """The single weights that each channel visits: those of +1 first, then those of -1."""
+    """The single weights that each channel visits: first those of +1, then those of -1."""
 
     def __init__(self, words: U64, channels: int, tree: Tree) -> None:
         self.channels, self.factor = channels, _factor(tree)
@@ -46,7 +46,7 @@ class Weights:
         self.taps = np.unravel_index(np.concatenate(taps), (channels, kernel_h, kernel_w))
 
     def place(self, planes: Planes, pad_value: int) -> Placed:
-        """Places of the weights in planes of bytes."""
+        """Return the places of the weights in planes of bytes."""
         if planes.elements(self.channels) >= 2**32:
             raise InputError(
                 f"an image of {self.channels} channels {planes.size} takes more than 2**32 bytes as planes"
@@ -54,7 +54,7 @@ class Weights:
         return Placed(planes.places(*self.taps).astype(np.uint32), planes.inside(), pad_value)
 
     def sums(self, planes: Planes, placed: Placed, x_words: U64, out: I32, threads: int | None) -> None:
-        """Twice the sum over what differs (a root: the sum over all) of every channel and pixel into `out`."""
+        """Write to `out`, by channel and pixel, twice the sum over the differing weights (a root: the sum over all)."""
         from xnor_ref.compress import tree_kernels
 
         n, channels, marks = len(x_words), self.channels, placed.marks
@@ -78,7 +78,7 @@ class Weights:
 
 
 class Words:
-    """The 64-bit words that each channel visits: marks of the differences, and the signs there."""
+    """The 64-bit words that each channel visits: masks of the differences, and the signs there."""
 
     def __init__(self, words: U64, channels: int, tree: Tree) -> None:
         self.words, self.channels = words, channels
@@ -91,7 +91,10 @@ class Words:
         self.totals = np.stack([np.bitwise_count(flips).sum(axis=(1, 2, 3), dtype=np.int32), _factor(tree)], axis=1)
 
     def place(self, planes: Planes, pad_value: int) -> Placed:
-        """Places of the words in planes of words, where the border is -1; another padding is added at the end."""
+        """Return the places of the words in planes of words.
+
+        There the padding is -1; another padding is added at the end.
+        """
         border = None
         if pad_value != -1 and planes.window.padding != NO_PADDING:
             once = reference.border_sums(self.words, self.channels, planes.size, planes.window)
@@ -99,7 +102,7 @@ class Words:
         return Placed(planes.places(*self.taps), border=border)
 
     def sums(self, planes: Planes, placed: Placed, x_words: U64, out: I32, threads: int | None) -> None:
-        """As for `Weights`."""
+        """Like `Weights.sums`."""
         from xnor_ref.compress import tree_kernels
 
         words = planes.word_planes(x_words)
@@ -119,23 +122,23 @@ FORMS = tuple(_FORMS)
 
 
 def visits_of(form: str, words: U64, channels: int, tree: Tree) -> Weights | Words:
-    """The visits of a layer with weights (O, KH, KW, n_words(channels)), tail bits zero."""
+    """Return the visits of a layer with weights (O, KH, KW, n_words(channels)) with zero tail bits."""
     return _FORMS[form](words, channels, tree)
 
 
 def _in_chunks(function, tiles: int, channels: int, visits: int, threads: int | None) -> None:
-    """`function` over all (tile, block of channels), in chunks of enough work."""
+    """Run `function` over all (tile, block of channels), in chunks."""
     blocks = -(-channels // BLOCK_CHANNELS)
     parallel_chunks(function, tiles * blocks, max(1, WORK * blocks // (TILE_OUTPUTS * visits)), threads)
 
 
 def _factor(tree: Tree) -> I32:
-    """What the sums count: a sign that differs changes the result by two."""
+    """Return the factor of each channel's sums: a differing sign changes the output by two."""
     return np.where(tree.parent < 0, 1, 2).astype(np.int32)
 
 
 def _flips(words: U64, channels: int, tree: Tree) -> Iterator[U64]:
-    """For each channel the words (KH, KW, words) that mark where it differs from what it follows from; a root: all."""
+    """Yield for each channel words (KH, KW, words) that mark its differences from its parent; for a root, all signs."""
     every = pack_mask(np.ones(channels, bool), -1)
     for o, parent in enumerate(tree.parent):
         if parent < 0:

@@ -1,4 +1,4 @@
-"""A packed network with its binary layers held along trees: what each would cost, and the description to save."""
+"""Storing a packed network's binary layers along trees: the cost of each, and the description to save."""
 
 import copy
 import math
@@ -26,34 +26,34 @@ class Layer:
     """A binary layer of a network, and its tree."""
 
     node: ExaminedNode
-    input_shape: tuple[int, ...]  # of one image
-    rows: NDArray[np.uint64]  # filters as the file holds them
+    input_shape: tuple[int, ...]  # shape of one image
+    rows: NDArray[np.uint64]  # filters as stored in the file
     n_bits: int
-    tree: Tree | None  # None with a single output channel
+    tree: Tree | None  # None for a single output channel
     costs: costs.Costs
-    star_ratio: float  # XNORs along the star of the same filters, for one of the direct computation
-    random_ratio: float  # along a minimum spanning tree of as many random filters
-    coded: NDArray[np.uint8] | None  # the filters along the tree; None where that is not possible
+    star_ratio: float  # XNORs along a star of the same filters, divided by direct XNORs
+    random_ratio: float  # the same along a minimum spanning tree of as many random filters
+    coded: NDArray[np.uint8] | None  # the filters stored along the tree; None if impossible
     stored: str  # "tree" or "bits"
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes of the filters as bits."""
+        """Bytes of the filters stored as bits."""
         return self.rows.nbytes
 
     @property
     def note(self) -> str:
-        """Why the layer stays as it is, or ""."""
+        """The reason why the layer stays as bits, or ""."""
         if self.tree is None:
-            return "one output channel: there is nothing that it could follow from"
+            return "one output channel, so there is no tree"
         if self.coded is None:
-            return "too large, or too uniform, to be held along a tree"
+            return "too large, or too uniform, to be stored along a tree"
         return "" if self.stored == "tree" else f"{len(self.coded):,} bytes along its tree"
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A description and tensors for `PackedNetwork`, and how they came about."""
+    """A description and tensors for `PackedNetwork`, with the layers and trees that they come from."""
 
     metadata: dict[str, Any]
     tensors: dict[str, NDArray]
@@ -61,7 +61,7 @@ class Compressed:
 
 
 def read(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray], ExaminedNetwork]:
-    """Description, tensors and examined network of a model file. Raises ModelFileError."""
+    """Return description, tensors and checked network of a model file. Raises ModelFileError."""
     metadata, tensors = file.read(path)
     try:
         return metadata, tensors, file.examine(metadata, tensors)
@@ -79,17 +79,17 @@ def compress(
     store: str = "auto",
     threads: int | None = None,
 ) -> Compressed:
-    """Find a tree for every binary layer without groups, and hold the layer along it where that takes fewer bytes.
+    """Find a tree for every binary layer without groups. Store the layer along the tree if that takes fewer bytes.
 
     Parameters
     ----------
-    metadata, tensors, network : as `read` gives them
-        Layers that are held along trees already get new ones.
+    metadata, tensors, network : the result of `read`
+        Layers that are already stored along trees get new trees.
     kind : {"mst", "star"}
     complement : bool
-        Let channels follow from the opposite of another; see `compress.tree.build`.
+        Whether channels may be computed from another channel's negative; see `compress.tree.build`.
     store : {"auto", "tree"}
-        "auto": along the tree where that is smaller, else as bits. "tree": along the tree wherever that is possible.
+        "auto": along the tree if that is smaller, else as bits. "tree": along the tree wherever possible.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def compress(
     Raises
     ------
     InputError
-        No layer has binary weights and binary inputs, or none of them more than one output channel; an unknown option.
+        No layer with binary weights and inputs has more than one output channel, or an option is unknown.
     """
     if store not in STORE or kind not in ("mst", "star"):
         raise InputError(f"compress: kind must be mst or star and store auto or tree; got {kind!r} and {store!r}")
@@ -120,8 +120,9 @@ def compress(
         layers.append(layer)
     if all(layer.tree is None for layer in layers):
         raise InputError(
-            f"compress: a tree needs at least two output channels; {', '.join(layer.node.name for layer in layers)} "
-            "has one" + (" each" if len(layers) > 1 else "")
+            "compress: a tree needs at least two output channels, but "
+            f"{', '.join(layer.node.name for layer in layers)} "
+            "has only one" + (" each" if len(layers) > 1 else "")
         )
     return Compressed(*_description(metadata, tensors, layers), tuple(layers))
 
@@ -152,7 +153,7 @@ def _layer(
 
 
 def _rows(node: ExaminedNode, n_bits: int) -> NDArray[np.uint64]:
-    """The filters as rows of bits, in the order of the file."""
+    """Return the filters as rows of bits, in the order of the file."""
     if "bits" in node.tensors:
         return node.tensors["bits"]
     return codec.decode(node.tensors["tree"], len(node.step.arguments["words"]), n_bits)[0]
@@ -161,7 +162,7 @@ def _rows(node: ExaminedNode, n_bits: int) -> NDArray[np.uint64]:
 def _description(
     metadata: dict[str, Any], tensors: dict[str, NDArray], layers: list[Layer]
 ) -> tuple[dict[str, Any], dict[str, NDArray]]:
-    """The description and tensors with every layer held as its `stored` says."""
+    """Return the description and tensors with every layer stored as its `stored` says."""
     metadata, tensors = copy.deepcopy(metadata), dict(tensors)
     by_name = {layer.node.name: layer for layer in layers}
     for entry in metadata["graph"]:

@@ -1,4 +1,4 @@
-"""What a packed network holds and computes, as plain arrays: its layers, their weights, and one run layer by layer."""
+"""A packed network as plain arrays: its layers, their weights, and the values of every layer in a run."""
 
 import difflib
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a packed network; shapes are those of one image, (C, H, W) or (I,).
+    """A layer of a packed network. Shapes are those of one image, (C, H, W) or (I,).
 
     Attributes
     ----------
     name : str
-        Its path in the trained network.
+        The layer's path in the trained network.
     kind : str
-        Its operation, one of those in docs/model-format.md.
+        The operation's name in docs/model-format.md.
     inputs : tuple of str
-        The layers that it reads; "image" is the normalised image.
+        The names of the layers that it reads. "image" is the normalised image.
     input_shape, output_shape : tuple of int
     weight_shape : tuple of int or None
-        (O, C, KH, KW), in groups (O, C/groups, KH, KW), or (O, I); None for a layer without weights.
+        (O, C/groups, KH, KW) or (O, I), or None for a layer without weights.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Layer:
 
 
 def layers(network: ExaminedNetwork) -> tuple[Layer, ...]:
-    """All layers in the order in which they are computed."""
+    """Return all layers in the order of computation."""
     names = [*(node.name for node in network.nodes), "image"]
     shapes = [*(node.step.shape for node in network.nodes), network.input_shape]
     found = []
@@ -55,7 +55,7 @@ def layers(network: ExaminedNetwork) -> tuple[Layer, ...]:
 
 
 def find(network: ExaminedNetwork, name: str, what: str) -> ExaminedNode:
-    """The layer `name`, which must have `what`: "weights", or, with weights of bits only, "words" or "alpha".
+    """Return the layer `name`. It must have `what`: "weights", or "words" or "alpha", which only binary weights have.
 
     Raises InputError.
     """
@@ -63,41 +63,41 @@ def find(network: ExaminedNetwork, name: str, what: str) -> ExaminedNode:
     if name not in nodes:
         near = ", ".join(map(repr, difflib.get_close_matches(str(name), nodes, 3, 0.4)))
         hint = f"did you mean {near}?" if near else "see .layers for all"
-        raise InputError(f"PackedNetwork.{what}: there is no layer {name!r}; {hint}")
+        raise InputError(f"PackedNetwork.{what}: no layer is named {name!r}; {hint}")
     having = [key for key, node in nodes.items() if (node.step.weight_shape if what == "weights" else node.step.words)]
     if name not in having:
         known = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "") if having else "no layer"
-        raise InputError(f"PackedNetwork.{what}: layer {name!r} ({nodes[name].op}) has no {what}; {known} has")
+        raise InputError(f"PackedNetwork.{what}: layer {name!r} ({nodes[name].op}) has no {what}; layer {known} has")
     return nodes[name]
 
 
 def weights(node: ExaminedNode) -> NDArray[Any]:
-    """The weights of a layer; see `PackedNetwork.weights`."""
+    """Return the weights of a layer; see `PackedNetwork.weights`."""
     shape, words = node.step.weight_shape, node.step.words
     assert shape is not None
     if words is None:
         return node.tensors["weight"].copy()
-    signs = signs_of_words(words(), shape[1])  # (O, KH, KW, C) or (O, I); bit planes in front
+    signs = signs_of_words(words(), shape[1])  # (O, KH, KW, C) or (O, I); bit planes first
     planes = signs.ndim > len(shape)
     values = np.tensordot(2.0 ** np.arange(len(signs)), signs, 1) if planes else signs
     return np.ascontiguousarray(np.moveaxis(values, -1, 1), np.int16 if planes else np.int8)
 
 
 def words(node: ExaminedNode) -> NDArray[np.uint64]:
-    """The weights of a layer as bits; see `PackedNetwork.words`."""
+    """Return the weights of a layer as bits; see `PackedNetwork.words`."""
     shape, words = node.step.weight_shape, node.step.words
     assert shape is not None and words is not None
     return np.ascontiguousarray(np.moveaxis(words(), -1, 1 - len(shape))) if len(shape) > 2 else words()
 
 
 def alpha(node: ExaminedNode) -> F32:
-    """The scales of a layer; see `PackedNetwork.alpha`."""
+    """Return the scales of a layer; see `PackedNetwork.alpha`."""
     found = node.tensors.get("alpha")
     return np.ones(node.step.shape[0], np.float32) if found is None else found.copy()
 
 
 def trace(network: ExaminedNetwork, batch: F32, settings: Settings) -> dict[str, Arrays]:
-    """What every layer computes; see `PackedNetwork.trace`."""
+    """Return the values of every layer; see `PackedNetwork.trace`."""
     values, found = [batch], {}
     for node in network.nodes:
         notes: Arrays = {}
@@ -110,7 +110,7 @@ def trace(network: ExaminedNetwork, batch: F32, settings: Settings) -> dict[str,
 
 
 def _arrays(x: F32, notes: Arrays) -> Arrays:
-    """What a binary layer noted while it ran, unpacked."""
+    """Return the values that a binary layer recorded, unpacked."""
     found: Arrays = {}
     if "words" in notes:
         signs = signs_of_words(notes["words"], x.shape[1])

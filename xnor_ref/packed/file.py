@@ -1,8 +1,8 @@
-"""The packed model file: what its description must say, and the examination of every word of it.
+"""The packed model file: its description, and the check of everything in it.
 
-docs/model-format.md defines the format. A description is examined node by node, from the input's shape on, so
-that after `examine` every shape, channel count, cost and tensor is known to fit, and running the network can
-neither fail, nor take unbounded memory or time.
+docs/model-format.md defines the format. A description is checked node by node, starting from the input's shape. After
+`examine`, every shape, channel count, cost and tensor is known to fit. Running the network then cannot fail, and takes
+bounded memory and time.
 """
 
 import math
@@ -21,9 +21,9 @@ from xnor_ref.packed.trees import MAX_TREE_WEIGHTS
 from xnor_ref.storage import PathLike, load_tensors
 
 FORMAT = "xnor_ref packed network"
-VERSION = 1  # of networks whose binary layers are all held as bits
-TREE_VERSION = 2  # of networks with layers that are held along a tree
-GEOMETRY_VERSION = 5  # of networks with groups of binary layers, two-sided padding, or one of `_OPTIONAL`
+VERSION = 1  # networks with all binary layers stored as bits
+TREE_VERSION = 2  # networks with layers stored along a tree
+GEOMETRY_VERSION = 5  # networks with groups in binary layers, uneven padding, or one of `_OPTIONAL`
 _OPTIONAL = ("dilation", "count_include_pad", "input_levels")
 LAST_VERSION = max(GEOMETRY_VERSION, *(op.version for op in OPS.values()))
 
@@ -51,7 +51,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}", re.ASCII)
 
 @dataclass(frozen=True)
 class ExaminedNode:
-    """A node that was found sound."""
+    """A node that passed the check."""
 
     op: str
     name: str
@@ -63,7 +63,7 @@ class ExaminedNode:
 
 @dataclass(frozen=True)
 class ExaminedNetwork:
-    """A description that was found sound."""
+    """A description that passed the check."""
 
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -75,25 +75,25 @@ class ExaminedNetwork:
 
 
 def version_of(graph: list[dict[str, Any]], tensors: dict[str, NDArray]) -> int:
-    """The smallest version of the format that has all that a network needs."""
+    """Return the smallest format version with all that a network needs."""
     trees = [TREE_VERSION for name in tensors if name.endswith(".tree")]
     return max([VERSION, *trees, *map(_version_of_node, graph)])
 
 
 def _version_of_node(entry: dict[str, Any]) -> int:
-    """The smallest version that has this operation and its geometry."""
+    """Return the smallest format version with this operation and geometry."""
     grouped = "groups" in entry and entry["op"] != "conv2d"
     new = grouped or uneven(entry.get("padding")) or not entry.keys().isdisjoint(_OPTIONAL)
     return max(OPS[entry["op"]].version, GEOMETRY_VERSION if new else VERSION)
 
 
 def read(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray]]:
-    """Description and tensors of a file, its digest verified, its content not yet examined.
+    """Return description and tensors of a file. The digest is verified, but the content is not yet checked.
 
     Raises
     ------
     ModelFileError
-        Missing, unreadable, damaged, altered, of another kind or version.
+        The file is missing, unreadable, damaged, altered, or of another format or version.
     """
     tensors, metadata = load_tensors(path, expect_format=FORMAT, max_version=LAST_VERSION, max_bytes=MAX_FILE_BYTES)
     return metadata, tensors
@@ -105,14 +105,14 @@ def examine(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> ExaminedNe
     Parameters
     ----------
     metadata : dict
-        As docs/model-format.md defines it ("digest" may be there; it is not looked at).
+        The description of docs/model-format.md. A key "digest" is ignored.
     tensors : dict of ndarray
-        Named "<node>.<field>".
+        By name, "<node>.<field>".
 
     Raises
     ------
     ModelFileError
-        Names the node or key and what is wrong with it.
+        A node or key is wrong. The message names it and the reason.
     """
     _check_keys(metadata)
     input_shape, mean, std, table = _examine_input(metadata["input"])
@@ -120,7 +120,9 @@ def examine(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> ExaminedNe
     nodes = _examine_graph(metadata["graph"], tensors, input_shape, metadata["version"])
     logits = nodes[-1].step.shape
     if logits != (len(classes),):
-        raise ModelFileError(f"the last node {nodes[-1].name!r} gives {logits}, for {len(classes)} classes")
+        raise ModelFileError(
+            f"the last node {nodes[-1].name!r} has {logits} outputs, but there are {len(classes)} classes"
+        )
     return ExaminedNetwork(input_shape, mean, std, table, classes, nodes, _check_cost(nodes, input_shape))
 
 
@@ -146,7 +148,7 @@ def _check_keys(metadata: dict[str, Any]) -> None:
 
 def _examine_input(given: dict[str, Any]):
     if given.keys() != {"channels", "height", "width", "mean", "std"}:
-        raise ModelFileError(f"input must have channels, height, width, mean and std, has {shown(sorted(given))}")
+        raise ModelFileError(f"input must have channels, height, width, mean and std, but has {shown(sorted(given))}")
     sizes = []
     for key, limit in (("channels", MAX_CHANNELS), ("height", MAX_IMAGE_SIDE), ("width", MAX_IMAGE_SIDE)):
         value = given[key]
@@ -162,15 +164,15 @@ def _examine_input(given: dict[str, Any]):
     mean, std = (tuple(float(v) for v in given[key]) for key in ("mean", "std"))
     table = float_ops.pixel_table(mean, std)
     if not np.isfinite(table).all():
-        raise ModelFileError("input mean and std make pixels that are not finite")
+        raise ModelFileError("input mean and std give pixels that are not finite")
     return (sizes[0], sizes[1], sizes[2]), mean, std, table
 
 
 def _examine_classes(classes: list) -> tuple[str, ...]:
     if not 1 <= len(classes) <= MAX_CLASSES:
-        raise ModelFileError(f"classes must name 1 to {MAX_CLASSES} classes, has {len(classes)}")
+        raise ModelFileError(f"classes must be 1 to {MAX_CLASSES} names, got {len(classes)}")
     for label, name in enumerate(classes):
-        # Printable only: names go to terminals, where control characters are commands.
+        # Only printable names: in a terminal, control characters are commands.
         if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= 1000:
             raise ModelFileError(f"class {label} must be a printable string, got {shown(name)}")
     return tuple(classes)
@@ -180,7 +182,7 @@ def _examine_graph(
     graph: list, tensors: dict[str, NDArray], input_shape: Shape, version: int
 ) -> tuple[ExaminedNode, ...]:
     if not 1 <= len(graph) <= MAX_NODES:
-        raise ModelFileError(f"graph must have 1 to {MAX_NODES} nodes, has {len(graph)}")
+        raise ModelFileError(f"graph must have 1 to {MAX_NODES} nodes, got {len(graph)}")
     fields: dict[str, dict[str, NDArray]] = {}
     for key, array in tensors.items():
         owner, _, name = key.rpartition(".")
@@ -195,21 +197,26 @@ def _examine_graph(
             raise ModelFileError(f"node {index} must be an object with op, name and inputs")
         op, name, inputs = entry["op"], entry["name"], entry["inputs"]
         if not isinstance(op, str) or op not in OPS:
-            raise ModelFileError(f"node {index}: unknown op {shown(op)}; known are {', '.join(OPS)}")
+            raise ModelFileError(f"node {index}: unknown op {shown(op)}; it must be one of {', '.join(OPS)}")
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in names:
-            raise ModelFileError(f"node {index}: name {shown(name)} is not a plain name, or was used before")
+            raise ModelFileError(f"node {index}: name {shown(name)} is not a plain name, or is used twice")
         node = Node(op, name, {k: v for k, v in entry.items() if k not in _NODE_KEYS}, fields.pop(name, {}))
         since, wanted = _version_of_node(entry), OPS[op].inputs
-        node.need(version >= since, f"needs version {since}, the file has {version}")
+        node.need(version >= since, f"needs version {since}, but the file has version {version}")
         ok = isinstance(inputs, list) and (len(inputs) == wanted or (wanted is None and len(inputs) > 0))
         ok = ok and all(is_integer(i) and -1 <= i < index for i in inputs)
         node.need(
-            ok, f"inputs must be {wanted or 'several'} of the nodes before it (-1 is the image), got {shown(inputs)}"
+            ok, f"inputs must name {wanted or 'several'} of the earlier nodes (-1 is the image), got {shown(inputs)}"
         )
         shapes = [input_shape if i == -1 else nodes[i].step.shape for i in inputs]
         if "tree" in node.tensors:
-            node.need(version >= TREE_VERSION, f"tensor 'tree' needs version {TREE_VERSION}, the file has {version}")
-            node.need(in_trees < MAX_TREE_WEIGHTS, f"over {MAX_TREE_WEIGHTS} weights of the file are held along trees")
+            node.need(
+                version >= TREE_VERSION,
+                f"tensor 'tree' needs version {TREE_VERSION}, but the file has version {version}",
+            )
+            node.need(
+                in_trees < MAX_TREE_WEIGHTS, f"more than {MAX_TREE_WEIGHTS} weights of the file are stored along trees"
+            )
         step = OPS[op].examine(node, *shapes)
         in_trees += step.weight_bits if "tree" in node.tensors else 0
         extra = sorted((node.attributes.keys() | node.tensors.keys()) - node.seen)
@@ -219,7 +226,7 @@ def _examine_graph(
         unused.add(index)
         unused -= set(inputs)
     if unused != {len(nodes) - 1}:
-        raise ModelFileError(f"the result of node {nodes[min(unused)].name!r} is never used")
+        raise ModelFileError(f"no node reads the output of node {nodes[min(unused)].name!r}")
     if fields:
         owner, left = next(iter(fields.items()))
         raise ModelFileError(f"tensor {shown(f'{owner}.{next(iter(left))}')} belongs to no node")
@@ -227,12 +234,12 @@ def _examine_graph(
 
 
 def last_uses(nodes: tuple[ExaminedNode, ...]) -> dict[int, int]:
-    """For every node (and -1, the image) the last node that reads it."""
+    """Return, for every node and for -1 (the image), the last node that reads it."""
     return {source: index for index, node in enumerate(nodes) for source in node.inputs}
 
 
 def _check_cost(nodes: tuple[ExaminedNode, ...], input_shape: Shape) -> int:
-    """Bytes that one image needs at the worst moment; refuses what is out of all proportion."""
+    """Return the most bytes that one image needs at a time. Raises ModelFileError if memory or work is too large."""
     final = last_uses(nodes)
     live = peak = 4 * math.prod(input_shape)
     work = 0
@@ -244,7 +251,7 @@ def _check_cost(nodes: tuple[ExaminedNode, ...], input_shape: Shape) -> int:
         if peak > MAX_IMAGE_MEMORY or work > MAX_IMAGE_WORK:
             raise ModelFileError(
                 f"node {node.name!r} ({node.op}) makes the network too large: one image would need {peak} "
-                f"bytes and {work} operations, the limits are {MAX_IMAGE_MEMORY} and {MAX_IMAGE_WORK}"
+                f"bytes and {work} operations; the limits are {MAX_IMAGE_MEMORY} and {MAX_IMAGE_WORK}"
             )
         for source in set(node.inputs):
             if final[source] == index:

@@ -1,8 +1,8 @@
-"""From a trained network to a packed one.
+"""Freezing: from a trained network to a packed one.
 
-Each kind of layer has an entry in `LAYERS`, which says what node it becomes. A BatchNorm whose only reader is a binary
-layer without K is folded into thresholds afterwards; that is exact, see `thresholds`. Everything else keeps its float32
-numbers, so that the packed network repeats the float network's answers to the bit.
+`LAYERS` gives the node of each kind of layer. A BatchNorm that is read only by one binary layer without K is then
+folded into thresholds, which is exact, see `thresholds`. Everything else keeps its float32 numbers, so the packed
+network gives the float network's answers bit for bit.
 """
 
 import platform
@@ -45,37 +45,38 @@ def freeze(
     training: dict[str, Any] | None = None,
     data_sha256: str | None = None,
 ) -> PackedNetwork:
-    """Pack a network as it is in inference: signs of the latent weights, their scales, running statistics.
+    """Pack a network in its inference form: signs of the latent weights, their scales, running statistics.
 
-    What is not given is taken from `network.about`, a dict with these keys, which training leaves behind, and the input
-    shape of a network of `models.build` from its configuration.
+    Arguments not given are taken from `network.about`, a dict with these keys, which training sets. The input shape of
+    a network of `models.build` is taken from its configuration.
 
     Parameters
     ----------
     network : nn.Module
-        Made of layers of `nn`, `Sequential`, `Residual` and `Graph` among them; not changed, whatever mode it is in.
+        Made of layers of `nn`, including `Sequential`, `Residual` and `Graph`, in training or inference mode. Not
+        changed.
     input_shape : (C, H, W)
-    mean, std : number, or a number per channel
-        Of pixel/255: what raw pixels are normalised with.
+    mean, std : number, or one number per channel
+        Mean and standard deviation of pixel/255 that normalise raw pixels.
     classes : names in label order, optional
-        Without any, classes are called "0", "1", and so on.
+        By default "0", "1", and so on.
     training : dict of JSON values, optional
-        How the network was trained; kept in the file for people.
+        How the network was trained. Stored in the file as information.
     data_sha256 : str, optional
-        Fingerprint of the training data, 64 hexadecimal digits; kept in the file for people.
+        Digest of the training data, 64 hexadecimal digits. Stored in the file as information.
 
     Returns
     -------
     PackedNetwork
-        Its logits equal those of `network` in inference, after `network.eval()` and inside `no_grad`, bit for bit.
+        Its logits equal those of `network` after `network.eval()` and inside `no_grad`, bit for bit.
 
     Raises
     ------
     InputTypeError
-        `network` is no nn.Module.
+        `network` is not an nn.Module.
     InputError
-        The input shape, mean or std is missing; a layer cannot be packed, which the message names; or the network, its
-        input and its classes do not fit together.
+        The input shape, mean or std is missing; a layer, named in the message, cannot be packed; or the network, its
+        input and its classes do not match.
     NonFiniteError
         A parameter or running statistic is NaN or infinite.
 
@@ -95,7 +96,7 @@ def freeze(
     about |= {key: value for key, value in given.items() if value is not None}
     missing = [key for key in ("input_shape", "mean", "std") if key not in about]
     if missing:
-        raise InputError(f"freeze: {', '.join(missing)} must be given; the network does not say how it was trained")
+        raise InputError(f"freeze: {', '.join(missing)} must be given, because network.about does not hold them")
     for name, array in network.state_dict().items():
         if not np.isfinite(array).all():
             raise NonFiniteError(f"freeze: {name} holds NaN or infinity")
@@ -135,13 +136,13 @@ def freeze(
 
 
 def _shape_of(network: nn.Module) -> dict[str, Any]:
-    """The input shape that a network of `models.build` was made for."""
+    """Return the input shape that a network of `models.build` was made for."""
     config = getattr(network, "config", None)
     return {"input_shape": (config["in_channels"], config["image_size"], config["image_size"])} if config else {}
 
 
 def _numbers(name: str, values: Any, kind: Callable, count: int) -> list[Any]:
-    """So many numbers; one of mean or std stands for every channel."""
+    """Return `count` numbers. A single mean or std is repeated for every channel."""
     try:
         numbers = [kind(value) for value in (values if np.ndim(values) or kind is int else [values] * count)]
     except (TypeError, ValueError, OverflowError):
@@ -152,32 +153,32 @@ def _numbers(name: str, values: Any, kind: Callable, count: int) -> list[Any]:
 
 
 class Graph:
-    """Nodes in the making; positions in it are what layers are connected by."""
+    """The nodes under construction. Nodes refer to each other by position."""
 
     def __init__(self, input_shape: Shape) -> None:
         self.nodes: list[dict[str, Any]] = []
-        self.shapes = {-1: input_shape}  # of one image; -1 is the image
+        self.shapes = {-1: input_shape}  # shapes of one image; -1 is the image
         self._fields: list[dict[str, NDArray]] = []
 
     def append(
         self, op: str, name: str, inputs: list[int], shape: Shape, fields: Fields | None = None, **attributes
     ) -> int:
-        """Add a node whose result has this shape, and give its position; fields that are None are left out."""
+        """Add a node with outputs of this shape, and return its position. Fields that are None are left out."""
         self.shapes[len(self.nodes)] = shape
         self.nodes.append({"op": op, "name": name or op, "inputs": inputs, **attributes})
         self._fields.append({key: array for key, array in (fields or {}).items() if array is not None})
         return len(self.nodes) - 1
 
     def tensors(self) -> dict[str, NDArray]:
-        """All fields by their name in the file."""
+        """Return all fields by their name in the file."""
         pairs = zip(self.nodes, self._fields)
         return {f"{node['name']}.{key}": array for node, fields in pairs for key, array in fields.items()}
 
     def fold_thresholds(self) -> None:
-        """Turn every affine node that only one binary node without K reads into thresholds of that node.
+        """Turn every affine node that is read only by one binary node without K into thresholds of that node.
 
-        Flatten may stand between them: each pixel gets the threshold of its channel. So may max pooling, if no scale is
-        negative: rounding is monotone, so the maximum of the results is the result of the maximum.
+        Flatten may stand between them; each pixel then gets the threshold of its channel. Max pooling may also stand
+        between them if no scale is negative: rounding is monotone, so the maximum commutes with the affine step.
         """
         readers = [source for node in self.nodes for source in node["inputs"]]
         folded = set()
@@ -201,9 +202,9 @@ class Graph:
         self._drop(folded)
 
     def fold_scales(self) -> None:
-        """Make one learned scale a channel the alpha of the layer before it, where that has none and no K.
+        """Turn a learned scale with one number per channel into the alpha of the layer before, if it has no alpha or K.
 
-        The product is the same: fl(Z) times the scale. A result that others read as well stays as it is.
+        The product is the same: fl(Z) times the scale. Outputs that other nodes also read stay unchanged.
         """
         readers = [source for node in self.nodes for source in node["inputs"]]
         folded = set()
@@ -220,7 +221,7 @@ class Graph:
         self._drop(folded)
 
     def _drop(self, folded: set[int]) -> None:
-        """Remove nodes that no other reads any more."""
+        """Remove nodes that no other node reads any more."""
         kept = [index for index in range(len(self.nodes)) if index not in folded]
         moved = {-1: -1} | {old: new for new, old in enumerate(kept)}
         self.nodes = [self.nodes[index] for index in kept]
@@ -230,17 +231,17 @@ class Graph:
 
 
 def _emit(module: nn.Module, graph: Graph, sources: list[int], name: str) -> int:
-    """Append the nodes of a layer that reads the nodes `sources`; give the position of its result.
+    """Append the nodes of a layer that reads the nodes `sources`. Return the position of its output.
 
-    A subclass may compute something else than the class that is known here, and is refused then.
+    A subclass that overrides the forward computation is rejected, since it may compute something else.
     """
     kind: Any = next((kind for kind in type(module).__mro__ if kind in _CONTAINERS or kind in LAYERS), nn.Module)
     changed = kind is not nn.Module and overrides(module, kind, *getattr(kind, "packed_as", ("forward",)))
     if kind is nn.Module or changed:
         what = f"layer {name!r}" if name else "the network"
-        why = f"it replaces what {kind.__name__} computes" if changed else "a model file has no operation for it"
+        why = f"it overrides what {kind.__name__} computes" if changed else "a model file has no operation for it"
         made_of = (
-            "" if changed or not any(module.children()) else "; make it of nn.Sequential, nn.Residual and nn.Graph"
+            "" if changed or not any(module.children()) else "; build it from nn.Sequential, nn.Residual and nn.Graph"
         )
         raise InputError(f"freeze: {what} is a {type(module).__name__}, which cannot be packed: {why}{made_of}")
     if kind in _CONTAINERS:
@@ -278,7 +279,7 @@ def _graph(module: nn.Graph, graph: Graph, sources: list[int], name: str) -> int
 
 
 def _sums(module: nn.Add, graph: Graph, sources: list[int], name: str) -> int:
-    """Two by two, from the left."""
+    """Add in pairs, from the left."""
     source, *others = sources
     for index, other in enumerate(others, start=2):
         source = graph.append("add", f"{name}.{index}" if index > 2 else name, [source, other], graph.shapes[source])
@@ -290,15 +291,17 @@ _CONTAINERS: dict[type, Callable[..., int]] = {
     nn.Residual: _residual,
     nn.Graph: _graph,
     nn.Add: _sums,
-    nn.Dropout: lambda module, graph, sources, name: sources[0],  # it does nothing in inference
+    nn.Dropout: lambda module, graph, sources, name: sources[0],  # no effect in inference
 }
 
 
 def _attributes(module: Any, names: tuple[str, ...], name: str, shape: Shape) -> dict[str, Any]:
-    """What a node says of its layer's geometry and bits: "attribute", or "its name in the node=attribute".
+    """Return a node's attributes from its layer's geometry and bits.
 
-    `shape` is that of the input: some padding follows from it. What is not needed is left out, so that the file keeps
-    the lowest version.
+    A name is "attribute", or "name in the node=attribute".
+
+    `shape` is that of the input, on which some padding depends. Attributes with default values are left out, so that
+    the file keeps the lowest version.
     """
     found: dict[str, Any] = {}
     for key, _, attribute in (entry.rpartition("=") for entry in names):
@@ -306,7 +309,7 @@ def _attributes(module: Any, names: tuple[str, ...], name: str, shape: Shape) ->
         found[key or attribute] = list(value) if isinstance(value, tuple) else value
     if hasattr(module, "window"):
         if len(shape) != 3:
-            raise InputError(f"freeze: layer {name!r} needs an input (C, H, W), gets {shape}")
+            raise InputError(f"freeze: layer {name!r} needs an input (C, H, W), but gets {shape}")
         window = module.window(shape[1:])
         padding = window.brief_padding
         found |= {"stride": list(window.stride), "padding": [list(v) if isinstance(v, tuple) else v for v in padding]}
@@ -322,7 +325,7 @@ def _attributes(module: Any, names: tuple[str, ...], name: str, shape: Shape) ->
         found["input_scale"] = module.input_scale.mode
         if module.input_scale.mode is None:
             raise InputError(
-                f"freeze: layer {name!r} has the input_scale {module.input_scale.name!r}; a model file can hold "
+                f"freeze: layer {name!r} has the input_scale {module.input_scale.name!r}; a model file can only hold "
                 f"{', '.join(rule.name for rule in INPUT_SCALES.values() if rule.mode)}"
             )
     return found
@@ -345,14 +348,14 @@ def _signs(module: BinaryLayer) -> Fields:
 
 
 def _planes(module: KBitLayer) -> Fields:
-    """The weight's bit planes, lowest first, each as rows of bits: (planes, O, words)."""
+    """Return the weight's bit planes, lowest first, each as rows of bits: (planes, O, words)."""
     planes = bit_planes.planes(module.weight_levels(), module.weight_bits)
     return {"bits": np.stack([compact_bits(bit_planes.as_signs(plane)) for plane in planes]), "alpha": module.alpha()}
 
 
 _KERNEL = ("in_channels", "kernel_size")
 _BITS = ("input_bits", "weight_bits")
-LAYERS: dict[type, tuple[str, Callable[[Any], Fields], tuple[str, ...]]] = {  # op, arrays and attributes of its node
+LAYERS: dict[type, tuple[str, Callable[[Any], Fields], tuple[str, ...]]] = {  # op, arrays and attributes of each node
     nn.Conv2d: ("conv2d", _real, ("groups",)),
     nn.IdentityShortcut: (
         "conv2d",

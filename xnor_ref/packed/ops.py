@@ -1,11 +1,11 @@
-"""The operations of a packed network: for each, one function that checks a node and returns how to run it.
+"""The operations of a packed network. Each is one function that checks a node and returns how to run it.
 
-An operation is a function `op(node, *input_shapes) -> Step`. It asks `node` for every attribute and tensor
-that it knows, with the type and range that each must have; what is left over afterwards is refused by the
-caller. It is given and gives shapes of one image, without the batch axis. To add an operation, write its
-function and its line in `OPS`, and describe it in docs/model-format.md.
+An operation is a function `op(node, *input_shapes) -> Step`. It asks `node` for every attribute and tensor that it
+knows, with the type and range that each must have. The caller rejects attributes and tensors that are left over. Input
+and output shapes are those of one image, without the batch axis. To add an operation, write its function and its line
+in `OPS`, and describe it in docs/model-format.md.
 
-Nodes come from files of unknown origin: nothing is computed from an attribute before its range is checked.
+Nodes come from untrusted files. Nothing is computed from an attribute before its range is checked.
 """
 
 import math
@@ -35,7 +35,7 @@ from xnor_ref.packed.nodes import shown as shown
 if TYPE_CHECKING:
     from xnor_ref.compress.tree import Tree
 
-MAX_INPUTS = 256  # of a node
+MAX_INPUTS = 256  # most inputs of a node
 Rule = tuple[F32, NDArray[np.bool_]] | None
 
 
@@ -76,7 +76,7 @@ def linear(node: Node, x: Shape) -> Step:
 
 
 def affine(node: Node, x: Shape) -> Step:
-    """BatchNorm in evaluation mode: x*scale + shift per channel."""
+    """BatchNorm in inference: x*scale + shift per channel."""
     scale = node.tensor("scale", np.float32, (x[0],))
     shift = node.tensor("shift", np.float32, (x[0],))
     arguments = {"scale": scale, "shift": shift}
@@ -89,9 +89,9 @@ def relu(node: Node, x: Shape) -> Step:
 
 
 def prelu(node: Node, x: Shape) -> Step:
-    """x, or slope*x where x < 0."""
+    """x where x >= 0, else slope*x."""
     slope = node.tensor("slope", np.float32, (None,))
-    node.need(len(slope) in (1, x[0]), f"slope has {len(slope)} values, 1 or {x[0]} are needed")
+    node.need(len(slope) in (1, x[0]), f"slope has {len(slope)} values, but 1 or {x[0]} are needed")
     arguments = {"slope": slope}
     return Step(x, lambda settings, x: float_ops.prelu(x, slope), workspace=5 * math.prod(x), arguments=arguments)
 
@@ -112,7 +112,7 @@ def _pool(node: Node, x: Shape) -> tuple[Shape, Window, int]:
 
 
 def max_pool(node: Node, x: Shape) -> Step:
-    """Maximum of each window; padding never wins."""
+    """Maximum of each window. Padding never wins."""
     shape, window, work = _pool(node, x)
     node.need(math.prod(window.kernel) <= 256, f"kernel {window.kernel} has more than 256 taps")
 
@@ -123,7 +123,7 @@ def max_pool(node: Node, x: Shape) -> Step:
 
 
 def avg_pool(node: Node, x: Shape) -> Step:
-    """Mean of each window, padded zeros counted or not."""
+    """Mean of each window, with or without padded zeros."""
     shape, window, work = _pool(node, x)
     padded = x[0] * math.prod(window.padded((x[1], x[2])))
     count = "count_include_pad" not in node.attributes or node.integer("count_include_pad", 0, 1) == 1
@@ -142,7 +142,7 @@ def global_avg_pool(node: Node, x: Shape) -> Step:
 
 
 def flatten(node: Node, x: Shape) -> Step:
-    """(C, H, W) to (C*H*W,), columns fastest."""
+    """(C, H, W) to (C*H*W,). Columns vary fastest."""
     return Step((math.prod(x),), lambda settings, x: x.reshape(len(x), -1))
 
 
@@ -153,8 +153,8 @@ def add(node: Node, x: Shape, y: Shape) -> Step:
 
 
 def concat(node: Node, *inputs: Shape) -> Step:
-    """Channels, or flat values, of several nodes one after the other."""
-    node.need(2 <= len(inputs) <= MAX_INPUTS, f"has {len(inputs)} inputs, 2 to {MAX_INPUTS} are allowed")
+    """Concatenation of the channels, or flat values, of several nodes."""
+    node.need(2 <= len(inputs) <= MAX_INPUTS, f"has {len(inputs)} inputs, but 2 to {MAX_INPUTS} are allowed")
     fit = {shape[1:] for shape in inputs}
     node.need(len(fit) == 1, f"its inputs have shapes {', '.join(map(str, inputs[:8]))}; only channels may differ")
     shape = (sum(shape[0] for shape in inputs), *inputs[0][1:])
@@ -167,19 +167,19 @@ def sign(node: Node, x: Shape) -> Step:
 
 
 def scale(node: Node, x: Shape) -> Step:
-    """x times Gamma, which is put together from its factors here, once."""
+    """x times Gamma. Gamma is computed once, here, from its factors."""
     tensors = {}
     for name, shape in {"channel": x[:1], "row": x[1:2], "column": x[2:], "plane": x[1:], "map": x}.items():
         if name == "channel" or len(x) == 3:
             tensors[name] = node.optional(name, np.float32, shape)
     factors = {name: array for name, array in tensors.items() if array is not None}
     known = tuple(factors) in (("channel",), ("map",), ("channel", "plane"), ("channel", "row", "column"))
-    node.need(known, f"has the factors {', '.join(factors) or 'none'}; see docs/model-format.md for what is allowed")
+    node.need(known, f"has the factors {', '.join(factors) or 'none'}; see docs/model-format.md for the allowed ones")
     axes = {"channel": (0,), "row": (1,), "column": (2,), "plane": (1, 2), "map": (0, 1, 2)}
     shapes = {name: [size if axis in axes[name] else 1 for axis, size in enumerate(x)] for name in factors}
     with np.errstate(over="ignore", under="ignore"):
         gamma = reduce(np.multiply, (array.reshape(shapes[name]) for name, array in factors.items()))
-    node.need(bool(np.isfinite(gamma).all()), "its factors multiply to infinity")
+    node.need(bool(np.isfinite(gamma).all()), "the product of its factors overflows")
     return Step(x, lambda settings, x: x * gamma, arguments={"gamma": gamma})
 
 
@@ -187,12 +187,12 @@ def scale(node: Node, x: Shape) -> Step:
 
 
 def _expand_bits(bits: NDArray[np.uint64], channels: int, kernel: Pair) -> NDArray[np.uint64]:
-    """The file's rows (O, n_words(C*KH*KW)) as the kernels want them: (O, KH, KW, n_words(C))."""
+    """Rearrange the file's rows (O, n_words(C*KH*KW)) for the kernels: (O, KH, KW, n_words(C))."""
     shape = (len(bits), *kernel, n_words(channels))
     if channels % WORD_BITS == 0:
         return np.ascontiguousarray(bits).reshape(shape)
     words, size = np.empty(shape, np.uint64), channels * kernel[0] * kernel[1]
-    some = max(1, 2**18 // size)  # filters at a time, because a bit takes four bytes on the way
+    some = max(1, 2**18 // size)  # filters at a time, because each bit takes four bytes meanwhile
     for first in range(0, len(bits), some):
         signs = signs_of_words(bits[first : first + some], size)
         words[first : first + some] = pack_mask(signs.reshape(-1, *kernel, channels) > 0, -1)
@@ -200,14 +200,14 @@ def _expand_bits(bits: NDArray[np.uint64], channels: int, kernel: Pair) -> NDArr
 
 
 def _weight_bits(node: Node, n_bits: int) -> "tuple[NDArray[np.uint64], Tree | None]":
-    """The filters as rows of bits, and the tree along which the file holds them, if it does."""
+    """Return the filters as rows of bits, and their tree or None."""
     if "tree" in node.tensors:
         return trees.stored_rows(node, n_bits)
     return _plain_bits(node, n_bits), None
 
 
 def _plain_bits(node: Node, n_bits: int, *planes: int) -> NDArray[np.uint64]:
-    """The filters as rows of bits, (*planes, O, n_words(n_bits))."""
+    """Return the filters as rows of bits, (*planes, O, n_words(n_bits))."""
     bits = node.tensor("bits", np.uint64, (*planes, None, n_words(n_bits)))
     if n_bits % WORD_BITS:
         clean = not (bits[..., -1] >> np.uint64(n_bits % WORD_BITS)).any()
@@ -216,10 +216,10 @@ def _plain_bits(node: Node, n_bits: int, *planes: int) -> NDArray[np.uint64]:
 
 
 def _sign_rule(node: Node, features: int, input_scale: str) -> Rule:
-    """The thresholds, and which of them are flipped, that BatchNorm was folded into; None for plain signs."""
+    """Return (threshold, flip) if BatchNorm was folded into thresholds, else None."""
     threshold = node.optional("threshold", np.float32, (features,))
     flip = node.optional("flip", np.uint8, (features,))
-    node.need((threshold is None) == (flip is None), "threshold and flip must come together")
+    node.need((threshold is None) == (flip is None), "threshold and flip need each other")
     if threshold is None or flip is None:
         return None
     node.need(input_scale == KMode.OFF, f"thresholds need input_scale 'off', got {input_scale!r}")
@@ -229,7 +229,7 @@ def _sign_rule(node: Node, features: int, input_scale: str) -> Rule:
 
 
 def _to_bits(settings: Settings, x: F32, rule: Rule) -> NDArray[np.uint64]:
-    """Bits of the input (N, C, H, W)."""
+    """Pack the bits of the input (N, C, H, W)."""
     if rule is None:
         return binary_ops.sign_pack(x, settings.backend, settings.threads)
     return binary_ops.threshold_pack(x, *rule, settings.backend, settings.threads)
@@ -246,14 +246,16 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
     groups = node.groups(channels)
     own = channels // groups
     n_bits = own * kernel[0] * kernel[1]
-    node.need(n_bits < 2**31, f"{n_bits} weights in a filter are more than a 32-bit sum can count")
+    node.need(n_bits < 2**31, f"{n_bits} weights in a filter are too many for a 32-bit sum")
     bits, tree = _weight_bits(node, n_bits)
     node.need_groups(groups, len(bits), n_bits * len(bits))
     shape = (len(bits), *size)
     alpha = node.optional("alpha", np.float32, (len(bits),))
     rule = _sign_rule(node, channels, input_scale)
     words = _expand_bits(bits, own, kernel)
-    along = trees.along_conv(words, tree, x, window, pad_value) if tree and groups == 1 else None  # of one input
+    along = (
+        trees.along_conv(words, tree, x, window, pad_value) if tree and groups == 1 else None
+    )  # trees need one group
 
     def run(settings: Settings, x: F32) -> F32:
         how = settings.backend, settings.threads
@@ -269,7 +271,7 @@ def binary_conv2d(node: Node, x: Shape) -> Step:
         settings.note(words=x_words, K=k, Z=z)
         return float_ops.scale_output(z, alpha, k, settings.threads)
 
-    # Z with the border's sums, bits on their way to words, A and K in float64; generous rather than exact.
+    # Z with the border's sums, bits before packing, A and K in float64; an upper bound, not exact.
     border = math.prod(window.padded((height, width)))
     workspace = 4 * (5 * math.prod(shape) + math.prod(x) + 6 * border * groups) + (along.workspace if along else 0)
     work = n_bits * math.prod(shape)
@@ -311,7 +313,7 @@ def binary_linear(node: Node, x: Shape) -> Step:
 
 
 def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: int, groups: int = 1) -> Step:
-    """Both k-bit layers: the integers of an image (C, H, W) convolved on bit planes, then alpha, then K."""
+    """Both k-bit layers: convolution of an image's integers (C, H, W) on bit planes, then alpha, then K."""
     own = image[0] // groups
     n_bits = own * math.prod(window.kernel)
     flat = "kernel_size" not in node.seen
@@ -320,7 +322,7 @@ def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: i
     ternary = "input_levels" in node.attributes and node.choice("input_levels", ("even", "ternary")) == "ternary"
     node.need(not ternary or input_bits == 2, f"ternary inputs have 2 bits, got {input_bits}")
     inputs = bit_planes.Levels(input_bits, ternary)
-    bits = _plain_bits(node, n_bits, node.integer("weight_bits", 1, MAX_BITS))  # the lowest plane first
+    bits = _plain_bits(node, n_bits, node.integer("weight_bits", 1, MAX_BITS))  # lowest plane first
     n_planes, outputs, _ = bits.shape
     node.need_groups(groups, outputs, n_bits * outputs)
     node.need(bit_planes.fits(n_bits, (input_bits, n_planes)), f"sums of {n_bits} products may not fit into 32 bits")
@@ -355,7 +357,7 @@ def _kbit(node: Node, image: Shape, out_size: Pair, window: Window, pad_value: i
 
 
 def kbit_conv2d(node: Node, x: Shape) -> Step:
-    """Convolution of integers of a few bits, plane by plane, then alpha, then K."""
+    """Convolution of k-bit integers, plane by plane, then alpha, then K."""
     channels, _, _ = image = node.image(x)
     node.size_of_input("in_channels", channels)
     window, size = node.window(x, node.pair("kernel_size", 1), node.dilation())
@@ -363,7 +365,7 @@ def kbit_conv2d(node: Node, x: Shape) -> Step:
 
 
 def kbit_linear(node: Node, x: Shape) -> Step:
-    """Matrix product of integers of a few bits, plane by plane, then alpha, then the mean of |x|."""
+    """Matrix product of k-bit integers, plane by plane, then alpha, then the mean of |x|."""
     features = node.row(x)
     node.size_of_input("in_features", features)
     return _kbit(node, (features, 1, 1), (1, 1), Window((1, 1)), 0)
@@ -413,7 +415,7 @@ def sign_weight_linear(node: Node, x: Shape) -> Step:
 
 @dataclass(frozen=True)
 class Op:
-    """An operation, the number of its inputs (None: it says so itself), and the first version of the format with it."""
+    """An operation, its number of inputs (None: the operation checks it), and the first format version that has it."""
 
     examine: Callable[..., Step]
     inputs: int | None = 1

@@ -1,9 +1,9 @@
-"""A network laid out for the SIMD rung: every decision and every buffer first, then runs that allocate nothing.
+"""A network planned for the SIMD kernels: all decisions and buffers first, then runs that allocate nothing.
 
-Values are (N, H, W, C) in float32. BatchNorm and ReLU after a real convolution happen in its epilogue; BatchNorm before
-a binary layer happens while its signs are packed, so that its result is never stored; and where a binary layer without
-K follows another, its signs are all that is kept. Buffers are shared by values that do not live at the same time. The
-bits are those of the step-by-step road in `runtime.py`; a test holds the two together.
+Values are float32 (N, H, W, C). BatchNorm and ReLU after a real convolution are computed in its epilogue. BatchNorm
+before a binary layer is computed while the signs are packed, so its output is never stored. Where a binary layer
+without K is followed by another, only the signs are stored. Values that are not alive at the same time share buffers.
+The bits are the same as those of the step-by-step run in `runtime.py`; a test compares them.
 """
 
 import time
@@ -29,37 +29,35 @@ F32 = NDArray[np.float32]
 Run = Callable[[int, int], object]  # (number of images, threads)
 Works = dict[int, Workspace]
 IMAGE = -1
-ONE = Window((1, 1))  # of a matrix product
+ONE = Window((1, 1))  # window of a matrix product
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One or several nodes of the network that are carried out together."""
+    """One or several nodes of the network that are computed together."""
 
     name: str
     op: str
-    source: tuple[int, ...]  # nodes whose results it reads, float32
-    result: (
-        int | None
-    )  # node whose result it writes, float32; None: bits, in the workspace of the layer that wants them
-    build: Callable[..., list[Run]]  # build(works, batch, *inputs[, output]): what a run calls, in order
-    workspace: Callable[[int], Workspace] | None = None  # of a binary layer, for a number of images
-    index: int = -1  # of that layer; `works` holds the workspaces by it
+    source: tuple[int, ...]  # nodes whose float32 outputs it reads
+    result: int | None  # node whose float32 output it writes; None: bits, in the next layer's workspace
+    build: Callable[..., list[Run]]  # build(works, batch, *inputs[, output]) returns the calls of a run, in order
+    workspace: Callable[[int], Workspace] | None = None  # makes a binary layer's workspace for a number of images
+    index: int = -1  # of that layer, the key of its workspace in `works`
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage must do for one image, however it does it."""
+    """The work of a stage for one image, independent of the implementation."""
 
-    binary_macs: int  # multiply-accumulates of signs, those with padded taps included
-    real_macs: int  # of float32
-    activations: int  # bytes of float32 that it reads and writes
-    weights: int  # bytes that it reads, of all images together
+    binary_macs: int  # multiply-accumulates of signs, including padded taps
+    real_macs: int  # multiply-accumulates in float32
+    activations: int  # bytes of float32 read and written
+    weights: int  # bytes of weights, read once for all images
 
 
 @dataclass(frozen=True)
 class Follower:
-    """A binary layer that takes its bits from the one before, the lower limit and the max pooling between them."""
+    """A binary layer that takes its bits from the layer before, with the lower limit and max pooling in between."""
 
     layer: int
     floor: float
@@ -67,15 +65,15 @@ class Follower:
 
 
 class Blueprint:
-    """What all plans of a network share: its stages, and the weights as the kernels want them.
+    """The part that all plans of a network share: its stages, and the weights arranged for the kernels.
 
-    Layers that the file holds along trees are computed directly, like the others: along a tree a layer would stand
-    alone, and no distance of the filters made up for that (docs/compression.md).
+    Layers stored along trees are computed directly, like the others. Along a tree a layer could not be combined with
+    its neighbours, and no distance of the filters made up for that (docs/compression.md).
 
     Raises
     ------
     InputError
-        A layer has a border that the SIMD rung does not plan for.
+        The SIMD kernels cannot plan the padding of a layer.
     """
 
     def __init__(self, network: ExaminedNetwork) -> None:
@@ -87,18 +85,18 @@ class Blueprint:
                 self._readers[source].append(index)
         self._alias: dict[int, int] = {}
         self._done: set[int] = set()
-        self._packed: set[int] = set()  # binary layers whose input comes as bits
+        self._packed: set[int] = set()  # binary layers that get their input as bits
         self.stages = list(self._stages())
         self.result = self._value(len(self.nodes) - 1)
         self.image_padding = self._padding_of_the_image()
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """Shape of a node's result for one image, channels last."""
+        """Return the shape of a node's output for one image, channels last."""
         shape = self.network.input_shape if index == IMAGE else self.nodes[index].step.shape
         return shape if len(shape) == 1 else (*shape[1:], shape[0])
 
     def work(self) -> list[Work]:
-        """What there is to do, stage by stage as in `Plan.profile`."""
+        """Return the work of each stage, in the order of `Plan.profile`."""
         nodes = {node.name: node for node in self.nodes}
         found = [Work(0, 0, 8 * int(np.prod(self.shape(IMAGE))), 0)]
         for stage in self.stages:
@@ -106,7 +104,7 @@ class Blueprint:
             step, numbers = node.step, 0 if stage.result is None else int(np.prod(self.shape(stage.result)))
             for source in stage.source:
                 shape = self.shape(source)
-                if "window" in step.arguments:  # pixels that no window meets are not read
+                if "window" in step.arguments:  # pixels outside all windows are not read
                     window: Window = step.arguments["window"]
                     met = zip(shape, window.count((shape[0], shape[1])), window.kernel)
                     shape = *(min(size, count * taps) for size, count, taps in met), shape[2]
@@ -123,7 +121,7 @@ class Blueprint:
                 continue
             sources = [self._value(source) for source in node.inputs]
             if node.op == "affine" and self._only_binary(index):
-                continue  # its readers take it along
+                continue  # computed together with its readers
             if node.op == "flatten" and np.prod(self.shape(sources[0])[:-1], dtype=int) == 1:
                 self._alias[index] = sources[0]  # the same numbers in the same order
                 continue
@@ -139,7 +137,7 @@ class Blueprint:
                 yield Stage(node.name, node.op, tuple(sources), index, self._simple(node))
 
     def _value(self, index: int) -> int:
-        """The value that a node's result is, if it is no value of its own."""
+        """Return the value that holds a node's output. Some nodes share their input's value."""
         return self._alias.get(index, index)
 
     def _only_binary(self, index: int) -> bool:
@@ -149,12 +147,12 @@ class Blueprint:
         )
 
     def _only_reader(self, index: int, op: str) -> int | None:
-        """The one node that reads this result, if it is of this kind."""
+        """Return the only node that reads this output, if it is of this kind, else None."""
         readers = self._readers[index]
         return readers[0] if len(readers) == 1 and self.nodes[readers[0]].op == op else None
 
     def _real(self, index: int, node: ExaminedNode, source: int) -> Stage:
-        """A real convolution or linear map, with the BatchNorm and the ReLU that follow it."""
+        """Return the stage of a real convolution or linear layer with the BatchNorm and ReLU after it."""
         arguments, last, op = node.step.arguments, index, node.op
         weight, scale, shift = arguments["weight"], None, None
         following = self._only_reader(last, "affine")
@@ -176,7 +174,7 @@ class Blueprint:
             conv = grouped.planned(kernel, groups, size, window, *values)
 
         def build(works: Works, batch: int, x: F32, out: F32) -> list[Run]:
-            if x[0].size == np.prod(conv.padded_shape):  # padded already, or without need
+            if x[0].size == np.prod(conv.padded_shape):  # already padded, or no padding needed
                 return [conv.bind(x, out)]
             wide = np.zeros((batch, *conv.padded_shape), np.float32)
             height = x.shape[1]
@@ -185,13 +183,13 @@ class Blueprint:
         return Stage(node.name, op + more, (source,), last, build)
 
     def _binary(self, index: int, node: ExaminedNode, source: int) -> Stage:
-        """A binary layer, with the BatchNorm before it."""
+        """Return the stage of a binary layer with the BatchNorm before it."""
         arguments, op = node.step.arguments, node.op
         before = node.inputs[0]
         affine = None
         if arguments["rule"] is not None:
             threshold, flip = arguments["rule"]
-            direction = np.where(flip, np.float32(-1), np.float32(1))  # x <= t is -x >= -t, exactly
+            direction = np.where(flip, np.float32(-1), np.float32(1))  # x <= t equals -x >= -t exactly
             affine = direction, np.zeros_like(threshold), direction * threshold
         elif before != IMAGE and self.nodes[before].op == "affine" and self._only_binary(before):
             source = self._value(self.nodes[before].inputs[0])
@@ -206,9 +204,11 @@ class Blueprint:
         window, size = arguments.get("window", ONE), (shape[0], shape[1])
         packed, step = index in self._packed, (1, 1)
         if window.kernel == (1, 1) and window.padding == NO_PADDING and not packed:
-            step, size, window = window.stride, window.count(size), ONE  # pixels that no window meets are not packed
+            step, size, window = window.stride, window.count(size), ONE  # pixels outside all windows are not packed
         if not simd.table_fits(len(words), size, window):
-            raise InputError(f"{node.name}: padding {window.brief_padding} has too many borders to plan")
+            raise InputError(
+                f"{node.name}: padding {window.brief_padding} gives too many cases of clipped windows to plan"
+            )
         conv = simd.SignConv(
             words, shape[2], size, window, arguments.get("pad_value", 0), groups=arguments.get("groups", 1)
         )
@@ -235,7 +235,7 @@ class Blueprint:
         return Stage(node.name, op, sources, index if follower is None else None, build, workspace, index)
 
     def _kbit(self, index: int, node: ExaminedNode, source: int) -> Stage:
-        """A layer of integers of a few bits."""
+        """Return the stage of a k-bit layer."""
         arguments, shape = node.step.arguments, self.shape(source)
         window = arguments.get("window", ONE)
         shape = shape if "window" in arguments else (1, 1, int(np.prod(shape)))
@@ -253,10 +253,10 @@ class Blueprint:
         return Stage(node.name, node.op, (source,), index, build)
 
     def _takes_bits(self, index: int) -> "Follower | None":
-        """The binary layer that wants nothing of this one's result but signs, maybe after ReLU and a pooling.
+        """Return the binary layer that uses only the signs of this layer's output, perhaps after ReLU and pooling.
 
-        Without K the result is alpha times an integer, so that a threshold on it is one on the integer; and the sign
-        of a maximum is the OR of signs.
+        Without K the output is alpha times an integer, so a threshold on it becomes a threshold on the integer. The
+        sign of a maximum is the OR of the signs.
         """
         arguments = self.nodes[index].step.arguments
         alpha = arguments["alpha"]
@@ -275,7 +275,7 @@ class Blueprint:
         return Follower(layer, floor, None if pool is None else self.nodes[pool].step.arguments)
 
     def _to_bits(self, work: Workspace, target: Workspace, follower: Follower) -> list[Run]:
-        """Count, compare with the thresholds of the next layer, and put the bits into its workspace."""
+        """Count bits, compare with the next layer's thresholds, and write the result bits to its workspace."""
         limit, flip = work.integer_limits(*target.thresholds, follower.floor)
         pool = follower.pool
         _, width, words = target.conv.padded_shape
@@ -293,7 +293,7 @@ class Blueprint:
         ]
 
     def _relu_after(self, index: int) -> tuple[int, str, float]:
-        """The last node to carry out here if ReLU follows, its part of the name, and the lower limit."""
+        """Return the last node of this stage (the ReLU, if one follows), its part of the name, and the lower limit."""
         following = self._only_reader(index, "relu")
         if following is None:
             return index, "", -np.inf
@@ -301,7 +301,7 @@ class Blueprint:
         return following, "+relu", 0.0
 
     def _affine(self, index: int, node: ExaminedNode, source: int) -> Stage:
-        """BatchNorm, with the ReLU that follows it."""
+        """Return the stage of a BatchNorm with the ReLU after it."""
         last, more, floor = self._relu_after(index)
         scale, shift = (node.step.arguments[key] for key in ("scale", "shift"))
 
@@ -312,12 +312,12 @@ class Blueprint:
         return Stage(node.name, node.op + more, (source,), last, build)
 
     def _simple(self, node: ExaminedNode) -> Callable[..., list[Run]]:
-        """The stages that are one call of a kernel or of NumPy."""
+        """Return the build function of a node that is one call of a kernel or of NumPy."""
         arguments, op = node.step.arguments, node.op
 
         def build(works: Works, batch: int, *arrays: F32) -> list[Run]:
             *inputs, out = arrays
-            if op in ("relu", "hardtanh", "scale", "add"):  # rows, or images of one pixel
+            if op in ("relu", "hardtanh", "scale", "add"):  # the same on rows and on images
                 inputs = [array.reshape(out.shape) for array in inputs]
             x = inputs[0]
             pixels = [array.reshape(-1, array.shape[-1]) for array in arrays]
@@ -351,7 +351,7 @@ class Blueprint:
         return build
 
     def _by_its_step(self, node: ExaminedNode, inputs: list[F32], out: F32) -> Run:
-        """Any other operation, on (N, C, H, W), as without a plan."""
+        """Return the run of any other operation, on (N, C, H, W), as without a plan."""
 
         shapes = [self.network.input_shape if i == IMAGE else self.nodes[i].step.shape for i in node.inputs]
 
@@ -363,7 +363,7 @@ class Blueprint:
         return run
 
     def _padding_of_the_image(self) -> int:
-        """Columns of zeros on both sides of the image that its only reader wants."""
+        """Return the columns of zeros on each side that the image's only reader needs."""
         readers = [self.nodes[index] for index in self._readers[IMAGE]]
         if len(readers) == 1 and readers[0].op == "conv2d" and readers[0].step.arguments["groups"] == 1:
             return readers[0].step.arguments["window"].margin
@@ -371,7 +371,7 @@ class Blueprint:
 
 
 class Plan:
-    """Buffers for up to `batch` images at a time, and the calls that fill them; for one thread of callers."""
+    """Buffers for up to `batch` images, and the calls that fill them. Not for use by several threads at once."""
 
     def __init__(self, blueprint: Blueprint, batch: int) -> None:
         self.batch = batch
@@ -400,13 +400,13 @@ class Plan:
         self._logits = values[blueprint.result].reshape(batch, -1)
 
     def run(self, images: NDArray, out: F32, threads: int) -> None:
-        """Logits of images, uint8 (n, H, W, C) or float32 (n, C, H, W), at most `batch`, into out (n, classes)."""
+        """Write logits to out (n, classes), for n <= `batch` images, uint8 (n, H, W, C) or float32 (n, C, H, W)."""
         for _ in self._steps(images, threads):
             pass
         out[:] = self._logits[: len(images)]
 
     def profile(self, images: NDArray, threads: int) -> list[tuple[str, str, float]]:
-        """A run, and for each stage its name, operation and seconds."""
+        """Run, and return name, operation and seconds of each stage."""
         begin = time.perf_counter()
         rows = []
         for name, op in self._steps(images, threads):
@@ -430,13 +430,13 @@ class Plan:
 
 
 def _split(kernel: Callable, per_image: int, *arguments: Any) -> Run:
-    """A call of `kernel` for all items of n images; the last of the arguments is what it writes."""
+    """Return a run that calls `kernel` for all items of n images. The last argument is the output."""
     work = 200 * arguments[-1][0].size
     return lambda n, threads: simd.split(simd.worth(threads, n * work), n * per_image, kernel, *arguments)
 
 
 def _take(free: list[F32], size: int) -> F32:
-    """The smallest free buffer that holds `size` numbers, or a new one."""
+    """Return the smallest free buffer that holds `size` numbers, or a new one."""
     fitting = [index for index, buffer in enumerate(free) if buffer.size >= size]
     if not fitting:
         return empty((size,))

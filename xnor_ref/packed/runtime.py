@@ -1,6 +1,6 @@
-"""Inference with a frozen network: load a file, give it images, get logits or labels.
+"""Inference with a frozen network: load a file, pass images, get logits or labels.
 
-Nothing of the training code is imported: this needs the kernels and the file format alone.
+No training code is imported; inference needs only the kernels and the file format.
 """
 
 import copy
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 F32 = NDArray[np.float32]
 
-BATCH_MEMORY = 256 * 2**20  # bytes of activations that a batch is cut to fit in
+BATCH_MEMORY = 256 * 2**20  # most bytes of activations per batch
 MAX_BATCH = 256
-MAX_PLANNED = 4  # images that a plan carries out together: enough to share weights, few enough for the caches
+MAX_PLANNED = 4  # most images per plan: enough to share weights, few enough for the caches
 
 
 class PackedNetwork:
@@ -40,20 +40,20 @@ class PackedNetwork:
     Parameters
     ----------
     metadata : dict
-        The description that docs/model-format.md defines.
+        The description defined in docs/model-format.md.
     tensors : dict of ndarray
-        Named "<node>.<field>".
+        By name, "<node>.<field>".
 
     Raises
     ------
     ModelFileError
-        The description is not sound.
+        The description is not valid.
 
     Notes
     -----
-    The logits of an image have the same bits whatever else is in its batch, at any number of threads and with
-    every backend for the binary layers. Instances may be shared by threads: each call takes buffers of its own. They
-    can be pickled and copied, for processes of any start method.
+    The logits of an image have the same bits whatever else is in its batch, at any number of threads and with every
+    backend of the binary layers. Threads may share an instance: each call takes its own buffers. Instances can be
+    pickled and copied, for processes of any start method.
 
     Examples
     --------
@@ -75,10 +75,10 @@ class PackedNetwork:
         self._last_uses = file.last_uses(self._network.nodes)
         self._lock = threading.Lock()
         self._planned: list[Blueprint | None] = []
-        self._idle: dict[int, list[Plan]] = {}  # plans by the number of images that they hold
+        self._idle: dict[int, list[Plan]] = {}  # plans by their number of images
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies, and workers that are spawned, get the description and the bits, and lay them out themselves."""
+        """Pickle only the description and the bits. Copies and spawned workers plan the network again."""
         return type(self), (self._metadata, self._tensors)
 
     def __repr__(self) -> str:
@@ -90,27 +90,27 @@ class PackedNetwork:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """The shape (C, H, W) of one image."""
         return self._network.input_shape
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
+        """The names of the classes, in the order of the logits."""
         return self._network.classes
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Per channel, of pixel/255: what raw pixels are normalised with."""
+        """The mean of pixel/255 of each channel, used to normalise raw pixels."""
         return self._network.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Per channel, of pixel/255: what raw pixels are normalised with."""
+        """The standard deviation of pixel/255 of each channel, used to normalise raw pixels."""
         return self._network.std
 
     @property
     def examined(self) -> file.ExaminedNetwork:
-        """Node by node what the description says, checked; for programs that write the network in another form."""
+        """The checked nodes of the description, for programs that convert the network to another format."""
         return self._network
 
     @property
@@ -120,15 +120,15 @@ class PackedNetwork:
 
     @steady
     def logits(self, images: NDArray, threads: int | None = None, backend: str = "auto") -> F32:
-        """Scores of every class.
+        """Return the logits of images, one per class.
 
         Parameters
         ----------
         images : uint8 (N, H, W, C), uint8 (H, W, C) or float32 (N, C, H, W)
-            Raw pixels, which are normalised here; one raw image; or images that are normalised already.
+            Raw images, which are normalised here; one raw image; or normalised images.
         threads : int, optional
         backend : {"auto", "reference", "numba", "simd", "float"}
-            How the integers of the binary layers are computed; all give the same.
+            The implementation that computes the integers of the binary layers. All give equal results.
 
         Returns
         -------
@@ -137,11 +137,11 @@ class PackedNetwork:
         Raises
         ------
         InputTypeError
-            Not an array, or another dtype.
+            `images` is not an array, or has another dtype.
         InputError
-            Another shape, no image, or NaN or infinity in float images.
+            `images` has another shape, is empty, or holds NaN or infinity.
         NonFiniteError
-            The network's own numbers overflowed.
+            A value inside the network overflowed.
         """
         images = self._check_images(images)
         threads = check_options("PackedNetwork.logits", backend, threads)
@@ -154,20 +154,23 @@ class PackedNetwork:
             else:
                 self._run_steps(images, logits, Settings(threads, backend))
         if not np.isfinite(logits).all():
-            raise NonFiniteError("PackedNetwork.logits: the network's numbers overflow on these images")
+            raise NonFiniteError("PackedNetwork.logits: a value inside the network overflows on these images")
         return logits
 
     def predict(self, images: NDArray, threads: int | None = None, backend: str = "auto") -> NDArray[np.int64]:
-        """Label of the highest logit, int64 (N,), the first of equals. Arguments and errors as for `logits`."""
+        """Return the label of the highest logit, int64 (N,); the first of equal ones.
+
+        Arguments and errors as for `logits`.
+        """
         return self.logits(images, threads, backend).argmax(axis=1).astype(np.int64, copy=False)
 
     def save(self, path: PathLike) -> None:
-        """Write the model file, atomically. Raises OutputError, or InputTypeError if `path` is none."""
+        """Write the model file, atomically. Raises OutputError, or InputTypeError if `path` is not a path."""
         save_tensors(path, self._tensors, self._metadata)
 
     def summary(self) -> list[dict[str, Any]]:
-        """A row for each node: op, name, output_shape of one image, bits, how they are stored ("bits", along a "tree",
-        or None), float_params, bytes in the file."""
+        """Return a row for each node: op, name, output_shape of one image, bits, their storage ("bits", "tree", None),
+        float_params, and bytes in the file."""
         return [
             {
                 "op": node.op,
@@ -183,12 +186,12 @@ class PackedNetwork:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """All layers in the order in which they are computed: name, kind, inputs, input_shape, output_shape and
-        weight_shape of each."""
+        """All layers in the order of computation. Each has name, kind, inputs, input_shape, output_shape and
+        weight_shape."""
         return contents.layers(self._network)
 
     def weights(self, name: str) -> NDArray[Any]:
-        """The weights of a layer, whatever way its file holds them.
+        """Return the weights of a layer, however the file stores them.
 
         Parameters
         ----------
@@ -198,18 +201,18 @@ class PackedNetwork:
         Returns
         -------
         ndarray of the layer's `weight_shape`, (O, C, KH, KW) or (O, I)
-            Binary layers: int8, +1 and -1. Layers of k-bit weights: int16, the odd integers from -(2**k - 1) to
-            2**k - 1. Both times `alpha` are the weights that training computed with. Real layers: float32.
+            Binary layers: int8, +1 and -1. Layers with k-bit weights: int16, odd integers from -(2**k - 1) to 2**k - 1.
+            Times `alpha`, both are the weights that training computed with. Real layers: float32.
 
         Raises
         ------
         InputError
-            There is no such layer, or it has no weights; names what there is.
+            There is no such layer, or it has no weights. The message names close layers.
         """
         return contents.weights(contents.find(self._network, name, "weights"))
 
     def words(self, name: str) -> NDArray[np.uint64]:
-        """The weights of a binary layer as bits, as `conv2d_words` and `linear_words` take them.
+        """Return the weights of a binary layer as packed bits, for `conv2d_words` and `linear_words`.
 
         Parameters
         ----------
@@ -219,23 +222,23 @@ class PackedNetwork:
         Returns
         -------
         uint64 (O, ceil(C/64), KH, KW) or (O, ceil(I/64))
-            `pack_bits(weights, axis=1)` of the layer's `weights`. Layers of k-bit weights have an axis of k planes in
-            front, the lowest first: bit p of a weight w is that of (w + 2**k - 1) // 2.
+            `pack_bits(weights, axis=1)` of the layer's `weights`. Layers with k-bit weights have a leading axis of k
+            planes, lowest first: bit p of a weight w is bit p of (w + 2**k - 1) // 2.
 
         Raises
         ------
         InputError
-            There is no such layer, or its weights are no bits; names what there is.
+            There is no such layer, or its weights are not binary. The message names close layers.
         """
         return contents.words(contents.find(self._network, name, "words"))
 
     def alpha(self, name: str) -> F32:
-        """The scale of each filter of a binary layer, float32 (O,); ones where the layer has none.
+        """Return the scale of each filter of a binary layer, float32 (O,). It is 1 if the layer has no alpha.
 
         Raises
         ------
         InputError
-            There is no such layer, or its weights are no bits; names what there is.
+            There is no such layer, or its weights are not binary. The message names close layers.
         """
         return contents.alpha(contents.find(self._network, name, "alpha"))
 
@@ -243,7 +246,7 @@ class PackedNetwork:
     def trace(
         self, images: NDArray, threads: int | None = None, backend: str = "auto"
     ) -> dict[str, dict[str, NDArray[Any]]]:
-        """What every layer takes and gives for some images, bit for bit what `logits` computes.
+        """Return inputs, intermediate values and output of every layer for some images, bit for bit those of `logits`.
 
         Parameters
         ----------
@@ -253,18 +256,18 @@ class PackedNetwork:
         Returns
         -------
         dict of dict of ndarray
-            By the names of `layers`, in their order, and then by these names:
+            By layer name, in the order of `layers`, and then by these names:
 
-            | name | what | of which layers | dtype, shape |
+            | name | meaning | layers | dtype, shape |
             |---|---|---|---|
             | input | the real input, X | all | float32 (N, C, H, W) or (N, I) |
-            | input2, ... | the other inputs | add, concat | as input; other channels |
-            | signs | signs of X, by thresholds where BatchNorm was folded | binary inputs | int8, as input |
+            | input2, ... | the other inputs | add, concat | as input, but other channels |
+            | signs | signs of X; by thresholds if BatchNorm was folded | binary inputs | int8, as input |
             | levels | X as integers of k bits | k-bit inputs | int16, as input |
             | A | mean of abs(X) over the channels of a group | convolutions with K | float32 (N, groups, H, W) |
-            | K | mean of A over each window, or of abs(X) | layers with K | float32 (N, groups, OH, OW) or (N, 1) |
-            | Z | signs (levels, or X) convolved with the weights | binary weights | int32 (X: float32), as output |
-            | output | the result, (Z alpha) K | all | float32 (N, O, OH, OW) or (N, O) |
+            | K | mean of A over each window; of abs(X), if linear | layers with K | float32 (N, groups, OH, OW) or (N,
+            1) | | Z | signs (levels, or X) convolved with the weights | binary weights | int32 (X: float32), as output
+            | | output | the result, (Z alpha) K | all | float32 (N, O, OH, OW) or (N, O) |
 
         Raises
         ------
@@ -273,7 +276,7 @@ class PackedNetwork:
 
         Notes
         -----
-        K is computed from A in float64; A is rounded to be shown. Numbers that overflow are shown as they are.
+        K is computed from A in float64; the A returned is rounded. Overflow is not an error here.
         """
         images = self._check_images(images)
         threads = check_options("PackedNetwork.trace", backend, threads)
@@ -283,17 +286,17 @@ class PackedNetwork:
             return contents.trace(self._network, self._normalised(images), Settings(threads, backend))
 
     def profile(self, images: NDArray, threads: int | None = None) -> list[tuple[str, str, float]]:
-        """Where the time of a run goes: name, operation and seconds of every planned stage.
+        """Run once, and return (name, operation, seconds) of every planned stage.
 
         Parameters
         ----------
-        images : as for `logits`; more than are carried out together take turns, and their times are added up
+        images : as for `logits`; if they do not fit into one plan, they take turns, and times are added
         threads : int, optional
 
         Raises
         ------
         InputTypeError, InputError
-            As for `logits`; or a processor without vectors, where nothing is planned.
+            As for `logits`, or nothing is planned because the processor lacks vectors.
         """
         images = self._check_images(images)
         threads = check_options("PackedNetwork.profile", "simd", threads)
@@ -301,24 +304,24 @@ class PackedNetwork:
         size = min(self._most_together(), len(images))
         pieces = [np.ascontiguousarray(images[start : start + size]) for start in range(0, len(images), size)]
         with self._plan(blueprint, size) as plan:
-            plan.profile(pieces[0], threads)  # so that code and buffers are in place
+            plan.profile(pieces[0], threads)  # warm up code and buffers
             rounds = [plan.profile(piece, threads) for piece in pieces]
         stages = [stage[:2] for stage in rounds[0]]
         return [(*stage, sum(row[i][2] for row in rounds)) for i, stage in enumerate(stages)]
 
     def work(self) -> "list[Work]":
-        """What each stage of `profile` must do for one image. Raises InputError as `profile` does."""
+        """Return the work of each stage of `profile` for one image. Raises InputError as `profile` does."""
         check_options("PackedNetwork.work", "simd", None)
         return self._planned_or_not("PackedNetwork.work").work()
 
     def _planned_or_not(self, caller: str) -> "Blueprint":
         blueprint = self._blueprint()
         if blueprint is None:
-            raise InputError(f"{caller}: nothing is planned, because a layer has too large a padding")
+            raise InputError(f"{caller}: nothing is planned, because the padding of a layer is too large")
         return blueprint
 
     def _blueprint(self) -> "Blueprint | None":
-        """The network laid out for the SIMD rung, made at the first use; None if it can't be."""
+        """The network planned for the SIMD kernels, made at first use; None if that is impossible."""
         with self._lock:
             if not self._planned:
                 from xnor_ref.packed.plan import Blueprint
@@ -334,7 +337,7 @@ class PackedNetwork:
 
     @contextmanager
     def _plan(self, blueprint: "Blueprint", images: int) -> "Iterator[Plan]":
-        """A plan for so many images that no other caller uses meanwhile."""
+        """Context manager: a plan for `images` images that no other caller uses meanwhile."""
         from xnor_ref.packed.plan import Plan
 
         batch = 1 << (images - 1).bit_length()
@@ -349,11 +352,11 @@ class PackedNetwork:
             idle.append(plan)
 
     def _run_plans(self, blueprint: "Blueprint", images: NDArray, logits: F32, threads: int) -> None:
-        """In pieces, one thread each; a single image is shared by all threads."""
+        """Run the images in pieces, one thread each. All threads share a single image."""
         if images.dtype == np.float32:
             _require_finite(images)
         size = min(self._most_together(), -(-len(images) // threads))
-        if size == len(images):  # what shares pieces among threads takes as long as a small layer
+        if size == len(images):  # sharing pieces among threads costs as much as a small layer
             with self._plan(blueprint, size) as plan:
                 plan.run(np.ascontiguousarray(images), logits, threads if size == 1 else 1)
             return
@@ -366,7 +369,7 @@ class PackedNetwork:
         parallel_chunks(one_piece, len(images), size, threads)
 
     def _run_steps(self, images: NDArray, logits: F32, settings: Settings) -> None:
-        """Node by node, for the backends without a plan."""
+        """Run node by node, for the backends without a plan."""
         size = max(1, min(MAX_BATCH, BATCH_MEMORY // self._network.image_memory))
         for start in range(0, len(images), size):
             logits[start : start + size] = self._run(self._normalised(images[start : start + size]), settings)
@@ -384,22 +387,22 @@ class PackedNetwork:
         c, h, w = self.input_shape
 
         def wanted() -> str:
-            return f"needed is uint8 (N, {h}, {w}, {c}) or ({h}, {w}, {c}), or float32 (N, {c}, {h}, {w})"
+            return f"images must be uint8 (N, {h}, {w}, {c}) or ({h}, {w}, {c}), or float32 (N, {c}, {h}, {w})"
 
         if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
             got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
-            raise InputTypeError(f"PackedNetwork: images are {got}; {wanted()}")
+            raise InputTypeError(f"PackedNetwork: got {got}; {wanted()}")
         shape = images.shape
         if images.dtype == np.uint8 and shape == (h, w, c):
             return images[None]
         if len(shape) != 4 or shape[1:] != ((h, w, c) if images.dtype == np.uint8 else (c, h, w)):
-            raise InputError(f"PackedNetwork: images are {images.dtype} {shape}; {wanted()}")
+            raise InputError(f"PackedNetwork: got {images.dtype} {shape}; {wanted()}")
         if len(images) == 0:
             raise InputError("PackedNetwork: there are no images (N = 0)")
         return images
 
     def _normalised(self, images: NDArray) -> F32:
-        """A batch as the network computes on it: float32 (N, C, H, W), C-contiguous."""
+        """Return a batch as float32 (N, C, H, W), normalised and C-contiguous."""
         if images.dtype == np.float32:
             _require_finite(images)
             return np.ascontiguousarray(images)
@@ -415,14 +418,14 @@ def _require_finite(images: NDArray) -> None:
 
 
 def _frozen(array: NDArray) -> NDArray:
-    """A read-only, C-contiguous copy."""
+    """Return a read-only, C-contiguous copy."""
     own = np.array(array, order="C")
     own.flags.writeable = False
     return own
 
 
 def load_packed(path: PathLike) -> PackedNetwork:
-    """Read a model file.
+    """Load a packed network from a model file.
 
     Parameters
     ----------
@@ -435,7 +438,7 @@ def load_packed(path: PathLike) -> PackedNetwork:
     Raises
     ------
     ModelFileError
-        The file is missing, unreadable, cut short, altered, of another kind or version, or not sound.
+        The file is missing, unreadable, truncated, altered, invalid, or of another format or version.
     """
     metadata, tensors = file.read(path)
     try:

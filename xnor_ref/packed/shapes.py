@@ -1,4 +1,4 @@
-"""What a layer makes of the shape of one image."""
+"""Output shapes of layers for one image."""
 
 import math
 from functools import singledispatch
@@ -12,7 +12,10 @@ Shape = tuple[int, ...]
 
 @singledispatch
 def output_shape(module: nn.Module, shape: Shape, *others: Shape) -> Shape:
-    """Shape of a layer's result for one image, (C, H, W) or (I,); most layers keep that of their (first) input."""
+    """Return a layer's output shape for one image, (C, H, W) or (I,).
+
+    Most layers keep the shape of their first input.
+    """
     return shape
 
 

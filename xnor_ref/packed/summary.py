@@ -1,9 +1,9 @@
-"""What a network costs, layer by layer, before it is trained: parameters, bits, operations, bytes.
+"""The cost of a network by layer, before training: parameters, bits, operations, bytes.
 
-A multiply-accumulate (MAC) is one tap of one output. Where weights and inputs are binary, MACs become XNOR and popcount
-on words of 64 channels; where only the weights are, they become additions and subtractions. Figure 4(a) of Rastegari
-et al. 2016 compares double precision with one bit for every parameter; what a packed file really holds are bits for
-binary weights and float32 for the rest.
+A multiply-accumulate (MAC) is one tap of one output. If weights and inputs are binary, MACs become XNOR and popcount on
+words of 64 channels. If only the weights are binary, MACs become additions and subtractions. Figure 4(a) of Rastegari
+et al. 2016 compares double precision with one bit for every parameter. A packed file really holds bits for binary
+weights and float32 for the rest.
 """
 
 import math
@@ -24,20 +24,21 @@ COUNTS = (
 
 
 def summarise(network: Network) -> dict[str, Any]:
-    """Costs of a network made by `models.build`, for one image.
+    """Return the costs of a network of `models.build`, for one image.
 
     Returns
     -------
     dict of JSON values
-        "network", "method", "input" (C, H, W), "classes"; "layers", a dict for each layer with parameters or of another
-        shape than its input: "name", "kind", "output_shape", and the counts: "parameters", of which "biases" are
-        added to results, "norms" are gammas and betas of the "norm_channels" of BatchNorm (running means and variances
-        are no parameters), and "latent" ones become "bits", `weight_bits` each; "macs", of which "xnor_macs" are by
-        "word_ops" XNORs and popcounts of 64-bit words, and as many as "additions" by additions alone; "float_bytes" of
-        the parameters in float32, "packed_bytes" in a model file. "total" sums them up; "double_bytes" and
-        "all_binary_bytes" count every parameter as 8 bytes and as one bit. "otherwise": parameters and bytes as others
-        count them, with three or four "numbers" a channel of BatchNorm, with or without "biases"; the bytes are an
-        eighth for each bit, and 4 for every other number.
+        "network", "method", "input" (C, H, W), "classes".
+        "layers": a dict for each layer that has parameters or changes the shape, with "name", "kind", "output_shape"
+        and these counts. "parameters" are all parameters. Of these, "biases" are added to outputs, "norms" are the
+        gammas and betas of the "norm_channels" of BatchNorm (running statistics are not parameters), and "latent" ones
+        become "bits", `weight_bits` each. "macs" are all multiply-accumulates. Of these, "xnor_macs" are computed by
+        "word_ops" XNORs and popcounts of 64-bit words, and "additions" by additions alone. "float_bytes" is the size of
+        the parameters in float32, "packed_bytes" their size in a model file. "total": the sums. "double_bytes" and
+        "all_binary_bytes": every parameter as 8 bytes, and as one bit. "otherwise": parameters and bytes as other
+        authors count, with three or four "numbers" per channel of BatchNorm, with or without "biases". There a bit
+        takes 1/8 byte and every other number 4 bytes.
     """
     config = network.config
     shape = config["in_channels"], config["image_size"], config["image_size"]
@@ -69,7 +70,7 @@ def _counted(total: dict[str, int], numbers: int, biases: bool) -> dict[str, Any
 
 
 def _walk(module: nn.Module, name: str, shape: Shape, rows: list[dict[str, Any]]) -> Shape:
-    """Append the rows of a module and of all inside; give the shape of what it makes of one image of `shape`."""
+    """Append the rows of a module and its children. Return its output shape for one image of `shape`."""
     prefix = f"{name}." if name else ""
     if isinstance(module, nn.Sequential):
         for child, layer in module.children():

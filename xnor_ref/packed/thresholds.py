@@ -1,9 +1,9 @@
 """BatchNorm followed by sign, folded exactly into one comparison per channel.
 
-In evaluation mode BatchNorm is y = x*scale + shift per channel, and the binary layer after it sees only
-sign(y). With float32 rounding the algebraic threshold -shift/scale is off by a few units in the last place for
-some channels, which flips bits. But x -> fl(fl(x*scale) + shift) is monotone, because rounding is, so there is one
-float32 at which the sign changes; it is found here by bisection over the ordered float32 line.
+In inference BatchNorm is y = x*scale + shift per channel, and the binary layer after it uses only sign(y). Because of
+float32 rounding, the algebraic threshold -shift/scale is off by a few units in the last place for some channels, which
+would flip bits. But x -> fl(fl(x*scale) + shift) is monotone, since rounding is, so the sign changes at exactly one
+float32 number. Bisection over the ordered float32 numbers finds it.
 """
 
 import numpy as np
@@ -17,16 +17,16 @@ _MAX_KEY = int(np.float32(np.finfo(np.float32).max).view(np.int32))
 
 
 def _floats(keys: NDArray[np.int64]) -> F32:
-    """Finite float32 values by rank: key 0 is 0.0, key k the k-th value above it, key -k its negative."""
+    """Return finite float32 values by rank: key 0 is 0.0, key k the k-th value above it, key -k its negative."""
     magnitude = np.abs(keys).astype(np.int32).view(np.float32)
     return np.where(keys < 0, -magnitude, magnitude)
 
 
 def fold_threshold(scale: F32, shift: F32) -> tuple[F32, NDArray[np.bool_]]:
-    """Thresholds that repeat sign(x*scale + shift) exactly, for every finite float32 x.
+    """Find thresholds that give sign(x*scale + shift) exactly, for every finite float32 x.
 
-    The product is rounded to float32, then the sum; sign(0) = sign(-0.0) = +1. With the result, the bit of x
-    (1 for +1) is `x >= threshold`, or `x <= threshold` where `flip`.
+    The product is rounded to float32, then the sum. sign(0) = sign(-0.0) = +1. The bit of x (1 for +1) is
+    `x >= threshold`, or `x <= threshold` where `flip`.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def fold_threshold(scale: F32, shift: F32) -> tuple[F32, NDArray[np.bool_]]:
     Returns
     -------
     threshold : float32 (C,)
-        -inf (flip False) where the sign is +1 for every x, +inf (flip False) where it is -1 for every x.
+        -inf, with flip False, where the sign is +1 for every x; +inf, with flip False, where it is -1 for every x.
     flip : bool (C,)
         True where scale < 0 and the sign depends on x.
 
     Raises
     ------
     InputError
-        Shapes, dtypes, or a value that is not finite.
+        A shape or dtype is wrong, or a value is not finite.
 
     Examples
     --------
@@ -52,14 +52,14 @@ def fold_threshold(scale: F32, shift: F32) -> tuple[F32, NDArray[np.bool_]]:
     """
     if scale.ndim != 1 or scale.shape != shift.shape or scale.dtype != np.float32 or shift.dtype != np.float32:
         raise InputError(
-            f"fold_threshold: scale is {scale.dtype} {scale.shape}, shift {shift.dtype} {shift.shape}; "
+            f"fold_threshold: scale is {scale.dtype} {scale.shape}, shift is {shift.dtype} {shift.shape}; "
             "both must be float32 (C,)"
         )
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise InputError("fold_threshold: scale and shift must be finite")
 
-    # x*scale = (-x)*(-scale) bit for bit, so a falling line is the rising one read from the other side. A
-    # product, finite or overflowed, plus a finite shift is never NaN.
+    # x*scale = (-x)*(-scale) bit for bit, so a falling line is a rising line read backwards. A product, finite
+    # or overflowed, plus a finite shift is never NaN.
     rising = np.abs(scale)
     low = np.full(scale.shape, -_MAX_KEY - 1, np.int64)  # the sign is -1 here (a sentinel below all floats)
     high = np.full(scale.shape, _MAX_KEY + 1, np.int64)  # and +1 here
@@ -74,7 +74,7 @@ def fold_threshold(scale: F32, shift: F32) -> tuple[F32, NDArray[np.bool_]]:
     always, never = high == -_MAX_KEY, high == _MAX_KEY + 1
     flip = (scale < 0) & ~always & ~never
     first = _floats(np.clip(high, -_MAX_KEY, _MAX_KEY))
-    threshold = np.where(flip, 0 - first, first)  # 0 - 0.0 is 0.0, where -0.0 would be stored
+    threshold = np.where(flip, 0 - first, first)  # 0 - 0.0 is 0.0; plain negation would store -0.0
     threshold[always] = -np.inf
     threshold[never] = np.inf
     return threshold, flip

@@ -1,8 +1,8 @@
-"""Binary layers that a model file holds along a tree of their output channels: how a node says it, and how it runs.
+"""Binary layers stored along a tree of their output channels: their nodes, and how they run.
 
-Such a layer can be computed directly, like any other, or along its tree, with the same integers. A planned network
-(`plan.py`) and the backends "float" and "reference" compute it directly; else the faster way is taken: where the
-filters lie close enough together both are measured, once, on the first images.
+Such a layer can be computed directly or along its tree, with the same integers. A planned network (`plan.py`) and the
+backends "float" and "reference" compute it directly. Otherwise the faster way is used. If the filters are close enough
+to each other, both ways are timed once, on the first images.
 """
 
 import time
@@ -26,19 +26,19 @@ I32 = NDArray[np.int32]
 U64 = NDArray[np.uint64]
 
 EXECUTIONS = ("auto", "direct", "tree")
-MAX_TREE_WEIGHTS = 2**30  # of all layers of a file together
-MAX_PLANES = 2**26  # bytes that an image may take as planes of signs; larger ones are computed directly
-CLOSE = 0.15  # mean d/n above which it is not worth measuring whether the tree is faster (docs/compression.md)
-WEIGHTS_BELOW = 0.05  # mean d/n below which single weights were visited faster than words
+MAX_TREE_WEIGHTS = 2**30  # of all layers of a file
+MAX_PLANES = 2**26  # most bytes of an image as planes of signs; larger ones are computed directly
+CLOSE = 0.15  # mean d/n above which the tree is not tried (docs/compression.md)
+WEIGHTS_BELOW = 0.05  # mean d/n below which visiting single weights was faster than visiting words
 
 _execution: ContextVar[str] = ContextVar("execution", default="auto")
 
 
 @contextmanager
 def execution(how: str) -> Iterator[None]:
-    """How layers with trees are computed inside: the faster way ("auto"), "direct", or along the "tree".
+    """Context manager: compute layers with trees the faster way ("auto"), "direct", or along the "tree".
 
-    It holds for networks that are run step by step: `PackedNetwork.logits` with backend "numba" or "reference".
+    It applies to networks that run step by step: `PackedNetwork.logits` with backend "numba" or "reference".
     """
     if how not in EXECUTIONS:
         raise InputError(f"execution: must be one of {', '.join(EXECUTIONS)}; got {how!r}")
@@ -50,10 +50,10 @@ def execution(how: str) -> Iterator[None]:
 
 
 def stored_rows(node: "Node", n_bits: int) -> "tuple[U64, Tree]":
-    """The filters of a node that holds them along a tree, uint64 (O, n_words(n_bits)), and the tree."""
+    """Return the filters of a node stored along a tree, uint64 (O, n_words(n_bits)), and the tree."""
     from xnor_ref.compress import codec
 
-    node.need("bits" not in node.tensors, "has both tensors 'bits' and 'tree', one is needed")
+    node.need("bits" not in node.tensors, "has both tensors 'bits' and 'tree'; it must have one")
     channels = node.integer("out_channels", 1, codec.MAX_WEIGHTS)
     try:
         return codec.decode(node.tensor("tree", np.uint8, (None,)), channels, n_bits)
@@ -62,7 +62,7 @@ def stored_rows(node: "Node", n_bits: int) -> "tuple[U64, Tree]":
 
 
 def along_conv(words: U64, tree: "Tree", x: tuple[int, ...], window: Window, pad_value: int) -> "Along":
-    """For a convolution with weights (O, KH, KW, words) over images of shape x = (C, H, W)."""
+    """Return `Along` for a convolution with weights (O, KH, KW, words) on images of shape x = (C, H, W)."""
     from xnor_ref.compress.execute import TreeConv
     from xnor_ref.compress.planes import Planes
 
@@ -71,36 +71,36 @@ def along_conv(words: U64, tree: "Tree", x: tuple[int, ...], window: Window, pad
 
 
 def along_linear(rows: U64, tree: "Tree") -> "Along":
-    """For a matrix product with weights (O, words)."""
+    """Return `Along` for a matrix product with weights (O, words)."""
     from xnor_ref.compress.execute import TreeLinear
 
     return Along(tree, tree.n_bits, lambda: TreeLinear(rows, tree, _form(tree)))
 
 
 def _form(tree: "Tree") -> str:
-    """What to visit: single weights while few differ, else words."""
+    """Return what to visit: single weights if few differ, else words."""
     return "weights" if tree.mean_fraction < WEIGHTS_BELOW else "words"
 
 
 class Along:
-    """The integers of a layer with a tree, directly or along it.
+    """Computes the integers of a layer with a tree, directly or along the tree.
 
     Parameters
     ----------
     tree : Tree
     planes : bytes of one image as planes of signs
-    make : makes the layer that runs along the tree; called at the first such run
+    make : makes the layer that runs along the tree; called at its first run
     """
 
     def __init__(self, tree: "Tree", planes: int, make: "Callable[[], TreeConv | TreeLinear]") -> None:
         self.tree, self._make = tree, make
         self._possible = planes <= MAX_PLANES
-        self.workspace = 2 * planes if self._possible else 0  # signs as bytes, and as words on the way there
+        self.workspace = 2 * planes if self._possible else 0  # signs as bytes, and before that as words
         self._layer: TreeConv | TreeLinear | None = None
         self._faster: bool | None = None if tree.mean_fraction <= CLOSE else False
 
     def run(self, settings: "Settings", x_words: U64, direct: Callable[[], I32]) -> I32:
-        """Z from the packed signs of the input; `direct` computes it without the tree."""
+        """Return Z from the packed signs of the input. `direct` computes it without the tree."""
         how = _execution.get()
         if not self._possible or how == "direct" or settings.backend == "float":
             return direct()
@@ -119,7 +119,7 @@ class Along:
         return self._layer.run(x_words, backend, settings.threads)
 
     def _measured(self, settings: "Settings", x_words: U64, direct: Callable[[], I32]) -> bool:
-        """Whether the tree is faster on these images; the first run of each compiles and prepares."""
+        """Measure whether the tree is faster on these images. The first run of each is a warm-up."""
         seconds = []
         for contender in (direct, lambda: self._along(settings, x_words)):
             contender()
