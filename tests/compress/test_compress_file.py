@@ -369,7 +369,7 @@ def test_hostile_nodes():
     refused(sample, "has both tensors 'bits' and 'tree'")
     sample = copy.deepcopy(good)
     sample.metadata["version"] = 1
-    refused(sample, "tensor 'tree' needs version 2, the file has 1")
+    refused(sample, "tensor 'tree' needs version 2, but the file has version 1")
     sample = packed_samples.tiny()
     sample.metadata["graph"][0]["out_channels"] = 2
     refused(sample, "unknown attribute or tensor 'out_channels'")

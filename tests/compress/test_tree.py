@@ -252,7 +252,7 @@ def test_a_long_chain_has_its_levels_quickly():
 def test_a_tree_of_other_weights_is_noticed():
     rows = random_rows(5, 70, 1)
     made = build(rows, 70)
-    with pytest.raises(InputError, match="of 5 filters of 70 signs, the layer has 4 of 70"):
+    with pytest.raises(InputError, match="5 filters of 70 signs, but the layer has 4 of 70"):
         check_fit(made, rows[:4], 70)
     changed = rows.copy()
     changed[made.order[-1], 0] ^= np.uint64(1)

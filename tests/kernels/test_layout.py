@@ -101,7 +101,7 @@ def test_pack_bits_refuses(x, axis, error, message):
             np.zeros(2, np.uint64),
             64,
             InputError,
-            "n_bits=64 does not fit 2 words along axis 0, which hold from 65 to 128",
+            "n_bits=64 does not fit 2 words along axis 0, which hold 65 to 128",
         ),
         (np.zeros(2, np.uint64), 129, InputError, "n_bits=129 does not fit 2 words"),
         (np.zeros(1, np.uint64), 0, InputError, "n_bits=0 does not fit"),

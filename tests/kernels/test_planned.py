@@ -102,7 +102,7 @@ def test_outputs_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match=r"out must be C-contiguous float32 .2, 7, 6, 70., got"):
         layer.run(X, np.empty((1, 7, 6, 70), np.float32))
     out = layer.run(X, np.empty((2, 7, 6, 70), np.float32))
-    with pytest.raises(InputError, match="out has 2 images, x had 1"):
+    with pytest.raises(InputError, match="out has 2 images, but x had 1"):
         layer.run(X[:1], out)
 
 

@@ -108,12 +108,16 @@ def test_weights_of_a_few_bits_are_odd_integers():
 @pytest.mark.parametrize(
     ("call", "name", "message"),
     [
-        ("weights", "block.con", "weights: there is no layer 'block.con'; did you mean 'block.conv'"),
-        ("weights", "?", r"there is no layer '\?'; see .layers for all"),
+        ("weights", "block.con", "weights: no layer is named 'block.con'; did you mean 'block.conv'"),
+        ("weights", "?", r"no layer is named '\?'; see .layers for all"),
         ("words", 3, "words: no layer is named 3"),
-        ("weights", "flat", r"layer 'flat' \(flatten\) has no weights; stem, block.conv, arms.body.1, fc has"),
-        ("words", "stem", r"layer 'stem' \(conv2d\) has no words; block.conv, arms.body.1, fc has"),
-        ("alpha", "block.bn", r"layer 'block.bn' \(affine\) has no alpha; block.conv, "),
+        (
+            "weights",
+            "flat",
+            r"layer 'flat' \(flatten\) has no weights; layers with weights: stem, block.conv, arms.body.1, fc",
+        ),
+        ("words", "stem", r"layer 'stem' \(conv2d\) has no words; layers with words: block.conv, arms.body.1, fc"),
+        ("alpha", "block.bn", r"layer 'block.bn' \(affine\) has no alpha; layers with alpha: block.conv, "),
     ],
 )
 def test_unknown_names(call, name, message):

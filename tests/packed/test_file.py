@@ -148,8 +148,8 @@ def test_unknown_keys():
         ("classes", ["a", "\x1b[2J"], "class 1"),
         ("classes", ["a", "\ud800"], "class 1"),
         ("classes", ["a", "x" * 1001], "class 1"),
-        ("classes", ["a"], r"gives \(2,\), for 1 classes"),
-        ("classes", ["a", "b", "c"], "for 3 classes"),
+        ("classes", ["a"], r"has \(2,\) outputs, but there are 1 classes"),
+        ("classes", ["a", "b", "c"], "there are 3 classes"),
         ("graph", [], "1 to"),
         ("graph", [{}] * 10_001, "1 to"),
         ("graph", [7], "node 0 must be an object"),
@@ -247,13 +247,13 @@ def test_operations_of_a_later_version():
     sample = packed_samples.version_3()
     for version in (1, 2):
         sample.metadata["version"] = version
-        refused(sample, f"sign_weight_conv2d.*needs version 3, the file has {version}")
+        refused(sample, f"sign_weight_conv2d.*needs version 3, but the file has version {version}")
 
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([1], "has 1 inputs, 2 to 256 are allowed"),
+        ([1], "has 1 inputs, but 2 to 256 are allowed"),
         ([1] * 257, "has 257 inputs"),
         ([0, 1], r"its inputs have shapes .6, 9, 8., .6, 4, 4.; only channels may differ"),
         ([1, 2], "inputs must name several of the earlier nodes"),
@@ -291,7 +291,7 @@ def test_geometry_of_version_5_needs_it():
         sample.metadata["version"] = 4
         make(sample)
         sample.node("global_avg_pool")
-        refused(sample, r"n0.* needs version 5, the file has 4")
+        refused(sample, r"n0.* needs version 5, but the file has version 4")
         sample.metadata["version"] = 5
         assert np.isfinite(sample.network().logits(sample.pixels(1))).all()
 
@@ -448,7 +448,7 @@ def test_tensors_of_every_node(make, index):
         if not key.endswith((".bias", ".alpha", ".plane")):  # without which a node is sound too
             sample = copy.deepcopy(good)
             del sample.tensors[key]
-            refused(sample, f"node '{name}'.*(is missing|must come together|has the factors)")
+            refused(sample, f"node '{name}'.*(is missing|need each other|has the factors)")
 
 
 def test_dirty_tail_bits():
@@ -482,7 +482,7 @@ def test_thresholds_need_input_scale_off():
 def test_channel_clashes_name_both_numbers():
     sample = packed_samples.every_op()
     sample.metadata["graph"][3]["in_channels"] = 7
-    refused(sample, "in_channels is 7, its input has 6")
+    refused(sample, "in_channels is 7, but its input has 6")
     sample = Sample(shape=(2, 4, 4), classes=2)
     sample.conv2d(2, 3)
     sample.node("global_avg_pool")

@@ -298,7 +298,7 @@ def test_non_finite_parameters(bad):
 
 
 def test_clashes_are_found_at_freezing():
-    with pytest.raises(InputError, match="for 4 classes"):
+    with pytest.raises(InputError, match="there are 4 classes"):
         frozen(every_layer(), classes=4)
     with pytest.raises(InputError, match="stem"):
         frozen(every_layer(), shape=(1, 10, 9))

@@ -66,8 +66,10 @@ def find(network: ExaminedNetwork, name: str, what: str) -> ExaminedNode:
         raise InputError(f"PackedNetwork.{what}: no layer is named {name!r}; {hint}")
     having = [key for key, node in nodes.items() if (node.step.weight_shape if what == "weights" else node.step.words)]
     if name not in having:
-        known = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "") if having else "no layer"
-        raise InputError(f"PackedNetwork.{what}: layer {name!r} ({nodes[name].op}) has no {what}; layer {known} has")
+        known = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "") if having else "none"
+        raise InputError(
+            f"PackedNetwork.{what}: layer {name!r} ({nodes[name].op}) has no {what}; layers with {what}: {known}"
+        )
     return nodes[name]
 
 
