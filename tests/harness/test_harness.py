@@ -1,0 +1,37 @@
+"""The harnesses, in short: they pass, and they notice what they are there for."""
+
+import os
+
+import pytest
+
+from tests.conftest import JIT_DISABLED
+from tests.harness import kills, resumes
+from xnor_ref import storage
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
+    pytest.mark.skipif(JIT_DISABLED, reason="compiled only: minutes without the compiler"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # Python 3.12 warns of threads
+]
+
+
+def test_killed_runs_lose_nothing(capfd):
+    assert kills.run(8, seed=1) == 0
+    assert "0 faults" in capfd.readouterr().out
+
+
+def test_files_that_are_written_in_place_are_noticed(capfd, monkeypatch):
+    def in_place(path, data, *, flush=True):
+        with storage.open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb") as file:
+            data(file) if callable(data) else file.write(data)
+
+    monkeypatch.setattr(storage, "open", open, raising=False)
+    monkeypatch.setattr(storage, "write_atomically", in_place)
+    assert kills.run(60, seed=1) > 0
+    assert "checkpoints/" in capfd.readouterr().out
+
+
+def test_runs_that_are_killed_at_each_step_end_with_the_same_bytes(capfd):
+    assert resumes.run("random rounding", range(4, 20, 7)) == 0
+    assert "1 runs, each killed at 3 steps: 0 faults" in capfd.readouterr().out
