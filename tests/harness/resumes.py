@@ -41,8 +41,7 @@ def cases() -> Iterator[tuple[str, tuple[str, ...]]]:
     for optimizer in OPTIMIZERS:
         for method in ("xnor", "full"):
             yield f"{optimizer} {method}", ("--optimizer", optimizer, "--method", method)
-    for name, options in _EXTRAS.items():
-        yield name, options
+    yield from _EXTRAS.items()
 
 
 def fault_of(options: tuple[str, ...], stops: range) -> str:
