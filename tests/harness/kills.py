@@ -62,7 +62,7 @@ PASSED, KIND, SAVED = 0, 1, 2  # the points passed, which of `POINTS` the last o
 
 
 def arrange(notes: Notes, fatal: int | None, fatal_step: int | None) -> None:
-    """In this process, count the points of writing that are passed; die at number `fatal`, or with `fatal_step` saved."""
+    """In this process, count the points of writing that are passed; die at number `fatal`, or at `fatal_step`."""
 
     def passed(kind: int) -> None:
         notes[PASSED], notes[KIND] = notes[PASSED] + 1, kind
