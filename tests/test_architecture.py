@@ -48,7 +48,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "cli": ("commands", "bench", ""),
     "conformance": ("", "foreign", "trying", "basics"),
     "check": ("", "lessons", "basics"),
-    "training": ("", "callbacks", "fitting", "storing", "settings"),
+    "training": ("", "callbacks", "fitting", "distributed", "storing", "settings"),
     "interop": ("loading", "keras", "onnx_in", "pytorch", ""),
 }
 MOST_FILES = 13  # of a folder, without its __init__.py
@@ -198,22 +198,22 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "cli/commands/bench.py", "cli/commands/check.py", "cli/commands/compress.py", "cli/commands/evaluate.py",
         "cli/commands/export.py", "cli/commands/import_.py", "cli/commands/info.py", "cli/commands/predict.py",
         "cli/commands/reproduce.py", "cli/commands/show.py", "cli/commands/train.py", "cli/commands/verify.py",
-        "cli/kit_options.py", "cli/onnx_text.py", "cli/options.py", "training/settings/config.py",
+        "cli/kit_options.py", "cli/onnx_text.py", "cli/options.py", "cli/ranks.py", "training/settings/config.py",
     ),
     "Hypothesis, 0.2 s, is imported only where cases are drawn": ("conformance/kit.py",),
     "Numba, 0.25 s, is imported only where compiled kernels compute": (
         "bench/peers/baselines.py", "compress/execute.py", "compress/visits.py", "datasets/batches.py",
         "kernels/basics/rungs.py", "kernels/ops/binary_ops.py", "kernels/ops/float_ops.py", "kernels/ops/sign_sums.py",
         "nn/backend.py", "nn/fused.py", "optim/optimizers.py", "packed/runtime.py", "packed/trees.py",
-        "training/storing/environment.py",
+        "training/distributed/gradients.py", "training/storing/environment.py",
     ),
     "Pillow is imported only where a picture is read, drawn or written": (
         "datasets/images.py", "datasets/shapes.py", "explorer/writing.py", "training/report.py",
     ),
-    "torch, onnx, h5py, matplotlib, scikit-learn and pytest are extras": (
+    "torch, onnx, h5py, matplotlib, scikit-learn, pytest and mpi4py are extras": (
         "bench/peers/torch_twin.py", "check/plugin.py", "conformance/suite.py", "interop/keras/files.py",
         "interop/onnx_check.py", "interop/onnx_in/running.py", "interop/onnx_out_graph.py", "charts/files.py",
-        "training/classifier.py",
+        "training/classifier.py", "training/distributed/ranks.py",
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@
 | 5 | `NonFiniteError` | a loss, gradient or activation became NaN or infinite |
 | 6 | `EquivalenceError` | two computations that must agree exactly do not |
 | 7 | `OutputError` | a file could not be written (disk full, read-only, no permission) |
+| 8 | `RankError` | a process of a distributed run was lost, or hangs |
 """
 
 import numbers
@@ -63,6 +64,12 @@ class OutputError(XnorRefError, OSError):
     """A file could not be written. An existing file at that path is unchanged."""
 
     exit_code = 7
+
+
+class RankError(XnorRefError):
+    """A process of a distributed run does not answer any more."""
+
+    exit_code = 8
 
 
 def is_of_the_system(error: Exception) -> bool:

@@ -6,6 +6,7 @@ is the addition of gradients.
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -79,6 +80,10 @@ class Record:
                 )
             yield parent, np.asarray(gradient, dtype=parent.dtype)
 
+    def leaves(self) -> Iterator["Taped"]:
+        """The parents that nothing was computed for and that want a gradient, as often as they are parents."""
+        return (parent for parent in self.parents if parent.record is None and parent.requires_grad)
+
     def free(self) -> None:
         """Drop the parents and all arrays that the op kept for its gradient."""
         self.backward, self.parents = None, ()
@@ -125,13 +130,21 @@ class Taped:
         self.grad = None
 
     @steady
-    def backward(self, grad: NDArray | None = None, *, keep_tape: bool = False) -> None:
+    def backward(
+        self,
+        grad: NDArray | None = None,
+        *,
+        keep_tape: bool = False,
+        deliver: Callable[["Taped", NDArray], None] | None = None,
+    ) -> None:
         """Add dC/d(leaf) to the `grad` of every leaf that this Tensor was computed from.
 
         Parameters
         ----------
         grad : dC/d(this), of this Tensor's shape. Default 1, for a Tensor with one element only.
         keep_tape : keep the record, so that backward can run again. By default each record is freed once it is used.
+        deliver : called with a leaf and dC/d(leaf) as soon as the latter is complete, before the rest is computed. It
+            owns the array, and `grad` of the leaf is not changed.
 
         Raises
         ------
@@ -150,6 +163,12 @@ class Taped:
         gradients: dict[Taped, NDArray] = {self: seed}
         owned: set[Taped] = set()  # Tensors whose gradient array is not shared; only these are written to
         todo = self._recorded()
+
+        def finished(leaf: Taped) -> NDArray:
+            gradient = gradients.pop(leaf)
+            return np.ascontiguousarray(gradient) if leaf in owned else np.array(gradient, order="C")
+
+        awaited = Counter(leaf for _, record in todo for leaf in record.leaves()) if deliver else Counter()
         while todo:
             node, record = todo.pop()  # popping drops the list's reference, so memory is freed on the way
             dy = gradients.pop(node, None)
@@ -165,14 +184,21 @@ class Taped:
                 else:
                     gradients[parent] = add(gradients[parent], gradient, out=gradient if fresh else None)
                     owned.add(parent)
+            if deliver:
+                for leaf in record.leaves():
+                    awaited[leaf] -= 1
+                    if not awaited[leaf] and leaf in gradients:
+                        deliver(leaf, finished(leaf))
             if not keep_tape:
                 record.free()
 
-        for leaf, gradient in gradients.items():
-            if leaf.grad is not None:
-                np.add(leaf.grad, gradient, out=leaf.grad)
+        for leaf in list(gradients):
+            if deliver:
+                deliver(leaf, finished(leaf))
+            elif leaf.grad is not None:
+                np.add(leaf.grad, gradients[leaf], out=leaf.grad)
             else:
-                leaf.grad = np.ascontiguousarray(gradient) if leaf in owned else np.array(gradient, order="C")
+                leaf.grad = finished(leaf)
 
     def _recorded(self) -> list[tuple["Taped", Record]]:
         """Return all recorded nodes that this one depends on, parents first.

@@ -85,7 +85,15 @@ def quantize(x: F32, bits: int) -> F32:
     return Levels(bits).values(x)
 
 
-def quantize_gradient(grad: F32, bits: int, *, rng: np.random.Generator | None = None, by_sample: bool = False) -> F32:
+def quantize_gradient(
+    grad: F32,
+    bits: int,
+    *,
+    rng: np.random.Generator | None = None,
+    by_sample: bool = False,
+    drawn: F32 | None = None,
+    top: F32 | None = None,
+) -> F32:
     """Return max|g| q_k(g / max|g|), or max|g| sign(g) with one bit (section 3.2).
 
     The scale is the maximum and not the mean, which eq. 6 would give. It preserves the largest change of each element.
@@ -99,17 +107,22 @@ def quantize_gradient(grad: F32, bits: int, *, rng: np.random.Generator | None =
     rng : if given, draws which of the two neighbouring levels a number takes, so that its mean is right. Otherwise the
         nearer level is taken. DoReFa-Net adds noise before rounding (Zhou et al. 2016, eq. 12), which is the same
     by_sample : take the maximum over each sample, as in DoReFa-Net, instead of over the whole tensor
+    drawn : the numbers from [0, 1) that `rng` would draw, in the shape of grad; replaces `rng`
+    top : the maximum, of one element, where grad is a part of a batch
 
     >>> quantize_gradient(np.float32([[-0.2, 1], [0.1, 0.3]]), 1, by_sample=True).tolist()
     [[-1.0, 1.0], [0.30000001192092896, 0.30000001192092896]]
     """
-    top = np.abs(grad).max(axis=tuple(range(1, grad.ndim)) if by_sample else None, keepdims=True)
-    top[top == 0] = 1
-    if rng is None:
+    if top is None:
+        top = np.abs(grad).max(axis=tuple(range(1, grad.ndim)) if by_sample else None, keepdims=True)
+    top = np.where(top == 0, np.float32(1), top)
+    if drawn is None and rng is not None:
+        drawn = rng.random(grad.shape, np.float32)
+    if drawn is None:
         levels = quantize(grad / top, bits)
     else:
         most = largest(bits)
         place = np.float32(most) * (grad / top)
-        levels = 2 * np.floor((place - 1) / 2 + rng.random(grad.shape, np.float32)) + 1
+        levels = 2 * np.floor((place - 1) / 2 + drawn) + 1
         levels = np.clip(levels, -most, most) / np.float32(most)
     return np.where(grad == 0, np.float32(0), levels * top)

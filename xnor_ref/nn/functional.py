@@ -8,6 +8,7 @@ image is computed alone, so results have the same bits at any batch size.
 import math
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from xnor_ref.kernels.basics import geometry
 from xnor_ref.kernels.basics.geometry import Window
 from xnor_ref.kernels.basics.memory import check_memory
 from xnor_ref.kernels.ops import float_ops, products
+from xnor_ref.nn import shards
 
 
 def require_images(x: Tensor, channels: int | None, caller: str) -> None:
@@ -83,20 +85,38 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return apply("linear", data, (x, weight) if bias is None else (x, weight, bias), backward)
 
 
-def batch_norm(
-    x: Tensor, gamma: Tensor, beta: Tensor, eps: float
-) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64]]:
-    """Normalise each channel of x (N, C[, H, W]) by its batch statistics. Return (y, mean, biased variance).
+def batch_norm(x: Tensor, layer: Any) -> Tensor:
+    """Normalise each channel of x (N, C[, H, W]) by the statistics of its batch, which `layer.moments` learns of.
 
     y = gamma (x - mean) / sqrt(var + eps) + beta (Ioffe and Szegedy 2015, algorithm 1).
     """
-    planes = np.ascontiguousarray(x.data)
+    planes, gamma, beta, eps = np.ascontiguousarray(x.data), layer.weight, layer.bias, layer.eps
     data, mean, var = float_ops.batch_norm(planes, gamma.data, beta.data, eps)
+    mean, var = layer.moments(mean, var, x.size // x.shape[1])
+    if shards.sharing() is not None:  # the moments are not those that `data` was normalised by
+        data = float_ops.affine(planes, *layer.training_affine(mean, var))
 
     def backward(dy):
-        return float_ops.batch_norm_gradient(np.ascontiguousarray(dy), planes, gamma.data, mean, var, eps)
+        return batch_norm_gradient(dy, planes, gamma.data, mean, var, eps)
 
-    return apply("batch_norm", data, (x, gamma, beta), backward), mean, var
+    return apply("batch_norm", data, (x, gamma, beta), backward)
+
+
+def batch_norm_gradient(
+    dy: NDArray, x: NDArray, gamma: NDArray, mean: NDArray[np.float64], var: NDArray[np.float64], eps: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """`float_ops.batch_norm_gradient`, where x (N, C[, H, W]) may be a shard; dgamma and dbeta are of x alone."""
+    share, dy = shards.sharing(), np.ascontiguousarray(dy)
+    if share is None:
+        return float_ops.batch_norm_gradient(dy, x, gamma, mean, var, eps)
+    axes, shape = (0, *range(2, x.ndim)), (1, -1, *(1,) * (x.ndim - 2))
+    inv_std = 1 / np.sqrt(var + eps)
+    normal = (x - mean.reshape(shape)) * inv_std.reshape(shape)
+    dgamma, dbeta = (dy * normal).sum(axis=axes), dy.sum(axis=axes, dtype=np.float64)
+    means = share.sums(np.stack([dgamma, dbeta])) / (share.count * (x.size // x.shape[1]))
+    of_n, of_one = (mean.reshape(shape) for mean in means)
+    dx = (dy - of_one - normal * of_n) * (gamma * inv_std).reshape(shape)
+    return dx.astype(np.float32), dgamma.astype(np.float32), dbeta.astype(np.float32)
 
 
 def affine(x: Tensor, scale: NDArray[np.float32], shift: NDArray[np.float32]) -> Tensor:
@@ -214,6 +234,6 @@ def dropout(x: Tensor, probability: float, position: tuple[int, int, int], whole
     The mask depends only on `position` (seed, step, layer), so a resumed run repeats it.
     """
     shape = (*x.shape[:2], *(1,) * (x.ndim - 2)) if whole_channels else x.shape
-    keep = np.random.default_rng(position).random(shape, dtype=np.float32) >= probability
+    keep = shards.current().drawn(np.random.default_rng(position), shape) >= probability
     factor = keep.astype(x.dtype) / x.dtype.type(1 - probability)
     return apply("dropout", x.data * factor, (x,), lambda dy: (dy * factor,))

@@ -17,6 +17,7 @@ from xnor_ref.kernels.basics.modes import Finish, KMode
 from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.basics.threads import check_threads
 from xnor_ref.kernels.ops import float_ops
+from xnor_ref.nn import shards
 from xnor_ref.nn.backend import current_backend, gradients_in_bytes
 
 F32 = NDArray[np.float32]
@@ -172,8 +173,7 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     unscaled = alpha is None and not layer.alpha_is_mean
     affine: tuple[F32, F32] | None = None
     if norm is not None:
-        mean, var = batch_norm.moments(images)
-        norm.move(mean, var, images.size // norm.channels)
+        mean, var = norm.moments(*batch_norm.moments(images), images.size // norm.channels)
         scale, shift = affine = norm.training_affine(mean, var)
     ones = np.ones(len(layer.weight.data), np.float32)
     y, saved = plan.forward(images, layer.weight.data, ones if unscaled else alpha, affine, k)
@@ -181,9 +181,12 @@ def binary_conv2d(x: Tensor, norm: Any, layer: Any) -> Tensor:
     finish = layer.finish(alpha)
 
     def backward(dy):
-        rounding = Rounding(seed_of(layer.draw_position())) if gradients_in_bytes() else None
+        rounding, shard = None, shards.current()
+        if gradients_in_bytes():
+            place = shard.index * len(dy), shard.count
+            rounding = Rounding(seed_of(layer.draw_position()), *place, shard.largest)
         need = x.requires_grad or norm is not None
-        sums = None if norm is None else batch_norm.GradientSums(images, scale, shift, mean)
+        sums = None if norm is None else batch_norm.GradientSums(images, scale, shift, mean, share=shards.sharing())
         dalpha = np.empty(len(layer.weight.data), np.float32)
         dw, dx = plan.backward(pixels(dy), saved, layer.weight.data, finish, rounding, need, sums, dalpha)
         dw = _latent(layer, dw, finish, alpha, dalpha)
@@ -234,20 +237,19 @@ def _norm(images: F32, layer: Any, relu: bool, pool: Any) -> tuple[F32, Any]:
     """Return the result of `norm`, and a function from its gradient to dgamma, dbeta and the images' gradient."""
     from xnor_ref.kernels.training import batch_norm, pooling
 
-    mean, var = batch_norm.moments(images)
-    layer.move(mean, var, images.size // layer.channels)
+    mean, var = layer.moments(*batch_norm.moments(images), images.size // layer.channels)
     scale, shift = layer.training_affine(mean, var)
     if pool is None:
 
         def gradient(dy):
-            sums = batch_norm.GradientSums(images, scale, shift, mean, "relu" if relu else False)
+            sums = batch_norm.GradientSums(images, scale, shift, mean, "relu" if relu else False, shards.sharing())
             return batch_norm.norm_gradient(dy, sums, var, layer.weight.data, layer.eps)
 
         return batch_norm.norm_relu(images, scale, shift, relu), gradient
     window = pool.window(images.shape[1:3])
     y, winner = pooling.norm_relu_pool(images, scale, shift, window)
     given = images, scale, shift, mean, var, layer.weight.data, layer.eps, window
-    return y, lambda dy: pooling.norm_relu_pool_gradient(dy, winner, *given)
+    return y, lambda dy: pooling.norm_relu_pool_gradient(dy, winner, *given, shards.sharing())
 
 
 def prelu(x: Tensor, layer: Any, before: Any = None, after: Any = None) -> Tensor:

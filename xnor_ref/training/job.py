@@ -6,6 +6,7 @@ No file further down knows `TrainConfig`.
 import dataclasses
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref import datasets, models, optim
+from xnor_ref import __version__, datasets, models, optim
 from xnor_ref.datasets import AugmentSpec, Dataset, Split
 from xnor_ref.datasets.arrays import ArrayDataset
 from xnor_ref.datasets.batches import epoch_order
@@ -36,6 +37,7 @@ from xnor_ref.training.callbacks.mst import MstPull
 from xnor_ref.training.callbacks.progress import Progress
 from xnor_ref.training.callbacks.projections import Projections
 from xnor_ref.training.callbacks.teacher import Teacher
+from xnor_ref.training.distributed.team import Ranks, Team, usual_shards
 from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import Callback, Trainer, steps_per_epoch
@@ -56,6 +58,7 @@ def train_run(
     start: Path | None = None,
     download: bool = False,
     observer: Observer | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate, freeze, and write everything into a run folder.
 
@@ -66,6 +69,7 @@ def train_run(
         not computed again.
     start : with `resume`, go on from this checkpoint and no other
     download : fetch the data set where it is missing
+    ranks : the processes that share the work; all of them call this, and see the same files
 
     Returns
     -------
@@ -79,13 +83,16 @@ def train_run(
     """
     observer = observer or Observer()
     with reference_only(config.backend == "reference"), backward_in(config.backward):
-        set_threads(config.threads)
+        if ranks is None or config.threads is not None:
+            set_threads(config.threads)
         keep_freed_memory()
+        team = make_team(config, ranks)
         if resume is not None and start is None and (report := finished_report(resume)) is not None:
             observer.note("this run is finished; here is its report again")
             return report
         compile_steps(config)
-        data = load_data(config, download, observer, resume.data_sha256() if resume else None)
+        own = resume.data_sha256() if resume else None
+        data = team.one_first(lambda: load_data(config, download, observer, own))
         steps = steps_per_epoch(len(data.train), config.batch_size)
         model, about = build_network(config, data), about_training(config, data)
         begun = resume and any(CheckpointFolder(resume.checkpoints_path).candidates())
@@ -98,7 +105,10 @@ def train_run(
             computing = "the NumPy references compute"
             why = computing if without_kernels() else "this processor does not multiply bytes (VNNI)"
             observer.note(f"{why}: gradients are multiplied in fp32")
-        folder = resume or new_run(f"{config.dataset}-{config.model}-{config.method}-{config.seed}", out)
+        said = f"{config.identity()}, data {data.sha256}, in {resume.path if resume else 'a new run'}"
+        team.require_same(f"{said}, xnor_ref {__version__}", "the settings")
+        name = f"{config.dataset}-{config.model}-{config.method}-{config.seed}"
+        folder = resume or RunFolder(Path(team.texts(str(new_run(name, out).path) if team.writes else "")[0]))
         trainer = build_trainer(
             config,
             model,
@@ -109,14 +119,16 @@ def train_run(
             identity=config.identity(),
             about=about,
             validator=lambda: freeze(model, **about).logits,
+            team=team,
         )
-        with folder.lock():
+        with folder.lock() if team.writes else nullcontext():
             try:
                 if resume:
                     trainer.resume(start, observer.note)
-                describe_run(config, {"config": config.to_dict()}, folder, trainer, resume is not None, observer)
+                if team.writes:
+                    describe_run(config, {"config": config.to_dict()}, folder, trainer, resume is not None, observer)
                 train(trainer, config.lr)
-                return finish(folder, model, data, about, observer)
+                return finish(folder, model, data, about, observer, team)
             except KeyboardInterrupt as error:  # every moment is safe to stop at; say where to go on
                 number = getattr(error, "signal_number", signal.SIGINT)
                 raise Interrupted(number, str(error) or "stopped", folder.path, config.plugin) from None
@@ -134,6 +146,7 @@ def build_trainer(
     about: dict[str, Any],
     validator: Callable[[], Callable[[NDArray], NDArray[np.float32]]] | None,
     record: Callable[[dict[str, Any]], None] = lambda line: None,
+    team: Team | None = None,
 ) -> Trainer:
     """The trainer of a run, with what `config` says of the training itself.
 
@@ -145,7 +158,7 @@ def build_trainer(
         The settings that a run which is resumed must have again.
     about : dict
         What the checkpoints say of the network's data.
-    validator, record
+    validator, record, team
         See `Trainer`; the folder's metrics.jsonl gets each line, too.
     """
     steps = steps_per_epoch(len(data.train), config.batch_size)
@@ -173,6 +186,7 @@ def build_trainer(
         validator=validator,
         checkpoints=checkpoints,
         record=lambda line: [write(line) for write in records],  # type: ignore[func-returns-value]
+        team=team or make_team(config),
     )
 
 
@@ -311,6 +325,17 @@ def make_callbacks(config: TrainConfig, model: Any, data: Dataset, steps: int) -
         options = {name.removeprefix("mst_"): value for name, value in config.parts_of("mst_lambda").items()}
         callbacks.append(MstPull(model, steps, config.mst_lambda, **options))
     return callbacks
+
+
+def make_team(config: TrainConfig, ranks: Ranks | None = None) -> Team:
+    """Who computes the shards of a batch: these processes, or this one alone. Raises InputError."""
+    compress = config.compress_gradients
+    shards = config.shards
+    if shards is None:
+        shards = 1 if ranks is None else usual_shards(ranks.size, config.batch_size, compress)
+    if config.norm_over == "shard" and shards == 1:
+        raise InputError("norm_over (=shard) needs shards, 2 or more")
+    return Team(shards, ranks=ranks, apart=config.norm_over == "shard", compress=compress)
 
 
 def trains_in_bytes(config: TrainConfig) -> bool:

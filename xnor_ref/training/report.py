@@ -12,6 +12,7 @@ from xnor_ref.datasets import Dataset
 from xnor_ref.packed import load_packed
 from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import sha256_file, write_atomically
+from xnor_ref.training.distributed.team import Team
 from xnor_ref.training.fitting.evaluation import evaluate_both, require_agreement
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.storing.float_file import save_float
@@ -19,16 +20,29 @@ from xnor_ref.training.storing.runs import RunFolder
 
 
 def finish(
-    folder: RunFolder, model: models.Network, data: Dataset, about: dict[str, Any], observer: Observer
+    folder: RunFolder,
+    model: models.Network,
+    data: Dataset,
+    about: dict[str, Any],
+    observer: Observer,
+    team: Team | None = None,
 ) -> dict[str, Any]:
     """Write both networks, evaluate each by its own path, compare, and report.
 
+    The processes of a team share the images, and the first one writes.
+
     Raises EquivalenceError where they disagree on an image.
     """
-    save_float(folder.float_path, model, about)
-    freeze(model, **about).save(folder.packed_path)
-    save_sample(folder.path / "sample.png", data)
-    result = evaluate_both(model, load_packed(folder.packed_path), data, observer)
+    team = team or Team()
+    packed = freeze(model, **about)
+    if team.writes:
+        save_float(folder.float_path, model, about)
+        packed.save(folder.packed_path)
+        save_sample(folder.path / "sample.png", data)
+        packed = load_packed(folder.packed_path)
+    result = evaluate_both(model, packed, data, observer, team)
+    if not team.writes:
+        return result
     lines = folder.metrics()
     whole = [line["seconds"] + line.get("val_seconds", 0.0) for line in lines if line.get("whole_epoch")]
     best = max(lines, key=lambda line: line.get("val_top1", -1.0), default={})

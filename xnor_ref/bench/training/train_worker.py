@@ -26,6 +26,7 @@ from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.threads import check_threads, set_threads
 from xnor_ref.nn import backend
 from xnor_ref.nn.methods import METHODS
+from xnor_ref.nn.shards import WHOLE, Shard
 from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.callbacks.finite import FiniteCheck
 from xnor_ref.training.callbacks.projections import Projections
@@ -118,10 +119,10 @@ class Ours(Trainer):
             callbacks=[Projections(), FiniteCheck()],
         )
 
-    def batch(self, epoch: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def batch(self, epoch: int, step: int, shard: Shard = WHOLE) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The batch of a step; its time is part of `data_seconds`."""
         start = time.perf_counter()
-        found = super().batch(epoch, step)
+        found = super().batch(epoch, step, shard)
         self.data_seconds += time.perf_counter() - start
         return found
 

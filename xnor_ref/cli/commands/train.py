@@ -44,6 +44,15 @@ from xnor_ref.training.settings.resolve import resolve
     "options given (if there is none, a new run starts).",
 )
 @click.option("--out", metavar="FOLDER", help="Run folder [runs/<dataset>-<model>-<method>-<seed>].")
+@click.option("--distributed", is_flag=True, help="Share the work with all processes that mpirun started.")
+@click.option(
+    "--rank-timeout",
+    type=float,
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up a rank that is silent, or hangs in a step, for so long.",
+)
 @options.quiet_option
 @options.json_option
 def command(
@@ -53,6 +62,8 @@ def command(
     config_file: str | None,
     resume: str | None,
     out: str | None,
+    distributed: bool,
+    rank_timeout: float,
     quiet: bool,
     as_json: bool,
     **values: Any,
@@ -80,11 +91,15 @@ def command(
     said |= {key: os.path.abspath(said[key]) for key in ("init_from", "teacher", "plugin") if said.get(key)}
 
     from xnor_ref.cli.progress import Progress
+    from xnor_ref.cli.ranks import joined
     from xnor_ref.training.job import train_run
     from xnor_ref.training.storing import runs
 
     new = Path(out) if out else None
-    with Progress(quiet) as progress:
+    with (
+        joined(distributed, rank_timeout) as ranks,
+        Progress(quiet or (ranks is not None and ranks.rank > 0)) as progress,
+    ):
         if clashes := overridden(said):
             progress.note(f"--faithful {said['faithful']}, overridden by your options: {', '.join(clashes)}")
         folder, start = _resumed(resume, said, new)
@@ -97,8 +112,10 @@ def command(
                 runs.check_free(new)
             if resume:
                 progress.note("no run to resume: starting a new one")
-        report = train_run(config, out=new, resume=folder, start=start, download=download, observer=progress)
-    options.answer(report, as_json, lambda _: report_text(report, config))
+        where = {"out": new, "resume": folder, "start": start}
+        report = train_run(config, **where, download=download, observer=progress, ranks=ranks)
+    if ranks is None or ranks.rank == 0:
+        options.answer(report, as_json, lambda _: report_text(report, config))
 
 
 def _resumed(resume: str | None, said: dict[str, Any], out: Path | None):

@@ -41,6 +41,7 @@ def known_answers() -> tuple[Case, ...]:
         (layout.to_planes, lambda: (_turned(40, 1, 21), _turned(37, 3, 5)), "a9375091b65b2b25"),
         (layout.pack_gradient, lambda: _packed(37, True, True) + _packed(70, False, False), "4e10efadce7e4b0b"),
         (layout.largest, _largest, "e6147a88e770419e"),
+        (layout.add_signs, _signs_added, "4fc559ef7eff76f4"),
         (layout.quantize, lambda: _quantized(37, True) + _quantized(70, False), "18490715e6c4900b"),
     )
 
@@ -165,9 +166,15 @@ def _largest():
     return out
 
 
+def _signs_added():
+    out = np.ones((3, 64), np.float32)
+    layout.add_signs(1, 3, words(3, 2).astype(np.uint32), reals(3), out)
+    return out
+
+
 def _quantized(outputs, scaled):
     dy, k, alpha = reals(2, 3, 5, outputs), reals(2, 15) / 8, abs(reals(outputs)) / 8
     padded, totals = np.zeros((2, 3, 8, -(-outputs // 4) * 4), np.uint8), np.zeros((2, outputs), np.int64)
     panels, factors = np.ones(12 * simd.padded_outputs(outputs), np.uint32), (np.float32(12), np.float32(8))
-    layout.quantize(0, 2, dy, k if scaled else k[:0], alpha, *factors, np.uint32(1), 1, padded, panels, totals)
+    layout.quantize(0, 2, dy, k if scaled else k[:0], alpha, *factors, np.uint32(1), 0, 1, padded, panels, totals)
     return padded, from_blocks(panels, 12, outputs), totals

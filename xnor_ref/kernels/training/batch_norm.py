@@ -14,7 +14,7 @@ A loop reads few arrays and writes one or two: LLVM checks each pair for overlap
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numba import float32, float64, intp, types, void
@@ -35,6 +35,16 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Range = tuple[np.float32, np.float32]
 Write = Callable[[int, int, F32], None]  # rows start..stop of something to where they belong
+
+
+class Share(Protocol):
+    """These images as one of the `count` equal parts of a batch."""
+
+    count: int
+
+    def sums(self, own: F64) -> F64:
+        """The sum over all parts of what each has."""
+
 
 ROWS_CHUNK = 1 << 17  # elements of a chunk of rows: 0.5 MB
 RUN = 512  # elements that a run of the inner loop should have about
@@ -212,10 +222,13 @@ class GradientSums:
     x, scale, shift : float32 (N, H, W, C), (C,), (C,)
     mean : float64 (C,)
     mask : a key of `MASKS`
+    share : if the batch, whose mean it is, has other parts besides x
     """
 
-    def __init__(self, x: F32, scale: F32, shift: F32, mean: F64, mask: str | bool = "sign"):
-        self.rows, self.pixels, self.mean = rows_of(x), x.shape[1] * x.shape[2], mean
+    def __init__(
+        self, x: F32, scale: F32, shift: F32, mean: F64, mask: str | bool = "sign", share: Share | None = None
+    ):
+        self.share, self.rows, self.pixels, self.mean = share, rows_of(x), x.shape[1] * x.shape[2], mean
         self.centre, self.inside = mean.astype(np.float32), MASKS[mask]
         self.vectors = [repeated(v) for v in (scale, shift, self.centre)]
         self._parts: dict[int, F64] = {}
@@ -231,10 +244,16 @@ class GradientSums:
         self._parts[start] = part
 
     def factors(self, var: F64, gamma: F32, eps: float) -> tuple[Sequence[Any], F32, F32]:
-        """What `apply_gradients` takes from scale to offset; dgamma and dbeta (C,). All rows must have been added."""
+        """What `apply_gradients` takes from scale to offset; dgamma and dbeta (C,), of these images alone.
+
+        All rows must have been added.
+        """
         parts = np.concatenate([self._parts[start] for start in sorted(self._parts)])  # whoever came first
         dgamma, dbeta = gradients_of(parts, self.mean, var, self.centre, eps)
-        factors = factors_of(dgamma, dbeta, self.mean, var, gamma, eps, len(self.rows))[1:]
+        total, count = np.stack([dgamma, dbeta]), len(self.rows)
+        if self.share is not None:
+            total, count = self.share.sums(total), count * self.share.count
+        factors = factors_of(total[0], total[1], self.mean, var, gamma, eps, count)[1:]
         arguments = *self.vectors, self.inside, *(repeated(v) for v in factors)
         return arguments, dgamma.astype(np.float32), dbeta.astype(np.float32)
 

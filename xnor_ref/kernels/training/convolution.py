@@ -41,9 +41,15 @@ _NONE = np.zeros(0, np.float32)
 
 
 class Rounding(NamedTuple):
-    """Gradients in bytes; `seed` decides the roundings."""
+    """Gradients in bytes; `seed` decides the roundings.
+
+    Where these images are part of a batch, the roundings are those that they would have in the whole of it.
+    """
 
     seed: int
+    first: int = 0  # which image of the batch is the first one here
+    parts: int = 1  # as large as this one, in the batch
+    largest: Callable[[F32], F32] = lambda top: top  # from the largest numbers (O,) here to those of the batch
 
 
 def _is_long(y: F32) -> bool:
@@ -250,7 +256,7 @@ class SignConvolution(_Convolution):
         threads, dy = check_threads(None), self._in_rows(dy)
         n, out_h, out_w, _ = dy.shape
         k = _NO_K if saved.k is None else saved.k
-        if rounding is not None and n * out_h * out_w > MAX_SUM:
+        if rounding is not None and rounding.parts * n * out_h * out_w > MAX_SUM:
             rounding = None
         if rounding is None and self._tiled:
             x = winograd.Images.of_signs(saved.bits, self.size[1], self.window.before[0], self.pad_value)
@@ -284,10 +290,11 @@ class SignConvolution(_Convolution):
         else:
             top = np.empty((images, self.outputs), np.float32)
             split(threads, images, gradient_layout.largest, *rows, top.view(np.int32))
-            by_channel = top.max(axis=0)
+            by_channel = rounding.largest(top.max(axis=0))
             scale_of_weight, scale_of_input = _unit(by_channel), _unit(by_channel * np.abs(saved.alpha))
             factors = np.float32(1 / scale_of_input), np.float32(1 / scale_of_weight)
-            rest = np.uint32(rounding.seed), of_input.left, target, panels, totals
+            origin = rounding.first * out_h * out_w * self.outputs
+            rest = np.uint32(rounding.seed), origin, of_input.left, target, panels, totals
             split(threads, images, gradient_layout.quantize, *rows, saved.alpha, *factors, *rest)
         how = weight, saved.alpha, rule, dalpha, threads, scale_of_weight, totals.sum(axis=0)
         dw = self._gradient_of_weight(of_weight, planes, panels, images, *how)

@@ -174,6 +174,17 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
                 g[j] = v + (share if w[j] >= zero else -share)
 
 
+@compiled(void(intp, intp, _in(uint32, 2), _vector, _out(float32, 2)))
+def add_signs(start, stop, words, scales, out):
+    """Rows start..stop of `out` (B, 32 n) gain the signs of the bits of words (B, n), times scales (B,)."""
+    for row in range(start, stop):
+        scale, target = scales[row], out[row]
+        for word in range(words.shape[1]):
+            bits = words[row, word]
+            for bit in range(np.uint64(32)):
+                target[np.uint64(32 * word) + bit] += _sign_of_bit(bits, np.uint32(bit)) * scale
+
+
 # --- activations --------------------------------------------------------------------------------------------------
 
 
@@ -313,17 +324,18 @@ def largest(start, stop, dy, k, out):
 
 @compiled(
     void(
-        intp, intp, _in(float32, 4), _in(float32, 2), _vector, float32, float32, uint32, intp,
+        intp, intp, _in(float32, 4), _in(float32, 2), _vector, float32, float32, uint32, intp, intp,
         _out(uint8, 4), _out(uint32, 1), _out(int64, 2),
     )
 )  # fmt: skip
-def quantize(start, stop, dy, k, alpha, for_input, for_weight, seed, left, padded, panels, totals):
+def quantize(start, stop, dy, k, alpha, for_input, for_weight, seed, origin, left, padded, panels, totals):
     """Images start..stop of dy (N, OH, OW, O), times k, rounded at random to bytes, in two ways.
 
     `panels` gets q = dy * for_weight as signed bytes, four pixels a word, in blocks (N, OH, words, WIDE or NARROW),
     and `totals` (N, O) the sums of q. `padded` (N, OH, columns, O up to a multiple of 4) gets dy * alpha[o] * for_input
     + 128 as unsigned bytes, and 128 around. Rounding is up with the probability of the part that is lost, to 16 bits,
-    so that its mean is the number itself; the dice are a hash of `seed` and the number's place.
+    so that its mean is the number itself; the dice are a hash of `seed` and the number's place, where dy begins with
+    place `origin`.
     """
     n, height, width, outputs = dy.shape
     columns, wide = padded.shape[2], padded.shape[3]
@@ -348,7 +360,7 @@ def quantize(start, stop, dy, k, alpha, for_input, for_weight, seed, left, padde
                     words[o] = absent
                 for part in range(used):
                     factor = k[image, y * width + 4 * group + part] if k.size else np.float32(1)
-                    shift, here = np.uint32(8 * part), _mixed(np.uint32(of), np.uint32(0), seed)
+                    shift, here = np.uint32(8 * part), _mixed(np.uint32(of + np.uint64(origin)), np.uint32(0), seed)
                     for o in range(size):
                         value, dice = source[of + o] * factor, _dice(names[o], here)
                         words[o] = _with_byte(words[o], value * for_weight, dice, shift)

@@ -201,6 +201,7 @@ def norm_relu_pool_gradient(
     gamma: Real,
     eps: float,
     window: Window,
+    share: norm.Share | None = None,
     threads: int | None = None,
 ) -> tuple[norm.Write, Real, Real]:
     """Gradient of `norm_relu_pool` with BatchNorm in training mode: a function that computes rows, dgamma and dbeta.
@@ -208,7 +209,7 @@ def norm_relu_pool_gradient(
     As `batch_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima; what the function
     computes must be whole rows of images.
     """
-    sums = norm.GradientSums(x, scale, shift, mean, False)  # the winners have told whom the gradient reaches
+    sums = norm.GradientSums(x, scale, shift, mean, False, share)  # the winners have told whom the gradient reaches
     width, channels = x.shape[2:]
     inputs = norm.rows_of(x)
     n_rows, chunk = _rows(x)

@@ -26,7 +26,7 @@ from xnor_ref.kernels.basics.geometry import Padding, Pair, spatial
 from xnor_ref.kernels.basics.modes import Finish
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.ops import binary_ops, bit_planes, float_ops
-from xnor_ref.nn import functional, fused
+from xnor_ref.nn import functional, fused, shards
 from xnor_ref.nn.backend import binary_backend as binary_backend
 from xnor_ref.nn.backend import current_backend as current_backend
 from xnor_ref.nn.layers.real_layers import Convolution, glorot_bound, he_normal, positive, uniform
@@ -189,8 +189,12 @@ class BinaryLayer(Module):
         """Return the gradient that is multiplied by the weights to give the input's gradient."""
         if self.grad_bits is None:
             return dz
-        rng = np.random.default_rng(self.draw_position()) if self.grad_rounding == "random" else None
-        return binary.quantize_gradient(dz, self.grad_bits, rng=rng, by_sample=self.grad_range == "sample")
+        drawn, shard = None, shards.current()
+        if self.grad_rounding == "random":
+            drawn = shard.drawn(np.random.default_rng(self.draw_position()), dz.shape)
+        by_sample = self.grad_range == "sample"
+        top = None if by_sample else shard.largest(np.abs(dz).max(keepdims=True))
+        return binary.quantize_gradient(dz, self.grad_bits, by_sample=by_sample, drawn=drawn, top=top)
 
     def through_sign(self, x: F32, dx: F32) -> F32:
         """Multiply dx by what replaces the derivative of sign(x), in place."""

@@ -13,7 +13,7 @@ from xnor_ref.errors import InputError, InputTypeError, check_integer, is_intege
 from xnor_ref.kernels.basics.checks import check_groups, check_padding
 from xnor_ref.kernels.basics.geometry import FEW_CHANNELS, Padding, Pair, Window
 from xnor_ref.kernels.basics.memory import check_memory
-from xnor_ref.nn import functional, fused
+from xnor_ref.nn import functional, fused, shards
 from xnor_ref.nn.module import Module, Parameter, bias_of, overrides
 
 
@@ -224,13 +224,20 @@ class BatchNorm(Module):
         if not self.training:
             return functional.affine(x, *self.inference_affine())
         count = x.size // self.channels
-        if count < 2:
+        if count * shards.current().of_norms.count < 2:
             raise InputError(f"{caller}: training needs more than one value per channel, got input {x.shape}")
         if self.fuses_alone and fused.applies(x):
             return fused.norm(x, self)
-        y, mean, var = self.normalize(x, self.weight, self.bias, self.eps)
-        self.move(mean, var, count)
-        return y
+        return self.normalize(x, self)
+
+    def moments(
+        self, mean: NDArray[np.float64], var: NDArray[np.float64], count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and biased variance of the batch, from those of the images here, of `count` values a channel.
+
+        The running statistics move towards them.
+        """
+        return shards.current().normalised(self, mean, var, count)
 
     def move(self, mean: NDArray[np.float64], var: NDArray[np.float64], count: int) -> None:
         """Move the running statistics towards a batch with `count` values per channel. `var` is the biased variance."""
@@ -273,7 +280,7 @@ class BatchNorm2d(BatchNorm):
             return self(x), 0
         if not (self.training and fused.applies(x) and x.shape[1] == self.channels):
             return self(x), 0
-        if x.size // self.channels < 2:
+        if x.size // self.channels * shards.current().of_norms.count < 2:
             return self(x), 0
         after: Any = following[0] if following else None
         if getattr(after, "fuses", False) and after.fits(x):

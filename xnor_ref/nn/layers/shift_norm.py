@@ -13,29 +13,33 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor, apply
 from xnor_ref.binary import ap2
-from xnor_ref.kernels.ops import float_ops
+from xnor_ref.nn import shards
+from xnor_ref.nn.functional import batch_norm_gradient
 from xnor_ref.nn.layers.real_layers import BatchNorm
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 
-def shift_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, F64, F64]:
-    """Normalise each channel of x (N, C[, H, W]) by the equations above. Return (y, mean, var)."""
-    images = np.ascontiguousarray(x.data)
+def shift_batch_norm(x: Tensor, layer: BatchNorm) -> Tensor:
+    """Normalise each channel of x (N, C[, H, W]) as above; `layer.move` learns of the moments."""
+    images, gamma, beta, eps = np.ascontiguousarray(x.data), layer.weight, layer.bias, layer.eps
     axes, shape = (0, *range(2, x.ndim)), (1, -1, *(1,) * (x.ndim - 2))
-    mean = images.mean(axis=axes, dtype=np.float64)
+    shard = shards.current()
+    norms = shard.of_norms
+    mean = norms.sums(images.mean(axis=axes, dtype=np.float64)) / norms.count
     centred = images - mean.astype(np.float32).reshape(shape)
-    var = np.multiply(centred, ap2(centred), dtype=np.float64).mean(axis=axes)
+    var = norms.sums(np.multiply(centred, ap2(centred), dtype=np.float64).mean(axis=axes)) / norms.count
+    shard.moved(layer, mean, var, images.size // layer.channels)
     inv = inverse_root(var, eps)
     factor = ap2(gamma.data)
     data = centred * (factor * inv).reshape(shape) + beta.data.reshape(shape)
 
     def backward(dy):
         as_if = 1 / np.square(inv, dtype=np.float64) - eps  # the variance whose 1/sqrt(var + eps) is inv
-        return float_ops.batch_norm_gradient(np.ascontiguousarray(dy), images, factor, mean, as_if, eps)
+        return batch_norm_gradient(dy, images, factor, mean, as_if, eps)
 
-    return apply("shift_batch_norm", data, (x, gamma, beta), backward), mean, var
+    return apply("shift_batch_norm", data, (x, gamma, beta), backward)
 
 
 def inverse_root(var: NDArray, eps: float) -> F32:

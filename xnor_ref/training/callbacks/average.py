@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from xnor_ref.autodiff import Tensor, no_grad
 from xnor_ref.nn import Module
 from xnor_ref.nn.layers.real_layers import BatchNorm
+from xnor_ref.nn.shards import Shard
 from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 from xnor_ref.training.storing.checkpoint import AVERAGE
 
@@ -70,6 +72,12 @@ class WeightAverage(Callback):
         self._statistics = {name: model.state_dict()[name].copy() for name in sorted(buffers)}
 
 
+def _normalise(trainer: Trainer, index: int, shard: Shard) -> None:
+    """Let BatchNorm see a shard of a batch."""
+    with no_grad():  # holds for one thread
+        trainer.model(Tensor(trainer.batch(0, index, shard)[0]))
+
+
 def estimate_statistics(trainer: Trainer) -> None:
     """Set BatchNorm's running statistics to their means over the first batches of the run."""
     norms = [module for _, module in trainer.model.named_modules() if isinstance(module, BatchNorm)]
@@ -78,11 +86,10 @@ def estimate_statistics(trainer: Trainer) -> None:
     for norm in norms:
         norm.training = True
     try:
-        with no_grad():
-            for index in range(min(trainer.steps, MOST_BATCHES) if norms else 0):
-                for norm in norms:
-                    norm.momentum = 1 / (index + 1)
-                trainer.model(Tensor(trainer.batch(0, index)[0]))
+        for index in range(min(trainer.steps, MOST_BATCHES) if norms else 0):
+            for norm in norms:
+                norm.momentum = 1 / (index + 1)
+            trainer.team.run(partial(_normalise, trainer, index))
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum

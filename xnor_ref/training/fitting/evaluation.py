@@ -15,6 +15,7 @@ from xnor_ref.datasets.batches import make_batch, table_of
 from xnor_ref.errors import EquivalenceError, NonFiniteError
 from xnor_ref.nn import binary_backend
 from xnor_ref.packed import PackedNetwork
+from xnor_ref.training.distributed.team import Team
 from xnor_ref.training.fitting.observer import Observer
 
 Logits = NDArray[np.float32]
@@ -56,14 +57,16 @@ def all_logits(
     images: NDArray,
     progress: Callable[[int, int], None] | None = None,
     batch_size: int = BATCH,
+    team: Team | None = None,
 ) -> Logits:
-    """`logits_of` over all images, in batches -> (N, classes)."""
+    """`logits_of` over all images, in batches -> (N, classes); the processes of a team share the batches."""
+    team = team or Team()
     parts = []
-    for start in range(0, len(images), batch_size):
-        parts.append(logits_of(images[start : start + batch_size]))
+    for batch in team.share(len(images), batch_size):
+        parts.append(logits_of(images[batch]))
         if progress is not None:
-            progress(min(start + batch_size, len(images)), len(images))
-    return np.concatenate(parts)
+            progress(min(batch.stop, len(images)), len(images))
+    return team.joined(parts, len(images), batch_size)
 
 
 def score(logits: Logits, labels: NDArray[np.int64], what: str = "evaluation") -> Scores:
@@ -98,7 +101,9 @@ def compare(a: Logits, b: Logits) -> Agreement:
     return Agreement(int(different.sum()), float(difference.max(initial=0.0)))
 
 
-def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, observer: Observer) -> dict[str, Any]:
+def evaluate_both(
+    model: models.Network, packed: PackedNetwork, data: Dataset, observer: Observer, team: Team | None = None
+) -> dict[str, Any]:
     """Scores of the float and the packed network on the validation images, and how far they agree.
 
     The float network convolves matrices of +-1 with BLAS, the packed one counts bits: two paths to the same numbers.
@@ -108,8 +113,8 @@ def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, o
     images, labels = data.val.images, data.val.labels
     with binary_backend("float"), np.errstate(over="ignore", invalid="ignore"):
         network = float_logits(model, table_of(data))
-        of_float = all_logits(network, images, partial(observer.progress, "evaluating the float network"))
-    of_packed = packed_logits(packed, data, observer)
+        of_float = all_logits(network, images, partial(observer.progress, "evaluating the float network"), team=team)
+    of_packed = packed_logits(packed, data, observer, team)
     agreement = compare(of_float, of_packed)
     return {
         "images": len(labels),
@@ -121,10 +126,10 @@ def evaluate_both(model: models.Network, packed: PackedNetwork, data: Dataset, o
     }
 
 
-def packed_logits(packed: PackedNetwork, data: Dataset, observer: Observer) -> Logits:
+def packed_logits(packed: PackedNetwork, data: Dataset, observer: Observer, team: Team | None = None) -> Logits:
     """Logits of a packed network for all validation images."""
     progress = partial(observer.progress, "evaluating the packed network")
-    return all_logits(of_stored_images(packed), data.val.images, progress)
+    return all_logits(of_stored_images(packed), data.val.images, progress, team=team)
 
 
 def of_stored_images(packed: PackedNetwork) -> Callable[[NDArray], Logits]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from xnor_ref.autodiff import Tensor
 from xnor_ref.datasets import AugmentSpec, Dataset, batches
 from xnor_ref.errors import InputError, ModelFileError, UnreadableError
 from xnor_ref.nn import Module, cross_entropy
+from xnor_ref.nn.shards import WHOLE, Shard
 from xnor_ref.optim import Optimizer
 from xnor_ref.steady import steady
+from xnor_ref.training.distributed.team import Team
 from xnor_ref.training.fitting.evaluation import Logits, Scores, all_logits, float_logits, score
 from xnor_ref.training.fitting.interrupt import Interrupted, StopRequest
 from xnor_ref.training.storing.checkpoint import CheckpointFolder, MismatchError, Position, read, state_of
+
+OF_GRADIENTS = "gradients"  # what the tensors begin with that the team keeps from one step to the next
 
 
 @dataclass
@@ -35,6 +40,9 @@ class Step:
 
 class Callback:
     """What joins training. Subclasses override the hooks that they need; none does anything here.
+
+    Where a batch is cut into shards, `before_step` and `after_forward` are called for each shard, with its images and
+    its own loss; the others once, with the first shard of the process, after the gradients of all have been added up.
 
     The trainer calls each hook of all its callbacks, in their order:
 
@@ -110,10 +118,13 @@ class Trainer:
         default that is the network's own inference. Without validation images it is not called
     checkpoints : where the state goes; a trainer without it writes nothing
     record : called with the figures of each epoch, before its checkpoint is written
+    team : who computes the shards of a batch, and which of them; by default it is one piece, and computed here. All
+        processes of a team make the same calls; the first one records and writes checkpoints
 
     Raises
     ------
-    InputError : fewer than 2 training images, or two callbacks whose state has the same name
+    InputError : fewer than 2 training images, a batch that the team cannot cut evenly, or two callbacks whose state has
+        the same name
     """
 
     def __init__(
@@ -132,18 +143,22 @@ class Trainer:
         validator: Callable[[], Callable[[NDArray], Logits]] | None = None,
         checkpoints: CheckpointFolder | None = None,
         record: Callable[[dict[str, Any]], None] = lambda line: None,
+        team: Team | None = None,
     ) -> None:
         self.model, self.data, self.optimizer, self.learning_rate = model, data, optimizer, learning_rate
         self.epochs, self.seed, self.loss, self.augment = epochs, seed, loss, augment
         self.steps = steps_per_epoch(len(data.train), batch_size)
         self.batch_size = min(batch_size, len(data.train))
         self.callbacks, self.checkpoints, self.record = callbacks, checkpoints, record
+        self.team = team or Team()
+        self.team.check_batch(self.batch_size)
         self.position = Position()
         _require_names(callbacks)
         self._table = batches.table_of(data)
         self._validator = validator or partial(float_logits, model, self._table)
         self._order = lru_cache(maxsize=1)(partial(batches.epoch_order, len(data.train), seed))
-        self._stop = StopRequest()
+        self._stop, self._asked = StopRequest(), 0
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
 
     # --- the loop
 
@@ -156,8 +171,9 @@ class Trainer:
         NonFiniteError : a parameter or logit became NaN or infinite; the last checkpoint is from before
         Interrupted : SIGINT or SIGTERM came: the step was finished and a checkpoint written
         """
-        self._saved, self._stop = time.monotonic(), StopRequest()
+        self._saved, self._stop, self._asked = time.monotonic(), StopRequest(), 0
         with self._stop, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            self._require_one_state()
             self._call("before_training")
             try:
                 while self.position.epoch < self.epochs:
@@ -176,10 +192,11 @@ class Trainer:
         while position.step < self.steps:
             self.step()
             self._stop_if_asked()
-            due = self.checkpoints and time.monotonic() - self._saved >= self.checkpoints.every
-            if due and position.step < self.steps:
+            if self._due and position.step < self.steps:
                 self.save()
         trained = time.monotonic()
+        self.team.ranks.working("validation")
+        self._require_one_state()
         scores = self._validate()
         is_best = scores is not None and scores.top1 > position.best_top1
         if scores is not None and is_best:
@@ -200,29 +217,52 @@ class Trainer:
         for callback in self.callbacks:
             line |= callback.figures(self)
         position.next_epoch()
-        self.record(line)
+        if self.team.writes:
+            self.record(line)
         self.save(best=is_best)
         self._call("after_epoch", line)
 
     def step(self) -> float:
         """Take the next step of the epoch; its loss."""
         number, position = self.steps_done, self.position
-        images, labels = self.batch(position.epoch, position.step)
-        step = Step(number, images, labels)
+        self.team.ranks.working("step")
         self.model.set_position(self.seed, number)
         self.optimizer.lr = self.learning_rate(number)
         self.optimizer.zero_grad()
+        steps = self.team.run(partial(self._differentiate, number))
+        self.team.gradients.finish()
+        self._call("after_backward", steps[0])
+        self.optimizer.step()
+        loss, correct, images = self._counted(steps)
+        position.count(loss, correct, images)
+        self._call("after_step", steps[0])
+        return loss
+
+    def _differentiate(self, number: int, shard: Shard) -> Step:
+        """Forward and backward for a shard of the next batch."""
+        step = Step(number, *self.batch(self.position.epoch, self.position.step, shard))
         self._call("before_step", step)
         step.logits = self.model(Tensor(step.images))
         step.loss = self.loss(step.logits, step.labels)
         self._call("after_forward", step)
-        step.loss.backward()
-        self._call("after_backward", step)
-        self.optimizer.step()
-        loss = float(step.loss.data)
-        position.count(loss, int((step.logits.data.argmax(axis=1) == step.labels).sum()), len(step.labels))
-        self._call("after_step", step)
-        return loss
+        if self.team.whole:
+            step.loss.backward()
+        else:  # the mean over the batch is the sum over shards of their shares
+            share = np.full(step.loss.shape, 1 / shard.count, step.loss.dtype)
+            step.loss.backward(share, deliver=self.team.deliver_to(shard))
+        return step
+
+    def _counted(self, steps: list[Step]) -> tuple[float, int, int]:
+        """Mean loss, images that were right, and images of a batch; all ranks learn here whether to stop or to save."""
+        due = self.checkpoints and time.monotonic() - self._saved >= self.checkpoints.every
+        here = [bool(due and self.team.writes), self._stop.signal_number or 0]
+        own = [
+            (float(step.loss.data), (step.logits.data.argmax(axis=1) == step.labels).sum(), len(step.labels), *here)
+            for step in steps
+        ]
+        loss, correct, images, any_due, asked = self.team.gather(np.array(own, np.float64)).T
+        self._due, self._asked = bool(any_due.any()), int(asked.max())
+        return sum(loss.tolist()) / len(loss), int(correct.sum()), int(images.sum())
 
     def _validate(self) -> Scores | None:
         split = self.data.val
@@ -231,7 +271,7 @@ class Trainer:
         with ExitStack() as stack:
             for callback in self.callbacks:
                 stack.enter_context(callback.evaluating(self))
-            logits = all_logits(self._validator(), split.images, lambda *_: self._stop_if_asked())
+            logits = all_logits(self._validator(), split.images, lambda *_: self._stop_if_asked(), team=self.team)
         return score(logits, split.labels, f"validation after epoch {self.position.epoch + 1}")
 
     def _call(self, hook: str, *arguments: Any) -> None:
@@ -239,9 +279,18 @@ class Trainer:
             getattr(callback, hook)(self, *arguments)
 
     def _stop_if_asked(self) -> None:
-        if self._stop.signal_number is not None:
+        number = self._asked or (self._stop.signal_number if self.team.ranks.size == 1 else None)
+        if number:
             saved = ", everything is saved" if self.checkpoints else ""
-            raise Interrupted(self._stop.signal_number, f"stopped in epoch {self.position.epoch + 1}{saved}")
+            raise Interrupted(number, f"stopped in epoch {self.position.epoch + 1}{saved}")
+
+    def _require_one_state(self) -> None:
+        """Raise EquivalenceError where the processes of the team do not have the same numbers."""
+        if self.team.ranks.size > 1:
+            digest = sha256(repr(self.position).encode())
+            for array in self.model.state_dict().values():
+                digest.update(np.ascontiguousarray(array).tobytes())
+            self.team.require_same(digest.hexdigest(), f"the networks after step {self.steps_done}")
 
     # --- batches
 
@@ -254,9 +303,11 @@ class Trainer:
         """Which training images a step of an epoch takes, both counted from 0; this is decided here alone."""
         return self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
-    def batch(self, epoch: int, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Images (N, C, H, W), augmented and normalised, and labels (N,) of a step of an epoch."""
+    def batch(self, epoch: int, step: int, shard: Shard = WHOLE) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Images (N, C, H, W), augmented and normalised, and labels (N,) of a step of an epoch, or of a shard of it."""
         split, indices = self.data.train, self.indices(epoch, step)
+        size = len(indices) // shard.count
+        indices = indices[shard.index * size : (shard.index + 1) * size]
         how: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "augment": self.augment}
         return batches.make_batch(split.images, indices, self._table, **how), split.labels[indices]
 
@@ -266,7 +317,12 @@ class Trainer:
         """Write a checkpoint, if there is a folder for it; `best` writes a second copy."""
         if self.checkpoints:
             states = {f"{one.name}.{key}": array for one in self.callbacks for key, array in one.state_dict().items()}
-            self.checkpoints.save(self.model, self.optimizer, self.position, self.steps_done, best=best, others=states)
+            of_gradients = self.team.gradients.state_dict(self._names)
+            states |= {f"{OF_GRADIENTS}.{name}": array for name, array in of_gradients.items()}
+            if self.team.writes:
+                self.checkpoints.save(
+                    self.model, self.optimizer, self.position, self.steps_done, best=best, others=states
+                )
         self._saved = time.monotonic()
 
     def load(self, path: Path) -> None:
@@ -277,6 +333,7 @@ class Trainer:
             self.optimizer.load_state_dict(state_of(tensors, "optimizer."))
             for callback in self.callbacks:
                 callback.load_state_dict(state_of(tensors, f"{callback.name}."))
+            self.team.gradients.load_state_dict(state_of(tensors, f"{OF_GRADIENTS}."), self._names)
         except (InputError, KeyError, ValueError) as error:
             raise ModelFileError(f"{path} does not fit this network: {error}") from None
         self.position = metadata["position"]
@@ -297,7 +354,8 @@ class Trainer:
                 refused.append(error)
                 note(f"skipped a checkpoint that cannot be used: {error}")
                 continue
-            if not any(isinstance(error, UnreadableError) for error in refused):  # these may be sound
+            sound = not any(isinstance(error, UnreadableError) for error in refused)  # or these may be
+            if sound and self.team.writes:
                 self.checkpoints.discard_after(self.steps_done)
             note(f"resuming from {path}: epoch {self.position.epoch + 1}, step {self.steps_done + 1}")
             return
@@ -319,8 +377,8 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 def _require_names(callbacks: Sequence[Callback]) -> None:
     names = [one.name for one in callbacks if type(one).state_dict is not Callback.state_dict]
     for name in names:
-        if name in ("model", "optimizer") or "." in name or names.count(name) > 1:
+        if name in ("model", "optimizer", OF_GRADIENTS) or "." in name or names.count(name) > 1:
             raise InputError(
-                "callbacks with a state need names that differ from each other, from model and from optimizer, and "
-                f"have no dot; got {', '.join(names)}"
+                "callbacks with a state need names that differ from each other, from model, optimizer and gradients, "
+                f"and have no dot; got {', '.join(names)}"
             )

@@ -137,6 +137,23 @@ class TrainConfig:
         low=0,
         high=0.99999,
     )
+    shards: int | None = _option(
+        "int",
+        "Parts into which a batch is cut; as many ranks, or fewer, compute the same bits (default: 1; 4 with "
+        "--distributed, where ranks can share them).",
+        low=1,
+        high=65_536,
+    )
+    norm_over: str | None = _option(
+        "choice",
+        "What BatchNorm normalises over in training: the whole batch (default), or each of the shards.",
+        ("batch", "shard"),
+    )
+    compress_gradients: str | None = _option(
+        "choice",
+        "Send gradients in fewer bits: sign takes 1 in place of 32, and keeps the error for the next step.",
+        ("sign",),
+    )
     seed: int = _field(0, "int", "Seed of everything random.", low=0, high=2**63 - 1)
     input_scale: str | None = _binary(
         "choice",

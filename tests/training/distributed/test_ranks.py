@@ -1,0 +1,98 @@
+"""`mpirun -n N train --distributed`: the same bytes on any number of ranks; what happens when one is lost."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.training.training_samples import result_bytes
+from xnor_ref.errors import NonFiniteError, RankError
+
+MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("mpi4py") is None or MPIRUN is None, reason="needs mpi4py and mpirun (xnor_ref[mpi])"
+    ),
+]
+JOB = ("train", "--train-size", "64", "--val-size", "150", "--batch-size", "16", "--epochs", "2", "--lr", "0.01")
+SMALL = (*JOB, "--model-option", "width=16", "--checkpoint-every", "0", "--quiet")
+FAULTS = """
+import os, time
+from xnor_ref.training.fitting.trainer import Trainer
+
+step = Trainer.step
+
+
+def faulty(self):
+    if self.steps_done == 5 and os.environ.get("OMPI_COMM_WORLD_RANK") == "1" and (fault := os.environ.get("FAULT")):
+        if fault == "sleep":
+            time.sleep(600)
+        elif fault == "nan":
+            next(self.model.parameters()).data[...] = float("nan")
+        else:
+            os.kill(os.getpid(), int(fault))
+    return step(self)
+
+
+Trainer.step = faulty
+"""
+
+
+def on_ranks(count, *arguments, cwd, **environment):
+    """(exit code, output) of cli.py on so many ranks."""
+    rooted = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = subprocess.run(
+        [MPIRUN, "--oversubscribe", "-n", str(count), sys.executable, str(REPOSITORY / "cli.py"), *arguments],
+        cwd=cwd,
+        env={**os.environ, **rooted, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+    )
+    return done.returncode, done.stdout
+
+
+def test_any_number_of_ranks_writes_the_same_bytes(tmp_path):
+    for count in (1, 2):
+        code, out = on_ranks(count, *SMALL, "--distributed", "--out", f"run-{count}", cwd=tmp_path)
+        assert code == 0, out
+    assert result_bytes(tmp_path / "run-1") == result_bytes(tmp_path / "run-2")
+    code, out = on_ranks(2, *SMALL, "--out", "alone", cwd=tmp_path)
+    assert code == 2 and "add --distributed" in out
+    code, out = on_ranks(2, *SMALL, "--distributed", "--batch-size", "15", cwd=tmp_path)
+    assert code == 2 and out.count("a batch of 15 images cannot be cut into 2 shards") == 1
+
+
+@pytest.mark.parametrize(
+    "fault, code, words",
+    [
+        ("9", 137, "rank 1"),
+        ("19", RankError.exit_code, "rank 1 on {host}"),
+        ("sleep", RankError.exit_code, "rank 1 on {host}"),
+        ("nan", NonFiniteError.exit_code, "rank 1 on {host}: error: step 6"),
+    ],
+)
+def test_a_rank_that_is_lost_ends_the_job_and_it_goes_on(tmp_path, fault, code, words):
+    (tmp_path / "faults.py").write_text(FAULTS)
+    job = (*SMALL, "--plugin", "faults.py", "--distributed", "--rank-timeout", "4", "--out", "run", "--resume", "auto")
+    began = time.monotonic()
+    found, out = on_ranks(2, *job, cwd=tmp_path, FAULT=fault)
+    assert found == code and words.format(host=socket.gethostname()) in out, out
+    assert time.monotonic() - began < 60  # with the start and the first steps
+    saved = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert saved.name == "step-000000005.safetensors"
+    if fault == "sleep":
+        assert on_ranks(1, *job, cwd=tmp_path)[0] == 0
+        whole = [option if option != "run" else "whole" for option in job]
+        assert on_ranks(2, *whole, cwd=tmp_path)[0] == 0
+        assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole")
