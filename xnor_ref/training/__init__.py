@@ -1,1 +1,1 @@
-"""Training: config, run folders, checkpoints, the loop, and the job that ties them together."""
+"""Training: settings, run folders, checkpoints, the loop, and the job that combines them."""

@@ -1,7 +1,7 @@
-"""The kernels that a training step needs, in the order in which it needs them, so that two processors can compile them.
+"""The kernels of a training step, in the order of use, so that two processes can compile them.
 
-See `kernels.compiling.ahead`. A list that is too short or too long costs time and nothing else; a test compares it with
-what steps really take.
+See `kernels.compiling.ahead`. A list that is too short or too long only costs time. A test compares it with the kernels
+that steps use.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from xnor_ref.kernels.basics.rungs import has_vectors
 from xnor_ref.kernels.compiling import ahead
 from xnor_ref.nn.methods import METHODS, options_of
 
-# What for: binary inputs, their K, real ones, gradients in bytes, in floats, and in floats behind binary inputs.
+# Kernels for: binary inputs, their K, real inputs, gradients in bytes, in floats, in floats after binary inputs.
 _BITS, _K, _REALS, _BYTES, _FLOATS, _BACK = "bits", "K", "reals", "bytes", "floats", "back"
 
 _STEP = (
@@ -44,12 +44,12 @@ _STEP = (
     ("kernels.training.winograd:_transform_filters", _BACK),
     ("kernels.training.winograd:_convolve", _BACK),
     ("kernels.training.pooling:pool_gradient", ""),
-    ("kernels.training.gradient_layout:pack_gradient", ""),  # of the real first layer, as what follows
+    ("kernels.training.gradient_layout:pack_gradient", ""),  # for the real first layer, like the next ones
     ("kernels.training.gradients:_sum_over_pixels", _FLOATS),
     ("optim._kernels:adam", "adam"),
 )
 
-_AFTER = (  # what the evaluation needs, the largest first
+_AFTER = (  # kernels of the evaluation, largest first
     "xnor_ref.kernels.readable.float_plain:im2col",
     "xnor_ref.kernels.vectors.nhwc:look_up",
     "xnor_ref.kernels.vectors.nhwc:max_pool",
@@ -58,9 +58,9 @@ _AFTER = (  # what the evaluation needs, the largest first
 
 
 def kernels_of(method: str, options: dict[str, Any], optimizer: str, in_bytes: bool) -> list[str]:
-    """Names of the kernels, "module:name"; none where the fused layers are not taken.
+    """Return the names of the kernels, "module:name"; none if the fused path is not taken.
 
-    `options` are those of the method; `in_bytes` says how gradients of binary convolutions are multiplied.
+    `options` are the method's. `in_bytes` says whether gradients of binary convolutions are multiplied in bytes.
     """
     if not has_vectors():
         return []
@@ -74,6 +74,6 @@ def kernels_of(method: str, options: dict[str, Any], optimizer: str, in_bytes: b
 
 
 def compile_ahead(method: str, options: dict[str, Any], optimizer: str, in_bytes: bool) -> bool:
-    """Have another process compile what steps will need; whether there was anything to do. See `kernels_of`."""
+    """Let another process compile the kernels of the steps. Return whether there were any. See `kernels_of`."""
     names = kernels_of(method, options, optimizer, in_bytes)
     return bool(names) and ahead.start(names, _AFTER)

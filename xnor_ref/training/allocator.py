@@ -1,8 +1,8 @@
-"""Keep freed memory for the next step instead of handing it back to the operating system.
+"""Keeping freed memory for the next step, instead of returning it to the operating system.
 
-A training step allocates and frees the same large arrays every time. By default the C library maps each one afresh, and
-the first touch of every page faults: a sixth of the whole time, measured. Two settings of glibc avoid it; elsewhere
-nothing is done.
+Every training step allocates and frees the same large arrays. By default the C library maps each one anew, and the
+first access to every page faults, which took a sixth of the time when measured. Two settings of glibc avoid this. On
+other systems nothing is done.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds for this process; whether that worked."""
+    """Raise glibc's thresholds for this process. Return whether that worked."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

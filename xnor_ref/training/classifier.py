@@ -1,4 +1,4 @@
-"""`XnorClassifier`: `fit` and a packed network behind the conventions of scikit-learn, which is not needed here."""
+"""`XnorClassifier`: `fit` and a packed network as a scikit-learn estimator. scikit-learn itself is not needed."""
 
 import copy
 import inspect
@@ -26,38 +26,38 @@ Network = nn.Module | str | Callable[[tuple[int, int, int], int], nn.Module]
 
 
 class XnorClassifier:
-    """A classifier of images or rows of numbers, by scikit-learn's conventions.
+    """A classifier of images or rows of numbers that follows scikit-learn's conventions.
 
     It works in `Pipeline`, `cross_val_score` and `GridSearchCV`, and can be cloned and pickled.
 
     Parameters
     ----------
     network : Module, str or callable, optional
-        A Module, of which a copy is trained; the name of one of `models`; or a function of (C, H, W) and the number of
-        classes that returns a Module. By default `default_network`.
+        A Module, which is copied and trained; the name of a network in `models`; or a function of the image shape
+        (C, H, W) and the number of classes that returns a Module. The default is `default_network`.
     image_shape : (H, W) or (H, W, C), optional
-        What the rows (N, features) of X are images of. Without it a row is an image of one pixel.
+        Shape of the images in the rows (N, features) of X. By default a row is an image of one pixel.
     **settings
-        Those of `fit` by the same names, but for those of data sets by name: `epochs`, `lr`, `batch_size`, `seed`, ...
-        None, their default here, leaves each to `fit`.
+        The settings of `fit`, such as `epochs`, `lr`, `batch_size`, `seed`, except those for data sets by name. None,
+        the default, leaves a setting to `fit`.
 
     Attributes
     ----------
     classes_ : ndarray (classes,)
         The labels in sorted order.
     n_features_in_ : int
-        Numbers of a row or of an image.
+        How many numbers a row or an image has.
     network_ : Module
         The trained network; `freeze(classifier.network_)` packs it.
     packed_ : PackedNetwork or None
-        The same on bits, which predicts; None where the network cannot be packed, and predicts itself.
+        The packed network, which predicts. None if the network cannot be packed; it then predicts itself.
     history_ : list of dict
-        A line of figures for each epoch, see `History`.
+        The figures of each epoch, see `History`.
 
     Notes
     -----
-    X is (N, features), or images (N, H, W) or (N, H, W, C). uint8 images, also rows with an `image_shape`, are raw
-    pixels and normalised by their own statistics; all other numbers become float32 and are used as they are.
+    X is (N, features), (N, H, W) or (N, H, W, C). uint8 images, and uint8 rows with an `image_shape`, are raw pixels
+    and are normalised by their own statistics. All other numbers become float32 and are used unchanged.
 
     Examples
     --------
@@ -84,11 +84,11 @@ class XnorClassifier:
             setattr(self, name, settings.get(name))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """All parameters by name."""
+        """Return all parameters by name."""
         return {name: getattr(self, name) for name in _PARAMETERS}
 
     def set_params(self, **parameters: Any) -> "XnorClassifier":
-        """Set parameters by name. Raises InputError for a name that there is not."""
+        """Set parameters by name. Raises InputError for an unknown name."""
         for name, value in parameters.items():
             if name not in _PARAMETERS:
                 raise InputError(f"XnorClassifier has no parameter {name!r}; it has {', '.join(_PARAMETERS)}")
@@ -101,7 +101,8 @@ class XnorClassifier:
         Raises
         ------
         InputTypeError, InputError
-            No numbers, NaN or infinity, fewer than two classes, lengths that differ, or a parameter out of range.
+            X does not hold numbers or holds NaN or infinity, there are fewer than two classes, lengths differ, or a
+            parameter is out of range.
         """
         images = self._images(X)
         labels = _labels(y)
@@ -128,19 +129,19 @@ class XnorClassifier:
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:
-        """The most likely class of each row or image: (N,)."""
+        """Return the most likely class of each row or image: (N,)."""
         best = self._logits(X).argmax(axis=1)
         return self.classes_[best]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Softmax of the logits: (N, classes), in the order of `classes_`."""
+        """Return the softmax of the logits: (N, classes), in the order of `classes_`."""
         return np.exp(log_softmax(Tensor(self._logits(X).astype(np.float64))).data)
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """The share of labels y (N,) that are predicted, each weighted by `sample_weight`."""
+        """Return the share of labels y (N,) predicted correctly, weighted by `sample_weight`."""
         labels = _labels(y)
         if len(labels) != len(found := self.predict(X)):
-            raise InputError(f"XnorClassifier: X has {len(found)} samples, y {len(labels)}")
+            raise InputError(f"XnorClassifier: X has {len(found)} samples, but y has {len(labels)}")
         return float(np.average(found == labels, weights=None if sample_weight is None else np.asarray(sample_weight)))
 
     def _logits(self, X: ArrayLike) -> NDArray[np.float32]:
@@ -151,11 +152,11 @@ class XnorClassifier:
             if images.shape[1:3] == self._shape[:2] == (1, 1):
                 found, wanted = images.shape[3], self._shape[2]
                 raise InputError(f"X has {found} features, but XnorClassifier is expecting {wanted} features as input")
-            raise InputError(f"XnorClassifier was fitted to images {self._shape}, X has {images.shape[1:]}")
+            raise InputError(f"XnorClassifier was fitted to images {self._shape}, but X has {images.shape[1:]}")
         if (images.dtype == np.uint8) != self._raw:
-            kinds = ("numbers as they are", "raw pixels")
+            kinds = ("normalised numbers", "raw pixels")
             raise InputTypeError(
-                f"XnorClassifier was fitted to {kinds[self._raw]}, X holds {kinds[not self._raw]} ({images.dtype})"
+                f"XnorClassifier was fitted to {kinds[self._raw]}, but X holds {kinds[not self._raw]} ({images.dtype})"
             )
         if self.packed_ is not None:
             return of_stored_images(self.packed_)(images)
@@ -164,7 +165,7 @@ class XnorClassifier:
         return all_logits(float_logits(self.network_, table), images)
 
     def _images(self, X: Any) -> NDArray:
-        """X as images (N, H, W, C), uint8 or float32."""
+        """Return X as images (N, H, W, C), uint8 or float32."""
         if hasattr(X, "toarray"):
             raise InputTypeError("XnorClassifier: X is sparse, and sparse data is not supported; use X.toarray()")
         x = np.asarray(X)
@@ -194,7 +195,7 @@ class XnorClassifier:
         return x if x.ndim == 4 else x[..., None]
 
     def _pixels(self, features: int) -> tuple[int, ...]:
-        """The (H, W, C) or (H, W) of a row."""
+        """Return the shape (H, W, C) or (H, W) of a row."""
         if self.image_shape is None:
             return 1, 1, features
         shape = self.image_shape
@@ -202,7 +203,9 @@ class XnorClassifier:
         if not integers or len(shape) not in (2, 3) or min(shape) < 1:
             raise InputTypeError(f"XnorClassifier: image_shape must be (H, W) or (H, W, C), got {shape!r}")
         if math.prod(shape) != features:
-            raise InputError(f"XnorClassifier: image_shape {shape} does not hold the {features} features of a row of X")
+            raise InputError(
+                f"XnorClassifier: image_shape {shape} does not match the {features} features of a row of X"
+            )
         return tuple(shape)
 
     def __repr__(self) -> str:
@@ -213,7 +216,7 @@ class XnorClassifier:
         return hasattr(self, "network_")
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn asks an estimator for."""
+        """Return the tags that scikit-learn asks an estimator for."""
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
 
         return Tags(
@@ -234,9 +237,9 @@ XnorClassifier.__init__.__signature__ = _init_signature()  # type: ignore[attr-d
 
 
 def default_network(shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Sequential:
-    """A small XNOR-Net for images (C, H, W): two binary layers between real ones.
+    """Return a small XNOR-Net for images (C, H, W): two binary layers between real layers.
 
-    Rows, images of one pixel, get fully connected layers; others convolutions, with pooling where there is room.
+    Rows (images of one pixel) get fully connected layers. Larger images get convolutions, with pooling if large enough.
     """
     channels, *size = shape
     rng, layers = np.random.default_rng(check_integer("seed", seed, 0)), list[nn.Module]()
@@ -262,7 +265,7 @@ def _packed(network: nn.Module) -> Any:
 
 
 def _labels(y: Any) -> NDArray:
-    """y as an array (N,)."""
+    """Return y as an array (N,)."""
     if y is None:
         raise InputError("XnorClassifier requires y to be passed, but the target y is None")
     labels = np.asarray(y)
@@ -280,7 +283,7 @@ def _labels(y: Any) -> NDArray:
 
 
 def _of_sklearn(name: str, other: type) -> Any:
-    """A class of scikit-learn's exceptions, if that is loaded, or another in its place."""
+    """Return an exception class of scikit-learn if that is loaded, else `other`."""
     return getattr(sys.modules.get("sklearn.exceptions"), name, other)
 
 

@@ -1,4 +1,4 @@
-"""A run's checkpoint frozen to a model file, and proof that the file answers as the network does."""
+"""Freezing a run's checkpoint to a model file, and checking that the file gives the network's answers."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ COMPARED = 16
 
 
 def checkpoint_of(run: Path, which: str = "last") -> tuple[Path, Network, dict[str, Any], int]:
-    """The best or the last checkpoint of `run`: its file, its network, what `freeze` wants to know, epochs done.
+    """Return the best or last checkpoint of `run`: (file, network, arguments of `freeze`, epochs done).
 
-    Raises ModelFileError : no run, no checkpoint, or a damaged one
+    Raises ModelFileError if the run or checkpoint is missing or damaged.
     """
     folder = RunFolder(run)
     config = folder.config()
@@ -44,8 +44,8 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
 
     Raises
     ------
-    ModelFileError : no run, no checkpoint, or a damaged one
-    EquivalenceError : the file, read back, gives other logits than the network it was made from
+    ModelFileError : the run or checkpoint is missing or damaged
+    EquivalenceError : the file, read back, and its network give different logits
     OutputError : the file could not be written
     """
     path, model, about, epochs = checkpoint_of(run, which)
@@ -59,8 +59,9 @@ def export_run(run: Path, target: Path, which: str = "last") -> dict[str, Any]:
     agreement = compare(of_float, packed.logits(pixels))
     if agreement.disagreements or agreement.max_logit_difference:
         raise EquivalenceError(
-            f"{target} does not answer as the network in {path}: {agreement.disagreements} of {COMPARED} random "
-            f"images get another class, logits differ by up to {agreement.max_logit_difference:g}"
+            f"{target} and the network in {path} give different answers: {agreement.disagreements} of {COMPARED} "
+            "random "
+            f"images get another class, and logits differ by up to {agreement.max_logit_difference:g}"
         )
     return {
         "file": str(target),

@@ -1,4 +1,4 @@
-"""`fit`: the trainer of the command line for a network or images of one's own."""
+"""`fit`: the trainer of the command line, for your own network or images."""
 
 import hashlib
 import inspect
@@ -47,31 +47,37 @@ SETTINGS = {name: field for name, field in FIELDS.items() if name not in ("datas
 OF_NETWORKS = {"method", "faithful", "model_options"} | {
     name for name, field in FIELDS.items() if field.metadata.get("needs", ("",))[0] == "method"
 }
-OF_LAYERS = (*LayerSettings.names(), "gradient", "eps", "momentum", "whole_channels")  # the others are in `repr`
+OF_LAYERS = (
+    *LayerSettings.names(),
+    "gradient",
+    "eps",
+    "momentum",
+    "whole_channels",
+)  # the other settings are in `repr`
 OF_DATA = {"train_size", "val_size", "image_size", "data_dir", "archive"}
 
 
 @dataclass(frozen=True)
 class History:
-    """What `fit` did.
+    """The result of `fit`.
 
     Attributes
     ----------
     network : Module
         The trained network, in inference mode; `freeze(network)` packs it.
     epochs : list of dict
-        A line of figures for each epoch, as in metrics.jsonl: `epoch`, from 1; `step`, the optimiser's steps so far;
-        `lr`, of the last step; `train_loss` and `train_top1`, means over the epoch's training images while the network
+        The figures of each epoch, as in metrics.jsonl: `epoch`, counted from 1; `step`, the optimiser's steps so far;
+        `lr` of the last step; `train_loss` and `train_top1`, means over the epoch's training images while the network
         changed; `val_loss`, `val_top1` and `val_top5` after the epoch, or None without validation images; `best`,
-        whether `val_top1` is higher than in all epochs before; `seconds` and `val_seconds`; `whole_epoch`, False where
-        `seconds` covers only the part after a run was resumed; and what callbacks add.
+        whether `val_top1` exceeds all earlier ones; `seconds` and `val_seconds`; `whole_epoch`, False if `seconds`
+        covers only the part after a resume; and the figures of callbacks.
     settings : dict
-        Every setting that had an effect, by name, as it was said or chosen.
+        The value, given or chosen, of every setting that had an effect.
     report : dict
-        Where there are validation images and the network can be packed: the scores of the `float` and the `packed`
-        network, and on how many images they differ, `disagreements`, which is 0. Else empty.
+        The scores of the `float` and the `packed` network, and `disagreements`, the number of images on which they
+        differ, which is 0. Empty without validation images, or if the network cannot be packed.
     folder : Path or None
-        What was written into.
+        The folder that was written to.
     """
 
     network: Module
@@ -82,12 +88,12 @@ class History:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The line of the first epoch with the highest `val_top1`; None without validation images."""
+        """The figures of the first epoch with the highest `val_top1`, or None without validation images."""
         return max((line for line in self.epochs if line["best"]), key=lambda line: line["epoch"], default=None)
 
 
 class _Printer(Observer):
-    """A line on stderr for each note and each epoch."""
+    """Prints a line on stderr for each note and each epoch."""
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr)
@@ -111,40 +117,41 @@ def fit(
     progress: bool | Observer = False,
     **settings: Any,
 ) -> History:
-    """Train a network in place, with the trainer, the checks and the settings of the command `train`.
+    """Train a network in place, with the trainer, checks and settings of the command `train`.
 
     Parameters
     ----------
     network : Module or str
-        Any network of layers of `nn`, from images (N, C, H, W) to logits (N, classes); or the name of one of `models`,
-        which is built for the images and classes, and which `history.network` holds.
+        Any network of `nn` layers, from images (N, C, H, W) to logits (N, classes); or the name of a network in
+        `models`, which is built for the images and classes and returned as `history.network`.
     train : (images, labels) or str
-        Images are uint8, raw pixels, which are normalised by their mean and standard deviation, or by what
-        `network.about` says, where it was trained or imported before; or float32, which the network gets as they are.
-        `layout` says where their channels are. Integer labels count the logits from 0. Other labels, such as texts, are
-        classes in sorted order. Or the name of a data set, which has its own validation.
+        Images are uint8 or float32. uint8 images are raw pixels. They are normalised by their mean and standard
+        deviation, or by those in `network.about`, if the network was trained or imported before. float32 images are
+        used unchanged. `layout` gives the place of their channels. Integer labels are the index of the logit. Other
+        labels, such as texts, are sorted to classes. A str is the name of a data set, which has its own validation
+        images.
     validation : (images, labels), optional
-        What the network is scored on after each epoch.
+        Images and labels on which the network is scored after each epoch.
     classes : sequence, optional
-        The classes in the order of the logits: names for integer labels, or what other labels are looked up in.
+        The classes in the order of the logits. With integer labels, they are names; other labels are looked up in them.
     layout : {"auto", "NHWC", "NCHW"}
         With "auto", channels are the second or the last of four axes, whichever has at most 4 entries. Images (N, H, W)
-        have one channel. Rows (N, features) are images of one pixel; their network begins with `Flatten`.
+        have one channel. Rows (N, features) are images of one pixel; their network must begin with `Flatten`.
     out : path, optional
         Folder for checkpoints, metrics.jsonl, settings and the trained network. By default nothing is written.
     resume : bool
-        Go on with the run in `out`, if there is one, from its newest checkpoint, to the same bytes as if it had never
-        stopped. Network, images and settings must be the same.
+        Resume the run in `out`, if there is one, from its newest checkpoint. The files end with the same bytes as those
+        of an uninterrupted run. Network, images and settings must be the same.
     download : bool
-        Fetch a data set by name that is not there.
+        Download a data set given by name if it is missing.
     callbacks : sequence of Callback
-        Join each step and each epoch, see `xnor_ref.Callback`.
+        Objects whose hooks run in each step and epoch, see `xnor_ref.Callback`.
     progress : bool or Observer
         True prints a line for each epoch to stderr.
     **settings
-        The settings of `train`, listed below. For a data set by name, those that are not said are its recipe's. Arrays
-        are not augmented unless `augment` is True. Settings of networks by name, such as `method`, are refused where
-        `network` is a Module, and settings of data sets by name are where `train` is arrays.
+        The settings of `train`, listed below. A data set given by name brings defaults, its recipe. Arrays are not
+        augmented unless `augment` is True. Settings for networks by name, such as `method`, are rejected if `network`
+        is a Module. Settings for data sets by name are rejected if `train` is arrays.
 
     Returns
     -------
@@ -153,15 +160,15 @@ def fit(
     Raises
     ------
     InputTypeError, InputError
-        An argument or a setting that does not fit; the message names both values.
+        An argument or a setting is wrong. The message gives the values that clash.
     DatasetError, ModelFileError, OutputError
-        A data set, a file to start from or a run to go on with is missing or damaged; a folder cannot be written.
+        A data set, a file to start from or a run to resume is missing or damaged, or a folder cannot be written.
     NonFiniteError
         A loss or gradient became NaN or infinite.
     EquivalenceError
         Training, evaluation and the packed network do not agree.
     Interrupted
-        Ctrl-C (a KeyboardInterrupt): the step was finished, and a checkpoint written if there is a folder.
+        Ctrl-C was pressed (a KeyboardInterrupt). The step was finished, and a checkpoint written if there is a folder.
 
     Examples
     --------
@@ -183,7 +190,9 @@ def fit(
     if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
         raise InputTypeError(f"fit: callbacks must be a list of Callback objects, got {callbacks!r}")
     if isinstance(classes, str) or not isinstance(classes, Iterable | None):
-        raise InputTypeError(f"fit: classes must be in the order of the logits, such as a list, got {classes!r}")
+        raise InputTypeError(
+            f"fit: classes must be a sequence such as a list, in the order of the logits; got {classes!r}"
+        )
     if not isinstance(out, str | os.PathLike | None):
         raise InputTypeError(f"fit: out must be a str or PathLike, got {out!r}")
     if out is not None and not os.fspath(out):
@@ -203,19 +212,19 @@ def fit(
             raise InputError(f"fit: networks by name take square images, got {size[0]}x{size[1]} pixels")
         model: Any = job.build_network(config, data) if isinstance(network, str) else network
         if (outputs := _outputs(model, data)) != data.num_classes:
-            raise InputError(f"fit: the network has {outputs} logits, and there are {data.num_classes} classes")
+            raise InputError(f"fit: the network has {outputs} logits, but there are {data.num_classes} classes")
         run = _Run(config, model, data, isinstance(network, str), isinstance(train, str), observer)
         folder, resumed = _folder(out, resume)
         return run.carry_out(folder, resumed, callbacks)
 
 
 class _Run:
-    """A network and its data, with settings, on their way to a `History`."""
+    """One call of `fit`: a network, its data and its settings."""
 
     def __init__(self, config: Any, model: Any, data: Dataset, built: bool, loaded: bool, observer: Observer):
         self.config, self.model, self.data, self.observer = config, model, data, observer
         self.built = built
-        self.as_train = built and loaded  # all is as the command `train` does it, and so is the folder
+        self.as_train = built and loaded  # everything, including the folder, is as with the command `train`
         without = (set() if built else {*OF_NETWORKS, "model"}) | (set() if loaded else {*OF_DATA, "dataset"})
         self.settings = {
             name: value
@@ -232,7 +241,7 @@ class _Run:
         model.about = {**self.about, "input_shape": (shape[2], *shape[:2])}
 
     def carry_out(self, folder: RunFolder | None, resumed: bool, callbacks: Sequence[Callback]) -> History:
-        """Train, compare, and write into the folder, if there is one."""
+        """Train, compare, and write to the folder, if there is one."""
         config, model, data, observer = self.config, self.model, self.data, self.observer
         lines: list[dict[str, Any]] = []
         path = folder.path if folder else None
@@ -272,16 +281,16 @@ class _Run:
         return History(model, lines, self.settings, report, path)
 
     def _packs(self) -> bool:
-        """Whether the network can be packed; then it is validated on bits, as it is used later."""
+        """Whether the network can be packed. It is then validated on bits, since it will be used so."""
         try:
             freeze(self.model)
         except (InputError, ModelFileError) as reason:
-            self.observer.note(f"validated as it is, since it cannot be packed: {reason}")
+            self.observer.note(f"the float network is validated, since it cannot be packed: {reason}")
             return False
         return True
 
     def _end(self, folder: RunFolder | None, packs: bool) -> dict[str, Any]:
-        """Compare the float with the packed network, and write both where there is a folder."""
+        """Compare the float with the packed network, and write both if there is a folder."""
         if folder and self.as_train:
             return finish(folder, self.model, self.data, self.about, self.observer)
         report: dict[str, Any] = {}
@@ -300,7 +309,7 @@ class _Run:
 
 
 def _config(network: Module | str, train: Any, settings: dict[str, Any]) -> Any:
-    """The settings of a run, checked as those of `train` are."""
+    """Return the settings of a run, checked like those of `train`."""
     said = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in settings.items()
@@ -313,7 +322,7 @@ def _config(network: Module | str, train: Any, settings: dict[str, Any]) -> Any:
         plugins.load(said["plugin"])
     for name, argument in (("dataset", "train"), ("model", "network")):
         if name in said:
-            raise InputError(f"fit: {name} (={said[name]!r}) is what the argument {argument} says")
+            raise InputError(f"fit: {name} (={said[name]!r}) is given by the argument {argument}; leave it out")
     for foreign, of, instead in (
         (OF_NETWORKS if isinstance(network, Module) else (), "network", "its layers decide it"),
         (() if isinstance(train, str) else OF_DATA, "data set", "arrays have none"),
@@ -325,7 +334,7 @@ def _config(network: Module | str, train: Any, settings: dict[str, Any]) -> Any:
         said["model"] = network
     if isinstance(train, str):
         said = {"data_dir": default_data_dir(), **said, "dataset": train}
-    else:  # what a folder of images is trained with, but as it is
+    else:  # the settings for a folder of images, without augmentation
         said = {"augment": False, **said, "dataset": "folder"}
     check_values(said, "fit")
     return resolve(said)
@@ -334,7 +343,7 @@ def _config(network: Module | str, train: Any, settings: dict[str, Any]) -> Any:
 def _arrays(
     network: Module | str, train: Any, validation: Any, classes: Sequence[Hashable] | None, layout: str
 ) -> Dataset:
-    """Arrays as a data set."""
+    """Return arrays as a data set."""
     parts = {}
     for what, pair in (("train", train), ("validation", validation)):
         if pair is None and what == "validation":
@@ -361,7 +370,7 @@ def _arrays(
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """Compute on so many threads inside."""
+    """Context manager: use this number of threads."""
     before = threads.get_threads()
     if number is not None:
         threads.set_threads(number)
@@ -373,12 +382,12 @@ def _threads(number: int | None) -> Iterator[None]:
 
 
 def _outputs(model: Module, data: Dataset) -> int:
-    """How many logits a network makes of the images of a data set."""
+    """Return how many logits a network has for the images of a data set."""
     return _logits(model, make_batch(data.train.images, np.arange(1), table_of(data)))
 
 
 def _logits(model: Module, x: NDArray[np.float32]) -> int:
-    """How many logits a network makes of an image (1, C, H, W)."""
+    """Return how many logits a network has for an image (1, C, H, W)."""
     modes = [(module, module.training) for _, module in model.named_modules()]
     try:
         with no_grad():
@@ -389,15 +398,15 @@ def _logits(model: Module, x: NDArray[np.float32]) -> int:
     if not isinstance(y, Tensor):
         raise InputTypeError(f"fit: the network must return a Tensor, got {type(y).__name__}")
     if y.ndim != 2 or len(y.data) != 1:
-        raise InputError(f"fit: of images {x.shape} the network makes {y.shape}; needed are logits (N, classes)")
+        raise InputError(f"fit: for images {x.shape} the network returns {y.shape}; it must return logits (N, classes)")
     return y.shape[1]
 
 
 def _folder(out: PathLike | None, resume: bool) -> tuple[RunFolder | None, bool]:
-    """The folder of a run, and whether there is a run in it to go on with."""
+    """Return the folder of a run, and whether it holds a run to resume."""
     if out is None:
         if resume:
-            raise InputError("fit: resume needs out, the folder of the run to go on with")
+            raise InputError("fit: resume needs out, the folder of the run to resume")
         return None, False
     path = Path(out)
     if path.is_dir() and not is_empty(path):
@@ -405,13 +414,13 @@ def _folder(out: PathLike | None, resume: bool) -> tuple[RunFolder | None, bool]
         if resume and folder.config_path.is_file():
             return folder, True
         if resume:
-            raise InputError(f"fit: out ({path}) holds files, but no run to go on with")
-        raise InputError(f"fit: out ({path}) is not empty; name another folder, or go on with its run by resume=True")
+            raise InputError(f"fit: out ({path}) holds files, but no run to resume")
+        raise InputError(f"fit: out ({path}) is not empty; name another folder, or resume its run with resume=True")
     return new_run("", path), False
 
 
 def _digest(network: Module) -> str:
-    """Stands for the layers of a network and their settings in its checkpoints."""
+    """Return a digest of a network's layers and their settings, for checkpoints."""
     said = [repr(network)]
     for path, module in network.named_modules():
         said += [f"{path}.{name}: {getattr(module, name)}" for name in OF_LAYERS if hasattr(module, name)]
@@ -419,7 +428,7 @@ def _digest(network: Module) -> str:
 
 
 def _help(name: str) -> str:
-    """A setting, its help, and what it may be."""
+    """Return a setting with its help text and choices."""
     field = SETTINGS[name]
     kind = field.metadata["kind"]
     choices = f" One of {', '.join(map(str, choices_of(field)))}." if kind in ("choice", "int-choice") else ""
@@ -427,7 +436,7 @@ def _help(name: str) -> str:
 
 
 def _document() -> None:
-    """Give `fit` the settings of `train`: their names and defaults in its signature, their help in its docstring."""
+    """Add the settings of `train` to `fit`: names and defaults to its signature, help texts to its docstring."""
     own = inspect.signature(fit)
     known = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     more = [

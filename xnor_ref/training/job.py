@@ -1,6 +1,6 @@
-"""The door of training: a run's settings are taken apart here, for the command line and for `fit`.
+"""The entry points of training. They take a run's settings apart, for the command line and for `fit`.
 
-No file further down knows `TrainConfig`.
+Files further down do not know `TrainConfig`.
 """
 
 import dataclasses
@@ -60,26 +60,26 @@ def train_run(
     observer: Observer | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate, freeze, and write everything into a run folder.
+    """Train, evaluate, freeze, and write everything to a run folder.
 
     Parameters
     ----------
     out : folder of the new run; by default one is named under runs/
-    resume : go on with this run, from its newest sound checkpoint; without one, from the beginning. A finished run is
+    resume : the run to resume from its newest valid checkpoint, or from the beginning if it has none. A finished run is
         not computed again.
-    start : with `resume`, go on from this checkpoint and no other
-    download : fetch the data set where it is missing
-    ranks : the processes that share the work; all of them call this, and see the same files
+    start : with `resume`, the only checkpoint to resume from
+    download : download the data set if it is missing
+    ranks : the processes that share the work. All of them call this function and see the same files
 
     Returns
     -------
     dict
-        The closing report, JSON values; also written to report.json.
+        The final report as JSON values. It is also written to report.json.
 
     Raises
     ------
     DatasetError, ModelFileError, NonFiniteError, EquivalenceError, OutputError
-    Interrupted : SIGINT or SIGTERM: the step was finished and everything saved
+    Interrupted : SIGINT or SIGTERM arrived; the step was finished and everything saved
     """
     observer = observer or Observer()
     with reference_only(config.backend == "reference"), backward_in(config.backward):
@@ -88,7 +88,7 @@ def train_run(
         keep_freed_memory()
         team = make_team(config, ranks)
         if resume is not None and start is None and (report := finished_report(resume)) is not None:
-            observer.note("this run is finished; here is its report again")
+            observer.note("this run is finished; this is its report")
             return report
         compile_steps(config)
         own = resume.data_sha256() if resume else None
@@ -98,12 +98,12 @@ def train_run(
         begun = resume and any(CheckpointFolder(resume.checkpoints_path).candidates())
         if config.init_from and not begun:
             observer.note(start_from(model, Path(config.init_from)))
-        freeze(model, **about)  # what cannot be frozen is refused now, not after training
+        freeze(model, **about)  # reject a network that cannot be frozen before training
         callbacks = make_callbacks(config, model, data, steps)
         observer.note(describe_model(model, data))
         if config.backward == "int8" and not multiplies_bytes():
-            computing = "the NumPy references compute"
-            why = computing if without_kernels() else "this processor does not multiply bytes (VNNI)"
+            computing = "the NumPy references are in use"
+            why = computing if without_kernels() else "this processor has no instructions for bytes (VNNI)"
             observer.note(f"{why}: gradients are multiplied in fp32")
         said = f"{config.identity()}, data {data.sha256}, in {resume.path if resume else 'a new run'}"
         team.require_same(f"{said}, xnor_ref {__version__}", "the settings")
@@ -129,7 +129,7 @@ def train_run(
                     describe_run(config, {"config": config.to_dict()}, folder, trainer, resume is not None, observer)
                 train(trainer, config.lr)
                 return finish(folder, model, data, about, observer, team)
-            except KeyboardInterrupt as error:  # every moment is safe to stop at; say where to go on
+            except KeyboardInterrupt as error:  # it is safe to stop at any time; attach the folder to resume
                 number = getattr(error, "signal_number", signal.SIGINT)
                 raise Interrupted(number, str(error) or "stopped", folder.path, config.plugin) from None
 
@@ -148,18 +148,18 @@ def build_trainer(
     record: Callable[[dict[str, Any]], None] = lambda line: None,
     team: Team | None = None,
 ) -> Trainer:
-    """The trainer of a run, with what `config` says of the training itself.
+    """Return the trainer of a run, with the training settings of `config`.
 
     Parameters
     ----------
     folder : RunFolder, optional
-        What the trainer writes into.
+        The folder that the trainer writes to.
     identity : dict
-        The settings that a run which is resumed must have again.
+        The settings that must be the same when the run is resumed.
     about : dict
-        What the checkpoints say of the network's data.
+        The description of the network's data in the checkpoints.
     validator, record, team
-        See `Trainer`; the folder's metrics.jsonl gets each line, too.
+        See `Trainer`. Each line is also added to the folder's metrics.jsonl.
     """
     steps = steps_per_epoch(len(data.train), config.batch_size)
     checkpoints, records = None, [record]
@@ -191,7 +191,7 @@ def build_trainer(
 
 
 def _augment(config: TrainConfig, data: Dataset) -> AugmentSpec:
-    """The random crops and flips of a data set."""
+    """Return the random crops and flips of a data set."""
     return AugmentSpec(None, flip=True) if isinstance(data, ArrayDataset) else datasets.default_augment(config.dataset)
 
 
@@ -203,19 +203,19 @@ def describe_run(
     resumed: bool,
     observer: Observer,
 ) -> None:
-    """Write config.json and env.json, cut metrics.jsonl to where the trainer stands, and remove an old report."""
+    """Write config.json and env.json, cut metrics.jsonl to the trainer's position, and remove an old report."""
     assert trainer.checkpoints is not None
     folder.write_json(folder.config_path, {**settings, "data": trainer.checkpoints.identity["data"]})
     here = environment.describe("int8" if trains_in_bytes(config) else "fp32")
     if resumed and (changed := environment.changes(folder.env_path, here)):
-        observer.note(f"the run began under other conditions, its numbers may come out otherwise: {changed}")
+        observer.note(f"the run began under other conditions, so results may differ: {changed}")
     folder.write_json(folder.env_path, here)
     folder.truncate_metrics(trainer.position.epoch)
     folder.report_path.unlink(missing_ok=True)
 
 
 def train(trainer: Trainer, lr: float) -> None:
-    """Train; where numbers become NaN or infinite, say what is left and what helps."""
+    """Train. If a value becomes NaN or infinite, name the last good checkpoint and advise a smaller lr."""
     try:
         trainer.fit()
     except NonFiniteError as error:
@@ -234,9 +234,9 @@ def make_trainer(
     observer: Observer | None = None,
     **others: Any,
 ) -> Trainer:
-    """A trainer with the callbacks that every run has: projections first, then `callbacks`, figures, checks, progress.
+    """Return a trainer with the callbacks of every run: projections first, then `callbacks`, figures, checks, progress.
 
-    `observer` is told of every step and epoch; the rest goes to `Trainer`.
+    `observer` hears of every step and epoch. The other arguments go to `Trainer`.
     """
     always = LatentFigures(model), FiniteCheck()
     joined = [Projections(), *callbacks, *always, *([Progress(observer)] if observer else [])]
@@ -249,7 +249,7 @@ def make_trainer(
 def load_data(
     config: TrainConfig, download: bool = False, observer: Observer | None = None, own: str | None = None
 ) -> Dataset:
-    """The data set of a config, with its limits applied; the packed copy with the fingerprint `own` if there is one."""
+    """Load a config's data set, with its limits applied. If a packed copy has the digest `own`, that copy is used."""
     data = (own and find_packed(Path(config.data_dir), own)) or datasets.load(
         config.dataset,
         data_dir=Path(config.data_dir),
@@ -262,7 +262,7 @@ def load_data(
 
 
 def limited(config: TrainConfig, data: Dataset) -> Dataset:
-    """A data set within the limits of a config."""
+    """Apply the limits of a config to a data set."""
     count = config.limit_classes
     if count is not None and count > data.num_classes:
         raise InputError(f"limit_classes (={count}): the data set {data.name} has {data.num_classes} classes")
@@ -275,7 +275,7 @@ def limited(config: TrainConfig, data: Dataset) -> Dataset:
 
 
 def build_network(config: TrainConfig, data: Dataset) -> models.Network:
-    """The network of a config for the images and classes of `data`. Raises InputError."""
+    """Build a config's network for the images and classes of `data`. Raises InputError."""
     return models.build(
         config.model,
         image_size=data.image_size,
@@ -288,7 +288,7 @@ def build_network(config: TrainConfig, data: Dataset) -> models.Network:
 
 
 def make_optimizer(config: TrainConfig, model: Module, steps: int) -> optim.Optimizer:
-    """The optimiser of a config over all parameters, for epochs of so many steps."""
+    """Make a config's optimiser of all parameters. `steps` is the number of steps per epoch."""
     parameters = list(model.named_parameters())
     if config.decay_all:
         for _, parameter in parameters:
@@ -301,7 +301,7 @@ def make_optimizer(config: TrainConfig, model: Module, steps: int) -> optim.Opti
 
 
 def make_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
-    """The learning rate of a config as a function of the step, for epochs of so many steps."""
+    """Return a config's learning rate as a function of the step. `steps` is the number of steps per epoch."""
     options = config.options_of("schedule")
     if "milestones" in options:
         options["milestones"] = [epoch * steps for epoch in options["milestones"]]
@@ -310,7 +310,7 @@ def make_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
 
 
 def make_callbacks(config: TrainConfig, model: Any, data: Dataset, steps: int) -> list[Callback]:
-    """What a config adds to each step, for epochs of so many steps."""
+    """Return a config's callbacks. `steps` is the number of steps per epoch."""
     callbacks: list[Callback] = []
     if config.teacher is not None:
         callbacks.append(Teacher(Path(config.teacher), data, **config.parts_of("teacher")))
@@ -344,12 +344,12 @@ def trains_in_bytes(config: TrainConfig) -> bool:
 
 
 def compile_steps(config: TrainConfig) -> bool:
-    """Have another process compile what the steps of a run need; whether there was anything to do."""
+    """Let another process compile the kernels of a run's steps. Return whether there were any."""
     return compile_ahead(config.method, config.options_of("method"), config.optimizer, trains_in_bytes(config))
 
 
 def about_training(config: TrainConfig, data: Dataset) -> dict[str, Any]:
-    """What the files of a network say of its origin; nothing that depends on the clock or the machine."""
+    """Return the origin of a network for its files. Nothing in it depends on the clock or the machine."""
     return {
         "classes": list(data.classes),
         "mean": list(data.mean),
@@ -368,9 +368,9 @@ def about_training(config: TrainConfig, data: Dataset) -> dict[str, Any]:
 
 
 def _part(split: Split, classes: int | None, limit: int | None) -> Split:
-    """`limit` images of the first `classes` classes, in their stored order.
+    """Return `limit` images of the first `classes` classes, in their stored order.
 
-    They are picked by a fixed shuffle, since data sets lie sorted by class.
+    A fixed shuffle picks them, since data sets are sorted by class.
     """
     chosen = np.arange(len(split)) if classes is None else np.flatnonzero(split.labels < classes)
     if limit is not None and limit < len(chosen):
@@ -381,7 +381,7 @@ def _part(split: Split, classes: int | None, limit: int | None) -> Split:
 
 
 def data_identity(data: Dataset, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """What a checkpoint remembers of its data, and of the teacher among the callbacks."""
+    """Return the digests that a checkpoint stores of its data and of the teacher among the callbacks."""
     teachers = [("teacher", one.sha256) for one in callbacks if isinstance(one, Teacher)]
     return {
         "data set": data.name,
@@ -394,7 +394,7 @@ def data_identity(data: Dataset, callbacks: Sequence[Callback] = ()) -> dict[str
 
 
 def describe_model(model: models.Network, data: Dataset) -> str:
-    """One line: what is trained on what."""
+    """Return one line that describes the network and the data set."""
     latent = sum(p.size for p in model.parameters() if p.latent)
     real = sum(p.size for p in model.parameters() if not p.latent)
     return (

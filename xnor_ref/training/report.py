@@ -1,4 +1,4 @@
-"""The end of a run: both networks are written, evaluated and compared, and the report says how they do."""
+"""The end of a run: both networks are written, evaluated, compared and reported."""
 
 import io
 import json
@@ -27,11 +27,11 @@ def finish(
     observer: Observer,
     team: Team | None = None,
 ) -> dict[str, Any]:
-    """Write both networks, evaluate each by its own path, compare, and report.
+    """Write both networks, evaluate each by its own code, compare, and report.
 
     The processes of a team share the images, and the first one writes.
 
-    Raises EquivalenceError where they disagree on an image.
+    Raises EquivalenceError if they disagree on an image.
     """
     team = team or Team()
     packed = freeze(model, **about)
@@ -64,7 +64,7 @@ def finish(
 
 
 def finished_report(folder: RunFolder) -> dict[str, Any] | None:
-    """The report of a finished run whose files are still those that it describes."""
+    """Return the report of a finished run, or None if its files no longer match the report."""
     try:
         report = json.loads(folder.report_path.read_bytes())
         found = sha256_file(folder.float_path), sha256_file(folder.packed_path)
@@ -77,7 +77,7 @@ def finished_report(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def save_sample(path: Path, data: Dataset) -> None:
-    """Write the first validation image as PNG, so that there is something to predict."""
+    """Write the first validation image as PNG, as a sample for `predict`."""
     from PIL import Image
 
     pixels, buffer = np.asarray(data.val.images[0]), io.BytesIO()

@@ -1,8 +1,8 @@
-"""Before the first step: what binary layers train with is compared with what they are evaluated with.
+"""A check before the first step: binary layers must train and evaluate with the same results.
 
-Training computes several layers at a time, in kernels that know the rules of the papers. The layers taken one by one in
-NumPy are the readable form of the same. Both get the same input, a piece of what the layer sees in the network, so that
-no difference of an earlier layer is carried on.
+Training computes several layers at once, in kernels that know the papers' rules. Single layers in NumPy are the
+readable form of the same computation. Both get the same input, a piece of the layer's input in the network. So
+differences in earlier layers do not accumulate.
 """
 
 from collections.abc import Sequence
@@ -25,33 +25,33 @@ from xnor_ref.nn.module import overrides
 from xnor_ref.training.fitting.trainer import Callback, Trainer
 
 F32 = NDArray[np.float32]
-IMAGES, SIDE, FILTERS = 4, 8, 64  # of a piece; enough for BatchNorm
-OUTPUT, GRADIENT = 1e-4, 0.02  # largest relative differences; gradients in bytes are rounded
-FLIPS = 0.05  # the same behind a BatchNorm, whose rounding turns a few signs
+IMAGES, SIDE, FILTERS = 4, 8, 64  # size of a piece; enough for BatchNorm
+OUTPUT, GRADIENT = 1e-4, 0.02  # largest relative differences; byte gradients are rounded
+FLIPS = 0.05  # the same after a BatchNorm, whose rounding flips a few signs
 
 
 class AgreementCheck(Callback):
-    """Raises EquivalenceError if a binary layer trains with other numbers than it is evaluated with."""
+    """Raises EquivalenceError if a binary layer gives different results in training and evaluation."""
 
     def before_training(self, trainer: Trainer) -> None:
-        images, _ = trainer.batch(0, 0)  # there is one also where no step is left
+        images, _ = trainer.batch(0, 0)  # this batch exists even if no step is left
         check_agreement(trainer.model, images[:IMAGES])
 
 
 def check_agreement(model: Module, images: F32, gradients: bool = True) -> None:
-    """Compare the paths of training, of the readable layers and of inference, for every binary layer of a network.
+    """Compare training, the readable layers and inference, for every binary layer of a network.
 
     Parameters
     ----------
-    model : keeps its state
-    images : float32 (N, C, H, W); a few, at least 2
-    gradients : whether gradients are compared too
+    model : the network; its state is unchanged
+    images : float32 (N, C, H, W); a few images, at least 2
+    gradients : whether to compare gradients too
 
     Raises
     ------
     EquivalenceError : outputs or gradients differ by more than rounding; the message names the layer
     """
-    if not has_vectors():  # nothing is fused
+    if not has_vectors():  # there is no fused path
         return
     modules = [module for _, module in model.named_modules()]
     buffers = [getattr(module, name) for module in modules for name in module.buffer_names]
@@ -77,7 +77,7 @@ def check_on(model: Module, data: Dataset) -> None:
 
 
 def _follow(module: Module, name: str, x: F32, gradients: bool, of_input: bool = True) -> F32:
-    """Compare the binary layers below `module`; what it makes of x.
+    """Compare the binary layers below `module`, and return its output for x.
 
     `of_input` says whether the gradient of x is still to be compared.
     """
@@ -96,12 +96,12 @@ def _follow(module: Module, name: str, x: F32, gradients: bool, of_input: bool =
         return x
     if not isinstance(module, Sequential) or overrides(module, Sequential, "forward"):
         _compare([module], name, x, gradients, of_input)
-        return Sequential(module)(Tensor(np.ascontiguousarray(x))).data  # as training takes it
+        return Sequential(module)(Tensor(np.ascontiguousarray(x))).data  # as in training
     return _follow_chain([(prefix + key, layer) for key, layer in module.children()], x, gradients)
 
 
 def _follow_chain(layers: Sequence[tuple[str, Module]], x: F32, gradients: bool) -> F32:
-    """The same for layers one after the other, a BatchNorm and the binary layer that reads it together, too."""
+    """Do the same for layers in sequence. A BatchNorm and the binary layer after it are also compared together."""
     paired = False
     for at, (own, layer) in enumerate(layers):
         of_input = not paired
@@ -114,7 +114,7 @@ def _follow_chain(layers: Sequence[tuple[str, Module]], x: F32, gradients: bool)
 
 
 def _compare(layers: Sequence[Module], name: str, x: F32, gradients: bool, of_input: bool = True) -> None:
-    """Compare what training makes of a binary layer, and of what stands before it, with its readable form."""
+    """Compare a binary layer, and the layers before it, in training and in readable form."""
     binary = layers[-1]
     if not isinstance(binary, BinaryLayer):
         return
@@ -122,7 +122,9 @@ def _compare(layers: Sequence[Module], name: str, x: F32, gradients: bool, of_in
         rows, columns = binary.window((1, 1)).extent if isinstance(binary, Convolution) else (1, 1)
         x = x[:, :, : max(SIDE, rows), : max(SIDE, columns)]
     whole, for_each = binary.weight.data, binary.bias is not None or getattr(binary, "groups", 1) > 1
-    if type(binary).__module__.startswith("xnor_ref.") and not for_each:  # others may hold something for each filter
+    if (
+        type(binary).__module__.startswith("xnor_ref.") and not for_each
+    ):  # classes from outside may hold something for each filter
         binary.weight.data = whole[:FILTERS]
     try:
         wanted = _computed(layers, x, gradients, of_input, readable=True)
@@ -138,18 +140,18 @@ def _compare(layers: Sequence[Module], name: str, x: F32, gradients: bool, of_in
             binary.train()
     finally:
         binary.weight.data = whole
-        fused.forget(binary)  # plans for so few pixels and filters
+        fused.forget(binary)  # drop the plans for this small piece
 
 
 def _computed(layers: Sequence[Module], x: F32, gradients: bool, of_input: bool, readable: bool) -> dict[str, F32]:
-    """Output and gradients of some layers, one by one in NumPy or as training takes them."""
+    """Return output and gradients of some layers, computed one by one in NumPy or as in training."""
     image = Tensor(np.ascontiguousarray(x), requires_grad=of_input)
     parameters = {key: p for layer in layers for key, p in layer.named_parameters()}
     for parameter in parameters.values():
         parameter.grad = None
     with reference_only(readable), binary_backend("float") if readable else nullcontext():
         y = reduce(lambda x, layer: layer(x), layers, image) if readable else Sequential(*layers)(image)
-        if gradients:  # of a sum with signs, which bytes hold almost exactly
+        if gradients:  # the gradient of a sum with signs, which bytes hold almost exactly
             y.backward(np.random.default_rng(0).choice(np.array([-1, 1], np.float32), y.shape))
     found = {"gradient of its input": image.grad}
     found |= {f"gradient of {key}": parameter.grad for key, parameter in parameters.items()}
@@ -160,6 +162,6 @@ def _require_near(where: str, found: F32, wanted: F32, what: str, limit: float) 
     far = float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-6)
     if not far <= limit and np.isfinite(wanted).all():
         raise EquivalenceError(
-            f"{where} computes another {what} than the layer's own formulas: they differ by {far:.2g} of its length, "
-            f"and {limit:g} is allowed; a rule or a layer is not what the fast path takes it for"
+            f"{where} computes another {what} than the layer's own formulas: the relative difference is {far:.2g}, "
+            f"but {limit:g} is allowed; the fast path has a wrong form of a rule or a layer"
         )

@@ -1,4 +1,4 @@
-"""An average of the weights of all steps is what is validated and kept."""
+"""An average of the weights of all steps, which is validated and stored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +14,16 @@ from xnor_ref.nn.shards import Shard
 from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 from xnor_ref.training.storing.checkpoint import AVERAGE
 
-MOST_BATCHES = 16  # that BatchNorm's statistics are estimated from
+MOST_BATCHES = 16  # most batches for estimating BatchNorm's statistics
 
 
 class WeightAverage(Callback):
-    """The exponential moving average of all parameters takes their place in validation and at the end.
+    """Replaces all parameters by their exponential moving average, in validation and at the end.
 
-    After step t (from 0) it moves by the share 1 - min(decay, (1 + t) / (10 + t)) towards the parameters, so that it is
-    not held back by the first ones. Latent weights are averaged as they are, and binarised afterwards. The running
-    statistics of BatchNorm belong to other weights, so they are estimated anew from training images each time.
+    After step t (counted from 0), the average moves towards the parameters by the share 1 - min(decay, (1 + t) / (10 +
+    t)), so that the first steps do not dominate. Latent weights are averaged as real numbers and binarised afterwards.
+    The running statistics of BatchNorm belong to other weights, so they are estimated again from training images each
+    time.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ class WeightAverage(Callback):
         self._statistics = {name: array.copy() for name, array in state.items() if name not in self._mean}
 
     def _take_over(self, trainer: Trainer) -> None:
-        """Give the network the average, and statistics that fit it."""
+        """Set the network's parameters to the average, and estimate its statistics."""
         model = trainer.model
         for name, parameter in model.named_parameters():
             parameter.data[...] = self._mean[name]
@@ -79,7 +80,7 @@ def _normalise(trainer: Trainer, index: int, shard: Shard) -> None:
 
 
 def estimate_statistics(trainer: Trainer) -> None:
-    """Set BatchNorm's running statistics to their means over the first batches of the run."""
+    """Set BatchNorm's running statistics to means over the first batches of the run."""
     norms = [module for _, module in trainer.model.named_modules() if isinstance(module, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     trainer.model.eval()

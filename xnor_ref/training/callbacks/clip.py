@@ -1,4 +1,4 @@
-"""Gradients that are not too long."""
+"""Clipping of gradients."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 
 
 class ClipNorm(Callback):
-    """Scales all gradients down by one factor where their common norm is above `limit` (Pascanu et al. 2013)."""
+    """Scales all gradients by one factor if their common norm exceeds `limit` (Pascanu et al. 2013)."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit

@@ -1,4 +1,4 @@
-"""Stop at the first NaN or infinity, and say where it is."""
+"""Stopping at the first NaN or infinity, with its place."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,9 @@ from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 
 
 class FiniteCheck(Callback):
-    """Raises NonFiniteError where the loss or a gradient is NaN or infinite, before the step changes a parameter.
+    """Raises NonFiniteError if the loss or a gradient is NaN or infinite, before the step changes a parameter.
 
-    Comes after the callbacks that change either.
+    It must come after callbacks that change either.
     """
 
     def after_forward(self, trainer: Trainer, step: Step) -> None:
@@ -23,7 +23,7 @@ class FiniteCheck(Callback):
     def after_backward(self, trainer: Trainer, step: Step) -> None:
         for name, parameter in trainer.model.named_parameters():
             grad = parameter.grad
-            # A sum is NaN or infinite if a term is; it may also overflow by itself.
+            # A sum is NaN or infinite if a term is. It may also overflow, so the elements are checked then.
             if grad is not None and not np.isfinite(grad.sum()) and not np.isfinite(grad).all():
                 raise NonFiniteError(
                     f"step {step.number + 1}: the gradient of {name} {grad.shape} holds NaN or infinity"
@@ -31,7 +31,7 @@ class FiniteCheck(Callback):
 
 
 def first_non_finite(model: Module, x: NDArray[np.float32]) -> str:
-    """Say where the first NaN or infinity of a forward pass comes from, by running it again and looking."""
+    """Return where the first NaN or infinity of a forward pass occurs, by running it again."""
     for name, parameter in model.named_parameters():
         if not np.isfinite(parameter.data).all():
             return f"the first NaN or infinity is in {name} {parameter.shape}"

@@ -11,31 +11,31 @@ from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 
 
 class SmallerImages(Callback):
-    """Trains on smaller images until an epoch, then on whole ones; validation is always on whole ones.
+    """Trains on smaller images until some epoch, then on whole images. Validation always uses whole images.
 
-    An image is cropped and mirrored first, and then made smaller.
+    An image is first cropped and mirrored, then shrunk.
 
     Parameters
     ----------
-    size : pixels of the shorter side of the smaller images
-    until : epochs that take them
+    size : pixels of the shorter side of the small images
+    until : number of epochs with small images
 
     Raises
     ------
-    InputError : the images are not larger than that, or the network takes images of one size only
+    InputError : the images are not larger than `size`, or the network takes images of one size only
     """
 
     def __init__(self, model: Module, data: Dataset, size: int, until: int) -> None:
         shorter = min(data.train.images.shape[1:3])
         if size >= shorter:
-            raise InputError(f"small_images (={size}) must be less than the images' side, {shorter}")
+            raise InputError(f"small_images (={size}) must be less than the images' shorter side, {shorter}")
         one = resized(np.zeros((1, data.channels, *data.train.images.shape[1:3]), np.float32), size)
         training = model.training
         try:
             with no_grad():
                 model.eval()(Tensor(one))
         except InputError as error:
-            raise InputError(f"small_images (={size}): the network takes images of one size only: {error}") from None
+            raise InputError(f"small_images (={size}): the network takes only images of one size: {error}") from None
         finally:
             model.train(training)
         self._size, self._until = size, until

@@ -1,4 +1,4 @@
-"""What latent weights do: how many change their sign in a step, how many are dead, how they are spread."""
+"""Figures of latent weights: the share that flips in a step, the share that is dead, their histogram."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from xnor_ref.nn import Module, Parameter
 from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 
-OBSERVED = 16  # steps of an epoch, about, in which flips are counted
-BINS = 40  # of the histogram of a layer
-COUNTED = 2**16  # latent weights of a layer in its histogram, at most about twice as many
+OBSERVED = 16  # about so many steps of an epoch in which flips are counted
+BINS = 40  # bins of a layer's histogram
+COUNTED = 2**16  # about the number of latent weights in a layer's histogram, at most twice as many
 
 
 class LatentFigures(Callback):
-    """Adds "flips", "dead" and "latent" to the figures of an epoch; nothing where no weight is latent."""
+    """Adds "flips", "dead" and "latent" to the figures of an epoch, if there are latent weights."""
 
     def __init__(self, model: Module) -> None:
         self._latent = {
@@ -33,7 +33,7 @@ class LatentFigures(Callback):
         self._before = [parameter.data >= 0 for parameter in self._latent.values()] if observed else []
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
-        pairs = zip(self._latent.values(), self._before)  # no pair in a step that is not observed
+        pairs = zip(self._latent.values(), self._before)  # empty in steps that are not observed
         self._flips += sum(int(np.count_nonzero((parameter.data >= 0) != before)) for parameter, before in pairs)
         self._steps += bool(self._before)
         self._before = []
@@ -52,13 +52,13 @@ class LatentFigures(Callback):
         return {"flips": np.array([self._flips, self._steps], np.int64)} if self._latent else {}
 
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
-        counted = state.get("flips")  # an older checkpoint has none
+        counted = state.get("flips")  # older checkpoints lack it
         if counted is not None:
             self._flips, self._steps = map(int, counted)
 
 
 def _histogram(parameter: Parameter) -> dict[str, Any]:
-    """Counts of latent weights in equal bins from -reach to reach."""
+    """Return counts of latent weights in equal bins from -reach to reach."""
     values = parameter.data.reshape(-1)[:: max(1, parameter.size // COUNTED)]
     reach = float(np.abs(values).max())
     counts = np.histogram(values, BINS, (-reach, reach))[0] if 0 < reach < np.inf else np.zeros(BINS, np.int64)

@@ -1,4 +1,4 @@
-"""Training towards MST-compression: the filters of each binary layer are pulled together while the task is learned.
+"""Training for MST-compression: the filters of each binary layer are pulled together during training.
 
 docs/compression.md has the penalty and its strength.
 """
@@ -18,17 +18,17 @@ from xnor_ref.nn import BinaryConv2d, BinaryLinear
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 
-LAYERS = (BinaryConv2d, BinaryLinear)  # not their relatives with more bits or real inputs
+LAYERS = (BinaryConv2d, BinaryLinear)  # not their subclasses with more bits or real inputs
 
 F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the filters of a layer are pulled to until the next refresh.
+    """The targets of a layer's filters until the next refresh.
 
-    row : int32 (O,), the parent in the tree, or 0 for the centre; -1 where there is none, or it is near enough
-    centre : uint64 (n_words(n),), the signs of the centre; None where filters are pulled to each other
+    row : int32 (O,), the parent in the tree, or 0 for the centre; -1 for no target, or one that is near enough
+    centre : uint64 (n_words(n),), the signs of the centre; None if filters are pulled towards each other
     """
 
     row: NDArray[np.int32]
@@ -36,33 +36,33 @@ class Targets:
 
     @cached_property
     def near(self) -> pull.Neighbours:
-        """`row` as lists; the edges of a tree pull at both of their ends."""
+        """`row` as lists of neighbours. The edges of a tree pull at both ends."""
         if self.centre is None:
             return pull.neighbours(self.row)
         first = np.concatenate([[0], np.cumsum(self.row >= 0)])
         return pull.Neighbours(first.astype(np.int32), self.row[self.row >= 0])
 
     def toward(self, weight: F32) -> F32:
-        """The rows that `row` names, for latent weights (O, n)."""
+        """Return the rows to which `row` refers, for latent weights (O, n)."""
         return weight if self.centre is None else signs_of_words(self.centre[None], weight.shape[1])
 
 
 class MstPull(Callback):
-    """The pull for all binary layers of a network, with its trees.
+    """Pulls the filters of all binary layers of a network, with its trees.
 
     Parameters
     ----------
-    steps : of an epoch
-    strength : lambda at its highest; 0 pulls nothing and only gives the figures
-    pull : {"tree", "centre"}; what a filter is pulled to: its neighbours in the layer's minimum spanning tree, or the
-        signs that most filters have (the sum of the distances to these bounds the tree's weight)
+    steps : number of steps per epoch
+    strength : the largest lambda; with 0 there is no pull, only figures
+    pull : {"tree", "centre"}; the target of a filter: its neighbours in the layer's minimum spanning tree, or the signs
+        that most filters have (the sum of distances to these signs bounds the tree's weight)
     start, ramp : epochs before the pull begins, and epochs over which lambda then rises
-    refresh : steps after which trees and centres are found again; by default an epoch, at most 100 steps
-    margin : filters that differ in at most this share of their signs are let go until then, so that none become equal
+    refresh : steps between two searches for trees and centres; by default an epoch, at most 100 steps
+    margin : filters that differ in at most this share of their signs are not pulled, so that none become equal
 
     Raises
     ------
-    InputError : no layer has binary weights and inputs and more than one output channel
+    InputError : no layer has binary weights, binary inputs and more than one output channel
     """
 
     name = "extra"
@@ -98,7 +98,7 @@ class MstPull(Callback):
         self._targets: dict[str, Targets] = {}
 
     def strength(self, step: int) -> float:
-        """lambda at a global step, counted from 0."""
+        """Return lambda at a global step, counted from 0."""
         return self._strength * min(1.0, max(0.0, (step - self._first + 1) / (self._ramp + 1)))
 
     def after_backward(self, trainer: Trainer, step: Step) -> None:
@@ -117,7 +117,7 @@ class MstPull(Callback):
             pull.add_pull(weight, targets.toward(weight), targets.near, strength * rms, _rows(grad))
 
     def _found(self, weight: F32) -> Targets:
-        """Targets for the filters (O, n) as they are."""
+        """Return the targets for the current filters (O, n)."""
         rows, n_bits = tree.filter_rows(weight), weight.shape[1]
         if self._kind == "tree":
             made = tree.build(rows, n_bits, starts=1)
@@ -128,13 +128,13 @@ class MstPull(Callback):
         return Targets(np.where(distance > self._margin * n_bits, 0, -1).astype(np.int32), centre)
 
     def figures(self, trainer: Trainer) -> dict[str, Any]:
-        """Of the network as it is, over all layers.
+        """Return figures of the current network, over all layers.
 
         mst_distance, mst_depth : total distance of the minimum spanning trees, and the depth of the deepest
-        mst_ratio : weights along the trees for one of the network, (n + E)/(o n) summed over layers; where all layers
-            have maps of the same size, the ratio of XNORs as well
+        mst_ratio : weights visited along the trees, relative to the network's: (n + E)/(o n), summed over layers. If
+            all layers have maps of the same size, it is the ratio of XNORs as well
         mst_penalty : mean of P over the weights of the pulled layers; 0 before the pull begins
-        mst_equal : filters that are equal or opposite to another one, which are as good as lost
+        mst_equal : filters that equal another filter or its negative, and are redundant
         """
         trees, equal, far, count = [], 0, 0.0, 0
         for name, layer in self._layers.items():
@@ -154,12 +154,12 @@ class MstPull(Callback):
         }
 
     def state_dict(self) -> dict[str, NDArray]:
-        """The targets: "<layer>.row" and, with a centre, "<layer>.centre"."""
+        """Return the targets: "<layer>.row" and, with a centre, "<layer>.centre"."""
         state: dict[str, NDArray] = {f"{name}.row": targets.row for name, targets in self._targets.items()}
         return state | {f"{name}.centre": t.centre for name, t in self._targets.items() if t.centre is not None}
 
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
-        """Take over what `state_dict` gave. Raises ModelFileError."""
+        """Load the result of `state_dict`. Raises ModelFileError."""
         found: dict[str, Targets] = {}
         left = dict(state)
         for name, layer in self._layers.items():
@@ -170,14 +170,14 @@ class MstPull(Callback):
             last = len(weight) if self._kind == "tree" else 1
             fits = row is not None and row.dtype == np.int32 and row.shape == (len(weight),)
             if row is None or not fits or row.min() < -1 or row.max() >= last:
-                raise ModelFileError(f"{name}.row must be int32 ({len(weight)},) of -1 to {last - 1}")
+                raise ModelFileError(f"{name}.row must be int32 ({len(weight)},) with values from -1 to {last - 1}")
             if (centre is None) != (self._kind == "tree"):
-                raise ModelFileError(f"{name}.centre is {'there' if self._kind == 'tree' else 'missing'}")
+                raise ModelFileError(f"{name}.centre is {'unexpected' if self._kind == 'tree' else 'missing'}")
             if centre is not None and (centre.dtype != np.uint64 or centre.shape != (n_words(weight.shape[1]),)):
                 raise ModelFileError(f"{name}.centre must be uint64 ({n_words(weight.shape[1])},)")
             found[name] = Targets(row.copy(), None if centre is None else centre.copy())
         if left:
-            raise ModelFileError(f"{next(iter(left))} belongs to no layer that is pulled together")
+            raise ModelFileError(f"{next(iter(left))} belongs to no layer with a pull")
         self._targets = found
 
 
@@ -186,6 +186,6 @@ def _rows(weight: F32) -> F32:
 
 
 def _different(weight: F32) -> int:
-    """How many filters are left if those that are equal or opposite count as one."""
+    """Return how many filters differ, counting equal and opposite ones as one."""
     positive = weight >= 0
     return len(np.unique(pack_mask(positive == positive[:, :1], -1), axis=0))

@@ -1,4 +1,4 @@
-"""Tell an observer how far a run is, how fast it is and how long it will still take."""
+"""Progress of a run for an observer: position, speed and time left."""
 
 import time
 from collections import deque
@@ -10,8 +10,8 @@ from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 from xnor_ref.training.storing.checkpoint import Position
 
-FIRST, LAST = 10, 100  # the first steps may compile kernels and do not count; the speed is the mean of the last ones
-TRIAL, LONG = 20, 600  # steps after which a run is estimated, and the seconds that are worth telling
+FIRST, LAST = 10, 100  # skip the first steps, which may compile kernels; speed is a mean over the last steps
+TRIAL, LONG = 20, 600  # steps before the run's time is estimated, and the least seconds that are announced
 
 
 class Progress(Callback):
@@ -35,7 +35,7 @@ class Progress(Callback):
             self._observer.note(
                 f"about {figures['seconds_left'] / 60:.0f} minutes to the end of epoch {trainer.epochs}"
                 f"{'' if figures['with_validation'] else ', without validation'}"
-                + (f"; saved every {saved.every:g} seconds, --resume auto goes on" if saved else "")
+                + (f"; saved every {saved.every:g} seconds, --resume auto resumes it" if saved else "")
             )
         self._observer.progress(
             f"epoch {position.epoch + 1}/{trainer.epochs}",
@@ -53,26 +53,26 @@ class Progress(Callback):
 
 @dataclass
 class Pace:
-    """The speed of a run since it began or was resumed."""
+    """The speed of a run since it was started or resumed."""
 
-    epochs: int  # of the run
-    steps: int  # of an epoch
-    batch_size: int  # images of a step
-    taken: int = 0  # steps since the run began or was resumed
-    validation: float | None = None  # seconds of the last one
+    epochs: int  # number of epochs of the run
+    steps: int  # steps per epoch
+    batch_size: int  # images per step
+    taken: int = 0  # steps since the run was started or resumed
+    validation: float | None = None  # seconds of the last validation
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))
 
     def step(self, seconds: float) -> None:
-        """A step took so long."""
+        """Record the seconds of a step."""
         self.taken += 1
         if self.taken == FIRST + 1:
             self._recent.clear()
         self._recent.append(seconds)
 
     def figures(self, position: Position) -> dict[str, Any]:
-        """`images_per_second`, and `seconds_left` from `position` to the end of the last epoch; {} before a step.
+        """Return `images_per_second`, and `seconds_left` from `position` to the end of training; {} before a step.
 
-        The time left holds the validations to come `with_validation` only, that is once one was timed.
+        `with_validation` says whether the time left includes validations, which needs one timed validation.
         """
         if not self.taken:
             return {}

@@ -1,10 +1,10 @@
-"""Bring latent weights back to where they may be."""
+"""Projections of latent weights."""
 
 from xnor_ref.training.fitting.trainer import Callback, Step, Trainer
 
 
 class Projections(Callback):
-    """Lets each layer project its latent weights after a step (`Module.after_step`): centre or clamp them."""
+    """Runs each layer's `Module.after_step` after a step, which centres or clamps its latent weights."""
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
         for _, module in trainer.model.named_modules():

@@ -1,4 +1,4 @@
-"""Learn from the answers of another network."""
+"""Learning from another network's answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,21 +20,21 @@ F32 = NDArray[np.float32]
 
 
 class Teacher(Callback):
-    """Mixes the distance to another network's answers into the loss: (1 - weight) loss + weight soft.
+    """Adds the distance to another network's answers to the loss: (1 - weight) loss + weight soft.
 
     soft is `nn.distillation` (Hinton et al. 2015, section 2).
 
     Parameters
     ----------
-    path : of a model file, a float network, a checkpoint or a run (its float network)
-    data : what the student is trained on
+    path : a model file, a float network, a checkpoint, or a run, whose float network is used
+    data : the student's training data
     distill_weight : `weight`, from 0 to 1
-    temperature : what both networks' logits are divided by
+    temperature : the divisor of both networks' logits
 
     Raises
     ------
-    ModelFileError : the file is refused
-    InputError : the teacher takes other images, normalises them otherwise or knows other classes
+    ModelFileError : the file is rejected
+    InputError : the teacher has other image shapes, normalisation or classes
     """
 
     def __init__(self, path: Path, data: Dataset, distill_weight: float = 0.9, temperature: float = 4.0) -> None:
@@ -51,7 +51,7 @@ class Teacher(Callback):
         found = {"images": shape} | {key: tuple(about[key]) for key in ("classes", "mean", "std")}
         for key, value in wanted.items():
             if found[key] != value:
-                raise InputError(f"teacher {path}: its {key} are {_short(found[key])}, those here {_short(value)}")
+                raise InputError(f"teacher {path}: its {key} are {_short(found[key])}, but {_short(value)} here")
 
     def after_forward(self, trainer: Trainer, step: Step) -> None:
         soft = distillation(step.logits, self._logits(step.images), self._temperature)
@@ -59,7 +59,7 @@ class Teacher(Callback):
 
 
 def _teacher(path: Path) -> tuple[Callable[[F32], F32], tuple[int, ...], dict[str, Any]]:
-    """(logits of normalised images, shape of an image, classes with mean and std)."""
+    """Return (function from normalised images to logits, shape of an image, classes with mean and std)."""
     try:
         model, about = load_network(path)
     except ModelFileError as refusal:

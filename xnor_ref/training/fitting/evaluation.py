@@ -1,4 +1,4 @@
-"""Scores of a network on labelled images, and the comparison of two networks image by image."""
+"""Scores of a network on labelled images, and comparison of two networks image by image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Scores:
-    """Fractions of images whose label is the first, or among the first five, and the mean cross-entropy."""
+    """The fractions of images whose label is ranked first and among the first five, and the mean cross-entropy."""
 
     top1: float
     top5: float
@@ -32,12 +32,12 @@ class Scores:
     images: int
 
     def figures(self) -> dict[str, float]:
-        """As JSON values."""
+        """Return the scores as JSON values."""
         return {"top1": self.top1, "top5": self.top5, "loss": self.loss}
 
 
 def float_logits(model, lut: NDArray[np.float32] | None) -> Callable[[NDArray], Logits]:
-    """Inference of a trained network as a function of images (N, H, W, C) as `make_batch` takes them."""
+    """Return a trained network's inference as a function of images (N, H, W, C), as in `make_batch`."""
 
     def logits(images: NDArray) -> Logits:
         x = make_batch(images, np.arange(len(images)), lut)
@@ -59,7 +59,7 @@ def all_logits(
     batch_size: int = BATCH,
     team: Team | None = None,
 ) -> Logits:
-    """`logits_of` over all images, in batches -> (N, classes); the processes of a team share the batches."""
+    """Apply `logits_of` to all images, in batches shared by the processes of a team: (N, classes)."""
     team = team or Team()
     parts = []
     for batch in team.share(len(images), batch_size):
@@ -70,9 +70,9 @@ def all_logits(
 
 
 def score(logits: Logits, labels: NDArray[np.int64], what: str = "evaluation") -> Scores:
-    """Top-1, top-5 and cross-entropy of logits (N, classes); among equal logits the lower class comes first.
+    """Return top-1, top-5 and cross-entropy of logits (N, classes). Among equal logits, the lower class comes first.
 
-    Raises NonFiniteError where a logit is NaN or infinite.
+    Raises NonFiniteError if a logit is NaN or infinite.
     """
     bad = ~np.isfinite(logits).all(axis=1)
     if bad.any():
@@ -88,7 +88,7 @@ def score(logits: Logits, labels: NDArray[np.int64], what: str = "evaluation") -
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two networks agree: images with another first class, and the largest difference of a logit."""
+    """The agreement of two networks: images with different first classes, and the largest difference of a logit."""
 
     disagreements: int
     max_logit_difference: float
@@ -104,11 +104,11 @@ def compare(a: Logits, b: Logits) -> Agreement:
 def evaluate_both(
     model: models.Network, packed: PackedNetwork, data: Dataset, observer: Observer, team: Team | None = None
 ) -> dict[str, Any]:
-    """Scores of the float and the packed network on the validation images, and how far they agree.
+    """Return the scores of the float and the packed network on the validation images, and their agreement.
 
-    The float network convolves matrices of +-1 with BLAS, the packed one counts bits: two paths to the same numbers.
-    "packed_halves" is top-1 on the images with even and with odd numbers: what is chosen on one can be judged on the
-    other.
+    The float network convolves matrices of +-1 with BLAS, and the packed network counts bits: independent code for the
+    same numbers. "packed_halves" is top-1 on images with even and with odd index: what is chosen on one half can be
+    judged on the other.
     """
     images, labels = data.val.images, data.val.labels
     with binary_backend("float"), np.errstate(over="ignore", invalid="ignore"):
@@ -127,13 +127,13 @@ def evaluate_both(
 
 
 def packed_logits(packed: PackedNetwork, data: Dataset, observer: Observer, team: Team | None = None) -> Logits:
-    """Logits of a packed network for all validation images."""
+    """Return the logits of a packed network for all validation images."""
     progress = partial(observer.progress, "evaluating the packed network")
     return all_logits(of_stored_images(packed), data.val.images, progress, team=team)
 
 
 def of_stored_images(packed: PackedNetwork) -> Callable[[NDArray], Logits]:
-    """Logits as a function of images (N, H, W, C) as data sets hold them: uint8, or float32 normalised already."""
+    """Return logits as a function of a data set's images (N, H, W, C): uint8, or normalised float32."""
 
     def logits(images: NDArray) -> Logits:
         return packed.logits(images if images.dtype == np.uint8 else images.transpose(0, 3, 1, 2))
@@ -142,7 +142,7 @@ def of_stored_images(packed: PackedNetwork) -> Callable[[NDArray], Logits]:
 
 
 def require_agreement(result: dict[str, Any]) -> None:
-    """Raise EquivalenceError if the two networks name another first class for any image."""
+    """Raise EquivalenceError if the two networks have different first classes for any image."""
     if result["disagreements"]:
         raise EquivalenceError(
             f"the float and the packed network disagree on {result['disagreements']} of {result['images']} images "

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: finish the step, save, then stop."""
+"""Ctrl-C and SIGTERM in training: the step is finished and saved, then training stops."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the work; `run` is the folder of a run that can go on from there, with this `plugin`, if any."""
+    """A signal stopped the work. `run` is the folder of a run that can be resumed, with its `plugin`, if any."""
 
     def __init__(self, signal_number: int, message: str = "", run: Path | None = None, plugin: str | None = None):
         super().__init__(message)
@@ -17,9 +17,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While inside, the first SIGINT or SIGTERM is only noted in `signal_number`; a second one acts at once.
+    """Context manager: the first SIGINT or SIGTERM is only stored in `signal_number`; a second one acts at once.
 
-    Outside the main thread, where Python allows no handlers, nothing is caught.
+    Outside the main thread, Python allows no signal handlers, so nothing is caught.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)

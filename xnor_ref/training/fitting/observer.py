@@ -1,16 +1,16 @@
-"""How a running job tells what it does: the caller passes an Observer, or nothing to work in silence."""
+"""Observer, which receives a job's progress. Without one, a job reports nothing."""
 
 from typing import Any
 
 
 class Observer:
-    """Receives what happens; every method may be overridden, none does anything here."""
+    """Receives progress. The methods do nothing; subclasses override them."""
 
     def progress(self, what: str, done: int, total: int, **figures: Any) -> None:
-        """`done` of `total` units of some work are done; `figures` are named numbers to show beside it."""
+        """Report that `done` of `total` units of work are done. `figures` are named numbers to show with it."""
 
     def note(self, text: str) -> None:
-        """Something that the user should know, in one line."""
+        """Report one line that the user should know."""
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """An epoch ended; `line` is what went to metrics.jsonl, and the figures of `Pace`."""
+        """Report the end of an epoch. `line` holds the line of metrics.jsonl and the figures of `Pace`."""

@@ -1,4 +1,4 @@
-"""The training loop, and the interface by which anything else joins it."""
+"""The training loop, and the interface of callbacks."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ OF_GRADIENTS = "gradients"  # what the tensors begin with that the team keeps fr
 
 @dataclass
 class Step:
-    """One training step, as far as it has come; hooks may replace what the step has not used yet."""
+    """One training step. Hooks may replace values that the step has not used yet."""
 
     number: int  # from 0, over all epochs
     images: NDArray[np.float32]  # (N, C, H, W), augmented and normalised
@@ -39,12 +39,12 @@ class Step:
 
 
 class Callback:
-    """What joins training. Subclasses override the hooks that they need; none does anything here.
+    """Base class of code that joins training. The hooks do nothing; subclasses override those that they need.
 
-    Where a batch is cut into shards, `before_step` and `after_forward` are called for each shard, with its images and
-    its own loss; the others once, with the first shard of the process, after the gradients of all have been added up.
+    If a batch is cut into shards, `before_step` and `after_forward` are called for each shard, with its images and its
+    own loss. The other hooks are called once, with the first shard of the process, after all gradients are added.
 
-    The trainer calls each hook of all its callbacks, in their order:
+    The trainer calls these hooks of all its callbacks, in order:
 
         before_training
         per epoch:  before_epoch
@@ -52,55 +52,55 @@ class Callback:
                     evaluating (around the validation), figures, after_epoch
         after_training
 
-    A checkpoint holds what `state_dict` returns, so a callback that keeps anything from one step to the next returns it
-    there. A callback must not draw from a running random stream, or a resumed run would differ.
+    A checkpoint stores the result of `state_dict`. A callback that keeps anything between steps must return it there. A
+    callback must not draw from a running random stream, since a resumed run would then differ.
 
-    `ClipNorm` in `callbacks/clip.py` is a short one.
+    `ClipNorm` in `callbacks/clip.py` is a short example.
     """
 
     @property
     def name(self) -> str:
-        """What its tensors begin with in a checkpoint, and a dot."""
+        """The prefix of its tensors in a checkpoint, without the dot."""
         return type(self).__name__
 
     def before_training(self, trainer: "Trainer") -> None:
-        """Once, after a resumed run has loaded its checkpoint; `trainer.batch(0, 0)` is the first batch of the run."""
+        """Run once, after a resumed run has loaded its checkpoint. `trainer.batch(0, 0)` is the run's first batch."""
 
     def before_epoch(self, trainer: "Trainer") -> None:
-        """Epoch `trainer.position.epoch` begins, or goes on."""
+        """Run when epoch `trainer.position.epoch` begins or is resumed."""
 
     def before_step(self, trainer: "Trainer", step: Step) -> None:
-        """`step.images` and `step.labels` may be replaced."""
+        """Run before the forward pass. May replace `step.images` and `step.labels`."""
 
     def after_forward(self, trainer: "Trainer", step: Step) -> None:
-        """`step.loss` may be replaced, such as by a sum with another loss."""
+        """Run after the forward pass. May replace `step.loss`, such as by a sum with another loss."""
 
     def after_backward(self, trainer: "Trainer", step: Step) -> None:
-        """`grad` of each parameter may be changed before the optimiser takes it."""
+        """Run after the backward pass. May change the `grad` of each parameter before the optimiser uses it."""
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
-        """The optimiser has updated the parameters, and `trainer.position` counts the step."""
+        """Run after the optimiser has updated the parameters. `trainer.position` counts this step."""
 
     def evaluating(self, trainer: "Trainer") -> AbstractContextManager:
-        """Is entered while the network is validated: may put in other weights, and take them out at the end."""
+        """Return a context manager around validation. It may set other weights and restore the old ones at the end."""
         return nullcontext()
 
     def figures(self, trainer: "Trainer") -> dict[str, Any]:
-        """JSON values for the epoch's line in metrics.jsonl."""
+        """Return JSON values for the epoch's line in metrics.jsonl."""
         return {}
 
     def after_epoch(self, trainer: "Trainer", line: dict[str, Any]) -> None:
-        """The epoch is over and saved; `line` holds its figures."""
+        """Run after the epoch is saved. `line` holds its figures."""
 
     def after_training(self, trainer: "Trainer") -> None:
-        """After the last epoch: the parameters are left as the network shall keep them."""
+        """Run after the last epoch. May set the final parameters."""
 
     def state_dict(self) -> dict[str, NDArray]:
-        """What a resumed run needs: arrays by name."""
+        """Return what a resumed run needs: arrays by name."""
         return {}
 
     def load_state_dict(self, state: dict[str, NDArray]) -> None:
-        """Take over what `state_dict` returned. Raises InputError, KeyError, ValueError or ModelFileError."""
+        """Load the result of `state_dict`. Raises InputError, KeyError, ValueError or ModelFileError."""
 
 
 class Trainer:
@@ -108,18 +108,18 @@ class Trainer:
 
     Parameters
     ----------
-    model : from images (N, C, H, W) to logits (N, classes)
-    optimizer : over the parameters of `model`
-    learning_rate : from the number of a step to its learning rate
+    model : takes images (N, C, H, W), returns logits (N, classes)
+    optimizer : updates the parameters of `model`
+    learning_rate : takes the number of a step, returns its learning rate
     epochs, batch_size : see `steps_per_epoch`
-    seed : decides the order of the images and every random number
-    loss : from logits (Tensor) and labels (int64) to the mean loss (Tensor)
-    validator : returns a function from images (N, H, W, C) of the data set to logits of the network as it stands; by
-        default that is the network's own inference. Without validation images it is not called
-    checkpoints : where the state goes; a trainer without it writes nothing
+    seed : determines the order of the images and all random numbers
+    loss : takes logits (Tensor) and labels (int64), returns the mean loss (Tensor)
+    validator : returns a function from images (N, H, W, C) of the data set to logits of the current network; the
+        default is the network's own inference. Not called without validation images
+    checkpoints : where the state is saved; None writes nothing
     record : called with the figures of each epoch, before its checkpoint is written
-    team : who computes the shards of a batch, and which of them; by default it is one piece, and computed here. All
-        processes of a team make the same calls; the first one records and writes checkpoints
+    team : the processes that compute the shards of a batch; by default this process computes whole batches. All
+        processes of a team make the same calls. The first one records and writes checkpoints
 
     Raises
     ------
@@ -168,8 +168,8 @@ class Trainer:
 
         Raises
         ------
-        NonFiniteError : a parameter or logit became NaN or infinite; the last checkpoint is from before
-        Interrupted : SIGINT or SIGTERM came: the step was finished and a checkpoint written
+        NonFiniteError : a parameter or logit became NaN or infinite; the last checkpoint is older
+        Interrupted : SIGINT or SIGTERM arrived; the step was finished and a checkpoint written
         """
         self._saved, self._stop, self._asked = time.monotonic(), StopRequest(), 0
         with self._stop, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -185,7 +185,7 @@ class Trainer:
             self._call("after_training")
 
     def _epoch(self) -> None:
-        """Take the steps that are left of an epoch, validate, record and save."""
+        """Take the remaining steps of an epoch, validate, record and save."""
         position, started, whole = self.position, time.monotonic(), self.position.step == 0
         self._call("before_epoch")
         self.model.train()
@@ -223,7 +223,7 @@ class Trainer:
         self._call("after_epoch", line)
 
     def step(self) -> float:
-        """Take the next step of the epoch; its loss."""
+        """Take the next step of the epoch, and return its loss."""
         number, position = self.steps_done, self.position
         self.team.ranks.working("step")
         self.model.set_position(self.seed, number)
@@ -296,15 +296,15 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """Steps of all epochs up to `position`: the number of the next one."""
+        """The steps of all epochs up to `position`, which is the number of the next step."""
         return self.position.epoch * self.steps + self.position.step
 
     def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Which training images a step of an epoch takes, both counted from 0; this is decided here alone."""
+        """Return the indices of the training images of a step (both counted from 0). Only this method decides them."""
         return self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def batch(self, epoch: int, step: int, shard: Shard = WHOLE) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Images (N, C, H, W), augmented and normalised, and labels (N,) of a step of an epoch, or of a shard of it."""
+        """Return the images (N, C, H, W), augmented and normalised, and labels (N,) of a step, or of a shard of it."""
         split, indices = self.data.train, self.indices(epoch, step)
         size = len(indices) // shard.count
         indices = indices[shard.index * size : (shard.index + 1) * size]
@@ -314,7 +314,7 @@ class Trainer:
     # --- checkpoints
 
     def save(self, best: bool = False) -> None:
-        """Write a checkpoint, if there is a folder for it; `best` writes a second copy."""
+        """Write a checkpoint, if there is a folder. `best` writes a second copy."""
         if self.checkpoints:
             states = {f"{one.name}.{key}": array for one in self.callbacks for key, array in one.state_dict().items()}
             of_gradients = self.team.gradients.state_dict(self._names)
@@ -326,7 +326,7 @@ class Trainer:
         self._saved = time.monotonic()
 
     def load(self, path: Path) -> None:
-        """Go to where a checkpoint was written. Raises ModelFileError, MismatchError where it is of another run."""
+        """Load a checkpoint and its position. Raises ModelFileError, or MismatchError if it belongs to another run."""
         tensors, metadata = read(path, self.checkpoints.identity if self.checkpoints else None)
         try:
             self.model.load_state_dict(state_of(tensors, "model."))
@@ -335,13 +335,13 @@ class Trainer:
                 callback.load_state_dict(state_of(tensors, f"{callback.name}."))
             self.team.gradients.load_state_dict(state_of(tensors, f"{OF_GRADIENTS}."), self._names)
         except (InputError, KeyError, ValueError) as error:
-            raise ModelFileError(f"{path} does not fit this network: {error}") from None
+            raise ModelFileError(f"{path} does not match this network: {error}") from None
         self.position = metadata["position"]
 
     def resume(self, start: Path | None = None, note: Callable[[str], None] = lambda text: None) -> None:
-        """Load the checkpoint `start`, or the newest sound one of the folder; without any, stay at the beginning.
+        """Load the checkpoint `start`, or the folder's newest valid one. Without any, start at the beginning.
 
-        `note` is told which. Raises ModelFileError where there are checkpoints and none can be used.
+        `note` is called with a line that names it. Raises ModelFileError if there are checkpoints but none can be used.
         """
         assert self.checkpoints is not None, "a trainer without checkpoints cannot resume"
         refused: list[ModelFileError] = []
@@ -354,7 +354,7 @@ class Trainer:
                 refused.append(error)
                 note(f"skipped a checkpoint that cannot be used: {error}")
                 continue
-            sound = not any(isinstance(error, UnreadableError) for error in refused)  # or these may be
+            sound = not any(isinstance(error, UnreadableError) for error in refused)  # unreadable ones may be intact
             if sound and self.team.writes:
                 self.checkpoints.discard_after(self.steps_done)
             note(f"resuming from {path}: epoch {self.position.epoch + 1}, step {self.steps_done + 1}")
@@ -364,11 +364,11 @@ class Trainer:
                 f"none of the {len(refused)} checkpoints in {self.checkpoints.folder} can be used; "
                 "leave --resume out to start a new run"
             )
-        note("no checkpoint there yet: starting at the beginning")
+        note("there is no checkpoint yet: starting at the beginning")
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Whole batches of an epoch; a set smaller than a batch is one. Raises InputError for fewer than 2 images."""
+    """Return the whole batches per epoch, at least one. Raises InputError for fewer than 2 images."""
     if images < 2:
         raise InputError(f"training needs at least 2 images, got {images}")
     return max(1, images // batch_size)
@@ -379,6 +379,6 @@ def _require_names(callbacks: Sequence[Callback]) -> None:
     for name in names:
         if name in ("model", "optimizer", OF_GRADIENTS) or "." in name or names.count(name) > 1:
             raise InputError(
-                "callbacks with a state need names that differ from each other, from model, optimizer and gradients, "
-                f"and have no dot; got {', '.join(names)}"
+                "callbacks with a state need different names, without dots, that are not model, optimizer or "
+                f"gradients; got {', '.join(names)}"
             )
