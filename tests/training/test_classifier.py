@@ -75,7 +75,7 @@ def test_rows_of_pictures_need_their_shape():
     grey, y = pictures(shape=(8, 8))
     found = [XnorClassifier(**SHORT).fit(some, y).predict_proba(some) for some in (grey, grey[..., None])]
     assert np.array_equal(*found)
-    with pytest.raises(InputError, match=r"image_shape \(5, 5\) does not hold the 64 features"):
+    with pytest.raises(InputError, match=r"image_shape \(5, 5\) does not match the 64 features"):
         XnorClassifier(image_shape=(5, 5)).fit(grey.reshape(40, -1), y)
     for wrong in (8, (64,), (8.0, 8.0), "88", (-8, -8)):
         with pytest.raises(InputTypeError, match=r"image_shape must be \(H, W\) or \(H, W, C\), got"):
@@ -163,13 +163,13 @@ def test_bad_data_after_fitting():
     found = XnorClassifier(**SHORT).fit(x, y)
     with pytest.raises(InputError, match="X has 2 features, but XnorClassifier is expecting 6 features as input"):
         found.predict(x[:, :2])
-    with pytest.raises(InputError, match="X has 60 samples, y 3"):
+    with pytest.raises(InputError, match="X has 60 samples, but y has 3"):
         found.score(x, y[:3])
     pixels, y = pictures()
     found = XnorClassifier(**SHORT).fit(pixels, y)
-    with pytest.raises(InputTypeError, match=r"fitted to raw pixels, X holds numbers as they are \(float32\)"):
+    with pytest.raises(InputTypeError, match=r"fitted to raw pixels, but X holds normalised numbers \(float32\)"):
         found.predict(pixels / 255)
-    with pytest.raises(InputError, match=r"fitted to images \(8, 8, 3\), X has \(4, 8, 3\)"):
+    with pytest.raises(InputError, match=r"fitted to images \(8, 8, 3\), but X has \(4, 8, 3\)"):
         found.predict(pixels[:, :4])
 
 

@@ -83,7 +83,7 @@ def test_what_is_said_comes_first_and_is_named():
     said = {**CODE, "batch_size": 50, "lr": 0.001, "centre": False}
     config = resolve(said)
     assert (config.batch_size, config.lr, config.centre, config.clamp) == (50, 0.001, False, True)
-    assert overridden(said) == ["centre False in place of True", "batch_size 50 in place of 800"]
+    assert overridden(said) == ["centre False instead of True", "batch_size 50 instead of 800"]
     assert overridden(CODE) == overridden({"batch_size": 3}) == []
 
 
@@ -113,8 +113,8 @@ def test_its_schedule_needs_its_epochs():
 
 
 def test_k_that_comes_with_its_gradient_is_named():
-    assert overridden({**CODE, "k_grad": True}) == ["input_scale plain in place of off"]
-    assert overridden({**CODE, "k_grad": True, "input_scale": "valid"}) == ["input_scale valid in place of off"]
+    assert overridden({**CODE, "k_grad": True}) == ["input_scale plain instead of off"]
+    assert overridden({**CODE, "k_grad": True, "input_scale": "valid"}) == ["input_scale valid instead of off"]
 
 
 def test_factors_without_their_milestones_are_refused():
@@ -235,9 +235,7 @@ def test_a_run_says_what_it_overrides_and_keeps_what_it_was(tmp_path):
     options = ["--train-size", "60", "--val-size", "12", "--epochs", "1", "--batch-size", "20", "--threads", "1"]
     code, out, err = run_cli("train", "--faithful", "allenai", *options, "--out", "run", "--json", cwd=tmp_path)
     assert code == 0, err
-    assert (
-        "--faithful allenai, overridden by your options: epochs 1 in place of 55, batch_size 20 in place of 800" in err
-    )
+    assert "--faithful allenai, overridden by your options: epochs 1 instead of 55, batch_size 20 instead of 800" in err
     assert json.loads(out)["disagreements"] == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["faithful"], config["batch_norm"], config["schedule"]) == ("allenai", "official", "constant")

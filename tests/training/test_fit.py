@@ -297,12 +297,12 @@ def test_the_signature_and_its_help_are_those_of_train():
         ({"weight_scale": "off"}, "weight_scale .* is a setting of a network by name"),
         ({"train_size": 9}, "train_size .* is a setting of a data set by name; arrays have none"),
         ({"warmup_epochs": 99}, "warmup_epochs .* must not be more than epochs"),
-        ({"dataset": "mnist"}, "dataset .* is what the argument train says"),
-        ({"model": "lenet5"}, "model .* is what the argument network says"),
+        ({"dataset": "mnist"}, "dataset .* is given by the argument train"),
+        ({"model": "lenet5"}, "model .* is given by the argument network"),
         ({"out": ""}, "out is empty; name a folder"),
         ({"layout": "HWCN"}, "layout must be one of auto, NHWC, NCHW; got 'HWCN'"),
-        ({"classes": 2}, "classes must be in the order of the logits, such as a list, got 2"),
-        ({"classes": "ab"}, "such as a list, got 'ab'"),
+        ({"classes": 2}, "classes must be a sequence such as a list, in the order of the logits; got 2"),
+        ({"classes": "ab"}, "in the order of the logits; got 'ab'"),
         ({"callbacks": Callback()}, "callbacks must be a list of Callback objects, got <"),
         ({"callbacks": [Callback]}, "callbacks must be a list of Callback objects, got \\[<class"),
         ({"out": 3}, "out must be a str or PathLike, got 3"),
@@ -371,7 +371,7 @@ def test_bad_validation_is_named(validation, message):
 def test_a_class_that_training_does_not_know():
     with pytest.raises(InputError, match="validation labels: 'c' is none of the classes 'a', 'b'"):
         fit(net(), (X, ["a", "b"] * 12), (X, ["c"] * 24), epochs=1)
-    with pytest.raises(InputError, match="the network has 2 logits, and there are 3 classes"):
+    with pytest.raises(InputError, match="the network has 2 logits, but there are 3 classes"):
         fit(net(), (X, ["a", "b", "c"] * 8), epochs=1)
     with pytest.raises(InputError, match="classes must have names that differ"):
         fit(net(), (X, ["1", 1] * 12), classes=("1", 1), epochs=1)
@@ -389,7 +389,7 @@ class Arrays(nn.Module):
 
 
 def test_networks_that_do_not_classify():
-    with pytest.raises(InputError, match=r"makes \(1, 3, 6, 8\); needed are logits"):
+    with pytest.raises(InputError, match=r"returns \(1, 3, 6, 8\); it must return logits"):
         fit(nn.Sequential(nn.ReLU()), (X, Y), epochs=1)
     with pytest.raises(InputTypeError, match="the network must return a Tensor, got ndarray"):
         fit(Arrays(), (X, Y), epochs=1)

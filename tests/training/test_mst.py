@@ -288,12 +288,15 @@ def test_settings_without_a_pull_are_refused(tmp_path, field):
     ("state", "message"),
     [
         ({"block9.row": np.zeros(8, np.int32)}, "block9.row belongs to no layer"),
-        ({"block1.conv.row": np.zeros(7, np.int32)}, r"block1.conv.row must be int32 \(8,\) of -1 to 7"),
+        ({"block1.conv.row": np.zeros(7, np.int32)}, r"block1.conv.row must be int32 \(8,\) with values from -1 to 7"),
         ({"block1.conv.row": np.zeros(8, np.int64)}, "must be int32"),
-        ({"block1.conv.row": np.full(8, 8, np.int32)}, "of -1 to 7"),
-        ({"block1.conv.row": np.full(8, -2, np.int32)}, "of -1 to 7"),
+        ({"block1.conv.row": np.full(8, 8, np.int32)}, "with values from -1 to 7"),
+        ({"block1.conv.row": np.full(8, -2, np.int32)}, "with values from -1 to 7"),
         ({"block1.conv.centre": np.zeros(1, np.uint64)}, "must be int32"),
-        ({"block1.conv.row": np.zeros(8, np.int32), "block1.conv.centre": np.zeros(1, np.uint64)}, "centre is there"),
+        (
+            {"block1.conv.row": np.zeros(8, np.int32), "block1.conv.centre": np.zeros(1, np.uint64)},
+            "centre is unexpected",
+        ),
     ],
 )
 def test_a_state_of_other_layers_is_refused(tmp_path, state, message):

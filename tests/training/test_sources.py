@@ -216,7 +216,7 @@ def test_teachers_that_do_not_fit_are_refused(place):
         Teacher(place / "nothing", data, 0.5, 1)
     path = place / "xnor"
     for change, text in (
-        ({"mean": (0.1, 0.2, 0.3)}, r"its mean are .* those here \(0.1, 0.2, 0.3\)"),
+        ({"mean": (0.1, 0.2, 0.3)}, r"its mean are .* but \(0.1, 0.2, 0.3\)"),
         ({"classes": tuple(f"c{i}" for i in range(12))}, "its classes are"),
     ):
         with pytest.raises(InputError, match=text):

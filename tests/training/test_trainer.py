@@ -352,7 +352,7 @@ def test_names_of_states_are_taken_once(data):
         name = "a.b"
 
     for callbacks in ([Decaying(), Decaying()], [Model()], [Dotted()]):
-        with pytest.raises(InputError, match=r"need names that differ from each other, .*; got"):
+        with pytest.raises(InputError, match=r"need different names.*; got"):
             trainer_of(data, *callbacks)
     trainer_of(data, StopEach(), StopEach())  # without a state, the name does not matter
 

@@ -35,8 +35,8 @@ def test_the_first_epochs_see_smaller_images(data):
 
 def test_what_cannot_be_smaller_is_refused(data_dir, tmp_path):
     for changes, said in (
-        ({"small_images": 64}, r"small_images \(=64\) must be less than the images' side, 64"),
-        ({"small_images": 32, "method": "xnor++"}, r"small_images \(=32\): the network takes images of one size only"),
+        ({"small_images": 64}, r"small_images \(=64\) must be less than the images' shorter side, 64"),
+        ({"small_images": 32, "method": "xnor++"}, r"small_images \(=32\): the network takes only images of one size"),
         ({"small_share": 0.5}, r"small_share \(=0.5\) needs small_images"),
     ):
         with pytest.raises(InputError, match=said):

@@ -1,7 +1,7 @@
-"""Everything that decides what a training run computes, in one checked, frozen record.
+"""All settings that decide what a training run computes, in one checked, frozen record.
 
-A field is defined once, here: its default, what it may be, what it needs to have an effect, and its help text. The
-command line's options, the keys of a TOML file and `config.json` in the run folder all come from this list. Choices
+Each field is defined once, here: its default, its allowed values, what it needs to have an effect, and its help text.
+The command line's options, the keys of a TOML file and `config.json` in the run folder all come from this list. Choices
 that a registry holds are looked up there.
 """
 
@@ -24,7 +24,7 @@ from xnor_ref.training.settings.fields import has_effect, needs_of
 DATA_DIR_VARIABLE = "XNOR_REF_DATA"
 _BINARY = ("method", "xnor_ref.nn.methods:methods_with")
 _SHAPES = ("dataset", ("shapes",))
-_PARTS = {  # fields that have an effect beside another one alone
+_PARTS = {  # fields that need another field to have an effect
     "weight_decay": ("decay_all", "decay_epochs"),
     "teacher": ("distill_weight", "temperature"),
     "small_images": ("small_share",),
@@ -33,23 +33,23 @@ _PARTS = {  # fields that have an effect beside another one alone
 
 
 def _option(*rule: Any, **more: Any) -> Any:
-    """A field that is None by default."""
+    """Define a field whose default is None."""
     return _field(None, *rule, **more)
 
 
 def _binary(*rule: Any, **more: Any) -> Any:
-    """The same, for methods with binary layers alone."""
+    """Define such a field for methods with binary layers."""
     return _option(*rule, needs=_BINARY, **more)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training run; `resolve` fills in what was not said.
+    """The settings of one training run. `resolve` fills in those not given.
 
     Raises
     ------
-    InputError, InputTypeError : a field has a wrong type, is not finite, out of its range, not among its choices or
-        without effect; the message names the key, the value and what is allowed
+    InputError, InputTypeError : a field has a wrong type, is not finite or out of range, is not among its choices, or
+        has no effect. The message gives the key, the value and what is allowed
     """
 
     dataset: str = _field("shapes", "choice", "Data set.", "xnor_ref.datasets:names")
@@ -57,12 +57,12 @@ class TrainConfig:
     method: str = _field(
         "xnor",
         "choice",
-        "What is binary, and how it is scaled; full: the full-precision twin.",
+        "What is binary, and its scales. full: full precision.",
         "xnor_ref.nn.methods:METHODS",
     )
     faithful: str | None = _option(
         "choice",
-        "Train as the authors' released code does where it differs from the paper; see docs/faithful.md.",
+        "Follow the authors' released code where it differs from the paper; see docs/faithful.md.",
         "xnor_ref.training.settings.faithful:PRESETS",
     )
     epochs: int = _field(10, "int", "Passes over the training images.", low=1, high=100_000)
@@ -74,7 +74,9 @@ class TrainConfig:
         "float", "eps of adam (default: 1e-8).", low=0, high=1, open=True, needs=("optimizer", ("adam",))
     )
     weight_decay: float = _field(0.0, "float", "Weight decay of real weights.", low=0, high=1)
-    decay_all: bool | None = _option("bool", "Weight decay of all parameters, also latent weights and BatchNorm.")
+    decay_all: bool | None = _option(
+        "bool", "Apply weight decay to all parameters, including latent weights and BatchNorm."
+    )
     decay_epochs: int | None = _option("int", "Epochs with weight decay (default: all).", low=1, high=100_000)
     schedule: str = _field("cosine", "choice", "How the learning rate falls.", "xnor_ref.optim:KINDS")
     milestones: list[int] | None = _option(  # noqa: RUF009 - the default is None
@@ -84,7 +86,7 @@ class TrainConfig:
     )
     lr_factors: list[float] | None = _option(  # noqa: RUF009 - the default is None
         "numbers",
-        "What lr is multiplied by after each of the milestones (default: 0.1, 0.01, ...).",
+        "Factor of lr after each milestone (default: 0.1, 0.01, ...).",
         needs=("schedule", ("step",)),
     )
     power: float | None = _option(
@@ -106,59 +108,59 @@ class TrainConfig:
     backend: str = _field(
         "auto",
         "choice",
-        "Kernels: auto, the fastest on this processor; reference, slow and readable ones in NumPy.",
+        "Kernels. auto: the fastest on this processor; reference: slow and readable NumPy.",
         ("auto", "reference"),
     )
     check_agreement: bool = _field(
         True,
         "bool",
-        "Compare, before the first step, what the binary layers train with and what they are evaluated with.",
+        "Before the first step, check that binary layers train and evaluate with the same results.",
         identity=False,
     )
     backward: str = _field(
         "auto",
         "choice",
-        "Arithmetic of the gradients of binary convolutions; auto: int8 where the processor multiplies bytes.",
+        "Arithmetic of binary convolutions' gradients. auto: int8 if the processor has VNNI.",
         "xnor_ref.nn.backend:BACKWARDS",
     )
     augment: bool = _field(True, "bool", "Random crops and flips of training images.")
     small_images: int | None = _option(
-        "int", "Pixels a side to which training images are shrunk in the first epochs.", low=1, high=1024
+        "int", "Size in pixels of training images in the first epochs.", low=1, high=1024
     )
     small_share: float | None = _option(
         "float", "Share of the epochs with small_images (default: 0.6).", low=0, high=1, open=True
     )
     clip_norm: float | None = _option(
-        "float", "Scale all gradients down where their common norm is above this.", low=0, high=1e6, open=True
+        "float", "Scale all gradients down if their common norm exceeds this.", low=0, high=1e6, open=True
     )
     average: float | None = _option(
         "float",
-        "Validate and keep an exponential moving average of the weights, which keeps this share at each step.",
+        "Validate and store an exponential moving average of the weights, with this decay per step.",
         low=0,
         high=0.99999,
     )
     shards: int | None = _option(
         "int",
-        "Parts into which a batch is cut; as many ranks, or fewer, compute the same bits (default: 1; 4 with "
+        "Parts into which a batch is cut. As many ranks or fewer compute the same bits (default: 1; 4 with "
         "--distributed, where ranks can share them).",
         low=1,
         high=65_536,
     )
     norm_over: str | None = _option(
         "choice",
-        "What BatchNorm normalises over in training: the whole batch (default), or each of the shards.",
+        "Images over which BatchNorm normalises in training: the whole batch (default) or each shard.",
         ("batch", "shard"),
     )
     compress_gradients: str | None = _option(
         "choice",
-        "Send gradients in fewer bits: sign takes 1 in place of 32, and keeps the error for the next step.",
+        "Send gradients in fewer bits: sign sends 1 bit instead of 32, and adds the error to the next step.",
         ("sign",),
     )
-    seed: int = _field(0, "int", "Seed of everything random.", low=0, high=2**63 - 1)
+    seed: int = _field(0, "int", "Seed of all random numbers.", low=0, high=2**63 - 1)
     input_scale: str | None = _binary(
         "choice",
         "Input scale K of binary layers (default: plain; off if the data set's recipe, block order cbap or faithful "
-        "turns it off, unless k_grad needs it).",
+        "says so and k_grad is not set).",
         "xnor_ref.binary:INPUT_SCALES",
     )
     pad_value: int | None = _binary("int-choice", "Padding of binary convolutions (default: the model's).", (-1, 0, 1))
@@ -171,7 +173,9 @@ class TrainConfig:
     k_grad: bool | None = _binary("bool", "Let the gradient flow through K too.")
     centre: bool | None = _binary("bool", "Mean-centre latent weights after each step.")
     clamp: bool | None = _binary("bool", "Clamp latent weights to [-1, 1] after each step.")
-    glorot: bool | None = _binary("bool", "Uniform initial weights, and learning rates scaled by fan-in and fan-out.")
+    glorot: bool | None = _binary(
+        "bool", "Glorot's uniform initial weights and learning rates scaled by fan-in and fan-out."
+    )
     stochastic: bool | None = _binary("bool", "Draw the signs of weights at random in training.")
     gamma: str | None = _binary(
         "choice", "Factors of the learned scale of xnor++ (default: o-h-w).", "xnor_ref.nn:GAMMAS"
@@ -188,45 +192,45 @@ class TrainConfig:
     input_bits: int | None = _binary("int", "Bits of an input of a binary layer (default: 1).", low=1, high=8)
     input_levels: str | None = _binary(
         "choice",
-        "Levels of inputs of several bits: even, or with 2 bits ternary: -1, 0 and 1 (default: even).",
+        "Levels of inputs with several bits: even, or ternary (-1, 0, 1) with 2 bits (default: even).",
         "xnor_ref.nn.settings:INPUT_LEVELS",
     )
     weight_quantizer: str | None = _binary(
-        "choice", "What rounds weights of several bits (default: uniform).", "xnor_ref.binary:QUANTIZERS"
+        "choice", "Quantiser of weights with several bits (default: uniform).", "xnor_ref.binary:QUANTIZERS"
     )
     grad_bits: int | None = _binary(
-        "int", "Bits of the gradient that is propagated through binary weights (default: real).", low=1, high=8
+        "int", "Bits of the gradient propagated through binary weights (default: real).", low=1, high=8
     )
     grad_rounding: str | None = _binary(
         "choice",
-        "What gradients of grad_bits are rounded to (default: nearest).",
+        "Rounding of gradients with grad_bits (default: nearest).",
         "xnor_ref.nn.settings:GRAD_ROUNDINGS",
     )
     grad_range: str | None = _binary(
         "choice",
-        "What the levels of grad_bits reach to: the largest gradient of a layer or of each sample (default: layer).",
+        "Range of the levels of grad_bits: the largest gradient of a layer or of each sample (default: layer).",
         "xnor_ref.nn.settings:GRAD_RANGES",
     )
     grad_for: str | None = _binary(
         "choice",
-        "Which gradients are computed from rounded ones: those of inputs, or all (default: inputs).",
+        "Which gradients use the rounded ones: those of inputs, or all (default: inputs).",
         "xnor_ref.nn.settings:GRAD_USES",
     )
     sign_gradient: str | None = _binary(
-        "choice", "What stands in for the derivative of sign (default: ste).", "xnor_ref.binary:SIGN_GRADIENTS"
+        "choice", "Replacement for the derivative of sign (default: ste).", "xnor_ref.binary:SIGN_GRADIENTS"
     )
     shift_batch_norm: bool | None = _binary("bool", "BatchNorm with factors that are powers of two.")
     shortcut: str | None = _binary(
         "choice",
-        "A shortcut around every binary convolution (default: the model's own).",
+        "Shortcut around every binary convolution (default: the model's).",
         "xnor_ref.nn.methods:SHORTCUTS",
     )
-    relu: bool | None = _binary("bool", "ReLU after each binary layer (default: what the data set's recipe says).")
+    relu: bool | None = _binary("bool", "ReLU after each binary layer (default: from the data set's recipe).")
     react: bool | None = _binary("bool", "A learned shift before each sign, and rprelu.")
     rprelu: bool | None = _binary("bool", "A PReLU between two learned shifts after each binary layer.")
     batch_norm: str | None = _binary(
         "choice",
-        "BatchNorm's eps and initial scale: usual, or as in the authors' released code; or none (default: plain).",
+        "BatchNorm: plain; official, with eps and initial scale of the authors' code; or none (default: plain).",
         "xnor_ref.nn.methods:BATCH_NORMS",
     )
     ends: str | None = _binary(
@@ -234,26 +238,26 @@ class TrainConfig:
     )
     plugin: str | None = _option(
         "text",
-        "Run this Python file first; it may register rules and networks of its own. Run none that you do not trust.",
+        "Run this Python file first. It may register your rules and networks. Run only files that you trust.",
         identity=False,
     )
-    init_from: str | None = _option("text", "Start with the weights of this float network, checkpoint or run.")
-    teacher: str | None = _option("text", "Learn also from the answers of this network: a model file or a run.")
+    init_from: str | None = _option("text", "Start from the weights of this float network, checkpoint or run.")
+    teacher: str | None = _option("text", "Also learn from the answers of this network: a model file or a run.")
     distill_weight: float | None = _option(
         "float", "Share of the teacher in the loss (default: 0.9).", low=0, high=1, open=True
     )
     temperature: float | None = _option(
-        "float", "What the teacher's logits are divided by (default: 4).", low=0, high=1000, open=True
+        "float", "Divisor of both networks' logits in the teacher's loss (default: 4).", low=0, high=1000, open=True
     )
     mst_lambda: float | None = _option(
         "float",
-        "Pull between filters for MST-compression, relative to the task; 0 only logs their distance.",
+        "Strength of the pull between filters for MST-compression. 0 only logs their distance.",
         low=0,
         high=100,
     )
     mst_pull: str | None = _option(
         "choice",
-        "Target of the pull: tree (default), a filter's neighbours there; centre, the signs of most filters.",
+        "Target of the pull. tree (default): a filter's neighbours; centre: the signs of most filters.",
         ("tree", "centre"),
     )
     mst_start: float | None = _option("float", "Epochs before the pull begins (default: 0).", low=0, high=100_000)
@@ -262,9 +266,9 @@ class TrainConfig:
         "int", "Steps between two searches for the trees (default: an epoch, at most 100).", low=1, high=10**9
     )
     mst_margin: float | None = _option(
-        "float", "Share of signs in which two filters may differ without a pull (default: 0).", low=0, high=0.5
+        "float", "Share of signs up to which two filters may differ without a pull (default: 0).", low=0, high=0.5
     )
-    model_options: dict[str, Any] = _field({}, "table", "Option of this network alone, such as width=32.")  # noqa: RUF009 - `_field` makes a default_factory of it
+    model_options: dict[str, Any] = _field({}, "table", "Option of this network only, such as width=32.")  # noqa: RUF009 - `_field` makes a default_factory of it
     train_size: int | None = _option(
         "int", "Images that the data set shapes draws for training.", low=1, high=1_000_000, needs=_SHAPES
     )
@@ -273,14 +277,14 @@ class TrainConfig:
     )
     image_size: int | None = _option(
         "int",
-        "Pixels a side to which images of the data set folder are resized.",
+        "Size in pixels to which images of the data set folder are resized.",
         low=8,
         high=1024,
         needs=("dataset", ("folder",)),
     )
-    limit_classes: int | None = _option("int", "Take the first N classes of the data set only.", low=2, high=2**40)
-    limit_train: int | None = _option("int", "Train on a fixed choice of N images only.", low=1, high=2**40)
-    limit_val: int | None = _option("int", "Validate on a fixed choice of N images only.", low=1, high=2**40)
+    limit_classes: int | None = _option("int", "Use only the first N classes of the data set.", low=2, high=2**40)
+    limit_train: int | None = _option("int", "Train on a fixed selection of N images only.", low=1, high=2**40)
+    limit_val: int | None = _option("int", "Validate on a fixed selection of N images only.", low=1, high=2**40)
     data_dir: str = _field("data", "text", "Folder that holds the data sets.", identity=False)
     archive: str | None = _option("text", "Zip archive to read the data set from.", identity=False)
     threads: int | None = _option(
@@ -322,14 +326,14 @@ class TrainConfig:
 
     @property
     def has_gradients_of_signs(self) -> bool:
-        """Whether there are layers whose gradients `backward` decides on: products of a gradient with signs."""
+        """Whether there are layers whose gradients `backward` affects: products of a gradient with signs."""
         from xnor_ref.nn.methods import METHODS
 
         few_bits = (self.weight_bits or 1) > 1 or (self.input_bits or 1) > 1
         return METHODS[self.method].on_bits and not (few_bits or self.k_grad or self.grad_bits)
 
     def require_effect(self, field: dataclasses.Field) -> None:
-        """Raise InputError if another field's value leaves `field` without effect."""
+        """Raise InputError if another field's value makes `field` ineffective."""
         if not has_effect(field, vars(self)):
             other, values = needs_of(field)
             raise InputError(
@@ -338,15 +342,15 @@ class TrainConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """Return all fields as JSON values."""
         return dataclasses.asdict(self)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the results: two runs that agree here compute the same bytes."""
+        """Return the fields that decide the results. Two runs that agree in them compute the same bytes."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["identity"]}
 
     def options_of(self, choice: str) -> dict[str, Any]:
-        """The fields that belong to what is chosen in the field `choice`; None leaves the default to what is chosen."""
+        """Return the fields that belong to the value of the field `choice`. None leaves the default to that value."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -356,7 +360,7 @@ class TrainConfig:
         }
 
     def parts_of(self, other: str) -> dict[str, Any]:
-        """The fields that have an effect beside the field `other` alone, if they were said."""
+        """Return the given fields that need the field `other` to have an effect."""
         return {name: getattr(self, name) for name in _PARTS[other] if getattr(self, name) is not None}
 
 
@@ -364,12 +368,12 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
 def default_data_dir() -> str:
-    """Where data sets lie unless something else is said."""
+    """Return the default folder of data sets."""
     return os.environ.get(DATA_DIR_VARIABLE) or "data"
 
 
 def check_values(values: Mapping[str, Any], where: str = "config") -> None:
-    """Raise InputError for the first key that is no field, or whose value its field does not take."""
+    """Raise InputError for the first key that is not a field, or whose value its field does not accept."""
     for key, value in values.items():
         if key not in FIELDS:
             raise InputError(f"{where}: unknown key {key!r}{did_you_mean(key, FIELDS)} (known: {', '.join(FIELDS)})")
@@ -380,11 +384,11 @@ MAX_TOML_BYTES = 2**20
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file of config fields; '-' in keys is read as '_'.
+    """Read a TOML file of config fields. '-' in keys is read as '_'.
 
     Raises
     ------
-    InputError : no such file, not TOML, or a key that is no field
+    InputError : the file is missing or not TOML, or a key is not a field
     """
     try:
         if Path(path).exists() and not Path(path).is_file():
@@ -392,8 +396,8 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             text = file.read(MAX_TOML_BYTES + 1)
         if len(text) > MAX_TOML_BYTES:
-            raise InputError(f"config file {path}: more than {MAX_TOML_BYTES} bytes")
-        raw = tomllib.loads(text.decode("utf-8-sig"))  # editors begin it with a byte-order mark
+            raise InputError(f"config file {path}: it has more than {MAX_TOML_BYTES} bytes")
+        raw = tomllib.loads(text.decode("utf-8-sig"))  # some editors write a byte-order mark
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"config file {path}: {reason}") from None
@@ -405,9 +409,9 @@ def load_toml(path: str | Path) -> dict[str, Any]:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """'key: found 3, asked for 5' for each key of `wanted` that `found` has otherwise."""
+    """Return 'key: 3 there, 5 requested' for each key of `wanted` with another value in `found`."""
     return [
-        f"{key}: {found.get(key)!r} there, {value!r} asked for"
+        f"{key}: {found.get(key)!r} there, {value!r} requested"
         for key, value in wanted.items()
         if found.get(key) != value
     ]

@@ -1,4 +1,4 @@
-"""`--faithful allenai`: settings with which a run does as the authors' released code does; see docs/faithful.md."""
+"""`--faithful allenai`: settings that follow the authors' released code; see docs/faithful.md."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,14 +30,14 @@ _OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 def preset(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that `said["faithful"]` brings with it; none where it is missing.
+    """Return the settings that `said["faithful"]` implies, or none if it is missing.
 
-    What was said else is not contradicted: the settings of the code's other optimiser come with that optimiser, regimes
-    that begin after the last epoch are left out, and so is what would have no effect beside what was said.
+    Settings that were given are not overridden. If the other optimiser of the code is given, its settings are used.
+    Settings that begin after the last epoch, or would have no effect beside the given ones, are left out.
 
     Raises
     ------
-    InputError : a method that the released code does not have, or its schedule with too few epochs
+    InputError : the released code lacks the method, or its schedule needs more epochs
     """
     name = said.get("faithful")
     if name is None:
@@ -54,7 +54,7 @@ def preset(said: Mapping[str, Any]) -> dict[str, Any]:
     elif said.get("schedule") == "step" and said.get("epochs", values["epochs"]) <= values["milestones"][0]:
         raise InputError(
             f"faithful {name}: its schedule step begins to fall after epoch {values['milestones'][0]}, and epochs is "
-            f"{said['epochs']}; say milestones too, or leave the schedule out and the learning rate stays constant"
+            f"{said['epochs']}; give milestones too, or leave out the schedule for a constant learning rate"
         )
     elif kept := [epoch for epoch in values["milestones"] if epoch < said.get("epochs", values["epochs"])]:
         values |= {"milestones": kept, "lr_factors": values["lr_factors"][: len(kept)]}
@@ -72,12 +72,12 @@ def of_full_precision() -> dict[str, Any]:
 
 
 def overridden(said: Mapping[str, Any]) -> list[str]:
-    """'batch_size 100 in place of 800' for each setting that was said and is another than the preset's.
+    """Return 'batch_size 100 instead of 800' for each given setting that differs from the preset's.
 
-    `k_grad` also brings K, which the preset leaves out.
+    `k_grad` also turns on K, which the preset turns off.
     """
     alone = preset({key: said[key] for key in ("faithful", "method") if key in said})
     chosen = {"input_scale": "plain", **said} if said.get("k_grad") else said
     return [
-        f"{key} {chosen[key]} in place of {value}" for key, value in alone.items() if chosen.get(key, value) != value
+        f"{key} {chosen[key]} instead of {value}" for key, value in alone.items() if chosen.get(key, value) != value
     ]

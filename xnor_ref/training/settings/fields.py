@@ -1,4 +1,4 @@
-"""The fields of `TrainConfig`: how one is defined, and how its values are checked."""
+"""The fields of `TrainConfig`: defining them and checking their values."""
 
 import dataclasses
 import difflib
@@ -12,10 +12,11 @@ from xnor_ref.errors import InputError, InputTypeError
 
 
 def define(default: Any, kind: str, help: str, choices: Any = None, *, identity: bool = True, **rule: Any) -> Any:
-    """A field with its rule; `identity` is False where the value cannot change a run's results.
+    """Define a field with its rule. `identity` is False if the value cannot change a run's results.
 
-    `choices` is a tuple, or "module:name" of the registry that holds them. `needs` is (other field, its values with
-    which this one has an effect), or in place of the values "module:function", which gives them for this field's name.
+    `choices` is a tuple, or "module:name" of the registry that holds them. `needs` is (other field, values): this field
+    has an effect only with these values of the other field. Instead of the values, "module:function" may be given,
+    which returns them for this field's name.
     """
     metadata = {"kind": kind, "help": help, "choices": choices, "identity": identity, **rule}
     if isinstance(default, dict):
@@ -24,20 +25,20 @@ def define(default: Any, kind: str, help: str, choices: Any = None, *, identity:
 
 
 def choices_of(field: dataclasses.Field) -> tuple:
-    """The values that a choice field takes."""
+    """Return the values that a choice field accepts."""
     choices = _found(field.metadata["choices"])
     return tuple(choices() if callable(choices) else choices)
 
 
 def needs_of(field: dataclasses.Field) -> tuple[str, tuple]:
-    """The other field, and its values with which this one has an effect."""
+    """Return the other field, and its values with which this field has an effect."""
     other, values = field.metadata["needs"]
     values = _found(values)
     return other, tuple(values(field.name) if callable(values) else values)
 
 
 def has_effect(field: dataclasses.Field, values: Mapping[str, Any]) -> bool:
-    """Whether a field has an effect beside these values of other fields."""
+    """Whether a field has an effect with these values of other fields."""
     if "needs" not in field.metadata:
         return True
     other, needed = needs_of(field)
@@ -45,12 +46,12 @@ def has_effect(field: dataclasses.Field, values: Mapping[str, Any]) -> bool:
 
 
 def _found(registry: Any) -> Any:
-    """What "module:name" names, looked up only now: `--help` of other commands does without it."""
+    """Return the object named "module:name". The import is late, so that `--help` of other commands is quick."""
     return resolve_name(registry) if isinstance(registry, str) else registry
 
 
 def checked(field: dataclasses.Field, value: Any) -> Any:
-    """`value` in the field's own type, or InputError."""
+    """Return `value` in the field's own type, or raise InputError."""
     name, kind, rule = field.name, field.metadata["kind"], field.metadata
     if value is None and field.default is None:
         return None
@@ -99,6 +100,6 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """'; did you mean x?' for the known word nearest to `word`, or nothing."""
+    """Return '; did you mean x?' for the known word nearest to `word`, or ""."""
     near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

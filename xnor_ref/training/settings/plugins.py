@@ -1,4 +1,4 @@
-"""Files of one's own that register rules and networks: `train --plugin my_rules.py` runs such a file."""
+"""Your own files that register rules and networks. `train --plugin my_rules.py` runs such a file."""
 
 import hashlib
 import importlib.util
@@ -13,9 +13,9 @@ _loaded: dict[Path, str] = {}
 
 
 def load(path: str) -> str:
-    """Run a Python file, once in a process; the SHA-256 of its text, in hexadecimal digits.
+    """Run a Python file, once per process. Return the SHA-256 of its text as hexadecimal digits.
 
-    Raises InputError where there is no such file, or it raises: the message names the line.
+    Raises InputError if there is no such file, or if it raises; the message gives the line.
     """
     file = Path(path).resolve()
     if file not in _loaded:
@@ -39,6 +39,6 @@ def load(path: str) -> str:
 
 
 def plugin_hint(settings: Any) -> str:
-    """What to say to someone who opens what a plugin's rules made without the plugin; "" where there was none."""
+    """Return a hint for users who open a plugin's results without the plugin, or "" if there was none."""
     plugin = settings.get("plugin") if isinstance(settings, dict) else None
-    return f"; it was made with --plugin {plugin}: name the file again" if plugin else ""
+    return f"; it was made with --plugin {plugin}; give this option again" if plugin else ""

@@ -1,4 +1,4 @@
-"""From what was said to the settings of a run."""
+"""From the given settings to the complete settings of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +9,17 @@ from xnor_ref.training.settings.recipes import recipe
 
 
 def resolve(said: Mapping[str, Any]) -> TrainConfig:
-    """The config of a run: what was said, then what it is to be faithful to, then the recipe of its data set, then the
-    defaults.
+    """Return the config of a run.
+
+    Given settings come first, then `faithful`, then the data set's recipe, then defaults.
 
     Parameters
     ----------
-    said : field names to values, of the config file and the command line together
+    said : field names to values, from the config file and the command line
 
     Raises
     ------
-    InputError, InputTypeError : as `TrainConfig`; and something was said that has no effect, even if it is the default
+    InputError, InputTypeError : as `TrainConfig`, or a given setting has no effect, even if it is the default
     """
     check_values(said)
     dataset = said.get("dataset", FIELDS["dataset"].default)

@@ -1,4 +1,4 @@
-"""Settings as the words of a command line."""
+"""Settings as words of a command line."""
 
 import os
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from xnor_ref.errors import InputError
 from xnor_ref.training.settings.config import TrainConfig, default_data_dir
 from xnor_ref.training.settings.resolve import resolve
 
-_CHOOSING = ("dataset", "method", "model", "faithful", "plugin")  # what other defaults depend on
+_CHOOSING = ("dataset", "method", "model", "faithful", "plugin")  # settings on which other defaults depend
 
 
 def words(values: Mapping[str, Any]) -> list[str]:
-    """Options and their values, such as ["--lr", "0.1", "--no-augment"]; None says nothing."""
+    """Return options and values, such as ["--lr", "0.1", "--no-augment"]. None is left out."""
     found: list[str] = []
     for key, value in values.items():
         name = key.replace("_", "-")
@@ -29,7 +29,7 @@ def words(values: Mapping[str, Any]) -> list[str]:
 
 
 def train_words(config: TrainConfig) -> list[str]:
-    """Options of `train` that resolve to `config`, without those that say what is chosen anyway."""
+    """Return options of `train` that resolve to `config`, without those that equal the defaults."""
     values = {name: value for name, value in config.to_dict().items() if value is not None and value != {}}
     if values["data_dir"] == os.path.abspath(default_data_dir()):
         del values["data_dir"]

@@ -1,9 +1,8 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
 
 A checkpoint is a safetensors file with the tensors `model.*` (parameters and buffers), `optimizer.*`, and `NAME.*` of
-each callback that has a state. Its description holds the run's identity (its config and the fingerprint of its data),
-the position reached and the sums of the epoch so far. Nothing in it depends on the clock, so equal runs write equal
-bytes.
+each callback with a state. Its description holds the run's identity (its config and the digest of its data), its
+position, and the sums of the epoch so far. Nothing in it depends on the clock, so equal runs write equal bytes.
 """
 
 import dataclasses
@@ -24,13 +23,13 @@ from xnor_ref.training.settings.config import differences
 FORMAT = "xnor_ref checkpoint"
 VERSION = 1
 BEST = "best.safetensors"
-AVERAGE = "average"  # what the tensors of an average of the weights begin with
+AVERAGE = "average"  # prefix of the tensors of an average of the weights
 _NAME = re.compile(r"step-(\d{9,})\.safetensors")
 
 
 @dataclass
 class Position:
-    """Where training stands: `step` steps of epoch `epoch` are done; the sums run over those steps."""
+    """The position of training: `step` steps of epoch `epoch` are done. The sums run over those steps."""
 
     epoch: int = 0
     step: int = 0
@@ -41,12 +40,12 @@ class Position:
     best_epoch: int = -1
 
     def count(self, loss: float, correct: int, images: int) -> None:
-        """Add a step: its mean loss, the images that it got right, and all its images."""
+        """Add a step: its mean loss, its number of correct images, and its number of images."""
         self.step, self.loss_sum = self.step + 1, self.loss_sum + loss * images
         self.correct, self.seen = self.correct + correct, self.seen + images
 
     def next_epoch(self) -> None:
-        """Go to the start of the next epoch; the best score stays."""
+        """Move to the start of the next epoch. The best score is kept."""
         self.epoch, self.step, self.loss_sum, self.correct, self.seen = self.epoch + 1, 0, 0.0, 0, 0
 
 
@@ -54,13 +53,13 @@ class Position:
 class CheckpointFolder:
     """The checkpoints of one run: the newest few, and the best."""
 
-    folder: Path  # made when the first checkpoint is written
-    # JSON values: those that must be equal for a checkpoint to fit, {"config": {...}, "data": {...}}, and those that
-    # make one usable by itself, {"model": {...}, "about": {...}}
+    folder: Path  # created with the first checkpoint
+    # JSON values: those that must be equal for a checkpoint to match, {"config": {...}, "data": {...}}, and those that
+    # make a checkpoint usable by itself, {"model": {...}, "about": {...}}
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
-    keep: int = 3  # how many besides the best
-    every: float = 60.0  # seconds after which another one is due inside an epoch
+    keep: int = 3  # number of checkpoints besides the best
+    every: float = 60.0  # seconds between checkpoints inside an epoch
 
     def save(
         self,
@@ -72,13 +71,13 @@ class CheckpointFolder:
         best: bool = False,
         others: Mapping[str, NDArray] = MappingProxyType({}),
     ) -> Path:
-        """Write a checkpoint atomically, then remove the oldest beyond `keep`; `best` writes a second copy.
+        """Write a checkpoint atomically, then remove the oldest beyond `keep`. `best` writes a second copy.
 
-        `others` are tensors of the callbacks, under the names that they have in the file.
+        `others` are the callbacks' tensors, by their names in the file.
 
         Raises
         ------
-        NonFiniteError : a parameter or buffer is NaN or infinite: nothing is written, the older checkpoints stay
+        NonFiniteError : a parameter or buffer is NaN or infinite; nothing is written, and older checkpoints stay
         OutputError : the file could not be written
         """
         tensors = {f"model.{name}": array for name, array in model.state_dict().items()}
@@ -107,32 +106,32 @@ class CheckpointFolder:
         return path
 
     def newest_first(self) -> list[Path]:
-        """The numbered checkpoints by falling step."""
+        """Return the numbered checkpoints, newest first."""
         if not self.folder.is_dir():
             return []
         found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
         return [path for _, path in sorted(found, reverse=True)]
 
     def candidates(self) -> Iterator[Path]:
-        """What resuming tries: numbered checkpoints, newest first, then the best."""
+        """Return the checkpoints to try when resuming: numbered ones, newest first, then the best."""
         yield from self.newest_first()
         if (self.folder / BEST).exists():
             yield self.folder / BEST
 
     def discard_after(self, global_step: int) -> None:
-        """Remove numbered checkpoints beyond a step: damaged ones, or of a run that went on from an earlier one."""
+        """Remove numbered checkpoints beyond a step. They are damaged, or the run was resumed from an earlier one."""
         for path in self.newest_first():
             if int(_NAME.fullmatch(path.name)[1]) > global_step:  # type: ignore[index]
                 path.unlink(missing_ok=True)
 
 
 def read(path: Path, identity: dict[str, Any] | None = None) -> tuple[dict[str, NDArray], dict[str, Any]]:
-    """Read a checkpoint and hold it against `identity`.
+    """Read a checkpoint and compare it with `identity`.
 
     Raises
     ------
-    ModelFileError : damaged, of another version, or of another config or data set; differing keys are named with both
-        values
+    ModelFileError : the file is damaged, of another version, or of another config or data set; the message gives
+        differing keys with both values
     """
     tensors, metadata = load_tensors(path, expect_format=FORMAT, max_version=VERSION)
     try:
@@ -143,12 +142,12 @@ def read(path: Path, identity: dict[str, Any] | None = None) -> tuple[dict[str, 
     if identity is not None:
         found = [line for part in parts for line in differences(parts[part], identity[part])]
         if found:
-            raise MismatchError(f"{path} is of another run: {'; '.join(found)}")
+            raise MismatchError(f"{path} belongs to another run: {'; '.join(found)}")
     return tensors, metadata
 
 
 class MismatchError(ModelFileError):
-    """A sound checkpoint, of another run."""
+    """A valid checkpoint that belongs to another run."""
 
 
 def _position(values: dict[str, Any]) -> Position:
@@ -163,5 +162,5 @@ def _position(values: dict[str, Any]) -> Position:
 
 
 def state_of(tensors: dict[str, NDArray], prefix: str) -> dict[str, NDArray]:
-    """The tensors of a checkpoint whose names begin so, without the prefix."""
+    """Return the tensors of a checkpoint whose names begin with `prefix`, without the prefix."""
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What a run was computed with: versions, processor, BLAS, threads."""
+"""The environment of a run: versions, processor, BLAS, threads."""
 
 import json
 import os
@@ -16,10 +16,10 @@ PACKAGES = ("numpy", "numba", "safetensors", "pillow", "click", "hypothesis", "t
 
 
 def describe(binary_gradients: str | None = None) -> dict[str, Any]:
-    """Versions and hardware as JSON values; nothing that names the machine or its user.
+    """Return versions and hardware as JSON values. Nothing in them names the machine or its user.
 
-    "vectors" are those that the kernels take. "binary_gradients", where given, is the arithmetic in which a run
-    multiplies the gradients of binary convolutions.
+    "vectors" are the vectors that the kernels use. "binary_gradients", if given, is the arithmetic of the gradients of
+    binary convolutions.
     """
     import numpy  # noqa: F401 - so that its BLAS is loaded when the libraries are listed
 
@@ -48,20 +48,20 @@ def describe(binary_gradients: str | None = None) -> dict[str, Any]:
 
 
 def changes(path: Path, here: dict[str, Any]) -> str:
-    """What of `here` that can change rounding differs from the description in the JSON file `path`."""
+    """Return the values of `here` that differ from the JSON file `path` and can change rounding."""
     try:
         before = json.loads(path.read_bytes())
         return ", ".join(
             f"{key} {before[key]}, now {here[key]}"
             for key in ("xnor_ref", "numpy", "numba", "blas", "cpu", "vectors", "binary_gradients", "jit")
-            if key in before and before[key] != here[key]  # older descriptions say less
+            if key in before and before[key] != here[key]  # older descriptions have fewer keys
         )
     except (OSError, ValueError, TypeError, RecursionError):
-        return ""  # no description: nothing to compare with
+        return ""  # no description to compare with
 
 
 def version_of(package: str) -> str | None:
-    """The version of an installed package."""
+    """Return the version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -69,7 +69,7 @@ def version_of(package: str) -> str | None:
 
 
 def cpu_name() -> str:
-    """The processor's own name for itself."""
+    """Return the processor's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

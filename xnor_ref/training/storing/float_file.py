@@ -1,4 +1,4 @@
-"""The trained network in float32: its state and what it takes to build and evaluate it, in one safetensors file."""
+"""The trained network in float32, in one safetensors file: its state, and what is needed to build and evaluate it."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ VERSION = 1
 
 
 def save_float(path: Path, model, about: dict[str, Any]) -> None:
-    """Write `model` with `about`: classes, mean, std, data_sha256 and training, JSON values. Raises OutputError."""
+    """Write `model` with `about` (classes, mean, std, data_sha256, training; JSON values). Raises OutputError."""
     metadata = {"format": FORMAT, "version": VERSION, "model": model.config, **about}
     save_tensors(path, model.state_dict(), metadata)
 
@@ -32,11 +32,11 @@ def load_float(path: Path) -> tuple[models.Network, dict[str, Any]]:
 
 
 def rebuild(path: Path, metadata: dict[str, Any], state: dict[str, NDArray]) -> models.Network:
-    """The network that `metadata["model"]` describes, with the given state. Raises ModelFileError."""
+    """Build the network of `metadata["model"]` with the given state. Raises ModelFileError."""
     try:
         model = models.build(**metadata["model"])
         model.load_state_dict(state)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:  # anything may stand in a file
+    except (ValueError, KeyError, TypeError, OverflowError) as error:  # a file may hold anything
         about = metadata.get("about", metadata)
         hint = plugin_hint(about.get("training") if isinstance(about, dict) else None)
         raise ModelFileError(f"{path}: its network cannot be built: {error}{hint}") from None

@@ -1,4 +1,4 @@
-"""Run folders: one folder for each training run; the room's page lists its files."""
+"""Run folders, one for each training run. The room's page lists their files."""
 
 import contextlib
 import json
@@ -14,9 +14,9 @@ from xnor_ref.training.settings.config import FIELDS, TrainConfig, differences
 from xnor_ref.training.settings.plugins import plugin_hint
 
 RUNS = Path("runs")
-OF_FIT = "fit"  # a key of config.json, in place of "config": the settings of a network or of images that a program gave
+OF_FIT = "fit"  # key of config.json instead of "config", in runs of `xnor_ref.fit`
 _LOCK = ".lock"
-_UNFINISHED = f"{TEMPORARY}*.part"  # what a write leaves behind that a kill interrupted
+_UNFINISHED = f"{TEMPORARY}*.part"  # files left by interrupted writes
 
 
 class RunFolder:
@@ -33,7 +33,7 @@ class RunFolder:
         self.report_path = path / "report.json"
 
     def create(self) -> "RunFolder":
-        """Make the folder. Raises OutputError."""
+        """Create the folder. Raises OutputError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -45,13 +45,13 @@ class RunFolder:
         write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
     def config(self) -> TrainConfig:
-        """The run's config. Raises ModelFileError where it is missing or damaged."""
+        """Return the run's config. Raises ModelFileError if it is missing or damaged."""
         values: Any = None
         try:
             written = json.loads(self.config_path.read_bytes())
             if OF_FIT in written:
                 raise ModelFileError(
-                    f"{self.path} is a run of a program: xnor_ref.fit goes on with it, given the same network, images "
+                    f"{self.path} is a run of a program; resume it by xnor_ref.fit with the same network, images "
                     f"and resume=True; predict and info take {self.packed_path}"
                 )
             values = written["config"]
@@ -69,14 +69,14 @@ class RunFolder:
             raise ModelFileError(f"{self.config_path}{'' if hint else ' is damaged'}: {error}{hint}") from None
 
     def data_sha256(self) -> str | None:
-        """The fingerprint of the images that the run began with, if it says so."""
+        """Return the digest of the images with which the run began, or None."""
         with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
             return str(json.loads(self.config_path.read_bytes())["data"]["sha256"])
         return None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second process out of the folder while inside; the lock ends with the process."""
+        """Context manager: lock the folder against other processes. The lock ends with the process."""
         try:
             file = open(self.path / _LOCK, "wb")
         except OSError as error:
@@ -99,7 +99,7 @@ class RunFolder:
             raise OutputError(f"cannot write {self.metrics_path}: {error.strerror}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut short is left out."""
+        """Return the lines of metrics.jsonl, without a truncated last line."""
         lines: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
             for row in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -110,28 +110,28 @@ class RunFolder:
         return lines
 
     def truncate_metrics(self, epochs: int) -> None:
-        """Keep the lines of the first `epochs` epochs only, so that a resumed run writes none twice."""
+        """Keep only the lines of the first `epochs` epochs, so that a resumed run writes no line twice."""
         kept = [line for line in self.metrics() if line.get("epoch", epochs + 1) <= epochs]
         write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a run in `folder`, if ever one began, was killed before it wrote its config."""
+    """Whether `folder` holds nothing but what a run leaves that was killed before it wrote its config."""
     return all(name == _LOCK or fnmatch(name, _UNFINISHED) for name in os.listdir(folder))
 
 
 def check_free(out: Path) -> None:
-    """Raise InputError if a new run cannot have the folder `out` because there is something in it."""
+    """Raise InputError if `out` is not free for a new run."""
     if out.is_dir() and not is_empty(out):
         is_run = (out / "config.json").is_file()
-        advice = "add --resume auto to go on with the run in it, or name" if is_run else "it holds no run; name"
+        advice = "add --resume auto to resume the run in it, or name" if is_run else "it holds no run; name"
         raise InputError(f"--out {out} is not empty: {advice} another folder")
 
 
 def new_run(name: str, out: Path | None) -> RunFolder:
-    """Make the folder of a new run: `out`, or the first free one of runs/<name>, runs/<name>-2, ...
+    """Create the folder of a new run: `out`, or the first free one of runs/<name>, runs/<name>-2, ...
 
-    Raises InputError where `out` is not empty, OutputError where the folder cannot be made.
+    Raises InputError if `out` is not empty, and OutputError if the folder cannot be created.
     """
     if out is not None:
         check_free(out)
@@ -150,10 +150,10 @@ def new_run(name: str, out: Path | None) -> RunFolder:
 
 
 def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
-    """The run that `--resume auto` means: the newest that agrees with all that was said; None where none exists.
+    """Return the run of `--resume auto`: the newest that agrees with all given settings. None if there is none.
 
-    Only what the user said counts, so `--resume auto` alone takes the newest run of all. Raises ModelFileError where
-    there are runs of this data set, model, method and seed, but all differ from what was said elsewhere.
+    Only settings that the user gave count, so `--resume auto` alone takes the newest run of all. Raises ModelFileError
+    if there are runs with this data set, model, method and seed, but all differ in other given settings.
     """
     if out is not None:
         if not out.exists() or (out.is_dir() and is_empty(out)):
@@ -166,7 +166,7 @@ def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
         try:
             config = RunFolder(folder).config()
         except ModelFileError:
-            continue  # damaged: not the run that was meant, or it cannot go on
+            continue  # damaged: another run, or one that cannot be resumed
         if any(getattr(config, k) != said.get(k, getattr(config, k)) for k in ("dataset", "model", "method", "seed")):
             continue
         try:
@@ -180,16 +180,16 @@ def find_run(said: dict[str, Any], out: Path | None) -> RunFolder | None:
 
 
 def check_said(folder: Path, config: TrainConfig, said: dict[str, Any]) -> None:
-    """Raise ModelFileError where options clash with the config of the run that is to go on."""
+    """Raise ModelFileError if options clash with the config of the run to resume."""
     said = {key: value for key, value in said.items() if FIELDS[key].metadata["identity"]}
     if found := differences(config.to_dict(), said):
         raise ModelFileError(
-            f"the run in {folder} has other settings: {'; '.join(found)}. Leave these options out to go on with "
+            f"the run in {folder} has other settings: {'; '.join(found)}. Leave these options out to resume "
             "it, or leave --resume out to start a new run"
         )
 
 
 def _changed(folder: Path) -> float:
-    """When a run last wrote something."""
+    """Return the time of a run's last write."""
     paths = [folder / "config.json", folder / "checkpoints", folder / "metrics.jsonl"]
     return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)

@@ -1,4 +1,4 @@
-"""Trained networks on disk that a run starts from, learns from or exports."""
+"""Trained networks on disk, to start from, learn from or export."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from xnor_ref.training.storing.runs import RunFolder
 
 
 def file_of(path: Path) -> Path:
-    """The float network that a path names: the file itself, or that of a run; of one under way the newest checkpoint.
+    """Return the float network's file that a path names: the file itself, a run's network, or its newest checkpoint.
 
     Raises ModelFileError for a run without a network.
     """
@@ -24,12 +24,12 @@ def file_of(path: Path) -> Path:
         return folder.float_path
     newest = CheckpointFolder(folder.checkpoints_path).newest_first()
     if not newest:
-        raise ModelFileError(f"{path}: not a run that has a network or a checkpoint yet")
+        raise ModelFileError(f"{path}: not a run with a network or a checkpoint")
     return newest[0]
 
 
 def load_network(path: Path) -> tuple[models.Network, dict[str, Any]]:
-    """(network, about) of a float network's file, of a checkpoint, or of a run. Raises ModelFileError."""
+    """Return (network, about) of a float network's file, a checkpoint or a run. Raises ModelFileError."""
     path = file_of(path)
     if path.absolute().parent.name != "checkpoints":
         return load_float(path)
@@ -37,7 +37,7 @@ def load_network(path: Path) -> tuple[models.Network, dict[str, Any]]:
 
 
 def load_checkpoint(path: Path) -> tuple[models.Network, dict[str, Any], Position]:
-    """(network, about, position) of a checkpoint; the average of the weights where there is one.
+    """Return (network, about, position) of a checkpoint, with the average of the weights if there is one.
 
     Raises ModelFileError.
     """
@@ -50,16 +50,16 @@ def load_checkpoint(path: Path) -> tuple[models.Network, dict[str, Any], Positio
 
 
 def start_from(model: models.Network, path: Path) -> str:
-    """Give `model` the parameters and running statistics of another float network, by name; say what was taken.
+    """Copy the parameters and running statistics of another float network to `model`, by name. Say what was copied.
 
-    This is how the second stage of two-stage training begins, from real weights as latent ones, and how a network is
-    tuned further. Where weights have several bits here and had not there, they are spread over [-1, 1]. Learned scales
-    that the other has not begin anew, with its weights; slopes and shifts stay as they are.
+    This starts the second stage of two-stage training (real weights become latent ones) and fine-tuning. If the weights
+    have several bits here but not there, they are rescaled to spread over [-1, 1]. Learned scales that the other
+    network lacks are initialised from its weights. Slopes and shifts that it lacks keep their initial values.
 
     Raises
     ------
-    ModelFileError : the file is refused; a packed network is, since it has no latent weights
-    InputError : a tensor of another shape, or a weight that the other lacks
+    ModelFileError : the file is rejected; a packed network has no latent weights and is rejected too
+    InputError : a tensor has another shape, or the other network lacks a weight
     """
     try:
         source = load_network(path)[0]
@@ -68,9 +68,11 @@ def start_from(model: models.Network, path: Path) -> str:
     state, own = source.state_dict(), model.state_dict()
     for name, array in own.items():
         if name in state and state[name].shape != array.shape:
-            raise InputError(f"init_from {path}: {name} is {state[name].shape} there, {array.shape} here")
+            raise InputError(f"init_from {path}: {name} is {state[name].shape} there, but {array.shape} here")
         if name not in state and array.ndim > 1 and name.endswith(".weight"):
-            raise InputError(f"init_from {path}: it has no {name}; both must be the same network but for its scales")
+            raise InputError(
+                f"init_from {path}: it has no {name}; both must be the same network, except for learned scales"
+            )
     for name, array in own.items():
         if name in state:
             array[...] = state[name]
