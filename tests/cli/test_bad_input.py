@@ -206,8 +206,8 @@ def test_damaged_files_exit_4(at_work, file, arguments, how):
         (["export", "nothing", "-o", "x"], "not a run folder"),
         (["train", "--resume", "nothing"], "no such run folder"),
         (["train", "--resume", "data"], "not a run folder"),
-        (["train", "--resume", "runs/done", "--lr", "0.5"], "lr: 0.01 there, 0.5 asked for"),
-        (["train", "--resume", "auto", "--epochs", "4"], "epochs: 3 there, 4 asked for"),
+        (["train", "--resume", "runs/done", "--lr", "0.5"], "lr: 0.01 there, 0.5 requested"),
+        (["train", "--resume", "auto", "--epochs", "4"], "epochs: 3 there, 4 requested"),
         (["evaluate", "/dev/null"], "not a regular file"),
     ],
 )

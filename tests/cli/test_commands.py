@@ -415,7 +415,7 @@ def test_milestones_are_said_with_commas(tmp_path, monkeypatch, capfd):
     assert json.loads(Path("run/config.json").read_text())["config"]["milestones"] == [1, 2]
     assert main(["train", "--resume", "run", "--milestones", "1,2"]) == 0
     assert main(["train", "--resume", "run", "--milestones", "2"]) == 4
-    assert "milestones: [1, 2] there, [2] asked for" in capfd.readouterr().err
+    assert "milestones: [1, 2] there, [2] requested" in capfd.readouterr().err
 
 
 def test_the_command_line_overrides_the_config_file(tmp_path, monkeypatch, capfd):
@@ -429,7 +429,7 @@ def test_the_command_line_overrides_the_config_file(tmp_path, monkeypatch, capfd
     config = json.loads(Path("run/config.json").read_text())["config"]
     assert (config["epochs"], config["augment"], config["model_options"]) == (1, False, {"width": 4})
     assert main(["train", "--resume", "run", "--config", "run.toml"]) == 4
-    assert "epochs: 1 there, 2 asked for" in capfd.readouterr().err
+    assert "epochs: 1 there, 2 requested" in capfd.readouterr().err
 
 
 @pytest.mark.realdata

@@ -270,9 +270,9 @@ def test_some_rows_first_and_the_others_later(table3b, data_dir, tmp_path):
 
 def test_other_settings_or_other_data_are_refused(table3b, data_dir, tmp_path):
     shutil.copytree(table3b[0].folder.parent, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ModelFileError, match=r"bacp-seed0 has other settings: .*epochs: 1 there, 2 asked for"):
+    with pytest.raises(ModelFileError, match=r"bacp-seed0 has other settings: .*epochs: 1 there, 2 requested"):
         execute.run_plan(tiny_plan("table3b", data_dir, tmp_path, epochs=2))
-    with pytest.raises(ModelFileError, match=r"val_size: 24 there, 36 asked for.*sha256"):
+    with pytest.raises(ModelFileError, match=r"val_size: 24 there, 36 requested.*sha256"):
         execute.run_plan(tiny_plan("table3b", data_dir, tmp_path, val_size=36))
     (tmp_path / "table3b-shapes-quick/bacp-seed0/config.json").unlink()
     with pytest.raises(ModelFileError, match="is there and holds no run"):

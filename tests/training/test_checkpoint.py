@@ -61,9 +61,9 @@ def test_writes_nothing_that_is_not_finite(tmp_path, network):
 
 def test_refuses_another_config_or_data_set_by_name(tmp_path, network):
     path = CheckpointFolder(tmp_path, IDENTITY).save(*network, Position(), 1)
-    with pytest.raises(MismatchError, match=r"lr: 0\.1 there, 0\.2 asked for"):
+    with pytest.raises(MismatchError, match=r"lr: 0\.1 there, 0\.2 requested"):
         read(path, {**IDENTITY, "config": {"lr": 0.2, "seed": 0}})
-    with pytest.raises(MismatchError, match="sha256: 'ab' there, 'cd' asked for"):
+    with pytest.raises(MismatchError, match="sha256: 'ab' there, 'cd' requested"):
         read(path, {**IDENTITY, "data": {"sha256": "cd"}})
 
 
@@ -138,11 +138,11 @@ def test_resume_auto_finds_the_newest_run_that_agrees(tmp_path, monkeypatch):
     assert found({"epochs": 3}) == "a"
     assert found({"epochs": 3, "threads": 5, "data_dir": "elsewhere"}) == "a"
     assert found({"model": "nin"}) is None
-    with pytest.raises(ModelFileError, match="epochs: 4 there, 9 asked for"):
+    with pytest.raises(ModelFileError, match="epochs: 4 there, 9 requested"):
         found({"seed": 0, "epochs": 9})
     assert found({"epochs": 3}, tmp_path / "runs/a") == "a"
     assert found({}, tmp_path / "runs/new") is None
-    with pytest.raises(ModelFileError, match="epochs: 3 there, 4 asked for"):
+    with pytest.raises(ModelFileError, match="epochs: 3 there, 4 requested"):
         found({"epochs": 4}, tmp_path / "runs/a")
     with pytest.raises(ModelFileError, match="damaged"):
         found({}, tmp_path / "runs/broken")

@@ -340,6 +340,6 @@ def test_a_bad_toml_file_is_refused(tmp_path, text, words):
 
 def test_differences_names_key_and_both_values():
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == [
-        "b: 2 there, 3 asked for",
-        "c: None there, 4 asked for",
+        "b: 2 there, 3 requested",
+        "c: None there, 4 requested",
     ]

@@ -107,7 +107,7 @@ def test_settings_that_would_clash_with_what_was_said_are_left_out(said, expecte
 
 
 def test_its_schedule_needs_its_epochs():
-    text = r"schedule step begins to fall after epoch 18, and epochs is 18; say milestones too"
+    text = r"schedule step begins to fall after epoch 18, and epochs is 18; give milestones too"
     with pytest.raises(InputError, match=text):
         resolve({**CODE, "epochs": 18, "schedule": "step"})
 

@@ -221,7 +221,7 @@ def test_what_a_run_is_not_resumed_with(tmp_path):
             how = {**SHORT, "out": tmp_path / "run", "resume": True, **changes}
             fit(network or net(), data or (images(), labels()), **how)
 
-    refused("lr: 0.001 there, 0.1 asked for", lr=0.1)
+    refused("lr: 0.001 there, 0.1 requested", lr=0.1)
     refused("network: ", network=nn.Sequential(*net()._layers.values(), nn.Hardtanh()))
     for setting in ({"grad_mode": "paper"}, {"clamp": True}, {"k_grad": True}, {"sign_gradient": "bireal"}):
         other = nn.BinaryConv2d(8, 8, 3, padding=1, **setting)
@@ -239,7 +239,7 @@ def test_the_command_line_knows_such_a_folder(tmp_path, capsys):
     pixels = images(shape=(8, 8, 3))
     fit(net(), (pixels, labels()), (pixels, labels()), out=tmp_path / "run", **SHORT)
     assert main(["evaluate", str(tmp_path / "run")]) == main(["train", "--resume", str(tmp_path / "run")]) == 4
-    assert "is a run of a program: xnor_ref.fit goes on with it" in capsys.readouterr().err
+    assert "is a run of a program; resume it by xnor_ref.fit" in capsys.readouterr().err
     from PIL import Image
 
     Image.fromarray(pixels[0]).save(tmp_path / "a.png")

@@ -203,9 +203,9 @@ def test_a_checkpoint_of_other_data_is_refused(finished, data_dir, tmp_path):
     with pytest.raises(Interrupted):
         train_run(tiny_config(data_dir), out=tmp_path, observer=StopAfter(2))
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ModelFileError, match=r"val_size: 24 there, 36 asked for"):
+    with pytest.raises(ModelFileError, match=r"val_size: 24 there, 36 requested"):
         train_run(tiny_config(data_dir, val_size=36), resume=RunFolder(tmp_path))  # on the run's own packed images
-    with pytest.raises(ModelFileError, match=r"val_size: 24 there, 36 asked for.*sha256"):
+    with pytest.raises(ModelFileError, match=r"val_size: 24 there, 36 requested.*sha256"):
         train_run(tiny_config(tmp_path / "elsewhere", val_size=36), resume=RunFolder(tmp_path))
     assert (tmp_path / "config.json").read_bytes() == before
 

@@ -140,11 +140,11 @@ def test_of_a_run_under_way_the_newest_checkpoint_counts(place, tmp_path):
     ("changes", "what", "error", "text"),
     [
         ({"width": 8}, "first", InputError, r"stem.conv.weight is \(4, 3, 5, 5\) there, \(8, 3, 5, 5\) here"),
-        ({"num_classes": 5}, "first", InputError, r"classifier.weight is \(12, 16\) there, \(5, 16\) here"),
+        ({"num_classes": 5}, "first", InputError, r"classifier.weight is \(12, 16\) there, but \(5, 16\) here"),
         ({"shortcut": "bireal"}, "first", InputError, "it has no block1.sum.body.conv.weight"),
         ({}, "xnor/model.safetensors", ModelFileError, "needs a float network, .*'xnor_ref packed network'"),
         ({}, "nothing", ModelFileError, "no such file"),
-        ({}, "data", ModelFileError, "not a run that has a network or a checkpoint yet"),
+        ({}, "data", ModelFileError, "not a run with a network or a checkpoint"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_before_anything_is_changed(place, changes, what, error, text):
