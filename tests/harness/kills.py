@@ -127,9 +127,18 @@ def arrange(notes: Notes, fatal: int | None, fatal_step: int | None) -> None:
 
 
 def start(
-    folder: Path, options: Sequence[str], notes: Notes, fatal: int | None = None, fatal_step: int | None = None
+    folder: Path,
+    options: Sequence[str],
+    notes: Notes,
+    fatal: int | None = None,
+    fatal_step: int | None = None,
+    log: Path | None = None,
+    user: int | None = None,
 ) -> int:
-    """The process number of a child that goes on with the run in `folder`, or begins it. See `arrange`."""
+    """The process number of a child that goes on with the run in `folder`, or begins it. See `arrange`.
+
+    What it prints goes to `log`, or to log.txt in `folder`; it runs as `user`, if one is given.
+    """
     notes[PASSED] = 0
     pid = os.fork()
     if pid:
@@ -137,9 +146,11 @@ def start(
     code = 99
     try:
         os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        printed = os.open(log or "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
+        if user is not None:
+            os.setuid(user)
         arrange(notes, fatal, fatal_step)
         code = main([*options, "--out", RUN, "--resume", "auto"])
     except BaseException:

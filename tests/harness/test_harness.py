@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.conftest import JIT_DISABLED
-from tests.harness import damage, kills, resumes
+from tests.harness import damage, disk, kills, resumes
 from xnor_ref import storage
 
 pytestmark = [
@@ -48,3 +48,9 @@ def test_a_loader_that_trusts_a_file_is_noticed(capfd, monkeypatch):
     monkeypatch.setattr(storage, "tensors_digest", lambda tensors, metadata: metadata.get("digest"))
     assert damage.run(300) > 0
     assert "a changed file that was not signed again was loaded" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(not disk.may_mount(), reason="mounts disks: needs root")
+def test_full_and_closed_disks_end_a_run_with_its_files_intact(capfd):
+    assert disk.run(6) == 0
+    assert "6 disks: 0 faults" in capfd.readouterr().out
