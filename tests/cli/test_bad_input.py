@@ -120,7 +120,7 @@ def damage(path: str, how: str) -> None:
         (["evaluate"], "Missing argument 'RUN|MODEL'"),
         (["evaluate", "runs/done", "--limit-val", "0"], "limit_val must be at least 1"),
         (["evaluate", "runs/done/model.safetensors", "--dataset", "shape"], "did you mean 'shapes'?"),
-        (["evaluate", "runs/done", "--archive", "x.zip"], "data set shapes: no option archive"),
+        (["evaluate", "runs/done", "--archive", "x.zip"], "data set shapes: has no option archive"),
         (["predict", "runs/done", "runs/done/sample.png", "--threads", "0"], "threads must be at least 1"),
         (["verify", "--threads", "0"], "threads must be at least 1"),
         (["predict", "runs/done"], "runs/done is a network; name at least one image after it"),
@@ -330,7 +330,7 @@ def test_class_names_that_no_file_may_hold_are_refused_before_training(at_work):
                 Image.new("RGB", (32, 32), (k, 9, 9)).save(f"pictures/{split}/{name}/{k}.jpg")
     before = {path for path in tree() if not path.startswith("pictures")}
     code, _, err = at_work("train", "--dataset", "folder", "--data-dir", "pictures", "--model", "shapes-net")
-    assert code == 3 and "\x1b" not in err and "the class name 'a\\x1b[31m' has characters that do not show" in err
+    assert code == 3 and "\x1b" not in err and "the class name 'a\\x1b[31m' has unprintable characters" in err
     assert {path for path in tree() if not path.startswith("pictures")} == before
 
 

@@ -187,7 +187,7 @@ def test_a_read_only_memory_map_and_odd_indices_are_taken(tmp_path, backend):
         (images_of(), np.array([0, 9]), table_of(), InputError, "from 0 to 9, but there are 9"),
         (images_of(), np.array([-1, 0]), table_of(), InputError, "from -1 to 0"),
         (images_of(), np.arange(2), table_of().astype(np.float64), InputTypeError, "lut must be float32"),
-        (images_of(), np.arange(2), table_of(1), InputError, r"lut is \(256, 1\)"),
+        (images_of(), np.arange(2), table_of(1), InputError, r"lut has shape \(256, 1\)"),
     ],
 )
 def test_wrong_arguments(images, indices, table, error, message):

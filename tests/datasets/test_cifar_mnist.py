@@ -78,7 +78,7 @@ def test_bad_cifar(tmp_path, change, message):
 
 def test_a_cifar_file_too_large_to_read(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "_MAX_RECORDS", 2)
-    with pytest.raises(DatasetError, match="up to 6146 are read"):
+    with pytest.raises(DatasetError, match="the limit is 6146"):
         datasets.load("cifar10", data_dir=cifar_folder(tmp_path))
 
 
@@ -156,7 +156,7 @@ ZEROS = np.zeros((7, 28, 28), np.uint8)
         (put(IMAGES, idx(ZEROS)[:-1]), "holds only 5487 bytes"),
         (put(IMAGES, idx(ZEROS) + b"x"), "holds more bytes"),
         (put(IMAGES, idx(ZEROS) + bytes(50_000_000)), "holds more bytes"),  # a bomb, not unfolded
-        (put(LABELS, idx(np.full(7, 10, np.uint8))), "has a label 10"),
+        (put(LABELS, idx(np.full(7, 10, np.uint8))), "has the label 10"),
         (put(LABELS, idx(np.zeros(6, np.uint8))), "holds 7 images and .* 6 labels"),
         (lambda root: (root / f"{LABELS}.gz").unlink(), rf"{LABELS}\[\.gz\]: no such file"),
         (lambda root: (root / f"{IMAGES}.gz").write_bytes(b"no gzip"), "damaged"),

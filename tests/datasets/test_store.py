@@ -1,4 +1,4 @@
-"""Prepared copies: written whole or not at all, opened only when they are what they say, made again otherwise."""
+"""Prepared copies: written whole or not at all, opened only when they are what they say, being prepared again otherwise."""
 
 import errno
 import json
@@ -180,7 +180,7 @@ def test_a_file_or_dangling_link_in_its_place_is_replaced(tmp_path):
     for make in (lambda: place.write_text("x"), lambda: place.symlink_to(tmp_path / "nowhere")):
         os.rename(place, tmp_path.parent / f"{tmp_path.name}-{time.monotonic_ns()}")
         make()
-        with pytest.warns(DatasetWarning, match="made again"):
+        with pytest.warns(DatasetWarning, match="being prepared again"):
             pack(tmp_path)
         assert place.is_dir()
         assert not place.is_symlink()
@@ -209,7 +209,7 @@ def test_an_interrupted_pack_leaves_nothing(tmp_path, error):
 
 
 def test_a_source_that_gives_too_few_images(tmp_path):
-    with pytest.raises(DatasetError, match="20 images came, 21 were announced"):
+    with pytest.raises(DatasetError, match="gave 20 images but announced 21"):
         store.open_or_pack(tmp_path, "made", IDENTITY, lambda: source(counts={"train": 21, "val": 6}))
     assert not list(tmp_path.iterdir())
 

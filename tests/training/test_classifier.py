@@ -133,7 +133,7 @@ X, Y = rows()
 @pytest.mark.parametrize(
     "x, y, kind, message",
     [
-        (X, Y[:-1], InputError, "60 images and 59 labels"),
+        (X, Y[:-1], InputError, "60 images but 59 labels"),
         (X, np.full(60, "a"), InputError, "all 60 labels are 'a'; training needs at least two classes"),
         (X[:0], Y[:0], InputError, r"Found array with 0 sample\(s\) \(shape=\(0, 6\)\)"),
         (X[:, :0], Y, InputError, r"Found array with 0 feature\(s\)"),

@@ -243,4 +243,4 @@ def test_a_run_says_what_it_overrides_and_keeps_what_it_was(tmp_path):
     code, _, err = run_cli("train", "--faithful", "allenai", "--method", "bnn", cwd=tmp_path)
     assert code == 2 and "needs method xnor or bwn, got method 'bnn'" in err and "Traceback" not in err
     code, _, err = run_cli("train", "--lr-factors", "0.1;2", cwd=tmp_path)
-    assert code == 2 and "--lr-factors must be numbers, such as 0.1,0.01; got '0.1;2'" in err
+    assert code == 2 and "--lr-factors must be numbers such as 0.1,0.01; got '0.1;2'" in err

@@ -333,14 +333,14 @@ NAN = np.where(np.arange(24)[:, None, None, None] == 5, np.nan, 1).repeat(3, axi
         ((X, Y * 0), InputError, "all 24 labels are '0'; training needs at least two classes"),
         ((X[:0], Y[:0]), InputError, r"must be at least one image.* got shape \(0, 6, 8, 3\)"),
         ((X[:1], Y[:1]), InputError, "at least two classes"),
-        ((X, Y[:-1]), InputError, "train: 24 images and 23 labels"),
+        ((X, Y[:-1]), InputError, "train: 24 images but 23 labels"),
         ((X, Y[:, None]), InputError, r"train labels must be \(N,\).* got shape \(24, 1\)"),
         ((X, np.eye(2)[Y]), InputError, r"got shape \(24, 2\); of one-hot rows take .argmax\(axis=1\)"),
         ((X, Y / 2), InputTypeError, "must be integers or names of classes, got float64"),
         ((X, [[0]] * 24), InputTypeError, r"names of classes, got \[0\]"),
         ((X, 3), InputTypeError, "train labels must be one for each image, got int"),
         ((X, [1, "a"] * 12), InputTypeError, "of several types have no order"),
-        ((images(shape=(8, 8, 16)), Y), InputError, "no axis could be channels .* say layout='NHWC'"),
+        ((images(shape=(8, 8, 16)), Y), InputError, "no axis could be channels .* give layout='NHWC'"),
         ((images(shape=(3, 8, 3)), Y), InputError, "two axes could be channels"),
         ((X[0, 0, 0], Y), InputError, r"got shape \(3,\)"),
         ((images(shape=(6, 8, 1)), Y), InputError, "conv2d: input has C=1, but the layer needs C=3"),
@@ -357,10 +357,13 @@ def test_bad_data_is_named(train, kind, message):
 @pytest.mark.parametrize(
     "validation, message",
     [
-        ((images(shape=(8, 6, 3)), Y), r"validation images are uint8 \(H, W, C\) = \(8, 6, 3\), training images uint8"),
+        (
+            (images(shape=(8, 6, 3)), Y),
+            r"validation images are uint8 \(H, W, C\) = \(8, 6, 3\), but training images are uint8",
+        ),
         ((X.astype(np.float32), Y), "validation images are float32"),
         ((X, Y + 5), "validation labels run from 5 to 6"),
-        ((X[:3], Y), "validation: 3 images and 24 labels"),
+        ((X[:3], Y), "validation: 3 images but 24 labels"),
     ],
 )
 def test_bad_validation_is_named(validation, message):
@@ -369,11 +372,11 @@ def test_bad_validation_is_named(validation, message):
 
 
 def test_a_class_that_training_does_not_know():
-    with pytest.raises(InputError, match="validation labels: 'c' is none of the classes 'a', 'b'"):
+    with pytest.raises(InputError, match="validation labels: 'c' is not among the classes 'a', 'b'"):
         fit(net(), (X, ["a", "b"] * 12), (X, ["c"] * 24), epochs=1)
     with pytest.raises(InputError, match="the network has 2 logits, but there are 3 classes"):
         fit(net(), (X, ["a", "b", "c"] * 8), epochs=1)
-    with pytest.raises(InputError, match="classes must have names that differ"):
+    with pytest.raises(InputError, match="classes must have different names"):
         fit(net(), (X, ["1", 1] * 12), classes=("1", 1), epochs=1)
 
 

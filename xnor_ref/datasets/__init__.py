@@ -1,4 +1,4 @@
-"""Data sets by name, one file each: `load("shapes", data_dir=Path("data"))`."""
+"""Data sets by name. Each has one file: `load("shapes", data_dir=Path("data"))`."""
 
 import importlib
 import inspect
@@ -13,7 +13,7 @@ from xnor_ref.datasets.base import verify as verify
 from xnor_ref.datasets.batches import AugmentSpec as AugmentSpec
 from xnor_ref.errors import InputError
 
-_DATA_SETS = {  # the module of each, and its usual random crops and flips
+_DATA_SETS = {  # each one's module, and its usual random crops and flips
     "shapes": ("shapes", AugmentSpec(crop_padding=4, flip=True)),
     "tiny-imagenet": ("tiny_imagenet", AugmentSpec(None, flip=True)),
     "cifar10": ("cifar", AugmentSpec(None, flip=True)),
@@ -24,7 +24,7 @@ _DATA_SETS = {  # the module of each, and its usual random crops and flips
 
 
 def names() -> tuple[str, ...]:
-    """Names that `load` takes."""
+    """Return the names that `load` takes."""
     return tuple(_DATA_SETS)
 
 
@@ -37,23 +37,23 @@ def load(
     progress: Progress | None = None,
     **options: Any,
 ) -> Dataset:
-    """Find a data set, prepare it where needed, and open it.
+    """Find a data set, prepare it if needed, and open it.
 
     Parameters
     ----------
     name : one of `names()`
-    data_dir : where data sets lie and where prepared copies are kept (under data_dir/packed)
+    data_dir : folder of the data sets; prepared copies are kept under data_dir/packed
     archive : an official archive, for data sets that have one
-    download : fetch the data set if it is not there, where that is possible
+    download : download the data set if it is missing, if that is possible
     progress : called with (what is being done, done, total)
     **options
-        Of the data set's own `load`: `seed`, `train_size`, `val_size` for shapes, `image_size` for folder.
+        Options of the data set's own `load`: `seed`, `train_size`, `val_size` for shapes, `image_size` for folder.
 
     Raises
     ------
-    DatasetError : missing, damaged, hostile or in a wrong layout; the message says what was looked for and what to do
+    DatasetError : the data set is missing, damaged, malicious or in the wrong layout; the message says what to do
     InputError : an unknown name or option
-    OutputError : no room for the prepared copy
+    OutputError : no space for the prepared copy
     """
     module = importlib.import_module(f"xnor_ref.datasets.{_found(name)[0]}")
     wanted = dict(options)
@@ -65,7 +65,7 @@ def load(
     unknown = sorted(set(wanted) - known)
     if unknown:
         takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
-        raise InputError(f"data set {name}: no option {', '.join(unknown)}; {takes}")
+        raise InputError(f"data set {name}has no option {', '.join(unknown)}; {takes}")
     return module.load(name=name, data_dir=Path(data_dir), progress=progress, **wanted)
 
 
@@ -76,5 +76,5 @@ def default_augment(name: str) -> AugmentSpec:
 
 def _found(name: str) -> tuple[str, AugmentSpec]:
     if name not in _DATA_SETS:
-        raise InputError(f"no data set {name!r}; there are {', '.join(_DATA_SETS)}")
+        raise InputError(f"no data set is named {name!r}; choose one of {', '.join(_DATA_SETS)}")
     return _DATA_SETS[name]

@@ -1,7 +1,7 @@
-"""Files of a data set by name, out of a folder or straight out of a zip that nobody vouches for.
+"""Files of a data set by name, from a folder or directly from an untrusted zip archive.
 
-A zip is never unpacked to disk. Every entry is looked at when the archive is opened, before anything is read; what an
-entry really holds is counted while it is read, whatever its header says.
+A zip is never unpacked to disk. Every entry is checked when the archive is opened, before anything is read. The real
+size of an entry is counted while it is read, whatever its header says.
 """
 
 import hashlib
@@ -28,48 +28,50 @@ _ENCRYPTED = 0x1 | 0x40 | 0x2000  # flag bits: encrypted, strong encryption, mas
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold; the official Tiny ImageNet has 120,609 entries of 2 KB on average."""
+    """The limits of an archive. The official Tiny ImageNet has 120,609 entries of 2 KB on average."""
 
     entries: int = 400_000
     directory_bytes: int = 128 * 2**20
     file_bytes: int = 64 * 2**20
     total_bytes: int = 4 * 2**30
-    ratio: int = 100  # unpacked to packed, of entries larger than `ratio_from` and of the whole archive
+    ratio: int = (
+        100  # most unpacked bytes per packed byte, for entries larger than `ratio_from` and for the whole archive
+    )
     ratio_from: int = 2**20
     name_length: int = 512
 
 
-_LEFT_BEHIND = {  # by systems and tools; in lower case
+_LEFT_BEHIND = {  # files that systems and tools leave behind; in lower case
     *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("lost+found", "@eadir", "__pycache__"),
 }
 
 
 def is_seen(name: str) -> bool:
-    """Whether a file or folder may belong to a data set: it is not hidden, and no system or tool left it behind."""
+    """Whether a file or folder may belong to a data set: it is not hidden, and not left behind by a system or tool."""
     return name in (".", "..") or not (name.startswith(".") or name.lower() in _LEFT_BEHIND)
 
 
 def doubled(*folders: Path) -> Iterator[Path]:
-    """Each folder, and the one of the same name in it, which unpacking an archive often makes."""
+    """Yield each folder, and the folder of the same name in it, which unpacking often creates."""
     for folder in folders:
         yield from (folder, folder / folder.name)
 
 
 class Files(Protocol):
-    """Read access to the files of a data set that `is_seen` lets through; names use forward slashes."""
+    """Read access to the files of a data set for which `is_seen` holds. Names use forward slashes."""
 
     def names(self) -> list[str]:
-        """All files, sorted."""
+        """Return the names of all files, sorted."""
 
     def read(self, name: str) -> bytes:
-        """Content of one file; `DatasetError` where there is none or it is damaged."""
+        """Return the content of a file. Raises DatasetError if it is missing or damaged."""
 
     def describe(self, name: str) -> str:
-        """The file with the place it is in, for messages."""
+        """Return the file's name with its place, for messages."""
 
     def identity(self) -> dict[str, Any]:
-        """Cheap to find, and different for different content."""
+        """Return JSON values that are quick to compute and differ for different content."""
 
 
 class ZipFiles:
@@ -77,9 +79,9 @@ class ZipFiles:
 
     Raises
     ------
-    DatasetError : when made or at the first use: missing, not a zip, damaged, or with an entry that has no place in a
-        data set: a name that leads out of the archive or cannot be a file's, a name given twice, a symbolic link,
-        encryption, more or larger entries than `limits` allow. The message names archive and entry.
+    DatasetError : when made or at first use: the archive is missing, damaged or not a zip; or an entry is rejected: its
+        name leads out of the archive, is not valid for a file or occurs twice; it is a symbolic link or encrypted; or
+        entries exceed `limits`. The message names archive and entry.
     """
 
     def __init__(self, path: Path, limits: Limits = Limits()) -> None:
@@ -107,7 +109,7 @@ class ZipFiles:
         self._file.close()
 
     def names(self) -> list[str]:
-        """All files, sorted; folders are left out."""
+        """Return the names of all files, sorted, without folders."""
         return sorted(self._entries)
 
     def describe(self, name: str) -> str:
@@ -115,14 +117,14 @@ class ZipFiles:
         return f"{self._path}: {name}"
 
     def identity(self) -> dict[str, Any]:
-        """Size and hash of the archive's directory, which holds name, size and checksum of every entry."""
+        """Return size and hash of the archive's directory, which holds name, size and checksum of every entry."""
         start = self._directory
         self._file.seek(start)
         digest = hashlib.sha256(self._file.read(self._size - start)).hexdigest()
         return {"kind": "zip", "bytes": self._size, "directory_sha256": digest}
 
     def read(self, name: str) -> bytes:
-        """Content of an entry, counted against the limits while it comes and checked against its checksum."""
+        """Return the content of an entry. Limits are checked while it is read, then its checksum."""
         entry, limits = self._entries.get(name), self._limits
         if entry is None:
             raise DatasetError(f"{self._path}: no entry {name}")
@@ -133,10 +135,10 @@ class ZipFiles:
                 data = stream.read(allowed + 1)
                 self._unpacked += len(data)
                 if len(data) > allowed:
-                    raise DatasetError(f"{self.describe(name)}: unpacks to more than is allowed ({allowed} bytes)")
+                    raise DatasetError(f"{self.describe(name)}: unpacks to more than the limit of {allowed} bytes")
                 if stream.read(1) or len(data) != entry.file_size:
                     raise DatasetError(
-                        f"{self.describe(name)}: unpacks to {len(data)} bytes, {entry.file_size} announced"
+                        f"{self.describe(name)}: unpacks to {len(data)} bytes, but its header says {entry.file_size}"
                     )
         except (
             *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError),
@@ -147,7 +149,7 @@ class ZipFiles:
         return data
 
     def _total_allowed(self) -> int:
-        # The size of the archive is a fact, unlike its headers; entries that share packed bytes count each time.
+        # The size of the archive is reliable, unlike its headers. Entries that share packed bytes count each time.
         return min(self._limits.total_bytes, max(self._limits.ratio_from, self._size * self._limits.ratio))
 
     @cached_property
@@ -160,11 +162,11 @@ class ZipFiles:
 
     @cached_property
     def _entries(self) -> dict[str, zipfile.ZipInfo]:
-        """Every file, all entries checked; only done when needed, for it takes a second on the official archive."""
+        """Every file, after checking all entries. Done only when needed: the official archive takes a second."""
         limits, seen, total = self._limits, set(), 0
         infos = self._zip.infolist()
         if len(infos) > limits.entries:
-            raise DatasetError(f"{self._path}: {len(infos)} entries; up to {limits.entries} are read")
+            raise DatasetError(f"{self._path}: {len(infos)} entries; the limit is {limits.entries}")
         files = {}
         for info in infos:
             parts = info.orig_filename.rstrip("/").split("/")
@@ -173,16 +175,16 @@ class ZipFiles:
             fault = _name_fault(info.orig_filename, limits) or _kind_fault(info, limits)
             folded = info.orig_filename.rstrip("/").casefold()
             if folded in seen:
-                fault = fault or "its name comes twice (upper and lower case are not told apart)"
+                fault = fault or "its name occurs twice (upper and lower case count as equal)"
             if fault:
-                raise DatasetError(f"{self._path}: entry {info.orig_filename!r} is refused: {fault}")
+                raise DatasetError(f"{self._path}: entry {info.orig_filename!r} is rejected: {fault}")
             seen.add(folded)
             total += info.file_size
             if not info.is_dir():
                 files[info.filename] = info
         if total > self._total_allowed():
             raise DatasetError(
-                f"{self._path}: unpacks to {total} bytes from {self._size}; up to {self._total_allowed()} are allowed"
+                f"{self._path}: unpacks from {self._size} to {total} bytes; the limit is {self._total_allowed()}"
             )
         return files
 
@@ -219,16 +221,16 @@ def _kind_fault(info: zipfile.ZipInfo, limits: Limits) -> str | None:
 
 
 def _find_directory(file: BinaryIO, size: int, path: Path, limits: Limits) -> int:
-    """Offset where the central directory starts; refuses one too large to be taken into memory.
+    """Return the offset of the central directory. Raises DatasetError if it is too large for memory.
 
-    `zipfile` reads the whole directory before it can be asked how large it is, so this looks first, the way it does.
+    `zipfile` reads the whole directory before it tells the size, so this finds the directory first, in the same way.
     """
     tail_bytes = min(size, _END_BYTES + 2**16 + 20 + 56)
     file.seek(size - tail_bytes)
     tail = file.read(tail_bytes)
     at = tail.rfind(_END)
     if at < 0 or len(tail) - at < _END_BYTES:
-        raise DatasetError(f"{path}: not a zip archive, or one that was cut short (it has no directory)")
+        raise DatasetError(f"{path}: not a zip archive, or a truncated one (it has no directory)")
     entries, length = struct.unpack_from("<H", tail, at + 10)[0], struct.unpack_from("<L", tail, at + 12)[0]
     end = at
     if at >= 76 and tail[at - 20 : at - 16] == _END64_LOCATOR and tail[at - 76 : at - 72] == _END64:
@@ -237,18 +239,18 @@ def _find_directory(file: BinaryIO, size: int, path: Path, limits: Limits) -> in
     if entries > limits.entries or length > limits.directory_bytes:
         raise DatasetError(
             f"{path}: {entries} entries in a directory of {length} bytes; "
-            f"up to {limits.entries} entries and {limits.directory_bytes} bytes are read"
+            f"the limits are {limits.entries} entries and {limits.directory_bytes} bytes"
         )
     start = size - tail_bytes + end - length
     if start < 0:
-        raise DatasetError(f"{path}: a zip archive that was cut short")
+        raise DatasetError(f"{path}: a truncated zip archive")
     return start
 
 
 class FolderFiles:
     """Files under a folder, or under its folders and files `parts`.
 
-    Raises DatasetError where one cannot be read, or a link leads out of the folder.
+    Raises DatasetError if a file cannot be read, or a link leads out of the folder.
     """
 
     def __init__(self, root: Path, parts: tuple[str, ...] | None = None) -> None:
@@ -266,11 +268,11 @@ class FolderFiles:
         return sorted(self._sizes)
 
     def describe(self, name: str) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return os.fspath(self.path(name))
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders directly under `prefix`, which is empty or ends with a slash; sorted."""
+        """Return the sorted names of folders directly under `prefix`, which is empty or ends with a slash."""
         found = (name.removeprefix(prefix) for name in self._folders if name.startswith(prefix))
         return sorted(name for name in found if "/" not in name)
 
@@ -279,7 +281,7 @@ class FolderFiles:
         return self._root / name
 
     def identity(self) -> dict[str, Any]:
-        """Hash of every file's name, size and time of change."""
+        """Return a hash of every file's name, size and time of change."""
         listing = [[name, *self._sizes[name]] for name in self.names()]
         return {"kind": "folder", "files": len(listing), "listing_sha256": sha256_bytes(canonical_json(listing))}
 
@@ -294,12 +296,14 @@ class FolderFiles:
         except OSError as error:
             raise DatasetError(f"{self.describe(name)}: cannot be read: {error.strerror}") from error
         if len(data) > limit:
-            raise DatasetError(f"{self.describe(name)}: more than {limit} bytes")
+            raise DatasetError(f"{self.describe(name)}: the file has more than the limit of {limit} bytes")
         return data
 
     def _walk(self, folder: str, depth: int = 0) -> None:
         if depth > 8:
-            raise DatasetError(f"{self.describe(folder)}: folders are nested too deep (do links go in circles?)")
+            raise DatasetError(
+                f"{self.describe(folder)}: folders are nested too deep; check for links that form a cycle"
+            )
         with os.scandir(self._root / folder) as entries:
             for entry in entries:
                 if not is_seen(entry.name) or not (folder or self._parts is None or entry.name in self._parts):

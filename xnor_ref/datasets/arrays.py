@@ -1,4 +1,4 @@
-"""Images and labels in memory as a data set: either layout of images, labels of any kind."""
+"""Images and labels in memory as a data set, with either layout of images and labels of any kind."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from xnor_ref.datasets.base import Dataset, PixelStatistics, Split, array_sha256
 from xnor_ref.errors import InputError, InputTypeError
 
 LAYOUTS = ("auto", "NHWC", "NCHW")
-MOST_CHANNELS = 4  # by which the layout "auto" knows the axis of the channels
+MOST_CHANNELS = 4  # layout "auto" takes an axis of up to this size as channels
 
 
 class ArrayDataset(Dataset):
-    """A data set of arrays. Images may be float32 and of any height and width; there may be no validation images.
+    """A data set of arrays. Images may be float32 and of any height and width. Validation images may be missing.
 
-    float32 images are given to a network as they are: `mean` is 0 and `std` 1.
+    Networks get float32 images unchanged: `mean` is 0 and `std` 1.
     """
 
     def __post_init__(self) -> None:
@@ -24,23 +24,23 @@ class ArrayDataset(Dataset):
 
 
 def images_of(images: Any, layout: str = "auto", what: str = "images") -> NDArray:
-    """Images, uint8 or float32, as a C-contiguous array (N, H, W, C).
+    """Return images, uint8 or float32, as a C-contiguous array (N, H, W, C).
 
     Parameters
     ----------
     images : ndarray
-        (N, H, W, C) or (N, C, H, W); (N, H, W), which has one channel; or rows (N, features), which count as images of
-        one pixel with so many channels.
+        (N, H, W, C) or (N, C, H, W); (N, H, W), which has one channel; or rows (N, features), which are images of one
+        pixel with `features` channels.
     layout : {"auto", "NHWC", "NCHW"}
-        Where the channels of four axes are. With "auto" that is the second or the last axis, whichever has at most 4
+        The axis of the channels, for four axes. "auto" takes the second or the last axis, whichever has at most 4
         entries.
 
     Raises
     ------
     InputTypeError
-        No array, or another dtype.
+        `images` is not an array, or has another dtype.
     InputError
-        Another number of axes, no image, NaN or infinity, or a layout that "auto" cannot tell.
+        The number of axes is wrong, there is no image, NaN or infinity occurs, or "auto" cannot decide the layout.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
@@ -49,7 +49,7 @@ def images_of(images: Any, layout: str = "auto", what: str = "images") -> NDArra
     if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
         got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
         raise InputTypeError(
-            f"{what} must be an array of uint8 (raw pixels) or float32 (given to the network as they are), got {got}"
+            f"{what} must be an array of uint8 (raw pixels) or float32 (given to the network unchanged), got {got}"
         )
     if images.ndim not in (2, 3, 4) or 0 in images.shape:
         raise InputError(
@@ -75,18 +75,18 @@ def _channels_first(shape: tuple[int, ...], layout: str, what: str) -> bool:
     if second == last:
         raise InputError(
             f"{what} have shape {shape}: {'two axes' if last else 'no axis'} could be channels (1 to {MOST_CHANNELS}); "
-            "say layout='NHWC' or layout='NCHW'"
+            "give layout='NHWC' or layout='NCHW'"
         )
     return second
 
 
 def classes_of(labels: Any, what: str = "labels") -> tuple[Hashable, ...] | None:
-    """The classes that labels name, sorted; None for integers, which are positions.
+    """Return the sorted classes of labels, or None for integer labels, which are class indices.
 
     Raises
     ------
     InputTypeError, InputError
-        As `labels_of`; or labels that cannot be sorted.
+        As `labels_of`, or labels cannot be sorted.
     """
     values = _labels(labels, what)
     if isinstance(values, np.ndarray):
@@ -95,19 +95,19 @@ def classes_of(labels: Any, what: str = "labels") -> tuple[Hashable, ...] | None
         return tuple(sorted(set(values)))  # type: ignore[type-var]
     except TypeError:
         raise InputTypeError(
-            f"{what} of several types have no order; say classes=, in the order of the logits"
+            f"{what} of several types have no order; give classes=, in the order of the logits"
         ) from None
 
 
 def labels_of(labels: Any, classes: Sequence[Hashable], what: str = "labels") -> NDArray[np.int64]:
-    """Labels as positions in `classes`, int64 (N,). Integers are positions already; others are looked up.
+    """Return labels as indices into `classes`, int64 (N,). Integers are indices already; others are looked up.
 
     Raises
     ------
     InputTypeError
-        Floating-point numbers, or a label that is not hashable.
+        Labels are floating-point numbers, or not hashable.
     InputError
-        Not one label an image, or a label outside the classes.
+        There is not one label per image, or a label is not among the classes.
     """
     values = _labels(labels, what)
     if isinstance(values, np.ndarray):
@@ -120,12 +120,12 @@ def labels_of(labels: Any, classes: Sequence[Hashable], what: str = "labels") ->
     position = {name: index for index, name in enumerate(classes)}
     unknown = next((value for value in values if value not in position), None)
     if unknown is not None:
-        raise InputError(f"{what}: {unknown!r} is none of the classes {', '.join(map(repr, list(classes)[:10]))}")
+        raise InputError(f"{what}: {unknown!r} is not among the classes {', '.join(map(repr, list(classes)[:10]))}")
     return np.array([position[value] for value in values], np.int64)
 
 
 def _labels(labels: Any, what: str) -> NDArray[np.integer] | list[Hashable]:
-    """Integer labels as an array, others as a list of Python objects."""
+    """Return integer labels as an array, others as a list of Python objects."""
     if not isinstance(labels, np.ndarray):
         try:
             labels = list(labels)
@@ -135,7 +135,7 @@ def _labels(labels: Any, what: str) -> NDArray[np.integer] | list[Hashable]:
             labels = np.array(labels)
     if isinstance(labels, np.ndarray):
         if labels.ndim != 1:
-            one_hot = "; of one-hot rows take .argmax(axis=1)" if labels.ndim == 2 and labels.shape[1] > 1 else ""
+            one_hot = "; for one-hot rows use .argmax(axis=1)" if labels.ndim == 2 and labels.shape[1] > 1 else ""
             raise InputError(f"{what} must be (N,), one for each image, got shape {labels.shape}{one_hot}")
         if labels.dtype.kind == "f":
             raise InputTypeError(f"{what} must be integers or names of classes, got {labels.dtype}")
@@ -154,24 +154,25 @@ def from_arrays(
     validation: tuple[NDArray, NDArray[np.int64]] | None,
     classes: Sequence[Hashable],
 ) -> ArrayDataset:
-    """A data set of images as `images_of` gives them, and labels as `labels_of` does.
+    """Make a data set from images of `images_of` and labels of `labels_of`.
 
     Raises
     ------
     InputError
-        Images and labels that differ in number, validation images of another shape or dtype, class names that do not
-        differ, or training labels of fewer than two classes.
+        Numbers of images and labels differ, validation images have another shape or dtype, class names are not unique,
+        or training labels have fewer than two classes.
     """
     names = tuple(map(str, classes))
     if len(set(names)) < len(names):
-        raise InputError(f"classes must have names that differ, got {', '.join(names[:10])}")
+        raise InputError(f"classes must have different names, got {', '.join(names[:10])}")
     val_images, val_labels = (images[:0], labels[:0]) if validation is None else validation
     for what, some, of in (("train", images, labels), ("validation", val_images, val_labels)):
         if len(some) != len(of):
-            raise InputError(f"{what}: {len(some)} images and {len(of)} labels")
+            raise InputError(f"{what}: {len(some)} images but {len(of)} labels")
         if some.shape[1:] != images.shape[1:] or some.dtype != images.dtype:
             raise InputError(
-                f"validation images are {some.dtype} (H, W, C) = {some.shape[1:]}, training images {images.dtype} "
+                f"validation images are {some.dtype} (H, W, C) = {some.shape[1:]}, but training images are "
+                f"{images.dtype} "
                 f"{images.shape[1:]}"
             )
     if len(present := np.unique(labels)) < 2:

@@ -1,4 +1,4 @@
-"""What a data set is: images, labels, class names, the pixel statistics to normalise with, and a fingerprint."""
+"""Data sets: images, labels, class names, pixel statistics for normalising, and a digest."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int], None]  # (what is being done, done, total)
 
 
 class DatasetWarning(UserWarning):
-    """Something about a data set that the user should know and that does not stop the work."""
+    """A warning about a data set that does not stop the work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,20 +34,20 @@ class Split:
 class Dataset:
     """A training and a validation split over the same classes.
 
-    Raises DatasetError for an empty split, images that are not square uint8 NHWC, labels outside the classes.
+    Raises DatasetError for an empty split, images that are not square uint8 NHWC, or labels outside the classes.
     """
 
     name: str
-    classes: tuple[str, ...]  # human names in label order, all different
+    classes: tuple[str, ...]  # names in label order, all different
     train: Split
     val: Split
-    mean: tuple[float, ...]  # per channel, of pixel/255 over the training images; inputs are normalised with it
-    std: tuple[float, ...]  # likewise
-    sha256: str  # fingerprint of class names, pixels and labels; equal for equal content, wherever it was loaded from
+    mean: tuple[float, ...]  # per channel, of pixel/255 over the training images; used to normalise inputs
+    std: tuple[float, ...]  # standard deviation, likewise
+    sha256: str  # digest of class names, pixels and labels; equal for equal content
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise DatasetError(f"{self.name}: class names must be there and differ, got {self.classes[:10]}")
+            raise DatasetError(f"{self.name}: class names must be given and differ, got {self.classes[:10]}")
         for what, split in (("train", self.train), ("val", self.val)):
             images, labels = split.images, split.labels
             if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2]:
@@ -61,7 +61,7 @@ class Dataset:
                 )
             if images.shape[1:] != self.train.images.shape[1:] or images.shape[3] != len(self.mean):
                 raise DatasetError(
-                    f"{self.name}: {what} images are {images.shape[1:]}, train images "
+                    f"{self.name}: {what} images are {images.shape[1:]}, but train images are "
                     f"{self.train.images.shape[1:]}, and the mean has {len(self.mean)} channels"
                 )
             if labels.min() < 0 or labels.max() >= len(self.classes):
@@ -72,7 +72,7 @@ class Dataset:
 
     @property
     def image_size(self) -> int:
-        """Height and width of an image in pixels."""
+        """The height and width of an image in pixels."""
         return self.train.images.shape[1]
 
     @property
@@ -82,12 +82,12 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return len(self.classes)
 
 
 class PixelStatistics:
-    """Mean and standard deviation per channel, summed in integers, so that no order of adding changes them."""
+    """Mean and standard deviation per channel. Sums are integers, so their order does not matter."""
 
     def __init__(self, channels: int) -> None:
         self._sum = np.zeros(channels, np.uint64)
@@ -95,7 +95,7 @@ class PixelStatistics:
         self._pixels = 0
 
     def add(self, images: Images) -> None:
-        """Count a block of images (N, H, W, C)."""
+        """Add a block of images (N, H, W, C)."""
         for start in range(0, len(images), 256):
             block = images[start : start + 256]
             squares = block.astype(np.uint16)
@@ -105,7 +105,7 @@ class PixelStatistics:
             self._pixels += block[..., 0].size
 
     def result(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std) of pixel/255; std is at least 1/255, so that a constant channel can be divided by it."""
+        """Return (mean, std) of pixel/255. std is at least 1/255, so that a constant channel can be divided by it."""
         means, stds = [], []
         for total, squares in zip(self._sum.tolist(), self._squares.tolist()):
             variance = (squares * self._pixels - total * total) / self._pixels**2  # integers up to the division
@@ -115,22 +115,22 @@ class PixelStatistics:
 
 
 def array_sha256(array: np.ndarray) -> str:
-    """SHA-256 of an array's bytes in C order, little-endian."""
+    """Return the SHA-256 of an array's bytes in C order, little-endian."""
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return hashlib.sha256(little.reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def fingerprint(classes: tuple[str, ...], shape: tuple[int, ...], hashes: dict[str, tuple[str, str]]) -> str:
-    """SHA-256 that stands for a whole data set of images of `shape` (H, W, C).
+    """Return the SHA-256 that identifies a whole data set of images of `shape` (H, W, C).
 
-    `hashes` holds those of the images and of the labels of each split, as `array_sha256` gives them.
+    `hashes` holds the `array_sha256` of the images and of the labels of each split.
     """
     content = {"classes": list(classes), "shape": list(shape), "splits": {k: list(v) for k, v in hashes.items()}}
     return sha256_bytes(canonical_json(content))
 
 
 def make_dataset(name: str, classes: tuple[str, ...], train: Split, val: Split) -> Dataset:
-    """A data set of arrays in memory: measures the statistics and the fingerprint."""
+    """Make a data set of arrays in memory. Computes the statistics and the digest."""
     statistics = PixelStatistics(train.images.shape[3])
     statistics.add(train.images)
     mean, std = statistics.result()
@@ -138,12 +138,12 @@ def make_dataset(name: str, classes: tuple[str, ...], train: Split, val: Split) 
 
 
 def verify(dataset: Dataset) -> None:
-    """Hash every pixel and label again. Raises DatasetError where the fingerprint differs: a copy that was altered."""
+    """Hash every pixel and label again. Raises DatasetError if the digest differs, so the copy was altered."""
     measured = _measure(dataset.classes, dataset.train, dataset.val)
     if measured != dataset.sha256:
         raise DatasetError(
-            f"{dataset.name}: content has SHA-256 {measured}, but {dataset.sha256} was recorded when it was packed; "
-            "delete its folder under packed/ to have it packed again"
+            f"{dataset.name}: content has SHA-256 {measured}, but it was {dataset.sha256} when it was packed; "
+            "delete its folder under packed/, and it will be packed again"
         )
 
 

@@ -1,4 +1,4 @@
-"""Numba twins of the reference functions of `batches`; importing it imports Numba."""
+"""Numba twins of the reference functions of `batches`. This module imports Numba."""
 
 import numpy as np
 from numba import float32, int64, uint8, void
@@ -78,7 +78,7 @@ def shrink(images, first_row, row_weights, first_column, column_weights, out, st
 
 
 def known_answers() -> tuple[Case, ...]:
-    """What the kernels must compute before anything else; see `selftest`."""
+    """Return the known answers that the kernels must give before use; see `selftest`."""
 
     def gathered():
         images = (words(3, 4, 19, 2) >> np.uint64(56)).astype(np.uint8)

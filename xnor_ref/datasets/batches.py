@@ -1,6 +1,6 @@
 """From stored pixels to a training batch: shuffling, random crops and flips, normalisation.
 
-Nothing here keeps a running random stream; the room's page says what follows from that.
+No random stream is kept here; the room's page explains why.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from xnor_ref.kernels.basics.rungs import without_kernels
 from xnor_ref.kernels.basics.threads import parallel_chunks
 from xnor_ref.kernels.ops.float_ops import pixel_table
 
-_ORDER_TAG = 0x6F72646572  # "order": keeps this use of (seed, epoch) apart from every other
+_ORDER_TAG = 0x6F72646572  # "order": separates this use of (seed, epoch) from others
 _AUGMENT_TAG = 0x63726F70  # "crop"
 _IMAGES_PER_CHUNK = 8
 _MASK64 = 2**64 - 1
@@ -25,9 +25,9 @@ _MAX_COUNTER = 2**63 - 1
 class AugmentSpec:
     """Random changes of a training image.
 
-    It is shifted by up to `crop_padding` pixels in each direction (None: an eighth of its side), as if padded and
-    cropped again, and with `flip` mirrored left to right, every second time. What comes in from outside is the mean
-    pixel, exactly 0 after normalisation, so it pulls no activation.
+    The image is shifted by up to `crop_padding` pixels in each direction (None: an eighth of its side), as if padded
+    and cropped again. With `flip`, it is mirrored left to right half of the time. Pixels from outside are the mean
+    pixel, which is exactly 0 after normalisation.
     """
 
     crop_padding: int | None = 0
@@ -41,9 +41,9 @@ class AugmentSpec:
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order in which one epoch visits `n` images, a permutation of range(n): int64 (n,).
+    """Return the order in which one epoch visits `n` images, a permutation of range(n): int64 (n,).
 
-    Raises InputError unless n is at least 1, and seed and epoch, which decide the order, are not negative.
+    The order depends only on seed and epoch. Raises InputError unless n is at least 1 and both are not negative.
     """
     for name, value, low in (("n", n, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
         check_integer(f"epoch_order: {name}", value, low, _MAX_COUNTER)
@@ -52,15 +52,15 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """Normalised value of each pixel value: lut[v, c] = (v/255 - mean[c]) / std[c], float32 (256, C).
+    """Return the normalised value of each pixel value: lut[v, c] = (v/255 - mean[c]) / std[c], float32 (256, C).
 
-    Computed in float64 and rounded to float32 once, so every user of the table sees the same bits. Raises InputError
-    where mean and std differ in length, hold something not finite, or std is not positive.
+    It is computed in float64 and rounded to float32 once, so every user of the table sees the same bits. Raises
+    InputError if mean and std differ in length, a value is not finite, or std is not positive.
     """
     mean64, std64 = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     if mean64.ndim != 1 or mean64.shape != std64.shape or not mean64.size:
         raise InputError(
-            f"normalization_table: mean has shape {mean64.shape} and std {std64.shape}; need one per channel"
+            f"normalization_table: mean has shape {mean64.shape} and std {std64.shape}; both need one value per channel"
         )
     if not (np.isfinite(mean64).all() and np.isfinite(std64).all() and (std64 > 0).all()):
         raise InputError(f"normalization_table: mean must be finite and std positive, got {mean} and {std}")
@@ -68,7 +68,7 @@ def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDAr
 
 
 def table_of(data: Dataset) -> NDArray[np.float32] | None:
-    """The `lut` that `make_batch` takes for the images of a data set."""
+    """Return the `lut` of `make_batch` for the images of a data set."""
     return None if data.train.images.dtype == np.float32 else normalization_table(data.mean, data.std)
 
 
@@ -87,11 +87,12 @@ def make_batch(
 
     Parameters
     ----------
-    images : ndarray of uint8, (N, H, W, C); C-contiguous; a read-only memory map will do; or float32, as they are
-    indices : ndarray of int64, (B,); which images, each from 0 to N-1
-    lut : ndarray of float32, (256, C); `table_of` the data set: None for float32 images
-    seed, epoch : with an image's index they decide its shift and flip
-    augment : None leaves the images as they are (validation)
+    images : ndarray of uint8, (N, H, W, C); C-contiguous (a read-only memory map is allowed); or float32, used
+        unchanged
+    indices : ndarray of int64, (B,); indices of the images, each from 0 to N-1
+    lut : ndarray of float32, (256, C); `table_of` the data set; None for float32 images
+    seed, epoch : with an image's index, they determine its shift and flip
+    augment : None leaves the images unchanged (validation)
     backend : {"auto", "reference", "numba"}; both give the same bits
 
     Returns
@@ -100,7 +101,7 @@ def make_batch(
 
     Raises
     ------
-    InputError, InputTypeError : a shape, dtype or index that does not fit
+    InputError, InputTypeError : a shape, dtype or index is wrong
     """
     images, indices = _check_batch(images, indices, lut)
     for name, value in (("seed", seed), ("epoch", epoch)):
@@ -123,7 +124,7 @@ def make_batch(
 
 
 def gather_reference(images, indices, lut, shift_y, shift_x, flip, out, start, stop) -> None:
-    """NumPy twin of `batch_kernel.gather`: out[b] = normalised image, shifted, then mirrored; all that float32 needs.
+    """NumPy twin of `batch_kernel.gather`: out[b] = normalised image, shifted, then mirrored.
 
     Pixel (y, x) of the shifted image is pixel (y + shift_y, x + shift_x) of the stored one, and 0 outside.
     """
@@ -145,14 +146,14 @@ def gather_reference(images, indices, lut, shift_y, shift_x, flip, out, start, s
 def resized(
     images: NDArray[np.float32], size: int, *, backend: str = "auto", threads: int | None = None
 ) -> NDArray[np.float32]:
-    """Images made smaller: each new pixel is a weighted mean of those around its place.
+    """Shrink images: each new pixel is a weighted mean of the pixels around its place.
 
-    The weights fall linearly from its middle to 0 at the distance of one new pixel, as in Pillow's BILINEAR.
+    The weights fall linearly from the new pixel's centre to 0 at a distance of one new pixel, as in Pillow's BILINEAR.
 
     Parameters
     ----------
     images : ndarray of float32, (N, C, H, W)
-    size : pixels of the shorter side, at most those of `images`; the longer one keeps the proportion, rounded
+    size : pixels of the shorter side, at most those of `images`; the longer side keeps the proportion, rounded
     backend : {"auto", "reference", "numba"}; both give the same bits
 
     Returns
@@ -161,7 +162,7 @@ def resized(
 
     Raises
     ------
-    InputError, InputTypeError : images of another dtype or shape, or a size that is larger
+    InputError, InputTypeError : images have another dtype or shape, or the size is larger than theirs
     """
     if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim != 4:
         got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
@@ -180,7 +181,7 @@ def resized(
 
 
 def _taps(size: int, smaller: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The first pixel that counts for each of `smaller` new ones, and the weights from there: (smaller, taps)."""
+    """Return the first pixel of each new pixel's sum, and its weights: (smaller, taps)."""
     scale = size / smaller
     middle = (np.arange(smaller) + 0.5) * scale
     weights = np.maximum(0, 1 - np.abs(np.arange(size) + 0.5 - middle[:, None]) / scale)
@@ -203,14 +204,14 @@ def shrink_reference(images, first_row, row_weights, first_column, column_weight
 
 
 def _compiled(caller: str, backend: str) -> bool:
-    """Whether compiled code is asked for. Raises InputError for an unknown backend."""
+    """Whether the backend is compiled code. Raises InputError for an unknown backend."""
     if backend not in ("auto", "reference", "numba"):
         raise InputError(f'{caller}: backend must be "auto", "reference" or "numba", got {backend!r}')
     return backend == "numba" or (backend == "auto" and not without_kernels())
 
 
 def _draw(indices, seed: int, epoch: int, padding: int, flips: bool):
-    """Shifts in [-p, p] (int64) and flips (uint8) of images, from (seed, epoch, index) alone."""
+    """Return shifts in [-p, p] (int64) and flips (uint8) of images. They depend only on (seed, epoch, index)."""
     key = _mix_int(_mix_int(_mix_int(_AUGMENT_TAG) ^ (seed & _MASK64)) ^ (epoch & _MASK64))
     bits = splitmix64(np.uint64(key) ^ indices.astype(np.uint64))
     span = np.uint64(2 * padding + 1)
@@ -222,7 +223,7 @@ def _draw(indices, seed: int, epoch: int, padding: int, flips: bool):
 
 
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014) of each word: a hash whose every bit looks random."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014) of each word, a hash."""
     z = x + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -240,9 +241,9 @@ def _check_batch(images, indices, lut):
             got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise InputTypeError(f"make_batch: {name} must be {np.dtype(dtype)} with {ndim} axes, got {got}")
     if not images.flags.c_contiguous:
-        raise InputError("make_batch: images must be C-contiguous (a copy of a whole data set would be made)")
+        raise InputError("make_batch: images must be C-contiguous (otherwise the whole data set would be copied)")
     if lut is not None and lut.shape != (256, images.shape[3]):
-        raise InputError(f"make_batch: lut is {lut.shape}, images are {images.shape}; lut must be (256, C)")
+        raise InputError(f"make_batch: lut has shape {lut.shape}, but images have {images.shape}; lut must be (256, C)")
     if len(indices) and not 0 <= indices.min() <= indices.max() < len(images):
         raise InputError(
             f"make_batch: indices run from {indices.min()} to {indices.max()}, but there are {len(images)} images"

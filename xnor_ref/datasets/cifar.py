@@ -26,7 +26,7 @@ _MAX_RECORDS = 1_000_000  # of one file; the official ones have 10,000
 def load(*, name: str = "cifar10", data_dir: Path, progress: Progress | None = None) -> Dataset:
     """Read CIFAR-10 from `data_dir`, data_dir/cifar-10-batches-bin or data_dir/cifar10.
 
-    Raises DatasetError where a file is missing, ends within a record, or holds a label above 9.
+    Raises DatasetError if a file is missing, ends within a record, or holds a label above 9.
     """
     places = doubled(*(data_dir / sub for sub in _FOLDERS))
     folder = next((place for place in places if (place / _TEST_FILE).is_file()), None)
@@ -50,12 +50,12 @@ def load(*, name: str = "cifar10", data_dir: Path, progress: Progress | None = N
 def _read(path: Path) -> Split:
     data = read_limited(path, _MAX_RECORDS * _RECORD)
     if not data or len(data) % _RECORD:
-        raise DatasetError(f"{path}: {len(data)} bytes are not a whole number of records of {_RECORD} bytes")
+        raise DatasetError(f"{path}: {len(data)} bytes are not a multiple of the record size of {_RECORD} bytes")
     records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
     labels = records[:, 0].astype(np.int64)
     if labels.max() > 9:
         record = int(np.argmax(labels > 9))
-        raise DatasetError(f"{path}: record {record} has label {labels[record]}, labels run from 0 to 9")
+        raise DatasetError(f"{path}: record {record} has label {labels[record]}; labels must be from 0 to 9")
     planes = records[:, 1:].reshape(-1, 3, _SIDE, _SIDE)
     return Split(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)
 
@@ -69,20 +69,20 @@ def _class_names(path: Path) -> tuple[str, ...]:
         raise DatasetError(f"{path}: not UTF-8 text") from None
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != 10 or len(set(names)) != 10:
-        raise DatasetError(f"{path}: must name ten different classes, a line each; it has {len(names)} lines")
+        raise DatasetError(f"{path}: must name ten different classes, one per line; it has {len(names)} lines")
     return names
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """Content of a regular file of at most `limit` bytes. Raises DatasetError."""
+    """Return the content of a regular file of at most `limit` bytes. Raises DatasetError."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise DatasetError(f"{path}: not a file")
         if status.st_size > limit:
-            raise DatasetError(f"{path}: {status.st_size} bytes; up to {limit} are read")
+            raise DatasetError(f"{path}: {status.st_size} bytes; the limit is {limit}")
         return path.read_bytes()
     except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; the data set is not complete") from None
+        raise DatasetError(f"{path}: no such file; the data set is incomplete") from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error

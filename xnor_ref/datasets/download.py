@@ -1,8 +1,10 @@
-"""Fetching one known file over HTTP: resumable, bounded in size and tries, checked before it gets its name.
+"""Downloading one known file over HTTP.
 
-Bytes are appended to `<name>.part`. A later call, or a later try after the connection broke, asks the server for the
-rest only; a server that sends the whole file again is followed. The finished part is renamed once its size and MD5
-are right, and removed if they are not.
+It is resumable, limited in size and tries, and checked before it gets its name.
+
+Bytes are appended to `<name>.part`. A later call, or a later try after the connection broke, requests only the rest. If
+the server sends the whole file again, the part is replaced. The complete part is renamed if its size and MD5 are right,
+and removed if they are not.
 """
 
 import hashlib
@@ -29,7 +31,7 @@ _TRY_AGAIN_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on a server and what it must be."""
+    """A file on a server, with its size and MD5."""
 
     url: str  # http or https
     size: int  # in bytes
@@ -37,7 +39,7 @@ class RemoteFile:
 
 
 class _Interrupted(Exception):
-    """This try ended early; what arrived is kept."""
+    """This try ended early. The bytes received are kept."""
 
 
 def download(
@@ -49,37 +51,37 @@ def download(
     timeout: float = 20.0,
     pause: float = 1.0,
 ) -> None:
-    """Fetch a file, or the rest of one.
+    """Download a file, or the rest of a partial download.
 
     Parameters
     ----------
-    target : written whole and checked, or not at all; its folder is made if missing
-    tries : connections in a row that may end without 1 % of the file
-    timeout : seconds without a byte after which a connection counts as broken
-    pause : seconds before the second try, doubled for each further one, at most 30
+    target : the file; it is written complete and checked, or not at all. Its folder is created if missing
+    tries : most consecutive connections that each bring less than 1 % of the file
+    timeout : seconds without data after which a connection counts as broken
+    pause : seconds before the second try, doubled for each further try, at most 30
 
     Raises
     ------
-    InputError : the address is not one of http or https
-    DatasetError : unreachable, refused by the server, another size than expected (nothing is kept), wrong content
-        (nothing is kept), or cut short too often (what arrived is kept for the next time)
-    OutputError : the disk is full or cannot be written; what arrived is kept
+    InputError : the address is not http or https
+    DatasetError : the server cannot be reached or refuses; the size or content is wrong (nothing is kept); or the
+        connection broke too often (the bytes received are kept for the next call)
+    OutputError : the disk is full or cannot be written; the bytes received are kept
     """
     try:
         parts = urllib.parse.urlsplit(remote.url)
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
         (host or "").encode("idna")
     except ValueError as error:
-        raise InputError(f"{remote.url!r} is no address: {error}") from None
+        raise InputError(f"{remote.url!r} is not a valid address: {error}") from None
     if scheme not in ("http", "https"):
-        raise InputError(f"cannot download {remote.url!r}: only http and https addresses are fetched")
+        raise InputError(f"cannot download {remote.url!r}: only http and https addresses are allowed")
     if not host or not remote.url.isascii():
         fault = "letters outside ASCII must be encoded, as in %C3%A4" if host else "it names no host"
-        raise InputError(f"{remote.url!r} is no address: {fault}")
+        raise InputError(f"{remote.url!r} is not a valid address: {fault}")
     part = target.with_name(target.name + ".part")
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(part, "a+b", buffering=0)  # so that closing has nothing left to write, which could fail
+        file = open(part, "a+b", buffering=0)  # unbuffered, so that closing does not write, which could fail
     with file:
         if not lock_alone(file):
             raise DatasetError(f"another process is downloading into {part}; wait for it and run again")
@@ -96,8 +98,8 @@ def download(
                 if arrived == 0:
                     part.unlink(missing_ok=True)
                 raise DatasetError(
-                    f"downloading {remote.url} failed after {tries} tries that brought next to nothing ({reason}); "
-                    f"{arrived} of {remote.size} bytes are kept in {part}, run the same command to go on"
+                    f"downloading {remote.url} failed after {tries} tries with almost no data ({reason}); {arrived} of "
+                    f"{remote.size} bytes are kept in {part}; run the same command to resume"
                 )
             if failures:
                 if progress is not None:
@@ -112,7 +114,7 @@ def download(
 def _fetch(
     remote: RemoteFile, file: FileIO, validator: str | None, timeout: float, progress: Progress | None, target: Path
 ) -> str | None:
-    """One connection: append what comes. Returns the ETag, to be sent with the next request for the rest."""
+    """Append the data of one connection. Return the ETag to send with the next request."""
     have = _size(file)
     if have > remote.size:
         file.truncate(have := 0)
@@ -127,12 +129,13 @@ def _fetch(
                 file.truncate(have := 0)
             elif response.headers.get("Content-Range", "").strip() != f"bytes {have}-{remote.size - 1}/{remote.size}":
                 file.truncate(0)
-                raise _Interrupted("the server sent another part than the one asked for")
+                raise _Interrupted("the server sent another part than requested")
             length = response.headers.get("Content-Length", "")
             if response.status == 200 and length.isdigit() and int(length) != remote.size:
                 _discard(file)
                 raise DatasetError(
-                    f"cannot download {remote.url}: the server offers {length} bytes, the file must have {remote.size}"
+                    f"cannot download {remote.url}: the server offers {length} bytes, but the file must have "
+                    f"{remote.size}"
                 )
             _check_room(target, remote.size - have)
             while chunk := _some(response):
@@ -140,7 +143,7 @@ def _fetch(
                 if have > remote.size:
                     _discard(file)
                     raise DatasetError(
-                        f"cannot download {remote.url}: it goes on after the {remote.size} bytes that it must have"
+                        f"cannot download {remote.url}: it is longer than the expected {remote.size} bytes"
                     )
                 with _writing(target):
                     _write_all(file, chunk)
@@ -150,7 +153,7 @@ def _fetch(
             return etag if etag and not etag.startswith("W/") else None
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # what we have does not belong to what the server has
+        if error.code == 416:  # our part does not belong to the server's file
             file.truncate(0)
         elif error.code not in _TRY_AGAIN_STATUS:
             if have == 0:
@@ -159,21 +162,21 @@ def _fetch(
         raise _Interrupted(f"{error.code} {error.reason}") from None
     except (DatasetError, OutputError):
         raise
-    except (OSError, ValueError, http.client.HTTPException) as error:  # of the network; of where a redirect leads
+    except (OSError, ValueError, http.client.HTTPException) as error:  # of the network or of a redirect's target
         reason = getattr(error, "reason", None) or error
         raise _Interrupted(str(reason) or type(error).__name__) from error
 
 
 def _some(response: http.client.HTTPResponse) -> bytes:
-    """What arrived, as soon as something did; nothing at the end and when the connection broke."""
+    """Return the next data, or nothing at the end or when the connection broke."""
     try:
         return response.read1(_CHUNK)
     except (OSError, http.client.HTTPException):
-        return b""  # the caller sees what is missing and asks for it
+        return b""  # the caller requests the missing rest
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """HTTP(S) and its redirects, and no other scheme: a redirect cannot lead to a local file or FTP."""
+    """Return an opener for HTTP(S) only. A redirect cannot lead to a local file or FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -194,15 +197,15 @@ def _check(remote: RemoteFile, file: FileIO) -> None:
     if found != remote.md5.lower():
         _discard(file)
         raise DatasetError(
-            f"{remote.url} has MD5 {found}, expected {remote.md5}: the file on the server, or what "
-            "came over the network, is not the data set, or the part of an earlier download was damaged; it was "
-            "removed, and the same command starts anew"
+            f"{remote.url} has MD5 {found}, expected {remote.md5}: the file on the server, the transfer or an earlier "
+            "partial download was damaged; the file was removed, and the same command starts again "
+            "from the beginning"
         )
 
 
 def _discard(file: FileIO) -> None:
     file.truncate(0)
-    with suppress(OSError):  # an empty part does no harm
+    with suppress(OSError):  # an empty part is harmless
         os.unlink(file.name)
 
 
@@ -219,12 +222,12 @@ def _size(file: FileIO) -> int:
 def _check_room(target: Path, needed: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < needed:
-        raise OutputError(f"cannot write {target}: {needed / 1e6:.0f} MB are missing and {free / 1e6:.0f} MB are free")
+        raise OutputError(f"cannot write {target}: {needed / 1e6:.0f} MB are needed, but {free / 1e6:.0f} MB are free")
 
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Errors of the disk, apart from those of the network."""
+    """Context manager: turn errors of the disk into OutputError."""
     try:
         yield
     except OSError as error:

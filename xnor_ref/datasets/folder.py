@@ -1,8 +1,8 @@
 """A folder of your own images: DIR/train/<class>/* and DIR/val/<class>/*, or just DIR/<class>/*.
 
-The two may have other usual names, see `_SPLITS`; a test folder is used where there is no val. Without either, a tenth
-of each class becomes the validation split, chosen by a hash of the file names, so that the choice stays when other
-images are added. Images of any size are scaled and cropped to squares when packed.
+The two folders may have other usual names, see `_SPLITS`. A test folder is used if there is no val folder. Without
+either, a tenth of each class becomes the validation split. A hash of the file names chooses it, so the choice does not
+change when images are added. Images of any size are scaled and cropped to squares when packed.
 """
 
 import hashlib
@@ -37,20 +37,20 @@ def load(
 
     Parameters
     ----------
-    data_dir : DIR above; class names are the names of the class folders, in alphabetical order
+    data_dir : DIR above; class names are those of the class folders, in alphabetical order
     image_size : width and height of the packed images, from 8 to 1024
-    cache_dir : where packed copies are kept; by default DIR/.xnor_ref-packed
+    cache_dir : folder of packed copies; by default DIR/.xnor_ref-packed
 
     Raises
     ------
     DatasetError : no such folder, a class folder without images, a damaged image, a link that leads out of the folder
     InputError : `image_size` out of range
-    OutputError : no room for the packed copy
+    OutputError : no space for the packed copy
     """
     check_integer("folder: image_size", image_size, 8, 1024)
     if not data_dir.is_dir():
         what = "not a folder; unpack it first" if data_dir.exists() else "no such folder"
-        raise DatasetError(f"{data_dir}: {what}; it should hold a folder of images per class")
+        raise DatasetError(f"{data_dir}: {what}; it must hold one folder of images per class")
     cache = cache_dir or data_dir / ".xnor_ref-packed"
     root, splits = _layout(data_dir)
     files = FolderFiles(root, splits or None)
@@ -59,24 +59,26 @@ def load(
 
 
 def _layout(root: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder that all lies in, and what the training folder is called there, and the validation folder.
+    """Return the root folder, and the names of the training folder and of the validation folder in it.
 
-    There may be none of the latter, and neither where class folders lie at the top.
+    There may be no validation folder. If class folders lie at the top, there is neither.
     """
     folders = _folders(root)
     only = root / folders[0] if len(folders) == 1 and not _is_split(folders[0]) else None
     if only and not only.is_symlink() and _folders(only):
-        return _layout(only)  # unpacking made it
+        return _layout(only)  # created by unpacking
     found = {split: [one for one in folders if one.lower() in names] for split, names in _SPLITS.items()}
     train, val = found["train"], found["val"] or found["test"]
     if train and _folders(root / train[0]):
         if len(train) > 1 or len(val) > 1:
-            raise DatasetError(f"{root}: {', '.join(train + val)}: which are meant? One of each kind is needed")
+            raise DatasetError(
+                f"{root}: {', '.join(train + val)}: which of these should be used? Keep one of each kind"
+            )
         return root, (*train, *val)
     if folders and all(map(_is_split, folders)):
         raise DatasetError(
-            f"{root}: {', '.join(folders)}: by their names these are no classes; {root / (train or ['train'])[0]} must "
-            "hold a folder of images per class"
+            f"{root}: {', '.join(folders)}: these names are not classes; {root / (train or ['train'])[0]} must "
+            "hold one folder of images per class"
         )
     return root, ()
 
@@ -118,12 +120,15 @@ def _scan(files: FolderFiles, splits: tuple[str, ...], image_size: int) -> Sourc
 
 
 def _inner(files: FolderFiles, prefix: str) -> str:
-    """The prefix of the class folders, which may all lie in one more folder of the same name: unpacking made it."""
+    """Return the prefix of the class folders.
+
+    They may all lie in another folder of the same name, created by unpacking.
+    """
     return prefix * 2 if files.folders(prefix) == [prefix[:-1]] else prefix
 
 
 def _by_class(files: FolderFiles, prefix: str) -> dict[str, list[str]]:
-    """Class -> its images, both sorted."""
+    """Return the images of each class, both sorted."""
     classes: dict[str, list[str]] = {_class_name(one): [] for one in files.folders(prefix)}
     others = []
     for name in files.names():
@@ -137,12 +142,12 @@ def _by_class(files: FolderFiles, prefix: str) -> dict[str, list[str]]:
             case [_, _, *_]:
                 raise DatasetError(
                     f"{files.describe(name)}: images must lie directly in their class's folder; "
-                    "is this the folder of your images? --data-dir names it"
+                    "check that --data-dir names the folder of your images"
                 )
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         warnings.warn(
-            f"{files.describe(prefix)}: not images by their names, or in no class folder, left out: "
+            f"{files.describe(prefix)}: skipped files that are not images by name, or not in a class folder: "
             f"{', '.join(others[:3])}{more}",
             DatasetWarning,
             stacklevel=2,
@@ -158,7 +163,7 @@ def _by_class(files: FolderFiles, prefix: str) -> dict[str, list[str]]:
 
 
 def _class_name(folder: str) -> str:
-    """The class of a folder, whatever encoding the locale has and however accents are put together."""
+    """Return the class name of a folder, independent of the locale's encoding and of how accents are composed."""
     try:
         folder = os.fsencode(folder).decode()
     except UnicodeError:  # a name that is not UTF-8
@@ -167,10 +172,10 @@ def _class_name(folder: str) -> str:
 
 
 def _divide(files: FolderFiles, one: str, images: list[str]) -> tuple[list[str], list[str]]:
-    """(train, val) of a class without given splits."""
+    """Return (train, val) images of a class without given splits."""
     if len(images) < 2:
         raise DatasetError(
-            f"{files.describe(one)}: one image; a class needs two or more, so that one can be kept for validation"
+            f"{files.describe(one)}: one image; a class needs at least two, so that one can be used for validation"
         )
     order = sorted(images, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     kept = max(1, len(images) // _VAL_PART)

@@ -1,7 +1,7 @@
-"""Image files to pixels: Tiny ImageNet's JPEGs as they are, and photos of any kind brought to a network's size.
+"""Decoding image files: Tiny ImageNet's JPEGs unchanged, and photos of any kind converted to a network's size.
 
-Nothing in a file is trusted: the formats are listed, the size is checked before a pixel is decoded, and whatever
-Pillow's decoders do on damaged data ends as a `DatasetError` that names the file.
+No file is trusted. Only listed formats are read, the size is checked before a pixel is decoded, and any error of
+Pillow's decoders on damaged data becomes a `DatasetError` that names the file.
 """
 
 import io
@@ -38,7 +38,7 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
 
     Parameters
     ----------
-    files : content of each, and how errors name it
+    files : content of each file, and its name in errors
     size : required width and height
 
     Returns
@@ -48,7 +48,7 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
 
     Raises
     ------
-    DatasetError : one is not a JPEG, damaged, cut short or of another size
+    DatasetError : a file is not a JPEG, damaged, truncated or of another size
     """
 
     def read(position: int) -> bytes:
@@ -62,15 +62,15 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
 
 
 def load_photo(path: Path, image_size: int | Pair, channels: int = 3) -> Images:
-    """Read one photo, as `load_photos` does: uint8 (height, width, channels)."""
+    """Read one photo like `load_photos`: uint8 (height, width, channels)."""
     return load_photos([path], image_size, channels)[0]
 
 
 def load_photos(paths: Sequence[Path], image_size: int | Pair, channels: int = 3) -> Images:
     """Read photos of any size and mode for a network, on several threads.
 
-    A photo is turned upright (EXIF), laid over white where it is transparent, cropped to the largest part in its middle
-    that has the shape of `image_size`, and scaled with antialiasing. Of an animation the first frame is taken.
+    A photo is turned upright (EXIF), and transparent parts are laid over white. It is cropped to the largest central
+    part with the shape of `image_size`, and scaled with antialiasing. An animation gives its first frame.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def load_photos(paths: Sequence[Path], image_size: int | Pair, channels: int = 3
 
     Raises
     ------
-    DatasetError : one is missing, not an image, damaged, cut short or too large
+    DatasetError : a file is missing, not an image, damaged, truncated or too large
     InputError : a size or channel count out of range
     """
     if channels not in (1, 3):
@@ -96,15 +96,15 @@ def load_photos(paths: Sequence[Path], image_size: int | Pair, channels: int = 3
 
 
 def _read_all(read: Callable[[int], bytes], shape: tuple[int, ...], chunk: int) -> Images:
-    """The pixels of every image, on several threads."""
+    """Return the pixels of all images, read on several threads."""
     out = np.empty(shape, np.uint8)
 
     def work(start: int, stop: int) -> None:
         for position in range(start, stop):
             out[position] = np.frombuffer(read(position), np.uint8).reshape(shape[1:])
 
-    # Pillow warns of odd metadata, which is not used, and of large images, which have their limit here. Python keeps
-    # warning filters per process, so this surrounds the threads and is not used inside them.
+    # Pillow warns of odd metadata, which is not used, and of large images, which are limited here. Python keeps warning
+    # filters per process, so this block encloses the threads.
     with warnings.catch_warnings(action="ignore"):
         parallel_chunks(work, len(out), chunk)
     return out
@@ -121,7 +121,7 @@ def _read_photo(path: Path, size: Pair, channels: int) -> bytes:
         if status.st_size == 0:
             raise DatasetError(f"{what}: the file is empty")
         if status.st_size > MAX_FILE_BYTES:
-            raise DatasetError(f"{what}: {status.st_size} bytes; images up to {MAX_FILE_BYTES} bytes are read")
+            raise DatasetError(f"{what}: {status.st_size} bytes; the limit is {MAX_FILE_BYTES} bytes")
         file = open(path, "rb")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -142,7 +142,7 @@ def _read_photo(path: Path, size: Pair, channels: int) -> bytes:
 
 @contextmanager
 def _opened(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Image.Image"]:
-    """An image, its size checked and nothing decoded; errors of decoding inside become DatasetError."""
+    """Context manager: an image with checked size, not yet decoded. Errors of decoding become DatasetError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -153,14 +153,14 @@ def _opened(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Im
     except (DatasetError, InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise DatasetError(f"{what}: too large: {error}; up to {MAX_PIXELS} pixels are read") from None
+        raise DatasetError(f"{what}: too large: {error}; the limit is {MAX_PIXELS} pixels") from None
     except UnidentifiedImageError:
         file.seek(0)
         head = file.read(4)
         if any(head.startswith(_BEGINNINGS[one]) for one in formats):
-            raise DatasetError(f"{what}: damaged image: it begins as one, and then cannot be read") from None
+            raise DatasetError(f"{what}: damaged image: it has the header of an image but cannot be read") from None
         raise DatasetError(f"{what}: not an image in one of the formats {', '.join(formats)}") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data, but no number of an error
+    except Exception as error:  # Pillow's decoders raise nearly any exception on damaged data, but without an errno
         fault = "cannot be read" if is_of_the_system(error) else "damaged image"
         raise DatasetError(f"{what}: {fault}: {str(error) or type(error).__name__}") from error
 
@@ -171,14 +171,14 @@ def _upright(image: "Image.Image") -> "Image.Image":
     try:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # the pixels are fine; damaged metadata only leaves them as they lie
+    except Exception:  # the pixels are intact; with damaged metadata they are not rotated
         return image
 
 
 def _range(image: "Image.Image", what: str) -> tuple[int, bool]:
-    """The largest value of a pixel and whether it is black, as Pillow gives grey of more than 8 bits; before it loads.
+    """Return the largest pixel value, and whether it is black, for Pillow's grey images of more than 8 bits.
 
-    Raises DatasetError where the range is not known, or the image cannot be converted rightly.
+    Call it before the image is loaded. Raises DatasetError if the range is unknown or the image cannot be converted.
     """
     tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", ())
     stored = str(tiles[0][3]) if tiles else ""
@@ -188,24 +188,24 @@ def _range(image: "Image.Image", what: str) -> tuple[int, bool]:
         "floating-point pixels have no known range": image.mode == "F",
         f"integers of {bits} bits have no known range": _is_deep(image) and bits > 16,
         "signed integers have no known range": kind == 2,
-        "one transparent colour among those of 16 bits is lost": transparent is not None and "RGB;16" in stored,
-        "colours of the kind LAB are not converted": image.mode == "LAB",
+        "one transparent colour with 16 bits is lost": transparent is not None and "RGB;16" in stored,
+        "colours in LAB are not converted": image.mode == "LAB",
     }
     for fault, found in faults.items():
         if found:
             raise DatasetError(f"{what}: {fault}; save it with 8 bits per channel, grey or RGB")
-    if transparent is not None and stored in _SPREAD:  # Pillow spreads the pixels over 8 bits, and not this
+    if transparent is not None and stored in _SPREAD:  # Pillow scales the pixels to 8 bits, but not this value
         image.info["transparency"] = transparent * _SPREAD[stored]
     return 2**bits - 1, tags.get(_MEANING) == 0
 
 
 def _is_deep(image: "Image.Image") -> bool:
-    """Whether it is grey of more than 8 bits."""
+    """Whether an image is grey with more than 8 bits."""
     return image.mode == "I" or image.mode.startswith("I;16")
 
 
 def _flatten(image: "Image.Image", most: int, black_is_most: bool) -> "Image.Image":
-    """8-bit L or RGB, transparency laid over white. `most` and `black_is_most`: see `_range`."""
+    """Return 8-bit L or RGB, with transparency laid over white. `most` and `black_is_most` come from `_range`."""
     from PIL import Image
 
     if _is_deep(image):

@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST: 28x28 greyscale in the idx format, gzipped or not.
 
-An idx file is a big-endian header (two zero bytes, 8 for "unsigned byte", the number of axes, the length of each axis
-as 32 bits) and the bytes of the array.
+An idx file is a big-endian header and the bytes of the array. The header has two zero bytes, 8 for "unsigned byte", the
+number of axes, and the length of each axis in 32 bits.
 """
 
 import gzip
@@ -36,9 +36,9 @@ _MAX_IMAGES = 1_000_000  # the official sets have 60,000
 
 
 def load(*, name: str, data_dir: Path, progress: Progress | None = None) -> Dataset:
-    """Read the four idx files from data_dir/<name> or `data_dir`, each as it is or with .gz.
+    """Read the four idx files from data_dir/<name> or `data_dir`, each with or without .gz.
 
-    Raises DatasetError where one is missing, damaged, cut short or too long, or has a wrong header or a label above 9.
+    Raises DatasetError if a file is missing, damaged, truncated or too long, or has a wrong header or a label above 9.
     """
     folder = next((place for place in doubled(data_dir / name, data_dir) if _find(place, _FILES["val"][0])), None)
     if folder is None:
@@ -52,10 +52,10 @@ def load(*, name: str, data_dir: Path, progress: Progress | None = None) -> Data
         labels = _read_idx(folder, label_file, 1)
         if len(images) != len(labels):
             raise DatasetError(
-                f"{folder}: {image_file} holds {len(images)} images and {label_file} {len(labels)} labels"
+                f"{folder}: {image_file} holds {len(images)} images, but {label_file} holds {len(labels)} labels"
             )
         if labels.max() > 9:
-            raise DatasetError(f"{folder / label_file}: has a label {labels.max()}, labels run from 0 to 9")
+            raise DatasetError(f"{folder / label_file}: has the label {labels.max()}; labels must be from 0 to 9")
         splits[split] = Split(images[..., None], labels.astype(np.int64))
         if progress is not None:
             progress(f"reading {name}", number, len(_FILES))
@@ -71,7 +71,7 @@ def _find(folder: Path, file: str) -> Path | None:
 def _read_idx(folder: Path, file: str, axes: int) -> Images:
     path = _find(folder, file)
     if path is None:
-        raise DatasetError(f"{folder / file}[.gz]: no such file; the data set is not complete")
+        raise DatasetError(f"{folder / file}[.gz]: no such file; the data set is incomplete")
     try:
         with open(path, "rb") as raw:
             return _parse_idx(gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw, path, axes)
@@ -81,13 +81,15 @@ def _read_idx(folder: Path, file: str, axes: int) -> Images:
 
 
 def _parse_idx(stream: BufferedIOBase, path: Path, axes: int) -> Images:
-    """The array; never reads more than the checked header announces, so a gzip bomb does not unfold."""
+    """Return the array. It reads no more than the checked header announces, so a gzip bomb cannot expand."""
     header = stream.read(4 + 4 * axes)
     if len(header) < 4 + 4 * axes:
         raise DatasetError(f"{path}: ends within its header")
     magic, *shape = struct.unpack(f">{1 + axes}I", header)
     if magic != 0x0800 + axes:
-        raise DatasetError(f"{path}: starts with 0x{magic:08x} instead of 0x{0x0800 + axes:08x}; not such an idx file")
+        raise DatasetError(
+            f"{path}: starts with 0x{magic:08x} instead of 0x{0x0800 + axes:08x}; it is not an idx file of this kind"
+        )
     if not 1 <= shape[0] <= _MAX_IMAGES or shape[1:] != [_SIDE] * (axes - 1):
         wanted = " x ".join(["1 to 1,000,000", *[str(_SIDE)] * (axes - 1)])
         raise DatasetError(f"{path}: announces {' x '.join(map(str, shape))} values, must be {wanted}")

@@ -1,12 +1,12 @@
-"""The embedded data set: drawn here with Pillow from a seed, no download.
+"""The built-in data set, drawn with Pillow from a seed. Nothing is downloaded.
 
-Twelve kinds of figure, 64x64 RGB as in Tiny ImageNet. The figure is the largest thing in the picture; it is turned,
-stretched, moved, often partly covered, and drawn in a random light colour on a darker, blotchy ground among clutter of
-any colour; the picture is then blurred, faded and made noisy by varying amounts. Some kinds are meant to be confused:
-circle and pentagon, ring and horseshoe, triangle and arrow, star and cross.
+It has twelve kinds of figure, 64x64 RGB as in Tiny ImageNet. The figure is the largest thing in the picture. It is
+rotated, stretched, moved, often partly covered, and drawn in a random light colour on a darker, uneven ground with
+clutter of any colour. The picture is then blurred, faded and made noisy by varying amounts. Some kinds are meant to be
+confused: circle and pentagon, ring and horseshoe, triangle and arrow, star and cross.
 
-Every image has its own random stream, derived from (seed, split, index); so image 17 is the same whatever the sizes
-of the splits, and the same pixels come out wherever the same version of Pillow draws.
+Every image has its own random stream, derived from (seed, split, index). So image 17 is the same at any size of the
+splits, and the same version of Pillow draws the same pixels.
 """
 
 import math
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
 IMAGE_SIZE = 64
-DRAWING_VERSION = 2  # raise it when the pixels change, so that old prepared copies are not taken for new ones
+DRAWING_VERSION = 2  # increase it when the pixels change, so that old prepared copies are not used
 _SCALE = 2  # drawn at twice the size, then averaged down, for smooth edges
 _CANVAS = IMAGE_SIZE * _SCALE
 _BLOCK = 256
@@ -44,13 +44,13 @@ def load(
     train_size: int = 6000,
     val_size: int = 1200,
 ) -> Dataset:
-    """Draw the data set, or open the copy that was drawn before.
+    """Draw the data set, or open the copy drawn earlier.
 
     Parameters
     ----------
     seed : not negative; another seed gives other pictures of the same kinds
     train_size, val_size : int
-        Images per split, from 12 (one of each kind) to 1,000,000; kinds are balanced to within one image.
+        Images per split, from 12 (one of each kind) to 1,000,000. Kinds are balanced to within one image.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def load(
 
 
 def label_of(index: int) -> int:
-    """Label of the image with this index: kinds take turns."""
+    """Return the label of the image with this index. Kinds alternate."""
     return index % len(CLASSES)
 
 
@@ -123,7 +123,7 @@ def _colour(rng: Random, brightest: int = 255) -> tuple[int, int, int]:
 
 
 def _blotches(rng: Random, ground: tuple[int, int, int]) -> "Image.Image":
-    """A soft, uneven ground around one colour."""
+    """Return a soft, uneven ground around one colour."""
     from PIL import Image
 
     cells, spread = _count(rng, 2, 5), _count(rng, 5, 45)
@@ -150,7 +150,7 @@ def _draw_clutter(pen: "ImageDraw.ImageDraw", rng: Random) -> None:
 
 
 def _draw_cover(pen: "ImageDraw.ImageDraw", rng: Random, centre: tuple[float, float], radius: float) -> None:
-    """Half of the figures are partly covered: by a bar across them, or by a blob at their edge."""
+    """Cover half of the figures partly, by a bar across them or a blob at their edge."""
     what = rng.random()
     angle = _between(rng, 0, 2 * math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -166,7 +166,7 @@ def _draw_cover(pen: "ImageDraw.ImageDraw", rng: Random, centre: tuple[float, fl
 
 
 def _place(rng: Random, kind: int, centre: tuple[float, float], radius: float) -> Points:
-    """Outline of a figure, stretched along a random direction, turned, scaled and moved to its place."""
+    """Return the outline of a figure, stretched in a random direction, rotated, scaled and moved to its place."""
     outline = _outlines()[kind][_count(rng, 0, _VARIANTS - 1)]
     turn, tilt = _between(rng, 0, 2 * math.pi), _between(rng, 0, 2 * math.pi)
     long, short = radius, radius * _between(rng, 0.7, 1.0)
@@ -174,7 +174,7 @@ def _place(rng: Random, kind: int, centre: tuple[float, float], radius: float) -
     c, s, c2, s2 = math.cos(turn), math.sin(turn), math.cos(tilt), math.sin(tilt)
     a, b = c * long * c2 - s * short * s2, -c * long * s2 - s * short * c2
     d, e = s * long * c2 + c * short * s2, -s * long * s2 + c * short * c2
-    # Eighths of a pixel: the last bit of a cosine, which differs between machines, moves no edge.
+    # Round to eighths of a pixel, since the last bit of a cosine differs between machines.
     x0, y0 = centre
     return [(round(8 * (a * x + b * y + x0)) / 8, round(8 * (d * x + e * y + y0)) / 8) for x, y in outline]
 

@@ -1,8 +1,8 @@
-"""Prepared copies of data sets: one memory-mapped uint8 array per split, and a manifest that vouches for it.
+"""Prepared copies of data sets: one memory-mapped uint8 array per split, and a manifest with digests.
 
-A copy is written into a temporary folder beside its place, flushed to the disk and renamed, so that what stands under
-the final name is complete; several processes may pack at once, and the first to finish wins. Opening one checks all
-but the pixels, which are mapped unread; `verify` hashes those. A copy that fails is packed again, never trusted.
+A copy is written to a temporary folder next to its place, flushed to the disk and renamed, so a folder with the final
+name is complete. Several processes may pack at once; the first to finish wins. Opening a copy checks everything but the
+pixels, which are mapped unread. `verify` hashes these. A copy that fails a check is packed again.
 """
 
 import errno
@@ -39,8 +39,8 @@ FORMAT = "xnor_ref packed data set"
 VERSION = 1
 SPLITS = ("train", "val")
 _MAX_MANIFEST_BYTES = 4 * 2**20
-_FILES_TOGETHER = 256  # that are decoded at a time
-_ABANDONED_SECONDS = 3600.0  # a temporary folder untouched for so long has no living writer
+_FILES_TOGETHER = 256  # files decoded at a time
+_ABANDONED_SECONDS = 3600.0  # an unchanged temporary folder of this age has no running writer
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, DatasetError)
@@ -48,7 +48,7 @@ _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images of a data set come from, looked through and found in order, but not yet decoded."""
+    """The source of a data set's images, scanned and checked, but not yet decoded."""
 
     classes: tuple[str, ...]
     shape: tuple[int, int, int]  # (H, W, C)
@@ -63,13 +63,13 @@ class Source:
         members: dict[str, list[tuple[str, int]]],
         decode: Callable[[list[str]], Images],
     ) -> "Source":
-        """Of files: `members` holds (name, label) of each image of a split, `decode` reads some of them.
+        """Make a source of files. `members` holds (name, label) of each image of a split; `decode` reads some of them.
 
-        Raises DatasetError for a class name that no model file may hold.
+        Raises DatasetError for a class name that a model file cannot hold.
         """
         hidden = [name for name in classes if not name.isprintable()]
         if hidden:
-            raise DatasetError(f"the class name {hidden[0]!a} has characters that do not show; rename it")
+            raise DatasetError(f"the class name {hidden[0]!a} has unprintable characters; rename it")
 
         def blocks(split: str) -> Iterator[tuple[Images, Labels]]:
             for start in range(0, len(members[split]), _FILES_TOGETHER):
@@ -87,20 +87,20 @@ def open_or_pack(
     progress: Progress | None = None,
     activity: str = "packing",
 ) -> Dataset:
-    """Open the prepared copy of a data set, or make it first.
+    """Open the prepared copy of a data set, and make it first if needed.
 
     Parameters
     ----------
-    folder : holds prepared copies; made if missing. Where it cannot be written (read-only, no permission) the data set
+    folder : holds prepared copies; created if missing. If it cannot be written (read-only, no permission), the data set
         is built in memory, with a `DatasetWarning`.
-    identity : JSON values that tell this source and this way of packing from every other
-    scan : called only if there is no good copy
-    activity : first word of what `progress` is told
+    identity : JSON values that identify this source and this way of packing
+    scan : called only if there is no valid copy
+    activity : first word of the text given to `progress`
 
     Raises
     ------
-    DatasetError : from the source; or there is a copy that cannot be read
-    OutputError : the disk is full or failed; nothing is left behind
+    DatasetError : an error of the source, or a copy that cannot be read
+    OutputError : the disk is full or failed; no file is left behind
     """
     place = folder / f"{name}-{sha256_bytes(canonical_json(identity))[:16]}"
     if os.path.lexists(place):
@@ -110,8 +110,8 @@ def open_or_pack(
             return packed
         except DatasetError as error:
             if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, _ABSENT):
-                raise  # it cannot be read now, and may be sound
-            warnings.warn(f"{error}; it is made again", DatasetWarning, stacklevel=2)
+                raise  # it cannot be read now, but may be intact
+            warnings.warn(f"{error}; it is being prepared again", DatasetWarning, stacklevel=2)
     source = scan()
     temporary = folder / f".{place.name}-{secrets.token_hex(4)}.part"
     try:
@@ -121,7 +121,7 @@ def open_or_pack(
     except OSError as error:
         if error.errno in _NOT_WRITABLE:
             warnings.warn(
-                f"{folder} cannot be written ({error.strerror}): {name} is kept in memory and prepared anew each time",
+                f"{folder} cannot be written ({error.strerror}): {name} is kept in memory and prepared again each time",
                 DatasetWarning,
                 stacklevel=2,
             )
@@ -141,9 +141,9 @@ def open_or_pack(
 
 
 def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
-    """Open the prepared copy in the folder `place`, made from `identity` if one is given, without reading its pixels.
+    """Open the prepared copy in the folder `place` without reading its pixels. If `identity` is given, it must match.
 
-    Raises DatasetError where it is missing, damaged, of another version or made from something else.
+    Raises DatasetError if the copy is missing, damaged, of another version or made from something else.
     """
     try:
         manifest = _read_manifest(place)
@@ -162,7 +162,7 @@ def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
             hashes[split] = (entry["images"]["sha256"], entry["labels"]["sha256"])
         classes = tuple(manifest["classes"])
         if manifest["sha256"] != fingerprint(classes, shape, hashes):
-            raise ValueError("its fingerprint does not belong to its content")
+            raise ValueError("its digest does not match its content")
         mean, std = tuple(manifest["mean"]), tuple(manifest["std"])
         return Dataset(manifest["name"], classes, splits["train"], splits["val"], mean, std, manifest["sha256"])
     except _DAMAGE as error:
@@ -171,7 +171,7 @@ def open_packed(place: Path, identity: dict[str, Any] | None = None) -> Dataset:
 
 
 def find_packed(data_dir: Path, sha256: str) -> Dataset | None:
-    """The prepared copy with this fingerprint in a folder of data sets, or of images; None where there is none."""
+    """Return the prepared copy with this digest in a folder of data sets or of images, or None."""
     for place in sorted([*data_dir.glob("packed/*"), *data_dir.glob(".xnor_ref-packed/*")]):
         with suppress(*_DAMAGE):
             if _read_manifest(place)["sha256"] == sha256:
@@ -186,7 +186,7 @@ def _read_manifest(place: Path) -> dict[str, Any]:
         raise ValueError("manifest.json is too large")
     manifest = json.loads(text)
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise ValueError(f"version {manifest.get('version')!r}, this program reads version {VERSION}")
+        raise ValueError(f"version {manifest.get('version')!r}; this program reads version {VERSION}")
     digest = manifest.pop("digest")
     if digest != sha256_bytes(canonical_json(manifest)):
         raise ValueError("manifest.json was altered: its digest does not match")
@@ -241,10 +241,10 @@ def _write(
 
 
 class _ArrayWriter:
-    """A .npy file written from front to back, hashed on the way.
+    """A .npy file written from front to back, and hashed while it is written.
 
-    Plain writes, no memory map: on a full disk a write fails with an error that can be reported, while a store
-    into a map would kill the process.
+    It uses plain writes, not a memory map. On a full disk a write fails with an error that can be reported, but a store
+    to a map would kill the process.
     """
 
     def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -279,7 +279,7 @@ def _flush(file: Any) -> None:
 def _numbered_blocks(
     source: Source, split: str, labels: Labels, what: str, progress: Progress | None
 ) -> Iterator[tuple[int, Images]]:
-    """Blocks of a split with the number of their first image; fills `labels` on the way."""
+    """Yield blocks of a split with the number of their first image. Fills `labels` meanwhile."""
     count, start = source.counts[split], 0
     for images, block_labels in source.blocks(split):
         labels[start : start + len(images)] = block_labels
@@ -288,7 +288,7 @@ def _numbered_blocks(
         if progress is not None:
             progress(what, start, count)
     if start != count:
-        raise DatasetError(f"{what}: {start} images came, {count} were announced")
+        raise DatasetError(f"{what}: the source gave {start} images but announced {count}")
 
 
 def _build_in_memory(name: str, source: Source, progress: Progress | None, activity: str) -> Dataset:
@@ -307,12 +307,12 @@ def _check_room(folder: Path, name: str, source: Source) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
-            f"cannot prepare {name} in {folder}: it needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
+            f"cannot prepare {name} in {folder}: it needs {needed / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free"
         )
 
 
 def _put_in_place(temporary: Path, place: Path, identity: dict[str, Any]) -> None:
-    """Rename the finished folder; give way to a good one that someone else finished meanwhile."""
+    """Rename the finished folder, unless another process has finished a valid one meanwhile."""
     sync_folder(temporary)
     for _ in range(8):
         try:
@@ -326,12 +326,12 @@ def _put_in_place(temporary: Path, place: Path, identity: dict[str, Any]) -> Non
             open_packed(place, identity)
             return
         except DatasetError:
-            # Aside first: a rename is one step, a removal is not, and a reader could see it half done.
+            # Rename the old folder first: a rename is one step, but a reader could see a half-finished removal.
             aside = place.with_name(f".{place.name}-{secrets.token_hex(4)}.part")
             try:
                 os.rename(place, aside)
             except FileNotFoundError:
-                continue  # someone else was faster
+                continue  # another process was faster
             if aside.is_dir() and not aside.is_symlink():
                 shutil.rmtree(aside, ignore_errors=True)
             else:
@@ -340,11 +340,11 @@ def _put_in_place(temporary: Path, place: Path, identity: dict[str, Any]) -> Non
 
 
 def _remove_abandoned(folder: Path, stem: str) -> None:
-    """Remove what a killed process left of this data set."""
+    """Remove files of this data set that a killed process left."""
     for left in folder.glob(f".{stem}-*.part"):
         try:
             newest = max(path.stat().st_mtime for path in [left, *left.iterdir()])
         except OSError:
-            continue  # its owner is just removing it
+            continue  # its owner is removing it
         if time.time() - newest > _ABANDONED_SECONDS:
             shutil.rmtree(left, ignore_errors=True)

@@ -32,7 +32,7 @@ OFFICIAL = RemoteFile(
 URL_VARIABLE = "XNOR_REF_TINY_IMAGENET_URL"
 _FOLDER = "tiny-imagenet-200"
 _PARTS = ("wnids.txt", "words.txt", "train", "val")
-_PACKING_VERSION = 1  # raise it when the packed arrays would differ
+_PACKING_VERSION = 1  # increase it when the packed arrays would differ
 _CLASS_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
 
@@ -48,20 +48,20 @@ def load(
 ) -> Dataset:
     """Open Tiny ImageNet, packed on first use.
 
-    Looked for in this order: `archive`; a folder in the layout at `data_dir` or data_dir/tiny-imagenet-200, or in one
-    of the same name in it; the file data_dir/tiny-imagenet-200.zip, or one that a browser numbered; with `download`,
-    the server, into that file; a packed copy whose source is gone.
+    These places are searched in order: `archive`; a folder in the layout at `data_dir` or data_dir/tiny-imagenet-200,
+    or in a folder of the same name inside it; the file data_dir/tiny-imagenet-200.zip, or one numbered by a browser;
+    with `download`, the server, which fills that file; a packed copy whose source was removed.
 
     Parameters
     ----------
-    archive : the official zip, or one in its layout; a folder in the layout will do as well
-    remote : what to fetch instead of the official file. The environment variable XNOR_REF_TINY_IMAGENET_URL does the
-        same: the address of a mirror, or "address bytes md5" for another file.
+    archive : the official zip, or a zip or folder in its layout
+    remote : what to download instead of the official file. The environment variable XNOR_REF_TINY_IMAGENET_URL does the
+        same. It is the address of a mirror, or "address bytes md5" for another file.
 
     Raises
     ------
-    DatasetError : nothing found, or what was found is damaged, hostile or in a wrong layout
-    OutputError : no room for the download or the packed copy
+    DatasetError : nothing was found, or it is damaged, malicious or in the wrong layout
+    OutputError : no space for the download or the packed copy
     """
     packed = data_dir / "packed"
     if archive is None:
@@ -86,24 +86,24 @@ def _load_files(name: str, files: Files, packed: Path, progress: Progress | None
 
 def _find(data_dir: Path) -> Path | None:
     found = [folder for folder in doubled(data_dir, data_dir / _FOLDER) if (folder / "wnids.txt").is_file()]
-    archives = [data_dir / f"{_FOLDER}.zip", *sorted(data_dir.glob(f"{_FOLDER}*([0-9]).zip"))]  # of browsers
+    archives = [data_dir / f"{_FOLDER}.zip", *sorted(data_dir.glob(f"{_FOLDER}*([0-9]).zip"))]  # numbered by browsers
     return next((path for path in (*found, *archives) if path.exists()), None)
 
 
 def _open_left(packed: Path, data_dir: Path) -> Dataset:
-    """The packed copy, when zip or folder were removed to save room; there must be just one."""
+    """Open the packed copy if the zip or folder was removed to save space. There must be exactly one."""
     copies = []
     for place in sorted(packed.glob("tiny-imagenet-*")):
         try:
             copies.append(open_packed(place))
         except DatasetError:
-            continue  # a damaged copy cannot be made again without its source
+            continue  # without its source, a damaged copy cannot be made again
     if len(copies) == 1:
         return copies[0]
     start = "python cli.py train --tiny-imagenet"
-    found = f"{len(copies)} packed copies, so it is not clear which is meant," if copies else "nothing"
+    found = f"{len(copies)} packed copies, but only one can be used," if copies else "nothing"
     raise DatasetError(
-        f"Tiny ImageNet: found {found} in {data_dir}. Any of these will do:\n"
+        f"Tiny ImageNet: found {found} in {data_dir}. Use one of these:\n"
         f"  {start} --archive PATH     use the official {_FOLDER}.zip (or a folder in its layout) at PATH\n"
         f"  {start} --data-dir DIR     use DIR/{_FOLDER} or DIR/{_FOLDER}.zip\n"
         f"  {start} --download         fetch {OFFICIAL.url} ({OFFICIAL.size / 1e6:.0f} MB) into {data_dir}"
@@ -124,7 +124,7 @@ def _remote() -> RemoteFile:
 def scan(files: Files) -> Source:
     """Check the layout and list the images: by class in the order of wnids.txt, then by name.
 
-    Raises DatasetError where a list is missing or malformed, a class has no training images, an annotation names an
+    Raises DatasetError if a list is missing or malformed, a class has no training images, an annotation names an
     unknown class or a missing image, or an image has no annotation.
     """
     names = files.names()
@@ -154,7 +154,7 @@ def scan(files: Files) -> Source:
 
 
 def _root(files: Files, names: list[str]) -> str:
-    """What comes before "wnids.txt": nothing, or a folder or two with a slash at the end."""
+    """Return the prefix of "wnids.txt": "", or one or two folders with a slash at the end."""
     roots = [
         name.removesuffix("wnids.txt") for name in names if name.split("/")[-1] == "wnids.txt" and name.count("/") <= 2
     ]
@@ -179,13 +179,13 @@ def _class_ids(files: Files, root: str) -> list[str]:
     ids = [line.strip() for line in _lines(files, name) if line.strip()]
     bad = [wnid for wnid in ids if not _CLASS_ID.fullmatch(wnid)]
     if not ids or bad or len(set(ids)) != len(ids):
-        fault = f"{bad[0][:80]!r} is not a class id" if bad else "a class id comes twice" if ids else "no class ids"
+        fault = f"{bad[0][:80]!r} is not a class id" if bad else "a class id occurs twice" if ids else "no class ids"
         raise DatasetError(f"{files.describe(name)}: {fault}")
     return ids
 
 
 def _class_names(files: Files, root: str, ids: list[str], names: list[str]) -> tuple[str, ...]:
-    """First name of each class in words.txt; with its id where there is none or two classes share it."""
+    """Return the first name of each class in words.txt, with its id if it is missing or shared by two classes."""
     words = {}
     if f"{root}words.txt" in names:
         for line in _lines(files, f"{root}words.txt"):
@@ -200,10 +200,10 @@ def _class_names(files: Files, root: str, ids: list[str], names: list[str]) -> t
 def _validation(
     files: Files, root: str, labels: dict[str, int], folders: set[str], images: set[str]
 ) -> list[tuple[str, int]]:
-    """(file, label) of the validation images, by label, then by name.
+    """Return (file, label) of the validation images, by label, then by name.
 
-    An image of a class that has a training folder and is not in wnids.txt is left out, like that folder: so a
-    shorter wnids.txt alone makes a smaller data set.
+    An image of a class that has a training folder but is not in wnids.txt is left out, like that folder. So a shorter
+    wnids.txt gives a smaller data set.
     """
     name = f"{root}val/val_annotations.txt"
     seen, found = set(), []
@@ -214,16 +214,16 @@ def _validation(
         file, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0].strip()
         if file not in images:
-            raise DatasetError(f"{where}: there is no image {file[:80]!r} in val/images")
+            raise DatasetError(f"{where}: val/images has no image {file[:80]!r}")
         if file in seen:
-            raise DatasetError(f"{where}: the image {file!r} comes twice")
+            raise DatasetError(f"{where}: the image {file!r} occurs twice")
         if wnid not in labels and wnid not in folders:
             raise DatasetError(f"{where}: unknown class {wnid[:80]!r}")
         seen.add(file)
         if wnid in labels:
             found.append((f"{root}val/images/{file}", labels[wnid]))
     if images - seen:
-        raise DatasetError(f"{files.describe(name)}: no line for the image {min(images - seen)!r}")
+        raise DatasetError(f"{files.describe(name)}: it has no line for the image {min(images - seen)!r}")
     if not found:
         raise DatasetError(f"{files.describe(name)}: no validation images")
     return sorted(found, key=lambda entry: (entry[1], entry[0]))
