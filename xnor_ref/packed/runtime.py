@@ -265,9 +265,9 @@ class PackedNetwork:
             | signs | signs of X; by thresholds if BatchNorm was folded | binary inputs | int8, as input |
             | levels | X as integers of k bits | k-bit inputs | int16, as input |
             | A | mean of abs(X) over the channels of a group | convolutions with K | float32 (N, groups, H, W) |
-            | K | mean of A over each window; of abs(X), if linear | layers with K | float32 (N, groups, OH, OW) or (N,
-            1) | | Z | signs (levels, or X) convolved with the weights | binary weights | int32 (X: float32), as output
-            | | output | the result, (Z alpha) K | all | float32 (N, O, OH, OW) or (N, O) |
+            | K | mean of A over each window, or of abs(X) | layers with K | float32 (N, groups, OH, OW) or (N, 1) |
+            | Z | signs (levels, or X) convolved with the weights | binary weights | int32 (X: float32), as output |
+            | output | the result, (Z alpha) K | all | float32 (N, O, OH, OW) or (N, O) |
 
         Raises
         ------
