@@ -149,6 +149,7 @@ def start(
         printed = os.open(log or "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(printed, 1)
         os.dup2(printed, 2)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # not those of a test
         if user is not None:
             os.setuid(user)
         arrange(notes, fatal, fatal_step)
@@ -156,6 +157,7 @@ def start(
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 
