@@ -62,7 +62,7 @@ def test_the_next_commands_work_when_pasted(trained, monkeypatch, capfd):
     folder, out, _ = trained
     monkeypatch.chdir(folder)
     commands = re.findall(r"^  python \S*cli\.py (.*)$", out, re.M)
-    assert len(commands) == 5 and commands[-1] == "train --method full"
+    assert len(commands) == 6 and commands[-1] == "train --method full"
     for command in commands[:-1]:
         arguments = shlex.split(command)
         if arguments[0] == "verify":

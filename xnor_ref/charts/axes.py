@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from xnor_ref.charts.chart import Area, Bars, Chart, Dots, Mark, Segments, Ticks
 
 ENDS = 0.04  # of an axis, left free at either end
+_MOST = 1e150  # products of numbers below it are finite
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Axis:
         return self.start + (self.end - self.start) * (self._scaled(value) - low) / (high - low)
 
     def is_shown(self, value: float | None) -> bool:
-        """Whether a number has a place: it is finite, and positive on a logarithmic axis."""
-        return value is not None and math.isfinite(value) and (not self.log or value > 0)
+        """Whether a number has a place: it is finite; and on a logarithmic axis, positive."""
+        return _has_place(value, self.log)
 
     def _scaled(self, value: float) -> float:
         return math.log(value) if self.log else value
@@ -72,8 +73,12 @@ def _named(chart: Chart) -> tuple[float, float] | None:
     return (min(places) - 0.5, max(places) + 0.5) if places else None
 
 
+def _has_place(value: float | None, log: int) -> bool:
+    return value is not None and abs(value) < _MOST and (not log or value > 1 / _MOST)
+
+
 def _axis(values: Iterable[float | None], log: int, given: tuple[float, float] | None) -> Axis:
-    shown = [v for v in values if v is not None and math.isfinite(v) and (not log or v > 0)]
+    shown = [v for v in values if v is not None and _has_place(v, log)]
     low, high = given or (min(shown, default=1.0 if log else 0.0), max(shown, default=1.0))
     if log:
         low, high = (low, high) if high > low else (low / log, high * log)

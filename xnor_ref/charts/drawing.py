@@ -165,6 +165,8 @@ def _mark(mark: Mark, x: Axis, y: Axis) -> Iterator[Shape]:
             yield Stroke(tuple(over), colour, 1)
     else:
         for (a, b, c, d), strength in zip(mark.ends, mark.strength):
+            if not (x.is_shown(a) and y.is_shown(b) and x.is_shown(c) and y.is_shown(d)):
+                continue
             yield Stroke(((x.at(a), y.at(b)), (x.at(c), y.at(d))), colour, 1.2, opacity=0.15 + 0.85 * strength)
 
 

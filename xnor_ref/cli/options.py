@@ -119,6 +119,17 @@ def _is_model(path: Path) -> bool:
     return True
 
 
+def names_a_network(path: Path) -> bool:
+    """Whether a path names a network rather than an image."""
+    if path.is_dir() or path.suffix == ".safetensors":
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(9)[8:] == b"{"  # how a safetensors file goes on after the length of its header
+    except OSError:
+        return False
+
+
 def target_of(output: str, force: bool, is_such: Callable[[Path], bool], what: str) -> Path:
     """Return the file to write. --force replaces only a file for which `is_such` holds."""
     target = Path(output)

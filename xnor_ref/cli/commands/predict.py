@@ -34,7 +34,7 @@ def command(paths: tuple[str, ...], top: int, threads: int | None, as_json: bool
     from xnor_ref.packed import load_packed
 
     options.use_threads(threads)
-    path, images = (Path(paths[0]), paths[1:]) if _is_model(Path(paths[0])) else (box.best(), paths)
+    path, images = (Path(paths[0]), paths[1:]) if options.names_a_network(Path(paths[0])) else (box.best(), paths)
     if not images:
         raise click.UsageError(f"{paths[0]} is a network; name at least one image after it")
     network = load_packed(path / "model.safetensors" if path.is_dir() else path)
@@ -57,17 +57,6 @@ def command(paths: tuple[str, ...], top: int, threads: int | None, as_json: bool
         options.print_json({"model": str(path), "results": results})
     if failed:
         raise DatasetError(f"{len(failed)} of {len(images)} images could not be read")
-
-
-def _is_model(path: Path) -> bool:
-    """Whether a path names a network rather than an image."""
-    if path.is_dir() or path.suffix == ".safetensors":
-        return True
-    try:
-        with open(path, "rb") as file:
-            return file.read(9)[8:] == b"{"  # how a safetensors file goes on after the length of its header
-    except OSError:
-        return False
 
 
 def ranked(logits, classes: tuple[str, ...], top: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import click
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
 from xnor_ref.cli.text import program
-from xnor_ref.errors import InputError, OutputError
+from xnor_ref.errors import InputError, ModelFileError, OutputError
 
 _OF_DATA = ("data_dir", "archive", "limit_val")
 
@@ -23,7 +23,7 @@ _OF_DATA = ("data_dir", "archive", "limit_val")
         "show runs/shapes-shapes-net-xnor-0 --explorer",
     ),
 )
-@click.argument("paths", metavar="RUN|MODEL [PHOTO|RUN]...", nargs=-1, required=True)
+@click.argument("paths", metavar="[RUN|MODEL] [PHOTO|RUN]...", nargs=-1, required=True)
 @click.option(
     "-o", "--output", metavar="FILE.html", help="The page to write [report.html in the run's folder; else here]."
 )
@@ -56,10 +56,17 @@ def command(
 
     RUN alone: how training went, which classes are confused, the filters, what each layer costs, how to repeat it.
     MODEL alone: its filters and costs. RUN or MODEL with a PHOTO: the photo's way through the packed network, layer by
-    layer. Several RUNs: their curves and the settings that differ. RUN or MODEL with --explorer: the network, to be tried
-    and taken apart down to its bits. A page needs a browser and nothing else.
+    layer; a PHOTO alone takes the most accurate network that comes with the project. Several RUNs: their curves and the
+    settings that differ. RUN or MODEL with --explorer: the network, to be tried and taken apart down to its bits. A page
+    needs a browser and nothing else.
     """
+    from xnor_ref import box
+
     first, *others = map(Path, paths)
+    if not first.exists():
+        raise ModelFileError(f"{first}: there is no such run, model or photo")
+    if not others and not options.names_a_network(first):
+        first, others = box.best(), [first]
     kinds = {path.is_dir() for path in others}
     _check(first, others, kinds, figures, kind, explorer)
     said = options.said(values)
