@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,9 +14,12 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.training.training_samples import result_bytes
+from xnor_ref.bench.measuring.process import Unavailable
+from xnor_ref.bench.training.hosts import as_root, two_hosts
 from xnor_ref.errors import NonFiniteError, RankError
 
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+CLI = (sys.executable, str(REPOSITORY / "cli.py"))
 pytestmark = [
     pytest.mark.interop,
     pytest.mark.slow,
@@ -34,6 +38,7 @@ step = Trainer.step
 
 def faulty(self):
     if self.steps_done == 5 and os.environ.get("OMPI_COMM_WORLD_RANK") == "1" and (fault := os.environ.get("FAULT")):
+        print("FAULT", time.time(), flush=True)
         if fault == "sleep":
             time.sleep(600)
         elif fault == "nan":
@@ -49,15 +54,18 @@ Trainer.step = faulty
 
 def on_ranks(count, *arguments, cwd, **environment):
     """(exit code, output) of cli.py on so many ranks."""
-    rooted = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return started([MPIRUN, "--oversubscribe", "-n", str(count)], *arguments, cwd=cwd, **environment)
+
+
+def started(start, *arguments, cwd, **environment):
     done = subprocess.run(
-        [MPIRUN, "--oversubscribe", "-n", str(count), sys.executable, str(REPOSITORY / "cli.py"), *arguments],
+        [*start, *CLI, *arguments],
         cwd=cwd,
-        env={**os.environ, **rooted, **environment},
+        env={**os.environ, **as_root(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=200,
+        timeout=300,
     )
     return done.returncode, done.stdout
 
@@ -67,6 +75,14 @@ def test_any_number_of_ranks_writes_the_same_bytes(tmp_path):
         code, out = on_ranks(count, *SMALL, "--distributed", "--out", f"run-{count}", cwd=tmp_path)
         assert code == 0, out
     assert result_bytes(tmp_path / "run-1") == result_bytes(tmp_path / "run-2")
+    try:
+        with two_hosts("1gbit") as (start, words):
+            assert words == "1gbit"
+            code, out = started([*start, "-n", "2"], *SMALL, "--distributed", "--out", "run-hosts", cwd=tmp_path)
+            assert code == 0, out
+        assert result_bytes(tmp_path / "run-1") == result_bytes(tmp_path / "run-hosts")
+    except Unavailable:
+        pass  # not root, or no network namespaces
     code, out = on_ranks(2, *SMALL, "--out", "alone", cwd=tmp_path)
     assert code == 2 and "add --distributed" in out
     code, out = on_ranks(2, *SMALL, "--distributed", "--batch-size", "15", cwd=tmp_path)
@@ -85,10 +101,9 @@ def test_any_number_of_ranks_writes_the_same_bytes(tmp_path):
 def test_a_rank_that_is_lost_ends_the_job_and_it_goes_on(tmp_path, fault, code, words):
     (tmp_path / "faults.py").write_text(FAULTS)
     job = (*SMALL, "--plugin", "faults.py", "--distributed", "--rank-timeout", "4", "--out", "run", "--resume", "auto")
-    began = time.monotonic()
     found, out = on_ranks(2, *job, cwd=tmp_path, FAULT=fault)
     assert found == code and words.format(host=socket.gethostname()) in out, out
-    assert time.monotonic() - began < 60  # with the start and the first steps
+    assert time.time() - float(re.search(r"FAULT (\S+)", out)[1]) < 30
     saved = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert saved.name == "step-000000005.safetensors"
     if fault == "sleep":

@@ -30,6 +30,7 @@ from xnor_ref.nn.shards import WHOLE, Shard
 from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.callbacks.finite import FiniteCheck
 from xnor_ref.training.callbacks.projections import Projections
+from xnor_ref.training.distributed.team import Team
 from xnor_ref.training.fitting.trainer import Trainer
 from xnor_ref.training.job import compile_steps
 from xnor_ref.training.settings import plugins
@@ -91,7 +92,13 @@ class Ours(Trainer):
     """A trainer of a network of `models.build`, on random images: a few of its own, or the first in a file."""
 
     def __init__(
-        self, task: Task, backward: str, options: dict[str, Any], path: str | None = None, images: int | None = None
+        self,
+        task: Task,
+        backward: str,
+        options: dict[str, Any],
+        path: str | None = None,
+        images: int | None = None,
+        team: Team | None = None,
     ):
         set_threads(task.threads)
         keep_freed_memory()
@@ -117,6 +124,7 @@ class Ours(Trainer):
             batch_size=task.batch,
             augment=AUGMENT,
             callbacks=[Projections(), FiniteCheck()],
+            team=team,
         )
 
     def batch(self, epoch: int, step: int, shard: Shard = WHOLE) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -211,6 +211,43 @@ def scale(result: dict[str, Any]) -> str:
     return _joined(result, parts)
 
 
+def distributed(result: dict[str, Any]) -> str:
+    """Return a table of training on several ranks, and one that is computed for many."""
+    heads = "where", "ranks", "images/s", "a step", "model", "travel", "hidden", "meetings", "sent a step"
+    rows: list[Row] = [heads]
+    for job in result["jobs"]:
+        several = job["ranks"] > 1
+        figures = (
+            f"{1e3 * job['model_seconds']:,.1f} ms" if several else "",
+            f"{1e3 * job['travelling']:,.1f} ms" if several else "",
+            f"{job['hidden']:.0%}" if several else "",
+            f"{1e3 * job['waiting']:,.1f} ms" if several else "",
+            options.size_text(round(job["bytes"])) if several else "",
+        )
+        speed = f"{job['images_per_second']:,.1f}", f"{1e3 * job['seconds']:,.1f} ms"
+        rows.append((job["where"], str(job["ranks"]), *speed, *figures))
+    links: list[Row] = [("link", "latency", "bandwidth")]
+    for link in result["links"]:
+        links.append((link["name"], f"{1e6 * link['latency']:,.0f} us", f"{link['bandwidth'] / 1e6:,.0f} MB/s"))
+    many: list[Row] = [
+        ("network", "link", "gradients", "nodes", "images/s", "efficiency", f"{result['epochs']} epochs")
+    ]
+    for row in result["computed"]:
+        what = row["network"], row["link"], row["compress"] or "whole", f"{row['nodes']:,}"
+        many.append((*what, f"{row['images_per_second']:,.0f}", f"{row['efficiency']:.0%}", f"{row['hours']:,.1f} h"))
+    parts = [
+        f"{result['network']} ({result['method']}), {result['size']}x{result['size']} pixels, {result['images']} "
+        f"images a rank, gradients {result['compress'] or 'whole'}; measured",
+        options.table(rows, range(1, 9)),
+        "links, fitted to exchanges on them",
+        options.table(links, (1, 2)),
+        *(f"not measured: {note}" for note in result["notes"]),
+        "ImageNet, 224x224 pixels: COMPUTED by the model from one step on this machine, not measured",
+        options.table(many, range(3, 7)),
+    ]
+    return _joined(result, parts)
+
+
 def startup(result: dict[str, Any]) -> str:
     """Return a table of the time from the start of a process to its first logits."""
     both = result["cold"], result["cached"]

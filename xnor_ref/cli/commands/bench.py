@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from xnor_ref.cli.bench import bench_options, bench_text
+from xnor_ref.cli.bench.bench_distributed import distributed
 from xnor_ref.cli.bench.bench_options import Measurement
 from xnor_ref.cli.bench.bench_scale import scale
 from xnor_ref.cli.bench.bench_train import train
@@ -259,3 +260,4 @@ def ladder(own: str | None, cpu: str | None, baselines: str | None, measurement:
 
 command.add_command(train)
 command.add_command(scale)
+command.add_command(distributed)

@@ -56,7 +56,9 @@ class MpiRanks:
     ----------
     patience : seconds after which a process that does not answer, or does not finish its part of a step, is given up
 
-    `seconds` counts what the training thread waited for others, and what gradients took to travel beside it.
+    `totals` counts seconds: those that the training thread waited for others (`waiting`) and for gradients
+    (`unhidden`), and those in which gradients travelled (`travelling`); the times that it waited for others
+    (`meetings`); and the bytes that gradients took (`bytes`).
 
     Raises
     ------
@@ -73,7 +75,7 @@ class MpiRanks:
         self.near = near.size
         if available_threads() * self.near > (os.cpu_count() or 1):  # ranks of one machine are not bound to processors
             set_threads(max(1, (os.cpu_count() or 1) // self.near))
-        self.seconds = {"waiting": 0.0, "travelling": 0.0, "gradients": 0.0, "bytes": 0.0}
+        self.totals = dict.fromkeys(("waiting", "unhidden", "travelling", "meetings", "bytes"), 0.0)
         self.host = socket.gethostname()
         self._sender = ThreadPoolExecutor(1, "xnor_ref gradients")
         hosts = self._texts(f"{self.host} (process {os.getpid()})")
@@ -92,7 +94,8 @@ class MpiRanks:
         began = time.perf_counter()
         with self._watch.waiting():
             found = self._gathered(self._calls, own)
-        self.seconds["waiting"] += time.perf_counter() - began
+        self.totals["waiting"] += time.perf_counter() - began
+        self.totals["meetings"] += 1
         return found
 
     def working(self, what: str) -> None:
@@ -107,7 +110,7 @@ class MpiRanks:
             began = time.perf_counter()
             with self._watch.waiting():
                 done.result()
-            self.seconds["gradients"] += time.perf_counter() - began
+            self.totals["unhidden"] += time.perf_counter() - began
 
         return wait
 
@@ -130,8 +133,8 @@ class MpiRanks:
     def _travel(self, size: int, start: Callable[[], Any]) -> None:
         began = time.perf_counter()
         self._finish(start)
-        self.seconds["travelling"] += time.perf_counter() - began
-        self.seconds["bytes"] += size * (self.size - 1) / self.size
+        self.totals["travelling"] += time.perf_counter() - began
+        self.totals["bytes"] += size * (self.size - 1) / self.size
 
     # --- MPI
 
