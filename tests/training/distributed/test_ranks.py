@@ -95,14 +95,14 @@ def test_any_number_of_ranks_writes_the_same_bytes(tmp_path):
         ("9", 137, "rank 1"),
         ("19", RankError.exit_code, "rank 1 on {host}"),
         ("sleep", RankError.exit_code, "rank 1 on {host}"),
-        ("nan", NonFiniteError.exit_code, "rank 1 on {host}: error: step 6"),
+        ("nan", NonFiniteError.exit_code, r"rank \d on {host}: error: step 6: .*NaN"),
     ],
 )
 def test_a_rank_that_is_lost_ends_the_job_and_it_goes_on(tmp_path, fault, code, words):
     (tmp_path / "faults.py").write_text(FAULTS)
     job = (*SMALL, "--plugin", "faults.py", "--distributed", "--rank-timeout", "4", "--out", "run", "--resume", "auto")
     found, out = on_ranks(2, *job, cwd=tmp_path, FAULT=fault)
-    assert found == code and words.format(host=socket.gethostname()) in out, out
+    assert found == code and re.search(words.format(host=re.escape(socket.gethostname())), out), out
     assert time.time() - float(re.search(r"FAULT (\S+)", out)[1]) < 30
     saved = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert saved.name == "step-000000005.safetensors"

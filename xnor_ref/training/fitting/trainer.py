@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.autodiff import Tensor
 from xnor_ref.datasets import AugmentSpec, Dataset, batches
-from xnor_ref.errors import InputError, ModelFileError, UnreadableError
+from xnor_ref.errors import InputError, ModelFileError, NonFiniteError, UnreadableError
 from xnor_ref.nn import Module, cross_entropy
 from xnor_ref.nn.shards import WHOLE, Shard
 from xnor_ref.optim import Optimizer
@@ -249,7 +249,15 @@ class Trainer:
             step.loss.backward()
         else:  # the mean over the batch is the sum over shards of their shares
             share = np.full(step.loss.shape, 1 / shard.count, step.loss.dtype)
-            step.loss.backward(share, deliver=self.team.deliver_to(shard))
+            take = self.team.deliver_to(shard)
+
+            def deliver(leaf: Any, gradient: NDArray) -> None:
+                if not np.isfinite(gradient.sum()) and not np.isfinite(gradient).all():
+                    where = f"the gradient of {self._names.get(leaf)} {gradient.shape}, in shard {shard.index}"
+                    raise NonFiniteError(f"step {number + 1}: {where}, holds NaN or infinity")
+                take(leaf, gradient)
+
+            step.loss.backward(share, deliver=deliver)
         return step
 
     def _counted(self, steps: list[Step]) -> tuple[float, int, int]:
