@@ -1,4 +1,4 @@
-"""Prepared copies: written whole or not at all, opened only when they are what they say, being prepared again otherwise."""
+"""Prepared copies: written whole or not at all, opened only when they are what they say, made again otherwise."""
 
 import errno
 import json
