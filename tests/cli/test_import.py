@@ -95,8 +95,8 @@ def a_torch_file():
         (a_torch_file(), "save_file(torch.load("),
         (pickle.dumps([1], 2), "never read"),
         (b"\x1c\0\0\0TFL3" + bytes(40), "TensorFlow Lite"),
-        (b"", "neither ONNX"),
-        (b"hello", "neither ONNX"),
+        (b"", "not a file of ONNX"),
+        (b"hello", "not a file of ONNX"),
         (b"\x08\x07", "no graph"),
         (b"\x08", "cut short"),
         (None, "no such file"),
@@ -119,10 +119,10 @@ def test_files_that_are_not_read(here, tmp_path, content, text):
         (["--mean", "nan"], "--mean must be numbers"),
         (["--std", "0"], "std"),
         (["--std", "1,1"], "std must be 3 numbers"),
-        (["--classes", "a,b"], "2 classes for 4 logits"),
+        (["--classes", "a,b"], "2 classes but 4 logits"),
         (["--input-shape", "3,8"], "--input-shape must be C,H,W"),
         (["--input-shape", "3,8,8"], "input_shape is (3, 8, 8)"),
-        (["--map", "m.toml"], "takes no description"),
+        (["--map", "m.toml"], "description of the layers is not needed"),
     ],
 )
 def test_arguments_that_do_not_fit(here, arguments, text):
@@ -135,7 +135,9 @@ def test_nodes_that_cannot_come_are_named(here, tmp_path):
     file.add("Flatten", file.add("Erf", "x", name="odd"), outputs=["y"])
     file.save(tmp_path / "odd.onnx", "y")
     code, _, err = here("import", "odd.onnx", "-o", "m.safetensors")
-    assert code == 2 and "1 layer cannot come" in err and "node 'odd' (Erf): the operation is not read" in err
+    assert (
+        code == 2 and "1 layer cannot be imported" in err and "node 'odd' (Erf): the operation is not supported" in err
+    )
 
 
 @pytest.mark.interop

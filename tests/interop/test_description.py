@@ -98,11 +98,16 @@ CONV = {"weight": normal(4, 3, 3, 3)}
         ("max_pool2d", {}, {}, "needs the setting 'kernel_size'"),
         ("conv2d", {"strides": 2}, CONV, "does not take strides; it takes stride, padding"),
         ("relu", {}, CONV, "has no array 'weight'; its arrays are none"),
-        ("conv2d", {}, {"weight": normal(4, 3)}, r"weight must have 4 axes and values, got shape \(4, 3\)"),
-        ("conv2d", {}, {"weight": np.zeros((4, 0, 3, 3))}, "must have 4 axes and values"),
+        ("conv2d", {}, {"weight": normal(4, 3)}, r"weight must have 4 axes and not be empty, got shape \(4, 3\)"),
+        ("conv2d", {}, {"weight": np.zeros((4, 0, 3, 3))}, "must have 4 axes and not be empty"),
         ("conv2d", {}, {"weight": "w"}, "weight must be an array of numbers, got str"),
-        ("shift", {}, {"shift": np.array([1e300, 0, 0])}, "shift holds NaN, infinity, or what float32 cannot hold"),
-        ("add", {}, {}, "reads 1 results, two or more is needed"),
+        (
+            "shift",
+            {},
+            {"shift": np.array([1e300, 0, 0])},
+            "shift holds NaN, infinity, or a value too large for float32",
+        ),
+        ("add", {}, {}, "has 1 inputs, but needs two or more"),
     ],
 )
 def test_layers_that_are_none(kind, settings, arrays, message):
@@ -113,30 +118,30 @@ def test_layers_that_are_none(kind, settings, arrays, message):
 @pytest.mark.parametrize(
     ("kind", "settings", "arrays", "message"),
     [
-        ("conv2d", {}, {"weight": normal(4, 2, 3, 3)}, r"needs an image \(2, H, W\), gets \(3, 5, 5\)"),
+        ("conv2d", {}, {"weight": normal(4, 2, 3, 3)}, r"needs an image \(2, H, W\), but gets \(3, 5, 5\)"),
         ("conv2d", {"groups": 3}, CONV, r"needs an image \(9, H, W\)"),
         ("conv2d", {"stride": 0}, CONV, "stride must be at least 1, got 0"),
         ("conv2d", {"dilation": 3}, CONV, r"its window .* is larger than the image \(3, 5, 5\)"),
-        ("conv2d", {}, {**CONV, "bias": normal(3)}, r"bias has shape \(3,\), \(4,\) is needed"),
+        ("conv2d", {}, {**CONV, "bias": normal(3)}, r"bias has shape \(3,\), but \(4,\) is needed"),
         ("binary_conv2d", {"weight_scale": "mean"}, CONV, "weight_scale must be one of alpha, layer, off"),
-        ("linear", {}, {"weight": normal(2, 75)}, r"needs 75 flat values, gets \(3, 5, 5\)"),
+        ("linear", {}, {"weight": normal(2, 75)}, r"needs 75 flat values, but gets \(3, 5, 5\)"),
         ("batch_norm", {"eps": 0}, norm(3), r"eps must be in \(0, 1\)"),
-        ("batch_norm", {}, norm(4), r"running_var has 4 values, the input \(3, 5, 5\)"),
+        ("batch_norm", {}, norm(4), r"running_var has 4 values, but the input has shape \(3, 5, 5\)"),
         ("batch_norm", {}, {**norm(3), "running_var": -np.ones(3)}, "running_var is negative"),
-        ("scale", {}, {"row": normal(5)}, "has the factors row; one of"),
-        ("scale", {}, {"map": normal(3, 5, 4)}, r"map has shape \(3, 5, 4\), \(3, 5, 5\) is needed"),
+        ("scale", {}, {"row": normal(5)}, "has the factors row; they must be one of"),
+        ("scale", {}, {"map": normal(3, 5, 4)}, r"map has shape \(3, 5, 4\), but \(3, 5, 5\) is needed"),
         ("prelu", {}, {"weight": normal(2)}, "has 2 slopes"),
         ("max_pool2d", {"kernel_size": 17}, {}, "at most 256 taps"),
         ("max_pool2d", {"kernel_size": 6}, {}, "is larger than the image"),
         ("sign", {"gradient": "x"}, {}, "sign_gradient must be one of ste"),
-        ("relu", {}, {}, r"the last layer gives \(3, 5, 5\); it must give one value for each class"),
+        ("relu", {}, {}, r"the last layer's output has shape \(3, 5, 5\); it must have one value per class"),
     ],
 )
 def test_layers_that_do_not_fit_are_named(kind, settings, arrays, message):
     layer = Layer("some layer", kind, ("input",), settings, arrays)
     with pytest.raises(InputError, match=message) as caught:
         build.network(Description((layer,), (3, 5, 5)))
-    assert kind == "relu" or f"1 layer cannot come\n  layer 'some layer' ({kind}): " in str(caught.value)
+    assert kind == "relu" or f"1 layer cannot be imported\n  layer 'some layer' ({kind}): " in str(caught.value)
 
 
 def test_all_layers_that_do_not_fit_are_named_at_once():
@@ -146,9 +151,9 @@ def test_all_layers_that_do_not_fit_are_named_at_once():
         Layer("c", "max_pool2d", ("input",), {"kernel_size": 9}),
         Layer("d", "concat", ("b", "c")),
     ]
-    with pytest.raises(InputError, match=r"2 layers cannot come\n  layer 'a' .*\n  layer 'c' "):
+    with pytest.raises(InputError, match=r"2 layers cannot be imported\n  layer 'a' .*\n  layer 'c' "):
         build.network(Description(tuple(layers), (3, 5, 5)))
-    with pytest.raises(InputError, match=r"x: 30 layers cannot come(\n  .*){20}\n  ... and 10 more"):
+    with pytest.raises(InputError, match=r"x: 30 layers cannot be imported(\n  .*){20}\n  ... and 10 more"):
         refuse_all("x", [(f"layer {i}", "why") for i in range(30)])
 
 
@@ -156,7 +161,7 @@ def test_all_layers_that_do_not_fit_are_named_at_once():
     ("make", "message"),
     [
         (lambda a: Description((), (3, 5, 5)), "1 to 10000 layers, got 0"),
-        (lambda a: Description((a, a), (3, 5, 5)), "layer 'a' .* its name was used before"),
+        (lambda a: Description((a, a), (3, 5, 5)), "layer 'a' .* its name is used twice"),
         (
             lambda a: Description((Layer("b", "relu", ("c",)), a), (3, 5, 5)),
             "reads 'c', which is not a layer before it",
@@ -172,7 +177,7 @@ def test_descriptions_that_are_none(make, message):
 
 def test_classes_and_sums_must_fit():
     flat = Layer("a", "flatten", ("input",))
-    with pytest.raises(InputError, match="2 classes for 3 logits"):
+    with pytest.raises(InputError, match="2 classes but 3 logits"):
         build.network(Description((flat,), (3, 1, 1), classes=("x", "y")))
     pool = Layer("b", "avg_pool2d", ("input",), {"kernel_size": 1, "padding": 0, "stride": 2})
     join = Layer("c", "add", ("input", "b"))

@@ -174,18 +174,16 @@ def test_a_network_too_large_for_a_file_is_refused(monkeypatch):
     size = len(onnx_bytes(packed))
     monkeypatch.setattr(onnx_out, "MAX_BYTES", size)
     assert len(onnx_bytes(packed)) == size
-    with pytest.raises(
-        InputError, match=r"less than 2 GiB, this one would need [\d,]+ bytes; weights that stay packed"
-    ):
+    with pytest.raises(InputError, match=r"smaller than 2 GiB, but this one would need [\d,]+ bytes; packed weights"):
         onnx_bytes(packed, unpacked=True)
     monkeypatch.setattr(onnx_out_graph, "MAX_BYTES", size - 1)
-    with pytest.raises(InputError, match="less than 2 GiB"):
+    with pytest.raises(InputError, match="smaller than 2 GiB"):
         onnx_bytes(packed)
 
 
 @needs_onnx
 def test_wrong_arguments():
-    with pytest.raises(InputTypeError, match="a PackedNetwork is needed, got Sequential; freeze"):
+    with pytest.raises(InputTypeError, match="packed must be a PackedNetwork, got Sequential; make one with freeze"):
         onnx_bytes(nn.Sequential(nn.Flatten()))
     with pytest.raises(InputError, match="batch must be at least 1, got 0"):
         onnx_bytes(built("bnn"), batch=0)
@@ -249,7 +247,7 @@ def test_another_sign_of_zero_is_no_rounding():
     content, pixels = onnx_bytes(packed), np.zeros((3, 5, 5, 1), np.uint8)
     assert not compare(OnnxFile(content, "net", packed), pixels).wrong
     found = compare(OnnxFile(changed(content, smallest_above_zero), "net", packed), pixels)
-    assert found.wrong == (0, 1, 2) and "takes the same values for others" in found.reason
+    assert found.wrong == (0, 1, 2) and "gets other signs or levels for the same values" in found.reason
 
 
 def black_and_white():
@@ -296,12 +294,12 @@ def test_what_is_no_such_file_is_refused(tmp_path):
         OnnxFile(b"GIF89a" * 20, "x", packed)
     with pytest.raises(ModelFileError, match="0 inputs and 0 outputs"):
         OnnxFile(b"", "x", packed)
-    with pytest.raises(ModelFileError, match=r"gives float32 \(2, 6\) for 2 images, float32 \(2, 5\) is needed"):
+    with pytest.raises(ModelFileError, match=r"returns float32 \(2, 6\) for 2 images, but float32 \(2, 5\) is needed"):
         OnnxFile(content, "x", other).run(random_pixels(packed, 2))
     with pytest.raises(ModelFileError, match="onnxruntime cannot run it"):
         compare(OnnxFile(content, "x", other), random_pixels(other, 2))
     broken = changed(content, lambda graph: graph.node.pop(5))
-    with pytest.raises(ModelFileError, match="onnxruntime refuses it"):
+    with pytest.raises(ModelFileError, match="onnxruntime rejects it"):
         compare(OnnxFile(broken, "x", packed), random_pixels(packed, 2))
     with pytest.raises(ModelFileError, match="no such file"):
         onnx_check.read(tmp_path / "missing.onnx", packed)

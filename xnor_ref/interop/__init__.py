@@ -1,4 +1,4 @@
-"""Networks from other libraries, and for them; docs/interop.md shows how."""
+"""Importing networks from other libraries, and exporting networks to them. docs/interop.md shows how."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

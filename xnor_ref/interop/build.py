@@ -1,4 +1,4 @@
-"""From a description to a network of `nn`, which trains on and freezes."""
+"""From a description to a network of `nn`, which can be trained further and frozen."""
 
 import math
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from xnor_ref.interop.description import INPUT, Description, Layer, Reasons, pla
 from xnor_ref.nn.layers.real_layers import Convolution
 from xnor_ref.packed.shapes import Shape, output_shape
 
-MAX_RESULT = 2**28  # values that one layer may make of one image: the 1 GiB of a model file
+MAX_RESULT = 2**28  # most values of a layer's output for one image: the 1 GiB limit of a model file
 
 
 def network(description: Description) -> nn.Graph:
-    """The network that a description tells of, in inference mode, with its numbers.
+    """Build the network of a description, with its weights, in inference mode.
 
-    `about` of the result has its input shape, mean, std and classes, so that `freeze` needs nothing more.
+    Its attribute `about` holds input shape, mean, std and classes, so `freeze` needs no other arguments.
 
     Raises
     ------
     InputError
-        Layers that do not fit together, or what a layer of `nn` refuses; names every such layer that can be examined.
+        Layers do not match each other, or a layer of `nn` rejects its settings. The message names all such layers.
     """
     names = plain_names(layer.name for layer in description.layers)
     names[INPUT] = INPUT
@@ -33,7 +33,7 @@ def network(description: Description) -> nn.Graph:
     reasons: Reasons = []
     for layer in description.layers:
         if any(source not in shapes for source in layer.inputs):
-            continue  # it follows one that was refused
+            continue  # it follows a rejected layer
         try:
             module, shapes[layer.name] = _made(layer, [shapes[source] for source in layer.inputs])
             layers[names[layer.name]] = (module, *(names[source] for source in layer.inputs))
@@ -44,9 +44,9 @@ def network(description: Description) -> nn.Graph:
     refuse_all(source, reasons)
     logits = shapes[description.layers[-1].name]
     if len(logits) != 1:
-        raise InputError(f"{source}: the last layer gives {logits}; it must give one value for each class")
+        raise InputError(f"{source}: the last layer's output has shape {logits}; it must have one value per class")
     if description.classes is not None and len(description.classes) != logits[0]:
-        raise InputError(f"{source}: {len(description.classes)} classes for {logits[0]} logits")
+        raise InputError(f"{source}: {len(description.classes)} classes but {logits[0]} logits")
     graph = nn.Graph(layers)
     about: dict[str, Any] = {key: getattr(description, key) for key in ("input_shape", "mean", "std", "classes")}
     graph.about = {key: value for key, value in about.items() if value is not None}
@@ -57,7 +57,7 @@ def network(description: Description) -> nn.Graph:
 
 
 def _made(layer: Layer, shapes: list[Shape]) -> tuple[nn.Module, Shape]:
-    """The layer of `nn`, and the shape of what it makes of one image."""
+    """Return the layer of `nn`, and its output shape for one image."""
     for shape in shapes[1:]:
         both = (shapes[0], shape) if layer.kind == "add" else (shapes[0][1:], shape[1:])
         if both[0] != both[1] or len(shape) != len(shapes[0]):
@@ -69,31 +69,31 @@ def _made(layer: Layer, shapes: list[Shape]) -> tuple[nn.Module, Shape]:
             layer.refuse(f"its window ({module.describe()}) is larger than the image {shapes[0]}")
     shape = output_shape(module, *shapes)
     if math.prod(shape) > MAX_RESULT:
-        layer.refuse(f"would make {shape} of one image, more than {MAX_RESULT} values")
+        layer.refuse(f"its output {shape} for one image has more than {MAX_RESULT} values")
     return module, shape
 
 
 def _image(layer: Layer, shape: Shape, channels: int | None = None) -> int:
-    """C of an input (C, H, W)."""
+    """Return C of an input (C, H, W)."""
     if len(shape) != 3 or channels not in (None, shape[0]):
-        layer.refuse(f"needs an image ({'C' if channels is None else channels}, H, W), gets {shape}")
+        layer.refuse(f"needs an image ({'C' if channels is None else channels}, H, W), but gets {shape}")
     return shape[0]
 
 
 def _channels(layer: Layer, shape: Shape, key: str) -> int:
-    """C of an input (C, H, W) or (C,), which the array `key` must have, too."""
+    """Return C of an input (C, H, W) or (C,). The array `key` must have as many values."""
     if len(layer.arrays[key]) != shape[0]:
-        layer.refuse(f"{key} has {len(layer.arrays[key])} values, the input {shape}")
+        layer.refuse(f"{key} has {len(layer.arrays[key])} values, but the input has shape {shape}")
     return shape[0]
 
 
 def _put(layer: Layer, module: Any, **arrays: NDArray) -> Any:
-    """The module with these arrays in place of its own, which have their shapes."""
+    """Replace a module's arrays by these, after checking their shapes. Return the module."""
     for key, array in arrays.items():
         own = getattr(module, key)
         data = own if isinstance(own, np.ndarray) else own.data
         if array.shape != data.shape:
-            layer.refuse(f"{key} has shape {array.shape}, {data.shape} is needed")
+            layer.refuse(f"{key} has shape {array.shape}, but {data.shape} is needed")
         data[...] = array
     return module
 
@@ -114,7 +114,7 @@ def _linear(kind: Any) -> Callable[[Layer, Shape], nn.Module]:
     def make(layer: Layer, shape: Shape) -> nn.Module:
         outputs, inputs = layer.arrays["weight"].shape
         if shape != (inputs,):
-            layer.refuse(f"needs {inputs} flat values, gets {shape}")
+            layer.refuse(f"needs {inputs} flat values, but gets {shape}")
         return _put(layer, kind(inputs, outputs, bias="bias" in layer.arrays, **layer.settings), **layer.arrays)
 
     return make
@@ -134,7 +134,7 @@ def _scale(layer: Layer, shape: Shape) -> nn.Module:
     gamma = gammas.get(tuple(sorted(layer.arrays)))
     if gamma is None:
         layer.refuse(
-            f"has the factors {', '.join(layer.arrays) or 'none'}; one of {', '.join(map(str, gammas))} is needed"
+            f"has the factors {', '.join(layer.arrays) or 'none'}; they must be one of {', '.join(map(str, gammas))}"
         )
     if gamma != "o":
         _image(layer, shape)
@@ -144,7 +144,7 @@ def _scale(layer: Layer, shape: Shape) -> nn.Module:
 def _prelu(layer: Layer, shape: Shape) -> nn.Module:
     slopes = len(layer.arrays["weight"])
     if slopes not in (1, shape[0]):
-        layer.refuse(f"has {slopes} slopes, its input {shape}")
+        layer.refuse(f"has {slopes} slopes, but its input has shape {shape}")
     return _put(layer, nn.PReLU(slopes, **layer.settings), **layer.arrays)
 
 
@@ -160,7 +160,7 @@ def _plain(kind: Any) -> Callable[[Layer, Shape], nn.Module]:
     return lambda layer, shape: kind(**layer.settings)
 
 
-MAKERS: dict[str, Callable[[Layer, Shape], nn.Module]] = {  # for each kind, from (layer, shape of its first input)
+MAKERS: dict[str, Callable[[Layer, Shape], nn.Module]] = {  # by kind: a function of (layer, shape of its first input)
     "conv2d": _convolution(nn.Conv2d),
     "linear": _linear(nn.Linear),
     "binary_conv2d": _convolution(nn.BinaryConv2d),

@@ -1,7 +1,7 @@
-"""A network as plain data: what every import makes, and what `build` makes a network of `nn` from.
+"""A network as plain data. Every import makes a description, and `build` makes a network of `nn` from it.
 
-A layer has a name, a kind, the names of what it reads, settings, and arrays. Kinds, and what each may be told, are
-declared in `KINDS`; they are the layers of `nn` in snake case, and settings are the keywords of those layers.
+A layer has a name, a kind, the names of its inputs, settings, and arrays. `KINDS` declares the kinds and their
+settings: kinds are the layers of `nn` in snake case, and settings are the keywords of those layers.
 """
 
 import re
@@ -18,23 +18,23 @@ from xnor_ref.nn.layers.binary_layers import BinaryLayer
 from xnor_ref.nn.layers.binary_weight_layers import BinaryWeightConv2d
 from xnor_ref.nn.layers.kbit_layers import KBitLayer
 
-Reasons = list[tuple[str, str]]  # (layer, why it cannot come)
+Reasons = list[tuple[str, str]]  # (layer, why it cannot be imported)
 MAX_LAYERS = 10_000  # as in a model file
-MAX_VALUES = 2**31  # of one array
+MAX_VALUES = 2**31  # most values of an array
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of layer needs and may be told.
+    """The arrays and settings of a kind of layer.
 
     Parameters
     ----------
-    arrays : the axes of each array that it must have
-    optional : of those that it may have
-    settings : the names of what it may be told, as the layer of `nn` calls it
-    required : those that it must be told
-    several : whether it reads two results or more, and not one
+    arrays : the number of axes of each required array
+    optional : the same for each optional array
+    settings : the names of all settings, as in the layer of `nn`
+    required : the names of the required settings
+    several : whether it reads two inputs or more, instead of one
     """
 
     arrays: Mapping[str, int] = field(default_factory=dict)
@@ -78,12 +78,12 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer: `inputs` name layers before it, or "input", the normalised image.
+    """A layer. `inputs` name earlier layers, or "input", the normalised image.
 
     Raises
     ------
     InputError
-        An unknown kind, or what that kind does not take; the message names the layer.
+        The kind is unknown or does not take what is given. The message names the layer.
     """
 
     name: str
@@ -95,10 +95,10 @@ class Layer:
     def __post_init__(self) -> None:
         kind = KINDS.get(self.kind)
         if kind is None:
-            self.refuse(f"unknown kind; known are {', '.join(KINDS)}")
+            self.refuse(f"unknown kind; it must be one of {', '.join(KINDS)}")
         object.__setattr__(self, "inputs", tuple(self.inputs))
         if (len(self.inputs) < 2) if kind.several else (len(self.inputs) != 1):
-            self.refuse(f"reads {len(self.inputs)} results, {'two or more' if kind.several else 'one'} is needed")
+            self.refuse(f"has {len(self.inputs)} inputs, but needs {'two or more' if kind.several else 'one'}")
         unknown = sorted(self.settings.keys() - set(kind.settings))
         if unknown:
             self.refuse(f"does not take {', '.join(unknown)}; it takes {', '.join(kind.settings) or 'nothing'}")
@@ -114,14 +114,14 @@ class Layer:
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
                 self.refuse(f"{key} must be an array of numbers, got {getattr(array, 'dtype', type(array).__name__)}")
             if array.ndim != known[key] or not 0 < array.size <= MAX_VALUES:
-                self.refuse(f"{key} must have {known[key]} axes and values, got shape {array.shape}")
+                self.refuse(f"{key} must have {known[key]} axes and not be empty, got shape {array.shape}")
         object.__setattr__(self, "arrays", {key: self._single(key, array) for key, array in self.arrays.items()})
 
     def _single(self, key: str, array: NDArray) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):
             single = np.ascontiguousarray(array, np.float32)
         if not np.isfinite(single).all():
-            self.refuse(f"{key} holds NaN, infinity, or what float32 cannot hold")
+            self.refuse(f"{key} holds NaN, infinity, or a value too large for float32")
         return single
 
     def refuse(self, reason: str) -> NoReturn:
@@ -135,11 +135,11 @@ class Description:
 
     Parameters
     ----------
-    layers : each after those that it reads; the last gives the logits
-    input_shape : (C, H, W) of an image
-    mean, std : number, or a number per channel, of pixel/255: what raw pixels are normalised with
-    classes : names in label order; without any they are called "0", "1", and so on
-    source : what the network comes from, for people
+    layers : each after its inputs; the output of the last one is the logits
+    input_shape : shape (C, H, W) of an image
+    mean, std : number, or one number per channel; mean and standard deviation of pixel/255 that normalise raw pixels
+    classes : names in label order; by default "0", "1", and so on
+    source : origin of the network, for messages
     """
 
     layers: tuple[Layer, ...]
@@ -159,18 +159,18 @@ class Description:
         if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
             raise InputError(f"classes must be names in label order, got {names!r}")
         if not 1 <= len(self.layers) <= MAX_LAYERS:
-            raise InputError(f"a network has 1 to {MAX_LAYERS} layers, got {len(self.layers)}")
+            raise InputError(f"a network must have 1 to {MAX_LAYERS} layers, got {len(self.layers)}")
         seen = {INPUT}
         for layer in self.layers:
             if layer.name in seen:
-                layer.refuse("its name was used before")
+                layer.refuse("its name is used twice")
             for source in layer.inputs:
                 if source not in seen:
-                    layer.refuse(f"reads {source!r}, which is no layer before it")
+                    layer.refuse(f"reads {source!r}, which is not a layer before it")
             seen.add(layer.name)
 
     def table(self) -> list[tuple[str, str, str]]:
-        """(name, kind, what it has) of each layer, for people."""
+        """Return (name, kind, settings and arrays) of each layer as text."""
         return [(layer.name, layer.kind, _said(layer)) for layer in self.layers]
 
 
@@ -181,16 +181,19 @@ def _said(layer: Layer) -> str:
 
 
 def refuse_all(source: str, reasons: Iterable[tuple[str, str]]) -> None:
-    """Raise one InputError that names each layer that cannot come, with the reason; nothing without reasons."""
+    """Raise one InputError that names each layer that cannot be imported, with the reason.
+
+    Without reasons, do nothing.
+    """
     lines = [f"{name}: {reason}" for name, reason in reasons]
     if lines:
         more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        count = f"{len(lines)} layer{'s' * (len(lines) > 1)} cannot come"
+        count = f"{len(lines)} layer{'s' * (len(lines) > 1)} cannot be imported"
         raise InputError("\n  ".join([f"{source}: {count}", *lines[:_SHOWN], *more]))
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """From each name to one that a model file can hold, of letters, digits, `_`, `.` and `-`; all differ.
+    """Map names to different names that a model file can hold: letters, digits, `_`, `.` and `-`.
 
     >>> plain_names(["conv/1:0", "conv_1_0", "a.b"])
     {'conv/1:0': 'conv_1_0', 'conv_1_0': 'conv_1_0_2', 'a.b': 'a.b'}

@@ -1,9 +1,9 @@
-"""Whether an ONNX file answers as the packed network that it was written from.
+"""Checking that an ONNX file gives the answers of the packed network that it was written from.
 
-Runtimes add real numbers up in other orders than this project. A value that lies within such a rounding of a threshold
-may then get another sign, and all that follows from it may differ. `compare` tells these images from wrong ones. It
-follows the file's own values from sign to sign, and shows at each place that they are ours up to rounding, that their
-signs are those that we would give them, and that our layers come from there to the file's next values.
+Runtimes sum real numbers in other orders than this project. A value that close to a threshold may then get another
+sign, and all values computed from it may differ. `compare` distinguishes such images from wrong ones. It follows the
+file's own values from sign to sign. At each place it checks that the file's values equal ours up to rounding, that the
+file takes the signs that we would take of them, and that our layers lead from there to the file's next values.
 """
 
 import os
@@ -27,35 +27,35 @@ from xnor_ref.storage import PathLike, write_atomically
 
 F32 = NDArray[np.float32]
 Values = dict[str, NDArray[Any]]
-Run = Callable[[NDArray], list[NDArray]]  # from images as the file takes them to its logits and other values
+Run = Callable[[NDArray], list[NDArray]]  # from the file's input images to its logits and other values
 
-TOLERANCE = 1e-4  # of logits, relative to the largest of the image, or of an image on average if that is more
-ROUNDING = 2.0**-16  # of a value before a sign, relative to the largest of the layer's input: some hundred roundings
-FEW_ROUNDINGS = 2.0**-22  # likewise: how near a threshold counts as beside it, where the file's value is ours
-CHECKED = 16  # images, when a file is written
-TOGETHER = 50  # images at once
+TOLERANCE = 1e-4  # of logits, relative to the image's largest logit, or to the mean over images if that is larger
+ROUNDING = 2.0**-16  # of a value before a sign, relative to the layer's largest input: a few hundred roundings
+FEW_ROUNDINGS = 2.0**-22  # likewise: the distance from a threshold at which rounding may flip the sign
+CHECKED = 16  # images checked when a file is written
+TOGETHER = 50  # images per run
 MOST_TOGETHER = 65_536
-FOLLOWED = 16  # likewise, where all values before signs are looked at
+FOLLOWED = 16  # images per run when all values before signs are compared
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a file's answers compare.
+    """The comparison of a file's answers with its model's.
 
     Attributes
     ----------
     images : int
     labels_equal : int
-        Images with the same label; others may be right if two logits are as good as equal.
+        Images with the same label. Others may still be right if two logits are nearly equal.
     difference : float
-        The largest of a logit, relative to the largest logit of the image, or of an image on average if that is more.
-        Images that are `near` are left out.
+        The largest difference of a logit, relative to the image's largest logit, or to the mean over images if that is
+        larger. Images that are `near` are left out.
     near : int
-        Images that differ because a value before a sign lies within rounding of its threshold.
+        Images that differ because rounding flips the sign of a value at its threshold.
     wrong : tuple of int
-        Positions of images that differ otherwise.
+        Indices of images that differ for another reason.
     reason : str
-        What is wrong with the first of them, or "".
+        The reason for the first of them, or "".
     """
 
     images: int
@@ -67,14 +67,14 @@ class Agreement:
 
 
 class OnnxFile:
-    """A file that takes images and gives logits, run by onnxruntime, or by qonnx where it has QONNX's nodes.
+    """A file from images to logits, run by onnxruntime, or by qonnx if it has QONNX nodes.
 
     Raises
     ------
     InputError
         A package is missing.
     ModelFileError
-        The file is missing, or no such network.
+        The file is missing, or not such a network.
     """
 
     def __init__(self, content: bytes, name: str, packed: PackedNetwork, threads: int = 1) -> None:
@@ -82,44 +82,46 @@ class OnnxFile:
         self.name, self.packed, self.threads = name, packed, threads
         try:
             self._model = onnx.load_model_from_string(content)
-        except Exception as error:  # of protocol buffers, by whichever implementation
+        except Exception as error:  # the class depends on the implementation of protocol buffers
             raise ModelFileError(f"{name}: not an ONNX file ({error})") from None
         graph = self._model.graph
         constants = {constant.name for constant in graph.initializer}
         self._inputs = [value for value in graph.input if value.name not in constants]
         if len(self._inputs) != 1 or len(graph.output) != 1:
             what = f"{len(self._inputs)} inputs and {len(graph.output)} outputs"
-            raise ModelFileError(f"{name}: one input of images and one output of logits are needed, it has {what}")
+            raise ModelFileError(
+                f"{name}: it must have one input of images and one output of logits, but it has {what}"
+            )
         self.input, self.logits = self._inputs[0].name, graph.output[0].name
         kind = self._inputs[0].type.tensor_type
         self.pixels = kind.elem_type == onnx.TensorProto.UINT8
         self.batch = kind.shape.dim[0].dim_value if kind.shape.dim else 0  # 0: any
         if self.batch > MOST_TOGETHER:
-            raise ModelFileError(f"{name}: takes {self.batch:,} images at once, the limit is {MOST_TOGETHER:,}")
+            raise ModelFileError(f"{name}: takes {self.batch:,} images at once; the limit is {MOST_TOGETHER:,}")
         self.values = {value for node in graph.node for value in node.output}
         self._qonnx = any(entry.domain == QONNX_DOMAIN for entry in self._model.opset_import)
-        self._ready: dict[tuple[str, ...], Run] = {}  # by the values beside the logits that they give
+        self._ready: dict[tuple[str, ...], Run] = {}  # by the names of the extra values that they return
 
     @property
     def runner(self) -> str:
-        """The package that runs it."""
+        """The package that runs the file."""
         return "qonnx" if self._qonnx else "onnxruntime"
 
     def prepared(self, images: NDArray) -> NDArray:
-        """Pixels as the file takes them."""
+        """Convert pixels to the file's input."""
         return images if self.pixels else self.normalised(images)
 
     def normalised(self, images: NDArray) -> F32:
-        """Pixels as float32 (N, C, H, W)."""
+        """Return pixels as normalised float32 (N, C, H, W)."""
         table = self.packed.examined.table
         return np.stack([np.take(table[:, c], images[..., c]) for c in range(images.shape[3])], axis=1)
 
     def run(self, images: NDArray, names: Sequence[str] = ()) -> Values:
-        """Logits of pixels, and more values of the graph by their names."""
+        """Return the logits of pixels, and more values of the graph by name."""
         return self.ask(self.prepared(images), names)
 
     def ask(self, x: NDArray, names: Sequence[str] = ()) -> Values:
-        """The same of images as the file takes them."""
+        """Do the same for images in the file's input format."""
         more = tuple(names)
         if more not in self._ready:
             self._ready[more] = self._executor(more) if self._qonnx else self._session(more)
@@ -133,11 +135,11 @@ class OnnxFile:
         logits, shape = found[self.logits], (len(x), len(self.packed.classes))
         if logits.shape != shape or logits.dtype.kind != "f":
             what = f"{logits.dtype} {logits.shape}"
-            raise ModelFileError(f"{self.name}: gives {what} for {len(x)} images, float32 {shape} is needed")
+            raise ModelFileError(f"{self.name}: returns {what} for {len(x)} images, but float32 {shape} is needed")
         return found
 
     def _session(self, names: Sequence[str]) -> Run:
-        """As onnxruntime computes it."""
+        """Return a run by onnxruntime."""
         try:
             import onnxruntime
         except ImportError as error:
@@ -151,8 +153,8 @@ class OnnxFile:
         providers = ["CPUExecutionProvider"]
         try:
             session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
-        except Exception as error:  # of a class of its own for every kind
-            raise ModelFileError(f"{self.name}: onnxruntime refuses it: {error}") from None
+        except Exception as error:  # onnxruntime has a class for every kind of error
+            raise ModelFileError(f"{self.name}: onnxruntime rejects it: {error}") from None
 
         def run(x: NDArray) -> list[NDArray]:
             try:
@@ -160,13 +162,13 @@ class OnnxFile:
             except Exception as error:
                 raise ModelFileError(f"{self.name}: onnxruntime cannot run it: {error}") from None
             if not all(isinstance(array, np.ndarray) and array.shape[:1] == x.shape[:1] for array in found):
-                raise ModelFileError(f"{self.name}: gives values that are not one for each image")
+                raise ModelFileError(f"{self.name}: returns values that are not one per image")
             return found
 
         return run
 
     def _executor(self, names: Sequence[str]) -> Run:
-        """As qonnx computes it, node by node."""
+        """Return a run by qonnx, node by node."""
         try:
             from qonnx.core.modelwrapper import ModelWrapper
             from qonnx.core.onnx_exec import execute_onnx
@@ -174,7 +176,7 @@ class OnnxFile:
         except ImportError as error:
             raise InputError(f"this needs the package qonnx ({error}): pip install 'xnor_ref[qonnx]'") from None
         if not self.batch:
-            raise InputError(f"{self.name}: qonnx runs files with a fixed number of images; write it with batch=1")
+            raise InputError(f"{self.name}: qonnx runs only files with a fixed batch size; write it with batch=1")
 
         def run(x: NDArray) -> list[NDArray]:
             try:
@@ -188,7 +190,7 @@ class OnnxFile:
 
 
 def read(path: PathLike, packed: PackedNetwork, threads: int = 1) -> OnnxFile:
-    """A file of `to_onnx` or `to_qonnx`, or another with one input of images. Raises as `OnnxFile`."""
+    """Read a file of `to_onnx` or `to_qonnx`, or another with one input of images. Raises the errors of `OnnxFile`."""
     if not os.path.isfile(path):
         raise ModelFileError(f"{path}: no such file")
     try:
@@ -197,7 +199,7 @@ def read(path: PathLike, packed: PackedNetwork, threads: int = 1) -> OnnxFile:
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
-        raise ModelFileError(f"{path}: more than the 2 GiB that are read")
+        raise ModelFileError(f"{path}: it has more than the limit of 2 GiB")
     return OnnxFile(content, str(path), packed, threads)
 
 
@@ -212,28 +214,30 @@ def is_onnx(path: PathLike) -> bool:
 
 
 def write_checked(packed: PackedNetwork, path: PathLike, *, qonnx: bool, **how: Any) -> tuple[int, Agreement | None]:
-    """Write a file as `to_onnx` or `to_qonnx` does, once its answers to random pixels were found right.
+    """Write a file like `to_onnx` or `to_qonnx`, after checking its answers on random pixels.
 
-    Returns its bytes, and how its answers compare: None where what would run it is not installed.
+    Return its bytes, and the comparison of its answers, or None if the package that runs it is not installed.
 
     Raises
     ------
     EquivalenceError
-        It answers otherwise; nothing is written then.
-    Besides, as `to_onnx`.
+        Its answers differ; then nothing is written.
+    The errors of `to_onnx` also occur.
     """
     content = onnx_bytes(packed, qonnx=qonnx, **how)
     agreement = None
     if find_spec("qonnx" if qonnx else "onnxruntime") is not None:
         agreement = compare(OnnxFile(content, str(path), packed), random_pixels(packed, CHECKED))
         if agreement.wrong:
-            raise EquivalenceError(f"{path} is not written, as it would not answer as its model: {agreement.reason}")
+            raise EquivalenceError(
+                f"{path} is not written, because its answers would differ from its model's: {agreement.reason}"
+            )
     write_atomically(path, content)
     return len(content), agreement
 
 
 def random_pixels(packed: PackedNetwork, count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Images of pixels that are drawn alone."""
+    """Return images with random pixels."""
     channels, height, width = packed.input_shape
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
 
@@ -246,7 +250,7 @@ def compare(file: OnnxFile, images: NDArray[np.uint8]) -> Agreement:
     scale = np.maximum(np.maximum(scale, scale.mean()), np.finfo(np.float32).tiny)
     difference, same = _furthest(ours, theirs) / scale, ours.argmax(axis=1) == theirs.argmax(axis=1)
     chosen = np.take_along_axis(ours, theirs.argmax(axis=1)[:, None], axis=1)[:, 0]
-    tied = ours.max(axis=1) - chosen <= 2 * TOLERANCE * scale  # two labels that rounding may exchange
+    tied = ours.max(axis=1) - chosen <= 2 * TOLERANCE * scale  # rounding may exchange two labels
     suspects = np.flatnonzero(~((difference <= TOLERANCE) & (same | tied)))
     reasons = _reasons(file, images[suspects], scale[suspects]) if len(suspects) else []
     wrong = tuple(int(image) for image, reason in zip(suspects, reasons) if reason)
@@ -256,17 +260,17 @@ def compare(file: OnnxFile, images: NDArray[np.uint8]) -> Agreement:
 
 
 def _furthest(ours: F32, theirs: F32) -> NDArray[np.float64]:
-    """The largest difference of a logit, for each image."""
+    """Return the largest difference of a logit for each image."""
     return np.abs(theirs.astype(np.float64) - ours).max(axis=1)
 
 
 def _reasons(file: OnnxFile, images: NDArray, scale: NDArray[np.float64]) -> list[str]:
-    """For each image that differs: "" where rounding beside thresholds explains it, or else why it does not."""
+    """Return, for each image that differs, "" if rounding at thresholds explains it, else the reason."""
     names = {index: _names(file, index) for index, node in enumerate(file.packed.examined.nodes) if _takes_sides(node)}
     values = sorted({name for pair in names.values() for name in pair} - {file.input, file.logits})
     missing = [name for name in values if name not in file.values]
     if missing:
-        return [f"it has no value {missing[0]!r}, so where it differs cannot be found"] * len(images)
+        return [f"it has no value {missing[0]!r}, so the difference cannot be located"] * len(images)
     found = []
     for start in range(0, len(images), FOLLOWED):
         part = slice(start, start + FOLLOWED)
@@ -275,12 +279,12 @@ def _reasons(file: OnnxFile, images: NDArray, scale: NDArray[np.float64]) -> lis
 
 
 def _takes_sides(node: ExaminedNode) -> bool:
-    """Whether a layer makes signs or levels of its input."""
+    """Whether a layer takes signs or levels of its input."""
     return node.op == "sign" or node.op.startswith(("binary", "kbit"))
 
 
 def _names(file: OnnxFile, index: int) -> tuple[str, str]:
-    """What the file calls the input of such a layer, and its signs or levels."""
+    """Return the file's names for the input of such a layer, and for its signs or levels."""
     nodes = file.packed.examined.nodes
     node = nodes[index]
     source = node.inputs[0]
@@ -292,7 +296,7 @@ def _names(file: OnnxFile, index: int) -> tuple[str, str]:
 
 
 def _quantised(node: ExaminedNode, x: F32) -> NDArray[Any]:
-    """The signs or levels that we make of values."""
+    """Return our signs or levels of values."""
     bits = node.attributes.get("input_bits", 1)
     if bits > 1:
         return Levels(bits, node.attributes.get("input_levels") == "ternary").of(x)
@@ -304,14 +308,14 @@ def _quantised(node: ExaminedNode, x: F32) -> NDArray[Any]:
 
 
 def _of_images(array: NDArray) -> NDArray:
-    """The largest of each image."""
+    """Return the largest value of each image."""
     return array.reshape(len(array), -1).max(axis=1)
 
 
 def _follow(
     file: OnnxFile, names: dict[int, tuple[str, str]], values: Values, images: NDArray, scale: NDArray[np.float64]
 ) -> list[str]:
-    """Follow images from sign to sign; for each "" if what differs is rounding beside thresholds, else why not."""
+    """Follow images from sign to sign. Return for each "" if rounding at thresholds explains it, else the reason."""
     settings = Settings(file.threads)
     results: list[F32] = [file.normalised(images)]
     values[file.input] = file.prepared(images)
@@ -327,7 +331,7 @@ def _follow(
             ours, (theirs, sides) = inputs[0], (values[name] for name in names[index])
             if theirs.shape != ours.shape or sides.shape != ours.shape or theirs.dtype.kind != "f":
                 what = f"{theirs.dtype} {theirs.shape}"
-                return [f"before {node.name} its values are {what}, float32 {ours.shape} is needed"] * len(images)
+                return [f"before {node.name} its values are {what}, but float32 {ours.shape} is needed"] * len(images)
             far, largest = _of_images(np.abs(theirs - ours)), _of_images(np.abs(ours))
             blame(
                 ~(far <= ROUNDING * largest),
@@ -335,12 +339,15 @@ def _follow(
                 far,
                 largest,
             )
-            blame(_of_images(sides != _quantised(node, theirs)), f"{node.name} takes the same values for others")
+            blame(
+                _of_images(sides != _quantised(node, theirs)),
+                f"{node.name} gets other signs or levels for the same values",
+            )
             reach = np.maximum(2 * far, FEW_ROUNDINGS * largest).reshape(-1, *(1,) * (ours.ndim - 1))
             beside |= _of_images(_quantised(node, ours - reach) != _quantised(node, ours + reach))
             inputs = [theirs]
         results.append(node.step.run(settings, *inputs))
     far = _furthest(results[-1], values[file.logits]) / scale
-    blame(~(far <= TOLERANCE), "its logits differ by {:.1e} of the largest, with its own signs too", far)
-    blame(~beside, "it differs, and no value lies beside a threshold")
+    blame(~(far <= TOLERANCE), "its logits differ by {:.1e} of the largest, even with its own signs", far)
+    blame(~beside, "it differs, but no value lies at a threshold")
     return reasons

@@ -1,4 +1,4 @@
-"""A packed network as a file of ONNX or QONNX."""
+"""Exporting a packed network as an ONNX or QONNX file."""
 
 import math
 from typing import Any
@@ -26,30 +26,30 @@ def to_onnx(
     ----------
     packed : PackedNetwork
     path : str or PathLike
-        Replaced if it is there.
+        An existing file is replaced.
     unpacked : bool
-        Binary weights as float32 numbers, for tools that do not fold constants: 32 times the bytes. By default they are
-        bits, which the graph unpacks; a runtime does that once, when it loads the file.
+        Store binary weights as float32, which takes 32 times the bytes, for tools that do not fold constants. By
+        default weights are bits that the graph unpacks. A runtime does that once, when it loads the file.
     normalised : bool
-        Take images as float32 (N, C, H, W), normalised already, instead of pixels, uint8 (N, H, W, C).
+        The input is normalised float32 (N, C, H, W), instead of pixels, uint8 (N, H, W, C).
     batch : int, optional
-        Only for so many images at once. By default any number will do.
+        A fixed batch size. By default any number of images is accepted.
 
     Raises
     ------
     InputTypeError
-        Not a packed network.
+        `packed` is not a packed network.
     InputError
-        The package onnx is missing, or the file would be larger than the 2 GiB that ONNX allows.
+        The package onnx is missing, or the file would exceed the 2 GiB that ONNX allows.
     OutputError
-        The file could not be written; what was there is untouched.
+        The file could not be written. An existing file is unchanged.
 
     Notes
     -----
-    The input is called "images", the output "logits". Metadata of the model: "classes" is a JSON list of their names in
-    the order of the logits; "mean", "std", "training", "producer", "data_sha256" and "digest" are those of the packed
-    network. The value of a layer is called after the layer and after what it is in `PackedNetwork.trace`, such as
-    "block1.conv/signs". Equal networks give equal bytes.
+    The input has the name "images", the output "logits". The model's metadata holds "classes", a JSON list of names in
+    the order of the logits, and "mean", "std", "training", "producer", "data_sha256" and "digest" of the packed
+    network. A value is named after its layer and its name in `PackedNetwork.trace`, such as "block1.conv/signs". Equal
+    networks give equal bytes.
     """
     write_atomically(path, onnx_bytes(packed, unpacked=unpacked, normalised=normalised, batch=batch))
 
@@ -57,20 +57,20 @@ def to_onnx(
 def to_qonnx(packed: PackedNetwork, path: PathLike, *, batch: int | None = 1) -> None:
     """Write a packed network as a QONNX file (opset 13, with nodes of the domain qonnx.custom_op.general).
 
-    Images are float32 (N, C, H, W), normalised already. Binary inputs and weights go through BipolarQuant of scale 1.
-    Inputs of k bits go through a signed Quant of k bits, which rounds down; weights of k bits, which are odd, through a
-    Quant of k + 1 bits. Scales follow as Mul nodes, BatchNorm is BatchNormalization, and all else is as in `to_onnx`.
+    Images are normalised float32 (N, C, H, W). Binary inputs and weights go through a BipolarQuant of scale 1. Inputs
+    of k bits go through a signed Quant of k bits, which rounds down. Weights of k bits, which are odd, go through a
+    Quant of k + 1 bits. Scales are Mul nodes, BatchNorm is BatchNormalization. The rest is as in `to_onnx`.
 
     Parameters
     ----------
     packed : PackedNetwork
     path : str or PathLike
     batch : int or None
-        The number of images that the graph takes at once, which qonnx's executor and FINN must know; None for any.
+        The batch size, which qonnx's executor and FINN must know. None allows any number.
 
     Raises
     ------
-    As `to_onnx`.
+    As for `to_onnx`.
     """
     write_atomically(path, onnx_bytes(packed, qonnx=True, normalised=True, batch=batch))
 
@@ -83,10 +83,10 @@ def onnx_bytes(
     normalised: bool = False,
     batch: int | None = None,
 ) -> bytes:
-    """The content of the file that `to_onnx` or `to_qonnx` writes."""
+    """Return the content of the file that `to_onnx` or `to_qonnx` writes."""
     if not isinstance(packed, PackedNetwork):
         raise InputTypeError(
-            f"to_onnx: a PackedNetwork is needed, got {type(packed).__name__}; freeze(network) makes one"
+            f"to_onnx: packed must be a PackedNetwork, got {type(packed).__name__}; make one with freeze(network)"
         )
     if batch is not None:
         check_integer("to_onnx: batch", batch, 1)
@@ -117,19 +117,21 @@ def onnx_bytes(
 
 
 def _check_size(packed: PackedNetwork, unpacked: bool) -> None:
-    """Refuse, before anything is allocated, what no file can hold."""
+    """Raise InputError, before anything is allocated, if the file would be too large."""
     size = 0
     for node in packed.examined.nodes:
         bits = unpacked and node.step.weight_shape is not None and node.step.words is not None
         size += sum(array.nbytes for array in node.tensors.values())
         size += 4 * math.prod(node.step.weight_shape or ()) if bits else 0
     if size > MAX_BYTES:
-        advice = "; weights that stay packed take a 32nd" if unpacked else ""
-        raise InputError(f"to_onnx: an ONNX file holds less than 2 GiB, this one would need {size:,} bytes{advice}")
+        advice = "; packed weights take a 32nd" if unpacked else ""
+        raise InputError(
+            f"to_onnx: an ONNX file must be smaller than 2 GiB, but this one would need {size:,} bytes{advice}"
+        )
 
 
 def _metadata(packed: PackedNetwork) -> dict[str, str]:
-    """What people and programs may want to know of the network, as text."""
+    """Return information about the network as text, for people and programs."""
     about = packed.metadata
     arrays = {f"{node.name}.{key}": array for node in packed.examined.nodes for key, array in node.tensors.items()}
     found: dict[str, Any] = {

@@ -90,6 +90,6 @@ class Graph:
         helper.set_model_props(model, metadata)
         size = model.ByteSize()
         if size > MAX_BYTES:
-            raise InputError(f"an ONNX file holds less than 2 GiB; this network would need {size:,} bytes")
+            raise InputError(f"an ONNX file must be smaller than 2 GiB, but this network would need {size:,} bytes")
         self._onnx.checker.check_model(model, full_check=True)
         return model

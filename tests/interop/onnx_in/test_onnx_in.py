@@ -247,11 +247,11 @@ def test_pixels_are_normalised_as_the_file_says(tmp_path):
     np.testing.assert_allclose(network.mean, [0.5, 0.4, 0.3, 0.2, 0.1], atol=1e-6)
     np.testing.assert_allclose(network.std, 0.25, rtol=1e-6)
     assert network.classes == ("a", "b", "c", "d", "e")
-    with pytest.raises(InputError, match="normalises them itself; mean and std cannot be given"):
+    with pytest.raises(InputError, match="normalises them itself; so mean and std cannot be given"):
         from_onnx(tmp_path / "m.onnx", mean=0.5, std=0.5)
     dark = File((1, 7, 6, 5), "uint8")
     image = dark.add("Transpose", dark.add("Neg", dark.add("Cast", "x", to=1)), perm=[0, 3, 1, 2])
-    with pytest.raises(InputError, match="does not grow with them"):
+    with pytest.raises(InputError, match="do not increase with the pixel values"):
         packed(dark, tmp_path, dark.add("Flatten", dark.add("GlobalAveragePool", image)))
 
 
@@ -296,9 +296,9 @@ def test_all_nodes_that_cannot_come_are_named_with_the_reason(tmp_path):
     with pytest.raises(InputError) as error:
         packed(file, tmp_path, file.add("Concat", *flat, axis=1))
     text = str(error.value)
-    assert "4 layers cannot come" in text and "conv" not in text.replace("cannot come", "")
+    assert "4 layers cannot be imported" in text and "conv" not in text.replace("cannot be imported", "")
     for name, reason in {
-        "'first' (Erf)": "not read", "'second' (Resize)": "not read", "'third' (Foo)": "domain 'com.example'",
+        "'first' (Erf)": "not supported", "'second' (Resize)": "not supported", "'third' (Foo)": "domain 'com.example'",
         "'fourth' (MaxPool)": "more than 256 taps",
     }.items():  # fmt: skip
         assert f"node {name}: " in text and reason in text

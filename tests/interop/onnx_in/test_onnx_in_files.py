@@ -151,9 +151,9 @@ def test_a_file_cut_short_anywhere_or_changed_anywhere_is_read_or_refused(tmp_pa
     ("dims", "pattern"),
     [
         ([2**33, 2**33], "needs 295147905179352825856 bytes, has 4"),
-        ([2**62], "which is not read"),
-        ([-1], "which is not read"),
-        ([1] * 17, "which is not read"),
+        ([2**62], "which is not supported"),
+        ([-1], "which is not supported"),
+        ([1] * 17, "which is not supported"),
         ([2], "needs 8 bytes, has 4"),
     ],
 )
@@ -162,7 +162,9 @@ def test_a_declared_size_is_compared_with_the_bytes(dims, pattern, tmp_path):
     graph = field(5, lying) + field(11, value_info("x", "float32", (1, 3, 8, 8)))
     refused(field(1, 8) + field(7, graph), tmp_path / "m.onnx", pattern)
     typed = b"".join(field(1, size) for size in dims) + field(2, 1) + field(8, "w") + field(4, bytes(4))
-    refused(field(1, 8) + field(7, field(5, typed)), tmp_path / "m.onnx", "which is not read|has 1 values, its shape")
+    refused(
+        field(1, 8) + field(7, field(5, typed)), tmp_path / "m.onnx", "which is not supported|has 1 values, its shape"
+    )
 
 
 def test_constants_do_not_grow_without_bounds(tmp_path):
@@ -223,7 +225,7 @@ def test_weights_in_a_file_beside_the_model_are_read(tmp_path):
     [
         (field(15, b""), "sparse tensors"),
         (field(5, tensor("w", np.zeros(1, np.float32))) * 2, "two tensors are called 'w'"),
-        (field(5, field(1, 1) + field(2, 8) + field(8, "w")), "of type string, which is not read"),
+        (field(5, field(1, 1) + field(2, 8) + field(8, "w")), "of type string, which is not supported"),
         (field(1, field(1, "x")), "a node without operation"),
         (field(1, field(2, b"\xff\xfe") + field(4, "Relu")), "not UTF-8"),
         (varint(1 << 3 | 3), "an unknown kind of field"),
@@ -240,7 +242,7 @@ def test_functions_and_control_flow_are_refused(tmp_path):
     file = File((1, 3, 8, 8))
     file.add("If", "x", name="branch", outputs=["y"])
     file.nodes[0] += field(5, field(1, "then_branch") + field(6, b"") + field(20, 5))
-    with pytest.raises(XnorRefError, match=r"'branch' \(If\): the operation is not read"):
+    with pytest.raises(XnorRefError, match=r"'branch' \(If\): the operation is not supported"):
         read(file.save(tmp_path / "m.onnx", "y"))
 
 
@@ -251,10 +253,10 @@ def test_nodes_in_any_order_are_read_and_circles_refused(tmp_path):
     loop = File((1, 3, 8, 8))
     loop.add("Add", "x", "b", outputs=["a"], name="first")
     loop.add("Relu", "a", outputs=["b"])
-    refused(loop.bytes("b"), tmp_path / "m.onnx", "read each other in a circle, such as node 'first'")
-    refused(loop.bytes("c"), tmp_path / "m.onnx", "no node makes the value 'c'")
+    refused(loop.bytes("b"), tmp_path / "m.onnx", "form a cycle, such as node 'first'")
+    refused(loop.bytes("c"), tmp_path / "m.onnx", "no node computes the value 'c'")
     loop.add("Relu", "x", outputs=["a"])
-    refused(loop.bytes("b"), tmp_path / "m.onnx", "two values are called 'a'")
+    refused(loop.bytes("b"), tmp_path / "m.onnx", "two values have the name 'a'")
 
 
 def test_what_lies_in_place_of_a_file(tmp_path):

@@ -117,7 +117,7 @@ def test_a_file_with_a_layout(tmp_path, layout):
     assert "0.conv2d  conv2d  weight = conv2.weight, bias = conv2.bias" in lines[0]
     loaded = load(tmp_path / "net.safetensors", layers=layout, mean=0.25)
     assert loaded.kind == "safetensors" and loaded.description.mean == 0.25 and len(loaded.guessed.splitlines()) == 8
-    with pytest.raises(InputError, match="numbers alone say not what the layers are"):
+    with pytest.raises(InputError, match="the file holds weights alone"):
         load(tmp_path / "net.safetensors")
 
 
@@ -190,7 +190,7 @@ def test_layouts_that_do_not_fit(layout, change, message):
 
 def test_arguments_that_do_not_go(layout):
     for more, message in (
-        ({}, "numbers alone say not what the layers are; give a layout"),
+        ({}, "the source holds weights alone; give a layout"),
         ({"layout": {"layers": []}}, r"a layout must have layers"),
         ({"layout": layout, "names": {"x": "fc"}}, "names has x, which are no layers; there are 0.conv2d"),
         ({"layout": "nowhere.toml"}, "nowhere.toml"),

@@ -210,7 +210,9 @@ def test_all_that_cannot_come_are_named_at_once():
         def forward(self, x):
             return torch.cat([self.a(x), self.b(x)], 1).flatten(1)
 
-    with pytest.raises(InputError, match=r"2 layers cannot come\n  layer 'a.0' \(silu\).*\n  layer 'b.0' \(gelu\)"):
+    with pytest.raises(
+        InputError, match=r"2 layers cannot be imported\n  layer 'a.0' \(silu\).*\n  layer 'b.0' \(gelu\)"
+    ):
         interop.from_torch(Both(), input_shape=SHAPE)
 
 
@@ -224,7 +226,7 @@ def test_all_that_cannot_come_are_named_at_once():
             {"input_shape": SHAPE},
             "fails on images .*cannot be multiplied",
         ),
-        (nn.Identity(), {"input_shape": SHAPE}, "gives its images as they are"),
+        (nn.Identity(), {"input_shape": SHAPE}, "returns its images unchanged"),
         (nn.Conv2d(3, 4, 3).half(), {"input_shape": SHAPE}, r"parameters are torch\.float16"),
         (nn.Flatten(), {"input_shape": SHAPE, "layout": {}}, "needs neither layout nor names"),
         (nn.Flatten(), {"input_shape": SHAPE, "settings": {"alpha": 1}}, "settings has alpha; binary layers take"),

@@ -67,7 +67,7 @@ class Config:
     def images(self) -> "Config":
         """Itself. Raises InputError for channels before pixels."""
         if self.text("data_format", "channels_last") != "channels_last":
-            raise InputError("its data_format is channels_first; only channels_last can come")
+            raise InputError("its data_format is channels_first; only channels_last can be imported")
         return self
 
 

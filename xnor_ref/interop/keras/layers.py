@@ -19,7 +19,7 @@ Make = Callable[[Translation, Place, Config, Value], Value]
 def _padding(config: Config) -> Any:
     padding = config.text("padding", "valid")
     if padding not in ("same", "valid"):
-        raise InputError(f"its padding is {padding!r:.60}; same and valid can come")
+        raise InputError(f"its padding is {padding!r:.60}; same and valid can be imported")
     return "same" if padding == "same" else 0
 
 
@@ -57,7 +57,7 @@ def _depthwise_ways(config: Config) -> tuple[int, Ways]:
     times = config.integer("depth_multiplier", 1)
     ways = Ways.of(config, "depthwise", "layer")
     if ways.scale != "off" and (times > 1 or ways.weight is None or ways.weight.clipped):
-        raise InputError("magnitude-aware depthwise weights can come with a depth_multiplier of 1 only")
+        raise InputError("magnitude-aware depthwise weights can be imported with a depth_multiplier of 1 only")
     return times, ways
 
 
@@ -103,7 +103,7 @@ def _last_axis(config: Config, x: Value) -> None:
     axis = config.get("axis", -1)
     axis = axis[0] if isinstance(axis, list | tuple) and len(axis) == 1 else axis
     if axis not in (-1, 3, len(x.known)):  # 3 for flat values that Keras sees as one pixel
-        raise InputError(f"its axis is {axis!r:.60}; only the last one, of channels, can come")
+        raise InputError(f"its axis is {axis!r:.60}; only the last one, of channels, can be imported")
 
 
 def _batch_norm(to: Translation, at: Place, config: Config, x: Value) -> Value:
@@ -152,7 +152,7 @@ def _prelu(to: Translation, at: Place, config: Config, x: Value) -> Value:
     if len(shape) == 3:
         axes = [1 if at in shared else size for at, size in enumerate((shape[1], shape[2], shape[0]), 1)]
         if axes[:2] != [1, 1]:
-            raise InputError("has a slope for each pixel; only shared_axes=[1, 2] can come")
+            raise InputError("has a slope for each pixel; only shared_axes=[1, 2] can be imported")
     else:
         axes = [1 if 1 in shared else shape[0]]
     (slopes,) = to.arrays(at, tuple(axes))
@@ -163,7 +163,7 @@ def _prelu(to: Translation, at: Place, config: Config, x: Value) -> Value:
 
 def _relu(to: Translation, at: Place, config: Config, x: Value) -> Value:
     if config.get("max_value") is not None or config.number("threshold", 0.0) != 0:
-        raise InputError("a ReLU with a max_value or a threshold cannot come")
+        raise InputError("a ReLU with a max_value or a threshold cannot be imported")
     slope = config.get("negative_slope")
     return _leaky(to, at, x, 0.0 if slope is None else config.number("negative_slope"))
 
@@ -233,7 +233,7 @@ def _reshape(to: Translation, at: Place, config: Config, x: Value) -> Value:
     if isinstance(target, list) and target[:-1] in ([], [1, 1]) and target[-1] in (-1, math.prod(shape)):
         return _flatten(to, at, config, x)
     if target != [*shape[1:], shape[0]]:
-        raise InputError(f"its target_shape is {target!r:.60}; only flattening can come")
+        raise InputError(f"its target_shape is {target!r:.60}; only flattening can be imported")
     return x
 
 
@@ -301,7 +301,7 @@ def _operation(to: Translation, at: Place, config: Config, inputs: list[Value]) 
         return _add(to, at, config, inputs)
     if function in ("nn.relu", "nn.softmax") and len(inputs) == 1:
         return to.activation(at.name, function.removeprefix("nn."), inputs[0])
-    raise InputError(f"the TensorFlow function {function!r:.60} cannot come")
+    raise InputError(f"the TensorFlow function {function!r:.60} cannot be imported")
 
 
 def _bare_relu(to: Translation, at: Place, config: Config, x: Value) -> Value:

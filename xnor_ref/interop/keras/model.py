@@ -1,7 +1,7 @@
-"""From Keras, and larq on it, to a network of `nn`.
+"""Importing Keras models, including larq's layers, as networks of `nn`.
 
-Keras keeps images as (N, H, W, C). Kernels are turned round here, and weights that read flattened images are put into
-the order of (C, H, W).
+Keras stores images as (N, H, W, C). Kernels are transposed here, and weights that read flattened images are reordered
+for (C, H, W).
 """
 
 import math
@@ -29,30 +29,30 @@ def from_keras(
     std: float | Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
 ) -> nn.Graph:
-    """A network with the layers and the weights of a Keras model, larq's binary layers included.
+    """Import a Keras model, including larq's binary layers, as a network of `nn`.
 
-    It gives the logits of the model: a softmax at the end is left out. It trains on with larq's gradients, and freezes.
-    Nothing that a file holds is run.
+    The network gives the model's logits; a softmax at the end is left out. It can be trained further, with larq's
+    gradients, and frozen. Code in a file is never run.
 
     Parameters
     ----------
     model : a Keras model, or the path of a `.keras` file, of an `.h5` file, or of a `.weights.h5` file
-    architecture : with weights alone, the JSON of `model.to_json()`, or the path of a file that holds it
-    input_shape : (C, H, W), where the model takes any size
-    mean, std : what raw pixels are normalised with, (pixel/255 - mean)/std, to be what the model takes: std=1/255 for a
-        model that takes pixels from 0 to 255. Without std, that is assumed of a model that begins by rescaling its
-        input to less than a hundredth; any other takes pixels from 0 to 1
+    architecture : for weights alone: the JSON of `model.to_json()`, or the path of a file that holds it
+    input_shape : shape (C, H, W) of an image, if the model takes any size
+    mean, std : normalisation of raw pixels, (pixel/255 - mean)/std, that gives the model's input. std=1/255 is for a
+        model that takes pixels from 0 to 255. It is the default for a model that begins by scaling its input by less
+        than a hundredth. Any other model is assumed to take pixels from 0 to 1
     classes : names in label order
 
     Returns
     -------
     nn.Graph
-        In inference mode. It takes images float32 (N, C, H, W), which were (N, H, W, C) in Keras.
+        In inference mode. It takes float32 images (N, C, H, W), not (N, H, W, C) as in Keras.
 
     Raises
     ------
     InputError
-        Layers that cannot come: each is named, with the reason.
+        Layers cannot be imported. The message names each with the reason.
     ModelFileError
         The file is missing, damaged, or of another kind.
     """
@@ -67,14 +67,14 @@ def describe(
     std: float | Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Description:
-    """What `from_keras` makes a network from."""
+    """Return the description from which `from_keras` builds a network."""
     with opened(model, architecture) as (whole, weights):
         config, source = Config(whole), "Keras model"
         try:
             inner = config.get("config")
             if not is_model(inner):
                 kind = config.get("class_name")
-                raise InputError(f"a model of class {kind!r:.60} without layers; Sequential or Functional is needed")
+                raise InputError(f"a model of class {kind!r:.60} without layers; it must be Sequential or Functional")
             source = f"Keras model {Config(inner).text('name', '')!r:.100}"
             shape = _input_shape(parsed(inner).shape, input_shape)
             images = shape if len(shape) == 3 else (shape[0], 1, 1)
@@ -89,7 +89,7 @@ def describe(
             raise InputError(f"from_keras: {source}: {error}") from None
         refuse_all(f"from_keras: {source}", to.reasons)
         if end.parts or end.name != to.layers[-1].name:
-            raise InputError(f"from_keras: {source}: its last layer flattens images, or gives what it reads")
+            raise InputError(f"from_keras: {source}: its last layer only flattens images or passes its input on")
         if std is None:
             first = to.layers[0]
             raw = first.kind == "affine" and np.abs(first.arrays["scale"]).max() < 0.01
@@ -98,15 +98,15 @@ def describe(
 
 
 def _input_shape(said: Any, given: Sequence[int] | None) -> Any:
-    """(C, H, W), or (I,) of flat values, from what a model says (H, W, C), or what the caller does."""
+    """Return (C, H, W), or (I,) for flat values, from the model's shape (H, W, C) or the caller's."""
     shape = said if said is None or len(said) != 3 else (said[2], *said[:2])
     if given is not None:
         if shape is not None and not (
             len(shape) == len(given) and all(size in (None, own) for size, own in zip(shape, given))
         ):
-            raise InputError(f"input_shape {tuple(given)} is not that of the model, {shape}")
+            raise InputError(f"input_shape {tuple(given)} differs from the model's, {shape}")
         shape = tuple(given)
     if shape is None or len(shape) not in (1, 3) or not all(isinstance(size, int) and size > 0 for size in shape):
         also = "" if given is not None else "; give input_shape=(C, H, W)" if shape is None or None in shape else ""
-        raise InputError(f"its input has shape {said}; (H, W, C) or (features,) is needed{also}")
+        raise InputError(f"its input has shape {said}; it must be (H, W, C) or (features,){also}")
     return shape

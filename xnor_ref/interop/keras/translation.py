@@ -21,7 +21,7 @@ ACTIVATIONS = {"relu": "relu", "hard_tanh": "hardtanh"}
 
 
 class Unknown(Exception):
-    """A layer reads one that was refused."""
+    """A layer reads one that was rejected."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Value:
     Parameters
     ----------
     name : of the layer
-    shape : (C, H, W) or (I,); None where a layer before it was refused
+    shape : (C, H, W) or (I,); None where a layer before it was rejected
     parts : of a flat result, the images that Keras flattened, one after the other; () where the order is the same
     pads : zeros that Keras has put around it and the layer has not
     signs : whether all values are +1 or -1
@@ -47,7 +47,7 @@ class Value:
 
     @property
     def known(self) -> Shape:
-        """Its shape. Raises Unknown where a layer before it was refused."""
+        """Its shape. Raises Unknown where a layer before it was rejected."""
         if self.shape is None:
             raise Unknown
         return self.shape
@@ -121,7 +121,7 @@ class Translation:
         return values[model.output]
 
     def call(self, call: Call, inputs: list[Value], at: Place) -> Value:
-        """The result of a layer; where it cannot come, that is noted, and nothing is known of the result."""
+        """The result of a layer; where it cannot be imported, that is noted, and nothing is known of the result."""
         try:
             if is_model(call.config.values):
                 if len(inputs) != 1:
@@ -130,7 +130,9 @@ class Translation:
             rule = self.rules.get(call.kind)
             if rule is None:
                 code = call.kind == "Lambda"
-                raise InputError("holds Python code, which is never run" if code else "there is no such layer here")
+                raise InputError(
+                    "holds Python code, which is never run" if code else "there is no equivalent layer here"
+                )
             if call.trains and rule.trains:
                 raise InputError("is called with training=True")
             if any(value.ended for value in inputs):
@@ -178,7 +180,7 @@ class Translation:
     def arrays(self, at: Place, *shapes: Shape | None) -> list[Any]:
         """The weights of a layer; None for those that it has not."""
         if at.calls > 1:
-            raise InputError(f"is used {at.calls} times; weights that several places share cannot come")
+            raise InputError(f"is used {at.calls} times; weights that several places share cannot be imported")
         found = iter(self.weights.of(at, [shape for shape in shapes if shape is not None]))
         return [None if shape is None else next(found) for shape in shapes]
 
@@ -264,9 +266,9 @@ class Ways:
             raise InputError("the scale of a magnitude-aware input_quantizer depends on the whole batch")
         pad = 0.0 if config.get("padding") != "same" else config.number("pad_values", 0.0)
         if pad not in (-1, 0, 1):
-            raise InputError(f"its pad_values is {pad}; 0, 1 and -1 can come")
+            raise InputError(f"its pad_values is {pad}; 0, 1 and -1 can be imported")
         if pad and of_weight is None:
-            raise InputError(f"its pad_values is {pad} and its weights are real; only zeros can come")
+            raise InputError(f"its pad_values is {pad} and its weights are real; only zeros can be imported")
         kind, settings = named(config.get(f"{weight}_constraint"))
         clamp = kind == "weight_clip" and settings.get("clip_value", 1) == 1
         scaled = of_weight is not None and of_weight.scaled

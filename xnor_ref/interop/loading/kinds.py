@@ -1,6 +1,6 @@
-"""A network from a file of any kind: what kind it is, and what reads it.
+"""Loading a network from a file of any supported kind.
 
-The kind is told by a file's first bytes, not by its name.
+The first bytes of a file decide its kind, not its name.
 """
 
 import os
@@ -19,23 +19,25 @@ from xnor_ref.interop.onnx_in import reading, running
 from xnor_ref.interop.pytorch.layout import described, read_layout, read_numbers
 from xnor_ref.storage import METADATA_KEY
 
-Runner = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray]  # logits of pixels, by the table they go through
+Runner = Callable[
+    [NDArray[np.uint8], NDArray[np.float32]], NDArray
+]  # from pixels and their normalisation table to logits
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network that was read.
+    """A network read from a file.
 
     Parameters
     ----------
-    kind : what the file is, for people
+    kind : kind of the file, for messages
     description : the network
-    notes : what was assumed, left out, or is not as in the file
-    runtime : the package that runs the file itself, or ""
-    run : logits of raw pixels, uint8 (N, H, W, C), as that package computes them, given the table (256, C) of what
-        pixels become; None where no package is called
+    notes : what was assumed, left out or changed
+    runtime : the package that runs this kind of file, or ""
+    run : a function from raw pixels, uint8 (N, H, W, C), and their normalisation table (256, C) to the logits that this
+        package computes; None if no package is used
     last : operations at the end of the file that were left out
-    guessed : where the numbers of each layer were found, where the file does not say it itself
+    guessed : where each layer's weights were found, if the file does not say so
     """
 
     kind: str
@@ -48,19 +50,19 @@ class Loaded:
 
 
 def load(path: str | os.PathLike[str], *, layers: str | os.PathLike[str] | None = None, **how: Any) -> Loaded:
-    """Read a network from a file of ONNX, QONNX, Keras, or of named tensors (safetensors).
+    """Load a network from an ONNX, QONNX, Keras or safetensors file.
 
     Parameters
     ----------
     path : the file
-    layers : what says how the layers go together, where the file holds numbers alone: TOML for safetensors, the JSON of
+    layers : file that describes the layers, if `path` holds weights alone: TOML for safetensors, the JSON of
         `model.to_json()` for Keras
-    how : `mean`, `std`, `classes`, `input_shape` of `from_onnx`; what is None is taken from the file
+    how : `mean`, `std`, `classes`, `input_shape` of `from_onnx`; None takes the file's value
 
     Raises
     ------
-    ModelFileError : the file is missing, damaged, of a kind that is not read, or a pickle
-    InputError : layers that cannot come, all of them named; or arguments that do not fit
+    ModelFileError : the file is missing, damaged, of an unsupported kind, or a pickle
+    InputError : layers cannot be imported (the message names all), or arguments are wrong
     """
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"path must be a str or PathLike, got {path!r}")
@@ -70,13 +72,13 @@ def load(path: str | os.PathLike[str], *, layers: str | os.PathLike[str] | None 
     for belongs, read in _KINDS:
         if belongs(start):
             return read(place, layers, given)
-    raise ModelFileError(f"{path}: neither ONNX, nor Keras (.keras, .h5), nor safetensors")
+    raise ModelFileError(f"{path}: not a file of ONNX, Keras (.keras, .h5) or safetensors")
 
 
 def _start(path: Path) -> bytes:
-    """The first bytes of a file."""
+    """Return the first bytes of a file."""
     if path.is_dir():
-        raise ModelFileError(f"{path}: a folder; name a file in it (a SavedModel is read after model.save('x.keras'))")
+        raise ModelFileError(f"{path}: it is a folder; name a file (convert a SavedModel by model.save('x.keras'))")
     try:
         if path.exists() and not path.is_file():
             raise ModelFileError(f"{path}: not a regular file")
@@ -90,7 +92,7 @@ def _start(path: Path) -> bytes:
 
 def _onnx(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
     if layers is not None:
-        raise InputError(f"{path} says itself how its layers go together; it takes no description of them")
+        raise InputError(f"{path} describes its layers itself, so a description of the layers is not needed")
     found = reading.read(path, **how)
     kind = "QONNX" if found.custom else "ONNX"
     runtime = "qonnx" if found.custom else "onnxruntime"
@@ -106,26 +108,24 @@ def _keras(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
 def _safetensors(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
     if METADATA_KEY.encode() in _start(path):
         raise InputError(
-            f"{path}: a file of this project; `export` makes a model file of a run, and a model file is one"
+            f"{path}: a file of this project, which needs no import; `export` makes a model file from a run"
         )
     if layers is None:
-        raise InputError(f"{path}: numbers alone say not what the layers are; give a layout in TOML (docs/interop.md)")
+        raise InputError(f"{path}: the file holds weights alone; give a layout of the layers in TOML (docs/interop.md)")
     description, found = described(read_numbers(path), read_layout(layers), how)
     return Loaded("safetensors", description, guessed=found)
 
 
 def _pickle(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
     raise ModelFileError(
-        f"{path}: a pickle, which may run any program when it is loaded; it is never read. Where you trust it, turn it "
-        "into safetensors: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('model.pth', "
+        f"{path}: a pickle can run any program when loaded, so it is never read. If you trust it, convert it "
+        "to safetensors: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('model.pth', "
         "map_location='cpu', weights_only=True), 'model.safetensors')\""
     )
 
 
 def _tflite(path: Path, layers: Any, how: dict[str, Any]) -> Loaded:
-    raise ModelFileError(
-        f"{path}: a TensorFlow Lite file, which is not read; save the Keras model that it was made from"
-    )
+    raise ModelFileError(f"{path}: TensorFlow Lite is not supported; save the original Keras model instead")
 
 
 def _is_zip_of(start: bytes, *names: bytes) -> bool:

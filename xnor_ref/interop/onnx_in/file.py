@@ -177,7 +177,7 @@ class _Reader:
                 pair = [(n, _text(w, v)) for n, w, v in self.fields(_message(wire, value)) if n in (1, 2)]
                 metadata[dict(pair).get(1, "")] = dict(pair).get(2, "")
             elif number == 25:
-                raise _Refused("it defines functions of its own, which are not read; inline them (onnx.inliner)")
+                raise _Refused("it defines functions of its own, which are not supported; inline them (onnx.inliner)")
         if graph is None or not version:
             raise _Refused("no ONNX file: it has no graph or no version")
         return self._graph(graph, opset, producer, metadata)
@@ -208,7 +208,7 @@ class _Reader:
             elif number == 12:
                 outputs.append(self._value_info(_message(wire, value)))
             elif number == 15:
-                raise _Refused("it has sparse tensors, which are not read")
+                raise _Refused("it has sparse tensors, which are not supported")
         if len(nodes) > MAX_NODES:
             raise _Refused(f"it has {len(nodes)} nodes, more than {MAX_NODES}")
         inputs = [info for info in inputs if info.name not in constants]
@@ -319,10 +319,10 @@ class _Reader:
                 typed.setdefault(number, []).append((wire, value))
         what = f"tensor {name!r}"
         if kind not in DTYPES:
-            raise _Refused(f"{what} is of type {_NAMES.get(kind, kind)}, which is not read")
+            raise _Refused(f"{what} is of type {_NAMES.get(kind, kind)}, which is not supported")
         dtype = np.dtype(DTYPES[kind])
         if len(dims) > MAX_AXES or any(not 0 <= size < 2**40 for size in dims):
-            raise _Refused(f"{what} has the shape {dims[:MAX_AXES]}, which is not read")
+            raise _Refused(f"{what} has the shape {dims[:MAX_AXES]}, which is not supported")
         count = math.prod(dims)
         if location == 1:
             raw = self._elsewhere(what, dict(elsewhere), count * dtype.itemsize)

@@ -28,7 +28,7 @@ def fold(node: Node, inputs: list[NDArray | None], opset: int) -> list[NDArray]:
     Unsupported : an operation or an option that is not known, or inputs that do not fit
     """
     if node.op not in FOLDS or node.domain not in QUANTISERS:
-        raise Unsupported("the operation is not read, not even of constants")
+        raise Unsupported("the operation is not supported, even for constants")
     try:
         with np.errstate(all="ignore"):
             found = FOLDS[node.op](_Given(node, inputs, opset))
@@ -87,7 +87,7 @@ def shape_of(node: Node, sizes: tuple[int, ...]) -> NDArray[np.int64]:
 def cast(array: NDArray, kind: Any) -> NDArray:
     """To the type of ONNX's number."""
     if kind not in DTYPES:
-        raise Unsupported(f"a cast to type {kind} is not read")
+        raise Unsupported(f"a cast to type {kind} is not supported")
     sized(array.shape, DTYPES[kind])
     return array != 0 if DTYPES[kind] == "?" else array.astype(DTYPES[kind])
 
@@ -95,7 +95,7 @@ def cast(array: NDArray, kind: Any) -> NDArray:
 def bounds_of(signed: bool, narrow: bool, bits: float) -> tuple[int, int]:
     """The least and the greatest integer of a QONNX quantiser."""
     if not 1 <= bits <= 32 or bits != int(bits):
-        raise Unsupported(f"a bit width of {bits} is not read")
+        raise Unsupported(f"a bit width of {bits} is not supported")
     if signed:
         return -(2 ** (int(bits) - 1)) + bool(narrow), 2 ** (int(bits) - 1) - 1
     return 0, 2 ** int(bits) - 1 - bool(narrow)
@@ -118,7 +118,7 @@ def _quant(of: _Given) -> NDArray:
     signed, narrow = bool(of.option("signed", 1)), bool(of.option("narrow", of.option("narrow_range", 0)))
     rounding = str(of.option("rounding_mode", "ROUND")).upper()
     if rounding not in ROUNDINGS:
-        raise Unsupported(f"rounding_mode {rounding!r} is not read")
+        raise Unsupported(f"rounding_mode {rounding!r} is not supported")
     _broadcast(x, scale, zero)
     low, high = bounds_of(signed, narrow, float(bits.reshape(-1)[0]) if bits.size == 1 else math.nan)
     q = x / scale + zero
@@ -211,7 +211,7 @@ def _constant(of: _Given) -> NDArray:
             return np.array(of.node.attributes[key], dtype)
     value = of.option("value")
     if not isinstance(value, np.ndarray):
-        raise Unsupported("a constant of this kind is not read")
+        raise Unsupported("a constant of this kind is not supported")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Networks from ONNX and QONNX files."""
+"""Importing networks from ONNX and QONNX files."""
 
 import heapq
 import json
@@ -25,25 +25,25 @@ from xnor_ref.interop.onnx_in.values import NCHW, ROWS, Code, Layers, Value
 from xnor_ref.kernels.ops.float_ops import pixel_table
 
 NHWC = (0, 2, 3, 1)
-MAX_CONSTANTS = 8 * 2**30  # bytes of all constants that are computed
+MAX_CONSTANTS = 8 * 2**30  # most bytes of all computed constants
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A value that cannot come, or that follows from one."""
+    """A value that cannot be imported, or depends on such a value."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a file holds.
+    """The contents of a file.
 
     Parameters
     ----------
     description : the network
-    notes : what is not as in the file, or was assumed
-    image : the graph's input, a dtype, and whether its channels come last
+    notes : what was assumed or differs from the file
+    image : the graph's input, its dtype, and whether its channels come last
     last : operations at the end of the file that were left out
-    custom : whether it has operations beyond ONNX's own
+    custom : whether it has operations outside the ONNX standard
     """
 
     description: Description
@@ -62,32 +62,32 @@ def from_onnx(
     classes: Sequence[str] | None = None,
     input_shape: tuple[int, int, int] | None = None,
 ) -> nn.Graph:
-    """Read a binary network from an ONNX or QONNX file.
+    """Import a binary network from an ONNX or QONNX file.
 
-    Needs no other package. What is not given is taken from the file, where it says so.
+    No other package is needed. Arguments that are not given are taken from the file if it has them.
 
     Parameters
     ----------
     path : str or PathLike
-        Nothing in the file is trusted; weights in other files are read from the same folder and below only.
+        The file is untrusted. Weights in other files are read only from the same folder and below.
     mean, std : number, or a number per channel
-        Of pixel/255, that raw pixels are normalised with before they reach the file's input: 0 and 1 unless the file
-        says otherwise. A file that takes raw pixels (uint8) normalises them itself.
+        Mean and standard deviation of pixel/255 that normalise raw pixels before the file's input; by default those in
+        the file, else 0 and 1. A file that takes raw pixels (uint8) normalises them itself.
     classes : names in label order, optional
     input_shape : (C, H, W), optional
-        Where the file leaves it open, or takes flat rows of C*H*W numbers.
+        Shape of an image, if the file leaves it open or takes flat rows of C*H*W numbers.
 
     Returns
     -------
     nn.Graph
-        In inference mode. It trains on, and `freeze` packs it.
+        In inference mode. It can be trained further, and `freeze` packs it.
 
     Raises
     ------
     ModelFileError
-        The file is missing, damaged, or of a kind that is not read.
+        The file is missing, damaged, or of an unsupported kind.
     InputError
-        Nodes that cannot come; the message names each with the reason. Or arguments that do not fit.
+        Nodes cannot be imported (the message names each with the reason), or arguments are wrong.
     """
     return build.network(read(path, mean=mean, std=std, classes=classes, input_shape=input_shape).description)
 
@@ -100,12 +100,12 @@ def read(
     classes: Sequence[str] | None = None,
     input_shape: tuple[int, int, int] | None = None,
 ) -> Reading:
-    """What `from_onnx` builds a network from; arguments and errors are the same."""
+    """Return what `from_onnx` builds a network from. Arguments and errors are the same."""
     graph = read_onnx(path)
     source = Path(path).name
     if len(graph.inputs) != 1 or not graph.outputs:
         names = ", ".join(info.name for info in graph.inputs) or "none"
-        raise InputError(f"{source}: a network has one input and an output; the inputs here are {names}")
+        raise InputError(f"{source}: a network must have one input and an output; the inputs here are {names}")
     nodes = _in_order(source, graph)
     info = graph.inputs[0]
     shape, axes, rows = _input(source, info, nodes, input_shape)
@@ -127,7 +127,7 @@ def read(
     given = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
     if info.dtype == np.uint8 and given:
         raise InputError(
-            f"{source}: it takes raw pixels and normalises them itself; {' and '.join(given)} cannot be given"
+            f"{source}: it takes raw pixels and normalises them itself; so {' and '.join(given)} cannot be given"
         )
     if context.table is not None:
         normalised = _of_table(source, context.table, said)
@@ -136,13 +136,13 @@ def read(
     else:
         normalised = {"mean": 0.0, "std": 1.0} | {key: said[key] for key in said if key != "classes"} | given
         if not given and "mean" not in said:
-            notes.append("the file does not say how images are normalised: pixel/255 is taken (mean 0, std 1)")
+            notes.append("the file does not say how images are normalised; pixel/255 is assumed (mean 0, std 1)")
     if rows and input_shape is None:
         notes.append(f"rows of {int(np.prod(shape))} numbers are taken as images {shape}")
     if last.after:
-        notes.append(f"{', '.join(last.after)} at the end is left out: the results are logits")
+        notes.append(f"{', '.join(last.after)} at the end is left out, so the outputs are logits")
     if len(graph.outputs) > 1:
-        notes.append(f"of {len(graph.outputs)} outputs, {graph.outputs[0].name!r} is taken")
+        notes.append(f"of {len(graph.outputs)} outputs, {graph.outputs[0].name!r} is used")
     description = Description(
         layers.needed(final) or _only_pixels(source),
         shape,
@@ -160,13 +160,13 @@ def _only_pixels(source: str) -> Any:
 
 
 def _in_order(source: str, graph: OnnxGraph) -> list[Node]:
-    """The nodes that the output depends on, each after those that it reads. Raises ModelFileError for a cycle."""
+    """Return the nodes on which the output depends, each after its inputs. Raises ModelFileError for a cycle."""
     makers: dict[str, int] = {}
     known = {*graph.constants, *(info.name for info in graph.inputs)}
     for index, node in enumerate(graph.nodes):
         for name in filter(None, node.outputs):
             if name in makers or name in known:
-                raise ModelFileError(f"{source}: damaged: two values are called {name!r}")
+                raise ModelFileError(f"{source}: damaged: two values have the name {name!r}")
             makers[name] = index
     wanted: set[int] = set()
     left = [graph.outputs[0].name]
@@ -176,7 +176,7 @@ def _in_order(source: str, graph: OnnxGraph) -> list[Node]:
             wanted.add(makers[name])
             left += graph.nodes[makers[name]].inputs
         elif name and name not in makers and name not in known:
-            raise ModelFileError(f"{source}: damaged: no node makes the value {name!r}")
+            raise ModelFileError(f"{source}: damaged: no node computes the value {name!r}")
     waits = {at: {makers[name] for name in graph.nodes[at].inputs if name in makers} for at in wanted}
     readers: dict[int, list[int]] = {}
     for at, sources in waits.items():
@@ -195,16 +195,18 @@ def _in_order(source: str, graph: OnnxGraph) -> list[Node]:
                 heapq.heappush(ready, reader)
     if len(order) < len(wanted):
         stuck = next(str(graph.nodes[at]) for at in sorted(wanted) if count[at])
-        raise ModelFileError(f"{source}: damaged: its nodes read each other in a circle, such as {stuck}")
+        raise ModelFileError(f"{source}: damaged: its nodes form a cycle, such as {stuck}")
     return order
 
 
 def _input(
     source: str, info: ValueInfo, nodes: list[Node], given: tuple[int, int, int] | None
 ) -> tuple[tuple[int, int, int], tuple[int, ...], bool]:
-    """(C, H, W) of an image, how the file arranges its axes, and whether it takes flat rows."""
+    """Return (C, H, W) of an image, the file's order of axes, and whether it takes flat rows."""
     if info.dtype not in (np.float32, np.float64, np.float16, np.uint8) or info.shape is None:
-        raise InputError(f"{source}: its input {info.name!r} is no array of float32 or uint8 of a known number of axes")
+        raise InputError(
+            f"{source}: its input {info.name!r} is not a float32 or uint8 array with a known number of axes"
+        )
     sizes, shape = info.shape, given and tuple(given)  # type: Any, Any
     if len(sizes) == 2:
         count = sizes[1] or (shape and math.prod(shape))
@@ -215,25 +217,25 @@ def _input(
             raise InputError(f"{source}: it takes rows of {count} numbers; input_shape {shape} has {math.prod(shape)}")
         return _checked(source, shape), ROWS, True
     if len(sizes) != 4:
-        raise InputError(f"{source}: its input has the shape {sizes}; images have 4 axes, rows 2")
+        raise InputError(f"{source}: its input has the shape {sizes}; images must have 4 axes, rows 2")
     axes = NHWC if _channels_last(info, nodes) else NCHW
     found = tuple(sizes[axes.index(axis)] for axis in (1, 2, 3))
     shape = shape or found
     if len(shape) != 3 or any(n not in (None, m) for n, m in zip(found, shape)):
-        raise InputError(f"{source}: its images are (C, H, W) {found}, input_shape is {shape}")
+        raise InputError(f"{source}: its images are (C, H, W) = {found}, but input_shape is {shape}")
     if None in shape:
-        raise InputError(f"{source}: it leaves the size of its images open, (C, H, W) {shape}; give input_shape")
+        raise InputError(f"{source}: it leaves the size of its images open, (C, H, W) = {shape}; give input_shape")
     return _checked(source, shape), axes, False
 
 
 def _checked(source: str, shape: tuple) -> tuple[int, int, int]:
     if len(shape) != 3 or not all(1 <= size <= 16_384 for size in shape) or shape[0] > 4096:
-        raise InputError(f"{source}: images (C, H, W) of {shape} are not read; C is at most 4096, H and W 16384")
+        raise InputError(f"{source}: images (C, H, W) of {shape} are not supported; C is at most 4096, H and W 16384")
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 
 def _square(count: int) -> tuple[int, int, int]:
-    """The image that a row is taken as: square, of one channel or three, or one pixel."""
+    """Return the image shape of a row: square with one or three channels, or else one pixel."""
     for channels in (1, 3):
         side = round((count / channels) ** 0.5)
         if side > 1 and side * side * channels == count:
@@ -242,7 +244,7 @@ def _square(count: int) -> tuple[int, int, int]:
 
 
 def _channels_last(info: ValueInfo, nodes: list[Node]) -> bool:
-    """Whether images are (N, H, W, C): the first operation that says something moves the channels forward."""
+    """Whether images are (N, H, W, C): the first operation that shows it moves the channels forward."""
     name = info.name
     while True:
         following = [node for node in nodes if name in node.inputs]
@@ -274,7 +276,7 @@ _ENTRY = {
 
 @dataclass
 class _Reader:
-    """Values by name: constants are arrays."""
+    """Values by name. Constants are arrays."""
 
     values: dict[str, Any]
     context: Context
@@ -282,8 +284,8 @@ class _Reader:
     bytes: int = 0
 
     def value(self, source: str, nodes: list[Node], output: str) -> Value:
-        """The output's value. Raises InputError that names each node that cannot come."""
-        reasons: dict[str, list[tuple[str, str]]] = {}  # of values that cannot come, by name
+        """Return the output's value. Raises InputError, which names each node that cannot be imported."""
+        reasons: dict[str, list[tuple[str, str]]] = {}  # of values that cannot be imported, by name
         left = Counter(name for node in nodes for name in node.inputs)
         for node in nodes:
             inputs = [self.values.get(name) if name else None for name in node.inputs]
@@ -303,7 +305,7 @@ class _Reader:
             left.subtract(node.inputs)
             for name in node.inputs:
                 if not left[name] and isinstance(self.values.get(name), np.ndarray):
-                    self.values[name] = None  # a constant that nobody needs any more
+                    self.values[name] = None  # a constant that is no longer needed
         refuse_all(source, reasons.get(output, ()))
         found = self.values[output]
         if not isinstance(found, Value):
@@ -312,7 +314,7 @@ class _Reader:
 
     def _results(self, node: Node, inputs: list[Any]) -> list[Any]:
         if node.domain not in QUANTISERS:
-            raise Unsupported(f"operations of the domain {node.domain!r} are not read")
+            raise Unsupported(f"operations of the domain {node.domain!r} are not supported")
         if not any(isinstance(value, Value) for value in inputs):
             results = fold(node, inputs, self.context.opset)
             self.bytes += sum(array.nbytes for array in results)
@@ -320,24 +322,26 @@ class _Reader:
                 raise Unsupported("constants of too many bytes")
             return results
         if node.op not in OPS:
-            raise Unsupported("of constants alone it is read" if node.op in FOLDS else "the operation is not read")
+            raise Unsupported(
+                "it is supported only for constants" if node.op in FOLDS else "the operation is not supported"
+            )
         after = next((value.after for value in inputs if isinstance(value, Value) and value.after), ())
         if after and node.op not in LAST | EASY:
-            raise Unsupported(f"it follows {after[-1]}, which is read at the end of a network only")
+            raise Unsupported(f"it follows {after[-1]}, which is supported only at the end of a network")
         call = Call(node, inputs, self.context)
         self._remember(node, inputs)
         with np.errstate(over="ignore", invalid="ignore"):
             try:
                 result: Any = OPS[node.op](call)
             except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
-                raise Unsupported(f"its numbers do not fit together: {error}") from None
+                raise Unsupported(f"its values do not match: {error}") from None
         if isinstance(result, Value):
             before = [(name, v) for name, v in zip(node.inputs, inputs) if isinstance(v, Value) and v.of == result.of]
             result = result.now(shared=any(v.shared or self.readers[name] > 1 for name, v in before))
         return [result] + [result if node.op == "TopK" else None] * (len(node.outputs) - 1)
 
     def _remember(self, node: Node, inputs: list[Any]) -> None:
-        """x - y, since a sum with y is x again: straight-through estimators are written so."""
+        """Record x - y. A later sum with y is x again; straight-through estimators are written this way."""
         if (
             node.op == "Sub"
             and len(inputs) == 2
@@ -347,7 +351,7 @@ class _Reader:
             self.context.differences[node.outputs[0]] = node.inputs[1], inputs[0]
 
     def _around(self, node: Node, inputs: list[Any]) -> list[Any]:
-        """Results of a node some of whose inputs cannot come: those that do not depend on these."""
+        """Return the outputs of a node that do not depend on its unsupported inputs."""
         self._remember(node, inputs)
         if node.op == "Add" and len(inputs) == 2:
             for minus, other in ((0, 1), (1, 0)):
@@ -358,17 +362,17 @@ class _Reader:
             where = (
                 f"operations of the domain {node.domain!r} are" if node.domain not in STANDARD else "the operation is"
             )
-            raise Unsupported(f"{where} not read")
+            raise Unsupported(f"{where} not supported")
         return [Failed()] * len(node.outputs)
 
 
 def _logits(source: str, layers: Layers, value: Value) -> str:
-    """The layer that gives the logits. Raises InputError where the output is no row of them."""
+    """Return the layer whose output is the logits. Raises InputError if the output is not a row."""
     if len(value.shape) == 3 and value.shape[1:] == (1, 1) and value.code.kind not in ("abs", "mean", "box", "k"):
         of = layers.add("logits.flat", "flatten", [value.of], value.shape[:1])
         value = value.now(of=of, shape=value.shape[:1], axes=ROWS)
     if len(value.shape) != 1 or value.axes[0] != 0:
-        raise InputError(f"{source}: its output is {value.sizes(1)}; one number for each class is needed")
+        raise InputError(f"{source}: its output has shape {value.sizes(1)}; it must have one number per class")
     try:
         of = layers.real(value.now(order=None), "logits")
     except Unsupported as error:
@@ -381,7 +385,7 @@ def _logits(source: str, layers: Layers, value: Value) -> str:
 
 
 def _said(graph: OnnxGraph) -> dict[str, Any]:
-    """Mean, std and classes, where the metadata has them."""
+    """Return mean, std and classes, if the metadata has them."""
     found: dict[str, Any] = {}
     for key in ("mean", "std", "classes"):
         try:
@@ -399,15 +403,15 @@ def _said(graph: OnnxGraph) -> dict[str, Any]:
 
 
 def _of_pixels(source: str, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean and std, where pixels become pixel*scale + shift, a number a channel."""
+    """Return mean and std if pixels become pixel*scale + shift in each channel."""
     if not (scale > 0).all():
-        raise InputError(f"{source}: what it turns pixels into does not grow with them")
+        raise InputError(f"{source}: its normalised pixels do not increase with the pixel values")
     std = 1 / (255 * scale)
     return {"mean": (-shift * std).tolist(), "std": std.tolist()}
 
 
 def _of_table(source: str, table: NDArray[np.float32], said: dict[str, Any]) -> dict[str, Any]:
-    """Mean and std of a table (C, 256) of what pixels become; `said` are those that the file names."""
+    """Return mean and std of a normalisation table (C, 256). `said` are those that the file gives."""
     if "mean" in said:
         mean, std = (np.broadcast_to(np.asarray(said[key], float), (len(table),)).tolist() for key in ("mean", "std"))
         if np.array_equal(pixel_table(mean, std), table.T):
@@ -416,5 +420,5 @@ def _of_table(source: str, table: NDArray[np.float32], said: dict[str, Any]) -> 
     found = _of_pixels(source, (last - first) / 255, first)
     near = pixel_table(found["mean"], found["std"])
     if not np.allclose(near, table.T, rtol=1e-5, atol=1e-6 * float((last - first).max())):
-        raise InputError(f"{source}: what it turns pixels into is not (pixel/255 - mean)/std")
+        raise InputError(f"{source}: its normalisation is not (pixel/255 - mean)/std")
     return found

@@ -1,4 +1,4 @@
-"""ONNX and QONNX files as their own runtimes compute them, to compare with."""
+"""Running ONNX and QONNX files by their own runtimes, for comparison."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from xnor_ref.errors import InputError, ModelFileError
 from xnor_ref.interop.onnx_in.reading import Reading
 
-TOGETHER = 50  # images at once, where a file takes any number
+TOGETHER = 50  # images per run, if a file takes any number
 
 
 def run(path: Path, reading: Reading, pixels: NDArray[np.uint8], table: NDArray[np.float32]) -> NDArray[Any]:
-    """The file's first output for raw pixels, uint8 (N, H, W, C); `table` (256, C) says what pixels become.
+    """Return the file's first output for raw pixels, uint8 (N, H, W, C). `table` (256, C) normalises pixels.
 
-    Raises InputError where the runtime is not installed, ModelFileError where it refuses the file.
+    Raises InputError if the runtime is not installed, and ModelFileError if it rejects the file.
     """
     x = _prepared(reading, pixels, table)
     batch = (reading.image.shape or (None,))[0]
@@ -30,7 +30,7 @@ def run(path: Path, reading: Reading, pixels: NDArray[np.uint8], table: NDArray[
 
 
 def _prepared(reading: Reading, pixels: NDArray[np.uint8], table: NDArray[np.float32]) -> NDArray[Any]:
-    """Pixels as the file takes them."""
+    """Convert pixels to the file's input."""
     info = reading.image
     if info.dtype == np.uint8:
         x: NDArray[Any] = pixels
@@ -51,8 +51,8 @@ def _onnxruntime(path: Path, reading: Reading) -> Any:
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of a class of its own for every kind
-        raise ModelFileError(f"{path}: onnxruntime refuses it: {error}") from None
+    except Exception as error:  # onnxruntime has a class for every kind of error
+        raise ModelFileError(f"{path}: onnxruntime rejects it: {error}") from None
 
     def ask(x: NDArray[Any]) -> NDArray[Any]:
         try:
@@ -81,5 +81,5 @@ def _qonnx(path: Path, reading: Reading) -> Any:
     try:
         model = ModelWrapper(str(path)).transform(InferShapes())
     except Exception as error:
-        raise ModelFileError(f"{path}: qonnx refuses it: {error}") from None
+        raise ModelFileError(f"{path}: qonnx rejects it: {error}") from None
     return ask

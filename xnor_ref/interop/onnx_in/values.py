@@ -329,7 +329,7 @@ class Layers:
             bare = self.add(f"{name}.narrow", "relu", [moved], x.shape)
             q = self.grid(x.now(of=bare, code=REAL, a=ONE, b=ZERO), ONE, ZERO, -1, high - low, name)
             return q.now(b=q.b + low)
-        raise Unsupported(f"a quantiser of {count} levels; 2, 4, 8, ... 256 can come, and one fewer")
+        raise Unsupported(f"a quantiser of {count} levels; 2, 4, 8, ... 256 can be imported, and one fewer")
 
 
 _LEARNED = {"conv2d", "linear", "binary_conv2d", "binary_linear", "binary_weight_conv2d", "binary_weight_linear"}

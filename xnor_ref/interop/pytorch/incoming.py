@@ -1,4 +1,4 @@
-"""Networks of PyTorch: from a live module, or from a file of numbers and a layout, which says what the layers are."""
+"""Importing PyTorch networks, from a live module, or from a file of weights with a layout of its layers."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,9 @@ from xnor_ref.interop.pytorch.trace import trace, unchanged
 from xnor_ref.nn.layers.binary_layers import BinaryLayer
 
 SOFT = {"_softmax": torch.softmax, "_log_softmax": torch.log_softmax} if torch else {}  # left out at the end
-TRACED = 2  # images that the module is traced on
-TRIED = 8  # and on which its answers are compared
-NEAR = 1e-4  # difference of results that passes, in parts of the largest
+TRACED = 2  # images on which the module is traced
+TRIED = 8  # images on which its answers are compared
+NEAR = 1e-4  # largest accepted difference, relative to the largest value
 
 
 def from_torch(
@@ -37,46 +37,46 @@ def from_torch(
     settings: Mapping[str, Any] | None = None,
     report: Callable[[str], Any] | None = None,
 ) -> nn.Graph:
-    """A network of `nn` from one of PyTorch; it trains on, and freezes.
+    """Import a PyTorch network as a network of `nn`, which can be trained further and frozen.
 
-    A live module is run on a few images while every operation is written down, so it does not matter what its classes
-    are called, or where they take signs. Each layer is then compared with what torch computed, and the whole on other
-    images. The module is in inference mode meanwhile, and afterwards as it was. A softmax at the end is left out.
+    A live module is run on a few images while every operation is recorded, so the names of its classes and its way of
+    taking signs do not matter. Each layer is then compared with torch's result, and the whole network is compared on
+    other images. The module is in inference mode meanwhile, and unchanged afterwards. A softmax at the end is left out.
 
     Parameters
     ----------
     source : torch.nn.Module, path or mapping
-        A live module (needs the extra `torch`); or a `.safetensors` file, or a dict from names to arrays or tensors,
+        A live module, which needs the extra `torch`; or a `.safetensors` file, or a dict of arrays or tensors by name,
         which need a `layout`.
     input_shape : (C, H, W)
-        Of an image; may stand in the layout.
+        Shape of an image. The layout may give it instead.
     mean, std : number, or a number per channel
-        Of pixel/255, what raw pixels are normalised with; by default 0 and 1, or what the layout says.
+        Mean and standard deviation of pixel/255 that normalise raw pixels; by default those of the layout, or 0 and 1.
     classes : names in label order, optional
     images : float32 (N, C, H, W), optional
-        Normalised images to compare on, two or more; by default random ones.
+        Normalised images for the comparison, at least two; by default random ones.
     layout : path or dict
-        A TOML file, or what one holds: the layers of a file of numbers (docs/interop.md).
+        A TOML file or its content, which describes the layers of a file of weights (docs/interop.md).
     names : mapping, optional
-        From a layer of the layout to the beginning of the names of its numbers; what is not in it is guessed.
+        The prefix of the weights' names, for layers of the layout. Others are guessed.
     settings : mapping, optional
-        Of `LayerSettings`, for the training of all binary layers, such as {"sign_gradient": "bireal"}.
+        Settings of `LayerSettings` for training all binary layers, such as {"sign_gradient": "bireal"}.
     report : callable, optional
-        Called with a text that says what became what, such as `print`.
+        Called with a text that lists what was converted to what, such as `print`.
 
     Returns
     -------
     nn.Graph
-        In inference mode; its layers have the names of the modules.
+        In inference mode. Its layers have the names of the modules.
 
     Raises
     ------
     InputError
-        Layers that cannot come, each named with the reason; or answers that differ. torch is missing.
+        Layers cannot be imported (each is named with the reason), answers differ, or torch is missing.
     InputTypeError
         `source` is none of these.
     ModelFileError
-        A file that cannot be read; files of pickles are refused unread.
+        The file cannot be read, or is a pickle, which is rejected unread.
     """
     told: dict[str, Any] = {"input_shape": input_shape, "mean": mean, "std": std, "classes": classes}
     told = {key: value for key, value in told.items() if value is not None}
@@ -96,7 +96,7 @@ def from_torch(
             f"{'; torch is missing' if torch is None else ''}"
         )
     if layout is None:
-        raise InputError("from_torch: numbers alone say not what the layers are; give a layout (docs/interop.md)")
+        raise InputError("from_torch: the source holds weights alone; give a layout of the layers (docs/interop.md)")
     description, table = described(read_numbers(source), read_layout(layout), told, dict(names or {}), wanted)
     network = build.network(description)
     if report is not None:
@@ -105,7 +105,7 @@ def from_torch(
 
 
 def _from_module(module: Any, told: dict[str, Any], images: Any, settings: dict[str, Any], report: Any) -> nn.Graph:
-    for wrapped in ("_orig_mod", "module"):  # what torch.compile and DataParallel make
+    for wrapped in ("_orig_mod", "module"):  # wrappers of torch.compile and DataParallel
         inner = getattr(module, wrapped, None)
         if type(module).__module__.startswith("torch.") and isinstance(inner, torch.nn.Module):
             module = inner
@@ -113,7 +113,7 @@ def _from_module(module: Any, told: dict[str, Any], images: Any, settings: dict[
         raise InputError("from_torch: input_shape (C, H, W) must be given")
     source = f"torch module {type(module).__name__}"
     if isinstance(module, torch.jit.ScriptModule):
-        raise InputError(f"from_torch: {source} is TorchScript; give the module that it was made of")
+        raise InputError(f"from_torch: {source} is TorchScript; give the original module")
     tried = _images(module, tuple(told["input_shape"]), images)
     with unchanged(module):
         nodes, last = trace(module, tried[:TRACED])
@@ -126,7 +126,7 @@ def _from_module(module: Any, told: dict[str, Any], images: Any, settings: dict[
     reader = Reader(nodes, last, alone, settings)
     refuse_all(f"from_torch: {source}", reader.reasons)
     if not reader.layers:
-        raise InputError(f"from_torch: {source} gives its images as they are")
+        raise InputError(f"from_torch: {source} returns its images unchanged")
     description = Description(tuple(reader.layers), source=source, **told)
     network = build.network(description)
     _compare_layers(network, description, reader.values, numbers(tried[:TRACED]))
@@ -139,10 +139,10 @@ def _from_module(module: Any, told: dict[str, Any], images: Any, settings: dict[
 
 
 def _images(module: Any, shape: tuple[int, ...], images: Any) -> Any:
-    """Images to try, as a tensor where the module is."""
+    """Return images to try, as a tensor on the module's device."""
     place = next(module.parameters(), torch.zeros(1))
     if place.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"from_torch: parameters are {place.dtype}; float32 is needed, such as module.float() makes")
+        raise InputError(f"from_torch: parameters are {place.dtype}, but must be float32; use module.float()")
     if images is None:
         images = np.random.default_rng(0).standard_normal((TRIED, *shape), dtype=np.float32)
     if (
@@ -159,7 +159,7 @@ def _images(module: Any, shape: tuple[int, ...], images: Any) -> Any:
 
 
 def _compare_layers(network: nn.Graph, description: Description, values: Mapping[str, Any], images: Any) -> None:
-    """Each layer on what torch gave it, with what torch made of that."""
+    """Compare each layer with torch's, on torch's inputs of that layer."""
     reasons: Reasons = []
     found: dict[str, Any] = {INPUT: images}
     for layer, (name, module) in zip(description.layers, network.children(), strict=True):
@@ -168,7 +168,9 @@ def _compare_layers(network: nn.Graph, description: Description, values: Mapping
         if layer.name in values:
             wanted = numbers(values[layer.name])
             if wanted.size != y.size:
-                reasons.append((f"layer {layer.name!r} ({layer.kind})", f"gives {y.shape}, torch {wanted.shape}"))
+                reasons.append(
+                    (f"layer {layer.name!r} ({layer.kind})", f"returns {y.shape}, but torch returns {wanted.shape}")
+                )
                 break
             wanted = wanted.reshape(y.shape)
             far = float(np.abs(y - wanted).max() / max(np.abs(wanted).max(), 1e-3))
@@ -182,13 +184,13 @@ def _compare_layers(network: nn.Graph, description: Description, values: Mapping
 
 
 def _compare_logits(source: str, found: NDArray, wanted: NDArray) -> None:
-    """On most images; in a few, a value within a rounding of 0 may have turned its sign."""
+    """Compare logits. In a few images, rounding may flip the sign of a value near 0."""
     far = np.abs(found - wanted).max(axis=1) / max(np.abs(wanted).max(), 1e-3)
     alike = int((far <= NEAR).sum())
     if 2 * alike < len(far):
         raise InputError(
-            f"from_torch: {source} gives other logits for {len(far) - alike} of {len(far)} images, though its layers "
-            "are alike for the first two; does it compute otherwise for other images?"
+            f"from_torch: {source} gives other logits for {len(far) - alike} of {len(far)} images, although its layers "
+            "agree on the first two; its computation may depend on the images"
         )
 
 

@@ -143,7 +143,7 @@ def described(
     """The description, and a text that says what became what.
 
     `told` stands before what the layout says; `names` give where the numbers of a layer are; `settings` are for the
-    binary layers. Raises InputError, which names each layer that cannot come.
+    binary layers. Raises InputError, which names each layer that cannot be imported.
     """
     told = {key: layout[key] for key in ("input_shape", "mean", "std", "classes") if key in layout} | told
     if "input_shape" not in told:

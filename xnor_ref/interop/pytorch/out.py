@@ -1,4 +1,4 @@
-"""From a network of `nn` to a torch module that computes and learns as it does."""
+"""Exporting a network of `nn` as a torch module that computes and trains in the same way."""
 
 import importlib.util
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from xnor_ref.nn.module import overrides
 
 
 def torch_itself(caller: str) -> Any:
-    """The package torch. Raises InputError with the command that installs it, where it is missing."""
+    """Import torch. Raises InputError with the command that installs it if it is missing."""
     if modules.torch is None:
         there = importlib.util.find_spec("torch") is not None
         why = "torch cannot be imported" if there else "torch is missing"
@@ -24,31 +24,31 @@ def torch_itself(caller: str) -> Any:
 
 
 def to_torch(network: nn.Module) -> Any:
-    """A torch module with the same state names whose forward, and gradients in autograd, are those of `network`.
+    """Return a torch module with the state names, the forward pass and the gradients of `network`.
 
     Parameters
     ----------
     network : nn.Module
-        Made of the layers of `nn`, trained or not; not changed.
+        Made of the layers of `nn`, trained or not. Not changed.
 
     Returns
     -------
     torch.nn.Module
-        In the mode, training or inference, that `network` is in, with its own copy of the numbers; it takes float32
-        images (N, C, H, W), normalised. `float.safetensors` of a run loads into it by `load_state_dict`. Its
-        `after_step()` does what ours do after a step of the optimiser, centring and clamping latent weights.
+        It is in the mode (training or inference) of `network`, and has its own copy of the weights. It takes normalised
+        float32 images (N, C, H, W). `load_state_dict` loads the `float.safetensors` of a run. Its `after_step()`
+        centres and clamps latent weights; call it after each step of the optimiser.
 
     Raises
     ------
     InputTypeError
-        `network` is no nn.Module.
+        `network` is not an nn.Module.
     InputError
-        torch is missing; or layers or rules of one's own, each of which is named.
+        torch is missing, or the network has custom layers or rules; the message names each.
 
     Notes
     -----
-    Binary and k-bit convolutions give the same whole numbers. Real convolutions add up in another order than ours, so a
-    value before a sign that is within a rounding of 0 may fall on the other side.
+    Binary and k-bit convolutions give the same integers. Real convolutions sum in another order than ours, so rounding
+    may flip the sign of a value near 0.
     """
     if not isinstance(network, nn.Module):
         raise InputTypeError(f"to_torch: network must be an nn.Module, got {type(network).__name__}")
@@ -67,10 +67,13 @@ def to_torch(network: nn.Module) -> Any:
 
 
 def _converted(module: Any, name: str, reasons: Reasons) -> Any:
-    """The torch module for one of ours, without its numbers; None, and the reason, where there is none."""
+    """Return the torch module for one of ours, without its weights.
+
+    If there is none, note the reason and return None.
+    """
     kind: Any = next((kind for kind in type(module).__mro__ if kind in LAYERS), None)
     if kind is None or overrides(module, kind, *_methods(kind)):
-        why = "there is no form of it in torch" if kind is None else f"it replaces what {kind.__name__} computes"
+        why = "torch has no equivalent of it" if kind is None else f"it overrides what {kind.__name__} computes"
         what = f"layer {name!r}" if name else "the network"
         reasons.append((f"{what} ({type(module).__name__})", why))
         return None
@@ -78,14 +81,14 @@ def _converted(module: Any, name: str, reasons: Reasons) -> Any:
         child: _converted(layer, f"{name}.{child}" if name else child, reasons) for child, layer in module.children()
     }
     rules = _rules(module).items()
-    foreign = [f"{option} {rule.name!r} is of one's own" for option, rule in rules if not _known(option, rule)]
+    foreign = [f"{option} {rule.name!r} is a custom rule" for option, rule in rules if not _known(option, rule)]
     if foreign:
         reasons.append((f"layer {name!r} ({kind.__name__})", ", ".join(foreign)))
     return None if reasons else LAYERS[kind](module, children)
 
 
 def _methods(kind: type) -> tuple[str, ...]:
-    """What a subclass may not replace."""
+    """Return the methods that a subclass must not override."""
     own = (name for name in dir(kind) if not name.startswith("__"))
     return "__call__", *(name for name in own if isinstance(getattr(kind, name), FunctionType | property))
 
@@ -133,7 +136,7 @@ def _norm(kind: Any) -> Callable[[Any, Any], Any]:
     return lambda m, children: kind(m.channels, m.eps, m.momentum, m.weight.requires_grad)
 
 
-LAYERS: dict[type, Callable[[Any, dict[str, Any]], Any]] = {  # from our layer, and its children in torch
+LAYERS: dict[type, Callable[[Any, dict[str, Any]], Any]] = {  # a function of our layer and its children in torch
     nn.Sequential: _sequential,
     nn.Residual: lambda m, children: modules.Residual(children["body"], children.get("shortcut")),
     nn.Graph: lambda m, children: modules.Graph(children, m.inputs),

@@ -460,11 +460,11 @@ def _pads_pixels(node: Node) -> bool:
 
 
 class _Refused(Exception):
-    """Why a node cannot come."""
+    """Why a node cannot be imported."""
 
 
 class _Silent(Exception):
-    """It follows one that cannot come."""
+    """It follows one that cannot be imported."""
 
 
 def _value(part: Any, values: Mapping[Node, T]) -> Any:
