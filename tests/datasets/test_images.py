@@ -4,7 +4,9 @@ import errno
 import io
 import os
 import struct
+import tracemalloc
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -386,3 +388,20 @@ def test_real_photos(real_data):
     assert batch.shape == (len(paths), 64, 64, 3)
     assert batch.std(axis=(1, 2, 3)).min() > 20
     assert np.array_equal(batch[0], load_photo(paths[0], 64))
+
+
+def test_a_damaged_length_takes_no_memory(tmp_path):
+    """Pillow reads as many bytes as a chunk of a PNG claims to have: here 4 GB, of a file of some hundred."""
+    stream = io.BytesIO()
+    Image.new("L", (8, 8), 200).save(stream, "PNG")
+    data = bytearray(stream.getvalue())
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = b"\xff\xff\xff\xf0"
+    (tmp_path / "photo.png").write_bytes(data)
+    tracemalloc.start()
+    try:
+        with suppress(DatasetError):
+            load_photo(tmp_path / "photo.png", 8)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()

@@ -179,64 +179,71 @@ def resigned(content: bytes, rng: random.Random) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded + b"".join(parts)
 
 
-def outcome(kind: str, path: Path) -> str:
-    """ "loaded", or "refused"; anything else is raised."""
+def _limit(more: int) -> None:
+    """Let this process take so many bytes more than it has now."""
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, resource.RLIM_INFINITY))
+
+
+def tried(load: Callable[[Path], Any], refused: type[Exception], path: Path, more: int) -> str:
+    """What becomes of loading a file with so many bytes of memory: "loaded", "refused", or the trace of a fault."""
+    signal.signal(signal.SIGALRM, _too_slow)
+    signal.alarm(SECONDS)
+    _limit(more)
     try:
         with np.errstate(all="ignore"):
-            LOADERS[kind](path)
-    except ModelFileError:
+            load(path)
+    except refused:
         return "refused"
+    except BaseException:
+        return traceback.format_exc()
+    finally:
+        signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return "loaded"
 
 
-def _limit(size: int) -> None:
-    """Let this process take twice `size` and `ROOM` more memory than it has now."""
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + 2 * size + ROOM, resource.RLIM_INFINITY))
-
-
-def attempt(number: int, sound: list[tuple[str, bytes]], path: Path, limited: bool = True) -> str:
+def attempt(number: int, sound: list[tuple[str, bytes]], path: Path) -> str:
     """Change number `number`: "loaded" or "refused"; or a fault."""
     rng = random.Random(number)
     kind, content = sound[number % len(sound)]
     signed = rng.random() < 0.5
     data = resigned(content, rng) if signed else damaged(content, rng)
     path.write_bytes(data)
-    if limited:
-        _limit(len(data))
-    signal.alarm(SECONDS)
-    try:
-        found = outcome(kind, path)
-    except BaseException:
-        return f"{kind} {number}: {traceback.format_exc()}"
-    finally:
-        signal.alarm(0)
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    found = tried(LOADERS[kind], ModelFileError, path, 2 * len(data) + ROOM)
     if found == "loaded" and not signed and data != content:
-        return f"{kind} {number}: a changed file that was not signed again was loaded"
+        return "a changed file that was not signed again was loaded"
     return found
+
+
+def report(count: int, first: int, one: Callable[[int], tuple[str, str]]) -> int:
+    """Try numbers; print what was found, and return the number of faults. `one` gives (kind, what `tried` gives)."""
+    found, faults = Counter[str](), 0
+    for number in range(first, first + count):
+        kind, result = one(number)
+        if result in ("loaded", "refused"):
+            found[result] += 1
+        else:
+            faults += 1
+            print(f"{kind}, number {number}: {result}", flush=True)
+    print(f"{count} changes: {found['refused']} refused, {found['loaded']} loaded, {faults} faults")
+    return faults
+
+
+def fast_folder() -> str | None:
+    """Where files can be written without a disk."""
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 def run(count: int, first: int = 0) -> int:
     """Try changes; print what was found, and return the number of faults."""
-    found, faults = Counter[str](), 0
-    signal.signal(signal.SIGALRM, _too_slow)
-    place = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="xnor_ref-damage-", dir=place) as folder:
-        sound = files(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="xnor_ref-damage-", dir=fast_folder()) as folder:
+        sound, path = files(Path(folder)), Path(folder) / "file"
         for kind, content in sound:  # kernels are compiled now, without a limit
-            (Path(folder) / "sound").write_bytes(content)
-            assert outcome(kind, Path(folder) / "sound") == "loaded"
-        for number in range(first, first + count):
-            result = attempt(number, sound, Path(folder) / "file")
-            if result in ("loaded", "refused"):
-                found[result] += 1
-            else:
-                faults += 1
-                print(result, flush=True)
-    print(f"{count} changes: {found['refused']} refused, {found['loaded']} loaded, {faults} faults")
-    return faults
+            path.write_bytes(content)
+            LOADERS[kind](path)
+        return report(count, first, lambda number: (sound[number % len(sound)][0], attempt(number, sound, path)))
 
 
 def _too_slow(*_: object) -> None:
@@ -252,7 +259,7 @@ def guided(seconds: int) -> None:
             del sys.modules[name]
         from xnor_ref.packed import load_packed as load
         from xnor_ref.storage import ModelFileError as Refused
-    folder = tempfile.mkdtemp(prefix="xnor_ref-atheris-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    folder = tempfile.mkdtemp(prefix="xnor_ref-atheris-", dir=fast_folder())
     path, corpus = Path(folder) / "file", Path(folder) / "corpus"
     corpus.mkdir()
     for number, (kind, content) in enumerate(files(Path(folder))):

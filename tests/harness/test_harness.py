@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.conftest import JIT_DISABLED
-from tests.harness import damage, disk, kills, resumes
+from tests.harness import damage, disk, inputs, kills, resumes
 from xnor_ref import storage
 
 pytestmark = [
@@ -54,3 +54,8 @@ def test_a_loader_that_trusts_a_file_is_noticed(capfd, monkeypatch):
 def test_full_and_closed_disks_end_a_run_with_its_files_intact(capfd):
     assert disk.run(6) == 0
     assert "6 disks: 0 faults" in capfd.readouterr().out
+
+
+def test_damaged_inputs_are_refused_or_read(capfd):
+    assert inputs.run(400) == 0
+    assert re.search(r"400 changes: [1-9]\d+ refused, [1-9]\d+ loaded, 0 faults", capfd.readouterr().out)

@@ -122,11 +122,12 @@ def _read_photo(path: Path, size: Pair, channels: int) -> bytes:
             raise DatasetError(f"{what}: the file is empty")
         if status.st_size > MAX_FILE_BYTES:
             raise DatasetError(f"{what}: {status.st_size} bytes; the limit is {MAX_FILE_BYTES} bytes")
-        file = open(path, "rb")
+        with open(path, "rb") as stored:  # whole: Pillow asks for as many bytes as a damaged image claims to have
+            file = io.BytesIO(stored.read(status.st_size))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DatasetError(f"{what}: cannot be read: {reason}") from error
-    with file, _opened(file, what, PHOTO_FORMATS) as image:
+    with _opened(file, what, PHOTO_FORMATS) as image:
         most, black_is_most = _range(image, what)
         image.load()
         plain = _flatten(_upright(image), most, black_is_most)
