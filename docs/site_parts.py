@@ -6,6 +6,7 @@ from importlib import import_module
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx import addnodes
 
 import xnor_ref
 
@@ -134,7 +135,17 @@ def block_math(self, node):
     raise nodes.SkipNode
 
 
+def open_pages(app, doctree, docname):
+    """A link to a page that is served as it is leads there, in place of a download."""
+    for node in list(doctree.findall(addnodes.download_reference)):
+        if node["reftarget"].endswith(".html"):
+            name = node["reftarget"].rpartition("_static/")[2]
+            root = "../" * docname.count("/")
+            node.replace_self(nodes.reference("", "", *node.children, refuri=f"{root}_static/{name}", internal=True))
+
+
 def setup(app):
+    app.connect("doctree-resolved", open_pages)
     app.connect("source-read", add_toctrees)
     app.connect("source-read", add_reference)
     app.connect("autodoc-process-docstring", to_rst, priority=400)  # before napoleon

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from xnor_ref.kernels.basics.rungs import has_vectors
 
-PAGE = REPOSITORY / "docs" / "explorer.html"
+PAGE = REPOSITORY / "docs" / "_static" / "explorer.html"
 SCRIPTS = REPOSITORY / "xnor_ref" / "explorer"
 
 needs_vectors = pytest.mark.skipif(not has_vectors(), reason="real layers add up in another order without vectors")

@@ -22,7 +22,7 @@ def test_the_command_writes_the_page_of_the_docs(tmp_path, capfd):
     assert main(["show", str(model), "--explorer", "-o", str(page)]) == 0
     assert capfd.readouterr().out == f"written: {page}; open it in a browser\n"
     made = page.read_bytes()
-    assert without_samples(made) == without_samples(PAGE.read_bytes()), "write docs/explorer.html anew"
+    assert without_samples(made) == without_samples(PAGE.read_bytes()), "write docs/_static/explorer.html anew"
     assert held_model(made) == model.read_bytes()
     assert main(["show", str(tmp_path), "--explorer", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"page": str(tmp_path / "explorer.html"), "figures": []}
