@@ -146,7 +146,9 @@ def test_a_number_is_counted_from_its_words(page, network):
     from selenium.webdriver import Keys
 
     pixels = np.uint8(page.execute_script("return Array.from(Explorer.state.pixels)")).reshape(64, 64, 3)
-    page.find_element("css selector", "#cards canvas[data-map=Y]").send_keys(*[Keys.ARROW_UP] * 8, *[Keys.ARROW_LEFT] * 7)
+    page.find_element("css selector", "#cards canvas[data-map=Y]").send_keys(
+        *[Keys.ARROW_UP] * 8, *[Keys.ARROW_LEFT] * 7
+    )
     at = page.execute_script("return [Explorer.state.at.o, Explorer.state.at.y, Explorer.state.at.x]")
     assert at == [0, 0, 1]
     arrays = network.trace(pixels)["block1.conv"]
@@ -172,7 +174,9 @@ def test_bits_and_padding_are_changed(page, network):
     wait(lambda: text(page, "#effect"))
     after = page.execute_script("return Array.from(Explorer.state.found[5].Z)")
     changed = np.flatnonzero(np.array(before) != after)
-    assert set(changed // 256) == {3} and set(abs(np.array(before) - after)[changed]) == {2}  # filter 3; a sign counts 2
+    assert set(changed // 256) == {3} and set(abs(np.array(before) - after)[changed]) == {
+        2
+    }  # filter 3; a sign counts 2
     assert f"1 bits of block1.conv are flipped. Z changes at {len(changed)} of 16,384" in text(page, "#effect")
     page.execute_script("document.getElementById('undo').click()")
     wait(lambda: "as they were" in text(page, "#effect"))
@@ -191,7 +195,12 @@ def test_layers_are_reached_by_the_keyboard(page):
     from selenium.webdriver import Keys
 
     page.execute_script("document.querySelector('#layers [aria-selected=true]').focus()")
-    for key, name in ((Keys.HOME, "stem.conv"), (Keys.ARROW_DOWN, "stem.bn"), (Keys.END, "classifier"), (Keys.ARROW_UP, "pool")):
+    for key, name in (
+        (Keys.HOME, "stem.conv"),
+        (Keys.ARROW_DOWN, "stem.bn"),
+        (Keys.END, "classifier"),
+        (Keys.ARROW_UP, "pool"),
+    ):
         keys(page, key)
         assert page.execute_script("return document.activeElement.innerText").startswith(name)
         assert text(page, "#layer-title").startswith(name) and text(page, "#sum h3").startswith(name)
