@@ -1,4 +1,4 @@
-"""The page in a real browser: Chromium, driven by Selenium. Labels are those of `predict`, and the keyboard is enough."""
+"""The page in Chromium, driven by Selenium. Labels are those of `predict`, and the keyboard is enough."""
 
 import base64
 import json
@@ -225,7 +225,7 @@ def test_every_layer_fits_the_screen(browser, width, theme):
           if (!document.querySelector("#sum .big")) found.push(`${name}: no sum`);
         }
         for (const one of document.querySelectorAll("button, input, canvas[tabindex]"))
-          if (!(one.innerText || one.getAttribute("aria-label") || one.closest("label"))) found.push(one.outerHTML.slice(0, 80));
+          if (!(one.innerText || one.getAttribute("aria-label") || one.closest("label"))) found.push(one.outerHTML);
         return [found, getComputedStyle(document.body).backgroundColor];
         """
     )

@@ -58,8 +58,8 @@ def test_every_operation_can_be_run_and_explained():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "--explorer"], "nowhere: no such file"),
-        (["page.txt", "--explorer"], "page.txt: "),
+        (["nowhere", "--explorer"], "nowhere: there is no such run, model or photo"),
+        (["text.safetensors", "--explorer"], "text.safetensors: cut short, or not a safetensors file"),
         (["model", "photo.jpg", "--explorer"], "--explorer takes one RUN or MODEL and no --figures"),
         (["model", "--explorer", "-o", "page.txt"], "page.txt is there already and no page of this command"),
         (["model", "--explorer", "-o", "none/page.html"], "there is no folder none"),
@@ -68,8 +68,9 @@ def test_every_operation_can_be_run_and_explained():
 def test_what_the_command_refuses(arguments, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.txt").write_text("a text")
+    (tmp_path / "text.safetensors").write_text("a text")
     packed_samples.tiny().network().save(tmp_path / "model")
     assert main(["show", *arguments]) != 0
     err = capfd.readouterr().err
     assert message in err and "Traceback" not in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "page.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "page.txt", "text.safetensors"]

@@ -57,8 +57,8 @@ def command(
     RUN alone: how training went, which classes are confused, the filters, what each layer costs, how to repeat it.
     MODEL alone: its filters and costs. RUN or MODEL with a PHOTO: the photo's way through the packed network, layer by
     layer; a PHOTO alone takes the most accurate network that comes with the project. Several RUNs: their curves and the
-    settings that differ. RUN or MODEL with --explorer: the network, to be tried and taken apart down to its bits. A page
-    needs a browser and nothing else.
+    settings that differ. RUN or MODEL with --explorer: the network, to be tried and taken apart down to its bits. A
+    page needs a browser and nothing else.
     """
     from xnor_ref import box
 
