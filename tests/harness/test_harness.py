@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.conftest import JIT_DISABLED
-from tests.harness import damage, disk, inputs, kills, resumes
+from tests.harness import cache, damage, disk, inputs, kills, resumes
 from xnor_ref import storage
 
 pytestmark = [
@@ -59,3 +59,9 @@ def test_full_and_closed_disks_end_a_run_with_its_files_intact(capfd):
 def test_damaged_inputs_are_refused_or_read(capfd):
     assert inputs.run(400) == 0
     assert re.search(r"400 changes: [1-9]\d+ refused, [1-9]\d+ loaded, 0 faults", capfd.readouterr().out)
+
+
+@pytest.mark.soak
+def test_damaged_caches_are_noticed(capfd):
+    assert cache.run(10) == 0
+    assert re.search(r"10 damaged caches of \d+ kernels: [5-9] warnings, 0 faults", capfd.readouterr().out)
