@@ -12,6 +12,7 @@ from xnor_ref.nn.methods import METHODS, options_of
 
 # Kernels for: binary inputs, their K, real inputs, gradients in bytes, in floats, in floats after binary inputs.
 _BITS, _K, _REALS, _BYTES, _FLOATS, _BACK = "bits", "K", "reals", "bytes", "floats", "back"
+_RPRELU = "rprelu"
 
 _STEP = (
     ("datasets.batch_kernel:gather", ""),
@@ -26,9 +27,11 @@ _STEP = (
     ("kernels.training.gradient_layout:pack_filters", _BITS),
     ("kernels.vectors.signs:pack_pixels", _BITS),
     ("kernels.readable.plain:box_means", _K),
+    ("kernels.training.activations:rprelu_rows", _RPRELU),
     ("kernels.vectors.nhwc:affine", ""),
     ("kernels.vectors.nhwc:global_mean", ""),
     ("kernels.training.batch_norm:partial_gradients", ""),
+    ("kernels.training.activations:rprelu_gradient_rows", _RPRELU),
     ("kernels.training.batch_norm:apply_gradients", ""),
     ("kernels.training.gradient_layout:expand_bits", _BYTES),
     ("kernels.training.gradient_layout:largest", _BYTES),
@@ -67,7 +70,9 @@ def kernels_of(method: str, options: dict[str, Any], optimizer: str, in_bytes: b
     kinds = {"", optimizer}
     if METHODS[method].on_bits:
         kinds |= {_BITS} | ({_BYTES} if in_bytes else {_FLOATS, _BACK})
-        kinds |= {_K} if options_of(method, options).input_scale.scales else set()
+        settings = options_of(method, options)
+        kinds |= {_K} if settings.input_scale.scales else set()
+        kinds |= {_RPRELU} if settings.react or settings.rprelu else set()
     else:
         kinds |= {_REALS, _FLOATS}
     return [f"xnor_ref.{name}" for name, kind in _STEP if kind in kinds]

@@ -30,8 +30,8 @@ NAMES = {
     "paper": "AlexNet, trained as in the authors' released code",
 }
 _BEST_FOR = ("tiny-imagenet", "folder")
-_BEST: dict[str, Any] = {"model": "resnet18", "shortcut": "bireal", "rprelu": True}
-_BEST_TWIN: dict[str, Any] = {"model": "resnet18"}
+_BEST: dict[str, Any] = {"model": "vgg-small", "shortcut": "bireal", "block_order": "acbp", "rprelu": True}
+_BEST_TWIN: dict[str, Any] = {"model": "vgg-small"}
 
 _WITHOUT_K = {"relu": True, "input_scale": "off"}
 # Settings for the network of `RECIPES`, with those methods that take them; other networks have ReLU and no K.
