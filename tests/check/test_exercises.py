@@ -90,3 +90,27 @@ def test_right_solutions_pass_with_many_seeds(name):
     for seed in range(20):
         result = check(exercise, lambda *a: plain(exercise.call(made[name], *a)), 200, seed)
         assert result.status == "right", (seed, str(result))
+
+
+def test_what_changes_from_call_to_call_is_said():
+    text = "seen = []\n\n\ndef my_sign(x):\n    seen.append(0)\n    return np.where(x >= 0, 1, -1) * (-1) ** (len(seen) % 3)"
+    result = found("my_sign", text)
+    assert result.status == "wrong" and "draw at random" in result.hints[0], str(result)
+
+
+def test_two_mistakes_get_two_hints():
+    text = SOLUTIONS["my_backward"].text.replace(" * (np.abs(x) <= 1)", "").replace(" / w.shape[1]", "")
+    result = found("my_backward", text)
+    assert [hint.partition(" ")[0] for hint in result.hints] == ["The", "The"] and "1/n" in result.hints[0]
+    assert "inputs outside" in result.hints[1]
+
+
+def test_a_convolution_is_drawn_where_it_differs():
+    text = SOLUTIONS["my_binary_conv2d"].text.replace("pad_value)", "pad_value or -1)", 1)
+    text = text.replace("stride, padding, pad_value or -1", "stride, padding, pad_value")
+    text = text.replace("constant_values=pad_value", "constant_values=pad_value or -1")
+    picture = found("my_binary_conv2d", text).drawing.splitlines()
+    at = picture.index(next(line for line in picture if line.startswith("where it should be 0")))
+    names = [line.split()[0] for line in picture[at + 2 :]]
+    assert names == ["x", "weight", "product", "sum"] and picture[at + 2].split()[1:] == ["0"]
+    assert any(">" in line and "<" in line for line in picture[:at])  # the output that differs is marked

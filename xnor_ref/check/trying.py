@@ -26,6 +26,10 @@ REMEMBERED = 60  # calls of each search that a mistake must explain
 LARGEST = 20_000  # numbers among the arguments of a call that is remembered
 STATUSES = ("right", "wrong", "unusable", "to do")
 UNEXPLAINED = "No usual mistake explains it. Compute this case by hand, and print what your function computes."
+VARIES = (
+    "The same call gave another result before. Does your function keep something from one call to the next, or draw at "
+    "random?"
+)
 
 Function = Callable[..., Any]  # of the arguments; raises Unusable
 
@@ -135,6 +139,7 @@ def check(
         if failing is not None:
             found = _try(exercise, recorder, failing) or (Difference("value", message), failing, None)
     assert found is not None
+    varies = isinstance(found[0], Difference) and _varies(exercise, recorder, found)
     what, arguments, got = found
     said = printed()
     if isinstance(what, Unusable):
@@ -142,7 +147,9 @@ def check(
         picture = "" if status == "to do" else _inputs(exercise, arguments)
         return Finding(exercise, status, str(what), drawing=picture, printed=said, tried=recorder.count)
     hints: tuple[str, ...] = ()
-    if got is not None:
+    if varies:
+        hints = (exercise.last_hint or VARIES,)
+    elif got is not None:
         _gather(exercise, recorder)
         hints = explained(exercise, recorder.calls, (arguments, got))
     status = "wrong" if what.kind == "value" else "unusable"
@@ -163,6 +170,15 @@ def _try(exercise: Exercise, function: Function, arguments: tuple[Any, ...]) -> 
         return Difference("value", changed), arguments, None
     what = difference(exercise, arguments, got)
     return None if what is None else (what, arguments, got)
+
+
+def _varies(exercise: Exercise, function: Function, found: Any) -> bool:
+    """Whether the call that was found to be wrong gives something else when it is made again."""
+    what, arguments, got = found
+    again = _try(exercise, function, arguments)
+    if again is None or isinstance(again[0], Unusable):
+        return True
+    return got is not None and compare(again[2], got, exercise.tolerance) is not None
 
 
 def _changed(exercise: Exercise, before: tuple[Any, ...], after: tuple[Any, ...]) -> str:

@@ -86,4 +86,6 @@ def number(value: Any) -> str:
     value = np.asarray(value)[()]
     if isinstance(value, np.bool_):
         return str(bool(value))
-    return f"{value:.9g}" if np.asarray(value).dtype.kind == "f" else str(int(value))
+    if np.asarray(value).dtype.kind != "f":
+        return str(int(value))
+    return str(value).removesuffix(".0") if isinstance(value, np.float32) and value else f"{value:.9g}"

@@ -22,7 +22,7 @@ def places(size, k, stride, before, after, dilation, one=1, span=True, up=False,
 
 def conv2d(
     x, weight, stride, padding, pad_value, zero=1.0, weight_zero=None, border=None, stride_of=(0, 1), pad_of=(0, 1),
-    flipped=False, no_pad=False, axes=False, real=False, sign_after=False,
+    placed=(0, 1), flipped=False, no_pad=False, axes=False, real=False,
 ):  # fmt: skip
     at = border.get(pad_value, pad_value) if border else pad_value
     a, b = sign(x, zero), sign(weight, zero if weight_zero is None else weight_zero)
@@ -36,7 +36,11 @@ def conv2d(
     size = [n + 2 * p - k for n, p, k in zip(x.shape[2:], padding, b.shape[2:])]
     if min(size) < 0:
         return None
-    return oracle.convolve(a, b, stride, padding, float(at))
+    if placed == (0, 1):
+        return oracle.convolve(a, b, stride, padding, float(at))
+    everywhere = oracle.convolve(a, b, (1, 1), padding, float(at))  # the size is right, and the places are not
+    rows, columns = (np.arange(n // s + 1) * stride[i] for n, s, i in zip(size, stride, placed))
+    return everywhere[:, :, rows[:, None], columns]
 
 
 def correction(weight, size, padding, times=-1, real=False, inside=False, count=False, minus_one=False):
@@ -128,6 +132,10 @@ LESSON = Lesson(
                 mistake("Padding is always -1. Use pad_value.", border={0: -1, 1: -1}),
                 mistake("Vertical and horizontal stride are exchanged.", stride_of=(1, 0)),
                 mistake("The vertical stride is used for both axes.", stride_of=(0, 0)),
+                mistake("The output has the right size. But windows are placed with strides exchanged.", placed=(1, 0)),
+                mistake(
+                    "The output has the right size. But the vertical stride places windows on both axes.", placed=(0, 0)
+                ),
                 mistake("Vertical and horizontal padding are exchanged.", pad_of=(1, 0)),
                 mistake("The vertical padding is used for both axes.", pad_of=(0, 0)),
                 mistake("The image is not padded.", no_pad=True),
