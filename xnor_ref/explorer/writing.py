@@ -10,6 +10,7 @@ from typing import Any
 
 import xnor_ref
 from xnor_ref.datasets import shapes
+from xnor_ref.errors import InputError
 from xnor_ref.packed import load_packed
 
 _HERE = Path(__file__).parent
@@ -25,8 +26,13 @@ def explorer_page(model: Path) -> bytes:
     ------
     ModelFileError
         The file is missing, damaged or not a packed network.
+    InputError
+        The network takes images of another number of channels than 1 or 3.
     """
     network = load_packed(model)  # refuses what the page could not run
+    channels = network.input_shape[0]
+    if channels not in (1, 3):
+        raise InputError(f"{model} takes images of {channels} channels; an explorer's pictures have 1 or 3")
     trained = network.metadata["training"].get("model")
     about = {"samples": _samples(), "columns_first": columns_first()}
     parts = {
