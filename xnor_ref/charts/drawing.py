@@ -87,7 +87,7 @@ def draw_chart(chart: Chart) -> tuple[tuple[float, float], list[Shape]]:
     y_ticks = [(v, _cut(name, width * 0.42)) for v, name in y_ticks]
     left = 10 + max((_wide(name) for _, name in y_ticks), default=0) + (LETTER + 4 if chart.y_label else 0)
     right = width - 10
-    x_ticks = chart.x_ticks if chart.x_ticks is not None else x_axis.ticks(max(2, int((right - left) / 60)))
+    x_ticks = chart.x_ticks if chart.x_ticks is not None else x_axis.ticks(max(2, int((right - left) / 45)))
     x_ticks = [(v, _cut(name, height * 0.6)) for v, name in x_ticks]
     widest = max((_wide(name) for _, name in x_ticks), default=0)
     turned = widest > 0.95 * (right - left) / max(1, len(x_ticks)) and chart.x_ticks is not None

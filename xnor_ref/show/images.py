@@ -18,6 +18,7 @@ PLUS, MINUS = (
     (59, 125, 216),
     (240, 150, 60),
 )  # of +1 and -1: told apart on white and on black, and without red and green
+_SHADES = 31  # more make a file larger and look no different
 WIDE = 320  # CSS pixels that a picture takes at most, so that a phone shows it whole
 
 
@@ -37,7 +38,8 @@ def signed(values: NDArray[Any], reach: float | None = None) -> Pixels:
     reach = reach or float(np.abs(values).max(initial=0.0)) or 1.0
     pixels = np.empty((*values.shape, 4), np.uint8)
     pixels[..., :3] = np.where((values >= 0)[..., None], PLUS, MINUS)
-    pixels[..., 3] = np.round(255 * np.minimum(np.abs(values) / reach, 1.0))
+    shades = np.round(_SHADES * np.minimum(np.abs(values) / reach, 1.0))
+    pixels[..., 3] = np.round(shades * (255 / _SHADES))
     return pixels
 
 

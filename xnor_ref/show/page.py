@@ -96,8 +96,8 @@ def missing(why: Any) -> Html:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """'93.1 %'; a dash for a number that is missing or not finite."""
-    return "–" if value is None or not is_number(value) else f"{100 * value:.{digits}f} %"
+    """'93.1 %', on one line; a dash for a number that is missing or not finite."""
+    return "–" if value is None or not is_number(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def is_number(value: Any) -> bool:

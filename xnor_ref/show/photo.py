@@ -101,6 +101,7 @@ def _card(
 
 def _map(name: str, values: NDArray[Any]) -> Html:
     """A figure of one array of one image: (C, H, W), or (I,)."""
+    wide = 150 if values.ndim == 3 and len(values) == 1 else 300
     caption = f"{MAPS[name]}, {values.min():.4g} to {values.max():.4g}"
     if name == "signs":
         caption = f"{MAPS[name]}, {100 * float((values > 0).mean()):.0f} % are +1"
@@ -112,7 +113,7 @@ def _map(name: str, values: NDArray[Any]) -> Html:
         maps = values[:CHANNELS, ::step, ::step]
         reach = np.abs(maps).max(axis=(1, 2), keepdims=True)
         pixels = sheet(signed(maps / np.where(reach > 0, reach, 1), 1.0), min(COLUMNS, len(maps)))
-    return el("figure", picture(pixels, zoom_for(pixels, 300, 16), f"{name} of the layer"), el("figcaption", caption))
+    return el("figure", picture(pixels, zoom_for(pixels, wide, 16), f"{name} of the layer"), el("figcaption", caption))
 
 
 def _told(network: PackedNetwork, layer: Layer, node: ExaminedNode, arrays: dict[str, NDArray[Any]]) -> Iterator[str]:

@@ -64,8 +64,8 @@ def command(
 
     first, *others = map(Path, paths)
     if not first.exists():
-        raise ModelFileError(f"{first}: there is no such run, model or photo")
-    if not others and not options.names_a_network(first):
+        raise ModelFileError(f"{first}: no such file or folder")
+    if not (others or explorer) and not options.names_a_network(first):
         first, others = box.best(), [first]
     kinds = {path.is_dir() for path in others}
     _check(first, others, kinds, figures, kind, explorer)
