@@ -120,7 +120,7 @@ def damage(path: str, how: str) -> None:
         (["evaluate"], "Missing argument 'RUN|MODEL'"),
         (["evaluate", "runs/done", "--limit-val", "0"], "limit_val must be at least 1"),
         (["evaluate", "runs/done/model.safetensors", "--dataset", "shape"], "did you mean 'shapes'?"),
-        (["evaluate", "runs/done", "--archive", "x.zip"], "data set shapes: has no option archive"),
+        (["evaluate", "runs/done", "--archive", "x.zip"], "data set shapes has no option archive"),
         (["predict", "runs/done", "runs/done/sample.png", "--threads", "0"], "threads must be at least 1"),
         (["verify", "--threads", "0"], "threads must be at least 1"),
         (["predict", "runs/done"], "runs/done is a network; name at least one image after it"),

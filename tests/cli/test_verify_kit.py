@@ -100,7 +100,7 @@ def conv2d(x, weight, stride, padding, pad_value, dilation, groups):
 
 def test_a_convention_can_be_demanded(file, capfd):
     assert main(["verify", "--implementation", file(RIGHT), *FEW, "--sign-of-zero", "-1"]) == 6
-    assert "sign_of_zero is 1, where -1 is demanded" in capfd.readouterr().out
+    assert "sign_of_zero is 1, but -1 is demanded" in capfd.readouterr().out
     assert main(["verify", "--implementation", "mine.py", *FEW, "--sign-of-zero", "1", "--output", "dot"]) == 0
 
 
@@ -140,8 +140,8 @@ def test_vectors_are_exported_answered_and_checked(tmp_path, capfd, monkeypatch)
     "arguments, message",
     [
         (["--implementation", "no.py"], "no.py: no such file"),
-        (["--program", "./no"], "'./no' is no file that can be executed"),
-        (["--library", "./no.so"], "c_library: ./no.so is no file"),
+        (["--program", "./no"], "'./no' is not an executable file"),
+        (["--library", "./no.so"], "c_library: ./no.so is not a file"),
         (["--program", "true", "--library", "x.so"], "--program and --library exclude each other"),
         (["--program", "true", "--export-vectors", "x"], "exclude each other"),
         (["--channels", "32x"], "channels needs an implementation to check"),

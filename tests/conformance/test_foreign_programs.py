@@ -109,21 +109,21 @@ def test_numpy_writes_answers_under_the_name_that_is_given(tmp_path, save):
     "text, message",
     [
         ("kill -SEGV $$", r"died of signal 11 \(SIGSEGV\)$"),
-        ("echo this is why >&2; exit 3", "exited with status 3; it said: this is why$"),
-        ("echo nothing", "wrote no answer to the file that it was given; it said: nothing$"),
+        ("echo this is why >&2; exit 3", "exited with status 3; its output: this is why$"),
+        ("echo nothing", "wrote no answer to its response file; its output: nothing$"),
         ("mkdir $3", "wrote no answer"),
-        ("printf hello > $3", r"cannot be used: response.npy is neither .* begins with b'hello'"),
+        ("printf hello > $3", r"invalid answer: response.npy is not a .* begins with b'hello'"),
         (": > $3", "it is empty"),
-        ("head -c 100 two.npy > $3", "is no .npy file that can be read"),
-        ("head -c 140 two.npy > $3", "needs 16 bytes after the header, and there are 12"),
+        ("head -c 100 two.npy > $3", "is not a readable .npy file"),
+        ("head -c 140 two.npy > $3", "needs 16 bytes after the header, but there are 12"),
         (
             "(head -c 60 two.npy; printf '(9999999999999,), }'; tail -c +80 two.npy) > $3",
-            "is no .npy file that can be read",
+            "is not a readable .npy file",
         ),
-        ("cp objects.npy $3", r"its elements are '\|O'; booleans, integers or floats are needed"),
-        ("cp many.npz $3", "must hold one array, or one of them named result; it holds a, b$"),
+        ("cp objects.npy $3", r"its elements are '\|O'; they must be booleans, integers or floats"),
+        ("cp many.npz $3", "must hold one array, or one named result; it holds a, b$"),
         ("head -c 90 many.npz > $3", "is a damaged .npz file"),
-        ("head -c 3000000 /dev/zero | tr '\\0' x >&2; exit 1", r"it said: \.\.\.x{400}$"),
+        ("head -c 3000000 /dev/zero | tr '\\0' x >&2; exit 1", r"its output: \.\.\.x{400}$"),
     ],
 )
 def test_a_program_that_fails_is_told_with_what_it_said(script, tmp_path, monkeypatch, text, message):
@@ -137,7 +137,7 @@ def test_a_program_that_fails_is_told_with_what_it_said(script, tmp_path, monkey
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_program_that_waits_for_ever_is_stopped_with_what_it_started(script, tmp_path, keep):
     command = script(f"sleep 60 & echo $! > {tmp_path}/pid; exec sleep 60")
-    with pytest.raises(Late, match=r"gave no answer within 1\.5 s and was stopped"):
+    with pytest.raises(Late, match=r"did not answer within 1\.5 s and was stopped"):
         ask(command, X, timeout=1.5, keep=keep)
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 10
@@ -180,7 +180,7 @@ def test_a_program_that_ends_early_is_started_again(script, tmp_path):
     call = foreign.for_role("alpha")
     assert call(X).tolist() == [0, 1]
     for _ in range(2):
-        with pytest.raises(Crashed, match="exited with status 4 before it said done"):
+        with pytest.raises(Crashed, match="exited with status 4 before it printed done"):
             call(2 * X)
     assert call(3 * X).tolist() == [0, 1] and (tmp_path / "starts").read_text() == "x\nx\n"
     foreign.close()
@@ -189,11 +189,11 @@ def test_a_program_that_ends_early_is_started_again(script, tmp_path):
 @pytest.mark.parametrize(
     "command, message",
     [
-        ("no/such/program", "'no/such/program' is no file that can be executed"),
-        ("", "a command is needed"),
+        ("no/such/program", "'no/such/program' is not an executable file"),
+        ("", "command must not be empty"),
         ("'open", "cannot be read: No closing quotation"),
         (3, "cannot be read"),
-        (["a\0b"], "a command is needed"),
+        (["a\0b"], "command must not be empty"),
     ],
 )
 def test_a_command_that_is_none_is_refused(command, message):

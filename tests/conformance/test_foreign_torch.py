@@ -81,14 +81,14 @@ def test_a_layer_with_its_own_weight_is_checked():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: c.Kit(conv2d=c.torch_module(BinaryConv2d(3, 4, 1))), "a module has sizes of its own"),
+        (lambda: c.Kit(conv2d=c.torch_module(BinaryConv2d(3, 4, 1))), "a module has fixed sizes"),
         (lambda: c.Kit(pack=c.torch_module(BinaryConv2d)), "modules can be conv2d, linear or layer, not pack"),
-        (lambda: c.torch_module(3), "a module, or what makes one, is needed, got 3"),
-        (lambda: c.torch_function(3), "a function of tensors is needed, got 3"),
+        (lambda: c.torch_module(3), "module must be a module, or a class or function that makes one, got 3"),
+        (lambda: c.torch_function(3), "function must be a function of tensors, got 3"),
         (lambda: c.Kit(layer=c.torch_module(BinaryConv2d(3, 4, 1), weight="latent")), "has no 'latent'"),
         (
             lambda: c.Kit(layer=c.torch_module(BinaryConv2d(3, 4, 1), weight="stride")),
-            "stride is a tuple; a tensor is needed",
+            "stride is a tuple, but must be a tensor",
         ),
     ],
 )

@@ -79,7 +79,7 @@ def test_arrays_arrive_as_they_are(worker):
 @pytest.mark.parametrize(
     "how, message",
     [
-        ("signal", r"^mine died of signal 11 \(SIGSEGV\); it said: about to go$"),
+        ("signal", r"^mine died of signal 11 \(SIGSEGV\); its output: about to go$"),
         ("exit", "^mine exited with status 3$"),
         ("quick exit", "^mine exited with status 5$"),
         ("heap", r"^mine died of signal 6 \(SIGABRT\)"),
@@ -133,7 +133,7 @@ def test_a_kit_can_isolate_functions_and_a_crash_is_its_finding():
 def test_nobody_waits_for_ever():
     worker = Worker(lambda: {"conv2d": work}, "mine", timeout=1.5)
     begin = time.monotonic()
-    with pytest.raises(Late, match=r"^mine gave no answer within 1.5 s and was stopped$"):
+    with pytest.raises(Late, match=r"^mine did not answer within 1.5 s and was stopped$"):
         worker.for_role("conv2d")(np.ones(1), "hang")
     assert worker.for_role("conv2d")(np.ones(1), "")[5] == 1 and time.monotonic() - begin < 30
     with pytest.raises(InputError, match="timeout must be a number of seconds above 0, got 0"):
@@ -171,8 +171,8 @@ def _runs(pid):
     "text, message",
     [
         (None, "no such file"),
-        ("x = 1", "has no function of a role's name; the names are conv2d, linear, "),
-        ("alpha = 3", "alpha is 3, which is no function"),
+        ("x = 1", "has no function with the name of a role; the names are conv2d, linear, "),
+        ("alpha = 3", "alpha is 3, which is not a function"),
         ("\nimport nothing_of_this_name", "line 2: ModuleNotFoundError"),
         ("def alpha(:", "line 1: SyntaxError"),
         ("import os; os._exit(3)", "exited with status 3 while it was loaded"),
@@ -286,7 +286,7 @@ def test_functions_of_a_c_library_are_called_as_documented(library):
         ("before", Failed, "wrote 4 bytes before its result, up to 8 bytes away"),
         ("input", Failed, "changed its first argument"),
         ("death", Crashed, r"the library libmine.so died of signal 6 \(SIGABRT\)"),
-        ("nothing", InputError, "has no function 'nothing', which linear names"),
+        ("nothing", InputError, "has no function 'nothing', given for linear"),
     ],
 )
 def test_a_c_function_that_misbehaves_is_told(library, symbol, error, message):
@@ -298,7 +298,7 @@ def test_a_c_function_that_misbehaves_is_told(library, symbol, error, message):
     "named, message",
     [
         ({}, "name at least one function by its role"),
-        ({"layer": "f"}, "layer is no role of C functions"),
+        ({"layer": "f"}, "layer is not a role of C functions"),
         ({"linear": "f", "out": "complex64"}, "out must be one of float32, .*got 'complex64'"),
         ({"linear": "f", "word": "int8"}, "word must be one of uint8"),
     ],
@@ -306,5 +306,5 @@ def test_a_c_function_that_misbehaves_is_told(library, symbol, error, message):
 def test_c_library_refuses_what_it_cannot_call(library, named, message):
     with pytest.raises(InputError, match=message):
         c_library(library, **named)
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         c_library("no/such.so", linear="f")

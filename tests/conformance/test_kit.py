@@ -113,7 +113,7 @@ def test_options_are_further_keywords_of_which_each_value_is_tried():
 def test_a_convention_that_is_stated_is_demanded():
     report = c.Kit(linear=linear, sign_of_zero=0).run(60, SEED)
     (failure,) = report.failures
-    assert failure.kind == "demand" and "sign_of_zero is 1, where 0 is demanded" in failure.diagnosis
+    assert failure.kind == "demand" and "sign_of_zero is 1, but 0 is demanded" in failure.diagnosis
     assert report.conventions["linear"]["sign_of_zero"] == 1
     assert c.Kit(linear=linear, sign_of_zero=1, output=c.exact).run(20, SEED).passed
     pack = Fake(word_size=32).pack
@@ -179,9 +179,12 @@ def test_arrays_of_any_size_are_written_as_numbers(kind, shape):
 
 
 def test_the_adapter_is_doubted_where_the_simplest_case_fails():
-    assert "Doubt the adapter" in c.Kit(linear=lambda x, weight: -linear(x, weight) - 7).run(20, SEED).failures[0].hint
+    assert (
+        "First check the adapter"
+        in c.Kit(linear=lambda x, weight: -linear(x, weight) - 7).run(20, SEED).failures[0].hint
+    )
     error = c.Kit(linear=lambda x: x).run(10, SEED).failures[0]
-    assert error.kind == "error" and "raised TypeError" in error.message and "Doubt the adapter" in error.hint
+    assert error.kind == "error" and "raised TypeError" in error.message and "First check the adapter" in error.hint
     tail = c.Kit(linear=Fake("tail bits counted").linear, channels=(65, 64)).run(40, SEED).failures[0]
     assert tail.hint == "" and tail.kind == "fault"
 
@@ -222,7 +225,7 @@ def test_a_fault_that_comes_and_goes_is_said_to():
 def test_what_was_not_tested_is_said():
     report = c.Kit(linear=linear).run(5, SEED)
     assert report.passed and set(report.not_tested) == set(ROLES) - {"linear"}
-    assert "not tested, for no function was given: conv2d, pack" in str(report)
+    assert "not tested, because no function was given: conv2d, pack" in str(report)
 
 
 def test_the_seed_decides_the_cases():
@@ -321,7 +324,7 @@ def test_settings_that_leave_nothing_are_refused():
         c.Kit(conv2d=Fake().conv2d, kernels=((1, 3),), square=True).run(5)
     with pytest.raises(InputError, match="divided by a number of groups"):
         c.Kit(conv2d=Fake().conv2d, channels=(3,), groups=(2,)).run(5)
-    with pytest.raises(InputError, match="no known scale"):
+    with pytest.raises(InputError, match="not a known scale"):
         c.scaled("beta")
 
 

@@ -65,9 +65,9 @@ def test_cases_are_drawn_inside_their_restrictions(case):
 
 
 def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(InputError, match="'convolve' is no role"):
+    with pytest.raises(InputError, match="'convolve' is not a role"):
         cases("convolve")
-    with pytest.raises(InputError, match="'colour' is no restriction"):
+    with pytest.raises(InputError, match="'colour' is not a restriction"):
         cases("conv2d", colour=1)
     with pytest.raises(InputError, match="leave no"):
         cases("conv2d", channels=c.multiple_of(1000), largest_dot=10)

@@ -115,7 +115,7 @@ def test_a_wrong_missing_or_unreadable_answer_is_named_by_its_file(golden):
     messages = {failure.role: failure.message for failure in report.failures}
     assert "conv2d/030.npz" in messages["conv2d"] and "answers are wrong: conv2d/030.npz" in messages["conv2d"]
     assert "pack/003.npz: it has no answer" in messages["pack"]
-    assert "dot/004.npz: 004.answer.npy is neither a .npy nor a .npz file" in messages["dot"]
+    assert "dot/004.npz: 004.answer.npy is not a .npy or .npz file" in messages["dot"]
 
 
 def test_restrictions_and_conventions_hold_for_files_too(tmp_path):
@@ -135,13 +135,13 @@ def test_restrictions_and_conventions_hold_for_files_too(tmp_path):
     [
         (lambda folder: (folder / INDEX).unlink(), "holds no golden vectors"),
         (lambda folder: (folder / INDEX).write_text("{"), "is damaged"),
-        (lambda folder: (folder / INDEX).write_text("[]"), "is no index of golden vectors"),
-        (lambda folder: edit(folder, version=2), "is of version 2"),
+        (lambda folder: (folder / INDEX).write_text("[]"), "is not an index of golden vectors"),
+        (lambda folder: edit(folder, version=2), "has version 2"),
         (lambda folder: edit(folder, roles={"conv2d": 3}), "is damaged"),
         (lambda folder: edit(folder, roles={"conv2d": {"cases": [{"file": "../../x.npz"}]}}), "is damaged"),
         (lambda folder: edit(folder, restrictions=3), "is damaged"),
         (lambda folder: edit(folder, conventions={"form": "thing"}), "form must be one of"),
-        (lambda folder: None, "has no answers; that to 000.npz is looked for in .*conv2d/000.answer"),
+        (lambda folder: None, "has no answers; the answer to 000.npz would be .*conv2d/000.answer"),
     ],
 )
 def test_a_folder_that_cannot_be_checked_says_why(golden, change, message):

@@ -115,11 +115,11 @@ def test_unknown_name_and_options(tmp_path):
         datasets.load("imagenet", data_dir=tmp_path)
     with pytest.raises(InputError, match="no data set"):
         datasets.default_augment("imagenet")
-    with pytest.raises(InputError, match="shapes: no option colour; it takes seed, train_size, val_size"):
+    with pytest.raises(InputError, match="shapes has no option colour; it takes seed, train_size, val_size"):
         datasets.load("shapes", data_dir=tmp_path, colour=1)
-    with pytest.raises(InputError, match="mnist: has no option archive; it takes none"):
+    with pytest.raises(InputError, match="mnist has no option archive; it takes none"):
         datasets.load("mnist", data_dir=tmp_path, archive=Path("x.zip"))
-    with pytest.raises(InputError, match="cifar10: has no option download"):
+    with pytest.raises(InputError, match="cifar10 has no option download"):
         datasets.load("cifar10", data_dir=tmp_path, download=True)
 
 

@@ -319,7 +319,7 @@ def entry(name, mode=None, **attributes):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (entry("../evil.txt"), r"'\.\./evil\.txt' is refused: its name leads out"),
+        (entry("../evil.txt"), r"'\.\./evil\.txt' is rejected: its name leads out"),
         (entry(TOP + "train/../../../evil.txt"), "leads out"),
         (entry("/etc/passwd"), "absolute path"),
         (entry("C:/evil.txt"), "drive letter"),
@@ -425,7 +425,7 @@ def test_no_zip_at_all(tmp_path):
 
 
 def test_a_bomb_by_its_headers(tmp_path):
-    with pytest.raises(DatasetError, match=r"'tiny-imagenet-200/words\.txt' is refused: it unpacks from"):
+    with pytest.raises(DatasetError, match=r"'tiny-imagenet-200/words\.txt' is rejected: it unpacks from"):
         from_zip(tmp_path, changed(**{"words.txt": bytes(30_000_000)}))
 
 
@@ -469,7 +469,7 @@ def test_entries_that_share_their_bytes(tmp_path):
         data[target + 16 : target + 28] = data[source + 16 : source + 28]  # checksum and both sizes
         data[target + 42 : target + 46] = data[source + 42 : source + 46]  # where the packed bytes lie
     path.write_bytes(data)
-    with ZipFiles(path) as files, pytest.raises(DatasetError, match=r"set\.zip: unpacks to 1080000000 bytes"):
+    with ZipFiles(path) as files, pytest.raises(DatasetError, match=r"set\.zip: unpacks from \d+ to 1080000000 bytes"):
         files.names()
 
 

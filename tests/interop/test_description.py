@@ -93,7 +93,7 @@ CONV = {"weight": normal(4, 3, 3, 3)}
 @pytest.mark.parametrize(
     ("kind", "settings", "arrays", "message"),
     [
-        ("conv3d", {}, {}, r"layer 'x' \(conv3d\): unknown kind; known are conv2d, linear"),
+        ("conv3d", {}, {}, r"layer 'x' \(conv3d\): unknown kind; it must be one of conv2d, linear"),
         ("conv2d", {}, {}, "needs the array 'weight'"),
         ("max_pool2d", {}, {}, "needs the setting 'kernel_size'"),
         ("conv2d", {"strides": 2}, CONV, "does not take strides; it takes stride, padding"),

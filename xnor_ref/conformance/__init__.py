@@ -1,6 +1,6 @@
 """Check anyone's binary convolution against a float64 definition: `Kit(conv2d=function).run()`.
 
-What draws cases is loaded at first use, since it needs Hypothesis.
+The parts that draw cases are loaded at first use, since they need Hypothesis.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""A fixed set of cases at all the edges, for golden vectors: small, and the same for the same seed.
+"""A fixed set of edge cases for golden vectors. It is small, and the same for the same seed.
 
-Each column of a table (channels, kernels, kinds of data, ...) holds every value equally often, in an order of its own.
-So a few dozen rows meet every value, and many pairs.
+Each column of a table (channels, kernels, kinds of data, ...) holds every value equally often, in its own order. So a
+few dozen rows cover every value, and many pairs.
 """
 
 import random
@@ -14,14 +14,14 @@ from xnor_ref.conformance.basics.arrays import Case, Data
 from xnor_ref.conformance.basics.restrictions import Restrictions
 from xnor_ref.conformance.trying.cases import EXTREMES, kinds
 
-MOST = 512  # elements of an array, where the restrictions allow so few
-LONG = (65_600, 33_024)  # terms of a sum that 16 bits cannot hold, without and with a sign
-LONG_BYTES = 275_000  # of the arrays of the longest convolution
+MOST = 512  # most elements of an array, if the restrictions allow
+LONG = (65_600, 33_024)  # terms of sums too large for unsigned and signed 16 bits
+LONG_BYTES = 275_000  # bytes of the arrays of the longest convolution
 _Table = Callable[..., list[Any]]
 
 
 def cases(role: str, limits: Restrictions, seed: int, scaled: bool = False) -> list[Case]:
-    """The cases of a role inside of the restrictions."""
+    """Return the cases of a role within the restrictions."""
     rng = random.Random(f"{seed} {role}")
 
     def column(values: Sequence[Any], rows: int) -> list[Any]:
@@ -37,7 +37,7 @@ def _pairs_of_kinds(limits: Restrictions, scaled: bool, column: _Table, rows: in
 
 
 def _fewest(counts: Sequence[int], wanted: int, each: int) -> int:
-    """The count that is wanted, or the largest below it of which `each` times as many are few, or the smallest."""
+    """Return the wanted count, else the largest smaller one with few elements (`each` per count), else the smallest."""
     return max((n for n in counts if n <= wanted and n * each <= MOST), default=min(counts))
 
 
@@ -80,7 +80,7 @@ def _conv2d(limits: Restrictions, column: _Table, scaled: bool, rows: int = 26) 
 
 
 def _image(limits: Restrictions, kernel, padding, dilation, more: tuple[int, int]) -> tuple[int, int]:
-    """The smallest image in which a window fits, or up to two pixels more along each axis."""
+    """Return the smallest image that holds a window, or one up to two pixels larger along each axis."""
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
     pads = [0, 0] if isinstance(padding, str) else [2 * p if isinstance(p, int) else sum(p) for p in padding]
     least = [1 if isinstance(padding, str) else max(1, span - pad) for span, pad in zip(spans, pads)]
@@ -91,7 +91,7 @@ def _image(limits: Restrictions, kernel, padding, dilation, more: tuple[int, int
 
 
 def _longest_conv2d(limits: Restrictions, like: list[Case]) -> list[Case]:
-    """The longest sum whose arrays are not too large, of signs that are all equal."""
+    """Return the longest sum with arrays that are not too large, with all signs equal."""
     kernels = {(5, 5)} if limits.kernels is None else set(limits.kernel_pairs)
     kernel = max(kernels, key=lambda k: k[0] * k[1])
     found = like[0]
@@ -99,7 +99,7 @@ def _longest_conv2d(limits: Restrictions, like: list[Case]) -> list[Case]:
     dilation = limits.dilation_pairs[0]
     image = _image(limits, kernel, padding, dilation, (0, 0))
     value = max(limits.asked_pad_values, key=abs)
-    if not value and image < kernel:  # most of the window would lie outside
+    if not value and image < kernel:  # most of the window would lie outside the image
         padding = min(limits.padding_pairs, key=lambda p: 0 if isinstance(p, str) else sum(map(_sum, p)))
         image = _image(limits, kernel, padding, dilation, (0, 0))
     taps, pixels = kernel[0] * kernel[1], image[0] * image[1]
@@ -119,7 +119,7 @@ def _sum(pad: Any) -> int:
 
 
 def _long(limits: Restrictions, taps: int, size: Callable[[int], int]) -> int:
-    """Channels for the longest sum whose arrays are within bounds."""
+    """Return the channels of the longest sum with arrays within bounds."""
     for n in (limits.largest_dot, *LONG):
         channels = min(n, limits.largest_dot) // taps
         if limits.channels is not None and not limits.takes_channels(channels):

@@ -1,4 +1,4 @@
-"""`Kit`: an implementation, what it can do, and what is demanded of it; `run` tries its properties."""
+"""`Kit`: an implementation, its limits, and the conventions demanded of it. `run` tests its properties."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -18,8 +18,8 @@ from xnor_ref.conformance.trying.subject import Subject
 from xnor_ref.errors import InputError
 
 DEFAULT_EXAMPLES = 100
-ROUNDED = ("alpha", "scale_map", "ste")  # roles whose results are rounded, whatever the scale
-SHARED = {  # conventions that all roles of one implementation should have in common
+ROUNDED = ("alpha", "scale_map", "ste")  # roles with rounded results at any scale
+SHARED = {  # conventions that all roles of an implementation should share
     "sign_of_zero": ("conv2d", "linear", "pack", "layer"),
     "subnormals": ("conv2d", "linear", "pack", "layer"),
     "weight_sign_of_zero": ("conv2d", "linear", "binarize"),
@@ -27,24 +27,24 @@ SHARED = {  # conventions that all roles of one implementation should have in co
 }
 UNEXPLAINED = "None of the known conventions explains it."
 ADAPTER = (
-    "It fails on the simplest case there is. Doubt the adapter first: the order of the arguments, layouts, dtypes, "
-    "and whether what it calls takes signs itself."
+    "It fails on the simplest case. First check the adapter: the order of arguments, layouts and dtypes, "
+    "and whether the function that it calls takes signs itself."
 )
 
 
 class Kit:
-    """Functions under test by role, restrictions of what they can do, and conventions that are demanded.
+    """Functions under test by role, their restrictions, and the conventions demanded of them.
 
     Parameters
     ----------
     conv2d, linear, ... : functions of the roles in `basics/roles.py`, or objects with `for_role`; each is optional
-    output : how results are scaled: `exact`, `scaled("alpha")`, ...; default: found out
-    isolate : have plain Python functions run in a process of their own, which is started again after a crash
-    settings : fields of `Restrictions`, and of `Conventions`; a convention that is named is demanded
+    output : scaling of results: `exact`, `scaled("alpha")`, ...; detected by default
+    isolate : run plain Python functions in a separate process, which is restarted after a crash
+    settings : fields of `Restrictions` and of `Conventions`; a convention that is given is demanded
 
     Raises
     ------
-    InputError : no role is given, or a setting is unknown, or no convention of its name has that value
+    InputError : no role is given, a setting is unknown, or a convention has no such value
     """
 
     def __init__(self, *, output: Output | None = None, isolate: bool = False, **settings: Any) -> None:
@@ -57,7 +57,7 @@ class Kit:
             made = given["layer"]
             self.layer = made.for_role("layer") if hasattr(made, "for_role") else made
             if not isinstance(self.layer, Layer):
-                raise InputError("Kit: layer must be Layer(function, weight, ...), since the kit needs its weight")
+                raise InputError("Kit: layer must be Layer(function, weight, ...), because the kit needs its weight")
         self.functions: dict[str, Callable] = {role: bind(role, function) for role, function in given.items()}
         if isolate:
             plain = {role: f for role, f in self.functions.items() if not hasattr(given[role], "for_role")}
@@ -75,7 +75,9 @@ class Kit:
         unknown = set(settings) - set(Restrictions.__dataclass_fields__)
         if unknown:
             known = ", ".join([*ROLES, *Restrictions.__dataclass_fields__, *NAMES])
-            raise InputError(f"Kit: {', '.join(sorted(unknown))}: no role, restriction or convention; known: {known}")
+            raise InputError(
+                f"Kit: {', '.join(sorted(unknown))}: not a role, restriction or convention; known: {known}"
+            )
         self.restrictions = Restrictions(**settings)
 
     def run(
@@ -89,17 +91,17 @@ class Kit:
         until_failure: bool = False,
         progress: Callable[[Result], None] = lambda result: None,
     ) -> Report:
-        """Try every property of every role that was given.
+        """Test every property of every role that was given.
 
         Parameters
         ----------
-        examples : cases for each role's main property; others try fewer
-        seed : the same seed tries the same cases; default: new ones each time
-        roles : only these; default: all that were given
-        names : only the properties of these names
-        shrink : whether a failing case is replaced by the smallest one that can be found
-        until_failure : whether to end with the first property that fails
-        progress : gets each `Result` as it is there
+        examples : number of cases for each role's main property; other properties try fewer
+        seed : the same seed tries the same cases; by default they are new each time
+        roles : roles to test; by default all that were given
+        names : names of the properties to test; by default all
+        shrink : whether to replace a failing case by the smallest one that can be found
+        until_failure : whether to stop at the first failing property
+        progress : called with each `Result` when it is available
         """
         from xnor_ref.conformance.trying import cases, properties, running
 
@@ -140,7 +142,7 @@ class Kit:
         return Report(tuple(results), Observed(told), missing, tuple(subject.mode.notes), seed)
 
     def property_names(self) -> list[tuple[str, str]]:
-        """Role and name of each property that `run` tries."""
+        """Return the role and name of each property that `run` tests."""
         subject = Subject(self.functions, self.layer)
         subject.by = dict.fromkeys(self.functions, Conventions())
         return [(prop.role, prop.name) for prop in self._properties(subject, list(self.functions))]
@@ -151,7 +153,7 @@ class Kit:
         return properties.properties(subject, self.restrictions, roles)
 
     def _observe(self, subject: Subject, role: str) -> tuple[Conventions, dict[str, Any]]:
-        """The conventions that seem to hold; the subject gets those under which it is compared."""
+        """Return the conventions that seem to hold, and set the subject's conventions for the comparison."""
         names = ROLES[role].conventions
         demands = {name: value for name, value in self.demands.items() if name in (*names, "summation")}
         start = Conventions(**demands)
@@ -219,7 +221,7 @@ class Kit:
         )
 
     def _disagreements(self, told: dict[str, dict[str, Any]]) -> list[Result]:
-        """A finding for each convention on which the roles of this implementation differ."""
+        """Return a result for each convention on which the roles of this implementation differ."""
         results = []
         for name, roles in SHARED.items():
             found = {role: told[role][name] for role in roles if told.get(role, {}).get(name) is not None}
@@ -233,7 +235,7 @@ class Kit:
 
 
 def _holds(prop: Any, subject: Subject, case: Case, seen: Conventions) -> bool:
-    """Whether the case would pass under the conventions that were seen."""
+    """Whether the case would pass under the detected conventions."""
     by = subject.by[prop.role]
     subject.by[prop.role] = seen
     try:
@@ -250,4 +252,4 @@ def _difference(name: str, wanted: Any, found: Any) -> str:
         wrong = ", ".join(f"{asked} is padded with {at}" for asked, at in found.items() if asked != at)
         right = ", ".join(str(asked) for asked, at in found.items() if asked == at)
         return f"Padding: {wrong}" + (f"; {right} as asked" if right else "")
-    return f"{name} is {found!r}, where {wanted!r} is demanded"
+    return f"{name} is {found!r}, but {wanted!r} is demanded"

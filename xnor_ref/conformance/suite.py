@@ -1,4 +1,4 @@
-"""For pytest: one line makes a test of each property, and strategies draw the kit's cases in tests of one's own."""
+"""For pytest: a test of each property in one line, and strategies that draw the kit's cases for your own tests."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,20 +20,20 @@ AGREEMENT = "all roles follow the same conventions"
 
 
 def cases(role: str, **restrictions: Any) -> st.SearchStrategy[Case]:
-    """Cases of a role, for Hypothesis: `@given(cases("conv2d", channels=multiple_of(32)))`.
+    """Return a Hypothesis strategy of cases of a role: `@given(cases("conv2d", channels=multiple_of(32)))`.
 
-    `case.arguments()` are the arguments by name, new arrays each time; of `unpack` and `dot` rows of numbers in the
-    place of words. `case.keywords` are the keywords, such as groups. A case prints in a line.
+    `case.arguments()` returns the arguments by name, as new arrays each time. For `unpack` and `dot`, these are rows of
+    numbers instead of words. `case.keywords` holds the keywords, such as groups. A case prints in one line.
 
     Raises
     ------
-    InputError : no such role or restriction, or nothing is left to draw
+    InputError : there is no such role or restriction, or no case can be drawn
     """
     if role not in definitions.DEFINITIONS:
-        raise InputError(f"cases: {role!r} is no role; there are {', '.join(definitions.DEFINITIONS)}")
+        raise InputError(f"cases: {role!r} is not a role; choose from {', '.join(definitions.DEFINITIONS)}")
     if unknown := sorted(set(restrictions) - set(Restrictions.__dataclass_fields__)):
         raise InputError(
-            f"cases: {unknown[0]!r} is no restriction; there are {', '.join(Restrictions.__dataclass_fields__)}"
+            f"cases: {unknown[0]!r} is not a restriction; choose from {', '.join(Restrictions.__dataclass_fields__)}"
         )
     limits = Restrictions(**restrictions)
     drawn.check_not_empty(limits)
@@ -41,22 +41,25 @@ def cases(role: str, **restrictions: Any) -> st.SearchStrategy[Case]:
 
 
 def expected(case: Case, **conventions: Any) -> np.ndarray:
-    """What a case must give, in float64; conventions are named as for `Kit`, and are this project's by default."""
+    """Return the expected result of a case in float64.
+
+    Conventions are named as in `Kit`; this project's are the default.
+    """
     made = {name: value for name, value in case.arguments().items() if name != "n"}
     return definitions.DEFINITIONS[case.role](Conventions(**conventions), **made, **case.keywords).value
 
 
 def pytest_suite(*, examples: int = DEFAULT_EXAMPLES, seed: int | None = None, **settings: Any) -> Callable[..., None]:
-    """A test of each property of an implementation: `test_mine = pytest_suite(conv2d=my_conv, channels=(64, 128))`.
+    """Return a test of each property of a kit: `test_mine = pytest_suite(conv2d=my_conv, channels=(64, 128))`.
 
-    Each has the name of its property. Where it does not hold, the message is the kit's: the smallest case that was
-    found, its numbers, and what would explain it.
+    Each test has the name of its property. A failing test prints the kit's message: the smallest failing case that was
+    found, its numbers, and a convention that would explain it.
 
     Parameters
     ----------
-    examples : cases for each role's main property; others try fewer
-    seed : the same seed tries the same cases; default: new ones each time
-    settings : functions, restrictions and conventions, as of `Kit`
+    examples : number of cases for each role's main property; other properties try fewer
+    seed : the same seed tries the same cases; by default they are new each time
+    settings : functions, restrictions and conventions, as in `Kit`
 
     Raises
     ------
@@ -65,7 +68,7 @@ def pytest_suite(*, examples: int = DEFAULT_EXAMPLES, seed: int | None = None, *
     try:
         import pytest
     except ImportError:
-        raise InputError("pytest_suite: pytest is not installed; it comes with: pip install pytest") from None
+        raise InputError("pytest_suite: pytest is not installed; install it with: pip install pytest") from None
     kit = Kit(**settings)
     names = kit.property_names()
     if len(kit.functions) > 1:

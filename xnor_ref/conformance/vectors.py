@@ -1,7 +1,7 @@
-"""Golden vectors: cases and their expected results as files, for those who cannot call Python; and answers checked.
+"""Golden vectors: files of cases and expected results, for programs that Python cannot call; and checks of answers.
 
-Each case is a request as `foreign/programs.py` writes it, with the expected result in it. Whoever answers it writes a
-file beside it. So the answers can be made elsewhere, and checked later.
+Each case is a request as in `foreign/programs.py`, plus the expected result. The answer is a file next to it. So
+answers can be computed elsewhere and checked later.
 """
 
 import hashlib
@@ -33,21 +33,21 @@ from xnor_ref.storage import write_atomically
 
 FORMAT, VERSION = "xnor_ref golden vectors", 1
 INDEX = "index.json"
-ANSWERS = (".answer", ".answer.npy", ".answer.npz")  # what the name of a case gets in place of .npz
-_SHOWN = 8  # files that a message names
-_ADDED = ("expected", "allowed")  # members that are no arguments
+ANSWERS = (".answer", ".answer.npy", ".answer.npz")  # replaces .npz in the name of a case
+_SHOWN = 8  # most files named in a message
+_ADDED = ("expected", "allowed")  # members that are not arguments
 
 
 def export_golden(
     folder: str | os.PathLike[str], *, roles: Iterable[str] = edges.ROLES, seed: int = 0, **settings: Any
 ) -> dict[str, int]:
-    """Write cases at all the edges with their expected results; the same bytes for the same arguments.
+    """Write edge cases with their expected results. Equal arguments give equal bytes.
 
     Parameters
     ----------
-    folder : is made; it may be there if it is empty. docs/conformance-kit.md describes what it then holds.
-    roles : those to write cases for
-    settings : restrictions and conventions, as of `Kit`; by default those of this project
+    folder : a new or empty folder. docs/conformance-kit.md describes its content.
+    roles : roles to write cases for
+    settings : restrictions and conventions, as in `Kit`; by default those of this project
 
     Returns
     -------
@@ -56,13 +56,13 @@ def export_golden(
 
     Raises
     ------
-    InputError : an unknown role or setting, or the folder holds something
+    InputError : a role or setting is unknown, or the folder is not empty
     OutputError : the folder cannot be written
     """
     roles = tuple(roles)
     if unknown := [role for role in roles if role not in edges.ROLES]:
         raise InputError(
-            f"export_golden: {unknown[0]!r} has no golden vectors; roles that have: {', '.join(edges.ROLES)}"
+            f"export_golden: {unknown[0]!r} has no golden vectors; these roles have: {', '.join(edges.ROLES)}"
         )
     limits, by = _understood(settings)
     place = Path(folder)
@@ -101,19 +101,19 @@ def export_golden(
 
 
 def check_golden(folder: str | os.PathLike[str], **settings: Any) -> Report:
-    """Compare the answers that lie beside the cases of `export_golden`.
+    """Check the answers next to the cases of `export_golden`.
 
-    The answer to `conv2d/007.npz` is `conv2d/007.answer`, a .npy or .npz file as a program answers; the name may end in
-    .npy or .npz too. A role without any answer is not tested.
+    The answer to `conv2d/007.npz` is `conv2d/007.answer`, a .npy or .npz file like a program's answer. Its name may
+    also end in .npy or .npz. A role without any answer is not tested.
 
     Parameters
     ----------
-    folder : what `export_golden` wrote, with answers
-    settings : conventions that are demanded, in addition to those that were when the cases were written
+    folder : the folder of `export_golden`, with answers
+    settings : conventions to demand, in addition to those demanded when the cases were written
 
     Raises
     ------
-    InputError : no folder of golden vectors, no answer to any case, an unknown setting
+    InputError : the folder holds no golden vectors, no case has an answer, or a setting is unknown
     UnreadableError : a file cannot be read
     """
     place = Path(folder)
@@ -130,7 +130,7 @@ def check_golden(folder: str | os.PathLike[str], **settings: Any) -> Report:
 
 
 class _Golden(Kit):
-    """A role whose function finds its results in files, and is tried on the cases that they answer."""
+    """A role whose function reads its results from files, tested on the cases that have answers."""
 
     def __init__(self, role: str, answers: dict[Path, Path | None], by: Conventions, settings: dict[str, Any]) -> None:
         super().__init__(**settings | {role: _replay(role, answers)})
@@ -151,7 +151,7 @@ class _Golden(Kit):
             raise type(error)(f"{self._files[id(case)]}: {error}") from None
 
     def answered(self) -> Report:
-        """The report; a failure tells how many answers are wrong, and the first of them."""
+        """Return the report. A failure says how many answers are wrong, and names the first."""
         report = self.run(shrink=False)
         some = ", ".join(sorted(self._failed)[:_SHOWN]) + (", ..." if len(self._failed) > _SHOWN else "")
         told = f"; {len(self._failed)} of {len(self._files)} answers are wrong: {some}"
@@ -163,21 +163,21 @@ class _Golden(Kit):
 
 
 def _understood(settings: dict[str, Any]) -> tuple[Restrictions, Conventions]:
-    """Restrictions and conventions of the settings of a kit."""
+    """Return the restrictions and conventions in a kit's settings."""
     kit = Kit(conv2d=len, **settings)
     by = Conventions(**kit.demands)
     if by.layout != Conventions.layout or by.transposed or by.rows != Conventions.rows:
-        raise InputError("golden vectors are written with channels first, and each row in words of its own")
+        raise InputError("golden vectors must have channels first, and each row in separate words")
     return kit.restrictions, by
 
 
 def _asked(
     role: str, limits: Restrictions, seed: int, by: Conventions
 ) -> dict[str, tuple[dict[str, np.ndarray], Case]]:
-    """The requests of a role by their digests, with their cases: those that show conventions, then the edges."""
+    """Return a role's requests by digest, with their cases: first those that show conventions, then edge cases."""
     found: dict[str, tuple[dict[str, np.ndarray], Case]] = {}
     case: Case
-    called = True  # as the conventions have it
+    called = True  # the conventions of the call
 
     def answer(*arguments: Any, **named: Any) -> np.ndarray:
         request = members(role, arguments, named)
@@ -204,7 +204,7 @@ def _digest(request: dict[str, np.ndarray]) -> str:
 
 
 def _case(role: str, request: dict[str, np.ndarray], by: Conventions) -> Case:
-    """The case that makes a request: its arrays as they are, of words the signs in them."""
+    """Return the case of a request, with its arrays unchanged, and signs instead of words."""
     made: dict[str, Any] = {name: array for name, array in request.items() if array.dtype.kind == "f"}
     settings: dict[str, Any] = {name: _number(array) for name, array in request.items() if name not in made}
     for name, recipe in (("words", "x"), ("a_words", "a"), ("b_words", "b")):
@@ -220,12 +220,12 @@ def _case(role: str, request: dict[str, np.ndarray], by: Conventions) -> Case:
 
 
 def _number(array: np.ndarray) -> Any:
-    """An int, or a tuple of tuples of them."""
+    """Return an int, or a tuple of tuples of ints."""
     return tuple(map(_number, array)) if array.ndim else int(array)
 
 
 def _expected(role: str, request: dict[str, np.ndarray], by: Conventions) -> dict[str, np.ndarray]:
-    """What a request must give, and for rounded results how far each may be from it."""
+    """Return the expected result of a request, and for rounded results the largest difference of each."""
     case = _case(role, request, by)
     made = case.arguments() | case.keywords
     made.pop("n", None)
@@ -239,7 +239,7 @@ def _expected(role: str, request: dict[str, np.ndarray], by: Conventions) -> dic
 
 
 def _replay(role: str, answers: dict[Path, Path | None]) -> Callable[..., np.ndarray]:
-    """A function that finds its answers in files."""
+    """Return a function that reads its answers from files."""
     table = {_digest(_request(file)): file for file in answers}
 
     def answered(*arguments: Any, **named: Any) -> np.ndarray:
@@ -259,7 +259,7 @@ def _replay(role: str, answers: dict[Path, Path | None]) -> Callable[..., np.nda
 
 
 def _answers(place: Path, index: dict[str, Any]) -> dict[str, dict[Path, Path | None]]:
-    """By role and by case, the files with answers; without the roles that have none. Raises InputError."""
+    """Return the files with answers by role and case, without roles that have none. Raises InputError."""
     found = {}
     try:
         for role, entry in index["roles"].items():
@@ -272,12 +272,12 @@ def _answers(place: Path, index: dict[str, Any]) -> dict[str, dict[Path, Path | 
     answered = {role: files for role, files in found.items() if any(files.values())}
     if not answered:
         file = next((file for files in found.values() for file in files), place / "conv2d" / "000.npz")
-        raise InputError(f"{place} has no answers; that to {file.name} is looked for in {file.with_suffix(ANSWERS[0])}")
+        raise InputError(f"{place} has no answers; the answer to {file.name} would be {file.with_suffix(ANSWERS[0])}")
     return answered
 
 
 def _answer(file: Path) -> Path | None:
-    """The file with the answer to a case, if there is one."""
+    """Return the file with the answer to a case, or None."""
     return next((path for end in ANSWERS if (path := file.with_name(file.stem + end)).is_file()), None)
 
 
@@ -298,14 +298,14 @@ def _index(place: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise InputError(f"{path} is no index of golden vectors")
+        raise InputError(f"{path} is not an index of golden vectors")
     if index.get("version") != VERSION:
-        raise InputError(f"{path} is of version {index.get('version')!r:.20}; this program reads version {VERSION}")
+        raise InputError(f"{path} has version {index.get('version')!r:.20}; this program reads version {VERSION}")
     return index
 
 
 def _restored(index: dict[str, Any]) -> dict[str, Any]:
-    """The settings with which cases were written."""
+    """Return the settings with which cases were written."""
     try:
         limits = {name: _tuples(value) for name, value in index["restrictions"].items()}
         own = Conventions()
@@ -333,5 +333,5 @@ def _default(field: Any) -> Any:
 
 
 def _told(data: Any) -> str:
-    """What an array is made of."""
+    """Return what an array is made of."""
     return data.kind if isinstance(data, Data) else "zeros, or subnormal numbers"

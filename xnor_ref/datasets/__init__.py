@@ -65,7 +65,7 @@ def load(
     unknown = sorted(set(wanted) - known)
     if unknown:
         takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
-        raise InputError(f"data set {name}has no option {', '.join(unknown)}; {takes}")
+        raise InputError(f"data set {name} has no option {', '.join(unknown)}; {takes}")
     return module.load(name=name, data_dir=Path(data_dir), progress=progress, **wanted)
 
 

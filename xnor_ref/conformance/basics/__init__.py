@@ -1,1 +1,1 @@
-"""The terms of the kit, without Hypothesis: roles, conventions, restrictions, arrays, definitions, reports."""
+"""The parts of the kit that do not need Hypothesis: roles, conventions, restrictions, arrays, definitions, reports."""

@@ -1,4 +1,4 @@
-"""The arrays and arguments that are tried, as short recipes: they print in a line and can be made again."""
+"""Recipes of the arrays and arguments to try. A recipe prints in one line and makes the same array again."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,9 @@ import numpy as np
 
 from xnor_ref.conformance.basics.roles import ROLES
 
-VALUES: dict[str, tuple[float, ...]] = {  # that arrays are made of; those of the kind "normal" are normal numbers
+VALUES: dict[
+    str, tuple[float, ...]
+] = {  # values of each kind of array; the kind "normal" has normally distributed numbers
     "plus": (1.0,),
     "minus": (-1.0,),
     "signs": (1.0, -1.0),
@@ -16,7 +18,7 @@ VALUES: dict[str, tuple[float, ...]] = {  # that arrays are made of; those of th
     "extreme": (3e38, -3e38, 1.2e-38, -1.2e-38),
 }
 KINDS = (*VALUES, "normal")
-VALUES["tenths"] = (0.1,)  # of which a long sum in float32 is off by most; not among those that are drawn
+VALUES["tenths"] = (0.1,)  # gives the largest error of a long float32 sum; not drawn at random
 MEMORY = (
     "plain",
     "read-only",
@@ -31,7 +33,7 @@ MEMORY = (
 
 @dataclass(frozen=True)
 class Data:
-    """Recipe of a float32 array."""
+    """The recipe of a float32 array."""
 
     shape: tuple[int, ...]
     kind: str = "normal"
@@ -39,7 +41,7 @@ class Data:
     seed: int = 0
 
     def array(self) -> np.ndarray:
-        """A new array, each time with the same values."""
+        """Return a new array, with the same values each time."""
         rng = np.random.default_rng(self.seed)
         if self.kind == "normal":
             x = rng.standard_normal(self.shape, np.float32)
@@ -51,7 +53,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Given:
-    """An array as it is, in place of a recipe: what a recipe gave, made simpler."""
+    """An array instead of a recipe: a recipe's array, made simpler."""
 
     values: np.ndarray
 
@@ -60,7 +62,7 @@ class Given:
 
 
 def lay_out(x: np.ndarray, memory: str) -> np.ndarray:
-    """The same values in another layout in memory (but "broadcast" repeats the first entry of the first axis)."""
+    """Return the same values in another memory layout ("broadcast" repeats the first entry of the first axis)."""
     if memory == "read-only":
         x = x.copy()
         x.flags.writeable = False
@@ -86,7 +88,7 @@ def lay_out(x: np.ndarray, memory: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of one call of a role."""
+    """The arguments of one call of a role."""
 
     role: str
     data: dict[str, Any]  # recipes of the arrays, by parameter
@@ -94,9 +96,9 @@ class Case:
     keywords: dict[str, Any] = field(default_factory=dict)  # passed by name: dilation, groups and further options
 
     def arguments(self) -> dict[str, Any]:
-        """What the function gets, new arrays each time, in the order of its parameters; without the keywords.
+        """Return the positional arguments, in order: new arrays each time, without the keywords.
 
-        Words of `unpack` and `dot` are made from "x", or "a" and "b", by whoever calls.
+        The caller makes the words of `unpack` and `dot` from "x", or from "a" and "b".
         """
         made = {name: recipe.array() for name, recipe in self.data.items()} | self.settings
         order = [name for name in ROLES[self.role].parameters if name in made]

@@ -1,4 +1,4 @@
-"""Words of bits, read and written by every convention: bit order, polarity, word size, padding of rows, tails."""
+"""Reading and writing words of bits by every convention: bit order, polarity, word size, padding of rows, tails."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from xnor_ref.conformance.basics.conventions import Conventions
 
 
 def _stream(octets: np.ndarray, by: Conventions) -> np.ndarray:
-    """Bits (..., bits) of words given as bytes (..., bytes), least significant byte first, in the order of elements."""
+    """Return bits (..., bits) in the order of elements, of words given as little-endian bytes (..., bytes)."""
     bits = np.unpackbits(octets, axis=-1, bitorder="big" if by.bit_order == "most first in bytes" else "little")
     if by.bit_order == "most first":
         bits = bits.reshape(*bits.shape[:-1], -1, by.word_size)[..., ::-1].reshape(bits.shape)
@@ -14,7 +14,7 @@ def _stream(octets: np.ndarray, by: Conventions) -> np.ndarray:
 
 
 def read(words: np.ndarray, rows: int, n: int, by: Conventions) -> tuple[np.ndarray, np.ndarray] | None:
-    """Signs (rows, n) and the bits behind them, of words of `by.word_size`; None if there are too few words."""
+    """Return signs (rows, n) and the bits after them, of words of `by.word_size`; None if the words are too few."""
     octets = np.ascontiguousarray(words, words.dtype.newbyteorder("<")).view(np.uint8)
     bits = _stream(octets.reshape(-1) if by.rows == "joined" else octets.reshape(rows, -1), by)
     if by.rows == "joined":
@@ -29,7 +29,7 @@ def read(words: np.ndarray, rows: int, n: int, by: Conventions) -> tuple[np.ndar
 
 
 def write(signs: np.ndarray, by: Conventions) -> np.ndarray:
-    """Words (rows, words) of signs (rows, n), each row padded with bits that are 0."""
+    """Return words (rows, words) of signs (rows, n). Each row is padded with 0 bits."""
     bits = (signs == by.polarity).astype(np.uint8)
     bits = np.pad(bits, [(0, 0), (0, -bits.shape[1] % by.word_size)])
     if by.bit_order == "most first":

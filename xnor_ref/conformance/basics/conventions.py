@@ -1,7 +1,7 @@
-"""Conventions on which correct implementations differ, as data: what each may be, and which role shows which.
+"""Conventions on which correct implementations differ, as data: their values, and the roles that show them.
 
-A convention is no fault. The kit finds out which ones hold, says so, and compares under them; whoever states one to
-`Kit` demands it.
+A convention is not a fault. The kit detects which conventions hold, reports them, and compares under them. A convention
+given to `Kit` is demanded.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -9,25 +9,31 @@ from typing import Any
 
 from xnor_ref.errors import InputError
 
-VALUES: dict[str, tuple[Any, ...]] = {  # the first is this project's own
-    "layout": ("NCHW OIHW", "NHWC HWIO", "NHWC OHWI", "NHWC OIHW", "NCHW HWIO"),  # of x and the result, of the weights
-    "transposed": (False, True),  # linear: whether the weights are (I, O) rather than (O, I)
+VALUES: dict[str, tuple[Any, ...]] = {  # the first value is this project's
+    "layout": (
+        "NCHW OIHW",
+        "NHWC HWIO",
+        "NHWC OHWI",
+        "NHWC OIHW",
+        "NCHW HWIO",
+    ),  # layout of x and the result, layout of the weights
+    "transposed": (False, True),  # linear: whether weights are (I, O) instead of (O, I)
     "kernel": ("correlation", "convolution"),  # of a convolution the kernel is flipped
     "form": ("dot", "agreements", "disagreements", "(dot + n)/2", "(n - dot)/2"),
     "scale": ("none", "alpha", "layer", "alpha K", "alpha K valid"),
-    "centring": ("none", "filter", "channels"),  # what is subtracted from weights before their sign is taken: a mean
+    "centring": ("none", "filter", "channels"),  # mean subtracted from weights before taking signs
     "sign_of_zero": (1, -1, 0, "sign bit"),
     "weight_sign_of_zero": (1, -1, 0, "sign bit"),
     "subnormals": ("kept", "flushed"),
     "weight_subnormals": ("kept", "flushed"),
     "pad_value": ("as asked", -1, 0, 1),
     "bit_order": ("least first", "most first", "most first in bytes"),
-    "polarity": (1, -1),  # what a bit that is set stands for
+    "polarity": (1, -1),  # the sign that a set bit represents
     "word_size": (64, 32, 16, 8),
-    "rows": ("padded", "joined"),  # whether each row begins a word of its own
-    "tail": (0, 1, "any"),  # bits behind the last of a row
-    "values": ("+1, -1", "1, 0", "0, 1"),  # of what `unpack` gives for +1 and -1
-    "mean": ("alpha", "layer", "sum"),  # of what `alpha` gives: mean of |W| of a filter or of all, or the sum
+    "rows": ("padded", "joined"),  # whether each row begins a new word
+    "tail": (0, 1, "any"),  # bits after the last sign of a row
+    "values": ("+1, -1", "1, 0", "0, 1"),  # results of `unpack` for +1 and -1
+    "mean": ("alpha", "layer", "sum"),  # result of `alpha`: mean of |W| of each filter or of all filters, or the sum
     "divisor": ("plain", "valid"),  # K: all taps of the kernel, or only those inside the image
     "summation": ("naive", "careful", "once"),  # of scaled results; see `definitions.py`
     "gradient": ("|x| <= 1", "|x| < 1", "identity", "bireal"),
@@ -36,7 +42,7 @@ VALUES: dict[str, tuple[Any, ...]] = {  # the first is this project's own
 
 @dataclass(frozen=True)
 class Conventions:
-    """One value for each convention."""
+    """A set of conventions, with one value for each."""
 
     layout: str = "NCHW OIHW"
     transposed: bool = False
@@ -48,7 +54,7 @@ class Conventions:
     weight_sign_of_zero: int | str = 1
     subnormals: str = "kept"
     weight_subnormals: str = "kept"
-    pad_value: Any = "as asked"  # or the value that surrounds an image whatever is asked, or {asked: found}
+    pad_value: Any = "as asked"  # or the value used whatever is requested, or {requested: found}
     bit_order: str = "least first"
     polarity: int = 1
     word_size: int = 64
@@ -64,7 +70,7 @@ class Conventions:
         return replace(self, **changes)
 
     def border(self, asked: int) -> int:
-        """The value around an image where `asked` is asked for."""
+        """Return the padding value when `asked` is requested."""
         if isinstance(self.pad_value, dict):
             return self.pad_value[asked]
         return asked if self.pad_value == "as asked" else self.pad_value
@@ -75,7 +81,7 @@ NAMES = tuple(field.name for field in fields(Conventions))
 
 @dataclass(frozen=True)
 class Output:
-    """How results are scaled."""
+    """The scaling of results."""
 
     scale: str
 
@@ -84,11 +90,14 @@ exact = Output("none")
 
 
 def scaled(*factors: str) -> Output:
-    """Results of which each is a sum of signs times these factors: "alpha", "layer", "K" or "K valid".
+    """Return the output of sums of signs times these factors: "alpha", "layer", "K" or "K valid".
 
-    "alpha" is the mean of |W| of each filter, "layer" that of all filters, "K" the mean of |x| over each window.
+    "alpha" is the mean of |W| of each filter, "layer" the mean of |W| of all filters, "K" the mean of |x| over each
+    window.
     """
     scale = " ".join(factors or ("alpha",))
     if scale not in VALUES["scale"]:
-        raise InputError(f"scaled: {factors!r} is no known scale; known are {', '.join(VALUES['scale'][1:])}")
+        raise InputError(
+            f"scaled: {factors!r} is not a known scale; it must be one of {', '.join(VALUES['scale'][1:])}"
+        )
     return Output(scale)

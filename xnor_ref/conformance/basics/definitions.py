@@ -1,4 +1,4 @@
-"""What each role must give under given conventions, and how far a rounded result may be from it.
+"""The result of each role under given conventions, and the largest error of a rounded result.
 
 **The bound.** Let u = 2^-24, half the distance of float32 numbers around 1. A sum of n terms t_i, each addition
 rounded, is off by at most gamma(r) sum(abs(t_i)), where gamma(r) = r u / (1 - r u) and r is the largest number of
@@ -12,7 +12,7 @@ magnitudes of all terms,
 
     abs(result - exact) <= gamma(2 r + 5) abs(exact) + gamma(r + 5) T
 
-Classes of `summation`, of which the report says the tightest one that held:
+Classes of `summation`; the report names the tightest one that holds:
 
 | | r | the second part |
 |---|---|---|
@@ -20,9 +20,10 @@ Classes of `summation`, of which the report says the tightest one that held:
 | "careful" | ceil(log2 n) + 16, at most n: added in pairs, of blocks of 16 | as above |
 | "naive" | n | as above |
 
-So the bound grows with n: a naive mean over 76,800 numbers may be off by 0.5 %, and by 0.1 % if all are 0.1. Where
-weights are centred, alpha is not less than that of the weights before: their digits cancel. Numbers below the normal
-range of float32 may be flushed, or rounded to multiples of 2^-149: 2^-126 for each factor is allowed ("once": 2^-149).
+So the bound grows with n: a naive mean of 76,800 numbers may be off by 0.5 %, and by 0.1 % if all are 0.1. If weights
+are centred, the error of alpha is relative to the alpha of the weights before centring, since digits cancel. Numbers
+below the normal range of float32 may be flushed, or rounded to multiples of 2^-149; so each factor may be off by 2^-126
+("once": 2^-149).
 """
 
 from collections.abc import Callable
@@ -40,16 +41,16 @@ U = 2.0**-24
 
 @dataclass(frozen=True)
 class Want:
-    """A result: exact where `terms` is None."""
+    """An expected result. It is exact if `terms` is None."""
 
-    value: np.ndarray  # float64; NaN where any value will do
+    value: np.ndarray  # float64; NaN where any value is accepted
     terms: np.ndarray | None = None  # T of the bound
     n: int = 1  # terms of a sum
-    factor: np.ndarray | float = 1.0  # by what an error of 2^-126 of alpha or K is multiplied
-    size: np.ndarray | None = None  # what relative errors are of, if not the value
+    factor: np.ndarray | float = 1.0  # factor of an error of 2^-126 in alpha or K
+    size: np.ndarray | None = None  # the size to which errors are relative, if not the value
 
     def allowed(self, summation: str, u: float = U) -> np.ndarray | float:
-        """The largest difference of a correct result."""
+        """Return the largest accepted difference."""
         if self.terms is None:
             return 0.0
         once = summation == "once"
@@ -64,17 +65,17 @@ class Want:
 
 
 def gamma(r: int, u: float) -> float:
-    """The relative error of r roundings; at most 1, beyond which a bound says nothing."""
+    """Return the relative error of r roundings, at most 1."""
     return r * u / (1 - r * u) if r * u < 0.5 else 1.0
 
 
 def sides_of(x: np.ndarray, kernel, stride, padding, dilation) -> Any:
-    """Padding by sides; "same" is resolved."""
+    """Return padding as two pairs. "same" is resolved."""
     return oracle.same_padding(x.shape[2:], kernel, stride, dilation) if isinstance(padding, str) else padding
 
 
 def centred(weight: np.ndarray, centring: str) -> tuple[np.ndarray, np.ndarray]:
-    """Weights less their mean, and which filters have one so near to 0 that its sign is up to rounding."""
+    """Return weights minus their mean, and which filters have a weight so close to 0 that rounding decides its sign."""
     w = weight.astype(np.float64)
     if centring == "none":
         return weight, np.zeros(len(w), bool)
@@ -84,7 +85,7 @@ def centred(weight: np.ndarray, centring: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def weight_signs(weight: np.ndarray, by: Conventions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Signs of the weights as they are correlated, which filters are unsure, and the weights that are scaled by."""
+    """Return the weights' signs as correlated, which filters are uncertain, and the weights that define the scale."""
     w, unsure = centred(weight, by.centring)
     flush = by.weight_subnormals == "flushed" and by.centring == "none"
     signs = oracle.signs(w, by.weight_sign_of_zero, flush)
@@ -92,14 +93,14 @@ def weight_signs(weight: np.ndarray, by: Conventions) -> tuple[np.ndarray, np.nd
 
 
 def formed(z: np.ndarray, taps: np.ndarray | int, n: int, form: str) -> np.ndarray:
-    """Sums of `taps` products each as they are put out."""
+    """Return sums of `taps` products in the form of the output."""
     if form == "dot":
         return z
     return ((taps if "ments" in form else n) + (z if form in ("agreements", "(dot + n)/2") else -z)) / 2
 
 
 def filter_scale(weight: np.ndarray, scale: str) -> np.ndarray:
-    """alpha (O,): of each filter, or the same of all."""
+    """Return alpha (O,), of each filter or the same for all."""
     alpha = oracle.weight_scale(weight)
     return np.full_like(alpha, alpha.mean()) if scale == "layer" else alpha
 
@@ -122,7 +123,7 @@ def conv2d(
 
 
 def scaled(by: Conventions, x, held, weight, z, place) -> Want:
-    """Sums times alpha and K, as the convention `scale` has it."""
+    """Return sums times alpha and K, by the convention `scale`."""
     if by.scale == "none":
         return Want(z + 0.0)
     stride, padding, dilation, groups = place

@@ -1,4 +1,4 @@
-"""What a run of the kit found: properties that hold or fail, conventions, and what was not tested."""
+"""The result of a run: properties that hold or fail, conventions, and roles that were not tested."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from xnor_ref.conformance.basics.arrays import Case
 
 @dataclass(frozen=True)
 class Failure:
-    """A property that does not hold, on the smallest case that was found."""
+    """A property that fails, with the smallest failing case that was found."""
 
     role: str
-    name: str  # of the property
-    kind: str  # "fault", "crash", "error" (the function raised), or "demand" (another convention holds than was stated)
-    message: str  # what is wrong
-    case: Case | None  # the smallest arguments found; `case.arguments()` makes them
+    name: str  # name of the property
+    kind: str  # "fault", "crash", "error" (the function raised), or "demand" (a demanded convention does not hold)
+    message: str  # description of the failure
+    case: Case | None  # the smallest failing case; `case.arguments()` makes its arguments
     diagnosis: str  # the convention that would explain it, or "none of the known conventions explains it"
-    hint: str  # "" or what to look at first
-    numbers: str  # the arguments, to be pasted
-    snippet: str  # a program that shows the failure, to be completed with an import of the function
-    drawing: str  # the arrays as bits, "" where they are too large
+    hint: str  # advice where to look first, or ""
+    numbers: str  # the arguments, to paste into a program
+    snippet: str  # a program that shows the failure; add an import of the function
+    drawing: str  # the arrays as bits, or "" if they are too large
 
     def __str__(self) -> str:
         parts = [
@@ -34,10 +34,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """One property of one role."""
+    """The result of one property of one role."""
 
     role: str
-    name: str  # of the property
+    name: str  # name of the property
     examples: int  # actually tried; those tried while shrinking a failure count too
     failure: Failure | None
     seconds: float
@@ -48,7 +48,7 @@ class Result:
 
 
 class Observed(dict):
-    """Conventions by role: {role: {name: value}}; a value is None where no case could show it."""
+    """Conventions by role: {role: {name: value}}. A value is None if no case could show it."""
 
     def __str__(self) -> str:
         return "\n".join(
@@ -63,8 +63,8 @@ class Report:
 
     results: tuple[Result, ...]
     conventions: Observed
-    not_tested: tuple[str, ...]  # roles that the kit was given no function for
-    notes: tuple[str, ...] = ()  # what else was noticed, such as a processor set to flush subnormal numbers
+    not_tested: tuple[str, ...]  # roles without a function
+    notes: tuple[str, ...] = ()  # other observations, such as a processor that flushes subnormal numbers
     seed: int | None = None
 
     @property
@@ -83,5 +83,5 @@ class Report:
             lines += ["", str(failure)]
         lines += ["", "conventions", *(f"  {line}" for line in str(self.conventions).splitlines())]
         if self.not_tested:
-            lines.append(f"not tested, for no function was given: {', '.join(self.not_tested)}")
+            lines.append(f"not tested, because no function was given: {', '.join(self.not_tested)}")
         return "\n".join([*lines, *self.notes])

@@ -1,4 +1,4 @@
-"""What an implementation can do, as data; cases are drawn inside it."""
+"""The limits of an implementation, as data. Cases are drawn within these limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from typing import Any
 from xnor_ref.conformance.basics.arrays import MEMORY
 from xnor_ref.errors import InputError, check_integer, is_integer
 
-CHANNELS = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)  # around the borders of words
+CHANNELS = (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 256)  # around word boundaries
 OUT_CHANNELS = (1, 2, 8, 9, 33, 64, 65, 130)
-LONGEST = 76_800  # more than 16 bits hold
+LONGEST = 76_800  # more than 16 bits can hold
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class multiple_of:
 
 
 def _allowed(limit: Any, proposed: tuple[int, ...]) -> tuple[int, ...]:
-    """The numbers to try: those proposed that are allowed; of multiples, the smallest ones too; of a list, all."""
+    """Return the numbers to try: the proposed ones that are allowed; also the smallest multiples, or the whole list."""
     if limit is None:
         return proposed
     if isinstance(limit, multiple_of):
@@ -40,7 +40,7 @@ def _allowed(limit: Any, proposed: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _pairs(values: Any) -> tuple[Any, ...]:
-    """A pair for both axes from each int; what is no int is taken as it is, lists as tuples."""
+    """Turn each int into a pair for both axes. Other values stay unchanged, lists become tuples."""
     values = values if isinstance(values, tuple | list) else (values,)
     return tuple((v, v) if is_integer(v) else _tuples(v) for v in values)
 
@@ -50,7 +50,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _check_pairs(name: str, values: Any, least: int) -> None:
-    """Raise InputError unless each value is an int or a pair; among paddings two pairs and "same" as well."""
+    """Raise InputError unless each value is an int or a pair. Paddings may also be two pairs or "same"."""
     padding = name == "paddings"
     for value in _pairs(values):
         if padding and value == "same":
@@ -70,9 +70,9 @@ def _check_counts(name: str, values: Any) -> None:
 
 @dataclass(frozen=True)
 class Restrictions:
-    """Inside of what cases are drawn. What is None is not restricted.
+    """The limits within which cases are drawn. None means no limit.
 
-    An int among `kernels`, `strides`, `paddings` or `dilations` stands for both axes; a pair is (vertical, horizontal).
+    An int among `kernels`, `strides`, `paddings` or `dilations` applies to both axes. A pair is (vertical, horizontal).
     """
 
     channels: Any = None  # of x; multiple_of(32), or a tuple of numbers
@@ -83,16 +83,16 @@ class Restrictions:
     pad_values: Any = (0, 1, -1)
     dilations: Any = None  # None: the function takes no dilation
     groups: Any = None  # None: the function takes no groups
-    batch: Any = 3  # the largest number of images (or rows), or a tuple of numbers
+    batch: Any = 3  # largest number of images (or rows), or a tuple of numbers
     largest_image: int = 6  # height and width
-    largest_dot: int = LONGEST  # n: terms of one sum
-    square: bool = False  # image, kernel, stride and padding are the same along both axes
+    largest_dot: int = LONGEST  # n, the largest number of terms of a sum
+    square: bool = False  # image, kernel, stride and padding are equal along both axes
     image_covers_kernel: bool = False  # the image is at least as large as the kernel
-    zero_free: bool = False  # neither x nor weights hold zeros
+    zero_free: bool = False  # x and weights hold no zeros
     subnormal_free: bool = False
-    signs_only: bool = False  # x and weights hold +1 and -1 only
-    memory: Any = ("plain",)  # layouts in memory, of those in `arrays.MEMORY`
-    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # further keywords, and what each may be
+    signs_only: bool = False  # x and weights hold only +1 and -1
+    memory: Any = ("plain",)  # memory layouts from `arrays.MEMORY`
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # further keywords, each with its values
 
     def __post_init__(self) -> None:
         lists = "channels", "out_channels", "kernels", "strides", "paddings", "dilations", "groups", "batch", "memory"
@@ -121,7 +121,7 @@ class Restrictions:
         return tuple(n for n in _allowed(self.channels, CHANNELS) if n <= self.largest_dot)
 
     def takes_channels(self, n: int) -> bool:
-        """Whether there may be this many channels."""
+        """Whether this number of channels is allowed."""
         return self.channels is None or n in (
             self.channels if hasattr(self.channels, "__contains__") else (self.channels,)
         )

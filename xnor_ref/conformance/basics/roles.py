@@ -1,24 +1,24 @@
-"""What an implementation may consist of: roles, their arguments and results, and how a function is bound to one.
+"""The roles of an implementation, their arguments and results, and binding functions to roles.
 
-Every role is a function of NumPy arrays; each is optional. Arguments are positional, in the order below. Images x are
-float32 (N, C, H, W), weights float32 (O, C, KH, KW), unless a layout says otherwise; a sign is +1 or -1.
+Every role is a function of NumPy arrays. Every role is optional. Arguments are positional, in the order below. Images x
+are float32 (N, C, H, W) and weights float32 (O, C, KH, KW), unless a layout says otherwise. A sign is +1 or -1.
 
 | role | arguments | result |
 |---|---|---|
 | `conv2d` | x, weight, stride, padding, pad_value | (N, O, OH, OW): sums of products of signs |
 | `linear` | x (N, I), weight (O, I) | (N, O): the same |
 | `pack` | x (rows, n) | words (rows, n in bits, rounded up), any integer dtype |
-| `unpack` | words (rows, ...), n | (rows, n): signs; the words are those that `pack` gave |
+| `unpack` | words (rows, ...), n | (rows, n): signs; the words come from `pack` |
 | `dot` | a_words (...), b_words (...), n | a number: the sum of n products of signs; words of one row each |
 | `alpha` | weight | (O,): the mean of abs(W) of each filter |
 | `scale_map` | x, kernel, stride, padding | (N, 1, OH, OW): K, the mean of abs(x) over each window |
-| `binarize` | weight | weights prepared for a convolution: their signs, possibly scaled; same shape |
-| `ste` | x, dy | dx, same shape: dy through the gradient that stands for that of sign |
-| `layer` | x | a layer that has its own weight: give `Layer(function, weight, ...)` |
+| `binarize` | weight | weights prepared for a convolution: their signs, possibly scaled, in the same shape |
+| `ste` | x, dy | dx, same shape: dy times the replacement of the derivative of sign |
+| `layer` | x | a layer with its own weight: give `Layer(function, weight, ...)` |
 
-`stride` and `kernel` are pairs of ints (vertical, horizontal). `padding` is a pair too; it is "same" or two pairs only
-where the restrictions name these. `pad_value` is 0, 1 or -1. `conv2d` gets `dilation=` (a pair) and `groups=` as
-keywords only where the restrictions name them; `options` adds further keywords to the roles that compute with them.
+`stride` and `kernel` are pairs of ints (vertical, horizontal). `padding` is also a pair; it is "same" or two pairs only
+if the restrictions allow these. `pad_value` is 0, 1 or -1. `conv2d` gets the keywords `dilation=` (a pair) and
+`groups=` only if the restrictions name them. `options` adds further keywords to the roles that compute with them.
 Results may have any dtype that holds the numbers: bool, integers, floats.
 """
 
@@ -32,11 +32,11 @@ from xnor_ref.errors import InputError, InputTypeError
 
 
 class Crashed(Exception):
-    """The process in which foreign code ran has died; the message says how. The next call starts a new one."""
+    """The process of foreign code has died. The message says how. The next call starts a new process."""
 
 
 class Late(Crashed):
-    """It gave no answer in time. To make such a case smaller would take as long for each try."""
+    """There was no answer in time. Such a case is not made smaller, since each try would take as long."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Role:
 
     name: str
     parameters: tuple[str, ...]  # positional, in this order
-    conventions: tuple[str, ...]  # that its results can show
+    conventions: tuple[str, ...]  # conventions that its results can show
     what: str
 
 
@@ -77,7 +77,7 @@ ROLES: dict[str, Role] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """A function of images (N, C, H, W), or rows (N, I), that holds its own weight (O, C, KH, KW), or (O, I)."""
+    """A function of images (N, C, H, W) or rows (N, I) with its own weight (O, C, KH, KW) or (O, I)."""
 
     function: Callable
     weight: np.ndarray
@@ -93,7 +93,7 @@ class Layer:
 
 
 def bind(role: str, function: Any) -> Callable:
-    """The callable for a role: the function itself, or what its method `for_role(role)` gives."""
+    """Return the callable for a role: the function itself, or the result of its method `for_role(role)`."""
     bound = function.for_role(role) if hasattr(function, "for_role") else function
     if isinstance(bound, Layer) and role == "layer":
         return bound.function

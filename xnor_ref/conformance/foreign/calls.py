@@ -1,7 +1,7 @@
-"""What calls of functions in another process have in common: a time limit, one way to fail, and no surprise twice.
+"""The common part of calls to functions in another process: a time limit, one kind of failure, and repeatable failures.
 
-Such a function may crash, wait for ever or answer with rubbish. Each of these is a finding about one case. It is
-remembered, so that the case fails in the same way while Hypothesis looks for a smaller one.
+Such a function may crash, hang or return nonsense. Each of these is a finding about one case. It is remembered, so that
+the case fails in the same way while Hypothesis searches for a smaller one.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from xnor_ref.conformance.basics.roles import Crashed, Late
 from xnor_ref.errors import InputError
 
 TIMEOUT = 60.0  # seconds for one answer
-SAID = 400  # characters of what a process said last
+SAID = 400  # most characters of a process's last output in a message
 _PIECE = 1 << 20
 
 
 class Elsewhere:
-    """Functions by role that another process computes. It ends with `close`, or with this process."""
+    """Functions by role in another process, which ends with `close` or with this process."""
 
     def __init__(self, what: str, timeout: float):
         if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout < float("inf"):
@@ -37,7 +37,7 @@ class Elsewhere:
         """End the process."""
 
     def _once(self, key: bytes, exchange: Callable[[], Any]) -> Any:
-        """What `exchange` returns; if it raised Crashed for this key before, that again, from the same line."""
+        """Return the result of `exchange`. If it raised Crashed for this key before, raise that again."""
         digest = hashlib.sha256(key).digest()
         if digest not in self._fatal:
             try:
@@ -48,7 +48,7 @@ class Elsewhere:
         raise kind(message)
 
     def _late(self) -> Late:
-        return Late(f"{self.what} gave no answer within {self.timeout:g} s and was stopped")
+        return Late(f"{self.what} did not answer within {self.timeout:g} s and was stopped")
 
 
 class Pipe:
@@ -59,7 +59,7 @@ class Pipe:
         os.set_blocking(descriptor, False)
 
     def read(self) -> bytes:
-        """What is there now."""
+        """Return the data available now."""
         with suppress(BlockingIOError):
             data = os.read(self.descriptor, _PIECE)
             self.ended = not data
@@ -71,7 +71,7 @@ class Pipe:
 
 
 def wait(pipes: list[Pipe], seconds: float) -> list[Pipe]:
-    """Those of the pipes that have something to read, or ended; none where nothing comes in time."""
+    """Return the pipes that have data or have ended, or none if nothing arrives in time."""
     with selectors.DefaultSelector() as selector:
         for pipe in pipes:
             selector.register(pipe.descriptor, selectors.EVENT_READ, pipe)
@@ -79,12 +79,12 @@ def wait(pipes: list[Pipe], seconds: float) -> list[Pipe]:
 
 
 def left(deadline: float) -> float:
-    """Seconds until the deadline."""
+    """Return the seconds until the deadline."""
     return deadline - time.monotonic()
 
 
 def ending(code: int) -> str:
-    """How a process ended, by its exit code as `subprocess` gives it."""
+    """Return how a process ended, from its exit code in `subprocess`."""
     if code >= 0:
         return f"exited with status {code}"
     try:
@@ -94,14 +94,14 @@ def ending(code: int) -> str:
 
 
 def tail(said: bytes) -> str:
-    """The last that a process said, as the end of a message."""
+    """Return the last output of a process, to append to a message."""
     text = " ".join(said.decode("utf-8", "replace").split())
     if not text:
         return ""
-    return f"; it said: {text if len(text) <= SAID else '...' + text[-SAID:]}"
+    return f"; its output: {text if len(text) <= SAID else '...' + text[-SAID:]}"
 
 
 def kill_group(pid: int) -> None:
-    """End a process that leads a group of its own, and all that it started."""
+    """Kill a process that leads its own group, and all processes that it started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)

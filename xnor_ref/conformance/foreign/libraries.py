@@ -1,6 +1,6 @@
-"""Functions of a C library, each with one documented signature, called in a worker process.
+"""Functions of a C library with documented signatures, called in a worker process.
 
-`SIGNATURES` are the signatures as C text, for `c_library`'s docstring and docs/conformance-kit.md.
+`SIGNATURES` holds the signatures as C text, for the docstring of `c_library` and docs/conformance-kit.md.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from xnor_ref.conformance.foreign.calls import TIMEOUT
 from xnor_ref.conformance.foreign.worker import Worker
 from xnor_ref.errors import InputError
 
-GUARD = 4096  # bytes before and after a result that must keep their value
+GUARD = 4096  # bytes before and after a result that must not change
 _CANARY = 0xA5
 WORDS = ("uint8", "uint16", "uint32", "uint64")
 TYPES = ("float32", "float64", "int8", "int16", "int32", "int64", *WORDS)
@@ -37,7 +37,7 @@ SIGNATURES = {
 
 
 class _Caller:
-    """Calls of one library, which is loaded at the first of them."""
+    """Calls of one library, which is loaded at the first call."""
 
     def __init__(self, path: str, symbols: Mapping[str, str], x: str, out: str, word: str):
         try:
@@ -50,12 +50,12 @@ class _Caller:
             try:
                 function = getattr(library, symbol)
             except AttributeError:
-                raise InputError(f"c_library: {path} has no function {symbol!r}, which {role} names") from None
+                raise InputError(f"c_library: {path} has no function {symbol!r}, given for {role}") from None
             function.restype = None
             self.functions[role] = partial(getattr(self, role), function)
 
     def call(self, function: Any, inputs: list[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, *sizes: int):
-        """The result of this shape, which the function must fill and not leave."""
+        """Return the result, after checking that the function wrote only inside it."""
         size = int(np.prod(shape)) * dtype.itemsize
         memory = np.full(size + 2 * GUARD, _CANARY, np.uint8)
         kept = [array.copy() for array in inputs]
@@ -72,7 +72,7 @@ class _Caller:
         return memory[GUARD : GUARD + size].view(dtype).reshape(shape)
 
     def floats(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        """Inputs of the type that the library takes; integers are signs, with +1 for zeros."""
+        """Convert inputs to the library's type. Integers are signs, with +1 for zeros."""
         if self.x.kind != "f":
             arrays = tuple(oracle.signs(array) for array in arrays)
         return [np.array(array, self.x, order="C") for array in arrays]
@@ -119,13 +119,13 @@ def _rows(weight: np.ndarray) -> tuple[int, int]:
 
 
 def _agree(role: str, x: np.ndarray, weight: np.ndarray) -> None:
-    """A C function could not tell, and would read behind its arguments."""
+    """Check the channels, since a C function would read beyond its arguments."""
     if x.shape[1] != weight.shape[1]:
         raise InputError(f"{role}: x {x.shape} and weight {weight.shape} must have equally many channels (NCHW, OIHW)")
 
 
 def _window(x: np.ndarray, kernel, stride, padding) -> list[Any]:
-    """Padding above and below, left and right; height and width of the result."""
+    """Return the padding of each side, and the height and width of the result."""
     pads = oracle.same_padding(x.shape[2:], kernel, stride) if padding == "same" else oracle.sides(padding)
     size = [(n + sum(pad) - k) // s + 1 for n, pad, k, s in zip(x.shape[2:], pads, kernel, stride)]
     return [*pads, *size]
@@ -140,27 +140,27 @@ def c_library(
     timeout: float = TIMEOUT,
     **symbols: str,
 ) -> Worker:
-    """Functions of a C library: `c_library("./libmine.so", conv2d="my_conv")` is one for `Kit(conv2d=...)`.
+    """Make functions of a C library for `Kit(conv2d=...)`: `c_library("./libmine.so", conv2d="my_conv")`.
 
-    The signatures are those of `SIGNATURES`: pointers to arrays, last axis fastest, and sizes. The name of the
-    function is free. It runs in a worker process. That it writes nothing but its result is checked.
+    Their signatures are in `SIGNATURES`: pointers to arrays, last axis fastest, and sizes. Any function name is
+    allowed. The functions run in a worker process. Writes outside the result are detected.
 
     Parameters
     ----------
     path : the shared library
     symbols : by role, the name of the function in the library
-    x : type of FLOAT, the elements of x and weights; an integer type gets their signs, +1 and -1
+    x : type of FLOAT, the elements of x and weights; with an integer type they are signs, +1 and -1
     out : type of RESULT
     word : type of WORD
-    timeout : seconds for one call
+    timeout : most seconds per call
 
     Raises
     ------
-    InputError : no such file, role, type or function
+    InputError : there is no such file, role, type or function
     """
     if unknown := sorted(set(symbols) - set(SIGNATURES)):
         raise InputError(
-            f"c_library: {', '.join(unknown)} is no role of C functions; there are {', '.join(SIGNATURES)}"
+            f"c_library: {', '.join(unknown)} is not a role of C functions; choose from {', '.join(SIGNATURES)}"
         )
     if not symbols:
         raise InputError(f"c_library: name at least one function by its role: {', '.join(SIGNATURES)}")
@@ -169,6 +169,6 @@ def c_library(
             raise InputError(f"c_library: {name} must be one of {', '.join(known)}, got {given!r}")
     file = Path(path).expanduser().absolute()
     if not file.is_file():
-        raise InputError(f"c_library: {path} is no file")
+        raise InputError(f"c_library: {path} is not a file")
     worker = Worker(lambda: _Caller(str(file), symbols, x, out, word).functions, f"the library {file.name}", timeout)
     return worker.loaded()

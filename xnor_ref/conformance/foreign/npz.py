@@ -1,7 +1,7 @@
-"""Named arrays in .npz and .npy files that a short program in any language can read, and the reading of what it wrote.
+"""Writing .npz and .npy files that a short program in any language can read, and reading its answers.
 
-A file that is written here has the same bytes whenever its arrays have. No member is compressed. Each begins at a
-multiple of 64 bytes, and so do its elements: a reader may use them where they lie.
+Equal arrays give equal bytes. Members are not compressed. Each member begins at a multiple of 64 bytes, and so do its
+elements, so a reader may use them in place.
 """
 
 import ast
@@ -19,13 +19,13 @@ from xnor_ref.errors import InputError
 
 MAGIC = b"\x93NUMPY"
 ALIGNMENT = 64
-MOST_BYTES = 2**30  # of a file that is read, and of its arrays
+MOST_BYTES = 2**30  # most bytes of a file that is read, and of its arrays
 _KINDS = "biuf"
 _PADDING = 0xD935  # a zip extra field that readers skip
 
 
 def npy(array: np.ndarray) -> bytes:
-    """An array as a .npy file of version 1.0: little-endian, last axis fastest."""
+    """Return an array as a .npy file of version 1.0: little-endian, last axis fastest."""
     array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     text = f"{{'descr': {array.dtype.str!r}, 'fortran_order': False, 'shape': {array.shape!r}, }}"
     text += " " * (-(len(MAGIC) + 4 + len(text) + 1) % ALIGNMENT) + "\n"
@@ -33,7 +33,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays as an uncompressed .npz file, in their order."""
+    """Return arrays as an uncompressed .npz file, in order."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
@@ -46,20 +46,20 @@ def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file, or of a .npy file under the name "result". Raises InputError, or OSError."""
+    """Return the arrays of a .npz file, or of a .npy file under the name "result". Raises InputError or OSError."""
     size = os.stat(path).st_size
     if size > most:
-        raise InputError(f"{os.path.basename(path)} has {size:,} bytes; at most {most:,} are read")
+        raise InputError(f"{os.path.basename(path)} has {size:,} bytes; the limit is {most:,}")
     with open(path, "rb") as file:
         return read(file.read(most), os.path.basename(path), most)
 
 
 def read(data: bytes, what: str, most: int = MOST_BYTES) -> dict[str, np.ndarray]:
-    """The arrays of the bytes of such a file; `what` names it in the InputError where it holds anything else."""
+    """Return the arrays of such a file's bytes. Raises InputError, with its name `what`, for anything else."""
     if data.startswith(MAGIC):
         return {"result": _read_npy(data, what)}
     if not data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        raise InputError(f"{what} is neither a .npy nor a .npz file: it {_beginning(data)}")
+        raise InputError(f"{what} is not a .npy or .npz file: it {_beginning(data)}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
@@ -84,14 +84,14 @@ def read(data: bytes, what: str, most: int = MOST_BYTES) -> dict[str, np.ndarray
 
 
 def one_array(path: str | os.PathLike[str]) -> np.ndarray:
-    """The one array of a file, or that of the name "result". Raises InputError."""
+    """Return the only array of a file, or the one named "result". Raises InputError."""
     try:
         arrays = read_file(path)
     except OSError as error:
         raise InputError(f"{os.path.basename(path)} cannot be read: {error.strerror or error}") from None
     if len(arrays) != 1 and "result" not in arrays:
         names = ", ".join(arrays) or "nothing"
-        raise InputError(f"{os.path.basename(path)} must hold one array, or one of them named result; it holds {names}")
+        raise InputError(f"{os.path.basename(path)} must hold one array, or one named result; it holds {names}")
     return arrays.get("result", next(iter(arrays.values())))
 
 
@@ -109,16 +109,16 @@ def _read_npy(data: bytes, what: str) -> np.ndarray:
         header = ast.literal_eval(data[8 + width : begin].decode("latin-1").strip())
         shape, dtype = header["shape"], np.dtype(header["descr"])
         if dtype.kind not in _KINDS:
-            raise ValueError(f"its elements are {header['descr']!r}; booleans, integers or floats are needed")
+            raise ValueError(f"its elements are {header['descr']!r}; they must be booleans, integers or floats")
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError(f"its shape is {shape!r}")
         needed, there = math.prod(shape) * dtype.itemsize, len(data) - begin
         if needed != there:
             raise ValueError(
-                f"shape {shape} of {dtype} needs {needed:,} bytes after the header, and there are {there:,}"
+                f"shape {shape} of {dtype} needs {needed:,} bytes after the header, but there are {there:,}"
             )
     except (ValueError, KeyError, TypeError, IndexError, SyntaxError, RecursionError, MemoryError) as error:
-        raise InputError(f"{what} is no .npy file that can be read: {error}") from None
+        raise InputError(f"{what} is not a readable .npy file: {error}") from None
     array = np.frombuffer(data, dtype, offset=begin) if needed else np.zeros(0, dtype)
     return array.reshape(shape, order="F" if header.get("fortran_order") else "C").astype(dtype.newbyteorder("="))
 

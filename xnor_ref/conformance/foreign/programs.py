@@ -1,4 +1,4 @@
-"""Programs in any language. docs/conformance-kit.md describes how they are called and what they read and write."""
+"""Programs in any language. docs/conformance-kit.md describes their calls and files."""
 
 import os
 import shlex
@@ -30,8 +30,8 @@ from xnor_ref.conformance.foreign.calls import (
 )
 from xnor_ref.errors import InputError
 
-DONE = b"done"  # the line that a program which is kept running says after each answer
-_FILL = {"MALLOC_PERTURB_": "165"}  # glibc fills memory that it hands out, so that what nobody wrote shows
+DONE = b"done"  # the line that a program kept running prints after each answer
+_FILL = {"MALLOC_PERTURB_": "165"}  # glibc fills new memory, so that unwritten values show
 
 
 class Program(Elsewhere):
@@ -43,13 +43,11 @@ class Program(Elsewhere):
         except (ValueError, TypeError) as error:
             raise InputError(f"program: the command {command!r} cannot be read: {error}") from None
         if not words or "\0" in "".join(words):
-            raise InputError(f"program: a command is needed, got {command!r}")
+            raise InputError(f"program: command must not be empty, got {command!r}")
         super().__init__(f"the program {shlex.join(words)}", timeout)
         found = shutil.which(os.path.expanduser(words[0]))
         if found is None:
-            raise InputError(
-                f"program: {words[0]!r} is no file that can be executed, and no program of that name is found"
-            )
+            raise InputError(f"program: {words[0]!r} is not an executable file, and no program of this name is found")
         self._words, self._keep = [os.path.abspath(found), *words[1:]], keep
         self._running: list[subprocess.Popen] = []  # at most one
         self._folders: list[str] = []  # at most one
@@ -85,21 +83,21 @@ class Program(Elsewhere):
 
     def _read(self, answer: Path) -> np.ndarray:
         if not answer.is_file():
-            answer = answer.with_name("response.npy.npz")  # np.savez makes this of the name
+            answer = answer.with_name("response.npy.npz")  # np.savez appends .npz to the name
         if not answer.is_file():
-            raise Crashed(f"{self.what} wrote no answer to the file that it was given{tail(self._said)}")
+            raise Crashed(f"{self.what} wrote no answer to its response file{tail(self._said)}")
         try:
             return npz.one_array(answer)
         except InputError as error:
-            raise Crashed(f"{self.what} wrote an answer that cannot be used: {error}{tail(self._said)}") from None
+            raise Crashed(f"{self.what} wrote an invalid answer: {error}{tail(self._said)}") from None
 
     def _tell(self, line: bytes, deadline: float) -> None:
-        """Hand a request to the program that runs, or is started for it, and wait until it says that it is done."""
+        """Send a request to the running program, or start one, and wait until it reports that it is done."""
         if not self._running:
             self._start([])
         stdin = self._running[0].stdin
         assert stdin is not None
-        with suppress(BrokenPipeError):  # it is gone, which shows below
+        with suppress(BrokenPipeError):  # it has ended, which is detected below
             os.write(stdin.fileno(), line)
         if not self._listen(DONE, deadline):
             self._ended(deadline, early=True)
@@ -122,7 +120,7 @@ class Program(Elsewhere):
         self._pipe = Pipe(process.stdout.fileno())
 
     def _listen(self, line: bytes | None, deadline: float) -> bool:
-        """Whether the program said this line before it ended; for None, wait until it ends."""
+        """Whether the program printed this line before it ended. With None, wait until it ends."""
         while not self._pipe.ended and left(deadline) > 0:
             if wait([self._pipe], min(left(deadline), 0.1)):
                 piece = self._pipe.read()
@@ -132,12 +130,12 @@ class Program(Elsewhere):
                 if line is not None and line in [one.strip() for one in lines]:
                     self._said = b""
                     return True
-            elif self._running[0].poll() is not None:  # what it started holds the pipe
+            elif self._running[0].poll() is not None:  # a process that it started holds the pipe
                 break
         return False
 
     def _ended(self, deadline: float, early: bool = False) -> None:
-        """Wait for the end of the program, and raise Crashed unless it is a good one."""
+        """Wait for the end of the program, and raise Crashed unless it succeeded."""
         try:
             code = self._running[0].wait(max(0.0, left(deadline)))
         except subprocess.TimeoutExpired:
@@ -145,14 +143,14 @@ class Program(Elsewhere):
         finally:
             _stop(self._running)
         if code or early:
-            raise Crashed(f"{self.what} {ending(code)}{' before it said done' if early else ''}{tail(self._said)}")
+            raise Crashed(f"{self.what} {ending(code)}{' before it printed done' if early else ''}{tail(self._said)}")
 
 
 def members(role: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of a request: the arguments of a call by their names, in the role's order, then the keywords.
+    """Return the arrays of a request: a call's arguments by name, in the role's order, then the keywords.
 
-    Arrays stay what they are. Integers, and sequences of them, become int64; `padding` is always (2, 2), with -1 for
-    "same"; other texts become their bytes.
+    Arrays stay unchanged. Integers, and sequences of them, become int64. `padding` is always (2, 2), with -1 for
+    "same". Other texts become their bytes.
     """
     values = dict(zip(ROLES[role].parameters, arguments)) | dict(named)
     return {name: _array(name, value) for name, value in values.items()}
@@ -168,7 +166,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def _stop(running: list[subprocess.Popen]) -> None:
-    """End a program and what it started, and close its pipes."""
+    """Stop a program and the processes that it started, and close its pipes."""
     while running:
         process = running.pop()
         kill_group(process.pid)
@@ -185,17 +183,17 @@ def _leave(running: list[subprocess.Popen], folders: list[str]) -> None:
 
 
 def program(command: str | Sequence[str], keep: bool = False, timeout: float = TIMEOUT) -> Program:
-    """A program in any language, to be checked in the place of a function: `Kit(conv2d=program("./mine"))`.
+    """Make a program in any language checkable like a function: `Kit(conv2d=program("./mine"))`.
 
     Parameters
     ----------
-    command : the program with its arguments, as one text that is split like a shell's, or as a list
-    keep : the program runs on and is given one case after another, for those that take long to start. Otherwise it is
+    command : the program with its arguments, as one text that is split like in a shell, or as a list
+    keep : start the program once and give it one case after another, for programs that start slowly. By default it is
         started for each case.
-    timeout : seconds for one answer
+    timeout : most seconds per answer
 
     Raises
     ------
-    InputError : no such program
+    InputError : there is no such program
     """
     return Program(command, keep, timeout)

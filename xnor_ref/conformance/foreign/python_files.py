@@ -1,4 +1,4 @@
-"""Functions by role name in a Python file, which is run in a worker process and nowhere else."""
+"""Functions named after roles in a Python file, which is run only in a worker process."""
 
 import importlib.util
 import sys
@@ -16,7 +16,7 @@ from xnor_ref.errors import InputError
 def _load(file: Path, shown: str) -> dict[str, Callable[..., Any]]:
     spec = importlib.util.spec_from_file_location("xnor_ref_implementation", file)
     if spec is None or spec.loader is None:
-        raise InputError(f"{shown} is no Python file (.py)")
+        raise InputError(f"{shown} is not a Python file (.py)")
     module = sys.modules["xnor_ref_implementation"] = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.parent))
     try:
@@ -28,20 +28,21 @@ def _load(file: Path, shown: str) -> dict[str, Callable[..., Any]]:
     found = {role: getattr(module, role) for role in ROLES if role != "layer" and hasattr(module, role)}
     bound = {role: f.for_role(role) if hasattr(f, "for_role") else f for role, f in found.items()}
     if not bound:
-        raise InputError(f"{shown} has no function of a role's name; the names are {', '.join(ROLES)}")
+        raise InputError(f"{shown} has no function with the name of a role; the names are {', '.join(ROLES)}")
     if wrong := [role for role, function in bound.items() if not callable(function)]:
-        raise InputError(f"{shown}: {wrong[0]} is {bound[wrong[0]]!r:.80}, which is no function")
+        raise InputError(f"{shown}: {wrong[0]} is {bound[wrong[0]]!r:.80}, which is not a function")
     return bound
 
 
 def python_file(path: str, timeout: float = TIMEOUT) -> Worker:
-    """The functions of a Python file whose names are those of roles: `conv2d`, `linear`, `pack` and so on.
+    """Make checkable the functions of a Python file that are named after roles: `conv2d`, `linear`, `pack` and so on.
 
-    The file is run, in a worker process: only give one whose code you trust. `roles` of the result lists what it has.
+    The file is run in a worker process, so give only a file whose code you trust. The attribute `roles` lists its
+    roles.
 
     Raises
     ------
-    InputError : no such file; it raises, with the line; it has no function of a role's name
+    InputError : the file is missing, raises (the message gives the line), or has no function with the name of a role
     """
     file = Path(path).expanduser().absolute()
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Functions on torch tensors, and torch modules, as functions on NumPy arrays. torch is imported where it is needed."""
+"""Functions on torch tensors, and torch modules, as functions on NumPy arrays. torch is imported only when needed."""
 
 import importlib
 from collections.abc import Callable
@@ -14,11 +14,11 @@ def _torch() -> Any:
     try:
         return importlib.import_module("torch")
     except ImportError:
-        raise InputError("torch is not installed; it comes with: pip install 'xnor_ref[torch]'") from None
+        raise InputError("torch is not installed; install it with: pip install 'xnor_ref[torch]'") from None
 
 
 def _tensor(value: Any) -> Any:
-    """A tensor of the same numbers, in memory of its own."""
+    """Return a tensor with a copy of the numbers."""
     return (
         _torch().from_numpy(np.array(value, value.dtype.newbyteorder("="))) if isinstance(value, np.ndarray) else value
     )
@@ -34,7 +34,7 @@ class TorchFunction:
     def __init__(self, function: Callable[..., Any]):
         _torch()
         if not callable(function):
-            raise InputError(f"torch_function: a function of tensors is needed, got {function!r}")
+            raise InputError(f"torch_function: function must be a function of tensors, got {function!r}")
         self.function = function
 
     def for_role(self, role: str) -> Callable[..., Any]:
@@ -56,14 +56,16 @@ class TorchModule:
     def __init__(self, module: Any, weight: str):
         self.module, self.weight = module, weight
         if not isinstance(module, _torch().nn.Module) and not callable(module):
-            raise InputError(f"torch_module: a module, or what makes one, is needed, got {module!r}")
+            raise InputError(
+                f"torch_module: module must be a module, or a class or function that makes one, got {module!r}"
+            )
 
     def for_role(self, role: str) -> Any:
         if isinstance(self.module, _torch().nn.Module):
             if role != "layer":
                 raise InputError(
-                    "torch_module: a module has sizes of its own, so it can be tested as Kit(layer=...) only; "
-                    f"for {role}, give the class, or a function that makes a module"
+                    "torch_module: a module has fixed sizes, so it can only be tested as Kit(layer=...); "
+                    f"for {role}, give its class, or a function that makes a module"
                 )
             return self._layer(self.module)
         if role not in ("conv2d", "linear"):
@@ -91,13 +93,14 @@ class TorchModule:
         return self._run(self._given(self.module(x.shape[1], len(weight)), weight), x)
 
     def _given(self, module: Any, weight: np.ndarray) -> Any:
-        """The module with this weight, in the module's own dtype, and without a bias."""
+        """Set the module's weight, in the module's own dtype, and its bias to 0."""
         torch = _torch()
         with torch.no_grad():
             held = _found(module, self.weight)
             if tuple(held.shape) != weight.shape:
                 raise InputError(
-                    f"torch_module: {self.weight} has shape {tuple(held.shape)}, the case's is {weight.shape}"
+                    f"torch_module: {self.weight} has shape {tuple(held.shape)}, but the case's weight has "
+                    f"{weight.shape}"
                 )
             if not held.dtype.is_floating_point:
                 weight = np.where(weight < 0, -1, 1)
@@ -112,14 +115,14 @@ class TorchModule:
 
 
 def _found(module: Any, name: str) -> Any:
-    """A parameter or buffer by its dotted name."""
+    """Return a parameter or buffer by its dotted name."""
     try:
         for part in name.split("."):
             module = getattr(module, part)
     except AttributeError:
         raise InputError(f"torch_module: a {type(module).__name__} has no {part!r}; weight= names the tensor") from None
     if not isinstance(module, _torch().Tensor):
-        raise InputError(f"torch_module: {name} is a {type(module).__name__}; a tensor is needed")
+        raise InputError(f"torch_module: {name} is a {type(module).__name__}, but must be a tensor")
     return module
 
 
@@ -128,10 +131,10 @@ def _pair(value: Any) -> Any:
 
 
 def torch_function(function: Callable[..., Any]) -> TorchFunction:
-    """A function on torch tensors, for any role but `layer`.
+    """Make a function on torch tensors checkable, for any role but `layer`.
 
-    It gets tensors in the place of arrays, and returns one. For the role `ste` it is the sign itself: its gradient is
-    taken by autograd.
+    It gets tensors instead of arrays, and returns one. For the role `ste`, give the sign itself: autograd computes its
+    gradient.
 
     Raises
     ------
@@ -141,15 +144,15 @@ def torch_function(function: Callable[..., Any]) -> TorchFunction:
 
 
 def torch_module(module: Any, weight: str = "weight") -> TorchModule:
-    """A torch layer: `Kit(conv2d=torch_module(BinaryConv2d))`, or `Kit(layer=torch_module(layer))` for one layer.
+    """Make a torch layer checkable: `Kit(conv2d=torch_module(BinaryConv2d))`, or `Kit(layer=torch_module(layer))`.
 
     Parameters
     ----------
-    module : for `conv2d`, a class or function that is called as torch.nn.Conv2d is, with (in_channels, out_channels,
-        kernel_size, stride=, padding=), and dilation= and groups= where a case has them; for `linear`, with
-        (in_features, out_features). For each case, a new module gets the case's weight, and its bias is set to 0. For
-        `layer`, a module, which keeps its weight.
-    weight : the dotted name of the weight in the module. If it holds no floats, it gets signs, +1 and -1.
+    module : for `conv2d`, a class or function that is called like torch.nn.Conv2d, with (in_channels, out_channels,
+        kernel_size, stride=, padding=), and dilation= and groups= if a case has them; for `linear`, with (in_features,
+        out_features). For each case a new module gets the case's weight and a bias of 0. For `layer`, a module, which
+        keeps its weight.
+    weight : the dotted name of the weight in the module. If its dtype is not floating-point, it gets signs, +1 and -1.
 
     Raises
     ------

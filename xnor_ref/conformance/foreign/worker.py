@@ -1,8 +1,8 @@
-"""Python functions in a worker process, which a crash ends and nothing else: the next call has a fresh one.
+"""Python functions in a worker process. A crash ends only this process, and the next call starts a new one.
 
-Two processes are forked. The first makes the functions once, forks the second whenever there is none, and tells how it
-ended. The second computes. So a crash costs a fork, and a library that takes seconds to load is loaded once. What a
-library does to its process, such as switching on flush-to-zero, stays there.
+Two processes are forked. The first loads the functions once, forks the second whenever there is none, and reports how
+it ended. The second computes. So a crash costs only a fork, and a library that loads slowly is loaded once. Changes
+that a library makes to its process, such as flush-to-zero, stay there.
 """
 
 import ctypes
@@ -28,39 +28,39 @@ from xnor_ref.conformance.foreign.calls import SAID, TIMEOUT, Elsewhere, Pipe, e
 from xnor_ref.errors import InputError
 
 Functions = Mapping[str, Callable[..., Any]]
-_LINE = 64  # bytes: alignment is kept up to this
-_M_PERTURB, _FILL = -6, 0xA5  # glibc's mallopt: memory is filled when it is handed out and when it is given back
+_LINE = 64  # bytes, the largest alignment that is kept
+_M_PERTURB, _FILL = -6, 0xA5  # glibc's mallopt: memory is filled when allocated and when freed
 
 
 class Failed(Exception):
-    """A function in a worker raised an exception, which this one tells."""
+    """A function in a worker raised an exception. The message holds it."""
 
 
 class Worker(Elsewhere):
-    """Functions by role, computed in a process of their own.
+    """Functions by role, computed in a separate process.
 
     Parameters
     ----------
-    load : makes the functions, in the worker
-    what : names them in messages
-    timeout : seconds for one answer, and for `load`
+    load : makes the functions, in the worker process
+    what : their name in messages
+    timeout : most seconds per answer, and for `load`
     """
 
     def __init__(self, load: Callable[[], Functions], what: str, timeout: float = TIMEOUT):
         super().__init__(what, timeout)
         if not hasattr(os, "fork"):
-            raise InputError(f"{what}: this system cannot fork, so functions cannot be isolated; make them a program")
+            raise InputError(f"{what}: this system cannot fork, so functions cannot be isolated; use a program instead")
         self._load = load
         self._alive: list[_Process] = []  # at most one
         weakref.finalize(self, _stop, self._alive)
 
     @property
     def roles(self) -> list[str]:
-        """The roles that there are functions for. Raises InputError where loading fails."""
+        """The roles that have functions. Raises InputError if loading fails."""
         return self._process().roles
 
     def loaded(self) -> "Worker":
-        """This worker, with its functions made. Raises InputError where that fails."""
+        """Load the functions and return this worker. Raises InputError if loading fails."""
         self._process()
         return self
 
@@ -117,7 +117,7 @@ class Worker(Elsewhere):
 
 
 class _Process:
-    """The two processes, as the caller sees them."""
+    """The two processes, seen from the caller."""
 
     roles: list[str]
 
@@ -127,7 +127,7 @@ class _Process:
         endings, ended = os.pipe()
         self._said, caller = tempfile.TemporaryFile(), os.getpid()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of threads, of which a fork takes one along
+            warnings.simplefilter("ignore")  # warnings of threads, of which a fork copies only one
             sys.stdout.flush(), sys.stderr.flush()
             self.pid = os.fork()
         if self.pid == 0:
@@ -139,17 +139,17 @@ class _Process:
 
     @property
     def gone(self) -> bool:
-        """Whether there is nobody left who would start the second process again."""
+        """Whether no process is left that could start the second process again."""
         return self._endings.ended
 
     def send(self, request: bytes) -> None:
         if wait([self._endings], 0):
-            self._endings.read()  # it died after it had answered, of nothing that it was asked
-        with suppress(BrokenPipeError):  # it is gone, which `answer` finds
+            self._endings.read()  # it died after its answer, not because of a request
+        with suppress(BrokenPipeError):  # it has ended, which `answer` detects
             _write(self._to, request)
 
     def answer(self, deadline: float) -> dict[str, Any] | None:
-        """What it answers; None where that takes too long. Raises Crashed with the way in which it ended."""
+        """Return its answer, or None on a timeout. Raises Crashed, which says how it ended."""
         data = b""
         while left(deadline) > 0:
             ready = wait([self._answers, self._endings], left(deadline))
@@ -157,16 +157,16 @@ class _Process:
                 data += piece
                 if len(data) >= 8 and len(data) >= 8 + struct.unpack("<Q", data[:8])[0]:
                     return unpacked(data[8:])
-            elif self._endings in ready:  # after all that there was to read
+            elif self._endings in ready:  # after all data was read
                 status = self._endings.read()[:4] or os.waitpid(self.pid, 0)[1].to_bytes(4, "little")
                 code = os.waitstatus_to_exitcode(int.from_bytes(status, "little"))
                 raise Crashed(f"{ending(code)}{tail(self._heard())}")
         return None
 
     def _heard(self) -> bytes:
-        """The last that it printed since the crash before."""
+        """Return its last output since the previous crash."""
         file = self._said.fileno()
-        end = os.lseek(file, 0, os.SEEK_CUR)  # the processes share the place where it goes on
+        end = os.lseek(file, 0, os.SEEK_CUR)  # the processes share the file position
         begin, self._heard_until = max(self._heard_until, end - 8 * SAID), end
         return os.pread(file, end - begin, begin)
 
@@ -194,7 +194,7 @@ def _serve_for_ever(
     said: int,
     others: tuple[int, ...],
 ) -> NoReturn:
-    """The first process; in its loop, the second."""
+    """Run the first process and, in its loop, the second."""
     code = 1
     try:
         os.setsid()
@@ -234,13 +234,13 @@ def _serve_for_ever(
 
 
 def _computed(functions: Functions, request: bytes) -> bytes:
-    """One call; its arguments and result are gone before it is answered, so that a damaged heap shows at its cause."""
+    """Compute one call. Arguments and result are freed before the answer, so that heap damage shows at once."""
     role, arguments, named = unpacked(request)
     before = [argument.tobytes() if isinstance(argument, np.ndarray) else b"" for argument in arguments]
     try:
         result = np.asarray(functions[role](*arguments, **named))
         if result.dtype.kind not in "biuf":
-            raise TypeError(f"the result is {result.dtype}; numbers are needed")
+            raise TypeError(f"the result is {result.dtype}, but must hold numbers")
         changed = [a if kept and a.tobytes() != kept else None for a, kept in zip(arguments, before)]
         return packed({"result": result, "changed": changed})
     except Exception as error:
@@ -254,7 +254,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _read(descriptor: int) -> bytes:
-    """A message. Raises SystemExit where the caller is gone."""
+    """Read a message. Raises SystemExit if the caller has ended."""
 
     def exactly(count: int) -> bytes:
         data = bytearray()
@@ -269,9 +269,11 @@ def _read(descriptor: int) -> bytes:
 
 
 def packed(value: Any, placed: bool = True) -> bytes:
-    """Numbers, texts, arrays, and sequences and dicts of these. Arrays keep their strides, alignment and byte order.
+    """Pack numbers, texts, arrays, and sequences and dicts of these.
 
-    Where they are not `placed`, their alignment is left out, so that equal arrays give the same bytes.
+    Arrays keep their strides, alignment and byte order.
+
+    With `placed` False, alignment is left out, so that equal arrays give equal bytes.
     """
     memory: list[bytes] = []
 
@@ -292,7 +294,7 @@ def packed(value: Any, placed: bool = True) -> bytes:
 
 
 def unpacked(data: bytes) -> Any:
-    """What was packed; lists become tuples."""
+    """Unpack the result of `packed`. Lists become tuples."""
     begin = 8 + struct.unpack("<Q", data[:8])[0]
 
     def made(value: Any) -> Any:
@@ -316,6 +318,6 @@ def unpacked(data: bytes) -> Any:
 
 
 def isolated(functions: Functions, timeout: float = TIMEOUT) -> Worker:
-    """Python functions by role in a worker process."""
+    """Run Python functions by role in a worker process."""
     names = {getattr(function, "__name__", type(function).__name__) for function in functions.values()}
     return Worker(lambda: functions, " and ".join(sorted(names)), timeout)

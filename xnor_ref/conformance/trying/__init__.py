@@ -1,1 +1,1 @@
-"""Draws cases, calls the functions under test, compares, and shows what fails."""
+"""Drawing cases, calling the functions under test, comparing, and showing failures."""

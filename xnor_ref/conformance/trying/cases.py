@@ -1,8 +1,8 @@
-"""Strategies that draw cases inside restrictions. Uniformly drawn sizes and normal data miss the faults that matter.
+"""Strategies that draw cases within restrictions. Uniform sizes and normal data would miss the important faults.
 
-So channels are counts around the borders of words, data are often saturated, and zeros, zeros with a sign and subnormal
-numbers are kinds of their own, lest one be blamed for another. What is drawn are a few choices from lists that begin
-with the simplest, so that Hypothesis shrinks towards that.
+So channel counts lie around word boundaries, and data are often saturated. Zeros, signed zeros and subnormal numbers
+are separate kinds of data, so that one is not blamed for another. Choices come from lists that begin with the simplest
+value, so that Hypothesis shrinks towards it.
 """
 
 from collections.abc import Iterable
@@ -17,14 +17,22 @@ from xnor_ref.conformance.basics.roles import Layer
 from xnor_ref.errors import InputError
 
 Cases = st.SearchStrategy[Case]
-EXTREMES = (("plus", "minus"), ("minus", "plus"), ("plus", "plus"), ("minus", "minus"))  # the largest counts and sums
+EXTREMES = (
+    ("plus", "minus"),
+    ("minus", "plus"),
+    ("plus", "plus"),
+    ("minus", "minus"),
+)  # give the largest counts and sums
 SEEDS = st.integers(0, 2**16)
-MANY = 64 * 130  # products of channels and outputs; more take long and find no more
+MANY = 64 * 130  # most channels times outputs; larger cases are slow and find nothing more
 FIVE = (5, 5)  # with 3,072 channels a dot product has more terms than 16 bits count
 
 
 def kinds(limits: Restrictions, scaled: bool = False) -> tuple[str, ...]:
-    """Kinds of data that the restrictions allow, the simplest first; products of the largest numbers overflow."""
+    """Return the kinds of data that the restrictions allow, simplest first.
+
+    Products of the largest numbers overflow.
+    """
     left_out = {
         *(("extreme",) if scaled else ()),
         *(("zeros",) if limits.zero_free else ()),
@@ -35,7 +43,7 @@ def kinds(limits: Restrictions, scaled: bool = False) -> tuple[str, ...]:
 
 
 def pairs_of_kinds(limits: Restrictions, scaled: bool = False) -> list[tuple[str, str]]:
-    """Kinds of two operands; a sixth of them make the sums extreme, and a fourth of each operand have zeros."""
+    """Return kinds of two operands. A sixth of them give extreme sums, and a quarter of each operand's have zeros."""
     found = kinds(limits, scaled)
     pairs = [(a, b) for a in found for b in found]
     extremes = [pair for pair in EXTREMES for _ in range(len(pairs) // 12)]
@@ -48,12 +56,12 @@ def choice(values: Iterable[Any]) -> st.SearchStrategy:
 
 
 def keywords(limits: Restrictions) -> st.SearchStrategy[dict[str, Any]]:
-    """Further keywords, each with one of its values."""
+    """Return a strategy of further keywords, each with one of its values."""
     return st.fixed_dictionaries({name: choice(values) for name, values in limits.options.items()})
 
 
 def counts(limits: Restrictions) -> list[tuple[int, int, int]]:
-    """(channels, outputs, groups) that go together; each count is there, but not many channels with many outputs."""
+    """Return compatible (channels, outputs, groups). Each count occurs, but not many channels with many outputs."""
     least = min(limits.channel_counts), min(limits.out_channel_counts)
     found = [
         (channels, -(-outputs // groups) * groups if limits.out_channels is None else outputs, groups)
@@ -68,7 +76,7 @@ def counts(limits: Restrictions) -> list[tuple[int, int, int]]:
 
 
 def place(limits: Restrictions, kernel, stride, padding, dilation, extra) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """The size of an image on which the window fits, `extra` pixels above the least; and the window's settings."""
+    """Return the size of the smallest image that holds the window, plus `extra` pixels, and the window's settings."""
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
     same = isinstance(padding, str)
     least = [1 if same else max(1, n - (2 * p if isinstance(p, int) else sum(p))) for n, p in zip(spans, padding)]
@@ -81,7 +89,7 @@ def place(limits: Restrictions, kernel, stride, padding, dilation, extra) -> tup
 
 
 def window_choices(limits: Restrictions) -> tuple[st.SearchStrategy, ...]:
-    """Kernel, (stride, padding), dilation, and pixels above the least."""
+    """Return strategies of kernel, (stride, padding), dilation, and pixels above the smallest image."""
     return (
         choice(limits.kernel_pairs),
         choice(product(limits.stride_pairs, limits.padding_pairs)),
@@ -91,13 +99,13 @@ def window_choices(limits: Restrictions) -> tuple[st.SearchStrategy, ...]:
 
 
 def named(limits: Restrictions, dilation: tuple[int, int], groups: int) -> dict[str, Any]:
-    """The keywords for dilation and groups, of a function that takes them."""
+    """Return the keywords for dilation and groups, if the function takes them."""
     given: dict[str, Any] = {} if limits.dilations is None else {"dilation": dilation}
     return given if limits.groups is None else given | {"groups": groups}
 
 
 def conv2d(limits: Restrictions, scaled: bool = False) -> Cases:
-    """Convolutions of small images."""
+    """Draw convolutions of small images."""
     small = min(limits.kernel_pairs, key=lambda k: k[0] * k[1])
 
     def make(drawn: tuple) -> Case:
@@ -122,7 +130,7 @@ def conv2d(limits: Restrictions, scaled: bool = False) -> Cases:
 
 
 def longest_conv2d(limits: Restrictions, scaled: bool = False) -> Cases:
-    """As many terms as a sum may have: by default 3072 * 5 * 5, more than 16 bits hold."""
+    """Draw convolutions with the longest sums: by default 3072 * 5 * 5 terms, more than 16 bits can hold."""
     wide = limits.kernels is None and limits.largest_dot >= 25
     kernel = FIVE if wide else max(limits.kernel_pairs, key=lambda k: k[0] * k[1])
     channels = long_lengths(limits, limits.largest_dot // (kernel[0] * kernel[1]))[0]
@@ -146,14 +154,14 @@ def longest_conv2d(limits: Restrictions, scaled: bool = False) -> Cases:
 
 
 def longest_kinds(limits: Restrictions, scaled: bool = False) -> tuple[tuple[str, str], ...]:
-    """Kinds of two long operands: few cases in all, so that Hypothesis tries each of them."""
+    """Return kinds of two long operands. There are few, so that Hypothesis tries each of them."""
     if limits.signs_only:
         return (*EXTREMES, ("signs", "signs"))
     return (*EXTREMES, ("tenths", "tenths") if scaled else ("normal", "normal"))
 
 
 def long_lengths(limits: Restrictions, top: int | None = None) -> tuple[int, ...]:
-    """The two largest channel counts that the restrictions allow, up to `top`."""
+    """Return the two largest channel counts that the restrictions allow, up to `top`."""
     top = limits.largest_dot if top is None else top
     fitting = (n for n in range(top, max(0, top - 4096), -1) if limits.takes_channels(n))
     return tuple(islice(fitting, 2)) or (max(limits.channel_counts),)
@@ -180,7 +188,7 @@ def linear(limits: Restrictions, scaled: bool = False, longest: bool = False) ->
 
 
 def rows(role: str, limits: Restrictions, zero_free: bool = False) -> Cases:
-    """Rows to pack, or to pack and unpack."""
+    """Draw rows to pack, or to pack and unpack."""
 
     def make(drawn: tuple) -> Case:
         n, kind, batch, memory, seed = drawn
@@ -204,7 +212,7 @@ def dots(limits: Restrictions, longest: bool = False) -> Cases:
 
 
 def weights(role: str, limits: Restrictions, longest: bool = False) -> Cases:
-    """Weights of a convolution, alone."""
+    """Draw weights of a convolution without an input."""
     small = min(limits.kernel_pairs, key=lambda k: k[0] * k[1])
 
     def make(drawn: tuple) -> Case:
@@ -251,7 +259,7 @@ def gradients(limits: Restrictions) -> Cases:
 
 
 def layers(limits: Restrictions, layer: Layer, scaled: bool = False) -> Cases:
-    """Inputs of a layer that has its own weight."""
+    """Draw inputs of a layer with its own weight."""
     weight = layer.weight
 
     def make(drawn: tuple) -> Case:
@@ -266,7 +274,7 @@ def layers(limits: Restrictions, layer: Layer, scaled: bool = False) -> Cases:
 
 
 def check_not_empty(limits: Restrictions) -> None:
-    """Raise InputError where restrictions leave nothing to draw."""
+    """Raise InputError if the restrictions leave no case to draw."""
     for name in ("channel_counts", "out_channel_counts", "kernel_pairs", "stride_pairs", "padding_pairs", "batches"):
         if not getattr(limits, name):
             raise InputError(f"Kit: the restrictions leave no {name.replace('_', ' ')}")

@@ -1,4 +1,4 @@
-"""Finds out by elimination which conventions hold, from a few calls on arrays on which all of them differ."""
+"""Detecting conventions by elimination, from a few calls on arrays for which all conventions differ."""
 
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -12,16 +12,16 @@ from xnor_ref.conformance.basics.restrictions import Restrictions
 from xnor_ref.conformance.basics.roles import ROLES, Late
 from xnor_ref.conformance.trying.subject import Subject
 
-CALLING = ("layout", "transposed")  # conventions of the call: once it fits in one way, no other is tried
-WORDS = ("word_size", "bit_order", "polarity")  # conventions of words that the kit makes
-CLOSE = 0.6  # the share of right numbers from which a convention that is not followed throughout is still believed
+CALLING = ("layout", "transposed")  # conventions of the call: once one value fits, no other is tried
+WORDS = ("word_size", "bit_order", "polarity")  # conventions of words made by the kit
+CLOSE = 0.6  # least share of right numbers for a convention to be accepted although some are wrong
 
 
 def diagnose(subject: Subject, role: str, limits: Restrictions, start: Conventions) -> tuple[Conventions, dict]:
-    """The conventions of a role, and those by name that could be told.
+    """Return the conventions of a role, and those by name that could be detected.
 
-    `start` holds what cannot be told. One group of conventions after another is found by calls on which they differ;
-    combinations that no call tells apart are carried on, and at the end left in `subject.rivals`.
+    `start` holds the conventions that cannot be detected. Groups of conventions are determined one after the other, by
+    calls on which they differ. Combinations that no call distinguishes are kept, and end in `subject.rivals`.
     """
     alive = [start]
     shown: set[str] = set()
@@ -64,7 +64,7 @@ def _values(name: str, role: str, subject: Subject) -> tuple[Any, ...]:
 def _eliminate(
     subject: Subject, probes: list[Case], candidates: Iterable[Conventions]
 ) -> tuple[list[Conventions], bool]:
-    """Those that agree with all probes, or else the one that agrees most; and whether there was one."""
+    """Return the conventions that agree with all probes, or the one that agrees best; and whether any agreed."""
     results: dict[tuple, list[np.ndarray | None]] = {}
     tried: list[Conventions] = []
     survivors: list[Conventions] = []
@@ -84,7 +84,7 @@ def _eliminate(
     subject.unexplained.setdefault(probes[0].role, []).extend(probes)
 
     def agreement(by: Conventions) -> tuple[int, float]:
-        """Probes that are right throughout, and the share of right numbers of all."""
+        """Return the number of fully right probes, and the share of right numbers in all."""
         got = results[tuple(getattr(by, name) for name in asked)]
         shares = [_agreement(subject, *one, by) for one in zip(probes, arguments, got)]
         return shares.count(1.0), sum(shares) / len(shares)
@@ -102,17 +102,17 @@ def _try(subject: Subject, probe: Case, by: Conventions) -> np.ndarray | None:
     except Late:
         subject.slow.add(probe.role)  # one wait is enough
         return None
-    except Exception:  # a function that raises follows no convention here; its property says how it fails
+    except Exception:  # a function that raises shows no convention here; its property reports the failure
         return None
 
 
 def _agreement(subject: Subject, probe: Case, made: dict, got: np.ndarray | None, by: Conventions) -> float:
-    """The share of numbers of a result that are right."""
+    """Return the share of right numbers in a result."""
     if got is None:
         return 0.0
     try:
         want = subject.want(probe, by, made)
-    except ValueError:  # the arrays do not fit together in this way
+    except ValueError:  # the arrays do not match under this convention
         return 0.0
     if subject.compare(probe, got, want, by) is None:
         return 1.0
@@ -125,7 +125,7 @@ def _agreement(subject: Subject, probe: Case, made: dict, got: np.ndarray | None
 def _borders(
     subject: Subject, role: str, limits: Restrictions, alive: list[Conventions], asked: tuple[int, ...]
 ) -> tuple[list[Conventions], bool]:
-    """What surrounds an image, for each value that may be asked for; and whether that could be told."""
+    """Return the padding value for each requested value, and whether it could be detected."""
     before = alive
     found: dict[int, int] = {}
     for value in asked:

@@ -1,4 +1,4 @@
-"""The properties of each role; `properties` lists those of what a kit was given."""
+"""The properties of each role. `properties` lists those of a kit's functions."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from xnor_ref.conformance.trying.subject import Subject
 
 
 class Broken(AssertionError):
-    """A property does not hold; not to be taken for an assertion of the code under test."""
+    """A property fails. It differs from an AssertionError of the code under test."""
 
 
 def demand(holds: bool, message: str) -> None:
@@ -23,21 +23,21 @@ def demand(holds: bool, message: str) -> None:
 
 
 def is_as_defined(subject: Subject, case: Case) -> None:
-    """The result is that of the float64 definition, under the conventions that hold or are demanded."""
+    """The result equals the float64 definition, under the detected or demanded conventions."""
     by = subject.by[case.role]
     arguments = case.arguments()
     got = subject.call(case, by, arguments=case.arguments())
     wrong = subject.compare(case, got, subject.want(case, by, arguments), by)
     for rival in list(subject.rivals.get(case.role, ())) if wrong else ():
         if subject.compare(case, got, subject.want(case, rival, arguments), rival) is None:
-            subject.by[case.role] = rival  # nothing had told them apart before
+            subject.by[case.role] = rival  # nothing distinguished them before
             subject.rivals[case.role].remove(rival)
             return
     demand(wrong is None, str(wrong))
 
 
 def repeats(subject: Subject, case: Case) -> None:
-    """The same call gives the same result, also after another one; and no call changes an earlier result."""
+    """The same call gives the same result, also after another call, and no call changes an earlier result."""
     by = subject.by[case.role]
     first = subject.call(case, by)
     kept = first.copy()
@@ -55,7 +55,7 @@ def _other(data: Data) -> Data:
 
 
 def images_are_independent(subject: Subject, case: Case) -> None:
-    """A batch gives what its images give alone."""
+    """A batch gives the results of its single images."""
     by = subject.by[case.role]
     together = subject.call(case, by)
     arguments = case.arguments()
@@ -88,7 +88,7 @@ def _first(got: np.ndarray, want: np.ndarray) -> str:
 
 
 def strategy(role: str, limits: Restrictions, subject: Subject, scaled: bool) -> st.SearchStrategy[Case]:
-    """Cases of a role inside of the restrictions."""
+    """Return a strategy of a role's cases within the restrictions."""
     return {
         "conv2d": lambda: cases.conv2d(limits, scaled),
         "linear": lambda: cases.linear(limits, scaled),
@@ -114,7 +114,7 @@ BATCHES = ("conv2d", "linear", "scale_map", "layer")
 
 
 def properties(subject: Subject, limits: Restrictions, roles: list[str]) -> tuple[Property, ...]:
-    """Those of every role that the subject has a function for; shares are of the examples asked for."""
+    """Return the properties of every role with a function. Shares refer to the requested number of examples."""
     found = []
     for role in roles:
         by = subject.by[role]

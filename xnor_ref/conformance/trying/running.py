@@ -1,4 +1,4 @@
-"""Runs properties under Hypothesis, outside any test framework."""
+"""Running properties under Hypothesis, without a test framework."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,16 +22,16 @@ class Property:
     name: str
     cases: st.SearchStrategy | Sequence[Any]  # a sequence is tried whole
     check: Callable[[Any, Any], None]
-    share: float = 1.0  # of the examples asked for; less where one example is expensive
-    role: str = ""  # of the conformance kit
+    share: float = 1.0  # of the requested examples; smaller for slow properties
+    role: str = ""  # role in the conformance kit
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one property."""
+    """The outcome of one property."""
 
-    examples: int  # actually tried; those tried while shrinking a failure count too
-    error: Exception | None = None  # what went wrong on the smallest case found
+    examples: int  # number of cases tried, including those tried while shrinking
+    error: Exception | None = None  # the error on the smallest failing case
     case: Any = None  # that case
     flaky: bool = False  # it failed in one call and passed in another
 
@@ -44,10 +44,10 @@ def try_property(
     shrink: bool = True,
     suspects: Sequence[Any] = (),
 ) -> Outcome:
-    """Try one property on up to `examples` cases; with a seed the same cases each time.
+    """Try one property on up to `examples` cases. With a seed, the cases are the same each time.
 
     With `shrink`, a failing case is replaced by the smallest one that Hypothesis can find. `suspects` are cases to try
-    where none of these fails.
+    if none of these fails.
     """
     if isinstance(prop.cases, Sequence):
         return _try_all(prop, subject, prop.cases)
@@ -69,7 +69,7 @@ def try_property(
     def test(case: Any) -> None:
         nonlocal tried, failed
         if failed is not None and isinstance(failed[0], Late) and case != failed[1]:
-            return  # smaller ones would take as long
+            return  # smaller cases would take as long
         tried += 1
         try:
             prop.check(subject, case)
@@ -90,7 +90,7 @@ def try_property(
 
 
 def _try_all(prop: Property, subject: Any, cases: Sequence[Any]) -> Outcome:
-    """Try the property on all these cases; of several that fail, the first counts."""
+    """Try the property on all these cases. The first failing case counts."""
     failed = []
     for case in cases:
         try:
@@ -102,7 +102,7 @@ def _try_all(prop: Property, subject: Any, cases: Sequence[Any]) -> Outcome:
 
 @contextmanager
 def no_traces() -> Iterator[None]:
-    """Have Hypothesis keep nothing, which it would do in the current folder."""
+    """Context manager: stop Hypothesis from writing to the current folder."""
     with tempfile.TemporaryDirectory(prefix="xnor_ref-verify-") as folder:
         set_hypothesis_home_dir(folder)
         try:

@@ -1,4 +1,4 @@
-"""A counterexample made as simple as it can be, and shown: as numbers to paste, as a program, and drawn as bits."""
+"""Simplifying a counterexample, and showing it as numbers to paste, as a program, and as a drawing of bits."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,14 +9,14 @@ import numpy as np
 from xnor_ref.conformance.basics.arrays import VALUES, Case, Given
 from xnor_ref.conformance.basics.restrictions import Restrictions
 
-FEW = 64  # elements that are written out, and made simpler one by one
-PLANES = 6  # that are drawn of an array
+FEW = 64  # most elements that are written out and simplified one by one
+PLANES = 6  # most planes drawn of an array
 
 
 def simpler(case: Case, limits: Restrictions, fails: Callable[[Case], bool]) -> Case:
-    """The same case with one image and one filter, if it then fails too, and with as many elements as possible 1.
+    """Return the case with one image, one filter and as many elements of 1 as possible, if it still fails.
 
-    Hypothesis has made shapes and kinds small before.
+    Hypothesis has already reduced shapes and kinds.
     """
 
     def keep(changed: Case) -> bool:
@@ -49,7 +49,7 @@ def _with(case: Case, name: str, values: np.ndarray) -> Case:
 
 
 def is_simplest(case: Case, limits: Restrictions) -> bool:
-    """Whether nothing simpler can be drawn: ones alone, the fewest channels, the first stride and padding."""
+    """Whether nothing simpler can be drawn: only ones, the fewest channels, the first stride and padding."""
     first = {"stride": limits.stride_pairs[0], "padding": limits.padding_pairs[0]}
     arrays = [recipe.array() for recipe in case.data.values()]
     return (
@@ -60,13 +60,13 @@ def is_simplest(case: Case, limits: Restrictions) -> bool:
 
 
 def number(value: Any) -> str:
-    """A number as short as it can be written."""
+    """Return a number in its shortest form."""
     text = str(np.asarray(value)[()])
     return text.removesuffix(".0") if text != "-0.0" else text
 
 
 def array_text(values: np.ndarray) -> str:
-    """An expression of an array; float32 is written without its name's prefix being lost."""
+    """Return an expression for an array, with the prefix of the dtype's name."""
     nested = str([number(v) for v in values.ravel()]).replace("'", "")
     kind = f"np.{values.dtype.name}"
     if values.ndim == 0:
@@ -75,7 +75,7 @@ def array_text(values: np.ndarray) -> str:
 
 
 def recipe_text(recipe: Any) -> str:
-    """An expression that makes the array of a recipe; written out if it is small."""
+    """Return an expression for the array of a recipe, written out if it is small."""
     values = np.ascontiguousarray(recipe.array())
     if values.size <= FEW or isinstance(recipe, Given):
         return array_text(values.astype(values.dtype.newbyteorder("=")))
@@ -91,13 +91,13 @@ def recipe_text(recipe: Any) -> str:
 
 
 def numbers(case: Case) -> str:
-    """The arguments, one a line."""
+    """Return the arguments, one per line."""
     lines = [f"{name} = {recipe_text(recipe)}" for name, recipe in case.data.items()]
     return "\n".join([*lines, *(f"{name} = {value!r}" for name, value in (case.settings | case.keywords).items())])
 
 
 def snippet(case: Case, want: np.ndarray | None) -> str:
-    """A program that shows the failure, once the function is imported in its second line."""
+    """Return a program that shows the failure, after the import in its second line is adapted."""
     arguments = list(case.arguments())
     words: dict[str, str] = {}
     if case.role in ("unpack", "dot"):
@@ -119,7 +119,7 @@ def snippet(case: Case, want: np.ndarray | None) -> str:
 
 
 def drawing(case: Case) -> str:
-    """The signs of small arrays: # for +1, . for -1, 0 for a zero; of images, the first planes."""
+    """Draw the signs of small arrays: # for +1, . for -1, 0 for a zero. Of images, the first planes are drawn."""
     parts = []
     for name, recipe in case.data.items():
         values = np.asarray(recipe.array(), np.float32)

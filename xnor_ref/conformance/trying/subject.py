@@ -1,4 +1,4 @@
-"""An implementation under test: calls its functions as they want to be called, and compares what they give."""
+"""The implementation under test: calls of its functions by its conventions, and comparison of the results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +17,21 @@ BACK = {"NHWC": (0, 3, 1, 2)}
 
 
 class Mode:
-    """Keeps the kit's arithmetic usual, and that of foreign code as it set it."""
+    """Keeps the kit's floating-point mode at the default, and the mode of foreign code as that code set it."""
 
     def __init__(self) -> None:
-        self.foreign: Any = None  # how foreign code computes, if not as usual
+        self.foreign: Any = None  # the mode of foreign code, if not the default
         self.notes: list[str] = []
 
     def look(self, when: str) -> None:
-        """Notice what foreign code set the processor to, and compute as usual again."""
+        """Record the mode that foreign code set, and restore the default."""
         if steady.is_usual():
             self.foreign = None
             return
         if not self.notes:
             self.notes.append(
-                f"the processor was set to flush subnormal numbers to zero, or to round in another way, {when}: "
-                "foreign code goes on with that setting, the kit computes without it"
+                f"the processor was set to flush subnormal numbers to zero, or to another rounding mode, {when}: "
+                "foreign code continues with this mode, and the kit computes without it"
             )
         self.foreign = steady.setting()
         steady.settle()
@@ -51,10 +51,10 @@ class Subject:
     def __init__(self, functions: dict[str, Callable], layer: Layer | None = None) -> None:
         self.functions, self.layer, self.mode = functions, layer, Mode()
         self.by: dict[str, Conventions] = {}
-        self.rivals: dict[str, list[Conventions]] = {}  # other conventions that nothing has told apart yet
-        self.summation: dict[str, int] = {}  # the loosest class of sums that was seen, by role
-        self.unexplained: dict[str, list[Case]] = {}  # by role, on which no known convention holds
-        self.slow: set[str] = set()  # roles that gave no answer in time
+        self.rivals: dict[str, list[Conventions]] = {}  # other conventions that nothing has distinguished yet
+        self.summation: dict[str, int] = {}  # the loosest class of sums detected, by role
+        self.unexplained: dict[str, list[Case]] = {}  # by role: cases for which no known convention holds
+        self.slow: set[str] = set()  # roles that did not answer in time
 
     @property
     def own_layer(self) -> Layer:
@@ -64,7 +64,7 @@ class Subject:
     # --- calls
 
     def call(self, case: Case, by: Conventions, arguments: dict[str, Any] | None = None) -> np.ndarray:
-        """What the function gives; x and weights are laid out as it wants them, and its result is laid out back."""
+        """Call the function. x and weights are converted to its layout, and its result is converted back."""
         made: dict[str, Any] = case.arguments() if arguments is None else dict(arguments)
         back: tuple[int, ...] | None = None
         if case.role in ("unpack", "dot"):
@@ -85,7 +85,7 @@ class Subject:
         return got.transpose(back) if back and got.ndim == 4 else got
 
     def words(self, x: np.ndarray, by: Conventions) -> np.ndarray:
-        """Words of rows (or of one row), by the implementation's own `pack` where it has one."""
+        """Return words of rows (or of one row), packed by the implementation's own `pack` if it has one."""
         rows = x.reshape(-1, x.shape[-1])
         if "pack" in self.functions:
             made = np.asarray(self.mode.call("pack", self.functions["pack"], [rows.copy()], {}))
@@ -106,14 +106,14 @@ class Subject:
         return definitions.DEFINITIONS[case.role](by, **{k: v for k, v in made.items() if k != "n"}, **case.keywords)
 
     def compare(self, case: Case, got: np.ndarray, want: Want, by: Conventions) -> str | None:
-        """What is wrong with a result, or None. Remembers how sums were rounded, and what tails held."""
+        """Return what is wrong with a result, or None. Records how sums were rounded, and what tails held."""
         if case.role == "pack":
             read = self._read(got, want.value.shape, by)
             if isinstance(read, str):
                 return read
             got, tail = read
             if by.tail != "any" and by.tail in (0, 1) and (tail != by.tail).any():
-                return f"pack: bits behind the {want.value.shape[1]} of a row are set to {1 - int(by.tail)}"
+                return f"pack: bits after the {want.value.shape[1]} of a row are set to {1 - int(by.tail)}"
         if case.role == "dot" and got.size == 1:
             got = got.reshape(())
         if case.role == "alpha" and got.size == want.value.size:
@@ -127,7 +127,7 @@ class Subject:
 
     @np.errstate(invalid="ignore", over="ignore")
     def agree(self, case: Case, a: np.ndarray, b: np.ndarray, part: slice = slice(None)) -> bool:
-        """Whether two results of a case, or of a part of its batch, are the same but for the rounding of floats."""
+        """Whether two results of a case, or of part of its batch, agree up to rounding of floats."""
         if a.shape != b.shape or np.array_equal(a, b, equal_nan="f" == a.dtype.kind == b.dtype.kind):
             return a.shape == b.shape
         by = self.by[case.role]
@@ -138,7 +138,7 @@ class Subject:
         return allowed.size == a.size and bool((np.abs(np.subtract(a, b)).reshape(allowed.shape) <= allowed).all())
 
     def _read(self, words: np.ndarray, shape: tuple[int, ...], by: Conventions) -> Any:
-        """Signs and tail bits of what `pack` gave, or what is wrong with it."""
+        """Return signs and tail bits of the words of `pack`, or what is wrong with them."""
         if words.dtype.kind not in "iu":
             return f"pack: dtype {words.dtype}, should be an integer type"
         size = 8 * words.dtype.itemsize
@@ -153,7 +153,7 @@ class Subject:
 
 @np.errstate(invalid="ignore", over="ignore")
 def differ(what: str, got: np.ndarray, want: Want, summation: str) -> tuple[str | None, int]:
-    """What is wrong with a result, or None; and which class of sums it is within."""
+    """Return what is wrong with a result, or None; and its class of sums."""
     if got.dtype.kind not in "biuf":
         return f"{what}: dtype {got.dtype}, should hold numbers", 0
     if got.shape != want.value.shape:
@@ -161,7 +161,7 @@ def differ(what: str, got: np.ndarray, want: Want, summation: str) -> tuple[str 
     values = got.astype(np.float64)
     off = np.where(np.isnan(want.value), 0.0, np.abs(values - want.value))
     if want.terms is None:
-        wrong, seen = off != 0, 0  # NaN is wrong, too
+        wrong, seen = off != 0, 0  # NaN is wrong too
     else:
         u = _u(got.dtype)
         for seen, name in enumerate(SUMMATIONS):  # noqa: B007 - it is returned
@@ -184,5 +184,5 @@ def differ(what: str, got: np.ndarray, want: Want, summation: str) -> tuple[str 
 
 
 def _u(dtype: np.dtype) -> float:
-    """Half the distance of numbers around 1: of float32, or of a coarser dtype."""
+    """Return half the spacing of numbers around 1, for float32 or a coarser dtype."""
     return max(U, float(np.finfo(dtype).eps) / 2) if dtype.kind == "f" else U

@@ -136,11 +136,11 @@ def read(
     else:
         normalised = {"mean": 0.0, "std": 1.0} | {key: said[key] for key in said if key != "classes"} | given
         if not given and "mean" not in said:
-            notes.append("the file does not say how images are normalised; pixel/255 is assumed (mean 0, std 1)")
+            notes.append("the file does not say how images are normalised: pixel/255 is assumed (mean 0, std 1)")
     if rows and input_shape is None:
         notes.append(f"rows of {int(np.prod(shape))} numbers are taken as images {shape}")
     if last.after:
-        notes.append(f"{', '.join(last.after)} at the end is left out, so the outputs are logits")
+        notes.append(f"{', '.join(last.after)} at the end is left out: the outputs are logits")
     if len(graph.outputs) > 1:
         notes.append(f"of {len(graph.outputs)} outputs, {graph.outputs[0].name!r} is used")
     description = Description(
