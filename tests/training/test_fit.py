@@ -276,7 +276,8 @@ def test_the_signature_and_its_help_are_those_of_train():
     options = {option.name: option for option in command.params}
     parameters = inspect.signature(fit).parameters
     assert set(SETTINGS) == (set(options) | {"config_file"}) - {
-        *("dataset", "model", "tiny_imagenet", "download", "config_file", "resume", "out", "quiet", "as_json", "help")
+        *("dataset", "model", "tiny_imagenet", "download", "config_file", "resume", "out", "quiet", "as_json", "help"),
+        *("recipe", "distributed", "rank_timeout"),
     }
     assert list(parameters)[:3] == ["network", "train", "validation"] and set(SETTINGS) < set(parameters)
     for name, field in SETTINGS.items():

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ pytestmark = [
     ),
 ]
 JOB = ("train", "--train-size", "64", "--val-size", "150", "--batch-size", "16", "--epochs", "2", "--lr", "0.01")
-SMALL = (*JOB, "--model-option", "width=16", "--checkpoint-every", "0", "--quiet")
+OPTIONS = ("--model-option", "width=16", "--checkpoint-every", "0", "--plugin", "faults.py", "--distributed")
+SMALL = (*JOB, *OPTIONS, "--quiet")
 FAULTS = """
 import os, time
 from xnor_ref.training.fitting.trainer import Trainer
@@ -70,22 +72,31 @@ def started(start, *arguments, cwd, **environment):
     return done.returncode, done.stdout
 
 
-def test_any_number_of_ranks_writes_the_same_bytes(tmp_path):
-    for count in (1, 2):
-        code, out = on_ranks(count, *SMALL, "--distributed", "--out", f"run-{count}", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The results of a run on 2 ranks, in a folder with the plugin that it names."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "faults.py").write_text(FAULTS)
+    code, out = on_ranks(2, *SMALL, "--out", "run", cwd=folder)
+    assert code == 0, out
+    return result_bytes(folder / "run")
+
+
+def test_any_number_of_ranks_and_hosts_writes_the_same_bytes(tmp_path, whole):
+    (tmp_path / "faults.py").write_text(FAULTS)
+    code, out = on_ranks(1, *SMALL, "--out", "run-1", cwd=tmp_path)
+    assert code == 0, out
+    assert result_bytes(tmp_path / "run-1") == whole
+    with suppress(Unavailable), two_hosts("1gbit") as (start, words):  # it takes root and network namespaces
+        assert words == "1gbit"
+        code, out = started([*start, "-n", "2"], *SMALL, "--out", "run-hosts", cwd=tmp_path)
         assert code == 0, out
-    assert result_bytes(tmp_path / "run-1") == result_bytes(tmp_path / "run-2")
-    try:
-        with two_hosts("1gbit") as (start, words):
-            assert words == "1gbit"
-            code, out = started([*start, "-n", "2"], *SMALL, "--distributed", "--out", "run-hosts", cwd=tmp_path)
-            assert code == 0, out
-        assert result_bytes(tmp_path / "run-1") == result_bytes(tmp_path / "run-hosts")
-    except Unavailable:
-        pass  # not root, or no network namespaces
-    code, out = on_ranks(2, *SMALL, "--out", "alone", cwd=tmp_path)
-    assert code == 2 and "add --distributed" in out
-    code, out = on_ranks(2, *SMALL, "--distributed", "--batch-size", "15", cwd=tmp_path)
+        assert result_bytes(tmp_path / "run-hosts") == whole
+
+
+def test_what_all_ranks_refuse_is_said_once(tmp_path):
+    (tmp_path / "faults.py").write_text(FAULTS)
+    code, out = on_ranks(2, *SMALL, "--batch-size", "15", cwd=tmp_path)
     assert code == 2 and out.count("a batch of 15 images cannot be cut into 2 shards") == 1
 
 
@@ -98,9 +109,9 @@ def test_any_number_of_ranks_writes_the_same_bytes(tmp_path):
         ("nan", NonFiniteError.exit_code, r"rank \d on {host}: error: step 6: .*NaN"),
     ],
 )
-def test_a_rank_that_is_lost_ends_the_job_and_it_goes_on(tmp_path, fault, code, words):
+def test_a_rank_that_is_lost_ends_the_job_and_it_goes_on(tmp_path, whole, fault, code, words):
     (tmp_path / "faults.py").write_text(FAULTS)
-    job = (*SMALL, "--plugin", "faults.py", "--distributed", "--rank-timeout", "4", "--out", "run", "--resume", "auto")
+    job = (*SMALL, "--rank-timeout", "4", "--out", "run", "--resume", "auto")
     found, out = on_ranks(2, *job, cwd=tmp_path, FAULT=fault)
     assert found == code and re.search(words.format(host=re.escape(socket.gethostname())), out), out
     assert time.time() - float(re.search(r"FAULT (\S+)", out)[1]) < 30
@@ -108,6 +119,4 @@ def test_a_rank_that_is_lost_ends_the_job_and_it_goes_on(tmp_path, fault, code, 
     assert saved.name == "step-000000005.safetensors"
     if fault == "sleep":
         assert on_ranks(1, *job, cwd=tmp_path)[0] == 0
-        whole = [option if option != "run" else "whole" for option in job]
-        assert on_ranks(2, *whole, cwd=tmp_path)[0] == 0
-        assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole")
+        assert result_bytes(tmp_path / "run") == whole
