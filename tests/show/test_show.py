@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.training.training_samples import tiny_config
-from xnor_ref import freeze, models, nn
+from xnor_ref import fit, freeze, models, nn
 from xnor_ref.cli import main
 from xnor_ref.errors import InputError, OutputError
 from xnor_ref.packed import load_packed
@@ -149,6 +149,17 @@ def test_what_is_missing_is_said_and_the_rest_is_there(copy):
     (copy / "metrics.jsonl").unlink()
     text = shown(copy)
     assert "No epoch is finished yet" in text and "What was run" in text
+
+
+def test_a_run_of_a_program(tmp_path):
+    network = models.build("shapes-net", image_size=16, in_channels=3, num_classes=2, width=2)
+    images, labels = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8), np.arange(24) % 2
+    fit(network, (images, labels), (images, labels), epochs=1, batch_size=8, out=tmp_path / "fit")
+    text = shown(tmp_path / "fit")
+    assert "not finished" not in text and "1 of 1 epochs" in text and "A program trained this network" in text
+    assert (
+        text.count("the run was trained on images that a program gave") == 2 and "Filters" in text and "\\x" not in text
+    )
 
 
 def test_a_data_set_that_is_gone(copy):

@@ -57,7 +57,8 @@ def text(value: Any) -> Html:
     """A value as HTML; control characters, which HTML has no place for, are shown escaped."""
     if isinstance(value, Html):
         return value
-    shown = "".join(c if c.isprintable() or c in "\n " else c.encode("unicode_escape").decode() for c in str(value))
+    plain = (c if c.isprintable() or c in "\n\xa0" else c.encode("unicode_escape").decode() for c in str(value))
+    shown = "".join(plain)
     return Html(html.escape(shown))
 
 

@@ -117,7 +117,8 @@ def _find_problems(run: Run) -> None:
     rows = path.read_bytes().count(b"\n") if path.is_file() else 0
     if len(run.lines) < rows:
         run.problems.append(f"{path.name} is damaged: {rows - len(run.lines)} of its {rows} lines cannot be read.")
-    if run.report is None:
+    whole = run.config is None and run.folder.float_path.exists()  # a run of a program has no closing report
+    if run.report is None and not (whole and run.epochs == len(run.lines)):
         done = f"{len(run.lines)} of {run.epochs}" if run.epochs else str(len(run.lines))
         state = "its closing report is missing or not of these networks" if run.epochs == len(run.lines) else "so far"
         run.problems.append(f"This run is not finished: {done} epochs are done; {state}.")
