@@ -78,7 +78,7 @@ def test_a_wrong_answer_is_drawn_with_a_hint(here):
 @pytest.mark.parametrize(
     "name, body, words",
     [
-        ("my_sign", "    return x.reshape(-1)[:1]", "should return an array of shape (8,)"),
+        ("my_sign", "    return x.reshape(-1)[:1]", "an array of shape (1,), should return a number"),
         ("my_sign", "    x[...] = 1\n    return x", "changes its argument x"),
         ("my_sign", "    pass", "is a `return` missing?"),
         ("my_sign", "    return {'x': x}", "of type dict"),
