@@ -50,6 +50,7 @@ SUB_ROOMS = {  # in the same order; "" are the files that lie in the room itself
     "check": ("", "lessons", "basics"),
     "training": ("", "callbacks", "fitting", "distributed", "storing", "settings"),
     "interop": ("loading", "keras", "onnx_in", "pytorch", ""),
+    "datasets": ("imagenet", ""),
 }
 MOST_FILES = 13  # of a folder, without its __init__.py
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -209,7 +210,8 @@ LAZY = {  # files with imports inside of functions, and what they buy
         "training/distributed/gradients.py", "training/storing/environment.py",
     ),
     "Pillow is imported only where a picture is read, drawn or written": (
-        "datasets/images.py", "datasets/shapes.py", "explorer/writing.py", "training/report.py",
+        "datasets/images.py", "datasets/imagenet/photos.py", "datasets/imagenet/stand_in.py", "datasets/shapes.py",
+        "explorer/writing.py", "training/report.py",
     ),
     "torch, onnx, h5py, matplotlib, scikit-learn, pytest and mpi4py are extras": (
         "bench/peers/torch_twin.py", "check/plugin.py", "conformance/suite.py", "interop/keras/files.py",

@@ -102,7 +102,7 @@ def test_inconsistent_data_is_refused(change, message):
 
 
 def test_names_and_augmentation():
-    assert datasets.names() == ("shapes", "tiny-imagenet", "cifar10", "mnist", "fashion-mnist", "folder")
+    assert datasets.names() == ("shapes", "tiny-imagenet", "cifar10", "mnist", "fashion-mnist", "imagenet", "folder")
     for name in datasets.names():
         assert isinstance(datasets.default_augment(name), AugmentSpec)
     assert not datasets.default_augment("mnist").flip
@@ -111,10 +111,10 @@ def test_names_and_augmentation():
 
 
 def test_unknown_name_and_options(tmp_path):
-    with pytest.raises(InputError, match=r"no data set is named 'imagenet'.*shapes, tiny-imagenet"):
-        datasets.load("imagenet", data_dir=tmp_path)
+    with pytest.raises(InputError, match=r"no data set is named 'imagenette'.*shapes, tiny-imagenet"):
+        datasets.load("imagenette", data_dir=tmp_path)
     with pytest.raises(InputError, match="no data set"):
-        datasets.default_augment("imagenet")
+        datasets.default_augment("imagenette")
     with pytest.raises(InputError, match="shapes has no option colour; it takes seed, train_size, val_size"):
         datasets.load("shapes", data_dir=tmp_path, colour=1)
     with pytest.raises(InputError, match="mnist has no option archive; it takes none"):

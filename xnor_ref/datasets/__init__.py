@@ -19,6 +19,7 @@ _DATA_SETS = {  # each one's module, and its usual random crops and flips
     "cifar10": ("cifar", AugmentSpec(None, flip=True)),
     "mnist": ("mnist", AugmentSpec(crop_padding=2)),
     "fashion-mnist": ("mnist", AugmentSpec(crop_padding=2, flip=True)),
+    "imagenet": ("imagenet.load", AugmentSpec(None, flip=True)),
     "folder": ("folder", AugmentSpec(None, flip=True)),
 }
 
@@ -47,7 +48,8 @@ def load(
     download : download the data set if it is missing, if that is possible
     progress : called with (what is being done, done, total)
     **options
-        Options of the data set's own `load`: `seed`, `train_size`, `val_size` for shapes, `image_size` for folder.
+        Options of the data set's own `load`: `seed`, `train_size`, `val_size` for shapes; `image_size` for folder and
+        imagenet; `crop`, `scale_to`, `in_place`, `store_dir` for imagenet.
 
     Raises
     ------
@@ -67,6 +69,15 @@ def load(
         takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
         raise InputError(f"data set {name} has no option {', '.join(unknown)}; {takes}")
     return module.load(name=name, data_dir=Path(data_dir), progress=progress, **wanted)
+
+
+def stand_in(name: str, folder: Path, **options: Any) -> Dataset | None:
+    """A data set as large as the one of this name, of images without meaning that lie in `folder`; to measure time.
+
+    None where there is none; `options` are those of `load`.
+    """
+    make = getattr(importlib.import_module(f"xnor_ref.datasets.{_found(name)[0]}"), "stand_in", None)
+    return make(folder, **options) if make else None
 
 
 def default_augment(name: str) -> AugmentSpec:

@@ -1,13 +1,15 @@
 """Data sets: images, labels, class names, pixel statistics for normalising, and a digest."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.errors import DatasetError
+from xnor_ref.errors import DatasetError, InputError
 from xnor_ref.storage import canonical_json, sha256_bytes
 
 Images = NDArray[np.uint8]
@@ -19,15 +21,51 @@ class DatasetWarning(UserWarning):
     """A warning about a data set that does not stop the work."""
 
 
+class LazyImages(ABC):
+    """Images that are decoded when they are asked for, in place of the array uint8 (N, H, W, C) that they stand for."""
+
+    shape: tuple[int, int, int, int]
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, key: Any) -> Images:
+        """Pixels, as validation takes them: of one image (H, W, C), of a slice or an index array (k, H, W, C)."""
+
+    @abstractmethod
+    def subset(self, chosen: NDArray[np.int64]) -> "LazyImages":
+        """Some of the images, in that order, undecoded."""
+
+    @abstractmethod
+    def random_crops(self, indices: NDArray[np.int64], seed: int, epoch: int) -> Images:
+        """Pixels, as training takes them (B, H, W, C): drawn for each image from (seed, epoch, its index) alone."""
+
+    @abstractmethod
+    def sha256(self) -> str:
+        """Of what the images are decoded from, as it is now."""
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise InputError(f"{len(self):,} images are not all decoded at once; take a part of them, such as images[:100]")
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images with their labels."""
 
-    images: Images  # uint8 (N, H, W, C), raw pixels, C-contiguous; may be a read-only memory map
+    images: Images  # uint8 (N, H, W, C), raw pixels, C-contiguous; may be a read-only memory map, or `LazyImages`
     labels: Labels  # int64 (N,)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def subset(self, chosen: NDArray[np.int64]) -> "Split":
+        """Some of the images, in that order."""
+        if isinstance(self.images, LazyImages):
+            return Split(self.images.subset(chosen), self.labels[chosen])  # type: ignore[arg-type]
+        return Split(np.ascontiguousarray(self.images[chosen]), self.labels[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +158,10 @@ def array_sha256(array: np.ndarray) -> str:
     return hashlib.sha256(little.reshape(-1).view(np.uint8).data).hexdigest()
 
 
+def _sha256_of(images: Images | LazyImages) -> str:
+    return images.sha256() if isinstance(images, LazyImages) else array_sha256(images)
+
+
 def fingerprint(classes: tuple[str, ...], shape: tuple[int, ...], hashes: dict[str, tuple[str, str]]) -> str:
     """Return the SHA-256 that identifies a whole data set of images of `shape` (H, W, C).
 
@@ -149,7 +191,6 @@ def verify(dataset: Dataset) -> None:
 
 def _measure(classes: tuple[str, ...], train: Split, val: Split) -> str:
     hashes = {
-        what: (array_sha256(split.images), array_sha256(split.labels))
-        for what, split in (("train", train), ("val", val))
+        what: (_sha256_of(split.images), array_sha256(split.labels)) for what, split in (("train", train), ("val", val))
     }
     return fingerprint(classes, train.images.shape[1:], hashes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xnor_ref.datasets.base import Dataset
+from xnor_ref.datasets.base import Dataset, LazyImages
 from xnor_ref.errors import InputError, InputTypeError, check_integer
 from xnor_ref.kernels.basics.rungs import without_kernels
 from xnor_ref.kernels.basics.threads import parallel_chunks
@@ -73,7 +73,7 @@ def table_of(data: Dataset) -> NDArray[np.float32] | None:
 
 
 def make_batch(
-    images: NDArray[np.uint8] | NDArray[np.float32],
+    images: NDArray[np.uint8] | NDArray[np.float32] | LazyImages,
     indices: NDArray[np.int64],
     lut: NDArray[np.float32] | None,
     *,
@@ -88,7 +88,7 @@ def make_batch(
     Parameters
     ----------
     images : ndarray of uint8, (N, H, W, C); C-contiguous (a read-only memory map is allowed); or float32, used
-        unchanged
+        unchanged; or `LazyImages`, which draw crops of their own in place of shifts
     indices : ndarray of int64, (B,); indices of the images, each from 0 to N-1
     lut : ndarray of float32, (256, C); `table_of` the data set; None for float32 images
     seed, epoch : with an image's index, they determine its shift and flip
@@ -106,13 +106,17 @@ def make_batch(
     images, indices = _check_batch(images, indices, lut)
     for name, value in (("seed", seed), ("epoch", epoch)):
         check_integer(f"make_batch: {name}", value, 0, _MAX_COUNTER)
+    drawn = indices
+    if isinstance(images, LazyImages):
+        images = images[indices] if augment is None else images.random_crops(indices, seed, epoch)
+        indices, augment = np.arange(len(indices)), AugmentSpec(0, augment is not None and augment.flip)
     augment = augment or AugmentSpec()
     function = gather_reference
     if _compiled("make_batch", backend) and lut is not None:
         from xnor_ref.datasets.batch_kernel import gather as function
     _, height, width, channels = images.shape
     padding = min(height, width) // 8 if augment.crop_padding is None else augment.crop_padding
-    shift_y, shift_x, flip = _draw(indices, seed, epoch, padding, augment.flip)
+    shift_y, shift_x, flip = _draw(drawn, seed, epoch, padding, augment.flip)
     out = np.empty((len(indices), channels, height, width), np.float32)
     lut = None if lut is None else np.ascontiguousarray(lut)
 
@@ -212,14 +216,19 @@ def _compiled(caller: str, backend: str) -> bool:
 
 def _draw(indices, seed: int, epoch: int, padding: int, flips: bool):
     """Return shifts in [-p, p] (int64) and flips (uint8) of images. They depend only on (seed, epoch, index)."""
-    key = _mix_int(_mix_int(_mix_int(_AUGMENT_TAG) ^ (seed & _MASK64)) ^ (epoch & _MASK64))
-    bits = splitmix64(np.uint64(key) ^ indices.astype(np.uint64))
+    bits = epoch_words(indices, seed, epoch)
     span = np.uint64(2 * padding + 1)
     # 31 random bits times the span, the top taken: within 2**-20 of uniform for any span allowed here.
     shift_y = ((bits & np.uint64(0x7FFFFFFF)) * span >> np.uint64(31)).astype(np.int64) - padding
     shift_x = ((bits >> np.uint64(32) & np.uint64(0x7FFFFFFF)) * span >> np.uint64(31)).astype(np.int64)
     flip = (bits >> np.uint64(63)).astype(np.uint8) if flips else np.zeros(len(indices), np.uint8)
     return shift_y, shift_x - padding, flip
+
+
+def epoch_words(indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.uint64]:
+    """A random word for each image, from (seed, epoch, index) alone: uint64 (B,). `splitmix64` of it is another."""
+    key = _mix_int(_mix_int(_mix_int(_AUGMENT_TAG) ^ (seed & _MASK64)) ^ (epoch & _MASK64))
+    return splitmix64(np.uint64(key) ^ indices.astype(np.uint64))
 
 
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -237,10 +246,11 @@ def _mix_int(value: int) -> int:
 def _check_batch(images, indices, lut):
     wanted = [("images", images, np.float32 if lut is None else np.uint8, 4), ("indices", indices, np.int64, 1)]
     for name, array, dtype, ndim in (*wanted, *([] if lut is None else [("lut", lut, np.float32, 2)])):
-        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
-            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        if not isinstance(array, np.ndarray | LazyImages) or array.dtype != dtype or array.ndim != ndim:
+            got = f"{array.dtype} {array.shape}" if hasattr(array, "dtype") else type(array).__name__
             raise InputTypeError(f"make_batch: {name} must be {np.dtype(dtype)} with {ndim} axes, got {got}")
-    if not images.flags.c_contiguous:
+    lazy = isinstance(images, LazyImages)
+    if not lazy and not images.flags.c_contiguous:
         raise InputError("make_batch: images must be C-contiguous (otherwise the whole data set would be copied)")
     if lut is not None and lut.shape != (256, images.shape[3]):
         raise InputError(f"make_batch: lut has shape {lut.shape}, but images have {images.shape}; lut must be (256, C)")
@@ -248,4 +258,5 @@ def _check_batch(images, indices, lut):
         raise InputError(
             f"make_batch: indices run from {indices.min()} to {indices.max()}, but there are {len(images)} images"
         )
-    return images.view(np.ndarray), np.ascontiguousarray(indices)  # kernels take plain arrays, not memory maps
+    images = images if lazy else images.view(np.ndarray)
+    return images, np.ascontiguousarray(indices)  # kernels take plain arrays, not memory maps

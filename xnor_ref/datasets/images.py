@@ -9,7 +9,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -28,7 +28,7 @@ _BEGINNINGS |= {"TIFF": (b"II*\0", b"MM\0*"), "PPM": ()}  # type: ignore[dict-it
 PHOTO_FORMATS = tuple(_BEGINNINGS)
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 2**30
-_ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION = 0x0112  # EXIF tag
 _SPREAD = {"L;2": 85, "L;4": 17}
 _BITS, _MEANING, _KIND = 258, 262, 339  # TIFF tags: bits of a sample, what they mean, how numbers are written
 
@@ -53,12 +53,12 @@ def decode_jpegs(files: list[tuple[bytes, str]], size: int) -> Images:
 
     def read(position: int) -> bytes:
         data, what = files[position]
-        with _opened(io.BytesIO(data), what, ("JPEG",)) as image:
+        with opened(io.BytesIO(data), what, ("JPEG",)) as image:
             if image.size != (size, size):
                 raise DatasetError(f"{what}: {image.width}x{image.height} pixels instead of {size}x{size}")
             return image.convert("RGB").tobytes()
 
-    return _read_all(read, (len(files), size, size, 3), 32)
+    return decode_all(read, (len(files), size, size, 3), 32)
 
 
 def load_photo(path: Path, image_size: int | Pair, channels: int = 3) -> Images:
@@ -92,10 +92,10 @@ def load_photos(paths: Sequence[Path], image_size: int | Pair, channels: int = 3
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if not 1 <= min(size) <= max(size) <= 4096:
         raise InputError(f"load_photos: image_size must be from 1 to 4096, got {image_size}")
-    return _read_all(lambda position: _read_photo(paths[position], size, channels), (len(paths), *size, channels), 1)
+    return decode_all(lambda position: _read_photo(paths[position], size, channels), (len(paths), *size, channels), 1)
 
 
-def _read_all(read: Callable[[int], bytes], shape: tuple[int, ...], chunk: int) -> Images:
+def decode_all(read: Callable[[int], bytes], shape: tuple[int, ...], chunk: int) -> Images:
     """Return the pixels of all images, read on several threads."""
     out = np.empty(shape, np.uint8)
 
@@ -103,11 +103,17 @@ def _read_all(read: Callable[[int], bytes], shape: tuple[int, ...], chunk: int) 
         for position in range(start, stop):
             out[position] = np.frombuffer(read(position), np.uint8).reshape(shape[1:])
 
-    # Pillow warns of odd metadata, which is not used, and of large images, which are limited here. Python keeps warning
-    # filters per process, so this block encloses the threads.
-    with warnings.catch_warnings(action="ignore"):
+    with without_warnings():
         parallel_chunks(work, len(out), chunk)
     return out
+
+
+def without_warnings() -> AbstractContextManager:
+    """Pillow warns of odd metadata, which is not used, and of large images, which have their limit here.
+
+    Python keeps warning filters per process, so this surrounds the threads and is not used inside them.
+    """
+    return warnings.catch_warnings(action="ignore")
 
 
 def _read_photo(path: Path, size: Pair, channels: int) -> bytes:
@@ -127,10 +133,8 @@ def _read_photo(path: Path, size: Pair, channels: int) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DatasetError(f"{what}: cannot be read: {reason}") from error
-    with _opened(file, what, PHOTO_FORMATS) as image:
-        most, black_is_most = _range(image, what)
-        image.load()
-        plain = _flatten(_upright(image), most, black_is_most)
+    with opened(file, what, PHOTO_FORMATS) as image:
+        plain = plain_pixels(image, what)
         height, width = size
         across = min(plain.width, plain.height * width / height)
         down = min(plain.height, plain.width * height / width)
@@ -142,7 +146,7 @@ def _read_photo(path: Path, size: Pair, channels: int) -> bytes:
 
 
 @contextmanager
-def _opened(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Image.Image"]:
+def opened(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Image.Image"]:
     """Context manager: an image with checked size, not yet decoded. Errors of decoding become DatasetError."""
     from PIL import Image, UnidentifiedImageError
 
@@ -166,11 +170,21 @@ def _opened(file: BinaryIO, what: str, formats: tuple[str, ...]) -> Iterator["Im
         raise DatasetError(f"{what}: {fault}: {str(error) or type(error).__name__}") from error
 
 
+def plain_pixels(image: "Image.Image", what: str) -> "Image.Image":
+    """A photo decoded to 8-bit L or RGB: upright, and laid over white where it is transparent.
+
+    Raises DatasetError where its pixels have no known range.
+    """
+    most, black_is_most = _range(image, what)
+    image.load()
+    return _flatten(_upright(image), most, black_is_most)
+
+
 def _upright(image: "Image.Image") -> "Image.Image":
     from PIL import ImageOps
 
     try:
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        turned = image.getexif().get(ORIENTATION, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # the pixels are intact; with damaged metadata they are not rotated
         return image

@@ -41,7 +41,7 @@ SPLITS = ("train", "val")
 _MAX_MANIFEST_BYTES = 4 * 2**20
 _FILES_TOGETHER = 256  # files decoded at a time
 _ABANDONED_SECONDS = 3600.0  # an unchanged temporary folder of this age has no running writer
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, DatasetError)
 
@@ -119,7 +119,7 @@ def open_or_pack(
         _remove_abandoned(folder, place.name)
         temporary.mkdir()
     except OSError as error:
-        if error.errno in _NOT_WRITABLE:
+        if error.errno in NOT_WRITABLE:
             warnings.warn(
                 f"{folder} cannot be written ({error.strerror}): {name} is kept in memory and prepared again each time",
                 DatasetWarning,

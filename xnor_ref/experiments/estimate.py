@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,16 +25,23 @@ from xnor_ref.training.fitting.trainer import steps_per_epoch
 FEW, SOME = 2, 8  # images of the shorter and, at least, of the longer step
 SECONDS = 0.15  # that the longer step may take, if that is enough for more images
 VALIDATED = 2
+NETWORK = 10e9  # bits a second between machines, where nothing else is said
 _EVALUATIONS_AT_THE_END = 2  # of the float and of the packed network
 
 
 def estimate(
-    plan: Plan, data: Dataset, states: dict[str, State], observer: Observer | None = None
+    plan: Plan,
+    data: Dataset,
+    states: dict[str, State],
+    observer: Observer | None = None,
+    machines: Sequence[int] = (),
+    bits_per_second: float = NETWORK,
 ) -> list[dict[str, Any]]:
     """What each run has left to do: images, epochs, and seconds by a short measurement of its row.
 
     For each its name, label, seed, finished (the folder of a finished run, or None), epochs and images to train on,
-    images_per_second (None for a finished run), seconds, and seconds_so_far (the running sum).
+    images_per_second (None for a finished run), seconds, seconds_so_far (the running sum), and on_machines: for each
+    number of `machines` as fast as this one the seconds by `shared`, over a network of `bits_per_second`.
     """
     observer = observer or Observer()
     runs, left = planned_runs(plan, states), work_left(plan, data, states)
@@ -51,6 +58,8 @@ def estimate(
         evaluated = 0 if state.report else len(data.val) * (epochs + _EVALUATIONS_AT_THE_END)
         seconds = images * step + evaluated * validation
         total += seconds
+        gradients = 4 * sum(p.size for p in network_of(run, data).parameters()) if machines and images else 0
+        batches = images / min(run.config.batch_size, len(data.train))
         lines.append(
             {
                 "name": run.name,
@@ -62,10 +71,20 @@ def estimate(
                 "images_per_second": 1 / step if images and step else None,
                 "seconds": seconds,
                 "seconds_so_far": total,
+                "on_machines": {n: shared(seconds, batches, gradients, n, bits_per_second) for n in machines},
             }
         )
     observer.progress("measuring steps", len(runs), len(runs))
     return lines
+
+
+def shared(seconds: float, steps: float, gradients: int, machines: int, bits_per_second: float = NETWORK) -> float:
+    """Seconds of work that several machines share: computed, not measured.
+
+    Each takes its part of a batch. After a step, gradients of so many bytes are summed around a ring: every machine
+    sends and receives 2 (n - 1)/n of them (Patarasuk and Yuan 2009), and no part of that is hidden behind computing.
+    """
+    return seconds / machines + steps * 2 * (machines - 1) / machines * 8 * gradients / bits_per_second
 
 
 def measure(run: Run, data: Dataset) -> tuple[float, float]:
@@ -112,7 +131,7 @@ def measure(run: Run, data: Dataset) -> tuple[float, float]:
 
 def _some(split: Split, count: int) -> Split:
     chosen = np.arange(count) % len(split)
-    return Split(split.images[chosen], split.labels[chosen])
+    return split.subset(chosen)
 
 
 def _seconds(action: Callable[[], object]) -> float:

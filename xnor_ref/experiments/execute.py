@@ -10,15 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from xnor_ref import datasets
 from xnor_ref.datasets import Dataset
-from xnor_ref.errors import InputError, ModelFileError, NonFiniteError, OutputError
+from xnor_ref.errors import DatasetError, InputError, ModelFileError, NonFiniteError, OutputError
 from xnor_ref.experiments import report
 from xnor_ref.experiments.plan import Plan, Run
 from xnor_ref.models import Network
 from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import steps_per_epoch
-from xnor_ref.training.job import build_network, data_identity, load_data, train_run
+from xnor_ref.training.job import build_network, data_identity, limited, load_data, train_run
 from xnor_ref.training.report import finished_report
 from xnor_ref.training.settings.config import differences
 from xnor_ref.training.storing.runs import RunFolder, is_empty
@@ -33,15 +34,28 @@ class State:
     epochs_done: int
 
 
-def prepare(plan: Plan, download: bool = False, observer: Observer | None = None) -> tuple[Dataset, dict[str, State]]:
+def prepare(
+    plan: Plan, download: bool = False, observer: Observer | None = None, stand_in: Path | None = None
+) -> tuple[Dataset, dict[str, State]]:
     """Load the data and look at what is done of every run, by its name.
+
+    Where the data set is not there, one without meaning may stand in for it, to measure time; its images are written
+    into the folder `stand_in`. Nothing counts as done then.
 
     Raises
     ------
     ModelFileError : a folder of the plan holds a run with other settings or on other data
     DatasetError : the data set is missing or damaged
     """
-    data = load_data(plan.runs[0].config, download, observer)
+    config = plan.runs[0].config
+    try:
+        data = load_data(config, download, observer)
+    except DatasetError as missing:
+        drawn = stand_in and datasets.stand_in(config.dataset, stand_in, **config.options_of("dataset"))
+        if not drawn:
+            raise
+        (observer or Observer()).note(f"{missing}\nIts time is measured with drawn images of its number and sizes.")
+        return limited(config, drawn), {run.name: State(run.folder, None, 0) for run in plan.runs}
     here = data_identity(data)
     for run in chosen_runs(plan):
         _check_same(run, here)

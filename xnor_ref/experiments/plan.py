@@ -15,6 +15,7 @@ from xnor_ref.training.settings.words import words
 
 ROOT = Path("runs") / "reproduce"
 BUDGETS = {"quick": "shapes", "full": "tiny-imagenet"}  # with the data set that each is meant for
+_USUAL = {"imagenet": "full"}  # the budget of a data set that is not "quick" unless another is asked for
 _QUICK = {"shapes": {"train_size": 3000, "val_size": 1200, "epochs": 8}}
 _QUICK_ELSEWHERE = {"limit_train": 6000, "limit_val": 1000, "epochs": 6}
 _SAME = {"alexnet": {"layout": "xnor"}}  # what networks leave to the method, so that rows would differ in it too
@@ -55,7 +56,7 @@ def make_plan(
     experiment: Experiment,
     said: Mapping[str, Any],
     *,
-    budget: str = "quick",
+    budget: str | None = None,
     seeds: int = 1,
     rows: Sequence[str] | None = None,
     root: Path = ROOT,
@@ -65,7 +66,8 @@ def make_plan(
     Parameters
     ----------
     said : config fields for all rows, over those of the budget; `seed` is the first seed
-    budget : one of `BUDGETS`: "quick" takes the usual small network of the data set, "full" the experiment's own
+    budget : one of `BUDGETS`: "quick" takes the usual small network of the data set, "full" the experiment's own. By
+        default quick, but full for imagenet, of which nothing is quick
     seeds : how many runs each row has
     rows : names of the rows to run; by default all
     root : where the folder NAME-DATASET-BUDGET lies or will lie
@@ -74,6 +76,7 @@ def make_plan(
     ------
     InputError : an unknown budget or row, or settings that a row does not take
     """
+    budget = _USUAL.get(said.get("dataset", ""), "quick") if budget is None else budget
     if budget not in BUDGETS:
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}{did_you_mean(budget, BUDGETS)}")
     if not 1 <= seeds <= 1000:

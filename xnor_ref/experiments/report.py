@@ -329,10 +329,12 @@ def _approximation_lines(results: dict[str, Any], heading: str) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """'45 s', '12 min', '3.4 h'."""
+    """'45 s', '12 min', '3.4 h', '25 days'."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 86400:,.0f} days"
 
 
 # --- all experiments in one document ---------------------------------------------------------------------------

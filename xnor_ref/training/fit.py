@@ -54,7 +54,10 @@ OF_LAYERS = (
     "momentum",
     "whole_channels",
 )  # the other settings are in `repr`
-OF_DATA = {"train_size", "val_size", "image_size", "data_dir", "archive"}
+OF_DATA = {
+    *("train_size", "val_size", "image_size", "data_dir", "archive"),
+    *("crop", "scale_to", "in_place", "store_dir"),
+}
 
 
 @dataclass(frozen=True)

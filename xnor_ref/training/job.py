@@ -377,7 +377,7 @@ def _part(split: Split, classes: int | None, limit: int | None) -> Split:
         chosen = chosen[np.sort(epoch_order(len(chosen), 0, 0)[:limit])]
     if len(chosen) == len(split):
         return split
-    return Split(np.ascontiguousarray(split.images[chosen]), split.labels[chosen])
+    return split.subset(chosen)
 
 
 def data_identity(data: Dataset, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:

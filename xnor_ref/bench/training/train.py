@@ -74,6 +74,7 @@ def measure_training(
     compiled: bool = True,
     cold: bool = False,
     profiled: bool = False,
+    jpegs: bool = False,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Measure one network against `names`, some of `PRECISIONS`.
@@ -85,6 +86,7 @@ def measure_training(
     compiled : whether torch.compile is tried, which takes half a minute each time
     cold : whether the start with nothing compiled is measured too
     profiled : whether `train_profile.profile` is asked for too
+    jpegs : whether ours decodes each image from a JPEG, see `train_worker.Ours`
     say : told what is being done
 
     Returns
@@ -108,7 +110,7 @@ def measure_training(
     contenders: dict[str, dict[str, Any]] = {}
     best: dict[str, str] = {}
     with ExitStack() as stack:
-        for name, setup in ours(task, backwards, input_scales, weight_scales, plugin).items():
+        for name, setup in ours(task, backwards, input_scales, weight_scales, plugin, jpegs).items():
             say(f"{task.network}: {name}")
             try:
                 with started(setup):  # what is not in the cache is compiled now, in a process of its own
@@ -151,10 +153,11 @@ def ours(
     input_scales: tuple[str, ...] = ("off",),
     weight_scales: tuple[str, ...] = ("alpha",),
     plugin: str | None = None,
+    jpegs: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """What each contender of ours is told to make, by name. Raises InputError if there is none."""
     taken = METHODS[task.method].options
-    setups = {}
+    setups: dict[str, dict[str, Any]] = {}
     for k, alpha, backward in product(input_scales, weight_scales, backwards):
         if backward == "int8" and not METHODS[task.method].on_bits:
             continue
@@ -163,6 +166,8 @@ def ours(
         name = f"ours, {way}" + (", K" if options.get("input_scale") == "plain" else "")
         name += "" if options.get("weight_scale", "alpha") == "alpha" else f", {alpha}"
         setups[name] = {"kind": "ours", "task": vars(task), "backward": backward, "options": options, "plugin": plugin}
+        if jpegs:
+            setups[name]["jpegs"] = True
     if not setups:
         raise InputError(f"backward int8 is for binary layers with binary inputs, which method {task.method} has not")
     return setups

@@ -4,10 +4,12 @@ Ours takes the steps of `Trainer`, from uint8 images that it crops, flips and no
 batch ready-made, in the layout that it computes in, and spends nothing on its input.
 """
 
+import tempfile
 import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from xnor_ref.bench.peers import torch_twin
 from xnor_ref.bench.peers.baselines import import_torch
 from xnor_ref.bench.training import train_profile
 from xnor_ref.datasets import Dataset, Split, batches
+from xnor_ref.datasets.imagenet.stand_in import stand_in
 from xnor_ref.errors import InputError
 from xnor_ref.kernels.basics.threads import check_threads, set_threads
 from xnor_ref.nn import backend
@@ -89,7 +92,10 @@ class Task:
 
 
 class Ours(Trainer):
-    """A trainer of a network of `models.build`, on random images: a few of its own, or the first in a file."""
+    """A trainer of a network of `models.build`, on random images: a few of its own, or the first in a file.
+
+    With `jpegs` it decodes each from a JPEG of 256 pixels on the shorter side, as training on ImageNet does.
+    """
 
     def __init__(
         self,
@@ -99,6 +105,7 @@ class Ours(Trainer):
         path: str | None = None,
         images: int | None = None,
         team: Team | None = None,
+        jpegs: bool = False,
     ):
         set_threads(task.threads)
         keep_freed_memory()
@@ -106,9 +113,14 @@ class Ours(Trainer):
         if backward != "reference":
             said = {"method": task.method, "optimizer": task.optimizer, "backward": backward, **options}
             compile_steps(resolve(said))
-        pixels, labels = _data(4 * task.batch if images is None else images, task, path)
-        train, val = Split(pixels, labels), Split(pixels[:1], labels[:1])
-        data = Dataset("random", tuple(map(str, range(task.classes))), train, val, MEAN, STD, "")
+        count = 4 * task.batch if images is None else images
+        if jpegs:
+            folder = Path(_settings.enter_context(tempfile.TemporaryDirectory(prefix="xnor_ref-bench-")))
+            data = stand_in(folder, image_size=task.size, train=count, val=1, classes=task.classes)
+        else:
+            pixels, labels = _data(count, task, path)
+            train, val = Split(pixels, labels), Split(pixels[:1], labels[:1])
+            data = Dataset("random", tuple(map(str, range(task.classes))), train, val, MEAN, STD, "")
         self.data_seconds = 0.0
         forget_peak()
         self.memory_before = resident()
@@ -261,4 +273,5 @@ def profile(count: int, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    serve({"begin": begin, "steps": steps, "memory": memory, "profile": profile})
+    with _settings:
+        serve({"begin": begin, "steps": steps, "memory": memory, "profile": profile})

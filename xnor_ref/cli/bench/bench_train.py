@@ -32,6 +32,7 @@ from xnor_ref.cli.text import show
     "--input-scale", metavar="NAME,...", help="off, plain or both: without K, with K [off]. Ignored if METHOD has no K."
 )
 @click.option("--weight-scale", metavar="NAME,...", default="alpha", help="Rules for alpha, side by side [alpha].")
+@click.option("--jpegs", is_flag=True, help="Decode our images from JPEGs, as training on ImageNet does.")
 @options.plugin_option(expose_value=True)
 @click.option("--baselines", metavar="NAME,...|none", help="torch, torch-bf16 [both].")
 @click.option("--compile/--no-compile", "compiled", default=True, help="Try torch.compile too, about 30 s each [yes].")

@@ -1,5 +1,6 @@
 """`reproduce`: train the papers' tables and figures."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from xnor_ref.errors import InputError, NonFiniteError
 _FIELDS = (
     *("dataset", "model", "epochs", "batch_size", "lr", "seed", "train_size", "val_size"),
     *("limit_classes", "limit_train", "limit_val", "relu", "input_scale"),
-    *("model_options", "data_dir", "archive", "threads"),
+    *("image_size", "in_place", "model_options", "data_dir", "store_dir", "archive", "threads"),
 )
 
 
@@ -31,17 +32,20 @@ _FIELDS = (
 @click.option("--all", "everything", is_flag=True, help="Every experiment, one after the other.")
 @click.option(
     "--budget",
-    default="quick",
-    show_default=True,
     metavar="[quick|full]",
     help="quick: minutes, a small network on the data set shapes. full: hours per row, the experiment's own network on "
-    "Tiny ImageNet.",
+    "Tiny ImageNet [quick; with --dataset imagenet full].",
 )
 @click.option(
     "--seeds", type=int, default=1, show_default=True, metavar="N", help="Runs of each row, each with its own seed."
 )
 @click.option("--rows", metavar="A,B,...", help="Only these rows.")
 @click.option("--dry-run", is_flag=True, help="Print what is left to do and how long it would take. Trains nothing.")
+@click.option(
+    "--machines",
+    metavar="N,...",
+    help="With --dry-run: compute the time on N machines like this one too, with 10 Gbit/s between them.",
+)
 @click.option("--out", metavar="FOLDER", help="Folder that holds the experiments' folders [runs/reproduce].")
 @click.option(
     "--summary",
@@ -56,10 +60,11 @@ def command(
     name: str | None,
     list_them: bool,
     everything: bool,
-    budget: str,
+    budget: str | None,
     seeds: int,
     rows: str | None,
     dry_run: bool,
+    machines: str | None,
     out: str | None,
     summary: str | None,
     download: bool,
@@ -78,6 +83,9 @@ def command(
 
     if [name is not None, everything, list_them, summary is not None].count(True) != 1:
         raise click.UsageError("give the name of an experiment, or one of --all, --list and --summary")
+    if machines is not None and not dry_run:
+        raise click.UsageError("--machines needs --dry-run; to train on several machines is the work of `train`")
+    counts = _machines(machines)
     if out == "":
         raise click.UsageError("--out needs the name of a folder")
     root = Path(out) if out else plan.ROOT
@@ -95,7 +103,7 @@ def command(
     named = rows.split(",") if rows is not None else None
     plans = [plan.make_plan(e, said, budget=budget, seeds=seeds, rows=named, root=root) for e in experiments]
     with Progress(quiet) as progress:
-        shown = [_estimated(p, download, progress) if dry_run else _run(p, download, progress) for p in plans]
+        shown = [_estimated(p, download, progress, counts) if dry_run else _run(p, download, progress) for p in plans]
     text = _estimate_text if dry_run else _result_text
     together = "\n\n".join(text(p, result) for p, result in zip(plans, shown))
     options.answer(shown if len(experiments) > 1 else shown[0], as_json, lambda _: together)
@@ -130,11 +138,22 @@ def _run(plan: Any, download: bool, progress: Any) -> dict[str, Any]:
     return results
 
 
-def _estimated(plan: Any, download: bool, progress: Any) -> dict[str, Any]:
+def _machines(text: str | None) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(word) for word in text.split(",")) if text is not None else ()
+    except ValueError:
+        counts = (0,)
+    if not all(2 <= count <= 1_000_000 for count in counts):
+        raise InputError(f"machines must be numbers from 2 to 1,000,000 with commas between them, got {text!r}")
+    return counts
+
+
+def _estimated(plan: Any, download: bool, progress: Any, machines: tuple[int, ...]) -> dict[str, Any]:
     from xnor_ref.experiments import estimate, execute
 
-    data, states = execute.prepare(plan, download, progress)
-    runs = estimate.estimate(plan, data, states, progress)
+    with tempfile.TemporaryDirectory(prefix="xnor_ref-") as folder:
+        data, states = execute.prepare(plan, download, progress, stand_in=Path(folder))
+        runs = estimate.estimate(plan, data, states, progress, machines)
     return {"experiment": plan.experiment.name, "folder": str(plan.folder), "runs": runs}
 
 
@@ -147,16 +166,24 @@ def _result_text(plan: Any, results: dict[str, Any]) -> str:
 def _estimate_text(plan: Any, result: dict[str, Any]) -> str:
     from xnor_ref.experiments.report import clock
 
-    rows = [("run", "epochs", "images", "images/s", "time", "sum")]
+    machines = list(result["runs"][0]["on_machines"]) if result["runs"] else []
+    of_machines = [f"{count:,} machines" for count in machines]
+    rows = [("run", "epochs", "images", "images/s", "time", "sum", *of_machines)]
     for run in result["runs"]:
         speed = "-" if run["images_per_second"] is None else f"{run['images_per_second']:.0f}"
         time = "finished" if run["finished"] else clock(run["seconds"])
-        rows.append((run["name"], str(run["epochs"]), f"{run['images']:,}", speed, time, clock(run["seconds_so_far"])))
+        line = (run["name"], str(run["epochs"]), f"{run['images']:,}", speed, time, clock(run["seconds_so_far"]))
+        rows.append((*line, *(clock(run["on_machines"][count]) for count in machines)))
     config = plan.runs[0].config
     return (
         f"{plan.experiment.title}: {config.dataset}, budget {plan.budget}; what is left to do\n\n"
-        f"{options.table(rows, right=range(1, 6))}\n\n"
+        f"{options.table(rows, right=range(1, 6 + len(machines)))}\n\n"
         f"results will be in {result['folder']}; times are estimated from a few steps and include validation"
+        + (
+            "; times on several machines are computed, with 10 Gbit/s between them and nothing hidden"
+            if machines
+            else ""
+        )
     )
 
 

@@ -24,6 +24,7 @@ from xnor_ref.training.settings.fields import has_effect, needs_of
 DATA_DIR_VARIABLE = "XNOR_REF_DATA"
 _BINARY = ("method", "xnor_ref.nn.methods:methods_with")
 _SHAPES = ("dataset", ("shapes",))
+_IMAGENET = ("dataset", ("imagenet",))
 _PARTS = {  # fields that need another field to have an effect
     "weight_decay": ("decay_all", "decay_epochs"),
     "teacher": ("distill_weight", "temperature"),
@@ -277,10 +278,29 @@ class TrainConfig:
     )
     image_size: int | None = _option(
         "int",
-        "Size in pixels to which images of the data set folder are resized.",
+        "Size in pixels of the images of folder and imagenet (default: 64 and 224).",
         low=8,
         high=1024,
-        needs=("dataset", ("folder",)),
+        needs=("dataset", ("folder", "imagenet")),
+    )
+    crop: str | None = _option(
+        "choice",
+        "Training crops of imagenet: random, of the usual size; resized, of random size and shape (default: random).",
+        "xnor_ref.datasets.imagenet.photos:CROPS",
+        needs=_IMAGENET,
+    )
+    scale_to: int | None = _option(
+        "int",
+        "Draw the shorter side of training images of imagenet from 256 to N pixels before the crop.",
+        low=256,
+        high=2048,
+        needs=_IMAGENET,
+    )
+    in_place: bool | None = _option(
+        "bool", "Read the images of imagenet where they lie, without a store of small JPEGs.", needs=_IMAGENET
+    )
+    store_dir: str | None = _option(
+        "text", "Folder for the store of imagenet (default: packed in data_dir).", identity=False, needs=_IMAGENET
     )
     limit_classes: int | None = _option("int", "Use only the first N classes of the data set.", low=2, high=2**40)
     limit_train: int | None = _option("int", "Train on a fixed selection of N images only.", low=1, high=2**40)

@@ -19,7 +19,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"model": "lenet5", "epochs": 15, "batch_size": 100, "lr": 0.002, "augment": False},
     "cifar10": {"model": "vgg-small", "epochs": 60, "batch_size": 100, "lr": 0.001},
     "tiny-imagenet": {"model": "vgg-small", "epochs": 10, "batch_size": 128, "lr": 0.001},
+    "imagenet": {"model": "alexnet", "epochs": 16, "batch_size": 512, "lr": 0.001},
     "folder": {"model": "vgg-small", "epochs": 10, "batch_size": 64, "lr": 0.001},
+}
+# What other networks need on a data set: as the XNOR-Net paper trained them on ImageNet, with its scale augmentation.
+MODEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("imagenet", "resnet18"): {"epochs": 58, "batch_size": 256, "scale_to": 480},
+    ("imagenet", "googlenet"): {"epochs": 80, "batch_size": 128, "scale_to": 320},
 }
 # What a method needs otherwise: `glorot` multiplies the learning rates of these two.
 METHOD_RECIPES: dict[str, dict[str, Any]] = {"binaryconnect": {"lr": 0.002}, "bnn": {"lr": 0.01}}
@@ -39,7 +45,7 @@ BINARY_RECIPES: dict[str, dict[str, Any]] = {
     "shapes": {"relu": True},
     "mnist": {},
     "fashion-mnist": {},
-    **dict.fromkeys(("cifar10", "tiny-imagenet", "folder"), _WITHOUT_K),
+    **dict.fromkeys(("cifar10", "tiny-imagenet", "imagenet", "folder"), _WITHOUT_K),
 }
 
 
@@ -49,7 +55,11 @@ def recipe(dataset: str, method: str = "xnor", said: Mapping[str, Any] | None = 
     A ReLU that does not go with the fields that were `said` is left out: where another activation stands in its place,
     where it would make signs that follow +1, and where it would cut the stream that Bi-Real shortcuts carry.
     """
-    said, settings = said or {}, {**RECIPES[dataset], **METHOD_RECIPES.get(method, {})}
+    said = said or {}
+    of_model = MODEL_RECIPES.get((dataset, said.get("model", "")), {})
+    settings = {**RECIPES[dataset], **of_model, **METHOD_RECIPES.get(method, {})}
+    if said.get("crop") == "resized":
+        settings.pop("scale_to", None)
     if method in METHODS:
         own = said.get("model", settings["model"]) == settings["model"]
         binary = BINARY_RECIPES[dataset] if own else _WITHOUT_K
