@@ -37,7 +37,7 @@ from xnor_ref.training.callbacks.mst import MstPull
 from xnor_ref.training.callbacks.progress import Progress
 from xnor_ref.training.callbacks.projections import Projections
 from xnor_ref.training.callbacks.teacher import Teacher
-from xnor_ref.training.distributed.team import Ranks, Team, usual_shards
+from xnor_ref.training.distributed.team import Ranks, Team, one_first, usual_shards
 from xnor_ref.training.fitting.interrupt import Interrupted
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import Callback, Trainer, steps_per_epoch
@@ -86,13 +86,13 @@ def train_run(
         if ranks is None or config.threads is not None:
             set_threads(config.threads)
         keep_freed_memory()
-        team = make_team(config, ranks)
         if resume is not None and start is None and (report := finished_report(resume)) is not None:
             observer.note("this run is finished; this is its report")
             return report
         compile_steps(config)
         own = resume.data_sha256() if resume else None
-        data = team.one_first(lambda: load_data(config, download, observer, own))
+        data = one_first(ranks, lambda: load_data(config, download, observer, own))
+        team = make_team(config, data, ranks)
         steps = steps_per_epoch(len(data.train), config.batch_size)
         model, about = build_network(config, data), about_training(config, data)
         begun = resume and any(CheckpointFolder(resume.checkpoints_path).candidates())
@@ -186,7 +186,7 @@ def build_trainer(
         validator=validator,
         checkpoints=checkpoints,
         record=lambda line: [write(line) for write in records],  # type: ignore[func-returns-value]
-        team=team or make_team(config),
+        team=team or make_team(config, data),
     )
 
 
@@ -327,12 +327,12 @@ def make_callbacks(config: TrainConfig, model: Any, data: Dataset, steps: int) -
     return callbacks
 
 
-def make_team(config: TrainConfig, ranks: Ranks | None = None) -> Team:
+def make_team(config: TrainConfig, data: Dataset, ranks: Ranks | None = None) -> Team:
     """Who computes the shards of a batch: these processes, or this one alone. Raises InputError."""
     compress = config.compress_gradients
     shards = config.shards
     if shards is None:
-        shards = 1 if ranks is None else usual_shards(ranks.size, config.batch_size, compress)
+        shards = 1 if ranks is None else usual_shards(ranks.size, min(config.batch_size, len(data.train)), compress)
     if config.norm_over == "shard" and shards == 1:
         raise InputError("norm_over (=shard) needs shards, 2 or more")
     return Team(shards, ranks=ranks, apart=config.norm_over == "shard", compress=compress)

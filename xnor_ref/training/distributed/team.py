@@ -244,12 +244,13 @@ class Team:
             if other:
                 raise EquivalenceError(f"{what} of rank {other[0]} and of rank 0 differ: {texts[other[0]]}, {texts[0]}")
 
-    def one_first(self, work: Callable[[], T]) -> T:
-        """Do what fills a cache: rank 0 alone, then the others."""
-        found = work() if self.writes else None
-        if self.ranks.size > 1:
-            self.texts("")
-        return work() if found is None else found
+
+def one_first(ranks: Ranks | None, work: Callable[[], T]) -> T:
+    """Do what fills a cache: rank 0 alone, then the others."""
+    found = work() if ranks is None or ranks.rank == 0 else None
+    if ranks is not None:
+        ranks.gather(np.zeros(1))  # rank 0 has come here
+    return work() if found is None else found
 
 
 def usual_shards(ranks: int, batch_size: int, compress: str | None) -> int:
