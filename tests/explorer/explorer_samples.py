@@ -3,6 +3,7 @@
 import base64
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from xnor_ref.kernels.basics.rungs import has_vectors
 PAGE = REPOSITORY / "docs" / "_static" / "explorer.html"
 SCRIPTS = REPOSITORY / "xnor_ref" / "explorer"
 
+needs_extra = pytest.mark.skipif(find_spec("selenium") is None, reason="needs pip install -e '.[browser]'")
 needs_vectors = pytest.mark.skipif(not has_vectors(), reason="real layers add up in another order without vectors")
 
 

@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from tests.explorer.explorer_samples import PAGE, model_of_the_docs, needs_vectors, program
+from tests.explorer.explorer_samples import PAGE, model_of_the_docs, needs_extra, needs_vectors, program
 from xnor_ref import load_packed
 from xnor_ref.datasets import shapes
 from xnor_ref.datasets.images import load_photo
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, needs_extra]
 PHONE, DESKTOP = 360, 1280
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -21,7 +21,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 @pytest.fixture(scope="module")
 def browser():
     """Chromium with the page of the docs, light, on a desktop's screen."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'xnor_ref[browser]'")
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = program(*CHROMIUM)
     for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):

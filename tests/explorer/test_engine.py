@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.explorer.explorer_samples import SCRIPTS, needs_vectors, program
+from tests.explorer.explorer_samples import SCRIPTS, needs_extra, needs_vectors, program
 from tests.models.test_models import packed_twin, settle
 from tests.packed import packed_samples
 from tests.packed.test_contents import frozen, small
@@ -20,7 +20,7 @@ from xnor_ref.explorer.writing import columns_first
 from xnor_ref.nn.methods import METHODS
 from xnor_ref.packed import PackedNetwork, compressing
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, needs_extra]  # once, beside the tests in a browser
 
 
 def hashed(array) -> str:

@@ -56,7 +56,9 @@ const Drawing = (() => {
     canvas.height = rows * scale;
     const context = canvas.getContext("2d");
     for (let i = 0; i < rows * columns && first + i < data.length; i++) {
-      context.fillStyle = `rgb(${colour(data[first + i], kind, most).map(Math.round).join(" ")})`;
+      context.fillStyle = `rgb(${colour(data[first + i], kind, most)
+        .map(Math.round)
+        .join(" ")})`;
       context.fillRect((i % columns) * scale, Math.floor(i / columns) * scale, scale, scale);
     }
     if (!frame) return;
@@ -102,9 +104,34 @@ const Drawing = (() => {
   }
 
   const table = (head, rows) =>
-    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" },
-      el("table", {}, el("thead", {}, el("tr", {}, head.map((cell) => el("th", { scope: "col" }, cell)))),
-        el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, cell)))))));
+    el(
+      "div",
+      { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" },
+      el(
+        "table",
+        {},
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            head.map((cell) => el("th", { scope: "col" }, cell)),
+          ),
+        ),
+        el(
+          "tbody",
+          {},
+          rows.map((row) =>
+            el(
+              "tr",
+              {},
+              row.map((cell) => el("td", {}, cell)),
+            ),
+          ),
+        ),
+      ),
+    );
 
   return { el, shown, readColours, css, colours, grid, map, pixels, slider, table };
 })();

@@ -6,14 +6,21 @@ const Explain = (() => {
   const { bitLayer, visit, isBit, popcount, isOne, level, gamma, planeSize } = Operations;
   const { fround } = Math;
 
-  const BINARY = "The signs of the input meet the signs of the weights. Two signs multiply to +1 where they are equal, " +
+  const BINARY =
+    "The signs of the input meet the signs of the weights. Two signs multiply to +1 where they are equal, " +
     "so the sum of all products is the number of equal bits less the number of different bits: XNOR, and a count.";
   const WORDS = {
-    conv2d: ["Real convolution", "A window slides over the input. Each output is the sum of the numbers in the window, " +
-      "each multiplied by a weight. These weights are ordinary numbers (32 bits each), not bits."],
+    conv2d: [
+      "Real convolution",
+      "A window slides over the input. Each output is the sum of the numbers in the window, " +
+        "each multiplied by a weight. These weights are ordinary numbers (32 bits each), not bits.",
+    ],
     linear: ["Real linear layer", "Each output is the sum of all inputs, each multiplied by a weight of 32 bits."],
-    affine: ["BatchNorm", "Multiplies each channel by a number and adds another one. Training chose both, so that the " +
-      "values of a channel spread around zero. In a binary network this decides which signs come out."],
+    affine: [
+      "BatchNorm",
+      "Multiplies each channel by a number and adds another one. Training chose both, so that the " +
+        "values of a channel spread around zero. In a binary network this decides which signs come out.",
+    ],
     relu: ["ReLU", "Negative numbers become 0, the others stay."],
     prelu: ["PReLU", "Numbers from 0 up stay; negative ones are multiplied by a slope that was learned."],
     hardtanh: ["Hardtanh", "Numbers are clipped to the range from −1 to 1."],
@@ -24,18 +31,32 @@ const Explain = (() => {
     add: ["Shortcut", "Adds two earlier results. What the one branch has lost, the other still carries."],
     concat: ["Concatenation", "The channels of several earlier results, one after the other."],
     sign: ["Sign", "+1 for numbers from 0 up, −1 for the others."],
-    scale: ["Learned scale", "Multiplies each number by Γ (gamma), which was learned: the scale of XNOR-Net++, in place of " +
-      "α and K."],
+    scale: [
+      "Learned scale",
+      "Multiplies each number by Γ (gamma), which was learned: the scale of XNOR-Net++, in place of " + "α and K.",
+    ],
     binary_conv2d: ["Binary convolution", BINARY],
     binary_linear: ["Binary linear layer", BINARY],
-    kbit_conv2d: ["Convolution of a few bits", "Inputs and weights are small whole numbers, written with a few bits. Each " +
-      "pair of bit planes is multiplied by XNOR and counted; the counts are added with their place values."],
-    kbit_linear: ["Linear layer of a few bits", "Inputs and weights are small whole numbers, written with a few bits. Each " +
-      "pair of bit planes is multiplied by XNOR and counted; the counts are added with their place values."],
-    sign_weight_conv2d: ["Convolution with binary weights", "The weights are bits, the inputs are real. A number is added " +
-      "where the bit is 1, and subtracted where it is 0. Nothing is multiplied."],
-    sign_weight_linear: ["Linear layer with binary weights", "The weights are bits, the inputs are real. A number is added " +
-      "where the bit is 1, and subtracted where it is 0. Nothing is multiplied."],
+    kbit_conv2d: [
+      "Convolution of a few bits",
+      "Inputs and weights are small whole numbers, written with a few bits. Each " +
+        "pair of bit planes is multiplied by XNOR and counted; the counts are added with their place values.",
+    ],
+    kbit_linear: [
+      "Linear layer of a few bits",
+      "Inputs and weights are small whole numbers, written with a few bits. Each " +
+        "pair of bit planes is multiplied by XNOR and counted; the counts are added with their place values.",
+    ],
+    sign_weight_conv2d: [
+      "Convolution with binary weights",
+      "The weights are bits, the inputs are real. A number is added " +
+        "where the bit is 1, and subtracted where it is 0. Nothing is multiplied.",
+    ],
+    sign_weight_linear: [
+      "Linear layer with binary weights",
+      "The weights are bits, the inputs are real. A number is added " +
+        "where the bit is 1, and subtracted where it is 0. Nothing is multiplied.",
+    ],
   };
 
   const GLOSSARY = {
@@ -47,7 +68,8 @@ const Explain = (() => {
     word: "64 bits side by side, written here as 16 hexadecimal digits (4 bits each; the lowest bit is the last).",
     n: "How many bits are compared for one output: channels × height × width of the window.",
     Z: "n − 2 × (bits that differ): the sum of n products of signs, a whole number.",
-    "α (alpha)": "One number for each filter: how large its weights were, on average, before only their signs were kept.",
+    "α (alpha)":
+      "One number for each filter: how large its weights were, on average, before only their signs were kept.",
     A: "For each pixel, the mean of |x| over the channels: how large the inputs were.",
     K: "The mean of A over the window: what the signs of the inputs have lost.",
     Y: "The layer's output, Z × α × K. Each product is rounded to 32 bits.",
@@ -127,16 +149,33 @@ const Explain = (() => {
     let y = fround(z);
     if (alpha) {
       const next = fround(y * alpha.data[at.o]);
-      lines.push(step(`α of filter ${at.o} is `, strong(alpha.data[at.o]), `. Z × α = ${shown(z)} × `,
-        `${shown(alpha.data[at.o])} = `, strong(next), " (rounded to 32 bits)."));
+      lines.push(
+        step(
+          `α of filter ${at.o} is `,
+          strong(alpha.data[at.o]),
+          `. Z × α = ${shown(z)} × `,
+          `${shown(alpha.data[at.o])} = `,
+          strong(next),
+          " (rounded to 32 bits).",
+        ),
+      );
       y = next;
     }
     if (found.K) {
       const group = Math.floor(at.o / (of.filters / of.groups));
       const k = found.K[group * (found.K.length / of.groups) + (i % planeSize(layer.shape))];
       const next = fround(y * k);
-      lines.push(step("K here is ", strong(k), ": ", meanText(layer, found, at, of, group), ` ${shown(y)} × ${shown(k)} = `,
-        strong(next), "."));
+      lines.push(
+        step(
+          "K here is ",
+          strong(k),
+          ": ",
+          meanText(layer, found, at, of, group),
+          ` ${shown(y)} × ${shown(k)} = `,
+          strong(next),
+          ".",
+        ),
+      );
       y = next;
     }
     lines.push(step(el("span", { class: "big" }, `Y = ${shown(y)}`)));
@@ -158,12 +197,23 @@ const Explain = (() => {
     const bits = layer.tensors.threshold
       ? "BatchNorm before this layer is folded into thresholds: an input bit is 1 where x is past its channel's threshold."
       : "An input bit is 1 where x is 0 or more.";
-    const order = meet.of.taps === 1 ? "" : ` Bit i belongs to place i / ${meet.of.channels} and channel i mod ${meet.of.channels}.`;
+    const order =
+      meet.of.taps === 1
+        ? ""
+        : ` Bit i belongs to place i / ${meet.of.channels} and channel i mod ${meet.of.channels}.`;
     return [
-      el("div", { class: "two" },
+      el(
+        "div",
+        { class: "two" },
         el("div", {}, el("p", {}, bits), picture(meet)),
-        el("div", {}, el("p", {}, `The same bits as words of 64, as they stand in the model file.${order}`), wordTable(meet),
-          steps(countSteps(meet), scaleSteps(layer, found, at, meet.of)))),
+        el(
+          "div",
+          {},
+          el("p", {}, `The same bits as words of 64, as they stand in the model file.${order}`),
+          wordTable(meet),
+          steps(countSteps(meet), scaleSteps(layer, found, at, meet.of)),
+        ),
+      ),
     ];
   }
 
@@ -172,11 +222,18 @@ const Explain = (() => {
     const [cell, line, gutter, most] = [12, 42, 34, 72];
     const columns = Math.min(channels, 32);
     const begins = [];
-    for (let tap = 0; tap < taps; tap++)
-      for (let c = 0; c < channels; c += columns) begins.push(tap * channels + c);
+    for (let tap = 0; tap < taps; tap++) for (let c = 0; c < channels; c += columns) begins.push(tap * channels + c);
     const rows = begins.slice(0, most);
-    const canvas = el("canvas", { class: "bits", role: "img", width: gutter + columns * cell, height: rows.length * line });
-    canvas.setAttribute("aria-label", `Bits of input and filter: ${equal} of ${n} are equal. The table has them as words.`);
+    const canvas = el("canvas", {
+      class: "bits",
+      role: "img",
+      width: gutter + columns * cell,
+      height: rows.length * line,
+    });
+    canvas.setAttribute(
+      "aria-label",
+      `Bits of input and filter: ${equal} of ${n} are equal. The table has them as words.`,
+    );
     const context = canvas.getContext("2d");
     context.font = "12px monospace";
     const colour = (bit) => (bit === null ? "void" : bit ? "one" : "zero");
@@ -184,7 +241,8 @@ const Explain = (() => {
       const tap = Math.floor(begin / channels);
       context.fillStyle = Drawing.css("fg");
       const kw = window.columns.taps;
-      if (begin % channels === 0 && taps > 1) context.fillText(`${Math.floor(tap / kw)},${tap % kw}`, 2, row * line + 22);
+      if (begin % channels === 0 && taps > 1)
+        context.fillText(`${Math.floor(tap / kw)},${tap % kw}`, 2, row * line + 22);
       for (let i = begin; i < Math.min(begin + columns, (tap + 1) * channels); i++) {
         const equal = x[i] === null ? "void" : x[i] === w[i] ? "same" : "mid";
         [colour(x[i]), colour(w[i]), equal].forEach((name, part) => {
@@ -202,9 +260,16 @@ const Explain = (() => {
     const key = (name, text) => el("span", {}, el("i", { style: `background:var(--${name})` }), text);
     const beyond = x.includes(null) ? key("void", "beyond the border") : null;
     const more = begins.length > rows.length ? ` The first ${rows.length} of ${begins.length} rows are shown.` : "";
-    const each = taps > 1 ? "Every place of the window (row, column) has three lines" : "There are three lines for every 32 channels";
+    const each =
+      taps > 1
+        ? "Every place of the window (row, column) has three lines"
+        : "There are three lines for every 32 channels";
     return [
-      el("p", { class: "dim" }, `${each}: input bits, filter bits, and where they are equal. Click a bit to flip that of the filter.${more}`),
+      el(
+        "p",
+        { class: "dim" },
+        `${each}: input bits, filter bits, and where they are equal. Click a bit to flip that of the filter.${more}`,
+      ),
       el("p", { class: "legend" }, key("one", "1"), key("zero", "0"), key("same", "equal: XNOR is 1"), beyond),
       el("div", { class: "scroll" }, canvas),
     ];
@@ -223,13 +288,21 @@ const Explain = (() => {
         sum += meet.z * factor;
       }
     return [
-      el("p", {}, "Every bit plane of the input meets every bit plane of the weights. A plane's count is multiplied by its ",
-        ternary ? "place value; two input planes make −1, 0 and 1, so the sum is halved." : "place value, a power of two."),
+      el(
+        "p",
+        {},
+        "Every bit plane of the input meets every bit plane of the weights. A plane's count is multiplied by its ",
+        ternary
+          ? "place value; two input planes make −1, 0 and 1, so the sum is halved."
+          : "place value, a power of two.",
+      ),
       table(["input plane", "weight plane", "n", "differ", "n − 2 × differ", "place value", "product"], rows),
       el("p", {}, "The words of the lowest planes:"),
       wordTable(meet),
-      steps(step(el("span", { class: "big" }, `Z = sum of the products = ${shown(sum)}`)),
-        scaleSteps(layer, found, at, meet.of)),
+      steps(
+        step(el("span", { class: "big" }, `Z = sum of the products = ${shown(sum)}`)),
+        scaleSteps(layer, found, at, meet.of),
+      ),
     ];
   }
 
@@ -252,13 +325,19 @@ const Explain = (() => {
     const { alpha } = layer.tensors;
     const y = found.output.data[indexOf(layer, at)];
     return [
-      el("p", {}, "Each number of the window is added or subtracted, one after the other, as its weight's bit says. Every sum is ",
-        "rounded to 32 bits, so the order matters."),
+      el(
+        "p",
+        {},
+        "Each number of the window is added or subtracted, one after the other, as its weight's bit says. Every sum is ",
+        "rounded to 32 bits, so the order matters.",
+      ),
       table(["place", "channel", "bit", "", "x", "sum so far"], rows.slice(0, 400)),
       rows.length > 400 ? el("p", { class: "dim" }, `The first 400 of ${rows.length} numbers are shown.`) : null,
-      steps(step(el("span", { class: "big" }, `Sum = ${shown(z)}`)),
+      steps(
+        step(el("span", { class: "big" }, `Sum = ${shown(z)}`)),
         alpha && step(`α of filter ${at.o} is `, strong(alpha.data[at.o]), "."),
-        step(el("span", { class: "big" }, `Y = ${shown(y)}`))),
+        step(el("span", { class: "big" }, `Y = ${shown(y)}`)),
+      ),
     ];
   }
 
@@ -281,9 +360,14 @@ const Explain = (() => {
     const largest = [...rows].sort((a, b) => Math.abs(b[4]) - Math.abs(a[4])).slice(0, 12);
     return [
       el("p", {}, `${rows.length} products are added. The largest ones:`),
-      table(["place", "channel", "x", "weight", "x × weight"], largest.map((row) => row.map(shown))),
-      steps(bias && step("The bias (a number that is always added) is ", strong(bias.data[at.o]), "."),
-        step(el("span", { class: "big" }, `Y = ${shown(found.output.data[indexOf(layer, at)])}`))),
+      table(
+        ["place", "channel", "x", "weight", "x × weight"],
+        largest.map((row) => row.map(shown)),
+      ),
+      steps(
+        bias && step("The bias (a number that is always added) is ", strong(bias.data[at.o]), "."),
+        step(el("span", { class: "big" }, `Y = ${shown(found.output.data[indexOf(layer, at)])}`)),
+      ),
     ];
   }
 
@@ -312,10 +396,12 @@ const Explain = (() => {
     const x = found.inputs[0].data[i];
     const scale = t.slope && t.slope.data[t.slope.data.length === 1 ? 0 : at.o];
     const says = {
-      affine: () => `x × scale + shift = ${shown(x)} × ${shown(t.scale.data[at.o])} + ${shown(t.shift.data[at.o])}; the ` +
+      affine: () =>
+        `x × scale + shift = ${shown(x)} × ${shown(t.scale.data[at.o])} + ${shown(t.shift.data[at.o])}; the ` +
         "product is rounded, and then the sum.",
       relu: () => `The larger of x = ${shown(x)} and 0.`,
-      prelu: () => (x >= 0 ? `x = ${shown(x)} is not negative and stays.` : `x × slope = ${shown(x)} × ${shown(scale)}.`),
+      prelu: () =>
+        x >= 0 ? `x = ${shown(x)} is not negative and stays.` : `x × slope = ${shown(x)} × ${shown(scale)}.`,
       hardtanh: () => `x = ${shown(x)}, clipped to the range from −1 to 1.`,
       flatten: () => "The number stays as it is.",
       concat: () => "The number is copied from one of the inputs.",
@@ -327,8 +413,16 @@ const Explain = (() => {
   }
 
   const HOW = {
-    conv2d: real, linear: real, max_pool: pooled, avg_pool: pooled, global_avg_pool: pooled, binary_conv2d: binary,
-    binary_linear: binary, kbit_conv2d: kbit, kbit_linear: kbit, sign_weight_conv2d: signWeights,
+    conv2d: real,
+    linear: real,
+    max_pool: pooled,
+    avg_pool: pooled,
+    global_avg_pool: pooled,
+    binary_conv2d: binary,
+    binary_linear: binary,
+    kbit_conv2d: kbit,
+    kbit_linear: kbit,
+    sign_weight_conv2d: signWeights,
     sign_weight_linear: signWeights,
   };
 
@@ -345,7 +439,8 @@ const Explain = (() => {
     const of = bits && bitLayer(layer);
     const group = of ? Math.floor(o / (of.filters / of.groups)) : 0;
     const list = [];
-    const add = (side, name, text, data, kind, first, shape) => list.push({ side, name, text, data, kind, first, shape });
+    const add = (side, name, text, data, kind, first, shape) =>
+      list.push({ side, name, text, data, kind, first, shape });
     const ofInput = input.shape.length === 3 ? c * planeSize(input.shape) : 0;
     add("input", "X", "the input", input.data, "real", ofInput, input.shape);
     if (layer.op.startsWith("binary")) {
@@ -362,7 +457,16 @@ const Explain = (() => {
       add("output", "K", "mean of A over the window", found.K, "real", group * outputs, size);
     }
     const first = layer.shape.length === 3 ? o * planeSize(layer.shape) : 0;
-    if (found.Z) add("output", "Z", found.words ? "the count: n − 2 × different" : "the sum", found.Z, "real", first, layer.shape);
+    if (found.Z)
+      add(
+        "output",
+        "Z",
+        found.levels ? "the counts, times place values" : found.words ? "the count: n − 2 × different" : "the sum",
+        found.Z,
+        "real",
+        first,
+        layer.shape,
+      );
     add("output", "Y", found.Z ? "the output: Z, scaled" : "the output", found.output.data, "real", first, layer.shape);
     return list;
   }

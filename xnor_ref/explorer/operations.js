@@ -123,7 +123,8 @@ const Operations = (() => {
   const each = (rule) => (layer, x) => {
     const y = value(layer.shape);
     const pixels = planeSize(x.shape);
-    for (let i = 0; i < x.data.length; i++) y.data[i] = rule(x.data[i], Math.floor(i / pixels), layer.tensors, i, layer);
+    for (let i = 0; i < x.data.length; i++)
+      y.data[i] = rule(x.data[i], Math.floor(i / pixels), layer.tensors, i, layer);
     return { output: y };
   };
 
@@ -212,8 +213,7 @@ const Operations = (() => {
     for (let o = 0; o < rows; o++)
       for (let tap = 0; tap < taps; tap++)
         for (let c = 0; c < channels; c++)
-          if (isBit(bits.data, o * row, tap * channels + c))
-            out[(o * taps + tap) * words + (c >>> 5)] |= 1 << (c & 31);
+          if (isBit(bits.data, o * row, tap * channels + c)) out[(o * taps + tap) * words + (c >>> 5)] |= 1 << (c & 31);
     spreadRows.set(bits, out);
     return out;
   }
@@ -244,7 +244,9 @@ const Operations = (() => {
         let inside = 0;
         const beyond = [];
         visit(
-          window, oy, ox,
+          window,
+          oy,
+          ox,
           (tap, pixel) => {
             for (let k = 0; k < words; k++) met[inside * words + k] = x[(group * pixels + pixel) * words + k];
             place[inside++] = tap * words;
@@ -254,12 +256,10 @@ const Operations = (() => {
         for (let o = group * perGroup; o < (group + 1) * perGroup; o++) {
           const first = (plane * filters + o) * taps * words;
           let different = 0;
-          if (inside === taps)
-            for (let k = 0; k < met.length; k++) different += popcount(met[k] ^ weights[first + k]);
+          if (inside === taps) for (let k = 0; k < met.length; k++) different += popcount(met[k] ^ weights[first + k]);
           else
             for (let i = 0; i < inside; i++)
-              for (let k = 0; k < words; k++)
-                different += popcount(met[i * words + k] ^ weights[first + place[i] + k]);
+              for (let k = 0; k < words; k++) different += popcount(met[i * words + k] ^ weights[first + place[i] + k]);
           let sum = inside * channels - 2 * different;
           if (padValue)
             for (const tap of beyond) {
@@ -306,9 +306,7 @@ const Operations = (() => {
   }
 
   const isOne = ({ threshold, flip }) =>
-    threshold
-      ? (x, c) => (flip.data[c] ? x <= threshold.data[c] : x >= threshold.data[c])
-      : (x) => x >= 0;
+    threshold ? (x, c) => (flip.data[c] ? x <= threshold.data[c] : x >= threshold.data[c]) : (x) => x >= 0;
 
   // Y = fl(fl(Z * alpha) * K), and what it was made of.
   function scaled(layer, of, x, z, notes) {
@@ -425,8 +423,13 @@ const Operations = (() => {
     avg_pool: {
       shape: pooled,
       run: (layer, x) =>
-        pool(layer, x, 0, (a, b) => fround(a + b), (sum, inside, taps) =>
-          sum * fround(1 / ((layer.count_include_pad ?? 1) ? taps : inside))),
+        pool(
+          layer,
+          x,
+          0,
+          (a, b) => fround(a + b),
+          (sum, inside, taps) => sum * fround(1 / ((layer.count_include_pad ?? 1) ? taps : inside)),
+        ),
     },
     global_avg_pool: { shape: (layer, x) => [x[0]], run: globalMean },
     flatten: { shape: (layer, x) => [size(x)], run: joined },
@@ -484,7 +487,21 @@ const Operations = (() => {
   }
 
   return {
-    ALL, run, runLayer, normalised, ranked, signsOfRow, bitLayer, windowOf, visit, isBit, popcount, isOne, level, gamma, size,
+    ALL,
+    run,
+    runLayer,
+    normalised,
+    ranked,
+    signsOfRow,
+    bitLayer,
+    windowOf,
+    visit,
+    isBit,
+    popcount,
+    isOne,
+    level,
+    gamma,
+    size,
     planeSize,
   };
 })();

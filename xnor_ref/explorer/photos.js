@@ -38,7 +38,9 @@ const Photos = (() => {
     for (let line = 0; line < lines; line++)
       for (let output = 0; output < weights.length; output++) {
         const { first, whole } = weights[output];
-        let red = half, green = half, blue = half;
+        let red = half,
+          green = half,
+          blue = half;
         for (let i = 0, at = line * along + first * step; i < whole.length; i++, at += step) {
           red += data[at] * whole[i];
           green += data[at + 1] * whole[i];

@@ -30,7 +30,11 @@ const Reader = (() => {
     }
     const tensors = {};
     for (const name of Object.keys(header).sort()) {
-      const { dtype, shape, data_offsets: [begin, end] } = header[name];
+      const {
+        dtype,
+        shape,
+        data_offsets: [begin, end],
+      } = header[name];
       const kind = ARRAYS[dtype];
       need(kind && end - begin === product(shape) * kind.bytes, `tensor ${name} is damaged`);
       const raw = bytes.slice(8 + size + begin, 8 + size + end); // a copy begins where numbers may
