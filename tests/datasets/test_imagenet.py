@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 import tracemalloc
 import zlib
 from functools import cache
@@ -18,6 +19,8 @@ from PIL import Image
 from tests.conftest import REPOSITORY
 from tests.datasets import imagenet_trees as trees
 from xnor_ref import datasets
+from xnor_ref.bench.training.train_worker import Ours, Task
+from xnor_ref.cli import main
 from xnor_ref.datasets import AugmentSpec, DatasetWarning
 from xnor_ref.datasets.batches import make_batch, table_of
 from xnor_ref.datasets.imagenet import load as loading
@@ -367,3 +370,66 @@ def test_memory_does_not_grow_with_the_photos(tmp_path):
     finally:
         tracemalloc.stop()
     assert os.listdir(tmp_path) == ["drawn.jpegs"]
+
+
+# --- training and experiments ----------------------------------------------------------------------------------
+
+
+def test_a_run_from_the_archives_to_the_report(tmp_path, capsys):
+    root, out = trees.archives(tmp_path / "images", photos()), str(tmp_path / "run")
+    options = ["--data-dir", str(root), "--quiet"]
+    said = ["--dataset", "imagenet", "--image-size", "32", "--model", "lenet5", "--epochs", "1", "--batch-size", "8"]
+    assert main(["train", *said, "--limit-train", "24", "--crop", "resized", "--out", out, *options]) == 0
+    assert "disagree: 0 of 20" in capsys.readouterr().out
+    assert main(["evaluate", out, *options]) == 0
+    packed = [f"{out}/model.safetensors", "--limit-val", "7"]
+    assert main(["evaluate", *packed, *options]) == 0
+    assert "on 7 validation images of imagenet" in capsys.readouterr().out
+    assert main(["train", *said, "--data-dir", str(tmp_path / "nowhere")]) == 3
+
+
+def test_what_a_table_costs_is_said_without_the_images(tmp_path, capsys):
+    options = ["--dataset", "imagenet", "--data-dir", str(tmp_path), "--model", "lenet5", "--image-size", "32"]
+    asked = [
+        "reproduce",
+        "table1",
+        *options,
+        "--rows",
+        "xnor",
+        "--dry-run",
+        "--out",
+        str(tmp_path),
+        "--quiet",
+        "--json",
+    ]
+    assert main([*asked, "--machines", "4,1000"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert run["images"] == 16 * (1_281_167 // 512) * 512
+    steps, few, many = run["images"] / 512, run["on_machines"]["4"], run["on_machines"]["1000"]
+    assert run["seconds"] / 4 < few < run["seconds"] / 4 + steps  # of a small network: milliseconds a step
+    assert many - run["seconds"] / 1000 == pytest.approx((few - run["seconds"] / 4) * (2 * 0.999) / 1.5)
+    assert os.listdir(tmp_path) == []
+    for wrong in (["--machines", "1"], ["--machines", "two"]):
+        assert main([*asked, *wrong]) == 2
+
+
+def test_a_bench_decodes_jpegs():
+    task = Task("shapes-net", size=32, classes=10, batch=4, threads=1)
+    trainer = Ours(task, "fp32", {}, jpegs=True)
+    assert isinstance(trainer.data.train.images, loading.Photos) and len(trainer.data.train) == 16
+    images, labels = trainer.batch(0, 0)
+    assert images.shape == (4, 3, 32, 32) and labels.max() < 10 and trainer.data_seconds > 0
+
+
+@pytest.mark.soak
+def test_crops_a_second(tmp_path):
+    """At least 250 a second of processor time, from JPEGs as a store has them."""
+    dataset = datasets.stand_in("imagenet", tmp_path, train=1000, val=1)
+    lut, seconds = table_of(dataset), []
+    for epoch in range(6):
+        start = time.process_time()
+        make_batch(dataset.train.images, np.arange(64), lut, epoch=epoch, augment=AUGMENT, threads=1)
+        seconds.append(time.process_time() - start)
+    rate = 64 / min(seconds)
+    print(f"{rate:.0f} crops of 224 a second and processor")
+    assert rate > 250

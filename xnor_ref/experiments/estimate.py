@@ -125,8 +125,8 @@ def measure(run: Run, data: Dataset) -> tuple[float, float]:
         if some < batch:
             long += (batch - some) * max(long - short, 0.0) / (some - few)
         logits = freeze(model, **job.about_training(config, data)).logits
-        logits(_some(data.val, FEW).images)
-        return long / batch, _seconds(lambda: logits(_some(data.val, VALIDATED).images)) / VALIDATED
+        logits(_some(data.val, FEW).images[:])
+        return long / batch, _seconds(lambda: logits(_some(data.val, VALIDATED).images[:])) / VALIDATED
 
 
 def _some(split: Split, count: int) -> Split:
