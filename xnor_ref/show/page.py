@@ -37,7 +37,7 @@ vertical-align:top}.thumb img{width:100%;border-radius:6px}.thumb{font-size:.8re
 border-left:4px solid var(--c1);background:var(--panel);padding:8px 12px;border-radius:0 8px 8px 0}.bar{display:block;
 height:10px;border-radius:3px;background:var(--c0);min-width:1px}.matrix td,.matrix th{padding:2px 4px;
 text-align:center;border:1px solid var(--rule);font-variant-numeric:tabular-nums;min-width:28px}
-@media(max-width:480px){.matrix{font-size:.7rem}.matrix td{min-width:19px;padding:2px 1px}}.matrix th.side{
+@media(max-width:480px){.matrix{font-size:.7rem}.matrix td,.matrix th{min-width:0;padding:2px 1px}}.matrix th.side{
 text-align:right;white-space:nowrap}.matrix th.top{vertical-align:bottom;padding:4px 1px}.matrix th.top span{
 writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}.keys{display:flex;flex-wrap:wrap;gap:2px 14px;
 font-size:.85rem}.keys i{display:inline-block;width:14px;height:4px;vertical-align:middle;margin-right:5px;
