@@ -99,7 +99,7 @@ def test_files_that_cannot_be_written(tmp_path, monkeypatch):
     check_plot("a.svg")
     with pytest.raises(InputError, match=r"--figures: png needs matplotlib, .* \(pip install 'xnor_ref\[plot\]'\)"):
         check_plot("a.png", "--figures")
-    with pytest.raises(InputError, match=r"ends in svg, png, pdf; got 'a\.gif'"):
+    with pytest.raises(InputError, match=r"ends in one of svg, png, pdf; got 'a\.gif'"):
         save(Chart("", []), "a.gif")
 
 

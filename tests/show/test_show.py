@@ -377,7 +377,7 @@ def test_the_command_writes_where_it_should(cli, run, copy, tmp_path):
 @pytest.mark.parametrize(
     "arguments, code, words",
     [
-        (["nowhere"], 4, "nowhere: no such file or folder"),
+        (["nowhere"], 4, "nowhere: there is no such run, model or photo"),
         (["RUN", "no.png"], 3, "no.png: cannot be read"),
         (["RUN", "RUN/sample.png", "RUN/sample.png"], 2, "one with one PHOTO"),
         (["RUN", "RUN", "RUN/sample.png"], 2, "or several RUNs"),

@@ -64,7 +64,7 @@ def command(
 
     first, *others = map(Path, paths)
     if not first.exists():
-        raise ModelFileError(f"{first}: no such file or folder")
+        raise ModelFileError(f"{first}: there is no such run, model or photo")
     if not (others or explorer) and not options.names_a_network(first):
         first, others = box.best(), [first]
     kinds = {path.is_dir() for path in others}
