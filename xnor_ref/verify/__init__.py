@@ -1,4 +1,4 @@
-"""Exactness checks that run anywhere: on a user's machine, and in the project's tests."""
+"""Exactness checks, for users' machines and for the project's tests."""
 
 from collections.abc import Callable
 
@@ -16,17 +16,17 @@ PROPERTIES: tuple[Property, ...] = (*kernels.PROPERTIES, *trees.PROPERTIES)
 def run(
     examples: int = DEFAULT_EXAMPLES, seed: int | None = None, report: Callable[[str], None] = lambda line: None
 ) -> list[Result]:
-    """Try every property of this installation.
+    """Test every property of this installation.
 
     Parameters
     ----------
-    examples : cases for each property; the main one gets twice as many, expensive ones a tenth, each at least 5
-    seed : the same seed tries the same cases. Default: new cases each time.
-    report : gets lines of text, one for each property as it ends, two more for one that failed
+    examples : cases for each property; the main one gets twice as many, slow ones a tenth, each at least 5
+    seed : the same seed tries the same cases; by default they are new each time
+    report : called with lines of text: one for each finished property, and two more for a failed one
 
     Returns
     -------
     list of Result
-        `name`, `examples` (tried), `passed`, `failure` and `example` (the smallest that fails, or None).
+        `name`, `examples` (tried), `passed`, `failure` and `example` (the smallest failing case, or None).
     """
     return run_all(PROPERTIES, kernels.Implementation(), examples, seed, report)

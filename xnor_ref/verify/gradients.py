@@ -1,9 +1,9 @@
-"""Gradients of layers, as training computes them, against differences in float64.
+"""Gradients of layers, as in training, compared with finite differences in float64.
 
-Each layer of `nn` has a second form here, in float64, which shares no arithmetic with the layer. Where a layer takes a
-sign, the form has the surrogate that the layer states: with d in place of the derivative at x0, it goes on from
-sign(x0) as sign(x0) + d (x - x0). So the differences of the form are what the layer says that its gradient is. At its
-kinks an activation goes on, too, as its gradient says.
+Each layer of `nn` has a second form here, in float64, which shares no arithmetic with the layer. If a layer takes a
+sign, its form uses the layer's surrogate. With d instead of the derivative at x0, the form continues from sign(x0) as
+sign(x0) + d (x - x0). So the differences of the form equal the gradient that the layer declares. At a kink, an
+activation also continues by its gradient.
 """
 
 import copy
@@ -26,29 +26,29 @@ from xnor_ref.nn.layers.real_layers import BatchNorm
 from xnor_ref.nn.module import overrides
 
 F64 = NDArray[np.float64]
-STEP = 1e-6  # half of a difference
+STEP = 1e-6  # half the step of a difference
 FLOOR = (
     1e-3  # of the largest gradient of all: what smaller ones are compared with, such as those that BatchNorm cancels
 )
-PATHS = ("auto", "numba")  # fused and readable
+PATHS = ("auto", "numba")  # the fused and the readable path
 
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What `check_gradients` found.
+    """The result of `check_gradients`.
 
     Attributes
     ----------
     error : float
         The largest difference of two elements, relative to the largest element of their array.
     worst : str
-        Which element that is, such as "weight[3, 0, 1, 2]".
+        The element with this difference, such as "weight[3, 0, 1, 2]".
     elements : int
-        How many were compared.
+        How many elements were compared.
     surrogates : tuple of str
-        Where something stands in for a derivative, and what.
+        The surrogates of derivatives, with their places.
     constant : tuple of str
-        What counts as a constant, though it depends on the input or on a parameter.
+        What counts as a constant although it depends on the input or on a parameter.
     """
 
     error: float
@@ -60,17 +60,17 @@ class GradientReport:
 
 @dataclass
 class At:
-    """What a form knows of the place where its layer is checked."""
+    """The point at which a form's layer is checked."""
 
     layer: Any  # in float32
     name: str
-    weights: F64 | None = None  # W~ of a binary layer, which is varied in place of the latent weights
+    weights: F64 | None = None  # W~ of a binary layer, varied instead of the latent weights
     kept: dict[str, Any] = field(default_factory=dict)
     surrogates: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
 
     def keep(self, key: str, make: Callable[[], Any], constant: str = "", surrogate: str = "") -> Any:
-        """What `make` gives at the first call of the form; with a text about it for the report."""
+        """Return the result of `make` at the form's first call. The texts go into the report."""
         if key not in self.kept:
             self.kept[key] = make()
             for texts, text in ((self.constant, constant), (self.surrogates, surrogate)):
@@ -80,7 +80,7 @@ class At:
     def straight(
         self, x: F64, value: Callable[[F64], Any], derivative: Callable[[F64], Any], equation: str = ""
     ) -> F64:
-        """value(x0) + derivative(x0) (x - x0), where x0 was x at the first call."""
+        """Return value(x0) + derivative(x0) (x - x0), where x0 is x at the first call."""
         x0 = self.keep("x0", x.copy)
         said = f"{equation} in place of the derivative of its signs" if equation else ""
         d = self.keep("d", lambda: derivative(x0), surrogate=said)
@@ -99,29 +99,29 @@ def check_gradients(
     seed: int = 0,
     forms: Mapping[type, Callable[[Any, F64, F64], F64]] | None = None,
 ) -> GradientReport:
-    """Compare a layer's gradients with differences, element by element.
+    """Compare a layer's gradients with finite differences, element by element.
 
-    With f = <D, layer(x)> for one random D, the gradients of f that training computes in float32, on the fused and on
+    Let f = <D, layer(x)> for one random D. The gradients of f that training computes in float32, on the fused and on
     the readable path, are compared with central differences in float64. Straight-through parts are compared with the
-    surrogate that they state. K counts as a constant unless the layer sets `k_grad`.
+    surrogate that the layer declares. K counts as a constant unless the layer sets `k_grad`.
 
     Parameters
     ----------
     layer : Module
-        A layer or a network, in the mode in which it is to be checked; it is not changed. Layers of one's own are also
-        called with Tensors and parameters in float64, and must keep that dtype.
+        A layer or a network, in the mode to check. Not changed. Your own layers are also called with float64 Tensors
+        and parameters, and must keep that dtype.
     x : ndarray
-        Its input, float32 or float64, such as (N, C, H, W). A small one is enough. Layers of one's own must not be at a
+        Its input, float32 or float64, such as (N, C, H, W). A small one is enough. Your own layers must not be at a
         kink.
     tolerance : float
-        Largest difference that passes, relative to the largest element of an array.
+        Largest accepted difference, relative to the largest element of an array.
     elements : int
-        How many elements of an array are compared at most; of binary weights as many whole filters, at least one.
+        Most elements of an array that are compared. Of binary weights whole filters are compared, at least one.
     seed : int
-        Of D, and of which elements are compared.
+        Seed of D and of the choice of elements.
     forms : mapping, optional
-        For classes of one's own that take signs: a function of (layer, x, x0), in float64, that gives the output with a
-        surrogate, which goes on from x0, in place of the signs.
+        For your own classes that take signs: a function of (layer, x, x0), in float64, that returns the output with a
+        surrogate, which continues from x0, instead of the signs.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def check_gradients(
     GradientError
         An element differs by more than `tolerance`; the message names the worst.
     InputTypeError, InputError
-        No layer, no array, a layer that does not keep float64, or one that rounds its gradients (`grad_bits`).
+        `layer` or `x` has a wrong type, or the layer does not keep float64 or rounds its gradients (`grad_bits`).
 
     Examples
     --------
@@ -181,7 +181,7 @@ def check_gradients(
                     f"check_gradients: {name}{list(index)} is {array[index]:.6g} as training computes it"
                     f"{' on the readable path' if path == 'numba' else ''}, {wanted[index]:.6g} by differences in "
                     f"float64: they differ by {far[index]:.2g} of the largest, and {tolerance:g} is allowed"
-                    f"{'; a sign of a value near 0 may have turned' if name == 'output' else ''}"
+                    f"{'; the sign of a value near 0 may have flipped' if name == 'output' else ''}"
                 )
             if far[index] >= error:
                 error, worst = float(far[index]), f"{name}{list(index)}"

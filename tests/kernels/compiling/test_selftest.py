@@ -212,7 +212,7 @@ def test_numba_compiles_other_functions_as_before(sample, monkeypatch, text):
 def test_a_kernel_that_cannot_be_kept_still_computes(sample, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(cache, "folder_of", lambda function: str(tmp_path / "file"))
-    with pytest.warns(RuntimeWarning, match="cannot be kept, and will be compiled again at the next start"):
+    with pytest.warns(RuntimeWarning, match="cannot be cached, so it will be compiled again at the next start"):
         assert sample().answer().tolist() == [0.0, 3.0, 16.0]
 
 
@@ -375,8 +375,8 @@ def test_no_file_of_the_cache_makes_a_wrong_number(damaged, fault, warning):
         assert warnings == []
     else:
         start = rf"RuntimeWarning {re.escape(str(paths[fault]))}: {warning}"
-        what = "kernel is" if fault == "folder" else "file is dropped and the kernel"
-        assert re.fullmatch(f"{start}.*; the {what} compiled anew", warnings[0], re.DOTALL)
+        what = "kernel is" if fault == "folder" else "file is removed and the kernel"
+        assert re.fullmatch(f"{start}.*; the {what} compiled again", warnings[0], re.DOTALL)
         assert len(warnings) == (2 if fault == "folder" else 1)  # a folder in its place stays, and nothing can be kept
 
 

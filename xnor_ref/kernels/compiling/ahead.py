@@ -1,8 +1,8 @@
-"""Compiling on a second processor what will be needed soon.
+"""Compiling kernels in a second process before they are needed.
 
-Numba compiles one kernel at a time, whatever the number of threads, so `start` has another process do it. That one
-goes through the list from its end while this process works its way from the beginning, and `cache.KernelFile.reserved`
-keeps the two from compiling the same kernel; where they meet, all is done.
+Numba compiles one kernel at a time, at any number of threads, so `start` lets another process compile. That process
+goes through the list from its end, while this process needs kernels from the beginning. `cache.KernelFile.reserved`
+keeps the two from compiling the same kernel. Where they meet, everything is compiled.
 """
 
 import importlib
@@ -19,14 +19,14 @@ from xnor_ref.kernels.basics.threads import get_threads
 from xnor_ref.kernels.compiling.cache import KernelFile
 from xnor_ref.kernels.compiling.jit import Kernel
 
-WORTH = 3  # kernels that are missing
+WORTH = 3  # least number of missing kernels
 
 
 def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
-    """Have another process compile kernels, "module:name", the last one first; whether one was started.
+    """Start another process that compiles kernels, "module:name", last one first. Return whether it was started.
 
-    Then it compiles those that are needed `later`, in their order. Nothing happens on a single processor, or where most
-    of `names` are in the cache, nothing is compiled, or nothing can be kept.
+    Then it compiles the kernels of `later`, in their order. Nothing is started on a single processor, if most of
+    `names` are cached, if the compiler is disabled, or if the cache cannot be written.
     """
     if MISSING or not sys.executable or get_threads() < 2 or sum(not _is_kept(name) for name in names) < WORTH:
         return False
@@ -37,17 +37,18 @@ def start(names: Sequence[str], later: Sequence[str] = ()) -> bool:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    except OSError:  # no room for another process: then this one compiles
+    except OSError:  # no process available: this one compiles
         return False
-    with suppress(RuntimeError):  # no more threads: then it is reaped when this process ends
+    with suppress(RuntimeError):  # no thread available: the child is reaped when this process ends
         threading.Thread(target=process.wait, name="xnor_ref-ahead", daemon=True).start()
     return True
 
 
 def interpreter(code: str, *arguments: str) -> list[str]:
-    """The command of another Python that runs `code`, and imports from where this one does.
+    """Return the command of another Python that runs `code` with this process's import paths.
 
-    Nothing comes from the current folder, which anyone's files may lie in: `python -c` alone would look there first.
+    Nothing is imported from the current folder, which may hold untrusted files. `python -c` alone would look there
+    first.
     """
     root = str(Path(__file__).resolve().parents[3])
     paths = [path or root for path in sys.path]
@@ -55,7 +56,7 @@ def interpreter(code: str, *arguments: str) -> list[str]:
 
 
 def prepare() -> None:
-    """Load or compile the kernels that the command line names, while the process that asked for them is there."""
+    """Load or compile the kernels on the command line, as long as the parent process exists."""
     asked = os.getppid()
     for name in sys.argv[1:]:
         if os.getppid() != asked:

@@ -1,15 +1,15 @@
-"""Where compiled kernels are kept between runs: one file for each kernel, processor and set of compiler options.
+"""The cache of compiled kernels: one file for each kernel, processor and set of compiler options.
 
-Numba's own cache can hand out wrong code without a word. It looks at the kernel's own source file alone, not at what
-is inlined from others; options like NUMBA_BOUNDSCHECK are no part of its key; index and data are two files, which
-processes on machines of two kinds can mix up; and what is read is run, damaged or not. Here a file carries a stamp of
-all that its code depends on, and a digest. With another stamp it is compiled anew and replaced; with a wrong digest
-too, and a warning is given. Files are written in one step, so that any number of processes may start at once, and a
-kernel is reserved while it is compiled (a lock on FILE.lock), so that they do not all compile the same.
+Numba's own cache can silently return wrong code. It checks only the kernel's own source file, not code inlined from
+other files. Options like NUMBA_BOUNDSCHECK are not part of its key. Index and data are two files, which processes on
+different machines can mix up. Damaged files are executed. Here, a file holds a stamp of everything that its code
+depends on, and a digest. With another stamp, the kernel is compiled again and replaced. With a wrong digest too, after
+a warning. Files are written in one step, so any number of processes may start at once. A kernel is reserved while it is
+compiled (a lock on FILE.lock), so that processes do not all compile the same kernel.
 
-Whoever can write into the folder can make us run their code. It is that of NUMBA_CACHE_DIR, `__pycache__` beside the
-source, or the user's cache. Where these cannot be written, or the home is none or another's, it is one in the system's
-temporary folder that belongs to this user alone.
+Whoever can write to the folder can make us run their code. The folder is that of NUMBA_CACHE_DIR, `__pycache__` beside
+the source, or the user's cache. If these cannot be written, or there is no home folder of this user, it is a folder in
+the system's temporary folder that belongs to this user alone.
 """
 
 import contextlib
@@ -37,21 +37,23 @@ from xnor_ref.storage import write_atomically
 
 try:
     import fcntl
-except ImportError:  # not on this operating system: then every process compiles
+except ImportError:  # not available on this operating system: every process compiles
     fcntl = None  # type: ignore[assignment]
 
-_OPTIONS = (  # of Numba, beside the processor's name and features: what changes the machine code
+_OPTIONS = (  # options of Numba, besides the processor's name and features, that change the machine code
     "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DEBUG_NRT", "LLVM_REFPRUNE_FLAGS", "LLVM_REFPRUNE_PASS", "LOOP_VECTORIZE",
     "NRT_STATS", "OPT", "SLP_VECTORIZE", "USING_SVML",
 )  # fmt: skip
 _SIZE = 32  # bytes of a SHA-256
-_PATIENCE = 60.0  # seconds to wait for another process that compiles
+_PATIENCE = 60.0  # seconds to wait for another process's compilation
 
 
 class KernelFile:
-    """The file of a `jit.Kernel`: what Numba serialised, then the stamp, then a digest of both."""
+    """The file of a `jit.Kernel`: Numba's serialised code, the stamp, and a digest of both."""
 
-    path: str | None = None  # None: not kept, since nothing can be written, or it shows nowhere when it changes
+    path: str | None = (
+        None  # None: not cached, because nothing can be written, or because changes of the kernel cannot be detected
+    )
     made_of: bytes | None = None
     found = False  # whether code was loaded from it
 
@@ -72,7 +74,7 @@ class KernelFile:
         self._stamp = _sha256(_compilers(), repr((name, key)).encode(), self.made_of)
 
     def load_into(self, dispatcher: Any) -> bool:
-        """Give Numba's dispatcher the compiled kernel; False where there is none that can be used."""
+        """Load the compiled kernel into Numba's dispatcher. Return False if there is no usable one."""
         if self.path is None:
             return False
         try:
@@ -81,7 +83,7 @@ class KernelFile:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            _warn(f"{self.path}: it cannot be read: {error.strerror or error}; the kernel is compiled anew")
+            _warn(f"{self.path}: it cannot be read: {error.strerror or error}; the kernel is compiled again")
             return False
         if _sha256(data[:-_SIZE]) != data[-_SIZE:]:
             return self.drop("it is damaged")
@@ -89,13 +91,13 @@ class KernelFile:
             return False
         self.found = True
         try:
-            private.add_serialized(dispatcher, data)  # does not look at what follows
+            private.add_serialized(dispatcher, data)  # ignores the bytes after it
         except Exception as error:
             return self.drop(f"Numba cannot load it: {error!r}")
         return True
 
     def is_kept(self) -> bool:
-        """Whether the file is there and up to date; a damaged one is told when it is loaded."""
+        """Whether the file exists and is up to date. Damage is reported on loading."""
         try:
             with open(self.path or "", "rb") as file:
                 file.seek(-2 * _SIZE, os.SEEK_END)
@@ -105,9 +107,9 @@ class KernelFile:
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[bool]:
-        """Keep other processes from compiling this kernel too; gives whether one of them was waited for.
+        """Context manager: reserve this kernel's compilation. Yields whether another process was waited for.
 
-        An abandoned reservation ends with its process. Whoever cannot reserve compiles all the same.
+        An abandoned reservation ends with its process. A process that cannot reserve compiles without a reservation.
         """
         handle, waited = self._lock() if self.path and fcntl else (None, False)
         try:
@@ -130,7 +132,7 @@ class KernelFile:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(handle), os.stat(path)):
                     return handle, waited
-            except FileNotFoundError:  # the one before has just removed it
+            except FileNotFoundError:  # the previous owner has just removed it
                 pass
             except BlockingIOError:
                 if time.monotonic() > end:
@@ -144,23 +146,23 @@ class KernelFile:
             os.close(handle)
 
     def save(self, dispatcher: Any) -> None:
-        """Keep a compiled kernel, or warn that it cannot be kept."""
+        """Save a compiled kernel, or warn that it cannot be saved."""
 
         content = None if self.path is None else private.serialized(dispatcher)
         if self.path is None or content is None:
             return
         content += self._stamp
         try:
-            write_atomically(self.path, content + _sha256(content), flush=False)  # its digest tells what was lost
+            write_atomically(self.path, content + _sha256(content), flush=False)  # its digest detects losses
         except OutputError as error:
-            _warn(f"a compiled kernel cannot be kept, and will be compiled again at the next start: {error}")
+            _warn(f"a compiled kernel cannot be cached, so it will be compiled again at the next start: {error}")
 
     def drop(self, reason: str) -> bool:
-        """Remove the file, and warn; False, since nothing can be used."""
+        """Remove the file, and warn. Return False."""
         assert self.path is not None
-        with contextlib.suppress(OSError):  # it will be replaced, or met with the same warning again
+        with contextlib.suppress(OSError):  # it will be replaced, or cause the same warning again
             os.remove(self.path)
-        _warn(f"{self.path}: {reason}; the file is dropped and the kernel compiled anew")
+        _warn(f"{self.path}: {reason}; the file is removed and the kernel compiled again")
         return False
 
 
@@ -177,20 +179,20 @@ def _sha256(*parts: bytes) -> bytes:
 
 @functools.cache
 def _compilers() -> bytes:
-    """What turns a kernel into machine code: versions, and how this project has Numba compile."""
+    """Return what determines the machine code: versions, and this project's way of compiling."""
     versions = repr((numba.__version__, llvmlite.__version__, np.__version__, sys.version))
     return versions.encode() + stamp.digest_of(private.compile_once)
 
 
 def folder_of(function: Any) -> str:
-    """Where the compiled code of a function is kept."""
+    """Return the folder of a function's compiled code."""
     source = os.path.dirname(os.path.abspath(function.__code__.co_filename))
     return _folder_beside(source, config.CACHE_DIR)  # type: ignore[attr-defined]
 
 
 @functools.cache
 def _folder_beside(source: str, chosen: str) -> str:
-    """Where the code of a folder of sources is kept; `chosen` is what NUMBA_CACHE_DIR says."""
+    """Return the folder for the code of a folder of sources. `chosen` is the value of NUMBA_CACHE_DIR."""
     name = f"{os.path.basename(source)}_{_sha256(os.fsencode(source)).hex()[:40]}"
     for folder in (os.path.join(chosen, name) if chosen else "", os.path.join(source, "__pycache__")):
         if folder and _is_writable(folder):
@@ -205,7 +207,7 @@ def _folder_beside(source: str, chosen: str) -> str:
 
 
 def _is_writable(folder: str, mode: int = 0o777) -> bool:
-    """Whether a folder can be written; it is made if it is not there."""
+    """Whether a folder can be written. It is created if missing."""
     try:
         os.makedirs(folder, mode, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -215,7 +217,7 @@ def _is_writable(folder: str, mode: int = 0o777) -> bool:
 
 
 def _is_ours(folder: str) -> bool:
-    """Whether a folder belongs to this user, and nobody else can write there."""
+    """Whether a folder belongs to this user, and nobody else can write to it."""
     try:
         found = os.lstat(folder)
     except OSError:
@@ -226,9 +228,9 @@ def _is_ours(folder: str) -> bool:
 
 @functools.cache
 def _private_folder() -> str:
-    """A folder for this user's kernels under the system's temporary one, the same every time if it can be trusted.
+    """Return a folder for this user's kernels under the system's temporary folder, or "" if none can be written.
 
-    "" where nothing can be written.
+    It is the same each time if it can be trusted.
     """
     user = os.getuid() if hasattr(os, "getuid") else 0
     try:

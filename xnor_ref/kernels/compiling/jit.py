@@ -1,7 +1,7 @@
 """How kernels are compiled. Every module of kernels starts from here.
 
-A kernel has one signature, and is compiled or taken from the cache (`cache.py`) when it is first called or built into
-another one. Either way it must give its known answers (`selftest.py`) before anything is computed with it.
+A kernel has one signature. It is compiled or loaded from the cache (`cache.py`) when it is first called or when another
+kernel that calls it is compiled. In both cases it must give its known answers (`selftest.py`) before it is used.
 """
 
 import functools
@@ -18,19 +18,19 @@ from xnor_ref.kernels.basics import numba_private as private
 from xnor_ref.kernels.compiling.cache import KernelFile
 from xnor_ref.kernels.compiling.selftest import wrong_answer
 
-# Divisions go as in NumPy, without an error for 0; kernels are called from Python and from each other only.
+# Division by 0 raises no error, as in NumPy. Kernels are called only from Python and from each other.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def compiled(signature: Any, **options: Any) -> Callable:
-    """Decorator: a kernel of one explicit signature that runs without the GIL.
+    """Decorator: make a kernel with one explicit signature that runs without the GIL.
 
-    Where Numba's compiler is off (NUMBA_DISABLE_JIT), the function itself.
+    If Numba's compiler is disabled (NUMBA_DISABLE_JIT), return the function itself.
 
     Parameters
     ----------
     signature : such as `float32(readonly(float32, 1), intp)`
-    options : those of `numba.njit`
+    options : options of `numba.njit`
     """
 
     def decorate(function: Callable) -> Callable:
@@ -42,32 +42,32 @@ def compiled(signature: Any, **options: Any) -> Callable:
 
 
 def readonly(dtype: Any, ndim: int) -> types.Array:
-    """Type of a C-contiguous array that a kernel only reads; writable arrays fit as well."""
+    """Return the type of a C-contiguous array that a kernel only reads. Writable arrays are accepted too."""
     return types.Array(dtype, ndim, "C", readonly=True)
 
 
 def writable(dtype: Any, ndim: int) -> types.Array:
-    """Type of a C-contiguous array that a kernel writes."""
+    """Return the type of a C-contiguous array that a kernel writes."""
     return types.Array(dtype, ndim, "C")
 
 
 class Kernel:
-    """A compiled function that appears when it is first needed, and is tested then.
+    """A compiled function that is loaded or compiled, and tested, at first use.
 
     Raises
     ------
     EquivalenceError
-        From a call: even freshly compiled, the kernel gives wrong answers.
+        From a call: even after compiling it again, the kernel gives wrong answers.
     TypeError
-        From a call: arguments that do not fit the signature.
+        From a call: the arguments do not match the signature.
     """
 
     __name__: str
     __qualname__: str
-    made_of: bytes | None = None  # what it was loaded or compiled from, see `stamp.py`
+    made_of: bytes | None = None  # its stamp, see `stamp.py`
     _ready: Any = None  # Numba's dispatcher of the compiled function
-    _candidate: Any = None  # one that is not tested yet
-    _compiling = False  # whether any kernel of this process is; under Numba's lock
+    _candidate: Any = None  # a dispatcher that is not yet tested
+    _compiling = False  # whether any kernel of this process is being compiled; under Numba's lock
 
     def __init__(self, function: Callable, signature: Any, options: dict[str, Any]) -> None:
         functools.update_wrapper(self, function)
@@ -77,12 +77,12 @@ class Kernel:
         return (self._ready or self.prepare())(*args)
 
     def __reduce__(self) -> str:
-        return self.__qualname__  # another process has its own, under the same name
+        return self.__qualname__  # another process uses its own kernel of this name
 
     def prepare(self) -> Any:
-        """Numba's dispatcher of the kernel; it is loaded or compiled, and tested, the first time.
+        """Return Numba's dispatcher of the kernel. At first use it is loaded or compiled, and tested.
 
-        While a test is under way, the thread that carries it out gets what is tested, and all others wait.
+        During a test, the testing thread gets the candidate, and all other threads wait.
         """
         with private.compiler_lock:
             if self._ready is None and self._candidate is None:
@@ -99,7 +99,7 @@ class Kernel:
         found = self._loaded(file)
         if found:
             return found
-        # One reservation at a time: two processes that wait for each other's kernels would wait for ever.
+        # Reserve only one kernel at a time: two processes that wait for each other's kernels would deadlock.
         outermost = not Kernel._compiling
         Kernel._compiling = True
         try:
@@ -109,7 +109,7 @@ class Kernel:
             Kernel._compiling = not outermost
 
     def _loaded(self, file: KernelFile) -> Any:
-        """The kernel in the file, tested, or None."""
+        """Return the tested kernel of the file, or None."""
         loaded = numba.njit(**self.options)(self.py_func)
         if not file.load_into(loaded):
             return None
@@ -123,7 +123,7 @@ class Kernel:
         return loaded
 
     def _compiled(self, file: KernelFile) -> Any:
-        if file.found:  # with the names of what was loaded, it would be LLVM's choice which of the two runs
+        if file.found:  # with the names of the loaded code, LLVM could choose either version
             self.py_func.__qualname__ += "_"
         made = numba.njit(**self.options)(self.py_func)
         if private.MISSING:
@@ -136,8 +136,9 @@ class Kernel:
         wrong = wrong_answer(self)
         if wrong:
             raise EquivalenceError(
-                f"{self.__module__}.{self.__name__}: freshly compiled, it gives a wrong answer ({wrong}); this version "
-                "of Numba cannot be used on this machine, unless with its compiler off (NUMBA_DISABLE_JIT=1)"
+                f"{self.__module__}.{self.__name__}: even newly compiled, it gives a wrong answer ({wrong}); this "
+                "version "
+                "of Numba works on this machine only with its compiler disabled (NUMBA_DISABLE_JIT=1)"
             )
         file.save(made)
         return made
@@ -145,15 +146,15 @@ class Kernel:
 
 @extending.typeof_impl.register(Kernel)
 def _type_of(kernel: Kernel, context: Any) -> types.Type:
-    """What Numba asks for when another compiled function names a kernel."""
+    """Return what Numba needs when another compiled function refers to a kernel."""
     return types.Dispatcher(kernel.prepare())
 
 
 @functools.cache
 def _warn_of_what_is_missing() -> None:
     warnings.warn(
-        f"Numba {numba.__version__} is not one that xnor_ref was tried with: {private.MISSING}; "
-        "kernels compute the same, but are compiled anew at every start",
+        f"xnor_ref was not tried with Numba {numba.__version__}: {private.MISSING}; "
+        "kernels compute the same, but are compiled again at every start",
         RuntimeWarning,
         stacklevel=2,
     )

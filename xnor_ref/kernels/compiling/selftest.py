@@ -1,11 +1,11 @@
-"""Known answers: what each kernel must compute before anything else is computed with it.
+"""Known answers: what each kernel must compute before it is used.
 
-A module of kernels, or the module that `ANSWERS` names for it, has a function `known_answers`. It returns a case or
-more for each kernel: the kernel, a function without arguments that calls it, on this thread alone, and returns what it
-computed, and the answer. An answer is a literal, or the `digest` of longer ones. Cases are small, some hundred numbers,
-and hold what goes wrong first: lengths that are no whole number of vectors or words, windows at the border and beyond
-it, zeros of both signs. Sums are of numbers that need no rounding, where their order is the compiler's. The uncompiled
-functions give the same answers, which is where the digests come from.
+A module of kernels, or the module that `ANSWERS` names for it, has a function `known_answers`. It returns one or more
+cases for each kernel. A case is the kernel, a function without arguments that calls it in this thread and returns its
+results, and the answer. An answer is a literal, or the `digest` of longer results. Cases are small (a few hundred
+numbers) and test what fails first: lengths that are not a multiple of the vector or word, windows at and beyond the
+border, zeros of both signs. Where the compiler chooses the order of sums, the numbers need no rounding. The uncompiled
+functions give the same answers; the digests come from them.
 
     def known_answers():
         return (
@@ -27,7 +27,7 @@ Case = tuple[Callable, Callable[[], Any], Any]  # the kernel, what to run, its a
 
 
 _ANSWERS = "xnor_ref.kernels.answers."
-ANSWERS = {  # modules whose known answers need other kernels, and so stand in a module of their own
+ANSWERS = {  # modules whose known answers need other kernels, and are therefore in a separate module
     "xnor_ref.kernels.readable.plain": _ANSWERS + "plain_answers",
     "xnor_ref.kernels.vectors.grouped": _ANSWERS + "vector_answers",
     "xnor_ref.kernels.vectors.nhwc": _ANSWERS + "vector_answers",
@@ -41,19 +41,19 @@ ANSWERS = {  # modules whose known answers need other kernels, and so stand in a
 
 
 def cases_of(module: str) -> Sequence[Case]:
-    """The known answers of a module's kernels."""
+    """Return the known answers of a module's kernels."""
     holder = import_module(ANSWERS[module]) if module in ANSWERS else sys.modules.get(module)
     return getattr(holder, "known_answers", tuple)()
 
 
 def wrong_answer(kernel: Any) -> str:
-    """How a kernel's first wrong answer differs, or "" if it gives all the known ones; "" too if there are none."""
+    """Return how a kernel's first wrong answer differs, or "" if all are right or there are none."""
     own = [case for case in cases_of(kernel.py_func.__module__) if case[0] is kernel]
     for number, (_, run, known) in enumerate(own, 1):
         try:
             answer = run()
             found = digest(answer) if isinstance(known, str) else numbers(answer)
-        except Exception as error:  # of code for other arguments, for one
+        except Exception as error:  # for example from code for other arguments
             found = repr(error)
         if found != known:
             return f"case {number} of {len(own)}: {found} in place of {known}"
@@ -61,24 +61,24 @@ def wrong_answer(kernel: Any) -> str:
 
 
 def numbers(answer: Any) -> Any:
-    """Arrays and scalars, alone or in a tuple, as Python numbers and lists of them."""
+    """Return arrays and scalars, single or in a tuple, as Python numbers and lists."""
     return [numbers(part) for part in answer] if isinstance(answer, tuple) else np.asarray(answer).tolist()
 
 
 def digest(answer: Any) -> str:
-    """Of an array or a tuple of arrays: the first 64 bits of the SHA-256 of its bytes, as 16 hexadecimal digits."""
+    """Return the first 64 bits of the SHA-256 of an array or a tuple of arrays, as 16 hexadecimal digits."""
     parts = answer if isinstance(answer, tuple) else (answer,)
     little = [np.ascontiguousarray(part, part.dtype.newbyteorder("<")) for part in parts]
     return hashlib.sha256(b"".join(part.tobytes() for part in little)).hexdigest()[:16]
 
 
 def words(*shape: int) -> NDArray[np.uint64]:
-    """Words without pattern, the same each time; the first is 0."""
+    """Return pseudo-random words, the same each time. The first is 0."""
     x = np.arange(np.prod(shape), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     return (x ^ (x >> np.uint64(27))).reshape(shape)
 
 
 def reals(*shape: int) -> NDArray[np.float32]:
-    """Multiples of 1/16 from -8 to below 8 without pattern, the same each time; the first is -8."""
+    """Return pseudo-random multiples of 1/16 from -8 to below 8, the same each time. The first is -8."""
     return (((words(*shape) >> np.uint64(56)).astype(np.float32) - 128) / 16).astype(np.float32, copy=False)

@@ -1,15 +1,16 @@
-"""What a kernel is made of, as a digest: as long as that stays the same, so does the machine code.
+"""The stamp of a kernel: a digest of everything that determines its machine code.
 
 Machine code depends on a kernel's bytecode and on every value that it names: constants, arrays, other kernels and
 intrinsics. The Python code of an intrinsic writes machine code, so its functions, closures, default arguments and
-classes count as well. `made_of` follows them all through the objects in memory, whichever module defines them.
+classes count as well. `made_of` follows all of them through the objects in memory, whichever module defines them.
 Comments, docstrings, line numbers and unused code do not count.
 
-Objects of Numba, llvmlite, NumPy and Python's library count by name; `cache.py` adds their versions. Some names do not
-tell what they stand for: an object whose state is hidden, a module that is passed on as a value, an import inside a
-function. Then the whole source counts, of the module and of all that it imports. Three things are not followed: what
-code reads from files or the environment while it generates, implementations that `numba.extending.overload` and its
-kin register, and methods of a `jitclass` that arrive by an argument's type. This package has none of the three.
+Objects of Numba, llvmlite, NumPy and Python's library count by name; `cache.py` adds their versions. For some names it
+cannot be seen what they stand for: an object with hidden state, a module passed as a value, an import inside a
+function. Then the whole source of the module counts, and of all that it imports. Three things are not followed: what
+code reads from files or the environment while it generates, implementations registered by `numba.extending.overload`
+and similar functions, and methods of a `jitclass` that arrive by an argument's type. This package uses none of the
+three.
 """
 
 import ast
@@ -32,7 +33,7 @@ from xnor_ref.kernels.basics.numba_private import Dispatcher, fixed_signatures
 
 _BY_VERSION = {"numba", "llvmlite", "numpy", *sys.stdlib_module_names}
 _PLAIN = {types.NoneType, types.EllipsisType, types.NotImplementedType, bool, int, float, complex, str, bytes}
-_ASIDE = {  # what attributes hold beside code and state
+_ASIDE = {  # attributes that are not code or state
     "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__",
     "__dict__", "__doc__", "__firstlineno__", "__static_attributes__", "__weakref__", "_abc_impl", "_Intrinsic__uuid",
 }  # fmt: skip
@@ -40,11 +41,11 @@ _BLIND = (globals, locals, vars, eval, exec, __import__, importlib.import_module
 
 
 class NotFollowed(Exception):
-    """Part of a kernel shows neither its state nor its source, so a change of it would not be seen."""
+    """Part of a kernel shows neither its state nor its source, so changes of it could not be detected."""
 
 
 def made_of(kernel: Any, known: dict[int, bytes] | None = None) -> bytes:
-    """The digest of a `jit.Kernel`, which other kernels that call it take over.
+    """Return the digest of a `jit.Kernel`. Kernels that call it include this digest.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def made_of(kernel: Any, known: dict[int, bytes] | None = None) -> bytes:
     """
     known = {} if known is None else known
     if kernel.made_of is None and id(kernel) not in known:
-        known[id(kernel)] = b"itself"  # for one that calls itself
+        known[id(kernel)] = b"itself"  # for a kernel that calls itself
         walk = _Walk(known, {})
         walk.add((kernel.options, kernel.signature.args, kernel.signature.return_type))
         walk.function(kernel.py_func, compiled=True)
@@ -62,29 +63,29 @@ def made_of(kernel: Any, known: dict[int, bytes] | None = None) -> bytes:
 
 
 def digest_of(function: Callable) -> bytes:
-    """The digest of a function that Python runs."""
+    """Return the digest of a Python function."""
     walk = _Walk({}, {})
     walk.add(function)
     return walk.digest()
 
 
 class _Walk:
-    """Adds whatever it meets to a digest, the second time as a reference to the first."""
+    """Adds every value that it meets to a digest. A value met again is added as a reference."""
 
     def __init__(self, known: dict[int, bytes], modules: dict[str, None]) -> None:
         self._words: list[Any] = []
-        self._say = self._words.append  # plain values only, whose text tells all
+        self._say = self._words.append  # only plain values, whose text is complete
         self._known = known  # digests of kernels
-        self._modules = modules  # that hold what was met
-        self._met: dict[int, tuple[int, Any]] = {}  # with the values, so that no id is given twice
+        self._modules = modules  # modules of the values met
+        self._met: dict[int, tuple[int, Any]] = {}  # holds the values too, so that no id is reused
         self._read: set[str] = set()
 
     def digest(self) -> bytes:
-        """Of all that was added."""
+        """Return the digest of all that was added."""
         return hashlib.sha256(repr(self._words).encode()).digest()
 
     def add(self, value: Any) -> None:
-        """Add a value and all that it consists of."""
+        """Add a value and all its parts."""
         kind = type(value)
         if kind in _PLAIN:
             self._say(value)
@@ -106,7 +107,7 @@ class _Walk:
                 self._say((kind.__name__, None if parts is None else len(parts)))
                 for part in parts or ():
                     self.add(part)
-                if parts is None:  # whoever made it is among those that were met
+                if parts is None:  # its maker is among the values met
                     for module in [*self._modules]:
                         self._sources(module)
 
@@ -141,7 +142,7 @@ class _Walk:
             self._sources(names.get("__name__", ""))
 
     def _parts(self, value: Any) -> Sequence[Any] | None:
-        """What a value consists of, None if that does not show."""
+        """Return the parts of a value, or None if they cannot be seen."""
         kind = type(value)
         if kind in (tuple, list):
             return value
@@ -179,7 +180,7 @@ class _Walk:
         return walk.digest()
 
     def _sources(self, name: str) -> None:
-        """Add the whole source of a module, and that of all that it imports."""
+        """Add the whole source of a module and of all that it imports."""
         if name in self._read or name.partition(".")[0] in _BY_VERSION:
             return
         self._read.add(name)
@@ -196,7 +197,7 @@ class _Walk:
 
 
 def _path_of(name: str) -> str:
-    """The file of a module, "" if there is none."""
+    """Return the file of a module, or ""."""
     try:
         found = sys.modules[name] if name in sys.modules else importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -205,7 +206,7 @@ def _path_of(name: str) -> str:
 
 
 def _imports(source: bytes, name: str, path: str) -> Iterator[str]:
-    """Names of the modules that a module's source imports, and some that are none."""
+    """Yield names of the modules that a module's source imports, and some that are not modules."""
     package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -217,7 +218,7 @@ def _imports(source: bytes, name: str, path: str) -> Iterator[str]:
 
 
 def _name_by_version(value: Any) -> str:
-    """The name under which a library of `_BY_VERSION` has a value, "" if none has."""
+    """Return the name of a value in a library of `_BY_VERSION`, or ""."""
     module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
     if not isinstance(module, str) or module.partition(".")[0] not in _BY_VERSION:
         return ""
@@ -231,19 +232,19 @@ def _name_by_version(value: Any) -> str:
 
 
 def _state(value: Any) -> dict[str, Any]:
-    """The attributes that a value has itself."""
+    """Return a value's own attributes."""
     return {name: part for name, part in getattr(value, "__dict__", {}).items() if name not in _ASIDE}
 
 
 def _reduced(value: Any) -> Sequence[Any] | None:
-    """What a value can be made of anew, after Python's protocol for copying."""
+    """Return the parts of a value by Python's protocol for copying."""
     kind = type(value)
     known = _name_by_version(kind)
     try:
         made = value.__reduce_ex__(4)
     except Exception:
         return None
-    if isinstance(made, str):  # a name that is as good as the value only where versions tell what it means
+    if isinstance(made, str):  # a name stands for the value only if versions determine its meaning
         return [kind, made] if known else None
     slots = [slot for c in kind.__mro__ for slot, v in vars(c).items() if isinstance(v, types.MemberDescriptorType)]
     own = [] if known else [_state(value), *(getattr(value, slot, None) for slot in slots)]
@@ -256,15 +257,15 @@ _ATTRIBUTES = {dis.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD") if name 
 _FLAGS = {"LOAD_GLOBAL": 1, "LOAD_ATTR": int(sys.version_info >= (3, 12))}  # low bits beside the number of the name
 _SHIFTS = {code: _FLAGS.get(dis.opname[code], 0) for code in (*_GLOBALS, *_ATTRIBUTES)}
 _IMPORT, _EXTENDED, _CACHE = dis.opmap["IMPORT_NAME"], dis.opmap["EXTENDED_ARG"], dis.opmap["CACHE"]
-_DOCSTRING = 0x4000000  # the flag of code that has one, since Python 3.14
+_DOCSTRING = 0x4000000  # the flag of code with a docstring, since Python 3.14
 
 
 @functools.cache
 def _scan(code: types.CodeType) -> tuple[Any, list[Any], list[tuple[str, ...]], bool]:
-    """Bytecode without the numbers of constants, which a docstring moves, and what it names.
+    """Return bytecode without the numbers of constants (which a docstring shifts), and what it refers to.
 
-    That is the constants that it loads, the global names with the attributes that are read from them at once, and
-    whether it imports more.
+    These are the constants that it loads, the global names with the attributes read from them at once, and whether it
+    imports more.
     """
     raw = bytearray(code.co_code)
     constants: list[Any] = []

@@ -2,11 +2,11 @@
 
     t = x + before,   y = (t if t >= 0 else slope t) + after        (RPReLU: Liu et al. 2020, equation 11)
 
-with one `before`, `slope` and `after` a channel. Each operation is rounded, as in the layers `Shift`, `PReLU` and
-`Shift` one after the other. PReLU alone has zeros for both shifts. Arrays are float32 and C-contiguous.
+with one `before`, `slope` and `after` per channel. Each operation is rounded, as in the layers `Shift`, `PReLU` and
+`Shift` in sequence. PReLU alone has zeros for both shifts. Arrays are float32 and C-contiguous.
 
-As in `batch_norm`, the kernels see x as rows (P, C), vectors of one number a channel may be `repeated`, and sums are
-partial: P is cut into chunks of a fixed size, so that the result does not depend on the number of threads.
+As in `batch_norm`, the kernels see x as rows (P, C), and vectors with one number per channel may be `repeated`. Sums
+are partial: P is cut into chunks of a fixed size, so the result does not depend on the number of threads.
 """
 
 import numpy as np
@@ -91,7 +91,7 @@ def rprelu_gradient(dy: F32, x: F32, before: F32, slope: F32, threads: int | Non
 
 
 def known_answers() -> tuple[Case, ...]:
-    """What the kernels must compute before anything else; see `selftest`."""
+    """Return the known answers that the kernels must give before use; see `selftest`."""
 
     def vectors(times):
         return tuple(np.tile(reals(20 + k)[k:], times) for k in range(3))

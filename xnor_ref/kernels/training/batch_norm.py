@@ -1,16 +1,16 @@
 """BatchNorm, ReLU and sign in training, forward and backward, on images (N, H, W, C), channels innermost.
 
-All passes are bound by memory. So there are few of them, and nothing is kept that can be computed again: y = x*scale +
-shift, and with it the mask of sign or ReLU, is computed anew from x. Arrays are float32 and C-contiguous. Statistics
-are float64, from float64 sums.
+All passes are limited by memory. So there are few passes, and nothing is stored that can be computed again: y = x*scale
++ shift, and the mask of sign or ReLU, are computed again from x. Arrays are float32 and C-contiguous. Statistics are
+float64, from float64 sums.
 
-The kernels see x as rows (P, C) with P = N*H*W, and work on rows start..stop. Vectors of one number a channel may hold
-the C numbers several times over (`repeated`): then that many rows are one run of the inner loop, which pays where C is
-small. Sums are partial, over the rows of one call. `moments_of` and `gradients_of` add the parts up, for callers that
-take sums while the rows are in the cache. P is cut into chunks of a fixed size, so that the bits of a result do not
-depend on the number of threads.
+The kernels see x as rows (P, C) with P = N*H*W, and work on rows start..stop. Vectors with one number per channel may
+be `repeated`, that is, hold the C numbers several times. Then that many rows are one run of the inner loop, which is
+faster for small C. Sums are partial, over the rows of one call. `moments_of` and `gradients_of` add them, for callers
+that take sums while the rows are cached. P is cut into chunks of a fixed size, so the bits of a result do not depend on
+the number of threads.
 
-A loop reads few arrays and writes one or two: LLVM checks each pair for overlap, and gives up beyond 8 pairs.
+A loop reads few arrays and writes one or two, because LLVM checks each pair for overlap and gives up beyond 8 pairs.
 """
 
 from collections.abc import Callable, Sequence
@@ -298,7 +298,7 @@ def written(write: Write, out: F32, threads: int | None = None) -> F32:
 
 
 def known_answers() -> tuple[Case, ...]:
-    """What the kernels must compute before anything else; see `selftest`."""
+    """Return the known answers that the kernels must give before use; see `selftest`."""
 
     def channels(count, times):
         return tuple(np.tile(reals(count + k)[k:], times) for k in range(6))

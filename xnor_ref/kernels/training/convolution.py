@@ -1,13 +1,13 @@
-"""Convolutions for training, planned once for an image size: forward, and both gradients, channels innermost.
+"""Convolutions for training, planned once for an image size: forward and both gradients, channels innermost.
 
-`SignConvolution` is XNOR-Net's layer with the sign and BatchNorm's affine before it, `RealConvolution` a real one,
-`GroupedConvolution` one with groups. They lay out the weights anew at each call, since training changes them, and keep
-no state of a call: what the backward pass needs is handed back. Images are float32 (N, H, W, C).
+`SignConvolution` is XNOR-Net's layer with the affine step of BatchNorm and the sign before it. `RealConvolution` is a
+real convolution, and `GroupedConvolution` one with groups. They arrange the weights again at each call, since training
+changes them, and keep no state between calls: forward returns what backward needs. Images are float32 (N, H, W, C).
 
-Real convolutions of 3x3 and 5x5, and gradients of both, go by tiles (`winograd.py`) where that is faster.
+Real convolutions of 3x3 and 5x5, and gradients of both kinds, use tiles (`winograd.py`) where that is faster.
 
-Gradients are in float32, or (`Rounding`) in bytes: a gradient is divided by its largest value, rounded at random so
-that the mean of many roundings is the number itself, and multiplied by the signs in exact integers.
+Gradients are in float32, or (`Rounding`) in bytes. Then a gradient is divided by its largest value, rounded at random
+so that the mean of many roundings is the number itself, and multiplied by the signs in exact integers.
 """
 
 from collections.abc import Callable
@@ -31,9 +31,9 @@ from xnor_ref.kernels.vectors.simd import split
 F32 = NDArray[np.float32]
 Then = Callable[[F32, int, int], None]
 
-CACHED = 1 << 23  # bytes of a result that could still be in a cache when it is read
-PIECE_PIXELS = 256  # of a piece of images, so that weights are worth reading
-MAX_SUM = 2**31 // 254  # pixels of a sum of bytes that 32 bits are sure to hold
+CACHED = 1 << 23  # most bytes of a result that may still be cached when it is read
+PIECE_PIXELS = 256  # pixels of a piece of images, enough to make reading the weights worthwhile
+MAX_SUM = 2**31 // 254  # most pixels of a sum of bytes that always fits 32 bits
 ONE = Window((1, 1))  # of a product of matrices
 _NO_K = np.zeros((0, 0), np.float32)
 _NO_OCTETS, _NO_REALS = np.zeros((0,) * 5, np.uint8), np.zeros((0,) * 5, np.float32)

@@ -1,8 +1,8 @@
-"""Real convolutions with few channels a group (depthwise ones above all), channels innermost, and their gradients.
+"""Real convolutions with few channels per group (mainly depthwise ones), channels innermost, and their gradients.
 
-A block is as many whole groups as a vector holds, in inputs and in outputs; its lanes are output channels. Taps outside
-the image are not visited, so images need no columns of padding: outputs that meet the border alike are one run. 3x3
-with stride 1 goes by `_convolve_squares`, the rest by `_convolve`.
+A block has as many whole groups as fit into a vector, with inputs and outputs. Its lanes are output channels. Taps
+outside the image are not visited, so images need no padding columns. Outputs that meet the border in the same way form
+one run. `_convolve_squares` computes 3x3 with stride 1, `_convolve` all others.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ I64 = NDArray[np.int64]
     SQ_PARTS, SQ_PART, SQ_OUT, SQ_OUT_IMAGE, SQ_OUT_ROW, SQ_OUT_PIXEL, SQ_PAST, SQ_SIZE,
 ) = range(27)  # fmt: skip
 
-PARTIAL_SUMS = 8  # sums of images that a gradient of weights is added up from
+PARTIAL_SUMS = 8  # partial sums of images in a gradient of weights
 _direct, _shuffled = grouped.direct, grouped.shuffled
 _direct_squares, _shuffled_squares = squares.direct, squares.shuffled
 _direct_products, _shuffled_products = grouped.direct_products, grouped.shuffled_products
@@ -54,7 +54,7 @@ _direct_products, _shuffled_products = grouped.direct_products, grouped.shuffled
     )
 )  # fmt: skip
 def _convolve(start, stop, g, rows, runs, w, lanes, parts, x, out):
-    """Rows start..stop of all results."""
+    """Compute rows start..stop of all outputs."""
     whole = g[N_OUT] // LANES if g[DIRECT] else 0  # blocks in which all lanes are channels
     done = whole * LANES
     part = parts.shape[1] * 4
@@ -87,7 +87,10 @@ def _convolve(start, stop, g, rows, runs, w, lanes, parts, x, out):
 
 @compiled(void(intp, intp, _in(int64, 1)))
 def _convolve_squares(start, stop, g):
-    """Items start..stop of all (image, two rows) of results; the last of an odd number repeats one of those before."""
+    """Compute items start..stop of all (image, two rows) of outputs.
+
+    With an odd number of rows, the last item repeats one.
+    """
     done, more = g[SQ_WHOLE] * LANES, g[SQ_WHOLE] * LANES * 4
     width, first, pixel, line, image_bytes = g[SQ_OUT_W], g[SQ_FIRST_PIXEL], g[SQ_X_PIXEL], g[SQ_X_LINE], g[SQ_X_IMAGE]
     w, w_row, w_column, w_block = g[SQ_W], g[SQ_W_ROW], g[SQ_W_COLUMN], g[SQ_W_BLOCK]
@@ -121,7 +124,7 @@ def _convolve_squares(start, stop, g):
     )
 )  # fmt: skip
 def _weight_sums(start, stop, together, n_images, g, rows, runs, lanes, x, dy, sums):
-    """Of items start..stop, `together` images each: the gradient of the weights, added to `sums[item]`."""
+    """Add the weights' gradient of items start..stop (`together` images each) to `sums[item]`."""
     whole = g[N_OUT] // LANES if g[DIRECT] else 0
     done = whole * LANES
     x_pixel, x_row, x_column, w_row, w_column = g[X_PIXEL], g[X_ROW], g[X_COLUMN], g[W_ROW], g[W_COLUMN]
@@ -149,10 +152,10 @@ def _weight_sums(start, stop, together, n_images, g, rows, runs, lanes, x, dy, s
 
 
 def _axis(back: bool, size: int, taps: int, stride: int, before: int, dilation: int, out_size: int):
-    """Of each output along an axis of `size` pixels: the first pixel that it meets, how many taps do, the first tap.
+    """Return, for each output along an axis of `size` pixels: its first pixel, its number of taps, and its first tap.
 
-    Then how many pixels and how many taps it is to the next one. `back`: of the gradient of the input, whose pixels are
-    the outputs; there taps go backwards, so that pixels go forwards.
+    Also return the steps in pixels and in taps to the next. With `back`, it is for the gradient of the input, whose
+    pixels are the outputs. Taps then run backwards, so that pixels run forwards.
     """
     out, tap = np.arange(out_size)[:, None], np.arange(taps)
     pixel, step = out * stride - before + tap * dilation, (dilation, 1)
@@ -169,9 +172,9 @@ def _axis(back: bool, size: int, taps: int, stride: int, before: int, dilation: 
 
 
 def _runs(table: I64, phases: int, step: int) -> I64:
-    """Outputs that meet the image alike: (first output, how many, its first pixel, number of taps, first tap).
+    """Return runs of outputs that meet the image in the same way: (first output, count, first pixel, taps, first tap).
 
-    From one to the next it is `phases` outputs and `step` pixels.
+    Consecutive outputs of a run are `phases` outputs and `step` pixels apart.
     """
     found = []
     for phase in range(phases):
@@ -184,12 +187,12 @@ def _runs(table: I64, phases: int, step: int) -> I64:
 
 
 def suits(shape: tuple[int, ...], groups: int) -> bool:
-    """Whether a group is so few channels, inputs and outputs, that it is part of a vector; `shape` of the weights."""
+    """Whether the inputs and outputs of a group fit into part of a vector. `shape` is that of the weights."""
     return max(shape[1], shape[0] // groups) <= LANES
 
 
 class _Layout(NamedTuple):
-    """Where everything lies, whatever the weights."""
+    """The layout of a convolution, independent of the weights."""
 
     padded_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
@@ -200,7 +203,7 @@ class _Layout(NamedTuple):
 
 @lru_cache(maxsize=128)
 def _layout(shape: tuple[int, ...], groups: int, size: Pair, window: Window, back: bool) -> _Layout:
-    """Shared by all convolutions of the same sizes."""
+    """Return the layout, shared by all convolutions of the same sizes."""
     outputs, n_in, *kernel = shape
     n_out, source, target = outputs // groups, size, window.count(size)
     if back:
@@ -226,7 +229,7 @@ def _layout(shape: tuple[int, ...], groups: int, size: Pair, window: Window, bac
 
 
 class GroupedConv:
-    """A convolution in groups that `suits`, for images of one size; or, with `back`, the gradient of its input.
+    """A grouped convolution for which `suits` holds, for images of one size; with `back`, the gradient of its input.
 
     Each output is one chain of fused multiply-adds over kernel rows, kernel columns and the channels of its group, then
     max((sum + bias) * scale + shift, floor), as in `simd.RealConv`.
@@ -253,7 +256,7 @@ class GroupedConv:
         self._parts = np.stack([self._in_lanes(np.float32(fill if v is None else v)) for v, fill in values])
 
     def _in_lanes(self, values: F32 | np.float32) -> F32:
-        """A number for each output channel, block by block; 0 for lanes without a channel."""
+        """Return a number for each output channel, block by block, and 0 for lanes without a channel."""
         blocks, used = len(self._weights), self._per_block * self.out_shape[2] // self._groups
         channels, lanes = np.zeros(blocks * used, np.float32), np.zeros((blocks, LANES), np.float32)
         channels[: self.out_shape[2]] = values
@@ -261,7 +264,7 @@ class GroupedConv:
         return lanes.reshape(-1)
 
     def load(self, weight: F32, bias: F32 | None = None) -> "GroupedConv":
-        """Take weights (O, C/groups, KH, KW) and a bias (O,)."""
+        """Load weights (O, C/groups, KH, KW) and a bias (O,)."""
         if bias is not None:
             self._parts[0] = self._in_lanes(bias)
         outputs, inputs, *kernel = weight.shape
@@ -276,7 +279,7 @@ class GroupedConv:
         return self
 
     def bind(self, x: F32, out: F32, stream: bool = False) -> Run:
-        """The convolution of images x (N, H, W, C) into `out` (N, OH, OW, O), as a function of (n, threads).
+        """Return a function of (n, threads) that convolves images x (N, H, W, C) into `out` (N, OH, OW, O).
 
         `stream`: see `simd._Conv._bind`.
         """
@@ -295,7 +298,7 @@ class GroupedConv:
         return run
 
     def _bind_squares(self, x: F32, out: F32, stream: bool) -> Run:
-        """`bind` for kernels of 3x3 whose outputs and taps are next to each other."""
+        """`bind` for 3x3 kernels with adjacent outputs and taps."""
         x, out = x.reshape(-1), out.reshape(-1)
         general, _, _, lanes = self._geometry
         (height, width, channels), (in_height, in_width, inputs) = self.out_shape, self.padded_shape
@@ -326,9 +329,9 @@ class GroupedConv:
         return run
 
     def weight_gradient(self, x: F32, dy: F32, threads: int) -> F32:
-        """The gradient (O, C/groups, KH, KW) from images x (N, H, W, C) and that of the results, dy (N, OH, OW, O).
+        """Return the gradient (O, C/groups, KH, KW) from images x (N, H, W, C) and output gradients dy (N, OH, OW, O).
 
-        Images are added up in groups that depend on their number alone, and the groups in order.
+        Images are added in groups that depend only on their number, and the groups in order.
         """
         g, rows, runs, lanes = self._geometry
         n, together = len(x), -(-len(x) // PARTIAL_SUMS)
@@ -342,7 +345,7 @@ class GroupedConv:
 
 
 class SplitConv:
-    """A convolution in groups of any number of channels: a `simd.RealConv`, and a copy of its channels, for each."""
+    """A grouped convolution with any number of channels: a `simd.RealConv` and a copy of the channels per group."""
 
     def __init__(self, weight, groups, size, window, bias, scale, shift, floor):
         outputs, self._channels, *_ = weight.shape
@@ -359,7 +362,7 @@ class SplitConv:
         self.out_shape = *self._convs[0].out_shape[:2], outputs
 
     def bind(self, x: F32, out: F32) -> Run:
-        """As that of `GroupedConv`."""
+        """Like `GroupedConv.bind`."""
         height, width, outputs = self.out_shape
         wide = np.zeros((len(self._convs), len(x), *self._convs[0].padded_shape), np.float32)
         inside = wide[:, :, :, self._left : self._left + x.shape[2]]
@@ -379,7 +382,7 @@ class SplitConv:
 
 
 def planned(weight, groups, size, window, bias=None, scale=None, shift=None, floor=-np.inf):
-    """The convolution in groups with fixed weights (O, C/groups, KH, KW); `bind` takes images (N, H, W, C)."""
+    """Return a grouped convolution with fixed weights (O, C/groups, KH, KW). `bind` takes images (N, H, W, C)."""
     if not suits(weight.shape, groups):
         return SplitConv(weight, groups, size, window, bias, scale, shift, floor)
     return GroupedConv(weight.shape, groups, size, window, scale, shift, floor).load(weight, bias)

@@ -1,7 +1,7 @@
-"""Real-valued layers on images (N, H, W, C), channels innermost: every loop over channels is vector code.
+"""Real-valued layers on images (N, H, W, C), channels innermost. Every loop over channels is vector code.
 
-Each repeats the bits of its twin in `float_ops`, which works on (N, C, H, W). All take a range of rows first, so that
-`simd.split` can share them among threads.
+Each gives the same bits as its twin in `float_ops`, which works on (N, C, H, W). All take a range of rows first, so
+that `simd.split` can share them among threads.
 """
 
 import numpy as np

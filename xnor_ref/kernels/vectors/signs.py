@@ -1,7 +1,7 @@
-"""From float32 to the bits of a planned convolution (`SignConv.padded_shape`), with BatchNorm and |x| on the way.
+"""Packing float32 to the bits of a planned convolution (`SignConv.padded_shape`), with BatchNorm and A.
 
-The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 without scales. A
-is the mean of |y| over the channels, with the sums in the order of `reference.input_scale_map`.
+The bit of a channel is y >= limit, with y = x*scale + shift (two rounded operations), or x >= 0 without scales. A is
+the mean of |y| over channels, summed in the order of `reference.input_scale_map`.
 """
 
 import numpy as np
@@ -24,8 +24,8 @@ _window = types.UniTuple(types.UniTuple(intp, 2), 4)  # `Window.numbers`
 def pack_pixels(start, stop, x, step, scale, shift, limit, bits, mean):
     """Rows start..stop of all images x (N, H, W, C) into bits (N, H, W + padding, words) and A, mean (N, H*W).
 
-    Of the rows and columns of x every `step`-th is an image's. Without scales (C,) the limit is 0, and without room in
-    `mean` there is no A. With several rows of it for an image, each is that of a group of channels, of whole words.
+    Every `step`-th row and column of x belongs to an image. Without scales (C,), the limit is 0. If `mean` is empty,
+    there is no A. If it has several rows per image, each is for a group of channels in whole words.
     """
     height, width, channels = bits.shape[1], (x.shape[2] - 1) // step[1] + 1, x.shape[3]
     left = (bits.shape[2] - width) // 2
@@ -84,9 +84,10 @@ def pack_planes(start, stop, x, width, n_groups, bits, mean):
 
 @compiled(void(intp, intp, _in(uint32, 4), _in(uint32, 1), _window, intp, _out(uint32, 4)))
 def pool_bits(start, stop, bits, flip, window, out_width, out):
-    """Max pooling of numbers that bits (N, H, W, words) tell of: rows start..stop of (N, OH, OW + padding, words).
+    """Max pooling of values known only by threshold bits (N, H, W, words), to (N, OH, OW + padding, words).
 
-    A bit says "at least the limit", of which a maximum is the OR; or, where `flip` is 1, "at most the limit".
+    A bit means "at least the limit", and the bit of a maximum is the OR. Where `flip` is 1, it means "at most the
+    limit".
     """
     kernel, stride, before, _ = window
     height, width, words = bits.shape[1], bits.shape[2], bits.shape[3]

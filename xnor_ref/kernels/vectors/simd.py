@@ -1,9 +1,9 @@
-"""SIMD rung: convolution by the micro-kernels of `microkernels/tile.py`, planned once and run many times.
+"""The SIMD kernels: convolution by the micro-kernels of `microkernels/tile.py`, planned once and run many times.
 
-`SignConv` (and `RealConv`, for the layers that stay real) lays out the weights and works out the geometry; after that a
-call is one compiled loop over rows of outputs. The room's page goes through it in numbers.
+`SignConv` (and `RealConv`, for real layers) arranges the weights and computes the geometry. A call is then one compiled
+loop over rows of outputs. The room's page goes through it in numbers.
 
-Imports Numba; import this module only when it is needed.
+This module imports Numba, so import it lazily.
 """
 
 from functools import lru_cache
@@ -27,11 +27,11 @@ from xnor_ref.kernels.readable import plain, reference
 U32 = NDArray[np.uint32]
 
 WIDE, NARROW = tile.WIDE * LANES, tile.NARROW * LANES  # output channels of a block, and of a narrow last one
-OUTPUT_PIXELS = 128  # pixels that are computed before they are turned into planes
+OUTPUT_PIXELS = 128  # pixels computed before they are transposed to planes
 _NOTHING = np.zeros(0, np.uint32)
-SHARED = 80e6  # picoseconds of work that a second thread helps with
+SHARED = 80e6  # least picoseconds of work for a second thread
 MAX_TABLE = 1 << 20  # entries of a border table
-INTEGERS, SCALED, BITS = tile.INTEGERS, tile.SCALED, tile.BITS  # what becomes of a tile's sums
+INTEGERS, SCALED, BITS = tile.INTEGERS, tile.SCALED, tile.BITS  # how a tile's sums are finished
 REAL = 3  # sums of real products
 
 # Entries of a geometry; addresses, strides in bytes. PART_0 to PART_3 are what the epilogue reads:
@@ -84,7 +84,7 @@ def _convolve(start, stop, kind, g, rows, blocks, out):
         used = min(WIDE, g[OUT_CHANNELS] - first)
         narrow = used <= NARROW
         width = NARROW if narrow else WIDE
-        direct = kind == BITS or (used == width and not planes)  # else by way of the scratch
+        direct = kind == BITS or (used == width and not planes)  # else via the scratch buffer
         top, bottom = group * g[GROUP_ROWS], min((group + 1) * g[GROUP_ROWS], g[OUT_H])
         for oy in range(top, bottom):
             x = g[X] + image * g[X_IMAGE] + rows[oy, 0] + blocks[block, 0]
@@ -144,7 +144,7 @@ def _convolve(start, stop, kind, g, rows, blocks, out):
 
 @compiled(void(_in(uint32, 2), _out(uint32, 1)))
 def _fill_panels(weight, panels):
-    """(O, length) to blocks (length, WIDE), the last (length, NARROW) if that holds it; zeros for missing channels."""
+    """Rearrange (O, length) to blocks (length, WIDE), the last (length, NARROW) if it fits, filled up with zeros."""
     outputs, length = weight.shape
     for first in range(0, outputs, WIDE):
         used = min(WIDE, outputs - first)
@@ -156,13 +156,13 @@ def _fill_panels(weight, panels):
 
 
 def padded_outputs(outputs: int) -> int:
-    """Output channels with those that fill up the last block."""
+    """Return the number of output channels, rounded up to whole blocks."""
     last = outputs % WIDE
     return outputs - last + (0 if last == 0 else NARROW if last <= NARROW else WIDE)
 
 
 def panels(weight: NDArray) -> U32:
-    """Weights of 32 bits (O, length) in the order in which tiles read them, 64-byte aligned."""
+    """Return 32-bit weights (O, length) in the order in which tiles read them, 64-byte aligned."""
     outputs, length = weight.shape
     filled = zeros((padded_outputs(outputs) * length,), np.uint32)
     _fill_panels(np.ascontiguousarray(weight).view(np.uint32), filled)
@@ -170,20 +170,20 @@ def panels(weight: NDArray) -> U32:
 
 
 def padded(values: NDArray, fill: float = 0) -> NDArray:
-    """One value for each output channel, with `fill` for those that fill up the last block."""
+    """Return one value per output channel, padded with `fill` to whole blocks."""
     full = np.full(padded_outputs(len(values)), fill, values.dtype)
     full[: len(values)] = values
     return full
 
 
 def table_fits(outputs: int, size: Pair, window: Window) -> bool:
-    """Whether the border table of such a convolution stays small; only a huge padding makes it large."""
+    """Whether the border table of such a convolution is small. Only huge padding makes it large."""
     kinds = [min(n, sum(pads) + 2) for n, pads in zip(window.count(size), window.padding, strict=True)]
     return kinds[0] * kinds[1] * padded_outputs(outputs) <= MAX_TABLE
 
 
 def hops_between(places: NDArray) -> NDArray[np.int64]:
-    """From each of the places to the next, and nowhere from the last."""
+    """Return the distance from each place to the next, and 0 from the last."""
     hops = np.zeros(places.size, np.int64)
     hops[:-1] = places.reshape(-1)[1:] - places.reshape(-1)[:-1]
     return hops
@@ -196,13 +196,13 @@ def windows_of(*arguments):
 
 
 class Windows:
-    """Where the windows of a convolution lie: the rows and columns of outputs, by how they meet the border.
+    """The geometry of a convolution's windows: rows and columns of outputs, by how they meet the border.
 
     `hops` int64: bytes from each piece of a window, of `run` words, to the next. `rows` int64 (OH, 4): of the first
     window, the offset in bytes of its first piece that lies in the image, the number of such pieces and of those before
     it, and the offset in bytes into the border table. `columns` int64 (OW,): offset in bytes into the table.
 
-    Of the `words` of a pixel a piece visits `used`; where that is all, taps side by side are one piece.
+    A piece visits `used` of a pixel's `words`. If these are all words, adjacent taps are one piece.
     """
 
     def __init__(self, size: Pair, words: int, window: Window, outputs: int, used: int):
@@ -228,9 +228,9 @@ class Windows:
         self.rows = np.stack([begin, *pieces, offsets], axis=1).astype(np.int64)
 
     def border_table(self, weight_words: NDArray, channels: int, pad_value: int) -> NDArray[np.int32]:
-        """What a dot product is when no bit differs, for each kind of row, kind of column and output channel.
+        """Return the dot product when no bit differs, for each kind of row, kind of column and output channel.
 
-        Rows outside are not visited; columns outside are words of zeros, which differ in the ones of the weights.
+        Rows outside the image are not visited. Columns outside are words of zeros, which differ in the weights' ones.
         """
         ones = np.bitwise_count(weight_words).sum(axis=3, dtype=np.int64).transpose(1, 2, 0)  # (KH, KW, O)
         rows, columns = self.row_kinds.astype(np.int64), self.column_kinds.astype(np.int64)
@@ -249,11 +249,11 @@ class Windows:
 
 
 class Groups:
-    """Which words the blocks of outputs of a convolution in groups visit, and what counts in them.
+    """The words that each block of a grouped convolution's outputs visits, and the bits that count in them.
 
-    A block visits `run` words, from word `first_words[block]` on. In them a lane counts the channels of its output's
-    group. Where that is not all of them, the `weight` (O, KH, KW, run) has masks beside it, (..., run, 2), and
-    `operands` is 2. Where no block has outputs of several groups, `alone` is the group of each.
+    A block visits `run` words, starting at word `first_words[block]`. In them a lane counts the channels of its
+    output's group. If the words hold other channels too, the `weight` (O, KH, KW, run) has masks beside it, (..., run,
+    2), and `operands` is 2. If no block has outputs of several groups, `alone` is the group of each block.
     """
 
     def __init__(self, weight_words: NDArray, channels: int, groups: int, words: int) -> None:
@@ -277,7 +277,7 @@ class Groups:
 
 
 class _Conv:
-    """Fixed weights, for images of one size: what `SignConv` and `RealConv` have in common."""
+    """The common part of `SignConv` and `RealConv`: fixed weights, for images of one size."""
 
     def __init__(self, weight: NDArray, words: int, size: Pair, window: Window, groups: "Groups | None" = None) -> None:
         outputs = len(weight)
@@ -302,22 +302,22 @@ class _Conv:
 
     @property
     def padded_shape(self) -> tuple[int, int, int]:
-        """(H, columns, words) of one image as `bind` wants it, with `Window.margin` columns of zeros on both sides."""
+        """The shape (H, columns, words) of an image for `bind`, with `Window.margin` columns of zeros on both sides."""
         w = self.windows
         return w.size[0], w.size[1] + 2 * w.window.margin, w.words
 
     @property
     def out_shape(self) -> tuple[int, int, int]:
-        """(OH, OW, O) of one image's result."""
+        """The shape (OH, OW, O) of one image's output."""
         return self.windows.out_h, self.windows.out_w, self.windows.outputs
 
     def _bind(self, kind, x, out, parts, planes=False, place=None, stream=False):
-        """Work on images in the buffer x and write into the buffer out, as a function of (n, threads).
+        """Return a function of (n, threads) that reads images from the buffer x and writes to the buffer out.
 
-        `parts` are the four arrays whose addresses the epilogue takes, see `PART_0`.
-        `place` says where results go if not side by side: strides from image to image, row to row and pixel to pixel
-        in bytes, and the element of `out` where they begin. With `stream` they go past the caches where pixels begin
-        with a line; that pays for results that are read when no cache would hold them any more, or not at all.
+        `parts` are the four arrays whose addresses the epilogue reads, see `PART_0`. `place` gives the place of outputs
+        that are not adjacent: strides in bytes from image to image, row to row and pixel to pixel, and the first
+        element of `out`. With `stream`, outputs bypass the caches if pixels begin at a cache line. That is faster for
+        outputs that would be evicted before they are read, or are never read.
         """
         g = self._geometry.copy()
         height, width, channels = self.out_shape
@@ -327,7 +327,7 @@ class _Conv:
         g[OUT_IMAGE], g[OUT_ROW], g[OUT_PIXEL], first = place
         target = out.reshape(-1).view(np.uint32)[first:]
         g[PAST] = 0 if stream else LINE
-        # addresses are found here and not before: objects without any can be copied
+        # addresses are taken only here, so that the object can be copied
         g[W], g[HOPS] = self.panels.ctypes.data, self._hops.ctypes.data
         g[X], g[PLANES], g[K_IMAGE] = x.ctypes.data, planes and not self.single, self.k_rows * height * width * 4
         for entry, part in zip((PART_0, PART_1, PART_2, PART_3), parts, strict=True):
@@ -346,7 +346,7 @@ class SignConv(_Conv):
     channels : C
     size : (H, W) of the images
     pad_value, groups : as in `binary_conv2d`
-    words : 32-bit words of a pixel; by default as few as hold C signs
+    words : 32-bit words per pixel; by default as few as hold C signs
     """
 
     def __init__(self, weight_words, channels, size, window, pad_value=0, words=None, groups=1):
@@ -362,23 +362,23 @@ class SignConv(_Conv):
             self._table = self.windows.border_table(weight_words, self.channels, pad_value)
 
     def reload(self, words: U32) -> None:
-        """Take other weights, of the same shape: uint32 (O, KH*KW, words)."""
+        """Load other weights of the same shape: uint32 (O, KH*KW, words)."""
         _fill_panels(words.reshape(len(words), -1), self.panels)
         if not self.single:
             shape = (len(words), *self.windows.window.kernel, -1)
             self._table[...] = self.windows.border_table(words.reshape(shape), self.channels, self._pad_value)
 
     def bind(self, kind, bits, out, alpha=_NOTHING, k=_NOTHING, *, planes=False, place=None, stream=False):
-        """The convolution of images in the buffer `bits` into the buffer `out`, as a function of (n, threads).
+        """Return a function of (n, threads) that convolves images in the buffer `bits` into the buffer `out`.
 
         Parameters
         ----------
         kind : INTEGERS, SCALED or BITS
         bits : uint32 (N, *padded_shape)
         out : int32 or float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`; for BITS uint32, the bits of the next
-            layer, and `place` where in them, see `_bind`
+            layer, with their `place`, see `_bind`
         alpha : float32 (`padded_outputs`,) for SCALED; the limits, int32, for BITS
-        k : float32 (N, k_rows, OH * OW) for SCALED; for BITS uint32, the bits of a pixel that are flipped
+        k : float32 (N, k_rows, OH * OW) for SCALED; for BITS uint32, a mask of the bits to flip in a pixel
         stream : for SCALED, see `_bind`
         """
         columns = np.zeros(len(bits), np.int64) if self.single else self._columns
@@ -409,11 +409,11 @@ class RealConv(_Conv):
         self._rows = self._rows * np.array([1, 1, 1, 0])  # there is no border table
 
     def set_bias(self, bias: NDArray[np.float32]) -> None:
-        """Take another bias."""
+        """Set another bias."""
         self._parts[0][: len(bias)] = bias
 
     def bind(self, x, out, *, planes=False, place=None, stream=False):
-        """The convolution of images in the buffer x, float32 (N, *padded_shape), into the buffer `out`.
+        """Bind the convolution of images in the buffer x, float32 (N, *padded_shape), to the buffer `out`.
 
         `out` is float32 (N, OH, OW, O), or (N, O, OH, OW) with `planes`. The result is a function of (n, threads).
         `place`, `stream`: see `_bind`.
@@ -422,7 +422,7 @@ class RealConv(_Conv):
 
 
 class Bound:
-    """A convolution whose buffers are known: all that a call still has to say is how many images and threads."""
+    """A convolution bound to its buffers. A call gives only the numbers of images and threads."""
 
     def __init__(self, kind, geometry, rows, blocks, target, counter, per_image, keeps):
         self._arguments = kind, geometry, rows, blocks, target
@@ -433,7 +433,7 @@ class Bound:
         self._keeps = keeps  # the arrays whose addresses `geometry` holds
 
     def __reduce__(self):
-        raise TypeError("a bound convolution holds addresses, and cannot be copied or pickled; bind it anew")
+        raise TypeError("a bound convolution holds addresses and cannot be copied or pickled; bind the copy again")
 
     def __call__(self, n: int, threads: int) -> None:
         self._geometry[self._counter] = n
@@ -442,12 +442,12 @@ class Bound:
 
 
 def worth(threads: int, picoseconds: float) -> int:
-    """`threads`, or 1 for work (roughly estimated) that is done before another thread would have woken up."""
+    """Return `threads`, or 1 if the estimated work ends before another thread would wake up."""
     return threads if picoseconds > SHARED else 1
 
 
 def split(threads: int, n_items: int, kernel, *arguments) -> None:
-    """Call `kernel(start, stop, *arguments)` for all items, in a few pieces for each thread."""
+    """Call `kernel(start, stop, *arguments)` for all items, in a few pieces per thread."""
     if threads == 1:
         kernel(0, n_items, *arguments)
     else:
