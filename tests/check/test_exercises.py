@@ -75,10 +75,9 @@ def test_every_mistake_that_is_known_gets_its_own_hint(name):
                 raise Unusable("raised", "")
             return result
 
-        for shrink in (False, True):
-            result = check(exercise, function, 200, seed=2, shrink=shrink)
-            assert result.status in ("wrong", "unusable"), mistake
-            assert any(hint.startswith(mistake.hint) for hint in result.hints), (mistake, str(result))
+        result = check(exercise, function, 60, seed=2, shrink=False)
+        assert result.status in ("wrong", "unusable"), mistake
+        assert any(hint.startswith(mistake.hint) for hint in result.hints), (mistake, str(result))
 
 
 @pytest.mark.soak
@@ -87,13 +86,14 @@ def test_right_solutions_pass_with_many_seeds(name):
     made = {**WITHIN}
     exec(SOLUTIONS[name].text, made)
     exercise = exercise_of(name)
-    for seed in range(20):
-        result = check(exercise, lambda *a: plain(exercise.call(made[name], *a)), 200, seed)
+    for seed in range(3):
+        result = check(exercise, lambda *a: plain(exercise.call(made[name], *a)), 60, seed)
         assert result.status == "right", (seed, str(result))
 
 
 def test_what_changes_from_call_to_call_is_said():
-    text = "seen = []\n\n\ndef my_sign(x):\n    seen.append(0)\n    return np.where(x >= 0, 1, -1) * (-1) ** (len(seen) % 3)"
+    body = "    seen.append(0)\n    return np.where(x >= 0, 1, -1) * (-1) ** (len(seen) % 3)"
+    text = f"seen = []\n\n\ndef my_sign(x):\n{body}"
     result = found("my_sign", text)
     assert result.status == "wrong" and "draw at random" in result.hints[0], str(result)
 

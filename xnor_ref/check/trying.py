@@ -10,7 +10,7 @@ import numpy as np
 
 from xnor_ref.check.basics import drawing
 from xnor_ref.check.basics.comparing import Difference, compare, parts
-from xnor_ref.check.basics.exercise import Exercise, Mistake
+from xnor_ref.check.basics.exercise import Exercise
 from xnor_ref.check.course import exercise_of
 from xnor_ref.check.student import Unusable, plain
 from xnor_ref.conformance.basics.conventions import Conventions
@@ -142,16 +142,21 @@ def check(
     varies = isinstance(found[0], Difference) and _varies(exercise, recorder, found)
     what, arguments, got = found
     said = printed()
+    hints: tuple[str, ...]
     if isinstance(what, Unusable):
         status = "to do" if what.kind == "to do" else "unusable"
         picture = "" if status == "to do" else _inputs(exercise, arguments)
-        return Finding(exercise, status, str(what), drawing=picture, printed=said, tried=recorder.count)
-    hints: tuple[str, ...] = ()
+        hints = ()
+        if what.kind == "raised" and arguments is not exercise.example:  # other calls may tell why
+            _gather(exercise, recorder)
+            hints = explained(exercise, recorder.calls)
+        return Finding(exercise, status, str(what), hints, picture, said, recorder.count)
+    hints = ()
     if varies:
         hints = (exercise.last_hint or VARIES,)
     elif got is not None:
         _gather(exercise, recorder)
-        hints = explained(exercise, recorder.calls, (arguments, got))
+        hints = explained(exercise, [(arguments, got), *recorder.calls])
     status = "wrong" if what.kind == "value" else "unusable"
     if status == "wrong" and not hints:
         hints = (exercise.last_hint or UNEXPLAINED,)
@@ -174,7 +179,7 @@ def _try(exercise: Exercise, function: Function, arguments: tuple[Any, ...]) -> 
 
 def _varies(exercise: Exercise, function: Function, found: Any) -> bool:
     """Whether the call that was found to be wrong gives something else when it is made again."""
-    what, arguments, got = found
+    _, arguments, got = found
     again = _try(exercise, function, arguments)
     if again is None or isinstance(again[0], Unusable):
         return True
@@ -244,24 +249,23 @@ def _gather(exercise: Exercise, recorder: _Recorder) -> None:
                 return
 
 
-def explained(exercise: Exercise, calls: list[Any], smallest: tuple[Any, Any]) -> tuple[str, ...]:
-    """Hints: the mistake that explains all results, or two that do together, or one that explains the smallest case."""
-    calls = [smallest, *calls]
+def explained(exercise: Exercise, calls: list[tuple[tuple[Any, ...], Any]]) -> tuple[str, ...]:
+    """Hints: the mistake that explains all calls, or two that do together, or one that explains the first wrong one."""
 
-    def fits(variant: dict[str, Any], of: list[Any]) -> bool:
+    def fits(variant: dict[str, Any], of: list[tuple[tuple[Any, ...], Any]]) -> bool:
         return all(_gives(exercise, arguments, variant, got) for arguments, got in of)
 
-    def differs(one: Mistake) -> bool:
-        return any(_gives(exercise, arguments, {}, got) is False for arguments, got in calls)
-
-    near = [one for one in exercise.mistakes if fits(dict(one.variant), calls[:1])]
+    wrong = [call for call in calls if difference(exercise, *call) is not None]
+    if not wrong:
+        return ()
+    near = [one for one in exercise.mistakes if fits(dict(one.variant), wrong[:1])]
     for one in near:
         if fits(dict(one.variant), calls):
             return (one.hint,)
     for a, b in combinations(exercise.mistakes, 2):
         if not set(a.variant) & set(b.variant) and fits({**a.variant, **b.variant}, calls):
             return a.hint, b.hint
-    if not near or not differs(near[0]):
+    if not near:
         return ()
     share = [sum(_gives(exercise, arguments, dict(one.variant), got) for arguments, got in calls) for one in near]
     return (f"{near[int(np.argmax(share))].hint} (That explains this case, but not all that were tried.)",)
