@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import REPOSITORY
 from tests.datasets import imagenet_trees as trees
 from xnor_ref import datasets
-from xnor_ref.bench.training.train_worker import Ours, Task
+from xnor_ref.bench.training import train_worker
 from xnor_ref.cli import main
 from xnor_ref.datasets import AugmentSpec, DatasetWarning
 from xnor_ref.datasets.batches import make_batch, table_of
@@ -178,7 +178,7 @@ def test_a_killed_process_leaves_what_it_had_done(tmp_path, monkeypatch, by_fold
     assert np.array_equal(again.train.images[:], by_folders.train.images[:])
     assert (again.mean, again.classes) == (by_folders.mean, by_folders.classes)
     (place,) = (tmp_path / "packed").glob("[!.]*")
-    assert sorted(path.suffix for path in place.iterdir()) == [".jpegs"] * 8 + [".json"] + [".npz"] * 2
+    assert sorted(path.suffix for path in place.iterdir()) == [".jpegs"] * 8 + [".json"] * 9 + [".npz"] * 2
 
 
 def test_damaged_photos_are_named_and_nothing_is_done_twice(tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_damaged_photos_are_named_and_nothing_is_done_twice(tmp_path, monkeypatc
     bad = tmp_path / "train" / trees.SYNSETS[9] / f"{trees.SYNSETS[9]}_5.JPEG"
     good = bad.read_bytes()
     bad.write_bytes(good[: len(good) // 2])
-    with pytest.raises(DatasetError, match=rf"1 photos cannot be used(.|\n)*{bad.stem}\.JPEG: damaged image"):
+    with pytest.raises(DatasetError, match=rf"photos that cannot be used: 1\.(.|\n)*{bad.stem}\.JPEG: damaged image"):
         load(tmp_path)
     bad.write_bytes(good)
     made = []
@@ -414,10 +414,11 @@ def test_what_a_table_costs_is_said_without_the_images(tmp_path, capsys):
 
 
 def test_a_bench_decodes_jpegs():
-    task = Task("shapes-net", size=32, classes=10, batch=4, threads=1)
-    trainer = Ours(task, "fp32", {}, jpegs=True)
+    task = train_worker.Task("shapes-net", size=32, classes=10, batch=4, threads=1)
+    trainer = train_worker.Ours(task, "fp32", {}, jpegs=True)
     assert isinstance(trainer.data.train.images, loading.Photos) and len(trainer.data.train) == 16
     images, labels = trainer.batch(0, 0)
+    train_worker._settings.close()
     assert images.shape == (4, 3, 32, 32) and labels.max() < 10 and trainer.data_seconds > 0
 
 

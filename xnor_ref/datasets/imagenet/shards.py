@@ -116,8 +116,9 @@ def make(
                 try:
                     open_photos(place, root, identity)
                     return
-                except DatasetError:
-                    shutil.rmtree(place)
+                except DatasetError:  # its sound shards are used again
+                    shutil.rmtree(part, ignore_errors=True)
+                    os.rename(place, part)
             part.mkdir(exist_ok=True)
             write_index(part, root, found, identity, in_place, progress)
             os.rename(part, place)
@@ -142,8 +143,8 @@ def write_index(
     if damaged:
         more = " and more" if len(damaged) >= _MOST_DAMAGED else ""
         raise DatasetError(
-            f"imagenet: {len(damaged)}{more} photos cannot be used; replace or remove them, and what is done already "
-            f"will not be done again:\n" + "\n".join(f"  {text}" for text in damaged[:10])
+            f"imagenet: photos that cannot be used: {len(damaged)}{more}. Replace or remove them; what is done already will "
+            "not be done again\n" + "\n".join(f"  {text}" for text in damaged[:10])
         )
     mean, std = measured(splits["train"][0], progress)
     for split, (files, labels) in splits.items():
@@ -164,8 +165,10 @@ def write_index(
         **{"mean": list(mean), "std": list(std)},
     }
     manifest["digest"] = sha256_bytes(canonical_json(manifest))
-    for record in part.glob("*.json"):
-        record.unlink()
+    used = {path.name for files, _ in splits.values() for path in files.places}
+    for left in part.glob("*.jpegs"):
+        if left.name not in used:
+            left.unlink()
     write_atomically(part / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
