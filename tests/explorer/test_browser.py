@@ -7,8 +7,10 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.explorer.explorer_samples import PAGE, model_of_the_docs, needs_extra, needs_vectors, program
+from tests.packed import packed_samples
 from xnor_ref import load_packed
 from xnor_ref.datasets import shapes
 from xnor_ref.datasets.images import load_photo
@@ -129,6 +131,26 @@ def test_photos(page, network, real_data):
         assert label == network.classes[network.predict(expected)[0]], path
 
 
+def test_pictures_of_many_kinds(page, network, tmp_path):
+    """Turned by EXIF, transparent, CMYK, of 16 bits: what the network sees is what `predict` gives it."""
+    picture = Image.fromarray(shapes.draw(2, "val", 3)).resize((150, 100))
+    clear, turned = picture.convert("RGBA"), Image.Exif()
+    clear.putalpha(picture.convert("L"))
+    turned[0x0112] = 6
+    deep = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    for made, name, options in (
+        (picture, "turned.jpg", {"exif": turned, "quality": 95}),
+        (picture.convert("CMYK"), "cmyk.jpg", {"quality": 95}),
+        (clear, "clear.png", {}),
+        (deep, "deep.png", {}),
+    ):
+        made.save(tmp_path / name, **options)
+        open_file(page, tmp_path / name)
+        pixels = np.int16(page.execute_script("return Array.from(Explorer.state.pixels)"))
+        expected = load_photo(tmp_path / name, network.input_shape[1:], 3)
+        assert np.abs(pixels - expected.ravel()).max() <= 1, name
+
+
 def test_a_file_that_is_no_picture(page, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     open_file(page, tmp_path / "text.png")
@@ -166,6 +188,41 @@ def test_a_number_is_counted_from_its_words(page, network):
         assert int(xnor, 16) & (int(x, 16) ^ int(w, 16)) == 0
     alpha, k = network.alpha("block1.conv")[0], arrays["K"][0, 0, 0, 1]
     assert all(repr(float(number))[:6] in shown for number in (alpha, k))
+
+
+SAMPLES = (packed_samples.every_op, packed_samples.version_3, packed_samples.version_4, packed_samples.version_6)
+
+
+def test_other_networks_are_opened_and_every_operation_is_explained(page, tmp_path):
+    """At the first and the last output of each layer, the sum that is written out ends with that output."""
+    for sample in SAMPLES:
+        path = tmp_path / f"{sample.__name__}.safetensors"
+        sample().network().save(path)
+        page.find_element("id", "file").send_keys(str(path))
+        layers = len(sample().metadata["graph"])
+        wait(lambda count=layers: page.execute_script("return Explorer.state.found.length") == count)
+        assert text(page, "#problem") == ""
+        wrong = page.execute_script(
+            """
+            const wrong = [];
+            const { network, found } = Explorer.state;
+            for (const layer of network.layers) {
+              Explorer.choose(layer.index);
+              const { data } = found[layer.index].output;
+              const [o, y = 1, x = 1] = layer.shape;
+              for (const [at, i] of [[{ o: 0, y: 0, x: 0 }, 0], [{ o: o - 1, y: y - 1, x: x - 1 }, data.length - 1]]) {
+                Explorer.pick(at);
+                const said = [...document.querySelectorAll("#sum .big")].at(-1).textContent;
+                if (said !== `Y = ${Drawing.shown(data[i])}`) wrong.push([layer.name, said, data[i]]);
+                const z = [...document.querySelectorAll("#sum .big")].at(0).textContent.split("= ").at(-1);
+                const { Z } = found[layer.index];
+                if (Z && z !== Drawing.shown(Z[i])) wrong.push([layer.name, z, Z[i]]);
+              }
+            }
+            return wrong;
+            """
+        )
+        assert wrong == [], sample
 
 
 def test_bits_and_padding_are_changed(page, network):

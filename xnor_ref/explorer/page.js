@@ -228,6 +228,7 @@ const Explorer = (() => {
   };
 
   function showLayer() {
+    if (!state.found[state.layer]) return; // the first run still goes on, and will end here
     const layer = layerNow();
     [...$("layers").children].forEach((button, i) => {
       button.setAttribute("aria-selected", `${i === state.layer}`);
