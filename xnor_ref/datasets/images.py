@@ -28,7 +28,7 @@ _BEGINNINGS |= {"TIFF": (b"II*\0", b"MM\0*"), "PPM": ()}  # type: ignore[dict-it
 PHOTO_FORMATS = tuple(_BEGINNINGS)
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 2**30
-ORIENTATION = 0x0112  # EXIF tag
+_ORIENTATION = 0x0112  # EXIF tag
 _SPREAD = {"L;2": 85, "L;4": 17}
 _BITS, _MEANING, _KIND = 258, 262, 339  # TIFF tags: bits of a sample, what they mean, how numbers are written
 
@@ -180,12 +180,19 @@ def plain_pixels(image: "Image.Image", what: str) -> "Image.Image":
     return _flatten(_upright(image), most, black_is_most)
 
 
+def is_turned(image: "Image.Image") -> bool:
+    """Whether EXIF says that the photo does not lie upright; damaged metadata says nothing."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:
+        return False
+
+
 def _upright(image: "Image.Image") -> "Image.Image":
     from PIL import ImageOps
 
     try:
-        turned = image.getexif().get(ORIENTATION, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
+        return ImageOps.exif_transpose(image) if is_turned(image) else image
     except Exception:  # the pixels are intact; with damaged metadata they are not rotated
         return image
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xnor_ref.datasets.base import Images, LazyImages
 from xnor_ref.datasets.batches import epoch_words, splitmix64
-from xnor_ref.datasets.images import ORIENTATION, PHOTO_FORMATS, decode_all, opened, plain_pixels
+from xnor_ref.datasets.images import PHOTO_FORMATS, decode_all, is_turned, opened, plain_pixels
 from xnor_ref.errors import DatasetError, InputError, InputTypeError, is_integer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def decoded(data: bytes, what: str, short: int, *, enlarge: bool = True) -> tupl
         if factor < 1:
             image.draft(None, (int(image.width * factor), int(image.height * factor)))  # none but JPEGs take it
         plain = plain_pixels(image, what)
-        turned = plain.size != image.size or image.getexif().get(ORIENTATION, 1) != 1
+        turned = plain.size != image.size or is_turned(image)
         shorter = min(plain.size)
         if shorter > short or (enlarge and shorter < short):
             size = [max(short, round(side * short / shorter)) for side in plain.size]

@@ -143,8 +143,8 @@ def write_index(
     if damaged:
         more = " and more" if len(damaged) >= _MOST_DAMAGED else ""
         raise DatasetError(
-            f"imagenet: photos that cannot be used: {len(damaged)}{more}. Replace or remove them; what is done already will "
-            "not be done again\n" + "\n".join(f"  {text}" for text in damaged[:10])
+            f"imagenet: photos that cannot be used: {len(damaged)}{more}. Replace or remove them; what is done already "
+            "will not be done again\n" + "\n".join(f"  {text}" for text in damaged[:10])
         )
     mean, std = measured(splits["train"][0], progress)
     for split, (files, labels) in splits.items():
