@@ -63,7 +63,7 @@ def costs_section(network: PackedNetwork) -> Html:
         f"In float32 they would take {total['float_bytes']:,}, {times:.1f} times as many. An image needs "
         f"{total['macs']:,} multiply-adds, of which {binary:,} ({share:.0f} %) are binary"
     )
-    text += f": {total['words']:,} words of 64 bits take an XNOR and a popcount each." if total["words"] else "."
+    text += f": an XNOR and a popcount for each of {total['words']:,} words of 64 bits." if total["words"] else "."
     head = ("layer", "operation", "output", "binary weights", "real numbers", "bytes", "multiply-adds", "64-bit words")
     cells: list[tuple[Any, ...]] = [
         (
@@ -92,11 +92,12 @@ def filters_section(network: PackedNetwork) -> Html:
     real = next((layer for layer in network.layers if layer.kind == "conv2d"), None)
     if real and real.inputs == ("image",) and real.weight_shape and real.weight_shape[1] in (1, 3):
         figures.append(_real(network, real))
-    figures += [_binary(network, layer) for layer in network.layers if is_binary(network, layer)]
-    if not figures:
+    binary = [_binary(network, layer) for layer in network.layers if is_binary(network, layer)]
+    if not figures and not binary:
         return Html()
     text = f"Each row is a filter, each square an input channel: up to {FILTERS} filters and {CHANNELS} channels."
-    return join((el("p", text), legend(), el("div", *figures, class_="grid")))
+    told = join((el("p", text), legend())) if binary else el("p", "No layer has binary weights.")
+    return join((told, el("div", *figures, *binary, class_="grid")))
 
 
 def _real(network: PackedNetwork, layer: Layer) -> Html:
