@@ -20,7 +20,9 @@ from tests.training.training_samples import TINY_OPTIONS, result_bytes, run_cli,
 from xnor_ref import box, cli
 from xnor_ref.cli import main
 from xnor_ref.cli.group import COMMANDS, command_of
+from xnor_ref.cli.help import TRAIN, wrapped
 from xnor_ref.cli.progress import Progress, bar, clock
+from xnor_ref.training.settings.config import FIELDS
 from xnor_ref.training.settings.recipes import NAMES
 
 RUN = "runs/shapes-shapes-net-xnor-0"
@@ -361,9 +363,34 @@ def test_help_lists_all_commands_and_exit_codes(tmp_path):
 def test_help_of_each_command_ends_with_examples(command, capfd):
     assert main([command, "--help"]) == 0
     out = capfd.readouterr().out
-    assert "Examples:" in out
-    last = out.strip().splitlines()[-1]
-    assert re.match(rf"  (python \S*cli\.py|xnor-ref) {command}\b", last)
+    examples = out.partition("Examples:\n")[2].replace("\\\n", "").strip().splitlines()
+    assert examples and all(re.match(rf" *(python \S*cli\.py|xnor-ref) {command}\b", line) for line in examples)
+
+
+def every_command():
+    """The arguments that name each command, and each command of a command."""
+    for name in COMMANDS:
+        yield [name]
+        yield from ([name, part] for part in getattr(command_of(name), "commands", ()))
+
+
+@pytest.mark.parametrize("arguments", [[], *every_command()], ids=" ".join)
+def test_help_fits_80_columns(arguments, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([*arguments, "--help"]) == 0
+    assert [line for line in capfd.readouterr().out.splitlines() if len(line) > 80] == []
+
+
+def test_every_setting_of_a_run_has_a_heading():
+    grouped = " ".join(TRAIN.values()).split()
+    assert len(set(grouped)) == len(grouped) and {*FIELDS} <= {*grouped}
+    assert {*grouped} <= {parameter.name for parameter in command_of("train").params}
+
+
+def test_an_example_is_cut_between_its_words():
+    command = f"python cli.py a --out {'x' * 60} --flag b"
+    assert list(wrapped(command, 2)) == ["  python cli.py a \\", f"    --out {'x' * 60} \\", "    --flag b"]
+    assert list(wrapped("python cli.py a", 2)) == ["  python cli.py a"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import difflib
 import keyword
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from xnor_ref import __version__
 from xnor_ref.cli.completion import candidates
+from xnor_ref.cli.help import WIDTH, wrapped, write_options
 from xnor_ref.cli.text import program
 
 COMMANDS = {
@@ -65,24 +66,33 @@ class LazyGroup(click.Group):
 
 
 class Command(click.Command):
-    """A command with examples at the end of its help, and with shell completion. The examples run as printed."""
+    """A command with examples at the end of its help, and with shell completion. The examples run as printed.
 
-    def __init__(self, *args: Any, examples: tuple[str, ...] = (), **kwargs: Any):
+    `groups` are the headings of its options, each with their names.
+    """
+
+    def __init__(
+        self, *args: Any, examples: tuple[str, ...] = (), groups: Mapping[str, str] | None = None, **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
-        self.examples = examples
+        self.examples, self.groups = examples, groups or {}
         for parameter in self.params:
             if parameter.metavar:
                 parameter.shell_complete = partial(candidates, parameter.metavar)  # type: ignore[method-assign]
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter, self.groups)
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Examples"):
             for example in self.examples:
-                formatter.write(f"{'':{formatter.current_indent}}{program()} {example}\n")
+                for line in wrapped(f"{program()} {example}", formatter.current_indent):
+                    formatter.write(f"{line}\n")
 
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
     epilog="Exit codes: 0 done; 1 a bug, or an error of the system; 2 wrong usage; 3 data set or image; 4 model, "
     "checkpoint or run rejected; 5 a number is not finite; 6 results that must be equal differ; 7 a file cannot be "
     "written; 130 or 143 stopped by Ctrl-C or SIGTERM; 141 the reader of the output closed it.",

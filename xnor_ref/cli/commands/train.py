@@ -11,6 +11,7 @@ import click
 
 from xnor_ref.cli import options
 from xnor_ref.cli.group import Command
+from xnor_ref.cli.help import TRAIN
 from xnor_ref.cli.text import plugin_flag, program
 from xnor_ref.errors import ModelFileError
 from xnor_ref.training.settings import recipes
@@ -21,6 +22,7 @@ from xnor_ref.training.settings.resolve import resolve
 
 @click.command(
     cls=Command,
+    groups=TRAIN,
     examples=(
         "train",
         "train --epochs 1 --train-size 200 --val-size 100 --out runs/quick-try",
