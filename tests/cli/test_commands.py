@@ -21,6 +21,7 @@ from xnor_ref import box, cli
 from xnor_ref.cli import main
 from xnor_ref.cli.group import COMMANDS, command_of
 from xnor_ref.cli.help import TRAIN, wrapped
+from xnor_ref.cli.options import table
 from xnor_ref.cli.progress import Progress, bar, clock
 from xnor_ref.training.settings.config import FIELDS
 from xnor_ref.training.settings.recipes import NAMES
@@ -484,3 +485,22 @@ def test_train_on_real_images(real_data, tmp_path, monkeypatch, capfd, options):
     photos = sorted(str(p) for p in (real_data / "photos").iterdir())[:2]
     assert main(["predict", "run", *photos]) == 0
     assert main(["evaluate", "run", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("columns", [2, 3, 9, 14])
+def test_a_table_fits_80_columns_and_loses_nothing(columns):
+    rng = random.Random(columns)
+    texts = (
+        lambda: " ".join("ab" * rng.randint(1, 9) for _ in range(rng.randint(1, 30))),
+        lambda: f"{rng.random():.6f}",
+    )
+    rows = [tuple(texts[i % 2 if i else 1]() for i in range(columns)) for _ in range(5)]
+    shown = table(rows, right=range(1, columns, 2))
+    assert max(map(len, shown.splitlines())) <= 80
+    words = sorted(word for row in rows for cell in row for word in cell.split())
+    repeated = [row[0] for row in rows] * shown.count("\n\n")
+    assert sorted(shown.split()) == sorted([*words, *repeated])
+
+
+def test_a_table_that_fits_is_one():
+    assert table([("a", "1"), ("bcd", "20")], right=(1,)) == "a     1\nbcd  20"

@@ -23,6 +23,7 @@ TRAIN = {  # the headings of `train --help`, and the options under them
     "A teacher": "teacher distill_weight temperature",
     "MST-compression": "mst_lambda mst_pull mst_start mst_ramp mst_refresh mst_margin",
     "Arithmetic": "backend backward threads check_agreement",
+    "Several processes": "shards norm_over compress_gradients distributed rank_timeout",
     "The run": "out resume config_file checkpoint_every keep quiet as_json",
 }
 
@@ -53,7 +54,7 @@ def write_options(
 
 
 def wrapped(command: str, indent: int) -> Iterable[str]:
-    """The lines of a shell command, cut where an option or an argument begins; all but the last end with a backslash."""
+    """The lines of a shell command, cut before an option or an argument; all but the last end with a backslash."""
     words, line = command.split(" "), ""
     parts = [words[0]]
     for before, word in pairwise(words):

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import os
+import textwrap
 from collections.abc import Callable, Container, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import click
 
+from xnor_ref.cli.help import WIDTH
 from xnor_ref.cli.text import show
 from xnor_ref.errors import InputError, ModelFileError, OutputError
 from xnor_ref.kernels.basics.threads import set_threads
@@ -239,10 +242,43 @@ def scaled(count: int, units: Sequence[str]) -> str:
 
 
 def table(rows: Sequence[tuple[str, ...]], right: Container[int] = ()) -> str:
-    """Return rows of text in aligned columns. Columns in `right` are right-aligned."""
+    """Rows of texts in columns of equal width; columns in `right` are set right.
+
+    A table of more than 80 columns wraps its widest texts. If that is not enough, its columns are shown in parts below
+    each other, each with the first column.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    texts = [i for i in range(len(widths)) if i not in right and i > 0] or [0]
+    while _width(widths) > WIDTH and max(widths[i] for i in texts) > _NARROWEST:
+        widest = max(texts, key=widths.__getitem__)
+        widths[widest] = max(_NARROWEST, widths[widest] - (_width(widths) - WIDTH))
+    parts, part = [], [0]
+    for column in range(1, len(widths)):
+        if len(part) > 1 and _width([widths[i] for i in (*part, column)]) > WIDTH:
+            parts.append(part)
+            part = [0]
+        part.append(column)
+    return "\n\n".join("\n".join(_lines(rows, columns, widths, right)) for columns in (*parts, part))
+
+
+_NARROWEST = 24  # columns that a wrapped text keeps
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _lines(rows: Sequence[tuple[str, ...]], columns: list[int], widths: list[int], right: Container[int]) -> list[str]:
+    """The lines of some columns of a table."""
     lines = []
     for row in rows:
-        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+        cells = [
+            textwrap.wrap(row[i], widths[i], break_long_words=False, break_on_hyphens=False)
+            if len(row[i]) > widths[i]
+            else [row[i]]
+            for i in columns
+        ]
+        for texts in zip_longest(*cells, fillvalue=""):
+            line = [t.rjust(widths[i]) if i in right else t.ljust(widths[i]) for i, t in zip(columns, texts)]
+            lines.append("  ".join(line).rstrip())
+    return lines
