@@ -81,6 +81,19 @@ def test_the_picture_is_what_its_script_draws():
     assert (DOCS / "xnor.svg").read_text() == loaded(DOCS / "picture.py").draw()
 
 
+def test_the_slides_are_those_of_the_lessons(monkeypatch):
+    slides = loaded(DOCS / "course/slides.py")
+    monkeypatch.setattr(slides, "draw", lambda path, target: iter([f"{path.stem}.svg"] * 9))
+    text = (DOCS / "course/lecturers.md").read_text()
+    one, two = (slides.session(part, None) for part in re.split(r"^## (?=Session)", text, flags=re.MULTILINE)[1:])
+    assert 30 < len(one) < 90 and 30 < len(two) < 90
+    for page in (*one, *two):
+        assert page.count("\n") < 40 and "](../" not in page and "code-cell" not in page, page
+    assert any("01-signs.svg" in page for page in one) and one[-1].count("\n- ") == two[-1].count("\n- ") == 5
+    shown = slides.pages_of("Title", "One. Two. Three.\n\n<!-- next slide -->\n\n- [a](b.md)\n", iter(()))
+    assert shown == ["## Title\n\nOne. Two.", "## Title (2)\n\n- a"]
+
+
 class Page(HTMLParser):
     """What a page of the site links to, loads, and can be linked at."""
 

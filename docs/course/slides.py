@@ -23,7 +23,7 @@ style: |
   section { font-size: 26px; justify-content: start; padding: 48px 60px; }
   section.lead { justify-content: center; }
   h1 { font-size: 44px; } h2 { font-size: 34px; }
-  table { font-size: 20px; } pre { font-size: 20px; } img { max-width: 100%; max-height: 430px; }
+  table { font-size: 20px; } pre { font-size: 20px; } img { max-width: 100%; max-height: 340px; }
 ---
 """
 
@@ -53,7 +53,7 @@ def plain(text):
 def lines_of(block):
     """About how many lines of a slide a block takes."""
     if block.startswith("!["):
-        return LINES - 3
+        return 9
     if block.startswith("$$"):
         return 3
     scale = 0.75 if block.startswith("```") else 1.15
