@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.conftest import JIT_DISABLED
-from tests.harness import cache, damage, disk, inputs, kills, resumes
+from tests.harness import cache, damage, disk, inputs, kills, memory, resumes
 from xnor_ref import storage
 
 pytestmark = [
@@ -65,3 +65,19 @@ def test_damaged_inputs_are_refused_or_read(capfd):
 def test_damaged_caches_are_noticed(capfd):
     assert cache.run(10) == 0
     assert re.search(r"10 damaged caches of \d+ kernels: [5-9] warnings, 0 faults", capfd.readouterr().out)
+
+
+@pytest.mark.soak
+def test_memory_stays_flat(capfd):
+    assert memory.run({"epochs": 20, "predictions": 500, "loads": 200}) == 0
+    assert "too much" not in capfd.readouterr().out
+
+
+def test_what_is_kept_is_noticed():
+    kept = []
+    more, threads, files = memory.growth(20, lambda: kept.append(bytearray(2**20)))
+    assert more > 15 * 2**20 and threads == files == 0
+    more, _, files = memory.growth(20, lambda: kept.append(open(__file__)))
+    assert files == 18
+    for file in kept[20:]:
+        file.close()

@@ -7,6 +7,7 @@ network gives the float network's answers bit for bit.
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -32,6 +33,7 @@ from xnor_ref.packed.thresholds import fold_threshold
 from xnor_ref.steady import steady
 
 Fields = dict[str, NDArray | None]
+_version = cache(version)  # importlib.metadata keeps something of each call for good
 
 
 @steady
@@ -119,7 +121,7 @@ def freeze(
             "xnor_ref": xnor_ref.__version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "numba": version("numba"),
+            "numba": _version("numba"),
         },
         "training": about.get("training") or {},
         "data_sha256": about.get("data_sha256"),

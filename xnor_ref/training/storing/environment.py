@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def changes(path: Path, here: dict[str, Any]) -> str:
         return ""  # no description to compare with
 
 
+@cache  # importlib.metadata keeps something of each call for good
 def version_of(package: str) -> str | None:
     """Return the version of an installed package."""
     try:
