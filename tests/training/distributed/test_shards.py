@@ -136,18 +136,19 @@ def test_an_epoch_ends_where_it_does_in_one_piece(data):
 
 def drawn_job(rng, data, tmp_path):
     """Options, callbacks and a team, drawn from all that training has."""
-    options = LAYERS[rng.integers(len(LAYERS))]
+    options, pull = LAYERS[rng.integers(len(LAYERS))], str(rng.choice(["tree", "centre"]))
     joins = {
         "average": lambda model: WeightAverage(model, 0.9),
         "clip": lambda model: ClipNorm(0.5),
         "small": lambda model: SmallerImages(model, data, 12, 1),
         "teacher": lambda model: Teacher(tmp_path / "teacher.safetensors", data),
-        "mst": lambda model: MstPull(model, STEPS, 0.5, refresh=1, pull=str(rng.choice(["tree", "centre"]))),
+        "mst": lambda model: MstPull(model, STEPS, 0.5, refresh=1, pull=pull),
     }
     if options.get("method", "xnor") != "xnor" or "weight_bits" in options:
         del joins["mst"]
+    del joins[str(rng.choice(["small", "teacher"]))]  # the teacher takes images of one size
     if options.get("method") == "xnor++":
-        del joins["small"]
+        joins.pop("small", None)
     names = [name for name in joins if rng.random() < 0.5]
     of_team = {"apart": bool(rng.random() < 0.3), "compress": "sign" if rng.random() < 0.3 else None}
     return options, names, [joins[name] for name in names], of_team, str(rng.choice(["fp32", "int8"]))
