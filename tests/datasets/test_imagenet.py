@@ -255,11 +255,18 @@ def test_missing_parts_are_named(tmp_path):
     with pytest.raises(DatasetError) as error:
         load(tmp_path)
     assert error.value.exit_code == 3
-    for part in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "never downloaded"):
+    for part in (
+        "ILSVRC2012_img_train.tar",
+        "ILSVRC2012_img_val.tar",
+        "ILSVRC2012_devkit_t12.tar.gz",
+        "does not download",
+    ):
         assert part in str(error.value)
     root = trees.folders(tmp_path, photos())
     (root / "ILSVRC2012_devkit_t12" / "data" / "meta.mat").unlink()
-    with pytest.raises(DatasetError, match=r"labels of the validation images(.|\n)*there is .*ground_truth\.txt alone"):
+    with pytest.raises(
+        DatasetError, match=r"labels of the validation images(.|\n)*of these only .*ground_truth\.txt is there"
+    ):
         load(root)
     with pytest.raises(DatasetError, match="no such folder"):
         load(tmp_path / "nowhere")

@@ -71,18 +71,19 @@ class Layout:
         self.val = self._images(VAL_TAR, _VAL)
         missing = []
         if self.train is None or (self.train.is_dir() and not _synsets_in(self.train)):
-            missing.append(f"the training images: {TRAIN_TAR}, or train/ with a folder n01440764 and so on a class")
+            missing.append(f"the training images: {TRAIN_TAR}, or train/ with a folder for each class (n01440764 ...)")
         if self.val is None:
-            missing.append(f"the validation images: {VAL_TAR}, or val/ with the images, or with a folder a class")
-        elif not self.is_sorted and self._kaggle_labels is None:
-            needed = f"{DEVKIT}.tar.gz, or {META} and {TRUTH} of it, or Kaggle's {KAGGLE_LABELS}"
-            if self._devkit.keys() < {META, TRUTH}:
-                here = f" (there is {' and '.join(sorted(self._devkit))} alone)" if self._devkit else ""
-                missing.append(f"the labels of the validation images: {needed}{here}")
+            missing.append(f"the validation images: {VAL_TAR}, or val/ with the images or with a folder for each class")
+        if not self.is_sorted and self._kaggle_labels is None and self._devkit.keys() < {META, TRUTH}:
+            here = f" (of these only {next(iter(self._devkit))} is there)" if self._devkit else ""
+            missing.append(
+                f"the labels of the validation images, unless these are sorted by class: {DEVKIT}.tar.gz, or {META} "
+                f"and {TRUTH} from it, or Kaggle's {KAGGLE_LABELS}{here}"
+            )
         if missing:
             raise DatasetError(
-                f"ImageNet: in {data_dir} something is missing. It is never downloaded from here; image-net.org gives "
-                "it to those who register. There should be\n" + "\n".join(f"  {part}" for part in missing)
+                f"{data_dir}: ImageNet is not complete here. This program does not download it; registered users get "
+                "it from image-net.org. These parts are missing:\n" + "\n".join(f"  {part}" for part in missing)
             )
 
     @property

@@ -46,7 +46,8 @@ def load(
     InputError : an option out of range
     OutputError : no room for the store
     """
-    check_integer("imagenet: image_size", image_size, 32, 512 if in_place else SIZE)
+    what = "imagenet: image_size" + ("" if in_place else " (of images from the store)")
+    check_integer(what, image_size, 32, 512 if in_place else SIZE)
     check_integer("imagenet: scale_to", scale_to, SHORT_SIDE, 2048)
     if crop == "resized" and scale_to != SHORT_SIDE:
         raise InputError(f"imagenet: scale_to (={scale_to}) needs crop random, got crop resized")

@@ -126,7 +126,8 @@ def make(
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"cannot prepare imagenet in {place.parent}: {error.strerror or error}") from error
+        hint = "" if in_place else "; --store-dir names another folder, and --in-place needs no store"
+        raise OutputError(f"cannot prepare imagenet in {place.parent}: {error.strerror or error}{hint}") from error
 
 
 def write_index(
