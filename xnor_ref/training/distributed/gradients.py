@@ -93,12 +93,18 @@ class Sums:
     def finish(self) -> None:
         """Wait until all parameters have their sums. Raises what went wrong on the way."""
         if self._pending:
-            self._pending.clear()
+            self.forget()
             raise InputError("some shards of a batch have a gradient of a parameter, and others none")
         self._send(self._bucket)
         waiting, self._waiting = self._waiting, []
         for wait in waiting:
             wait()
+
+    def forget(self) -> None:
+        """Drop the gradients that have come so far: the step is given up."""
+        self._pending.clear()
+        self._bucket.clear()
+        self._waiting.clear()
 
     def state_dict(self, names: dict[Tensor, str]) -> dict[str, NDArray]:
         """What a resumed run needs; `names` are those of the parameters. All ranks call it together."""
@@ -192,6 +198,10 @@ class SignSums(Sums):
     def finish(self) -> None:
         self._send(self._signs)
         super().finish()
+
+    def forget(self) -> None:
+        self._signs.clear()
+        super().forget()
 
     def state_dict(self, names: dict[Tensor, str]) -> dict[str, NDArray]:
         found: dict[str, NDArray] = {}

@@ -160,6 +160,7 @@ class Team:
         for other in others:
             other.result()
         if self._failure is not None:
+            self.gradients.forget()
             raise self._failure
         self._move_statistics()
         return self._results
