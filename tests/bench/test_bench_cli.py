@@ -169,7 +169,7 @@ def test_emulation_needs_the_instructions(monkeypatch):
     settings = ladder.emulation("haswell")
     assert settings["NUMBA_CPU_NAME"] == "haswell" and settings["NUMBA_CPU_FEATURES"] == "+avx2,-avx512f,+fma"
     assert settings["ONEDNN_MAX_CPU_ISA"] == "AVX2"
-    with pytest.raises(InputError, match="cannot stand in for skylake-avx512: it has no avx512bw, avx512dq, avx512vl"):
+    with pytest.raises(InputError, match="cannot emulate skylake-avx512: it has no avx512bw, avx512dq, avx512vl"):
         ladder.emulation("skylake-avx512")
 
 

@@ -168,7 +168,7 @@ def test_a_network_whose_rungs_differ_is_not_measured():
     networks.check_network(network, images)
     right = network.logits
     network.logits = lambda x, threads=None, backend="auto": right(x, threads, backend) + (backend == "numba")
-    with pytest.raises(EquivalenceError, match="two rungs give this network different logits"):
+    with pytest.raises(EquivalenceError, match="two rungs give different logits for this network"):
         networks.check_network(network, images)
 
 

@@ -245,7 +245,7 @@ class StopAfter(Observer):
 def test_an_interrupted_experiment_goes_on_to_the_same_results(table3b, data_dir, tmp_path):
     made, results = table3b
     again = tiny_plan("table3b", data_dir, tmp_path, seeds=2)
-    with pytest.raises(Interrupted, match="the same command goes on") as caught:
+    with pytest.raises(Interrupted, match="the same command continues") as caught:
         execute.run_plan(again, observer=StopAfter(8))  # in the second of six runs
     assert caught.value.run is None
     half = json.loads((again.folder / "results.json").read_text())
@@ -275,7 +275,7 @@ def test_other_settings_or_other_data_are_refused(table3b, data_dir, tmp_path):
     with pytest.raises(ModelFileError, match=r"val_size: 24 there, 36 requested.*sha256"):
         execute.run_plan(tiny_plan("table3b", data_dir, tmp_path, val_size=36))
     (tmp_path / "table3b-shapes-quick/bacp-seed0/config.json").unlink()
-    with pytest.raises(ModelFileError, match="is there and holds no run"):
+    with pytest.raises(ModelFileError, match="exists but holds no run"):
         execute.prepare(tiny_plan("table3b", data_dir, tmp_path))
 
 
@@ -437,7 +437,7 @@ def test_an_experiment_is_stopped_with_saved_runs_and_a_plain_message(data_dir, 
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     code, _, err = stop(process, signal.SIGTERM)
-    assert code == 143 and "the same command goes on with it" in err and "Traceback" not in err
+    assert code == 143 and "the same command continues it" in err and "Traceback" not in err
     assert "resume" not in err  # of `train`, which would not go on with the rows that come after
 
 

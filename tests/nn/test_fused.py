@@ -505,7 +505,7 @@ def test_processors_without_products_of_bytes_take_float32(monkeypatch, tmp_path
         assert_same_bits(step(block(), x, arithmetic=arithmetic), expected)
     observer, config = Notes(), tiny_config(tmp_path, epochs=1)
     train_run(dataclasses.replace(config, backward="int8"), out=tmp_path / "int8", observer=observer)
-    assert any("does not multiply bytes" in note and "in fp32" in note for note in observer.notes)
+    assert any("has no instructions for bytes" in note and "in fp32" in note for note in observer.notes)
     train_run(dataclasses.replace(config, backward="fp32"), out=tmp_path / "fp32", observer=(quiet := Notes()))
     assert not any("bytes" in note for note in quiet.notes)
     name = "checkpoints/step-000000004.safetensors"

@@ -1,1 +1,1 @@
-"""Benchmarks: the binary kernels against the roof of the machine they run on, and against other libraries."""
+"""Benchmarks: the binary kernels against the roof of the machine that they run on, and against other libraries."""

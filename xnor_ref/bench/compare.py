@@ -34,19 +34,18 @@ def measure_layers(
 def measure_layer(
     layer: Layer, batch: int = 1, threads: int = 1, names: tuple[str, ...] = (), pace: Pace = FULL
 ) -> dict[str, Any]:
-    """Measure one layer side by side with the roof and with `names`, groups of `baselines.BASELINES`.
+    """Measure one layer and compare it with the roof and the baselines in `names` (groups of `baselines.BASELINES`).
 
     Returns
     -------
     dict of JSON values
         "ours" holds seconds of the "kernel" alone (packed bits to int32), of the parts "pack" (sign, pack, A), "scale"
-        (K) and "convolve" (popcounts times alpha and K), and of the whole operation in each layout; "roof" the seconds
-        that the roof needs for as many multiply-accumulates; "baselines" a ratio each, their time divided by ours in
-        the same layout; "absent" why the others could not be measured; "timings" all medians with quartiles.
-
-    Raises
+        (K) and "convolve" (popcounts times alpha and K), and of the whole operation in each layout. "roof" is the
+        seconds that the roof needs for the same number of multiply-accumulates. "baselines" holds for each baseline a
+        ratio, its time divided by ours in the same layout. "absent" says why the others could not be measured.
+        "timings" holds all medians with quartiles.
     ------
-    EquivalenceError : our result, or a baseline's for signs, is not that of the checked functions
+    EquivalenceError : our result, or a baseline's result for signs, differs from that of the checked functions
     """
     x, weight = random_data(layer, batch)
     runs = ours(layer, x, weight, threads)
@@ -85,7 +84,7 @@ def _ratio(baseline: baselines.Baseline, seconds: dict[str, float]) -> dict[str,
 def _others(
     layer: Layer, x: F32, weight: F32, threads: int, names: tuple[str, ...]
 ) -> tuple[dict[str, tuple[baselines.Baseline, baselines.Prepared]], dict[str, str]]:
-    """The baselines that can be measured, and why the others cannot."""
+    """Return the baselines that can be measured, and why the others cannot."""
     found, absent = {}, {}
     for name in names:
         for baseline in baselines.BASELINES[name]:
@@ -97,7 +96,7 @@ def _others(
 
 
 def ours(layer: Layer, x: F32, weight: F32, threads: int) -> Runs:
-    """Our planned kernels by what they do, checked against the public functions; x (N, C, H, W) or (N, I)."""
+    """Return our planned kernels by name, checked against the public functions; x (N, C, H, W) or (N, I)."""
     wanted = whole_operation(layer, x, weight)
     runs: Runs = {}
     for layout in LAYOUTS if not isinstance(layer, Linear) else ("NHWC",):
@@ -119,7 +118,7 @@ def ours(layer: Layer, x: F32, weight: F32, threads: int) -> Runs:
 
 
 def planned(layer: Layer, weight: F32, batch: int, layout: str = "NHWC") -> Any:
-    """Our fastest kernel, planned for the layer."""
+    """Return our fastest kernel, planned for the layer."""
     if isinstance(layer, Linear):
         return PlannedLinear(weight, batch=batch)
     size = layer.size, layer.size
@@ -127,7 +126,7 @@ def planned(layer: Layer, weight: F32, batch: int, layout: str = "NHWC") -> Any:
 
 
 def whole_operation(layer: Layer, x: F32, weight: F32) -> F32:
-    """(Z * alpha) * K by the public functions (Rastegari et al. 2016, eq. 11)."""
+    """Return (Z * alpha) * K, computed by the public functions (Rastegari et al. 2016, eq. 11)."""
     if isinstance(layer, Linear):
         scaled = binary_ops.binary_linear(x, weight).astype(np.float32) * binary_ops.weight_scale(weight)
         return scaled * binary_ops.input_scale_rows(x)

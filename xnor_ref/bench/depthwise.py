@@ -1,6 +1,6 @@
-"""Real convolutions of 3x3 with few channels a group beside their limits.
+"""Speed of real 3x3 convolutions with few channels per group, compared with their limits.
 
-Depthwise ones, with one channel a group, move almost as many bytes as they multiply numbers.
+Depthwise convolutions have one channel per group. They move almost as many bytes as they multiply numbers.
 """
 
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ from xnor_ref.kernels.ops import float_ops
 from xnor_ref.kernels.training.convolution import GroupedConvolution
 from xnor_ref.kernels.vectors import grouped
 
-# Channels, pixels a side, stride, channels of a group
+# Channels, pixels per side, stride, channels per group
 LAYERS = tuple((c, size, stride, 1) for stride in (1, 2) for c, size in ((64, 56), (128, 28), (256, 14), (512, 7)))
 LAYERS += ((128, 28, 1, 2), (128, 28, 1, 4), (128, 28, 1, 8), (256, 14, 1, 8), (128, 28, 2, 4))
 
 
 def measure_depthwise(batch: int = 1, threads: int = 1, pace: Pace = FULL) -> Iterator[dict[str, Any]]:
-    """Measure `LAYERS`, channels innermost, in inference and backwards.
+    """Measure `LAYERS`, channels innermost, forward and backward.
 
     Yields
     ------
     dict of JSON values
-        "ours": seconds of "forward" (with bias, scale and shift), "input gradient", "weight gradient" and "NCHW", which
-        is a call of `float_ops.conv2d`; "bytes" that are read and written forward; "limit" seconds, the roof of float32
-        or that of reading an array of this size, whichever is more ("bound"), and forward over it ("over_limit");
-        "of_memory", bytes a second over those that can be read from main memory.
+        "ours": seconds of "forward" (with bias, scale and shift), "input gradient", "weight gradient" and "NCHW" (a
+        call of `float_ops.conv2d`); "bytes" read and written forward; "limit", the larger of two times in seconds: the
+        roof of float32, or reading an array of this size ("bound" says which); "over_limit", forward divided by it;
+        "of_memory", bytes per second divided by those that can be read from main memory.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Figure 4 of Rastegari et al. 2016: the memory of networks, and speed-up against channels and filter size.
 
-The paper counts c N_W N_I multiply-accumulates a filter in float, and in binary c N_W N_I / 64 word operations plus N_I
-products with K (section 4.1): S = 64 c N_W / (c N_W + 64). That leaves out computing A and K, which o filters share:
-S' = c N_W / (c N_W / 64 + 1 + (c + N_W) / o). Both say how many operations are saved; how many times faster a machine
-gets depends on how fast it is in float, so the measured curves carry the name of their baseline.
+The paper counts c N_W N_I multiply-accumulates per filter in float. In binary it counts c N_W N_I / 64 word operations
+plus N_I products with K (section 4.1): S = 64 c N_W / (c N_W + 64). It does not count computing A and K, which o
+filters share: S' = c N_W / (c N_W / 64 + 1 + (c + N_W) / o). Both are ratios of operations. The ratio of times depends
+on how fast the machine computes in float, so the measured curves name their baseline.
 """
 
 import math
@@ -20,19 +20,19 @@ FILTERS = (1, 2, 3, 5, 7, 11, 20)  # 256 channels, figure 4(c)
 
 
 def theory(channels: int, filter_size: int) -> float:
-    """S = 64 c N_W / (c N_W + 64), the paper's speed-up for one filter."""
+    """Return S = 64 c N_W / (c N_W + 64), the paper's speed-up for one filter."""
     n = channels * filter_size**2
     return 64 * n / (n + 64)
 
 
 def theory_with_scales(channels: int, filter_size: int, out_channels: int) -> float:
-    """S' with A (c additions a position) and K (N_W additions a position), which all filters share."""
+    """Return S'. It counts A and K, c and N_W additions per position, which all filters share."""
     n = channels * filter_size**2
     return n / (n / 64 + 1 + (channels + filter_size**2) / out_channels)
 
 
 def points(pace: Pace = FULL) -> tuple[list[Conv], list[Conv]]:
-    """The layers of the curves over channels and over filter sizes: 14x14 pixels, 256 filters, as in the paper."""
+    """Return the layers of the curves over channels and filter sizes: 14x14 pixels, 256 filters, as in the paper."""
     channels, filters = ((64, 256), (1, 3)) if pace.quick else (CHANNELS, FILTERS)
     return (
         [Conv(c, PAPER.size, 3, PAPER.out_channels) for c in channels],
@@ -41,15 +41,15 @@ def points(pace: Pace = FULL) -> tuple[list[Conv], list[Conv]]:
 
 
 def measure_figure4(names: tuple[str, ...], pace: Pace = FULL, threads: int = 1) -> Iterator[dict[str, Any]]:
-    """Each point of figure 4(b) and (c) in turn: theory, measured speed-ups, and bits of the weights.
+    """Yield each point of figure 4(b) and (c): theory, measured speed-ups, and bits of the weights.
 
     Yields
     ------
     dict of JSON values
         "curve" ("channels" or "filter"), the layer; "theory", "theory_with_scales"; "measured", for each baseline its
-        time divided by ours for the "whole" operation in the same layout and for the "kernel" alone, the paper's
-        "excluding memory allocation and memory access"; bits of the weights as float32 and as signs, and "absent"
-        baselines.
+        time divided by ours, for the "whole" operation in the same layout and for the "kernel" alone (the paper's
+        "excluding memory allocation and memory access"); bits of the weights as float32 and as signs; "absent", the
+        baselines that could not be measured.
     """
     for curve, layers in zip(("channels", "filter"), points(pace)):
         for layer, row in zip(layers, measure_layers(layers, 1, threads, names, pace)):
@@ -81,9 +81,9 @@ def measure_figure4(names: tuple[str, ...], pace: Pace = FULL, threads: int = 1)
 
 
 def memory() -> list[dict[str, Any]]:
-    """Bytes of three networks' parameters as double, as float32, as bits, and as bits but for the first and last layer.
+    """Return the bytes of three networks' parameters: as double, float32, bits, and with real first and last layers.
 
-    The paper compares double with all bits, a factor of 64; against float32 it is 32, and less where layers stay real.
+    The paper compares double with bits, a factor of 64. For float32 it is 32, and less if some layers stay real.
     """
     rows = []
     for name, layers in (("VGG-19", _vgg19()), ("ResNet-18", _resnet18()), ("AlexNet", _alexnet())):
@@ -102,7 +102,7 @@ def memory() -> list[dict[str, Any]]:
     return rows
 
 
-# Of each layer: the shape of its weight, and how many other parameters it has.
+# For each layer: the shape of its weight, and the number of its other parameters.
 
 
 def _alexnet() -> list[tuple[tuple[int, ...], int]]:
@@ -122,7 +122,7 @@ def _fully_connected(inputs: int) -> list[tuple[tuple[int, ...], int]]:
 
 
 def _resnet18() -> list[tuple[tuple[int, ...], int]]:
-    """He et al. 2016; each convolution has two numbers of BatchNorm a channel, and no bias."""
+    """He et al. 2016; each convolution has two BatchNorm parameters per channel, and no bias."""
     shapes = [(64, 3, 7, 7)]
     width = 64
     for stage in (64, 128, 256, 512):

@@ -1,7 +1,7 @@
-"""One layer up the rungs: from naive loops to explicit vectors, against the roof and against float libraries.
+"""Speed of one layer on each rung, from naive loops to explicit vectors, compared with the roof and float libraries.
 
-With an emulated processor the same is measured in a process that may use that processor's instructions only, torch
-and BLAS included.
+With an emulated processor, the same is measured in a separate process. There all code, with torch and BLAS, uses only
+that processor's instructions.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from xnor_ref.bench.measuring.timing import FULL, Pace
 from xnor_ref.bench.peers.baselines import BASELINES
 from xnor_ref.errors import InputError
 
-RUNGS = {  # groups of `baselines.BASELINES` that lead up to our fastest kernel, and what each adds
+RUNGS = {  # groups of `baselines.BASELINES`, from the slowest to our fastest kernel, and what each does
     "float-loops": "one multiply-add at a time",
     "bit-loops": "one bit at a time",
     "word-loops": "64 bits at a time",
@@ -39,9 +39,9 @@ _SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "
 class Cpu(NamedTuple):
     """A processor that can be emulated."""
 
-    lacks: tuple[str, ...]  # beginnings of LLVM's names of features
+    lacks: tuple[str, ...]  # prefixes of LLVM's names of the features that it lacks
     needs: tuple[str, ...]
-    told: tuple[str, ...]  # values of `_SETTINGS`, by which other libraries are told
+    told: tuple[str, ...]  # values of `_SETTINGS`, the environment variables of other libraries
 
 
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
@@ -59,13 +59,13 @@ def measure_ladder(
     Parameters
     ----------
     names : groups of float baselines to compare every rung with
-    cpu : a name in `CPUS`: measure with its instructions only
+    cpu : a name in `CPUS`: use only its instructions
 
     Returns
     -------
     dict of JSON values
         "machine"; "rungs": name, seconds, percent of the roof, and for each baseline its time divided by the rung's;
-        "baselines" and why some are "absent"; "emulated", the processor's name or None.
+        "baselines", and why some are "absent"; "emulated", the processor's name or None.
     """
     if cpu is not None:
         with Worker(_CHILD, emulation(cpu)) as worker:
@@ -101,20 +101,20 @@ def measure_ladder(
 
 
 def emulation(cpu: str) -> dict[str, str]:
-    """Environment variables that hold Numba, torch and BLAS to the instructions of `cpu`.
+    """Return environment variables that limit Numba, torch and BLAS to the instructions of `cpu`.
 
-    Raises InputError for a name that is not in `CPUS`, or a processor that this one cannot stand in for.
+    Raises InputError for a name that is not in `CPUS`, or a processor that this one cannot emulate.
     """
     if cpu not in CPUS:
         raise InputError(f"bench: --cpu must be one of {', '.join(CPUS)}, got {cpu!r}")
     host, wanted = dict(llvm.get_host_cpu_features()), CPUS[cpu]
     missing = [feature for feature in wanted.needs if not host.get(feature)]
     if missing:
-        raise InputError(f"bench: this processor cannot stand in for {cpu}: it has no {', '.join(missing)}")
+        raise InputError(f"bench: this processor cannot emulate {cpu}: it has no {', '.join(missing)}")
     features = (("+" if on and not name.startswith(wanted.lacks) else "-") + name for name, on in sorted(host.items()))
     return {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ",".join(features), **dict(zip(_SETTINGS, wanted.told))}
 
 
 def child() -> None:
-    """What the process of an emulated processor does."""
+    """Run in the process of an emulated processor: measure and print JSON."""
     serve({"measure": lambda layer, names, pace: measure_ladder(Conv(*layer), tuple(names), Pace(*pace))})

@@ -1,4 +1,4 @@
-"""What the layers of a packed network take at least on this machine: the roof of their arithmetic, or of memory."""
+"""The least time that the layers of a packed network need on this machine: the roof of arithmetic, or of memory."""
 
 import statistics
 import time
@@ -10,7 +10,9 @@ from typing import Any
 from xnor_ref.bench.measuring import roof
 from xnor_ref.packed import PackedNetwork
 
-SMALLEST = 1 << 19  # bytes of an array that is read to measure memory, so that the call does not count; powers of two
+SMALLEST = (
+    1 << 19
+)  # bytes of the smallest array read to measure memory, so that the call's own time is negligible; powers of two
 
 
 def _size(n_bytes: int) -> int:
@@ -19,7 +21,7 @@ def _size(n_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Limit:
-    """Seconds that a layer takes at least, and what binds it: "bits", "float32" or "memory"."""
+    """The least seconds that a layer needs, and what limits it: "bits", "float32" or "memory"."""
 
     seconds: float
     bound: str
@@ -29,8 +31,8 @@ class Limits:
     """The limits of a packed network's stages, for a batch of images and a number of threads.
 
     Multiply-accumulates, those with padded taps included, are done at the roof of their kind. Activations are read and
-    written as fast as an array of that size is read again and again, and weights as one as large as all weights of the
-    network: between two uses of a weight all others are used. A layer is bound by what takes longest.
+    written as fast as an array of that size is read again and again. Weights are read as fast as an array as large as
+    all weights of the network: between two uses of a weight all others are used. The longest time is a layer's limit.
     """
 
     def __init__(self, network: PackedNetwork, batch: int, threads: int) -> None:
@@ -44,7 +46,10 @@ class Limits:
 
     @property
     def runs(self) -> dict[str, Callable[[], object]]:
-        """The roofs, to be measured beside the network; each call is timed, as each stage of it is."""
+        """Return the roofs, to be measured together with the network.
+
+        Each call is timed, as each stage of the network is.
+        """
         return {f"roof: {name}": partial(self._run, name) for name in self.loads}
 
     def _run(self, name: str) -> None:
@@ -53,11 +58,11 @@ class Limits:
         self._samples[name].append(time.perf_counter() - start)
 
     def rates(self) -> dict[str, float]:
-        """Multiply-accumulates and bytes a second, from the medians of all calls."""
+        """Return multiply-accumulates and bytes per second, from the medians of all calls."""
         return {name: load.work / statistics.median(self._samples[name]) for name, load in self.loads.items()}
 
     def of_stages(self, rates: dict[str, float]) -> list[Limit]:
-        """The limit of each stage of `PackedNetwork.profile`."""
+        """Return the limit of each stage of `PackedNetwork.profile`."""
 
         def memory(n_bytes: int, size: int) -> float:
             return n_bytes / rates[f"memory, {size} bytes"]
@@ -75,7 +80,7 @@ class Limits:
         return found
 
     def of_network(self, stages: list[dict[str, Any]], rates: dict[str, float], seconds: float) -> dict[str, Any]:
-        """JSON values: `stages` with their limits, their sum, and `seconds` of the whole over it."""
+        """Return JSON values: `stages` with their limits, the sum of limits, and `seconds` divided by it."""
         limits = self.of_stages(rates)
         rows = [
             {**stage, "limit": limit.seconds, "bound": limit.bound, "over_limit": stage["seconds"] / limit.seconds}

@@ -1,7 +1,7 @@
-"""Whole networks, from an image array to logits: ours on bits against the full-precision network in torch.
+"""Whole networks, from an image array to logits: our binary network compared with the full-precision network in torch.
 
-The weights are random and the BatchNorm statistics randomised, since neither changes the time. Both sides start from
-the same float32 images; ours is measured from raw uint8 pixels as well, which it normalises itself.
+The weights are random and the BatchNorm statistics randomised; neither changes the time. Both sides start from
+the same float32 images; ours is also measured from raw uint8 pixels, which it normalises itself.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,12 +26,12 @@ from xnor_ref.packed.freeze import freeze
 from xnor_ref.storage import PathLike
 
 NETWORKS = ("vgg-small", "resnet18", "nin", "alexnet")
-TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order
+TOLERANCE = 1e-3  # relative to the largest logit: float32 sums are added in another order
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.23, 0.23)
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise InputError unless `models` knows all of them."""
+    """Raise InputError if `models` does not know one of them."""
     for name in names:
         if name not in models.names():
             raise InputError(f"bench: there is no network {name!r}; there are {', '.join(models.names())}")
@@ -48,25 +48,25 @@ def measure_network(
     compiled: bool = True,
     others: bool = True,
 ) -> dict[str, Any]:
-    """Measure a network of `models.build`, packed, against its full-precision twin in torch and onnxruntime.
+    """Measure a packed network of `models.build` and its full-precision twin in torch and onnxruntime.
 
     Parameters
     ----------
     name, size, classes : arguments of `models.build`
-    compiled : whether torch.compile is tried, which takes half a minute
-    others : whether anything but ours is measured
+    compiled : whether to measure torch.compile, too, which takes half a minute
+    others : whether to measure other libraries
 
     Returns
     -------
     dict of JSON values
-        "ours" from float32 and from uint8 images and "baselines", in seconds a batch; "ratio" is a baseline's time
-        divided by ours from float32 images; "best" the fastest run of torch; "layers" the parts of ours. Each has its
-        "limit" on this machine, in seconds, what binds it ("bound") and its time divided by its limit ("over_limit");
-        the whole has the same, with the sum of limits (`limits.Limits`), and the "roofs" that they come from.
+        "ours" from float32 and from uint8 images, and "baselines", in seconds per batch. "ratio" is a baseline's time
+        divided by ours from float32 images. "best" is the fastest run of torch. "layers" are the stages of ours: each
+        has its "limit" on this machine in seconds, what limits it ("bound") and its time divided by its limit
+        ("over_limit"). The whole has the same, with the sum of limits (`limits.Limits`) and the "roofs" used for them.
 
     Raises
     ------
-    EquivalenceError : two rungs of ours give different logits, or the full-precision twins do so by more than rounding
+    EquivalenceError : two of our rungs give different logits, or the full-precision twins differ by more than rounding
     """
     roof.require_compiler()
     check_batch(batch, size)
@@ -104,7 +104,7 @@ def measure_file(path: PathLike, batch: int = 1, threads: int = 1, pace: Pace = 
 def _measured(
     network: PackedNetwork, batch: int, threads: int, pace: Pace, peers: Callable | None = None
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
-    """A packed network on random images, the seconds of what `peers(images)` gives, and why others are absent."""
+    """Measure a packed network on random images with the runs of `peers(images)`; add why others are absent."""
     images, pixels = random_images(network, batch)
     check_network(network, images)
     ours: dict[str, Callable] = {
@@ -132,13 +132,15 @@ def _measured(
 
 
 def check_network(network: PackedNetwork, images: F32) -> None:
-    """Raise EquivalenceError unless the plain rung gives the logits that are measured."""
+    """Raise EquivalenceError if the plain rung gives other logits than the rung that is measured."""
     if not np.array_equal(network.logits(images[:1]), network.logits(images[:1], backend="numba")):
-        raise EquivalenceError("bench: two rungs give this network different logits; `verify` says where they differ")
+        raise EquivalenceError(
+            "bench: two rungs give different logits for this network; `verify` shows where they differ"
+        )
 
 
 def layer_times(rounds: list[list[tuple[str, str, float]]]) -> list[dict[str, Any]]:
-    """From several `PackedNetwork.profile`: name, operation and median seconds of each stage, and its share of all."""
+    """Return the name, operation, median seconds and share of each stage, from several `PackedNetwork.profile`."""
     medians = [float(np.median([stages[i][2] for stages in rounds])) for i in range(len(rounds[0]))]
     whole = sum(medians)
     return [
@@ -148,7 +150,7 @@ def layer_times(rounds: list[list[tuple[str, str, float]]]) -> list[dict[str, An
 
 
 def random_network(name: str, size: int, classes: int) -> PackedNetwork:
-    """A packed XNOR network of `models.build` with random weights and statistics."""
+    """Return a packed XNOR network of `models.build` with random weights and statistics."""
     model = models.build(name, image_size=size, in_channels=3, num_classes=classes)
     randomise(model)
     names = tuple(f"class {i}" for i in range(classes))
@@ -156,7 +158,7 @@ def random_network(name: str, size: int, classes: int) -> PackedNetwork:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give every BatchNorm other statistics than those it starts with, so that nothing cancels; changes `model`."""
+    """Change the statistics of every BatchNorm in `model` from their initial values, so that nothing cancels."""
     rng = np.random.default_rng(seed)
     for _, module in model.named_modules():
         if isinstance(module, BatchNorm):
@@ -166,7 +168,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 
 def random_images(network: PackedNetwork, batch: int) -> tuple[F32, NDArray[np.uint8]]:
-    """The same random images twice: float32 (N, C, H, W), normalised, and uint8 (N, H, W, C)."""
+    """Return the same random images twice: float32 (N, C, H, W), normalised, and uint8 (N, H, W, C)."""
     channels, height, width = network.input_shape
     pixels = np.random.default_rng(0).integers(0, 256, (batch, height, width, channels), dtype=np.uint8)
     scaled = (pixels / 255 - np.array(network.mean)) / np.array(network.std)
@@ -176,7 +178,7 @@ def random_images(network: PackedNetwork, batch: int) -> tuple[F32, NDArray[np.u
 def _full_precision(
     name: str, size: int, classes: int, threads: int, compiled: bool, images: F32
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Runs of the full-precision twin in other libraries, checked against ours; and why some are absent."""
+    """Return runs of the full-precision twin in other libraries, checked against ours, and why some are absent."""
     model = models.build(name, image_size=size, in_channels=3, num_classes=classes, method="full")
     randomise(model)
     model.eval()
@@ -193,7 +195,7 @@ def _full_precision(
         try:
             run = make()
             got = np.asarray(run()).reshape(logits.shape)
-        except Exception as error:  # whatever a part of a library that is missing or broken raises
+        except Exception as error:  # a missing or broken part of a library may raise anything
             absent[run_name] = str(error).partition("\n")[0] or type(error).__name__
             continue
         difference = np.abs(got - logits).max()

@@ -1,4 +1,4 @@
-"""Bar charts of what was measured, and the paper's Figure 4."""
+"""Bar charts of measurements, and the paper's Figure 4."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from xnor_ref.storage import PathLike
 
 
 def plot_layers(path: PathLike, rows: list[dict[str, Any]], caption: str) -> None:
-    """A group of bars for each layer: how many times faster we are than each baseline. Raises OutputError."""
+    """Draw a group of bars for each layer: how many times faster ours is than each baseline. Raises OutputError."""
     names = list(dict.fromkeys(entry["baseline"] for row in rows for entry in row["baselines"]))
     bars = []
     for index, name in enumerate(names):
@@ -26,9 +26,9 @@ def plot_layers(path: PathLike, rows: list[dict[str, Any]], caption: str) -> Non
 
 
 def plot_bars(path: PathLike, values: dict[str, float], label: str, title: str, caption: str) -> None:
-    """One horizontal bar for each value, on a logarithmic axis. Raises OutputError."""
+    """Draw one horizontal bar for each value, on a logarithmic axis. Raises OutputError."""
     n, least = len(values), min(values.values())
-    middles = range(n - 1, -1, -1)  # the first on top
+    middles = range(n - 1, -1, -1)  # the first bar is on top
     bars = Bars(
         [least / 2] * n,
         [middle - 0.4 for middle in middles],
@@ -50,7 +50,10 @@ def plot_bars(path: PathLike, values: dict[str, float], label: str, title: str, 
 
 
 def plot_figure4(path: PathLike, rows: list[dict[str, Any]], memory: list[dict[str, Any]], caption: str) -> None:
-    """The paper's Figure 4: memory (a), and speed-up against channels (b) and filter size (c). Raises OutputError."""
+    """Draw the paper's Figure 4: memory (a), and speed-up against channels (b) and filter size (c).
+
+    Raises OutputError.
+    """
     bars = []
     for index, (key, label) in enumerate((("double", "double"), ("float32", "float32"), ("bits", "bits"))):
         sizes = [row[key] / 2**20 for row in memory]
@@ -77,12 +80,12 @@ def plot_figure4(path: PathLike, rows: list[dict[str, Any]], memory: list[dict[s
 
 
 def _group(values: list[float], index: int, of: int, label: str, texts: list[str], bottom: float = 0.0) -> Bars:
-    """The bars number `index` of groups of `of`, around 0, 1, 2, ..."""
+    """Return bar number `index` of every group of `of` bars; the groups' centres are 0, 1, 2, ..."""
     width = 0.8 / of
     left = [place - 0.4 + index * width for place in range(len(values))]
     return Bars(left, [bottom] * len(values), [x + width for x in left], values, label, index, texts)
 
 
 def _digits(value: float) -> str:
-    """Three digits, and all before the point."""
+    """Format a number with three digits, or more if it has more before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""How long a user waits for a packed network's first answer: with nothing compiled yet, and with kernels cached."""
+"""How long a user waits for a packed network's first answer: with no kernel compiled, and with cached kernels."""
 
 import statistics
 import tempfile
@@ -29,14 +29,14 @@ STAGES = tuple(_STEPS)[:-1]
 
 
 def measure_startup(model: PathLike | None = None, pace: Pace = FULL) -> dict[str, Any]:
-    """Measure new processes from their start to the first logits of one image, one thread.
+    """Measure new processes from their start to the first logits of one image, on one thread.
     `model` is the path of a packed network; by default a ResNet-18 for 128 pixels with random weights.
 
     Returns
     -------
     dict of JSON values
         "cold" (an empty NUMBA_CACHE_DIR) and "cached", each with the median seconds of the stages in `STAGES`, of a
-        "second answer", and the "total" up to the first answer; "own" is that without interpreter, numpy and numba.
+        "second answer", and the "total" until the first answer. "own" is "total" without interpreter, numpy and numba.
     """
     roof.require_compiler()
     with tempfile.TemporaryDirectory(prefix="xnor_ref-bench-") as folder:

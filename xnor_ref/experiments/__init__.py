@@ -1,1 +1,1 @@
-"""The papers' tables and figures as small recipes over the training loop, for `cli.py reproduce`."""
+"""The papers' tables and figures as series of training runs, for `cli.py reproduce`."""

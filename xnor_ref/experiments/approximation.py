@@ -1,21 +1,21 @@
 """How well scaled binary convolutions approximate the real one, on the features of a trained network.
 
-For each binary convolution of the network, X is what enters it (after BatchNorm) in inference, W its latent weights,
-Y = X (*) W the real convolution and Z = sign(X) (*) sign(W). Errors, see the room's page, are taken over all images,
-channels and pixels of one layer; what is fitted is fitted by least squares.
+For each binary convolution of the network, X is its input (after BatchNorm) in inference, W its latent weights,
+Y = X (*) W the real convolution and Z = sign(X) (*) sign(W). Errors (see the room's page) are computed over all images,
+channels and pixels of one layer. Scales are fitted by least squares.
 
 | approximation | Y' |
 |---|---|
-| `number` | c Z, one number for the layer, fitted: the signs alone |
-| `alpha` | c alpha Z, alpha of eq. 6 (Rastegari et al. 2016) times one fitted number in place of K |
+| `number` | c Z: signs only, with one fitted number for the layer |
+| `alpha` | c alpha Z, alpha of eq. 6 (Rastegari et al. 2016), and one fitted number instead of K |
 | `alpha K` | alpha K Z, eq. 11; nothing is fitted |
-| `c alpha K` | the same times one fitted number, to compare it with the others on equal terms |
+| `c alpha K` | the same with one fitted number, for a fair comparison with the others |
 | `c alpha K valid` | the same, K over the taps inside the image |
 | `o`, `ohw`, `o-hw`, `o-h-w` | Gamma Z, the constructions of XNOR-Net++ (`nn.GAMMAS`), fitted |
-| `trained` | c Gamma Z, the network's own learned Gamma; XNOR-Net++ has no use for the size of W, so c is fitted |
+| `trained` | c Gamma Z, the network's own learned Gamma; XNOR-Net++ does not use the size of W, so c is fitted |
 
-Nothing has to be kept of the images but three sums: for a Gamma that is the same for all images, the squared error is
-sum Y^2 - 2 sum Gamma P + sum Gamma^2 Q with P = sum over images of Y Z, and Q that of Z^2, (O, OH, OW) each.
+Only three sums over the images are stored. For a Gamma that is the same for all images, the squared error is
+sum Y^2 - 2 sum Gamma P + sum Gamma^2 Q. P is the sum over images of Y Z, and Q that of Z^2, each (O, OH, OW).
 """
 
 import math
@@ -43,7 +43,7 @@ _ROUNDS = 100
 
 @dataclass
 class Sums:
-    """What the errors of one layer follow from."""
+    """The sums from which the errors of one layer are computed."""
 
     total: float = 0.0  # of Y^2
     products: F64 = field(default_factory=lambda: np.zeros(()))  # P
@@ -52,7 +52,7 @@ class Sums:
     """Sums of Y Y' and Y'^2 for Y' = alpha K Z, by the kind of K."""
 
     def add(self, layer: BinaryConv2d, x: NDArray[np.float32]) -> None:
-        """Count the images x (N, C, H, W) that enter `layer`."""
+        """Add the images x (N, C, H, W), inputs of `layer`, to the sums."""
         weight, window = layer.weight.data, layer.window(spatial(x))
         y = float_ops.conv2d(x, weight, None, window, layer.groups).astype(np.float64)
         z = binary_ops.sign_conv2d(x, weight, window, layer.pad_value, groups=layer.groups).astype(np.float64)
@@ -66,11 +66,11 @@ class Sums:
             sums += (y * near).sum(), (near * near).sum()
 
     def error(self, gamma: NDArray | float) -> float:
-        """||Y - Gamma Z|| / ||Y|| for a Gamma that broadcasts to (O, OH, OW)."""
+        """Return ||Y - Gamma Z|| / ||Y|| for a Gamma that broadcasts to (O, OH, OW)."""
         return self._relative(float((gamma * self.products).sum()), float((gamma * gamma * self.squares).sum()))
 
     def error_with_k(self, mode: str, c: float = 1.0) -> float:
-        """The same for c alpha K Z."""
+        """Return ||Y - c alpha K Z|| / ||Y||."""
         product, square = self.with_k[mode]
         return self._relative(c * product, c * c * square)
 
@@ -79,7 +79,7 @@ class Sums:
 
 
 def fit(sums: Sums, gamma: str) -> F64:
-    """The Gamma of a construction that minimises the squared error, by alternating least squares over its factors."""
+    """Return a construction's Gamma of least squared error, by alternating least squares over its factors."""
     p, q = sums.products, sums.squares
     axes = [tuple(axis - 1 for axis in of_factor) for of_factor in GAMMAS[gamma].values()]
     factors = [np.ones([p.shape[axis] if axis in kept else 1 for axis in range(3)]) for kept in axes]
@@ -98,13 +98,13 @@ def fit(sums: Sums, gamma: str) -> F64:
 
 
 def number(sums: Sums, gamma: NDArray | float = 1.0) -> float:
-    """The c for which c Gamma Z is nearest to Y."""
+    """Return the c for which c Gamma Z is nearest to Y."""
     below = float((gamma * gamma * sums.squares).sum())
     return float((gamma * sums.products).sum()) / below if below else 0.0
 
 
 def layer_errors(layer: BinaryConv2d, fitted: Sums, held_out: Sums, trained: NDArray | None = None) -> dict[str, float]:
-    """The error of every approximation of the table above; `trained` is the network's own Gamma, (O, OH, OW)."""
+    """Return the error of every approximation of the table above; `trained` is the network's own Gamma, (O, OH, OW)."""
     alpha = binary_ops.weight_scale(layer.weight.data)[:, None, None].astype(np.float64)
     gammas: dict[str, Any] = {"number": number(fitted), "alpha": number(fitted, alpha) * alpha}
     gammas |= {name: fit(fitted, name) for name in GAMMAS}
@@ -119,10 +119,10 @@ def layer_errors(layer: BinaryConv2d, fitted: Sums, held_out: Sums, trained: NDA
 
 
 def network_errors(model, data: Dataset, images: int = IMAGES) -> dict[str, dict[str, float]]:
-    """Errors of each binary convolution of a trained network: layer name -> approximation -> relative error.
+    """Return the errors of each binary convolution of a trained network: layer name -> approximation -> relative error.
 
-    Scales are fitted on `images` training images, spread over the set, the errors taken on as many validation images.
-    Raises InputError where the network has no binary convolution.
+    Scales are fitted on `images` training images, spread over the set. The errors are measured on as many validation
+    images. Raises InputError if the network has no binary convolution.
     """
     modules = dict(model.named_modules())
     layers = {name: module for name, module in modules.items() if isinstance(module, BinaryConv2d)}
@@ -139,13 +139,13 @@ def network_errors(model, data: Dataset, images: int = IMAGES) -> dict[str, dict
 
 
 def mean_errors(errors: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The mean over layers of each approximation."""
+    """Return the mean error over layers of each approximation."""
     layers = list(errors.values())
     return {name: sum(layer[name] for layer in layers) / len(layers) for name in layers[0]}
 
 
 def _gamma(scale: Scale, sums: Sums) -> F64:
-    """The learned scale as (O, OH, OW)."""
+    """Return the learned scale as (O, OH, OW)."""
     with no_grad():
         ones = Tensor(np.ones((1, *sums.products.shape), np.float32))
         return scale(ones).data[0].astype(np.float64)
@@ -162,7 +162,7 @@ def _all_sums(model, layers: dict[str, BinaryConv2d], split: Split, lut, images:
 
 
 def _inputs(model, layers: dict[str, BinaryConv2d], x: NDArray) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(name, what enters it) of each layer while the network computes x in inference."""
+    """Yield (name, input) of each layer while the network computes x in inference."""
     seen: dict[str, NDArray[np.float32]] = {}
 
     def watch(name: str, layer: Any) -> None:

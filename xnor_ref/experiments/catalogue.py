@@ -11,7 +11,7 @@ GROUPS: dict[str, tuple[Experiment, ...]] = {"controls": CONTROLS}
 
 
 def find(name: str) -> Experiment:
-    """The experiment of this name. Raises InputError."""
+    """Return the experiment of this name. Raises InputError."""
     if name not in EXPERIMENTS:
         known = [*EXPERIMENTS, *GROUPS]
         raise InputError(f"there is no experiment {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
@@ -19,5 +19,5 @@ def find(name: str) -> Experiment:
 
 
 def find_all(name: str) -> tuple[Experiment, ...]:
-    """Those of the group of this name, or the one experiment. Raises InputError."""
+    """Return the experiments of the group of this name, or the one experiment. Raises InputError."""
     return GROUPS.get(name) or (find(name),)

@@ -1,7 +1,7 @@
-"""Controls: for each claim of the paper that did not come out, the comparison that would settle it.
+"""Controls: for each claim of the paper that was not reproduced, the comparison that would decide it.
 
-An arm is what is compared; each has rows for several learning rates, and for several lengths of training. `verdict`
-says which rate counts.
+The arms of a control are compared. Each arm has rows for several learning rates and several lengths of training.
+`verdict` chooses the learning rate that counts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ def _rows(
     rates: Mapping[str, Sequence[float]] | Sequence[float] = RATES["adam"],
     lengths: Sequence[int] = (1, 3),
 ) -> tuple[Row, ...]:
-    """All rows of arms (label, settings): for each length of training, each arm with each of its rates."""
+    """Return all rows of arms (label, settings): for each length of training, each arm with each of its rates."""
     return tuple(
         Row(
             f"{arm}-lr{rate:g}-x{length}",
@@ -42,7 +42,7 @@ def _arm(arm: str, length: int) -> str:
 def _claims(
     compared: Sequence[tuple[str, str, str, int, float | None]], lengths: Sequence[int] = (1, 3)
 ) -> tuple[Claim, ...]:
-    """(text, base, other, sign, the paper's difference), for each length of training."""
+    """Return claims from (text, base, other, sign, the paper's difference), for each length of training."""
     return tuple(
         Claim(text, _arm(base, length), _arm(other, length), sign, paper)
         for text, base, other, sign, paper in compared

@@ -1,4 +1,4 @@
-"""What an experiment would cost: two steps of each row are timed, nothing is kept."""
+"""Estimates how long an experiment takes: two steps of each row are timed, and nothing is saved."""
 
 import dataclasses
 import time
@@ -22,10 +22,10 @@ from xnor_ref.training.allocator import keep_freed_memory
 from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import steps_per_epoch
 
-FEW, SOME = 2, 8  # images of the shorter and, at least, of the longer step
-SECONDS = 0.15  # that the longer step may take, if that is enough for more images
+FEW, SOME = 2, 8  # images of the shorter step; fewest images of the longer step
+SECONDS = 0.15  # that the longer step may take if it has more than `SOME` images
 VALIDATED = 2
-NETWORK = 10e9  # bits a second between machines, where nothing else is said
+NETWORK = 10e9  # default bits per second between machines
 _EVALUATIONS_AT_THE_END = 2  # of the float and of the packed network
 
 
@@ -37,11 +37,11 @@ def estimate(
     machines: Sequence[int] = (),
     bits_per_second: float = NETWORK,
 ) -> list[dict[str, Any]]:
-    """What each run has left to do: images, epochs, and seconds by a short measurement of its row.
+    """Return the remaining work of each run: images, epochs, and seconds by a short measurement of its row.
 
-    For each its name, label, seed, finished (the folder of a finished run, or None), epochs and images to train on,
-    images_per_second (None for a finished run), seconds, seconds_so_far (the running sum), and on_machines: for each
-    number of `machines` as fast as this one the seconds by `shared`, over a network of `bits_per_second`.
+    Each run has its name, label, seed, finished (the folder of a finished run, or None), epochs and images to train on,
+    images_per_second (None for a finished run), seconds, seconds_so_far (the running sum) and on_machines. The last
+    holds the seconds by `shared` for each number of `machines` as fast as this one, at `bits_per_second` between them.
     """
     observer = observer or Observer()
     runs, left = planned_runs(plan, states), work_left(plan, data, states)
@@ -49,7 +49,9 @@ def estimate(
     lines, total = [], 0.0
     for index, run in enumerate(runs):
         state = states[run.name]
-        row = repr(run.config.identity() | {"lr": None, "epochs": None, "seed": None})  # which take as long
+        row = repr(
+            run.config.identity() | {"lr": None, "epochs": None, "seed": None}
+        )  # settings that do not change a step's time
         if left[run.name] and row not in measured:
             observer.progress("measuring steps", index, len(runs))
             measured[row] = measure(run, data)
@@ -79,18 +81,18 @@ def estimate(
 
 
 def shared(seconds: float, steps: float, gradients: int, machines: int, bits_per_second: float = NETWORK) -> float:
-    """Seconds of work that several machines share: computed, not measured.
+    """Return the seconds of work that several machines share: computed, not measured.
 
-    Each takes its part of a batch. After a step, gradients of so many bytes are summed around a ring: every machine
-    sends and receives 2 (n - 1)/n of them (Patarasuk and Yuan 2009), and no part of that is hidden behind computing.
+    Each machine computes its part of a batch. After a step, `gradients` bytes are summed around a ring: every machine
+    sends and receives 2 (n - 1)/n of them (Patarasuk and Yuan 2009). No transfer overlaps with computing.
     """
     return seconds / machines + steps * 2 * (machines - 1) / machines * 8 * gradients / bits_per_second
 
 
 def measure(run: Run, data: Dataset) -> tuple[float, float]:
-    """Seconds that one image takes in training and in validation.
+    """Return the seconds per image in training and in validation.
 
-    A step costs a constant and so much an image. Two steps on few images tell both, where a whole batch takes long.
+    A step takes a constant time plus a time per image. Two steps on few images give both, faster than a whole batch.
     """
     config = run.config
     with reference_only(config.backend == "reference"), backward_in(config.backward):
@@ -118,7 +120,7 @@ def measure(run: Run, data: Dataset) -> tuple[float, float]:
 
         batch = min(config.batch_size, len(data.train))
         few = min(FEW, batch)
-        step(few, 0)  # compiles kernels, and finds the trees of a pull
+        step(few, 0)  # compiles kernels, and finds the trees that filters are pulled along
         short = step(few)
         some = min(batch, max(SOME, int(SECONDS * few / short)))
         long = step(some)

@@ -1,7 +1,6 @@
-"""Train the runs of a plan that are not there yet, one after the other, and keep the results up to date.
+"""Train the missing runs of a plan, one after the other, and update the results.
 
-A run that another experiment under the same root has finished, with the same settings on the same data, is taken from
-there.
+If another experiment under the same root has finished a run with the same settings on the same data, that run is used.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ from xnor_ref.training.storing.runs import RunFolder, is_empty
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """How far a run is: the folder that holds it, its report if it is finished, and the epochs that are done."""
+    """The state of a run: its folder, its report if it is finished, and the number of finished epochs."""
 
     folder: Path
     report: dict[str, Any] | None
@@ -37,10 +36,10 @@ class State:
 def prepare(
     plan: Plan, download: bool = False, observer: Observer | None = None, stand_in: Path | None = None
 ) -> tuple[Dataset, dict[str, State]]:
-    """Load the data and look at what is done of every run, by its name.
+    """Load the data, and return the state of every run, by its name.
 
-    Where the data set is not there, one without meaning may stand in for it, to measure time; its images are written
-    into the folder `stand_in`. Nothing counts as done then.
+    If the data set is missing, `stand_in` may hold random images of the same sizes, which are used to measure time
+    only. They are written into that folder, and no run counts as done then.
 
     Raises
     ------
@@ -54,7 +53,7 @@ def prepare(
         drawn = stand_in and datasets.stand_in(config.dataset, stand_in, **config.options_of("dataset"))
         if not drawn:
             raise
-        (observer or Observer()).note(f"{missing}\nIts time is measured with drawn images of its number and sizes.")
+        (observer or Observer()).note(f"{missing}\nTime is measured with random images of the same number and sizes.")
         return limited(config, drawn), {run.name: State(run.folder, None, 0) for run in plan.runs}
     here = data_identity(data)
     for run in chosen_runs(plan):
@@ -63,7 +62,7 @@ def prepare(
 
 
 def network_of(run: Run, data: Dataset) -> Network:
-    """The network of a run. Raises InputError, which names the row."""
+    """The network of a run. Raises InputError that names the row."""
     try:
         return build_network(run.config, data)
     except InputError as error:
@@ -71,7 +70,7 @@ def network_of(run: Run, data: Dataset) -> Network:
 
 
 def work_left(plan: Plan, data: Dataset, states: dict[str, State]) -> dict[str, int]:
-    """Images that each run of a chosen row has still to train on, by its name."""
+    """Return the images that each run of a chosen row must still be trained on, by its name."""
     left, images = {}, len(data.train)
     for run in planned_runs(plan, states):
         per_epoch = steps_per_epoch(images, run.config.batch_size) * min(run.config.batch_size, images)
@@ -80,31 +79,31 @@ def work_left(plan: Plan, data: Dataset, states: dict[str, State]) -> dict[str, 
 
 
 def chosen_runs(plan: Plan) -> list[Run]:
-    """The runs of the rows that were asked for."""
+    """Return the runs of the chosen rows."""
     return [run for run in plan.runs if run.row.name in plan.chosen]
 
 
 def planned_runs(plan: Plan, states: dict[str, State]) -> list[Run]:
-    """Those that will be made, by what is known of their results so far."""
+    """Return the runs that will be made, as far as the results so far decide it."""
     done = {name: state.folder for name, state in states.items() if state.report is not None}
     return report.needed(plan, report.collected(plan, done, {}), chosen_runs(plan))
 
 
 def run_plan(plan: Plan, *, download: bool = False, observer: Observer | None = None) -> dict[str, Any]:
-    """Run what is left of a plan; returns the results, which are also in results.json and table.md of its folder.
+    """Run the rest of a plan; return the results and write them to results.json and table.md of its folder.
 
-    A row whose numbers became infinite or NaN is reported as such, and the others are run all the same.
+    If a row's numbers become infinite or NaN, the row is reported as failed and the other rows continue.
 
     Raises
     ------
     ModelFileError, DatasetError, EquivalenceError, OutputError
-    Interrupted : the run was saved; the same call goes on with it
+    Interrupted : the run was saved; the same call continues it
     """
     observer = observer or Observer()
     data, states = prepare(plan, download, observer)
     for run in chosen_runs(plan):
         if run.seed == plan.seeds[0] and states[run.name].report is None:
-            network_of(run, data)  # what cannot be built is refused before hours are spent on the rows before it
+            network_of(run, data)  # raises before hours are spent on other rows
     left = work_left(plan, data, states)
     observer.note(
         f"{plan.experiment.name}: {len(left)} runs, {sum(not n for n in left.values())} of them finished; "
@@ -147,7 +146,7 @@ def _train(run: Run, download: bool, observer: Observer) -> None:
     try:
         train_run(run.config, out=run.folder, resume=resume, download=download, observer=observer)
     except Interrupted as interrupt:
-        raise Interrupted(interrupt.signal_number, f"{interrupt}; the same command goes on with it") from None
+        raise Interrupted(interrupt.signal_number, f"{interrupt}; the same command continues it") from None
 
 
 def _state(plan: Plan, run: Run, data: dict[str, Any]) -> State:
@@ -160,7 +159,7 @@ def _state(plan: Plan, run: Run, data: dict[str, Any]) -> State:
 
 
 def _clashes(folder: Path, run: Run, data: dict[str, Any]) -> list[str]:
-    """In what a run in `folder` differs from the one that is wanted; nothing that can be read differs altogether."""
+    """Return how the run in `folder` differs from `run`, one text each; a run that cannot be read differs."""
     try:
         known = RunFolder(folder).config().identity()  # fields that are newer than the run have their defaults
         of_data = dict(json.loads((folder / "config.json").read_bytes())["data"])
@@ -172,11 +171,11 @@ def _clashes(folder: Path, run: Run, data: dict[str, Any]) -> list[str]:
 def _check_same(run: Run, data: dict[str, Any]) -> None:
     if not (run.folder / "config.json").exists():
         if run.folder.is_dir() and not is_empty(run.folder):
-            raise ModelFileError(f"{run.folder} is there and holds no run; remove it, or choose another --out")
+            raise ModelFileError(f"{run.folder} exists but holds no run; remove it, or choose another --out")
         return
     found = _clashes(run.folder, run, data)
     if found:
         raise ModelFileError(
             f"the run in {run.folder} has other settings: {'; '.join(found)}. Give the same options again, choose "
-            "another --out, or remove that folder to train it anew"
+            "another --out, or remove that folder to train the run again"
         )

@@ -1,7 +1,7 @@
-"""What the networks of an experiment cost along the trees of their filters: figures, a table and a picture.
+"""What the networks of an experiment cost along the trees of their filters: numbers, a table and a chart.
 
-Filters made at random already need about 2.1 times fewer XNORs along their trees, so the reduction is shown beside that
-of random filters of the same shapes; only what is beyond it is due to training.
+Filters made at random already need about 2.1 times fewer XNORs along their trees. So the reduction is shown beside that
+of random filters of the same shapes; only the part beyond it is due to training.
 """
 
 import statistics
@@ -15,16 +15,16 @@ from xnor_ref.compress import costs
 from xnor_ref.packed import compressing
 
 PLOT = "frontier.svg"
-WITHIN = 0.01  # of top-1: what a reduction may cost to count as free of loss
+WITHIN = 0.01  # of top-1: a reduction that costs no more counts as free
 _MEANS = ("ratio", "random_ratio", "wired_bits", "entropy_bits", "direct_bits", "tree_xnors", "direct_xnors")
 
 
 def figures(model: Path) -> dict[str, Any]:
-    """Costs of a packed network along minimum spanning trees: the sums of `compress.costs.Costs` over its layers.
+    """Return a packed network's costs along minimum spanning trees: sums of `compress.costs.Costs` over its layers.
 
-    Besides random_ratio, that of random filters of the same shapes; tree_bytes and packed_bytes, the weights of binary
-    layers as `compress` would write them and as bits; layers, the ratio, mean distance d/n and depth of each. Raises
-    ModelFileError where there is no sound model file, InputError where it has no binary layers.
+    Further keys: random_ratio, the ratio of random filters of the same shapes; tree_bytes and packed_bytes, the weights
+    of binary layers as `compress` would write them, and as bits; layers, the ratio, mean distance d/n and depth of
+    each. Raises ModelFileError if there is no valid model file, InputError if it has no binary layers.
     """
     made = compressing.compress(*compressing.read(model))
     total = costs.total(layer.costs for layer in made.layers)
@@ -48,7 +48,7 @@ def figures(model: Path) -> dict[str, Any]:
 
 
 def mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the runs of a row, and the greatest depth."""
+    """Return the means over the runs of a row, and the largest depth."""
     found = [run["compression"] for run in runs]
     means = {key: statistics.fmean(one[key] for one in found) for key in (*_MEANS, "tree_bytes", "packed_bytes")}
     top1 = statistics.fmean(run["top1"] for run in runs)
@@ -57,7 +57,7 @@ def mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def lines(results: Mapping[str, Any], heading: str) -> list[str]:
-    """The table as Markdown, with what the best row reaches."""
+    """Return the table as Markdown, with a sentence on the best row."""
     rows = [
         {
             "row": row["label"],
@@ -86,14 +86,14 @@ def lines(results: Mapping[str, Any], heading: str) -> list[str]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table, a string for each line."""
+    """Return the lines of a Markdown table."""
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
 
 
 def _best(results: Mapping[str, Any]) -> str:
     rows = list(_rows(results))
     if not rows or rows[0][0]["name"] != rows[0][0]["base"]:
-        return "The row that is not pulled is not finished, so there is nothing to compare with."
+        return "The row without a pull is not finished, so there is nothing to compare with."
     base = rows[0][1]
     free = [(row, of) for row, of in rows[1:] if of["halves"][0] >= base["halves"][0] - WITHIN]
     if not free:
@@ -111,14 +111,14 @@ def _best(results: Mapping[str, Any]) -> str:
 
 
 def _rows(results: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The rows that have finished runs, with their means."""
+    """Yield the rows that have finished runs, with their means."""
     for row in results["rows"]:
         if row["runs"]:
             yield row, mean(row["runs"])
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Top-1 against the reduction of XNORs and against bits of weights. Raises OutputError."""
+    """Plot top-1 against the reduction of XNORs and against the bits of weights. Raises OutputError."""
     rows = list(_rows(results))
     left: list[Mark] = []
     right: list[Mark] = []

@@ -1,8 +1,8 @@
-"""The papers' tables and figures: what each asks, the rows that answer it, and what the paper found on ImageNet.
+"""The papers' tables and figures: for each its question, the rows that answer it, and the paper's results on ImageNet.
 
-A row is a label and the settings that set it apart; all else (seed, order of the images, epochs) is the same for all
-rows. A row that leaves everything at its default says nothing, so that experiments can share its run. The papers'
-figures are top-1 and top-5 on ImageNet in percent; a row without one has none that is known here.
+A row is a label and the settings in which it differs; everything else (seed, order of the images, epochs) is the same
+for all rows. A row lists no setting that has its default, so that experiments can share its run. The papers' results
+are top-1 and top-5 on ImageNet in percent. A row without them has no known result.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""From an experiment and what the user asked for to the runs that it takes: a config and a folder for each."""
+"""Makes the runs of an experiment from the user's options: a config and a folder for each."""
 
 import os
 import shlex
@@ -14,11 +14,11 @@ from xnor_ref.training.settings.resolve import resolve
 from xnor_ref.training.settings.words import words
 
 ROOT = Path("runs") / "reproduce"
-BUDGETS = {"quick": "shapes", "full": "tiny-imagenet"}  # with the data set that each is meant for
-_USUAL = {"imagenet": "full"}  # the budget of a data set that is not "quick" unless another is asked for
+BUDGETS = {"quick": "shapes", "full": "tiny-imagenet"}  # each with its usual data set
+_USUAL = {"imagenet": "full"}  # data sets whose default budget is not "quick"
 _QUICK = {"shapes": {"train_size": 3000, "val_size": 1200, "epochs": 8}}
 _QUICK_ELSEWHERE = {"limit_train": 6000, "limit_val": 1000, "epochs": 6}
-_SAME = {"alexnet": {"layout": "xnor"}}  # what networks leave to the method, so that rows would differ in it too
+_SAME = {"alexnet": {"layout": "xnor"}}  # otherwise networks leave it to the method, and rows would differ in it, too
 _RUNS = {"keep": 1, "checkpoint_every": 600.0}  # a checkpoint of AlexNet takes half a gigabyte
 
 
@@ -38,9 +38,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment made concrete; `folder` holds the folders of its runs and its results, `command` is what makes it.
+    """The runs of an experiment. `folder` holds their folders and the results; `command` is the command line.
 
-    Runs of rows that are not among the `chosen` are part of the plan, so that they are shown if they are finished.
+    Rows that are not `chosen` are part of the plan, too, so that their finished runs are shown.
     """
 
     experiment: Experiment
@@ -61,20 +61,20 @@ def make_plan(
     rows: Sequence[str] | None = None,
     root: Path = ROOT,
 ) -> Plan:
-    """The runs of an experiment: all rows with one seed, then all with the next.
+    """Make the runs of an experiment: all rows with one seed, then all with the next.
 
     Parameters
     ----------
-    said : config fields for all rows, over those of the budget; `seed` is the first seed
-    budget : one of `BUDGETS`: "quick" takes the usual small network of the data set, "full" the experiment's own. By
-        default quick, but full for imagenet, of which nothing is quick
-    seeds : how many runs each row has
+    said : config fields for all rows, which replace those of the budget; `seed` is the first seed
+    budget : one of `BUDGETS`: "quick" uses the data set's usual small network, "full" the experiment's own. The default
+        is "quick", but "full" for imagenet, which has no quick network
+    seeds : number of runs of each row
     rows : names of the rows to run; by default all
-    root : where the folder NAME-DATASET-BUDGET lies or will lie
+    root : the folder that contains, or will contain, NAME-DATASET-BUDGET
 
     Raises
     ------
-    InputError : an unknown budget or row, or settings that a row does not take
+    InputError : an unknown budget or row, or settings that a row does not support
     """
     budget = _USUAL.get(said.get("dataset", ""), "quick") if budget is None else budget
     if budget not in BUDGETS:
@@ -111,7 +111,7 @@ def make_plan(
 def _command(
     experiment: Experiment, said: Mapping[str, Any], budget: str, seeds: int, rows: Sequence[str] | None
 ) -> str:
-    """The command line that makes this plan, without the folders of one machine."""
+    """Return the command line that makes this plan, without options for folders."""
     options: dict[str, Any] = {"budget": budget} if budget != "quick" else {}
     options |= {"seeds": seeds} if seeds != 1 else {}
     options |= {"rows": ",".join(rows)} if rows is not None else {}
@@ -145,7 +145,7 @@ def _of_budget(experiment: Experiment, dataset: str, budget: str) -> dict[str, A
 
 
 def differing(plan: Plan) -> dict[str, dict[str, Any]]:
-    """For each row the config fields in which rows differ, defaults that a row leaves to its method left out."""
+    """Return for each row the config fields in which rows differ, without defaults that the method sets."""
     configs = {run.row.name: run.config.identity() for run in plan.runs}
     fields = [key for key in next(iter(configs.values())) if key != "seed"]
     varying = [key for key in fields if len({repr(config[key]) for config in configs.values()}) > 1]

@@ -1,4 +1,4 @@
-"""A picture of an experiment: top-1 of each row beside the paper's, and by epoch."""
+"""Charts of an experiment: top-1 of each row beside the paper's, and by epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,13 @@ from xnor_ref.charts.files import save
 from xnor_ref.experiments.verdict import MARGIN
 
 NAME = "plot.svg"
-_NONE = -1  # the colour that belongs to no row
+_NONE = -1  # a colour that no row has
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Bars of top-1 (with standard deviations over seeds), and curves by epoch: validation solid, training dashed.
+    """Plot bars of top-1 (with standard deviations over seeds), and curves by epoch: validation solid, training dashed.
 
-    The training accuracy is the running one over each epoch's augmented images. Raises OutputError.
+    Training accuracy is the running accuracy over each epoch's augmented images. Raises OutputError.
     """
     if "judged" in results:
         _plot_judged(results, path)
@@ -60,7 +60,7 @@ def _by_epoch(rows: list[dict[str, Any]]) -> Chart:
 
 
 def _plot_judged(results: dict[str, Any], path: Path) -> None:
-    """Top-1 of each arm at its best rate, seed by seed, and the difference of each claim with its 95 % interval."""
+    """Plot each arm's top-1 at its best rate, for each seed, and each claim's difference with its 95 % interval."""
     arms, claims = results["judged"]["arms"], results["judged"]["claims"]
     height = 110 + 26 * max(len(arms), len(claims), 8)
     scores = [Dots(arm["top1"], [place] * len(arm["top1"])) for place, arm in enumerate(arms)]

@@ -37,13 +37,13 @@ def write(
     approximation: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """Write results.json and table.md of a plan as far as its runs are finished; returns the results.
+    """Write results.json and table.md from the finished runs of a plan. Return the results.
 
     Parameters
     ----------
     folders : the folder of each finished run, by its name
     failures : why a run could not be finished, by its name
-    approximation : also measure the errors of `approximation`, for the first seed of each row
+    approximation : whether to measure the errors of `approximation`, too, for the first seed of each row
     """
     models = list(dict.fromkeys(run.config.model for run in plan.runs))
     rows = collected(plan, folders, failures)
@@ -84,7 +84,7 @@ def write(
 
 
 def collected(plan: Plan, folders: Mapping[str, Path], failures: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What is known of each row, as in results.json; `folders` and `failures` as for `write`."""
+    """Return the results of each row so far, as in results.json; `folders` and `failures` as for `write`."""
     settings, rows = differing(plan), []
     for row in plan.experiment.rows:
         runs = [run for run in plan.runs if run.row.name == row.name]
@@ -109,14 +109,14 @@ def collected(plan: Plan, folders: Mapping[str, Path], failures: Mapping[str, st
 
 
 def needed(plan: Plan, rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> list[Run]:
-    """The runs that an experiment takes.
+    """Return the runs that an experiment needs.
 
-    A control needs further seeds of each arm's best learning rate only; as long as that is not known, of its first one.
+    A control needs further seeds only at each arm's best learning rate. Until that is known, its first rate is used.
 
     Parameters
     ----------
-    rows : as `collected` gives them
-    runs : those of the plan, or some of them
+    rows : as `collected` returns them
+    runs : the plan's runs, or some of them
     """
     if not plan.experiment.claims:
         return list(runs)
@@ -130,7 +130,7 @@ def _run_figures(folder: Path, seed: int) -> dict[str, Any]:
     run = RunFolder(folder)
     report = finished_report(run)
     if report is None:
-        raise ModelFileError(f"the run in {folder} was altered after it was finished")
+        raise ModelFileError(f"the run in {folder} was changed after it was finished")
     lines = run.metrics()
     per_epoch = report["seconds_per_epoch"]
     spent = sum(line["seconds"] + line["val_seconds"] for line in lines)
@@ -149,14 +149,14 @@ def _run_figures(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def _spread(values: list[float]) -> dict[str, Any] | None:
-    """Mean and standard deviation (n - 1 in the denominator); one value has none."""
+    """Return the mean and standard deviation (n - 1 in the denominator); None for the latter with one value."""
     if not values:
         return None
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def _versions(folders: list[Path]) -> dict[str, list[Any]]:
-    """What the runs were computed with: all values of each entry, usually one."""
+    """Return the versions that the runs were computed with: all values of each entry, usually one."""
     found: dict[str, list[Any]] = {key: [] for key in _VERSIONS}
     for folder in folders:
         env = json.loads((folder / "env.json").read_bytes())
@@ -182,14 +182,14 @@ def _approximation(plan: Plan, data: Dataset, folders: Mapping[str, Path], obser
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The table of an experiment with all that it takes to read it."""
+    """Return the table of an experiment as Markdown, with notes for its reader."""
     parts = _figures(results), _notes(results), _details(results, "##")
     lines = [line for part in parts if part for line in ("", *part)]
     return "\n".join([f"# {results['title']}", "", results["question"], *lines]) + "\n"
 
 
 def _figures(results: dict[str, Any]) -> list[str]:
-    """The table, and what it was made from."""
+    """Return the table, the command and the data."""
     data, seeds = results["dataset"], results["seeds"]
     several = len(seeds) > 1
     lines = [
@@ -209,14 +209,14 @@ def _figures(results: dict[str, Any]) -> list[str]:
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
-    """Where the paper's figures are printed, and what there is to say of them."""
+    """Return where the paper prints its numbers, and notes on them."""
     sources = dict.fromkeys(row["paper"]["source"] for row in results["rows"] if row["paper"])
     notes = ([f"Paper: {'; '.join(sources)}. {_NOT_COMPARABLE}"] if sources else []) + results["notes"]
     return "\n\n".join(notes).splitlines()
 
 
 def _details(results: dict[str, Any], heading: str) -> list[str]:
-    """What else was measured of an experiment's networks, under a `heading`."""
+    """Return other measurements of an experiment's networks, under a `heading`."""
     if any("compression" in run for row in results["rows"] for run in row["runs"]):
         return mst.lines(results, heading)
     return _approximation_lines(results, heading) if "approximation" in results else []
@@ -245,7 +245,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _judged(results: dict[str, Any]) -> list[str]:
-    """The claims with their verdicts, and the arms at their best learning rates."""
+    """Return tables of the claims with verdicts and of the arms at their best learning rates."""
     found, first = results["judged"], results["seeds"][0]
     claims = [["claim", "paper", "here, 95 % interval", "verdict", "because"]]
     for claim in found["claims"]:
@@ -290,7 +290,7 @@ def _paper(paper: dict[str, Any] | None) -> str:
 
 
 def _difference(row: dict[str, Any], base: dict[str, Any], of: Any) -> str:
-    """Of top-1, to the row that this one is compared with."""
+    """Return the difference in top-1 to the row that this one is compared with."""
     if row is base or of(row) is None or of(base) is None:
         return "-"
     return f"{of(row) - of(base):+.1f}"
@@ -369,9 +369,9 @@ KEPT = "<!-- what follows is kept by reproduce --summary -->"
 
 
 def summary(root: Path, before: str = "") -> str:
-    """One Markdown document of every experiment: its results under `root`, or the command that makes them.
+    """Return a Markdown document of all experiments: their results under `root`, or the command that makes them.
 
-    It ends with the line `KEPT`, and with what the document `before` says after that. Raises ModelFileError where a
+    The document ends with the line `KEPT`, followed by the text after that line in `before`. Raises ModelFileError if a
     results.json is damaged.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in EXPERIMENTS}
@@ -398,4 +398,4 @@ def _read(path: Path) -> dict[str, Any]:
         markdown(results)
         return results
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"{path} is no result of this program: {error!r}") from None
+        raise ModelFileError(f"{path} is not a results file of this program: {error!r}") from None

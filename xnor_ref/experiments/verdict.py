@@ -1,7 +1,7 @@
-"""What runs with several seeds say of a claim: intervals, equivalence, a verdict.
+"""Judges a claim from runs with several seeds: intervals, equivalence, a verdict.
 
-Arms are compared at the learning rate that is best for each with the first seed; the figures come from the other seeds,
-so that the choice does not flatter them.
+Each arm is compared at its best learning rate. The first seed chooses it, and the numbers come from the other seeds, so
+the choice does not bias them.
 """
 
 import math
@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-MARGIN = 1.5  # points of top-1: what counts as the same
+MARGIN = 1.5  # points of top-1: smaller differences count as the same
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one arm is better than another by more than `MARGIN` points of top-1, or that both are the same.
+    """A claim: one arm is better than another by more than `MARGIN` points of top-1, or both are the same.
 
     Parameters
     ----------
-    text : what the paper says
-    base, other : names of arms; the difference is that of `other` to `base`
-    sign : +1 where `other` is claimed to be better, -1 worse, 0 the same
-    paper : the difference that the paper prints, in points; None where it prints none
+    text : the paper's claim
+    base, other : names of arms; the difference is `other` minus `base`
+    sign : +1 if `other` is claimed to be better, -1 worse, 0 the same
+    paper : the paper's difference in points; None if it prints none
     """
 
     text: str
@@ -35,14 +35,16 @@ class Claim:
 
 
 def quantile(p: float, degrees: float) -> float:
-    """The p-quantile of Student's t distribution, 0.5 <= p < 1.
+    """Return the p-quantile of Student's t distribution, 0.5 <= p < 1.
 
     With t = sqrt(degrees) tan(u) its density is proportional to cos(u)^(degrees - 1) in u.
 
     >>> round(quantile(0.975, 2), 2), round(quantile(0.975, 10), 3), round(quantile(0.95, 1e6), 3)
     (4.3, 2.228, 1.645)
     """
-    end = math.pi / 2 if degrees < 4 else math.atan(100 / math.sqrt(degrees))  # beyond t = 100 less than 1e-7 is left
+    end = (
+        math.pi / 2 if degrees < 4 else math.atan(100 / math.sqrt(degrees))
+    )  # the probability beyond t = 100 is less than 1e-7
     u = np.linspace(0, end, 10_001)
     density = np.cos(u) ** (degrees - 1)
     area = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(u))])
@@ -50,9 +52,9 @@ def quantile(p: float, degrees: float) -> float:
 
 
 def difference(base: Sequence[float], other: Sequence[float], level: float) -> tuple[float, float, float]:
-    """(mean of `other` less mean of `base`, lower and upper end of its interval), by Welch's t.
+    """Return (mean of `other` minus mean of `base`, lower and upper end of its interval), by Welch's t.
 
-    Two seeds or more on each side. `level` is the interval's coverage, such as 0.95.
+    Each side needs at least two seeds. `level` is the interval's coverage, such as 0.95.
     """
     parts = [statistics.variance(values) / len(values) for values in (base, other)]
     found, error = statistics.fmean(other) - statistics.fmean(base), math.sqrt(sum(parts))

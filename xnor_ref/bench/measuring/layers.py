@@ -1,4 +1,4 @@
-"""Layers to measure, by set, and their random data."""
+"""The layers that are measured, in sets, and their random data."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from xnor_ref.kernels.basics.memory import check_memory
 
 F32 = NDArray[np.float32]
 
-LARGEST = 65_536  # channels, pixels a side, taps a side
+LARGEST = 65_536  # channels, pixels per side, taps per side
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Conv:
 
     @property
     def name(self) -> str:
-        """'256@14x14 3x3 -> 256', with '/2' after the kernel for stride 2, and what else is not usual at the end."""
+        """'256@14x14 3x3 -> 256', with '/2' after the kernel for stride 2; unusual arguments are at the end."""
         stride = f"/{self.stride}" if self.stride > 1 else ""
         image, kernel = f"{self.channels}@{self.size}x{self.size}", f"{self.kernel}x{self.kernel}{stride}"
         more = f", dilation {self.dilation}" if self.dilation > 1 else ""
@@ -45,12 +45,12 @@ class Conv:
 
     @property
     def padding(self) -> int:
-        """Zeros on each side of an axis, or half of those on one."""
+        """Zeros on each side of an axis; with uneven padding, half of those on one side."""
         return (self.dilation * (self.kernel - 1) + 1) // 2
 
     @property
     def window(self) -> Window:
-        """What slides over the images."""
+        """The window that slides over the images."""
         p = self.padding
         return Window.of(self.kernel, self.stride, ((0, 2 * p), (2 * p, 0)) if self.uneven else p, self.dilation)
 
@@ -62,7 +62,7 @@ class Conv:
 
     @property
     def out_size(self) -> int:
-        """Pixels of a side of the output."""
+        """Pixels per side of the output."""
         return self.window.count((self.size, self.size))[0]
 
     @property
@@ -76,11 +76,11 @@ class Conv:
         return self.channels // self.groups * self.kernel**2
 
     def rows(self, batch: int) -> int:
-        """Images that are computed together."""
+        """The number of images computed together."""
         return batch
 
     def macs(self, batch: int) -> int:
-        """Multiply-accumulates, those with padded zeros included."""
+        """Multiply-accumulates, including those with padded zeros."""
         return batch * self.n_bits * self.out_channels * self.out_size**2
 
     def input_shape(self, batch: int) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ class Linear:
         return self.inputs
 
     def rows(self, batch: int) -> int:
-        """Vectors that are computed together."""
+        """The number of vectors computed together."""
         return batch if self.fixed_rows is None else self.fixed_rows
 
     def macs(self, batch: int) -> int:
@@ -128,7 +128,7 @@ class Linear:
 
 Layer = Conv | Linear
 
-PAPER = Conv(256, 14, 3, 256)  # the fixed point of Rastegari et al. 2016, section 4.1
+PAPER = Conv(256, 14, 3, 256)  # the reference layer of Rastegari et al. 2016, section 4.1
 
 LAYER_SETS: dict[str, tuple[Layer, ...]] = {
     "paper": (
@@ -171,14 +171,15 @@ LAYER_SETS: dict[str, tuple[Layer, ...]] = {
 
 
 def parse_layer(text: str) -> Conv:
-    """A convolution from 'C,H,K,O' or 'C,H,K,O,STRIDE'. Raises InputError."""
+    """Return a convolution from 'C,H,K,O' or 'C,H,K,O,STRIDE'. Raises InputError."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) not in (4, 5):
         raise InputError(
-            f"bench: a layer is C,H,K,O or C,H,K,O,STRIDE (channels, pixels a side, kernel, output channels), such as "
+            "bench: a layer is C,H,K,O or C,H,K,O,STRIDE (channels, pixels per side, kernel, output channels), such "
+            "as "
             f"256,14,3,256; got {text!r}"
         )
     for name, number in zip(("C", "H", "K", "O", "STRIDE"), numbers):
@@ -194,14 +195,14 @@ def parse_layer(text: str) -> Conv:
 
 
 def layer_set(name: str) -> tuple[Layer, ...]:
-    """The layers of a set. Raises InputError."""
+    """Return the layers of a set. Raises InputError."""
     if name not in LAYER_SETS:
         raise InputError(f"bench: there is no layer set {name!r}; there are {', '.join(LAYER_SETS)}")
     return LAYER_SETS[name]
 
 
 def check_size(layer: Layer, batch: int) -> None:
-    """Raise InputError where the machine's memory cannot hold what is measured."""
+    """Raise InputError if the arrays of a layer do not fit into the machine's memory."""
     check_n_bits("bench", layer.n_bits, f"{layer.name}: n_bits", "numba")
     inputs, weights = np.prod(layer.input_shape(batch), dtype=object), np.prod(layer.weight_shape, dtype=object)
     outputs = layer.macs(batch) // layer.n_bits
@@ -210,18 +211,18 @@ def check_size(layer: Layer, batch: int) -> None:
 
 
 def check_batch(batch: int, size: int = 1) -> None:
-    """Raise InputError unless a batch of images of `size` pixels a side can be held."""
+    """Raise InputError if a batch of images of `size` pixels per side does not fit into memory."""
     check_integer("bench: batch", batch, 1)
     check_memory("bench", 4 * 64 * batch * size * size, f"(batch {batch} of {size}x{size} pixels)")
 
 
 def random_data(layer: Layer, batch: int, seed: int = 0) -> tuple[F32, F32]:
-    """(x, weight) of standard normal float32: x (N, C, H, W) or (N, I), weight (O, C, KH, KW) or (O, I)."""
+    """Return (x, weight), standard normal float32: x (N, C, H, W) or (N, I), weight (O, C, KH, KW) or (O, I)."""
     rng = np.random.default_rng(seed)
     shapes = layer.input_shape(batch), layer.weight_shape
     return rng.standard_normal(shapes[0], np.float32), rng.standard_normal(shapes[1], np.float32)
 
 
 def signs(x: F32) -> F32:
-    """+1 and -1."""
+    """Return the signs of x as +1 and -1."""
     return np.where(x >= 0, np.float32(1), np.float32(-1))

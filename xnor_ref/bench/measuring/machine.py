@@ -1,4 +1,4 @@
-"""What was measured on: the processor, its roofs, versions; and whether the machine was idle."""
+"""The machine that was measured: the processor, its roofs, versions, and whether it was idle."""
 
 import dataclasses
 from typing import Any
@@ -10,10 +10,10 @@ OPTIONAL = ("torch", "onnxruntime")
 
 
 def describe(pace: timing.Pace = timing.FULL) -> dict[str, Any]:
-    """JSON values: the environment, the instruction set in use, the roofs of one core, and warnings.
+    """Return JSON values: the environment, the instruction set in use, the roofs of one core, and warnings.
 
     "roofs" are binary and float32 multiply-accumulates, bytes read from memory, and clock cycles, all per second.
-    Raises InputError where Numba's compiler is off.
+    Raises InputError if Numba's compiler is off.
     """
     roof.require_compiler()
     warnings = [text for text in (timing.load_warning(), timing.pace_warning()) if text]

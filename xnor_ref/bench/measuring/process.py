@@ -1,4 +1,4 @@
-"""Python in a process of its own: for what can only be measured from outside, or set before anything is imported."""
+"""Python in a separate process: for measurements from outside, and settings needed before anything is imported."""
 
 import json
 import os
@@ -20,15 +20,15 @@ class Unavailable(Exception):
 
 
 def run_python(code: str, *arguments: str, environment: dict[str, str] | None = None) -> Any:
-    """Run `code` in a new interpreter and give the JSON value on the last line that it prints.
+    """Run `code` in a new interpreter and return the JSON value on the last line that it prints.
 
-    Raises InputError with the process's own words where it fails with exit code 2, else XnorRefError.
+    Raises InputError with the process's own message if it fails with exit code 2, else XnorRefError.
     """
     command, full = interpreter(code, *arguments), {**os.environ, **(environment or {})}
     try:
         run = subprocess.run(command, env=full, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise XnorRefError(f"bench: a process that measures took longer than {TIMEOUT} s") from None
+        raise XnorRefError(f"bench: the measuring process took longer than {TIMEOUT} s") from None
     lines = run.stdout.strip().splitlines()
     if run.returncode or not lines:
         raise _error(run.returncode, run.stderr)
@@ -37,17 +37,17 @@ def run_python(code: str, *arguments: str, environment: dict[str, str] | None = 
 
 def _error(code: int | None, words: str) -> XnorRefError:
     kind = InputError if code == InputError.exit_code else XnorRefError
-    return kind(words.strip() or f"bench: a process that measures ended with exit code {code}")
+    return kind(words.strip() or f"bench: the measuring process ended with exit code {code}")
 
 
 class Worker:
-    """A new interpreter that waits for questions and computes nothing meanwhile.
+    """A new interpreter that waits for questions and uses no processor while it waits.
 
     `code` calls `serve`. Use it in a `with` statement, or call `close`.
     """
 
     def __init__(self, code: str, environment: dict[str, str] | None = None):
-        self._words = tempfile.TemporaryFile("w+", errors="replace")  # what it says on stderr; a pipe could fill up
+        self._words = tempfile.TemporaryFile("w+", errors="replace")  # its stderr; a pipe could fill up
         pipe = subprocess.PIPE
         full = {**os.environ, **(environment or {})}
         self._process = subprocess.Popen(
@@ -61,9 +61,9 @@ class Worker:
         self.close()
 
     def ask(self, what: str, **arguments: Any) -> Any:
-        """The answer, a JSON value.
+        """Return the answer, a JSON value.
 
-        Raises Unavailable where the worker does, InputError where it does, else XnorRefError if there is no answer.
+        Raises Unavailable or InputError if the worker does, and XnorRefError if there is no answer.
         """
         assert self._process.stdin and self._process.stdout
         clock = threading.Timer(TIMEOUT, self._process.kill)
@@ -95,9 +95,9 @@ class Worker:
 
 
 def serve(answers: dict[str, Callable[..., Any]]) -> None:
-    """Answer the questions of a `Worker` until it goes away; `answers` holds a function for each."""
+    """Answer the questions of a `Worker` until it closes; `answers` holds a function for each question."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print must not be read as an answer
     for line in sys.stdin:
         question = json.loads(line)
         try:

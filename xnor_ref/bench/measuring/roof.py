@@ -1,11 +1,11 @@
-"""The roof: what one core can do at most, measured with loops that touch nothing but registers.
+"""The roof: the most that one core can do, measured with loops that use registers only.
 
-The loop of bits has a tile of operands that stay in registers: four weights and four activations meet in 16 counts (two
-and two in four, where there are 16 registers). A kernel that gathers bits in carry-save adders first needs fewer
-popcounts than that roof has; that pays where a popcount is slow.
+The loop of bits has a tile of operands that stay in registers. Four weights and four activations make 16 counts (two
+and two make four, if there are 16 registers). A kernel that first adds bits in carry-save adders needs fewer popcounts
+than this roof has. That is faster only where a popcount is slow.
 
-The operands pass through an empty piece of inline assembly in every round. It costs no instruction, but LLVM must take
-its result for a new value; without it, LLVM would compute the unchanging popcounts once, before the loop.
+In every round the operands pass through an empty piece of inline assembly. It costs no instruction, but LLVM must treat
+its result as a new value. Without it, LLVM would compute the unchanging popcounts once, before the loop.
 
 The roofs of float32 multiply-adds, of products of bytes and of reading main memory are measured the same way.
 """
@@ -42,7 +42,7 @@ from xnor_ref.kernels.microkernels.ir import (
 )
 
 VECTOR_BITS = 32 * LANES
-_CHAIN = 32  # additions of one round
+_CHAIN = 32  # additions per round
 _VNNI = f"llvm.x86.avx512.vpdpbusd.{VECTOR_BITS}"  # sums of four products of an unsigned and a signed byte
 _TILE_BYTES = amx.ROWS * LINE  # bytes of a register of AMX
 _SUMS = 12  # independent multiply-adds: more than latency times pipelines, and with two operands within 16 registers
@@ -52,7 +52,7 @@ _SUMS = 12  # independent multiply-adds: more than latency times pipelines, and 
 
 
 def _opaque(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """`value` in a register, of which LLVM knows nothing any more; no instruction."""
+    """Return `value` in a register, as a value unknown to LLVM; adds no instruction."""
     kind = "r"
     if isinstance(value.type, ir.VectorType):
         architecture = binding.get_process_triple().partition("-")[0]
@@ -62,10 +62,11 @@ def _opaque(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _loop_in_registers(kind: ir.VectorType, n_sums: int, operands: tuple, step: Callable, add: Callable):
-    """An intrinsic (rounds) -> a number: `n_sums` vectors, all zeros at first, are added to `rounds` times.
+    """Return an intrinsic (rounds) -> number that adds `rounds` times to `n_sums` vectors, which start at zero.
 
-    `step(b, index, total, x)` adds to one of them what it makes of the operands x, vectors with one value in all lanes;
-    `add(b, one, other)` adds all up at the end. The result is that of all lanes, as integers.
+    `step(b, index, total, x)` adds a term to one of the vectors. The term is computed from the operands x, vectors with
+    one value in all lanes. `add(b, one, other)` adds two vectors at the end. The result is the sum of all lanes, as
+    an integer.
     """
 
     @intrinsic
@@ -97,7 +98,7 @@ def _count_bits(b, index, count, x):
 
 
 def _add_product(b, index, total, x):
-    return instruction(b, "fmuladd", vector(F32), *x, total)  # one instruction where there is one, else two
+    return instruction(b, "fmuladd", vector(F32), *x, total)  # one instruction if the processor has it, else two
 
 
 def _add_products_of_bytes(b, index, total, x):
@@ -106,7 +107,7 @@ def _add_products_of_bytes(b, index, total, x):
     return b.call(dot, [total, *x])
 
 
-# What the micro-kernels do: words are counted, or bytes, in a tile that leaves registers for its operands.
+# As in the micro-kernels: ones are counted in words or bytes, in a tile that leaves registers for its operands.
 _SIDE = 2 if LANES == 8 else 4
 _COUNTS = vector(I32) if TARGET.counts_words else vector(I8, 4 * LANES)
 _counting_loop = _loop_in_registers(
@@ -166,10 +167,10 @@ def _tile_products(rounds, operands, sums):
 
 @intrinsic
 def _chain_loop(typing_context, rounds):
-    """(rounds) -> sum: `_CHAIN` additions that wait for one another, each one clock cycle long, `rounds` times."""
+    """(rounds) -> sum: `rounds` times `_CHAIN` additions; each takes one cycle and waits for the one before."""
 
     def codegen(context, b, signature, arguments):
-        one = _opaque(b, const(1))  # some processors add numbers that stand in the instruction in no time
+        one = _opaque(b, const(1))  # some processors take no time to add a constant of the instruction
 
         def body(values):
             for _ in range(_CHAIN):
@@ -199,7 +200,7 @@ def _read(words):
 
 @dataclass(frozen=True)
 class Load:
-    """Work of a known amount: `work` operations (multiply-accumulates, bytes, clock cycles) each time it is run."""
+    """A known amount of work: `work` operations (multiply-accumulates, bytes, clock cycles) per run."""
 
     run: Callable[[], object]
     work: int
@@ -216,9 +217,9 @@ def float_roof(threads: int = 1) -> Load:
 
 
 def int8_roof(threads: int = 1) -> Load | None:
-    """Multiply-accumulates of bytes into int32 (AMX, VNNI) on `threads` threads; None where no instruction does them.
+    """Multiply-accumulates of bytes into int32 (AMX, VNNI) on `threads` threads; None if no instruction does them.
 
-    AMX's operands are no zeros: power is its limit, which numbers without pattern need most of.
+    AMX's operands are random numbers, not zeros: it is limited by power, and random numbers need the most.
     """
     if multiplies_tiles():
         n_sums = len(amx.COLUMNS)
@@ -232,9 +233,9 @@ def int8_roof(threads: int = 1) -> Load | None:
 
 
 def memory_roof(megabytes: float = 256, threads: int = 1) -> Load:
-    """Bytes of an array read in order, again and again, a piece by each of `threads` threads at once.
+    """Bytes of an array read in order, again and again, in pieces, one for each of `threads` threads.
 
-    It comes from main memory where it is several times as large as the caches, else from the nearest that holds it.
+    An array several times as large as the caches is read from main memory, a smaller one from the nearest cache.
     """
     require_compiler()
     words = np.ones(int(megabytes * 125_000), np.uint64)
@@ -245,29 +246,29 @@ def memory_roof(megabytes: float = 256, threads: int = 1) -> Load:
 
 
 def clock(cycles: int = 1_000_000) -> Load:
-    """Additions that wait for one another, one a clock cycle: shows the processor's pace, and what disturbs it."""
+    """Additions that each wait for the one before, one per clock cycle: shows the clock and disturbances."""
     return _load(_chain, cycles // _CHAIN, _CHAIN)
 
 
 def instruction_set() -> str:
-    """The vectors that our kernels and the roof use."""
+    """Describe the vectors that our kernels and the roof use."""
     found = target()
     name = found.name if found else "none that the SIMD rung uses"
     return f"{name}, vectors of {VECTOR_BITS} bits" + (", AMX" if multiplies_tiles() else "")
 
 
 def require_compiler() -> None:
-    """Raise InputError where Numba's compiler is off."""
+    """Raise InputError if Numba's compiler is off."""
     if jit_disabled():
         raise InputError("bench: Numba's compiler is off (NUMBA_DISABLE_JIT=1), so there is nothing to measure")
 
 
 def _load(function: Callable[[int], object], rounds: int, work: int, threads: int = 1) -> Load:
-    """`function(rounds)`, which does `work` in each of the rounds, on `threads` threads at once."""
+    """Return a load that runs `function(rounds)` on `threads` threads at once; it does `work` per round."""
     require_compiler()
     if threads == 1:
         return Load(lambda: function(rounds), rounds * work)
-    rounds *= 16  # waking threads takes some 0.05 ms, which must not count
+    rounds *= 16  # waking threads takes about 0.05 ms, which must be negligible
 
     def one_of_them(start: int, stop: int) -> None:
         function(rounds)

@@ -1,7 +1,7 @@
-"""Measuring side by side, in turns; the room's page says why.
+"""Timing several contenders in turns. The room's page explains why.
 
 Each turn starts with a call that is not timed (it fills the caches and wakes threads) and repeats the contender for at
-least `Pace.turn` seconds. Python's garbage collector is off meanwhile.
+least `Pace.turn` seconds. Python's garbage collector is off during the measurement.
 """
 
 import gc
@@ -18,23 +18,23 @@ from threadpoolctl import threadpool_limits
 from xnor_ref.bench.measuring import roof
 from xnor_ref.kernels.basics.threads import available_threads
 
-BUSY = 0.3  # other processes that want to run, on average
-WAKING = 0.03  # seconds until the system has spread threads that have just woken over its processors
-BYSTANDERS = 0.1  # processors that others may use while we measure
-UNSTEADY = 0.1  # how far a loop in registers may vary
+BUSY = 0.3  # average number of other processes that want to run
+WAKING = 0.03  # seconds that the system needs to distribute newly woken threads over its processors
+BYSTANDERS = 0.1  # processors that other processes may use while we measure
+UNSTEADY = 0.1  # largest relative variation of a loop in registers
 
 
 @dataclass(frozen=True)
 class Pace:
     """How long to measure: `rounds` turns of `turn` seconds for each contender, within `budget` seconds for each.
 
-    A contender whose single call is slow has fewer turns, at least three; of one call, none before it.
+    A contender with a slow call has fewer turns, but at least three, of one call each and without a call before it.
     """
 
     rounds: int = 15
     turn: float = 0.01
     budget: float = 1.5
-    quick: bool = False  # whether less should be measured as well
+    quick: bool = False  # whether to measure fewer things, too
 
 
 FULL = Pace()
@@ -58,13 +58,13 @@ class Timing:
 
 
 def measure(contenders: dict[str, Callable[[], Any]], pace: Pace = FULL, threads: int = 1) -> dict[str, Timing]:
-    """Time each of `contenders`, functions without arguments, against one another.
+    """Time each of `contenders`, functions without arguments, in turns.
 
     Parameters
     ----------
-    threads : what the contenders use. With more than one, each turn begins when the threads of the one before have gone
-        to sleep (they wait for more work for up to 0.2 s, computing nothing at full speed), and its first `WAKING`
-        seconds are not timed.
+    threads : what the contenders use. With more than one thread, each turn starts after the previous contender's
+        threads have gone to sleep (while waiting for work, they use the processor for up to 0.2 s). The first
+        `WAKING` seconds of a turn are then not timed.
     """
     turns = {name: _Turn(run, pace) for name, run in contenders.items()}
     names = list(turns)
@@ -75,35 +75,35 @@ def measure(contenders: dict[str, Callable[[], Any]], pace: Pace = FULL, threads
                     if threads > 1:
                         let_threads_sleep()
                     turns[name].take(WAKING if threads > 1 else 0.0)
-            names.append(names.pop(0))  # nobody always follows the same one
+            names.append(names.pop(0))  # so that no contender always follows the same one
     return {name: turn.timing() for name, turn in turns.items()}
 
 
 def rates(loads: dict[str, roof.Load], pace: Pace, threads: int = 1) -> dict[str, float]:
-    """Work per second of each of `loads`, on `threads` threads."""
+    """Return the work per second of each of `loads`, on `threads` threads."""
     timings = measure({name: load.run for name, load in loads.items()}, pace, threads)
     return {name: load.work / timings[name].seconds for name, load in loads.items()}
 
 
 class _Turn:
-    """One contender: how often it is called in a turn, in which rounds, and what was measured."""
+    """One contender: its calls per turn, its rounds, and its times."""
 
     def __init__(self, run: Callable[[], Any], pace: Pace):
         self.run = run
         self.pace = pace
         self.samples: list[float] = []
-        run()  # the first call may compile, allocate, page in
+        run()  # the first call may compile, allocate or load pages
         seconds = min(self._time(1), self._time(1))
         self.slow = seconds > pace.turn
         self.calls = max(1, round(pace.turn / max(seconds, 1e-7)))
         self.rounds = min(pace.rounds, max(3, int(pace.budget / (self.calls * seconds))))
 
     def takes_part(self, number: int) -> bool:
-        """Whether it has a turn in this round; the turns are spread evenly."""
+        """Return whether it has a turn in this round; turns are spread evenly."""
         return (number + 1) * self.rounds // self.pace.rounds > number * self.rounds // self.pace.rounds
 
     def take(self, warm_up: float) -> None:
-        """One turn, after calls that are not timed: one, or as many as `warm_up` seconds take."""
+        """Take one turn, after one call that is not timed, or as many as fill `warm_up` seconds."""
         end = time.perf_counter() + warm_up
         if not self.slow:
             self.run()
@@ -124,11 +124,11 @@ class _Turn:
 
 
 def let_threads_sleep(longest: float = 0.3) -> None:
-    """Sleep until no thread of this process computes any more."""
+    """Sleep until no thread of this process uses a processor."""
     end = time.perf_counter() + longest
     while time.perf_counter() < end:
         start, used = time.perf_counter(), time.process_time()
-        time.sleep(0.01)  # the system may count the time of a running thread every few milliseconds only
+        time.sleep(0.01)  # the system may update a running thread's time only every few milliseconds
         if time.process_time() - used < 0.1 * (time.perf_counter() - start):
             return
 
@@ -147,13 +147,13 @@ def _collector_off() -> Iterator[None]:
 
 @contextmanager
 def limited(threads: int) -> Iterator[None]:
-    """Hold every BLAS to `threads` threads; contenders bring their own setting for whatever else they use."""
+    """Limit every BLAS to `threads` threads; contenders set the threads of other libraries themselves."""
     with threadpool_limits(limits=threads, user_api="blas"):
         yield
 
 
 def load_warning() -> str | None:
-    """A warning where other processes want the processors: at this moment, or else by the load of the last minute."""
+    """Return a warning if other processes want the processors now, or wanted them in the last minute; else None."""
     try:
         others, when = _others_running(), "now"
     except (OSError, StopIteration, ValueError):
@@ -167,7 +167,7 @@ def load_warning() -> str | None:
 
 
 def _others_running(samples: int = 40) -> float:
-    """Processes that run or wait for a processor, on average over a tenth of a second, without this one; Linux only."""
+    """Average number of other processes that run or wait for a processor, over a tenth of a second; Linux only."""
     total = 0
     for _ in range(samples):
         time.sleep(0.0025)
@@ -177,24 +177,24 @@ def _others_running(samples: int = 40) -> float:
 
 
 class Bystanders:
-    """How much other processes compute, from the making of this object on; Linux only."""
+    """The processor time of other processes since this object was made; Linux only."""
 
     def __init__(self) -> None:
         self._start, self._used = time.perf_counter(), _seconds_of_others()
 
     def warning(self) -> str | None:
-        """A warning if they took so much of the processors that figures cannot be trusted."""
+        """Return a warning if they used so much that the measurements cannot be trusted; else None."""
         used, wall = _seconds_of_others(), time.perf_counter() - self._start
         if used is None or self._used is None or used - self._used <= BYSTANDERS * wall:
             return None
         return (
-            f"other processes used {(used - self._used) / wall:.0%} of a processor while this was measured; measure "
+            f"other processes used {(used - self._used) / wall:.0%} of a processor during the measurement; measure "
             "again when the machine is idle"
         )
 
 
 def _seconds_of_others() -> float | None:
-    """Processor seconds since the start of the system that were not spent by this process and its children."""
+    """Return the processor seconds since the system's start that other processes used, without this one's children."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
             user, nice, system, _, _, interrupts, more_interrupts, stolen = map(int, file.readline().split()[1:9])
@@ -205,7 +205,7 @@ def _seconds_of_others() -> float | None:
 
 
 def pace_warning(seconds: float = 0.1) -> str | None:
-    """A warning where a loop that touches nothing but registers varies: other work, or a clock that changes."""
+    """Return a warning if a loop that uses registers only varies: because of other work, or a changing clock."""
     load = roof.clock(200_000)
     samples: list[float] = []
     end = time.perf_counter() + seconds
@@ -220,5 +220,5 @@ def pace_warning(seconds: float = 0.1) -> str | None:
         return None
     return (
         f"the machine is not steady: a loop in registers varies by {variation:.0%} within {seconds:g} s; other work "
-        "takes the processor, or its clock changes"
+        "uses the processor, or its clock changes"
     )

@@ -1,7 +1,7 @@
-"""What our kernels are compared with: the same layer in NumPy, torch and onnxruntime, and as naive loops.
+"""The baselines that our kernels are compared with: the same layer in NumPy, torch, onnxruntime and naive loops.
 
-Each is prepared once for a layer and checked on signs, as the room's page says, and then only run. Optional libraries
-are imported when they are asked for.
+Each baseline is prepared once for a layer and checked on signs, as the room's page explains, then only run. Optional
+libraries are imported when they are needed.
 """
 
 import sys
@@ -30,42 +30,46 @@ class Prepared:
     """A baseline ready to run on one input."""
 
     run: Callable[[], Any]
-    result: Callable[[Any], NDArray] = np.asarray  # what `run` gave, as (N, O, OH, OW) or (N, O)
+    result: Callable[[Any], NDArray] = np.asarray  # turns the result of `run` into (N, O, OH, OW) or (N, O)
     step: float = 1.0  # results are rounded to multiples of it
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One way to compute a layer: `prepare(layer, x, weight, threads)` raises Unavailable where it cannot."""
+    """One way to compute a layer: `prepare(layer, x, weight, threads)` raises Unavailable if it cannot."""
 
     name: str
     what: str
     prepare: Callable[[Layer, F32, F32, int], Prepared]
-    layout: str = "NCHW"  # of input and output; ours is compared in the same
-    any_window: bool = False  # whether it knows dilation, groups and uneven padding
+    layout: str = "NCHW"  # of input and output; ours uses the same
+    any_window: bool = False  # whether it supports dilation, groups and uneven padding
 
 
 def prepared(baseline: Baseline, layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    """The baseline for real x and weight, after a check on their signs. Raises Unavailable, EquivalenceError."""
+    """Prepare the baseline for real x and weight, after a check on their signs.
+
+    Raises Unavailable, EquivalenceError.
+    """
     check(baseline, layer, x, weight, threads)
     return baseline.prepare(layer, x, weight, threads)
 
 
 def check(baseline: Baseline, layer: Layer, x: F32, weight: F32, threads: int) -> None:
-    """Raise EquivalenceError unless the baseline's result for signs is our integers, Unavailable if it has none."""
+    """Raise EquivalenceError if the baseline's result for signs differs from ours, Unavailable if it has none."""
     if isinstance(layer, Conv) and not (layer.usual or baseline.any_window):
-        raise Unavailable("measured without dilation, groups and uneven padding only")
+        raise Unavailable("measured only without dilation, groups and uneven padding")
     trial = baseline.prepare(layer, signs(x), signs(weight), threads)
     got = trial.result(trial.run())
     wanted = np.rint(integers(layer, x, weight) / trial.step) * trial.step
     if got.shape != wanted.shape or not np.array_equal(got, wanted):
         raise EquivalenceError(
-            f"bench: {baseline.name} computes {layer.name} of signs differently from us, so its time means nothing"
+            f"bench: {baseline.name} and our kernel give different results for {layer.name} on signs, so its time "
+            "means nothing"
         )
 
 
 def integers(layer: Layer, x: F32, weight: F32) -> NDArray[np.int32]:
-    """The convolution, or product, of the signs by our own checked functions."""
+    """Return the convolution or product of the signs, computed by our own checked functions."""
     if isinstance(layer, Linear):
         return binary_ops.binary_linear(x, weight)
     return binary_ops.binary_conv2d(x, weight, **layer.geometry)
@@ -75,7 +79,7 @@ def integers(layer: Layer, x: F32, weight: F32) -> NDArray[np.int32]:
 
 
 def _numpy(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    """im2col and one sgemm an image, into buffers that are kept; or one sgemm."""
+    """im2col and one sgemm per image, into reused buffers; for a linear layer one sgemm."""
     if isinstance(layer, Linear):
         product = np.empty((len(x), len(weight)), np.float32)
         return Prepared(lambda: np.matmul(x, weight.T, out=product))
@@ -101,10 +105,10 @@ def _numpy(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
 
 
 def import_torch(threads: int | None = None) -> Any:
-    """torch, on `threads` threads; without a number, on those that it has. Raises Unavailable."""
+    """Import torch and set its threads to `threads`; None leaves them as they are. Raises Unavailable."""
     require("torch")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own imports
+        warnings.simplefilter("ignore")  # warnings of torch's own imports
         try:
             import torch
         except (ImportError, OSError) as error:
@@ -132,10 +136,10 @@ def _torch_float(form: str, layer: Layer, x: F32, weight: F32, threads: int) -> 
 
 
 def _torch_int8(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    """oneDNN's int8 convolution as torch's own quantiser calls it: uint8 in (zero point 128), float32 out."""
+    """oneDNN's int8 convolution as torch's quantiser calls it: uint8 in (zero point 128), float32 out."""
     torch = import_torch(threads)
     if isinstance(layer, Linear):
-        raise Unavailable("measured for convolutions only")
+        raise Unavailable("only convolutions are measured")
     stride, padding, dilation = ([value] * 2 for value in (layer.stride, layer.padding, 1))
     scale, zero = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int64)
     filters = torch.from_numpy(_int8(weight))
@@ -162,7 +166,7 @@ def _int8(x: F32) -> NDArray[np.int8]:
 
 
 def _uint8(x: F32) -> NDArray[np.uint8]:
-    """With zero point 128."""
+    """Round to uint8 with zero point 128."""
     return (np.clip(np.rint(x), -128, 127) + 128).astype(np.uint8)
 
 
@@ -177,7 +181,7 @@ def _onnx_float(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
 
 
 def _onnx_int8(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
-    """QLinearConv, uint8 in and out; a linear layer as MatMulInteger, whose sums are int32."""
+    """QLinearConv, uint8 in and out; for a linear layer MatMulInteger, whose sums are int32."""
     from_numpy, node = onnx_tools()
     if isinstance(layer, Linear):
         nodes = [node("MatMulInteger", ["x", "w", "x_zero"], ["y"])]
@@ -197,7 +201,7 @@ def _onnx_int8(layer: Layer, x: F32, weight: F32, threads: int) -> Prepared:
 
 
 def onnx_tools() -> tuple[Any, Any]:
-    """onnx's makers of constants and nodes. Raises Unavailable."""
+    """Return onnx's functions that make constants and nodes. Raises Unavailable."""
     require("onnx")
     require("onnxruntime")
     from onnx import helper, numpy_helper
@@ -212,7 +216,7 @@ def _conv_attributes(layer: Conv) -> dict[str, list[int]]:
 def onnx_session(
     nodes: list[Any], constants: list[Any], inputs: dict[str, NDArray], out_type: type, threads: int
 ) -> Callable[[], list[NDArray]]:
-    """A function that runs a small ONNX model on `inputs` and gives its output "y", in a list."""
+    """Return a function that runs a small ONNX model on `inputs` and returns its output "y", in a list."""
     from onnx import helper
 
     def value(name: str, dtype: Any, shape: Any) -> Any:
@@ -230,14 +234,16 @@ def onnx_session(
 
 
 def onnx_run(data: bytes, inputs: dict[str, NDArray], threads: int) -> Callable[[], list[NDArray]]:
-    """A function that runs an ONNX model on `inputs` and gives its outputs."""
+    """Return a function that runs an ONNX model on `inputs` and returns its outputs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs; it would slow others down
+    options.add_session_config_entry(
+        "session.force_spinning_stop", "1"
+    )  # between runs, since spinning threads slow others down
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, inputs)
 
@@ -272,7 +278,7 @@ def _rung(backend: str, layer: Layer, x: F32, weight: F32, threads: int) -> Prep
 
 def _conv_output(layer: Layer, x: F32, dtype: type) -> tuple[Conv, NDArray]:
     if isinstance(layer, Linear):
-        raise Unavailable("naive loops are written for convolutions only")
+        raise Unavailable("naive loops support convolutions only")
     return layer, np.empty((len(x), layer.out_channels, layer.out_size, layer.out_size), dtype)
 
 
@@ -318,9 +324,9 @@ USUAL = ("torch", "onnxruntime", "onnxruntime-int8", "torch-int8", "numpy")
 def parse_baselines(
     text: str | None, default: tuple[str, ...] = USUAL, known: Iterable[str] = tuple(BASELINES)
 ) -> tuple[str, ...]:
-    """Some of `known`, from 'numpy,torch'; None means `default`, 'none' none.
+    """Return some names of `known`, parsed from 'numpy,torch'; None means `default`, 'none' means none.
 
-    Raises InputError, also where a library is not installed.
+    Raises InputError, also if a library is not installed.
     """
     if text is None or text.strip() == "none":
         return default if text is None else ()
@@ -335,7 +341,7 @@ def parse_baselines(
 
 
 def parse_names(what: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Some of `known`, each once, from 'fp32,int8'. Raises InputError."""
+    """Return some names of `known`, each once, parsed from 'fp32,int8'. Raises InputError."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     unknown = [name for name in names if name not in known]
     if unknown or not names:
@@ -344,7 +350,7 @@ def parse_names(what: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def require(package: str) -> None:
-    """Raise Unavailable unless `package` is installed."""
+    """Raise Unavailable if `package` is not installed."""
     if sys.modules.get(package) is None and find_spec(package) is None:
         raise Unavailable(f"{package} is not installed ({EXTRA})")
 

@@ -1,4 +1,4 @@
-"""The foot of the ladder: convolutions as one would first write them, compiled by Numba but not shaped for speed."""
+"""The slowest rung: convolutions in their simplest form, compiled by Numba but not made for speed."""
 
 import numpy as np
 from numba import boolean, float32, int32, intp, types, uint64, void
@@ -32,7 +32,7 @@ def float_loops(x, weight, stride, padding, out):
 def packed_loops(by_words, x, weight, channels, stride, padding, out):
     """Convolution of packed signs, x (N, H, W, words) and weight (O, KH, KW, words).
 
-    One bit at a time; or, `by_words`, 64 of them: n_bits - 2 popcount(a xor b).
+    It counts one bit at a time, or 64 with `by_words`: n_bits - 2 popcount(a xor b).
     """
     height, width = x.shape[1], x.shape[2]
     for image in range(out.shape[0]):

@@ -1,4 +1,4 @@
-"""A network of ours as an ONNX graph, for onnxruntime: the same layers with the same weights."""
+"""One of our networks as an ONNX graph, for onnxruntime: the same layers with the same weights."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from xnor_ref.packed.freeze import freeze
 
 
 def to_onnx(model: nn.Module, images: F32, threads: int) -> Callable[[], list[NDArray]]:
-    """A function that runs `model` on images (N, C, H, W) in onnxruntime: [logits].
+    """Return a function that runs `model` on images (N, C, H, W) in onnxruntime and returns [logits].
 
     Raises baselines.Unavailable without onnx and onnxruntime, InputError for a layer that has no counterpart.
     """

@@ -1,4 +1,4 @@
-"""A network of ours in torch: the same layers with the same weights, and the ways in which torch runs it fast."""
+"""One of our networks in torch: the same layers with the same weights, and torch's fast ways to run it."""
 
 import copy
 import warnings
@@ -18,7 +18,7 @@ Run = Callable[[], Any]
 
 
 def to_torch(model: nn.Module) -> Any:
-    """A torch.nn.Module that computes what `model`, of real layers only, computes in inference.
+    """Return a torch.nn.Module that computes the same in inference as `model`, which has real layers only.
 
     Raises baselines.Unavailable without torch, InputError for a layer that torch has no module for.
     """
@@ -34,7 +34,7 @@ def to_torch(model: nn.Module) -> Any:
             return self.body(x) + self.shortcut(x)
 
     def filled(layer: Any, **arrays: NDArray | None) -> Any:
-        """`layer` with our numbers in its parameters and statistics."""
+        """Return `layer` with our values in its parameters and statistics."""
         with torch.no_grad():
             for name, array in arrays.items():
                 if array is not None:
@@ -84,7 +84,7 @@ def to_torch(model: nn.Module) -> Any:
 
 
 def _padding(module: Any) -> Any:
-    """Padding that torch's layers take: a pair."""
+    """Return the padding as a pair, the form that torch's layers accept."""
     if module.padding == "same" or isinstance(module.padding[0], tuple):
         raise InputError(f"bench: padding {module.padding} has no counterpart in torch")
     return module.padding
@@ -98,9 +98,9 @@ def _parameters(module: Any) -> dict[str, NDArray | None]:
 
 
 def variants(model: nn.Module, images: F32, threads: int, compiled: bool) -> dict[str, Callable[[], Run]]:
-    """Makers of the ways to run the torch twin of `model` on `images` (N, C, H, W), by name.
+    """Return functions that prepare ways to run the torch twin of `model` on `images` (N, C, H, W), by name.
 
-    A maker may raise whatever a part of torch that is missing raises. Raises baselines.Unavailable without torch.
+    A function may raise anything if a part of torch is missing. Raises baselines.Unavailable without torch.
     """
     torch = import_torch(threads)
     plain = replace_whole_convs(to_torch(model), torch.from_numpy(images[:1]))
@@ -117,9 +117,9 @@ def variants(model: nn.Module, images: F32, threads: int, compiled: bool) -> dic
 
 
 def replace_whole_convs(model: Any, x: Any) -> Any:
-    """Turn convolutions that cover their whole input into linear layers, which torch does ten times as fast.
+    """Replace convolutions that cover their whole input by linear layers, which torch computes ten times as fast.
 
-    `x` is an image to find them with; changes `model`.
+    `x` is an image for finding them. Changes `model`.
     """
     import torch
 
@@ -152,7 +152,7 @@ def replace_whole_convs(model: Any, x: Any) -> Any:
 
 
 def fold_batch_norm(model: Any) -> Any:
-    """The convolution before each BatchNorm takes its scale and shift, in every Sequential; changes `model`."""
+    """Fold each BatchNorm into the convolution before it, in every Sequential. Changes `model`."""
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
@@ -172,7 +172,7 @@ def fold_batch_norm(model: Any) -> Any:
 
 
 def _running(torch: Any, function: Any, images: F32, form: Any, guard: Any) -> Run:
-    """`function` of the images in a memory format, without gradients."""
+    """Return a run of `function` on the images in a memory format, without gradients."""
     x = torch.from_numpy(images)
 
     def run() -> Any:
@@ -190,9 +190,9 @@ def _eager(torch: Any, model: Any, images: F32, form: Any) -> Run:
 def _scripted(torch: Any, model: Any, images: F32) -> Run:
     x = torch.from_numpy(images)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, and still the fastest in places
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but sometimes still the fastest
         traced = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(model, x)))
-        traced(x)  # optimises further in the first calls
+        traced(x)  # the first calls optimise further
         traced(x)
     return _running(torch, traced, images, torch.contiguous_format, torch.no_grad)
 

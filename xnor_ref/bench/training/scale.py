@@ -1,7 +1,7 @@
-"""Whether training costs more an image on a larger data set, and more memory as epochs go by.
+"""Tests whether the time per image grows with the size of the data set, and memory with the number of epochs.
 
-The images are random bytes in a file, mapped into memory as those of a prepared data set are. A process for each number
-of images trains on them, and they take turns; one more goes through the smallest set again and again.
+The images are random bytes in a file, mapped into memory like those of a prepared data set. One process for each number
+of images trains on them, in turns. One more process trains for several epochs on the smallest set.
 """
 
 import statistics
@@ -19,7 +19,7 @@ from xnor_ref.errors import InputError
 
 COUNTS, QUICK_COUNTS = (10_000, 100_000), (256, 1024)
 EPOCHS = 5
-_PART = 1000  # images that are written at a time
+_PART = 1000  # images written at a time
 
 
 def measure_scale(
@@ -30,16 +30,18 @@ def measure_scale(
     Returns
     -------
     dict of JSON values
-        "sets": for each count, images per second with quartiles over the rounds; "ratio", its seconds an image over
-        those of the smallest set, with quartiles round by round; "input_seconds" an image. "memory": bytes that the
-        process has to itself after each epoch over the smallest set; None but on Linux.
+        "sets": for each count, images per second with quartiles over the rounds; "ratio", its seconds per image divided
+        by those of the smallest set, with quartiles of the ratios of each round; "input_seconds" per image. "memory":
+        the process's own bytes after each epoch over the smallest set; None except on Linux.
 
-    Raises InputError for less than two batches of images, or no epoch.
+    Raises InputError for fewer than two batches of images or less than one epoch.
     """
     roof.require_compiler()
     counts = tuple(sorted(set(counts)))
     if not counts or counts[0] < 2 * task.batch:
-        raise InputError(f"bench: needs at least two batches of {task.batch} images, got {min(counts, default=0)}")
+        raise InputError(
+            f"bench: scale needs at least two batches of {task.batch} images, got {min(counts, default=0)}"
+        )
     if epochs < 1:
         raise InputError(f"bench: epochs must be at least 1, got {epochs}")
     (setup,) = ours(task, ("auto",), ("plain",)).values()

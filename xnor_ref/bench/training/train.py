@@ -1,8 +1,8 @@
 """Training steps of whole networks, ours and torch's full-precision twin: forward, backward and update.
 
-Each contender trains in a process of its own, so that its memory can be told apart and torch's allocator set before it
-starts. A turn takes a second or two. torch is first tried in all its ways, one setting after the other, and only its
-best goes into the rounds.
+Each contender trains in a separate process. So its memory can be measured alone, and torch's allocator can be
+configured before it starts. A turn takes one or two seconds. All of torch's ways are tried first, one setting after the
+other. Only the best one takes part in the rounds.
 """
 
 import statistics
@@ -24,35 +24,35 @@ from xnor_ref.bench.training.train_worker import Task as Task
 from xnor_ref.errors import InputError
 from xnor_ref.nn.methods import METHODS, methods_with
 
-BATCHES = {"alexnet": 128}  # a larger one spreads the update of its 38 million weights
+BATCHES = {"alexnet": 128}  # larger, since the update of its 38 million weights is then shared by more images
 PRECISIONS = {"torch": "fp32", "torch-bf16": "bf16"}
 USUAL = BACKWARDS[:2]
 INPUT_SCALES = ("off", "plain")
-SLOW = 0.25  # seconds of a step beside which it does not matter that a turn begins with cold caches
+SLOW = 0.25  # seconds; if a step takes longer, the cold caches at the start of a turn are negligible
 FULL = Pace(rounds=5, turn=1.5)
 QUICK = Pace(rounds=2, turn=0.0, quick=True)
 
-_OTHER_BATCH = {64: 128, 128: 64}  # that torch may take instead
+_OTHER_BATCH = {64: 128, 128: 64}  # the batch that torch may use instead
 _WORKER = "from xnor_ref.bench.training.train_worker import main; main()"
 _TUNED = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
     "MALLOC_TOP_PAD_": str(1 << 26),
 }
-_COMPILER = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # more would stay, and wait for work
+_COMPILER = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # more threads would remain and wait for work
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One of the ways that torch has to train."""
+    """One of torch's ways to train."""
 
     precision: str
     batch: int
     layout: str = "NHWC"
     compiled: bool = False
-    tuned: bool = True  # whether freed memory is kept
+    tuned: bool = True  # whether the allocator keeps freed memory
 
     @property
     def name(self) -> str:
@@ -77,31 +77,31 @@ def measure_training(
     jpegs: bool = False,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure one network against `names`, some of `PRECISIONS`.
+    """Measure one network and torch in the precisions `names`, some of `PRECISIONS`.
 
     Parameters
     ----------
-    backwards, input_scales, weight_scales : ours is measured in all combinations that the method takes
-    plugin : a file that registers some of them
-    compiled : whether torch.compile is tried, which takes half a minute each time
-    cold : whether the start with nothing compiled is measured too
-    profiled : whether `train_profile.profile` is asked for too
-    jpegs : whether ours decodes each image from a JPEG, see `train_worker.Ours`
-    say : told what is being done
+    backwards, input_scales, weight_scales : ours is measured in all combinations that the method supports
+    plugin : a plugin file that registers some of them
+    compiled : whether to try torch.compile, which takes half a minute each time
+    cold : whether to measure the start without compiled kernels, too
+    profiled : whether to run `train_profile.profile`, too
+    jpegs : whether ours decodes each image from a JPEG (see `train_worker.Ours`)
+    say : called with each line of progress
 
     Returns
     -------
     dict of JSON values
-        "contenders", ours first: images per second with quartiles over the rounds; "ratios", its throughput over that
-        of the best of torch in each precision, with quartiles of the ratios round by round; "memory" in bytes, of the
-        network and its training ("network") and of the whole process at most ("peak"), None but on Linux; "data", the
-        share of a step that its input takes; "start", seconds from the start of the process until the first step is
-        done, kernels "cached" and, if asked for, "cold"; "profile" if asked for. "tried" are images per second of
-        torch's ways, roughly. "absent" says why others are missing.
+        "contenders", ours first: images per second, with quartiles over the rounds; "ratios", its throughput divided by
+        that of torch's best way in each precision, with quartiles of the ratios of each round; "memory" in bytes, of
+        the network and its training ("network") and the largest of the whole process ("peak"), None except on Linux;
+        "data", the share of a step spent on its input; "start", seconds from the start of the process to the end of the
+        first step, with kernels "cached" and, if asked for, "cold"; "profile" if asked for. "tried" are rough images
+        per second of torch's ways. "absent" says why others are missing.
 
     Raises
     ------
-    InputError : a setting that the network does not take
+    InputError : a setting that the network does not support
     """
     roof.require_compiler()
     absent: dict[str, str] = {}
@@ -113,7 +113,7 @@ def measure_training(
         for name, setup in ours(task, backwards, input_scales, weight_scales, plugin, jpegs).items():
             say(f"{task.network}: {name}")
             try:
-                with started(setup):  # what is not in the cache is compiled now, in a process of its own
+                with started(setup):  # compiles what is not in the cache, in a separate process
                     pass
                 begun = time.perf_counter()
                 workers[name] = stack.enter_context(started(setup))
@@ -155,7 +155,7 @@ def ours(
     plugin: str | None = None,
     jpegs: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """What each contender of ours is told to make, by name. Raises InputError if there is none."""
+    """Return the settings of each contender of ours, by name. Raises InputError if there is none."""
     taken = METHODS[task.method].options
     setups: dict[str, dict[str, Any]] = {}
     for k, alpha, backward in product(input_scales, weight_scales, backwards):
@@ -169,21 +169,23 @@ def ours(
         if jpegs:
             setups[name]["jpegs"] = True
     if not setups:
-        raise InputError(f"backward int8 is for binary layers with binary inputs, which method {task.method} has not")
+        raise InputError(
+            f"backward int8 needs binary layers with binary inputs, which method {task.method} does not have"
+        )
     return setups
 
 
 @contextmanager
 def started(setup: dict[str, Any], environment: dict[str, str] | None = None) -> Iterator[Worker]:
-    """A process that has made a network and taken its first step. Raises baselines.Unavailable, InputError."""
+    """Start a process that has built a network and taken its first step. Raises baselines.Unavailable, InputError."""
     with Worker(_WORKER, environment) as worker:
         worker.ask("begin", **setup)
         yield worker
 
 
 def _cold_start(setup: dict[str, Any]) -> float:
-    """Seconds until the first step is done where no kernel is compiled yet."""
-    # The process that compiles ahead may still write its last kernel when its parent is gone.
+    """Return the seconds until the first step is done, with no kernel compiled."""
+    # The process that compiles ahead may still write its last kernel after its parent has ended.
     with tempfile.TemporaryDirectory(prefix="xnor_ref-bench-", ignore_cleanup_errors=True) as folder:
         begun = time.perf_counter()
         with started(setup, {"NUMBA_CACHE_DIR": folder}):
@@ -202,9 +204,9 @@ def _torch_setup(task: Task, way: Way) -> dict[str, Any]:
 def best_way(
     task: Task, precision: str, compiled: bool, tried: dict[str, float], absent: dict[str, str], say: Say
 ) -> Way:
-    """The fastest way of torch per image, found by changing one setting after the other; notes all in `tried`.
+    """Return torch's fastest way per image. It changes one setting after the other and writes all rates to `tried`.
 
-    Raises baselines.Unavailable where none works.
+    Raises baselines.Unavailable if none works.
     """
     baselines.require("torch")
     best = Way(precision, task.batch)
@@ -223,18 +225,18 @@ def best_way(
         if tried[way.name] > tried.get(best.name, 0):
             best = way
     if best.name not in tried:
-        raise baselines.Unavailable(f"none of its ways works: {absent.pop(best.name)}")
+        raise baselines.Unavailable(f"none of torch's ways works: {absent.pop(best.name)}")
     return best
 
 
 def _rate(task: Task, way: Way) -> float:
-    """Images per second, roughly."""
+    """Return rough images per second."""
     with started(_torch_setup(task, way), _environment(way)) as worker:
         return way.batch / worker.ask("steps", count=2, before=1)["seconds"]
 
 
 def take_turns(workers: dict[str, Worker], pace: Pace) -> dict[str, list[dict[str, float]]]:
-    """Let each of `workers` train for `pace.turn` seconds in each of `pace.rounds`: what each turn took a step."""
+    """Let each of `workers` train for `pace.turn` seconds in each round; return the seconds per step of each turn."""
     names = list(workers)
     plans = {}
     for name, worker in workers.items():
@@ -244,12 +246,12 @@ def take_turns(workers: dict[str, Worker], pace: Pace) -> dict[str, list[dict[st
     for _ in range(pace.rounds):
         for name in names:
             turns[name].append(workers[name].ask("steps", **plans[name]))
-        names.append(names.pop(0))  # nobody always follows the same one
+        names.append(names.pop(0))  # so that no worker always follows the same one
     return turns
 
 
 def throughput(seconds: list[float]) -> dict[str, Any]:
-    """Images per second, from the seconds of an image in each round."""
+    """Return images per second, from the seconds per image in each round."""
     low, median, high = quartiles(seconds)
     return {"images_per_second": 1 / median, "quartiles": [1 / high, 1 / low], "rounds": len(seconds)}
 
@@ -260,7 +262,7 @@ def ratio_of(theirs: list[float], ours: list[float]) -> dict[str, Any]:
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """The three that cut `values` into four."""
+    """Return the three quartiles of `values`."""
     return statistics.quantiles(values, n=4, method="inclusive")
 
 
@@ -274,12 +276,12 @@ def _memory(found: dict[str, Any]) -> dict[str, int] | None:
 
 
 def batch_of(network: str, quick: bool = False) -> int:
-    """The batch that a network is measured with unless another is asked for."""
+    """Return the default batch for a network."""
     return 4 if quick else BATCHES.get(network, 64)
 
 
 def parse_scales(method: str, text: str | None) -> tuple[str, ...]:
-    """Some of `INPUT_SCALES`; None means "off". Raises InputError for a method that has no K."""
+    """Parse some of `INPUT_SCALES`; None means "off". Raises InputError for a method that has no K."""
     if text is None:
         return INPUT_SCALES[:1]
     if method not in methods_with("input_scale"):

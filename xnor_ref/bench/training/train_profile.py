@@ -1,7 +1,7 @@
-"""Where the time of a training step goes: the functions that do the work are timed from outside, one by one.
+"""How the time of a training step is divided: the functions that do the work are timed from outside.
 
-A function's own time is what it takes less what timed functions take that it calls, so that shares add up to one. What
-none of them does (losses, additions, the tape, Python itself) is the rest. A new kernel is one more name in `TIMED`.
+A function's own time is its time minus that of the timed functions that it calls, so shares add up to one. The rest is
+work of other functions: losses, additions, the tape, Python itself. For a new kernel, add its name to `TIMED`.
 """
 
 import time
@@ -33,7 +33,7 @@ SHARES = (
 
 
 class Gemm(NamedTuple):
-    """What one call has multiplied."""
+    """The matrix product of one call."""
 
     name: str
     macs: int
@@ -42,16 +42,16 @@ class Gemm(NamedTuple):
 
 @dataclass(frozen=True)
 class Timed:
-    """A function to time: where it is looked up when it is called, its share, and what a call of it multiplies."""
+    """A function to time: where callers look it up, its share, and the matrix product of a call."""
 
     share: str
     module: str
-    name: str  # dotted for a method
-    gemm: Callable[[Any, Any], Gemm] | None = None  # of the arguments and the result
+    name: str  # "Class.method" for a method
+    gemm: Callable[[Any, Any], Gemm] | None = None  # computed from the arguments and the result
 
 
 def _gemm(over: Any, filters: Any, kind: str = "float32") -> Gemm:
-    """As many products as filters (O, C[, KH, KW]) have in a convolution with an output `over` (N, O[, OH, OW])."""
+    """Count the products of filters (O, C[, KH, KW]) in a convolution with the output `over` (N, O[, OH, OW])."""
     outputs, inputs = filters.shape[:2]
     name = f"{inputs} -> {outputs}"
     if filters.ndim == 4:
@@ -73,12 +73,12 @@ def _to_weight(arguments: Any, result: Any) -> Gemm:
 
 
 def _geometry(conv: Any, images: int, kind: str, by: Any = None) -> Gemm:
-    """The same from an object that knows channels, outputs, size and window; `by` may have tiles."""
+    """Count the same from an object with channels, outputs, size and window; `by` may have tiles."""
     pixels = conv.window.count(conv.size)
     kernel, place = "x".join(map(str, conv.window.kernel)), "x".join(map(str, pixels))
     products = images * prod(pixels) * conv.outputs * conv.channels * prod(conv.window.kernel)
     name = f"{conv.channels} {kernel} -> {conv.outputs} at {place}"
-    if hasattr(by, "tiles"):  # of `winograd`: an element of a tile is a product for each pair of channels
+    if hasattr(by, "tiles"):  # Winograd: one product for each element of a tile and pair of channels
         return Gemm(name + " (tiles)", images * prod(by.tiles) * by.side**2 * conv.outputs * conv.channels, kind)
     return Gemm(name, products, kind)
 
@@ -120,14 +120,14 @@ TIMED = (
     *_timed("forward", _FUSED, "SignConvolution.forward", gemm=_sign_convolution),
     *_timed("forward", _FUSED, "RealConvolution.forward", gemm=_real_convolution),
     *_timed("operands of both", _FUSED, "SignConvolution.backward", "RealConvolution.backward"),
-    # `each_block` with what is made of the sums, `RowsGradient` with BatchNorm's last pass
+    # `each_block` includes what is computed from the sums, `RowsGradient` BatchNorm's last pass
     *_timed("weight gradient", _SUMS, "WeightGradient.__call__", "WeightGradient.each_block", gemm=_sum_over_pixels),
     *_timed("weight gradient", _SUMS, "RowsGradient.__call__", gemm=_sum_over_pixels),
     *_timed("weight gradient", _TILES, "WeightGradient.__call__", gemm=_sum_over_pixels),
     *_timed("weight gradient", _FUSED, "_Convolution._gradient_of_weight"),
     *_timed("input gradient", _FUSED, "_Convolution._run_input_gradient", gemm=_convolution_to_input),
     *_timed("BatchNorm", _NORM, "moments", "norm_relu", "norm_gradient", "written"),
-    *_timed("pooling", _POOL, "norm_relu_pool", "norm_relu_pool_gradient"),  # with sums of BatchNorm
+    *_timed("pooling", _POOL, "norm_relu_pool", "norm_relu_pool_gradient"),  # includes BatchNorm's sums
     *_timed("pooling", _POOL, "max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient"),
     *_timed("pooling", _POOL, "global_avg_pool", "global_avg_pool_gradient"),
     *_timed("forward", _FLOAT, "conv2d", "linear", gemm=_forward),
@@ -152,17 +152,17 @@ TIMED = (
 
 
 class Shares:
-    """Seconds of each share, and of each GEMM, while `TIMED` are watched on the thread that made this object."""
+    """Seconds of each share and GEMM, while `TIMED` functions are watched on the thread that made this object."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(SHARES[:-1], 0.0)
         self.gemms: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])  # calls, MACs, seconds
-        self._inner: list[float] = []  # of the timed functions under way: what those they called have taken
+        self._inner: list[float] = []  # for each running timed function: seconds of the timed functions that it called
         self._thread = get_ident()
 
     @contextmanager
     def watch(self, functions: tuple[Timed, ...] = TIMED) -> Iterator[None]:
-        """Replace the functions by timed ones while inside."""
+        """Replace the functions by timed ones inside the `with` block."""
         before = []
         try:
             for entry in functions:
@@ -200,14 +200,14 @@ class Shares:
 
 
 def profile(step: Callable[[], object], count: int, threads: int) -> dict[str, Any]:
-    """Take `count` steps and say where their time goes.
+    """Take `count` steps and measure how their time is divided.
 
     Returns
     -------
     dict of JSON values
         "seconds" of one step; "shares" of `SHARES`; "roofs" in multiply-accumulates per second of all `threads`, None
-        where the processor has no such instruction; "gemms", each with its share, name, calls and seconds in a step,
-        MACs per second (im2col and packing counted as its time) and percent of its roof.
+        if the processor has no such instruction; "gemms", each with its share, name, calls and seconds per step, MACs
+        per second (im2col and packing count as its time) and percent of its roof.
     """
     shares = Shares()
     with shares.watch():

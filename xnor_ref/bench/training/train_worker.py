@@ -1,7 +1,7 @@
-"""What trains in a process of its own for `bench train`: a network of ours, or its full-precision twin in torch.
+"""The separate process of `bench train`: it trains one of our networks, or its full-precision twin in torch.
 
-Ours takes the steps of `Trainer`, from uint8 images that it crops, flips and normalises itself. torch gets its
-batch ready-made, in the layout that it computes in, and spends nothing on its input.
+Our network is trained with the steps of `Trainer`, on uint8 images that it crops, flips and normalises itself. torch
+gets a finished batch in the layout that it computes in, so its input costs no time.
 """
 
 import tempfile
@@ -49,21 +49,21 @@ _settings = ExitStack()  # of the whole process
 
 
 def apply_backward(mode: str) -> None:
-    """Train in this process by `mode` of `BACKWARDS`; "reference" takes the layers one by one, in fp32.
+    """Use the backward pass `mode` of `BACKWARDS` in this process; "reference" computes layer by layer in fp32.
 
-    Raises Unavailable where the processor has no instructions for it.
+    Raises Unavailable if the processor has no instructions for it.
     """
     if mode == "int8" and not backend.multiplies_bytes():
-        raise Unavailable("this processor does not multiply bytes (VNNI)")
+        raise Unavailable("this processor cannot multiply bytes (it lacks VNNI)")
     _settings.enter_context(backend.binary_backend("numba" if mode == "reference" else "auto"))
     _settings.enter_context(backend.backward_in("fp32" if mode == "reference" else mode))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: a network of `models.build` on square colour images.
+    """What to train: a network of `models.build` on square colour images.
 
-    Raises InputError for a network, method, size or number of classes that there is not.
+    Raises InputError for an unknown network or method, or an invalid size or number of classes.
     """
 
     network: str
@@ -86,15 +86,15 @@ class Task:
         check_threads(self.threads, "bench")
 
     def build(self, method: str, **options: Any) -> models.Network:
-        """The network with some method."""
+        """Build the network with a method."""
         size, classes = self.size, self.classes
         return models.build(self.network, image_size=size, in_channels=3, num_classes=classes, method=method, **options)
 
 
 class Ours(Trainer):
-    """A trainer of a network of `models.build`, on random images: a few of its own, or the first in a file.
+    """A trainer of a network of `models.build`, on a few random images of its own or the first images of a file.
 
-    With `jpegs` it decodes each from a JPEG of 256 pixels on the shorter side, as training on ImageNet does.
+    With `jpegs` it decodes each image from a JPEG with 256 pixels on the shorter side, as training on ImageNet does.
     """
 
     def __init__(
@@ -140,21 +140,21 @@ class Ours(Trainer):
         )
 
     def batch(self, epoch: int, step: int, shard: Shard = WHOLE) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The batch of a step; its time is part of `data_seconds`."""
+        """Return the batch of a step; the time is added to `data_seconds`."""
         start = time.perf_counter()
         found = super().batch(epoch, step, shard)
         self.data_seconds += time.perf_counter() - start
         return found
 
     def step(self) -> float:
-        """Forward, backward and update on the next images, also of the next epoch; the loss."""
+        """Run forward, backward and update on the next images, across epochs. Return the loss."""
         if self.position.step == self.steps:
             self.position.next_epoch()
         return super().step()
 
 
 class Torch:
-    """The full-precision twin in torch, in one of the ways that torch has to train it."""
+    """The full-precision twin in torch, trained in one of torch's ways."""
 
     data_seconds = 0.0
 
@@ -177,11 +177,11 @@ class Torch:
         make = getattr(self.torch.optim, {"sgd": "SGD", "adam": "Adam"}[name])
         try:
             return make(self.model.parameters(), RATES[name], fused=True, **MORE[name])
-        except (RuntimeError, TypeError):  # a torch without it
+        except (RuntimeError, TypeError):  # a version of torch without it
             return make(self.model.parameters(), RATES[name], **MORE[name])
 
     def step(self) -> float:
-        """Forward, backward and update; the loss."""
+        """Run forward, backward and update. Return the loss."""
         torch = self.torch
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
@@ -203,7 +203,7 @@ def _data(images: int, task: Task, path: str | None = None) -> tuple[NDArray[np.
 
 
 def resident(what: str = "VmRSS") -> int | None:
-    """Bytes of this process in memory now, at most ("VmHWM"), or of no file ("RssAnon"); Linux only."""
+    """Return this process's bytes in memory: now, its peak ("VmHWM"), or without mapped files ("RssAnon"); Linux."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             return next(1024 * int(line.split()[1]) for line in file if line.startswith(f"{what}:"))
@@ -212,7 +212,7 @@ def resident(what: str = "VmRSS") -> int | None:
 
 
 def forget_peak() -> None:
-    """Let "VmHWM" begin anew; Linux only."""
+    """Reset "VmHWM"; Linux only."""
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")
@@ -226,7 +226,7 @@ _trainer: Any = None
 
 
 def begin(kind: str, task: dict[str, Any], plugin: str | None = None, **setup: Any) -> float:
-    """Make the network, which `plugin` may register, and take the first step; its loss."""
+    """Build the network, which `plugin` may register, and take the first step. Return its loss."""
     global _trainer
     if plugin is not None:
         plugins.load(plugin)
@@ -240,7 +240,7 @@ def begin(kind: str, task: dict[str, Any], plugin: str | None = None, **setup: A
             return _quiet_step()
     except Unavailable:
         raise
-    except Exception as error:  # whatever a part of torch that is missing or broken raises
+    except Exception as error:  # a missing or broken part of torch may raise anything
         raise Unavailable(str(error).strip().partition("\n")[0] or type(error).__name__) from None
 
 
@@ -250,7 +250,7 @@ def _quiet_step() -> float:
 
 
 def steps(count: int, before: int = 0) -> dict[str, float]:
-    """Seconds of a step and of its input, over `count` steps after some that do not count; then all threads sleep."""
+    """Return seconds per step and per input, over `count` steps after `before` others; then let all threads sleep."""
     for _ in range(before):
         _quiet_step()
     data, start = _trainer.data_seconds, time.perf_counter()
@@ -262,12 +262,12 @@ def steps(count: int, before: int = 0) -> dict[str, float]:
 
 
 def memory() -> dict[str, int | None]:
-    """Bytes: of this process before the network was made, at most since then, and now without files it has mapped."""
+    """Return bytes of this process: before the network was made, the peak since, and now without mapped files."""
     return {"before": _trainer.memory_before, "peak": resident("VmHWM"), "own": resident("RssAnon")}
 
 
 def profile(count: int, threads: int) -> dict[str, Any]:
-    """`train_profile.profile` of `count` steps, after one."""
+    """Return `train_profile.profile` of `count` steps, after one other step."""
     _quiet_step()
     return train_profile.profile(_quiet_step, count, threads)
 
