@@ -11,7 +11,9 @@ _WHOLE = "\N{NON-BREAKING HYPHEN}"  # of a name that is not cut at the end of a 
 
 TRAIN = {  # the headings of `train --help`, and the options under them
     "What to train": "dataset tiny_imagenet model model_options method recipe faithful plugin init_from",
-    "Data": "train_size val_size image_size limit_classes limit_train limit_val data_dir archive download augment",
+    "Data": "data_dir archive download train_size val_size image_size limit_classes limit_train limit_val",
+    "ImageNet": "store_dir in_place",
+    "Augmentation": "augment crop scale_to",
     "Length and steps": "epochs batch_size optimizer momentum eps loss label_smoothing clip_norm average seed",
     "Learning rate": "lr schedule milestones lr_factors power final_lr warmup_epochs",
     "Weight decay": "weight_decay decay_all decay_epochs",
