@@ -98,6 +98,13 @@ def test_what_changes_from_call_to_call_is_said():
     assert result.status == "wrong" and "draw at random" in result.hints[0], str(result)
 
 
+def test_what_is_no_operation_and_what_is_not_compiled_is_told():
+    result = found("my_relu", "def my_relu(x):\n    return np.maximum(x, 0)")
+    assert result.status == "unusable" and "a function from dy to dx" in result.message
+    with pytest.raises(InputTypeError, match="not compiled"):
+        exercise_of("my_kernel").call(len, [], [], 0)
+
+
 def test_two_mistakes_get_two_hints():
     text = SOLUTIONS["my_backward"].text.replace(" * (np.abs(x) <= 1)", "").replace(" / w.shape[1]", "")
     result = found("my_backward", text)

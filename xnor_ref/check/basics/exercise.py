@@ -11,6 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from xnor_ref.errors import InputTypeError
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -30,8 +32,10 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def call_operation(function: Callable[..., Any], x: Any, dy: Any) -> Any:
     """An operation of automatic differentiation: it returns its value, and a function from dy to dx."""
-    value, backward = function(x)
-    return value, backward(dy)
+    made = function(x)
+    if not isinstance(made, tuple | list) or len(made) != 2 or not callable(made[1]):
+        raise InputTypeError("it must return two things: the value, and a function from dy to dx")
+    return made[0], made[1](dy)
 
 
 @dataclass(frozen=True)

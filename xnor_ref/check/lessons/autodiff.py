@@ -62,7 +62,7 @@ LESSON = Lesson(
                 mistake("The value is not max(x, 0): what becomes of negative numbers?", forward="abs"),
                 mistake("The value is x itself: negative numbers must become 0.", forward="x"),
             ),
-            (EIGHT.astype(np.float64), np.ones(8)),
+            (EIGHT.astype(np.float64).round(1), np.ones(8)),
             pairs(),
             call=call_operation,
             tolerance=1e-9,
@@ -110,7 +110,7 @@ LESSON = Lesson(
                     "That is the plain straight-through estimator. Here the derivative falls with abs(x).", plain=True
                 ),
             ),
-            (EIGHT.astype(np.float64), np.ones(8)),
+            (EIGHT.astype(np.float64).round(1), np.ones(8)),
             pairs(),
             tolerance=1e-9,
         ),
