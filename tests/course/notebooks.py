@@ -1,4 +1,4 @@
-"""Write the lessons of the course as notebooks: `python tests/course_notebooks.py`, with the extra `course` installed.
+"""Write the lessons of the course as notebooks: `python tests/course/notebooks.py`, with the extra `course` installed.
 
 Each lesson in docs/course/ is a text notebook, NAME.md. jupytext pairs it with NAME.ipynb, which is kept without
 outputs. The tests see that both hold the same.
@@ -7,7 +7,7 @@ outputs. The tests see that both hold the same.
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "course"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "course"
 LESSONS = sorted(FOLDER.glob("[0-9]*.md"))
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.course_notebooks import FOLDER, LESSONS, notebook
+from tests.course.notebooks import FOLDER, LESSONS, notebook
 from xnor_ref.check.course import LESSONS as EXERCISES
 
 CELL = re.compile(r"^```\{code-cell\} python\n(---\n.*?---\n)?(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -89,5 +89,5 @@ def test_notebooks_are_what_jupytext_makes_of_lessons():
     pytest.importorskip("jupytext", reason="needs jupytext; it comes with the extra `course`")
     for path in LESSONS:
         assert json.loads(path.with_suffix(".ipynb").read_text()) == json.loads(notebook(path)), (
-            f"{path.stem} has changed: python tests/course_notebooks.py"
+            f"{path.stem} has changed: python tests/course/notebooks.py"
         )
