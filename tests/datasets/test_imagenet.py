@@ -25,6 +25,7 @@ from xnor_ref.datasets import AugmentSpec, DatasetWarning
 from xnor_ref.datasets.batches import make_batch, table_of
 from xnor_ref.datasets.imagenet import load as loading
 from xnor_ref.datasets.imagenet import shards
+from xnor_ref.datasets.imagenet.layout import Layout
 from xnor_ref.datasets.imagenet.mat5 import read_structs
 from xnor_ref.datasets.imagenet.photos import Crops, decoded
 from xnor_ref.datasets.imagenet.stand_in import draw_photos
@@ -365,6 +366,20 @@ def test_damaged_meta_mat():
 
 
 # --- many photos -----------------------------------------------------------------------------------------------
+
+
+def test_listing_an_archive_keeps_little(tmp_path):
+    inner = trees.tar_of({f"{trees.SYNSETS[0]}_{n}.JPEG": b"x" for n in range(1000)})
+    root = trees.archives(tmp_path, photos())
+    train = trees.tar_of({f"{synset}.tar": inner for synset in trees.SYNSETS[:2]})
+    (root / "ILSVRC2012_img_train.tar").write_bytes(train)
+    tracemalloc.start()
+    try:
+        with pytest.warns(DatasetWarning, match="18 validation images of classes without training images"):
+            listed = Layout(root).scan()
+        assert len(listed.train) == 2000 and tracemalloc.get_traced_memory()[1] < 2 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_memory_does_not_grow_with_the_photos(tmp_path):

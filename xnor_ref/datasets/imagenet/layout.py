@@ -52,7 +52,7 @@ class Found:
 
 
 Entry = tuple[str, int, int]  # name, bytes, offset
-Group = tuple[str, Path, list[Entry]]  # synset or "", folder or larger file, photos
+Group = tuple[str, PhotoFiles]  # synset or "", photos
 
 
 class Layout:
@@ -110,14 +110,14 @@ class Layout:
         say = progress or (lambda *_: None)
         groups = list(_groups(self.train, lambda done, of: say("listing the training images of imagenet", done, of)))
         groups.sort(key=lambda group: group[0])
-        for synset, place, entries in groups:
-            if not entries:
-                raise DatasetError(f"{place}: no images of the class {synset}")
+        for synset, files in groups:
+            if not len(files):
+                raise DatasetError(f"{files.places[0]}: no images of the class {synset}")
         synsets = tuple(group[0] for group in groups)
         if len(set(synsets)) != len(synsets) or not synsets:
             raise DatasetError(f"{self.train}: {'a class comes twice' if synsets else 'no classes'}")
-        train = _files(groups)
-        train_labels = np.repeat(np.arange(len(groups)), [len(group[2]) for group in groups])
+        train = _joined(groups)
+        train_labels = np.repeat(np.arange(len(groups)), [len(files) for _, files in groups])
         order = np.lexsort((train.names, train_labels))
         val, val_labels = self._validation(synsets)
         return Found(synsets, self._names(synsets), train.subset(order), train_labels[order], val, val_labels)
@@ -130,12 +130,12 @@ class Layout:
 
     def _validation(self, synsets: tuple[str, ...]) -> tuple[PhotoFiles, Labels]:
         assert self.val is not None
-        groups = [group for group in _groups(self.val) if group[2]] if self.is_sorted else [_flat(self.val)]
-        files = _files(groups)
+        groups = list(_groups(self.val)) if self.is_sorted else [("", _flat(self.val))]
+        files = _joined(groups)
         label_of = {synset: label for label, synset in enumerate(synsets)}
         if self.is_sorted:
-            counts = [len(group[2]) for group in groups]
-            labels = np.repeat(np.array([label_of.get(group[0], -1) for group in groups], np.int64), counts)
+            of_groups = np.array([label_of.get(synset, -1) for synset, _ in groups], np.int64)
+            labels = np.repeat(of_groups, [len(one) for _, one in groups])
         else:
             synset_of = self._labels_by_name()
             found = [synset_of(name.decode()) for name in files.names.tolist()]
@@ -238,7 +238,7 @@ def _groups(place: Path, progress: Callable[[int, int], None] = lambda *_: None)
     if place.is_dir():
         synsets = _synsets_in(place)
         for done, synset in enumerate(synsets, 1):
-            yield synset, place / synset, list(_in_folder(place / synset))
+            yield synset, _listed(place / synset, _in_folder(place / synset))
             progress(done, len(synsets))
         return
     with _open_tar(place, str(place)) as outer:
@@ -248,19 +248,16 @@ def _groups(place: Path, progress: Callable[[int, int], None] = lambda *_: None)
                 continue
             what = f"{place}: {member.name}"
             with _open_tar(outer.extractfile(member), what) as inner:
-                entries = [
-                    (name, size, member.offset_data + at) for name, size, at in _in_tar(inner, what, member.size)
-                ]
-            yield synset, place, entries
+                yield synset, _listed(place, _in_tar(inner, what, member.size), member.offset_data)
             progress(done, max(done, 1000))
 
 
-def _flat(place: Path) -> Group:
+def _flat(place: Path) -> PhotoFiles:
     """The photos of a folder or of an archive."""
     if place.is_dir():
-        return "", place, list(_in_folder(place))
+        return _listed(place, _in_folder(place))
     with _open_tar(place, str(place)) as tar:
-        return "", place, list(_in_tar(tar, str(place), os.path.getsize(place)))
+        return _listed(place, _in_tar(tar, str(place), os.path.getsize(place)))
 
 
 def _in_folder(folder: Path) -> Iterator[Entry]:
@@ -290,21 +287,33 @@ def _is_photo(name: str, where: str) -> bool:
     return bool(_PHOTO.fullmatch(name)) and is_seen(name)
 
 
-def _files(groups: list[Group]) -> PhotoFiles:
-    """The photos of all groups, in their order."""
-    names = np.concatenate([np.array([name for name, *_ in entries], "S") for _, _, entries in groups])
-    sizes = np.concatenate([np.array([size for _, size, _ in entries], np.int64) for _, _, entries in groups])
-    if len(sizes) and not 0 < sizes.min() <= sizes.max() <= MAX_FILE_BYTES:
-        bad = int(np.flatnonzero((sizes <= 0) | (sizes > MAX_FILE_BYTES))[0])
-        raise DatasetError(f"{names[bad].decode()}: {sizes[bad]} bytes; photos of 1 to {MAX_FILE_BYTES} bytes are read")
-    places = tuple(dict.fromkeys(place for _, place, _ in groups))
-    number = {place: index for index, place in enumerate(places)}
-    counts = [len(entries) for *_, entries in groups]
-    place_of = np.repeat(np.array([number[place] for _, place, _ in groups], np.int32), counts)
-    if all(place.is_dir() for place in places):
-        return PhotoFiles(names, sizes, places, place_of)
-    offsets = np.concatenate([np.array([at for *_, at in entries], np.int64) for _, _, entries in groups])
-    return PhotoFiles(names, sizes, places, place_of, offsets)
+def _listed(place: Path, entries: Iterator[Entry], begin: int = 0) -> PhotoFiles:
+    """The photos of a folder, or of a larger file whose offsets count from the byte `begin`."""
+    rows = list(entries)
+    names = np.array([name for name, *_ in rows], "S")
+    sizes = np.array([size for _, size, _ in rows], np.int64)
+    if (bad := np.flatnonzero((sizes <= 0) | (sizes > MAX_FILE_BYTES))).size:
+        raise DatasetError(
+            f"{place}: {rows[bad[0]][0]}: {sizes[bad[0]]} bytes; photos of 1 to {MAX_FILE_BYTES} bytes are read"
+        )
+    offsets = None if place.is_dir() else np.array([begin + at for *_, at in rows], np.int64)
+    return PhotoFiles(names, sizes, (place,), np.zeros(len(rows), np.int32), offsets)
+
+
+def _joined(groups: list[Group]) -> PhotoFiles:
+    """The photos of all groups, in their order; all lie in folders, or all in one larger file."""
+    files = [one for _, one in groups]
+    places = tuple(dict.fromkeys(one.places[0] for one in files))
+    counts = [len(one) for one in files]
+    place = np.repeat(np.arange(len(places), dtype=np.int32), counts) if len(places) > 1 else None
+    offsets = [one.offsets for one in files if one.offsets is not None]
+    return PhotoFiles(
+        np.concatenate([one.names for one in files]),
+        np.concatenate([one.sizes for one in files]),
+        places,
+        np.zeros(sum(counts), np.int32) if place is None else place,
+        np.concatenate(offsets) if offsets else None,
+    )
 
 
 def _synsets_in(folder: Path) -> list[str]:
@@ -339,7 +348,9 @@ def _open_tar(place: Any, what: str) -> tarfile.TarFile:
 def _members(tar: tarfile.TarFile, what: str) -> Iterator[tarfile.TarInfo]:
     """The entries of an archive, and an error where it ends before its end."""
     try:
-        yield from tar
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # 1.3 million would fill the memory
+            yield member
         assert tar.fileobj is not None
         tar.fileobj.seek(tar.offset)  # `tarfile` takes a damaged entry for the end, and needs no end at all
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -371,12 +382,11 @@ def _of_devkit(archive: Path) -> dict[str, bytes]:
 def _read(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            data = file.read(_MAX_DEVKIT + 1)
+            if os.fstat(file.fileno()).st_size > _MAX_DEVKIT:
+                raise DatasetError(f"{path}: more than {_MAX_DEVKIT} bytes")
+            return file.read()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_DEVKIT:
-        raise DatasetError(f"{path}: more than {_MAX_DEVKIT} bytes")
-    return data
 
 
 def _text(data: bytes, name: str) -> str:
