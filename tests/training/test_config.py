@@ -159,7 +159,7 @@ def test_identity_leaves_out_what_cannot_change_results():
         ("warmup_epochs", -1),
         ("augment", 1),
         ("augment", "yes"),
-        ("dataset", "imagenet"),
+        ("dataset", "imagenette"),
         ("dataset", None),
         ("model", "resnet"),
         ("method", "bwnn"),
@@ -221,7 +221,7 @@ def test_fields_that_clash_are_refused():
     "said, words",
     [
         ({"dataset": "mnist", "train_size": 5}, r"train_size \(=5\) needs dataset shapes, got dataset 'mnist'"),
-        ({"image_size": 32}, "image_size .* needs dataset folder, got dataset 'shapes'"),
+        ({"image_size": 32}, "image_size .* needs dataset folder or imagenet, got dataset 'shapes'"),
         ({"momentum": 0.5}, r"momentum \(=0.5\) needs optimizer sgd, got optimizer 'adam'"),
         ({"momentum": FIELDS["momentum"].default}, "needs optimizer sgd"),
         ({"milestones": [2]}, "milestones .* needs schedule step, got schedule 'cosine'"),

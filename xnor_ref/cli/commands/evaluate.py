@@ -12,14 +12,8 @@ from xnor_ref.cli.text import say
 from xnor_ref.errors import DatasetError, InputError, ModelFileError
 from xnor_ref.training.settings.resolve import resolve
 
-_SIZES = (
-    "train_size",
-    "val_size",
-    "image_size",
-    "in_place",
-    "limit_classes",
-    "limit_val",
-)  # fixed by a run's own data set
+# Of a run's own data set:
+_SIZES = ("train_size", "val_size", "image_size", "in_place", "limit_classes", "limit_val")
 _FIELDS = ("dataset", "data_dir", "store_dir", "archive", *_SIZES, "threads")
 
 
