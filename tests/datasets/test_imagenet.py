@@ -196,7 +196,13 @@ def test_damaged_photos_are_named_and_nothing_is_done_twice(tmp_path, monkeypatc
     made = []
     small = shards.small
     monkeypatch.setattr(shards, "small", lambda data, what: made.append(what) or small(data, what))
-    assert len(load(tmp_path).train) == 40 and len(made) == 8
+    whole = load(tmp_path)
+    assert len(whole.train) == 40 and len(made) == 8
+    (tmp_path / "val" / "ILSVRC2012_val_00000020.JPEG").unlink()  # another store, of the same shards but the last
+    fewer = load(tmp_path)
+    assert len(made) == 8 + 3 and len(fewer.val) == 19
+    assert np.array_equal(fewer.train.images[:], whole.train.images[:])
+    assert np.array_equal(fewer.val.images[:], whole.val.images[:19])
 
 
 def test_a_damaged_photo_that_is_read_in_place_is_named(tmp_path):

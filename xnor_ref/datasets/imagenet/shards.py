@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -200,7 +200,7 @@ def _write_shards(
     for number, start in enumerate(range(0, len(files), PHOTOS_OF_A_SHARD)):
         photos = files.subset(np.arange(start, min(start + PHOTOS_OF_A_SHARD, len(files))))
         path = part / f"{split}-{number:05d}.jpegs"
-        lengths = _finished(path, photos)
+        lengths = _finished(path, photos) or _linked(path, photos)
         if lengths is None and len(damaged) < _MOST_DAMAGED:
             lengths = _write_shard(path, photos, damaged)
         if lengths is not None:
@@ -223,6 +223,18 @@ def _finished(path: Path, photos: PhotoFiles) -> list[int] | None:
         return lengths if whole and record["source"] == _source(photos) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _linked(path: Path, photos: PhotoFiles) -> list[int] | None:
+    """The same of a shard in an older store beside this one, which then belongs to both."""
+    for old in path.parent.parent.glob(f"imagenet-*/{path.name}"):
+        if (lengths := _finished(old, photos)) is not None:
+            with suppress(OSError):  # a file system without links
+                for suffix in (path.suffix, ".json"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+                    os.link(old.with_suffix(suffix), path.with_suffix(suffix))
+                return lengths
+    return None
 
 
 def _write_shard(path: Path, photos: PhotoFiles, damaged: list[str]) -> list[int] | None:
