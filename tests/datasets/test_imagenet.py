@@ -87,6 +87,11 @@ def test_indexing_is_that_of_an_array(by_folders):
         np.asarray(images)
 
 
+def test_a_line_is_no_photo():
+    with pytest.raises(DatasetError, match="line: 2x200 pixels are too narrow"):
+        decoded(trees.photo(1, 2, 200), "line", 256)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_photos_of_every_kind(tmp_path):
     kinds = {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SIZE, SHORT_SIDE = 224, 256  # pixels of a crop, and of the shorter side of the photo it is taken from
 MAX_FILE_BYTES = 64 * 2**20
+_NARROWEST = 64  # the longer side over the shorter one
 CROPS = ("random", "resized")
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of `resized`; Szegedy et al. 2015, section 6
 
@@ -83,6 +84,8 @@ def decoded(data: bytes, what: str, short: int, *, enlarge: bool = True) -> tupl
 
     with opened(BytesIO(data), what, PHOTO_FORMATS) as image:
         stored = image.format, image.mode, image.size
+        if max(image.size) > _NARROWEST * min(image.size):  # enlarged, it would fill the memory
+            raise DatasetError(f"{what}: {image.width}x{image.height} pixels are too narrow for a photo")
         factor = 2 * short / min(image.size)
         if factor < 1:
             image.draft(None, (int(image.width * factor), int(image.height * factor)))  # none but JPEGs take it
