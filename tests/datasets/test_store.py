@@ -134,7 +134,7 @@ DAMAGES = {
     "other version": (edit(version=2), "version 2"),
     "other format": (edit(format="something"), "not usable"),
     "other identity": (edit(identity={}), "something else"),
-    "other classes": (edit(classes=["b", "a"]), "fingerprint"),
+    "other classes": (edit(classes=["b", "a"]), "its digest does not match"),
     "unsigned change": (unsigned, "digest"),
     "missing key": (edit(splits={}), "not usable"),
     "strange shape": (edit(shape=7), "not usable"),
