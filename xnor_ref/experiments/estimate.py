@@ -23,6 +23,7 @@ from xnor_ref.training.fitting.observer import Observer
 from xnor_ref.training.fitting.trainer import steps_per_epoch
 
 FEW, SOME = 2, 8  # images of the shorter step; fewest images of the longer step
+PARTS, FAR = 16, 8  # the longer step is at least this part of a batch; a batch of so many longer steps is far
 SECONDS = 0.15  # that the longer step may take if it has more than `SOME` images
 VALIDATED = 2
 NETWORK = 10e9  # default bits per second between machines
@@ -122,8 +123,10 @@ def measure(run: Run, data: Dataset) -> tuple[float, float]:
         few = min(FEW, batch)
         step(few, 0)  # compiles kernels, and finds the trees that filters are pulled along
         short = step(few)
-        some = min(batch, max(SOME, int(SECONDS * few / short)))
+        some = min(batch, max(SOME, batch // PARTS, int(SECONDS * few / short)))
         long = step(some)
+        if batch > FAR * some:  # the quicker of two of each, since noise is extrapolated with them
+            short, long = min(short, step(few)), min(long, step(some))
         if some < batch:
             long += (batch - some) * max(long - short, 0.0) / (some - few)
         logits = freeze(model, **job.about_training(config, data)).logits
