@@ -20,7 +20,7 @@ PARENTS = {
     "docs/architecture",
     "xnor_ref/kernels/README",
 }
-PARENTS.add("xnor_ref/kernels/training/README")
+PARENTS |= {"xnor_ref/kernels/training/README", "xnor_ref/datasets/README"}
 STABLE = {  # the names of a module, where they are not all that it exports
     "xnor_ref": xnor_ref.__all__,
     "xnor_ref.models": ["build", "names", "register"],
