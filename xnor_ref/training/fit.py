@@ -73,7 +73,8 @@ class History:
         `lr` of the last step; `train_loss` and `train_top1`, means over the epoch's training images while the network
         changed; `val_loss`, `val_top1` and `val_top5` after the epoch, or None without validation images; `best`,
         whether `val_top1` exceeds all earlier ones; `seconds` and `val_seconds`; `whole_epoch`, False if `seconds`
-        covers only the part after a resume; and the figures of callbacks.
+        covers only the part after a resume; of latent weights, `flips`, the share that changes its sign in a step,
+        `dead`, the share outside [-1, 1], and `latent`, a histogram of each layer; and the figures of callbacks.
     settings : dict
         The value, given or chosen, of every setting that had an effect.
     report : dict
