@@ -1,7 +1,7 @@
-"""From activations, gradients and weights to what the kernels of `gradients.py` read, and from their sums to gradients.
+"""Copies activations, gradients and weights into the layouts of `gradients.py`, and turns its sums into gradients.
 
-Each kernel takes a range of images, blocks or filters first, so that `simd.split` can share them among threads. None
-of them adds up floats over more than a filter.
+Each kernel's first arguments are a range of images, blocks or filters, so `simd.split` can divide them among threads.
+No kernel adds up floats of more than one filter.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 @compiled(void(intp, intp, _vector, _in(int64, 1), intp, intp, _in(int64, 1), _out(float32, 1)))
 def fill_real_panels(start, stop, weight, source, n_inner, inner_step, offsets, panels):
-    """Blocks start..stop of lanes, in the order in which tiles read them.
+    """Fill blocks start..stop of lanes, in the order in which tiles read them.
 
     Lane l of step (t, r), t < len(offsets), r < n_inner, holds weight[source[l] + r * inner_step + offsets[t]].
     """
@@ -58,10 +58,10 @@ def fill_real_panels(start, stop, weight, source, n_inner, inner_step, offsets, 
     )
 )  # fmt: skip
 def fill_sign_panels(start, stop, in_bytes, words, alpha, lanes, offsets, panels, reals, sums):
-    """The same for signs: step (t, r) has that of bit l of words (O, n) from word offsets[t] on, of filter r.
+    """Do the same for signs: step (t, r) holds the sign of bit l of words (O, n), from word offsets[t] on, of filter r.
 
-    It goes to `reals`, times alpha[r]; or as a byte to `panels`, four filters a word, and the sums over filters to
-    `sums` (len(offsets), lanes).
+    The sign times alpha[r] is written to `reals`. Or it is written as a byte to `panels`, four filters per word, and
+    the sums over filters to `sums` (len(offsets), lanes).
     """
     outputs = len(words)
     steps = -(-outputs // 4) if in_bytes else outputs
@@ -71,7 +71,10 @@ def fill_sign_panels(start, stop, in_bytes, words, alpha, lanes, offsets, panels
         width = NARROW if used <= NARROW else WIDE
         at = np.uint64(first * len(offsets) * steps)
         for t in range(len(offsets)):
-            begin, bit = offsets[t] + first // 32, np.uint64(first % 32)  # a block is words, or lies within one
+            begin, bit = (
+                offsets[t] + first // 32,
+                np.uint64(first % 32),
+            )  # a block is whole words, or lies within one word
             if in_bytes:
                 for group in range(-(-used // 32)):
                     total = sums[t, first + 32 * group :]
@@ -99,13 +102,13 @@ def fill_sign_panels(start, stop, in_bytes, words, alpha, lanes, offsets, panels
 
 @compiled(void(intp, intp, _in(float32, 3), _out(uint32, 3), _out(float32, 1)))
 def pack_filters(start, stop, weight, words, alpha):
-    """Filters start..stop of weight (O, C, T): signs into words (O, T, words), and their scale mean|W| (eq. 6)."""
+    """Pack the signs of filters start..stop of weight (O, C, T) into words (O, T, words), and compute alpha (eq. 6)."""
     channels, taps, row = weight.shape[1], weight.shape[2], words.shape[2] * 4
     size, n = weight.size, channels * taps
     by_tap = np.empty((taps + LANES if taps > 1 else 0, channels), np.float32)
     for o in range(start, stop):
         source, of, step = weight.ctypes.data + o * n * 4, np.uint64(o * n), channels * 4
-        if taps > 1:  # turned, so that the channels of a tap lie side by side
+        if taps > 1:  # transposed, so that the channels of a tap are contiguous
             done = 0
             while done + LANES <= channels and o * n + (done + LANES + 1) * taps + LANES <= size:
                 for t in range(0, taps, LANES):
@@ -129,10 +132,11 @@ def pack_filters(start, stop, weight, words, alpha):
     )
 )  # fmt: skip
 def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, channels, out, dalpha):
-    """Gradients of filters start..stop, out (O, n), from sums over pixels (n, padded O).
+    """Compute the gradients of filters start..stop, out (O, n), from sums over pixels (n, padded O).
 
-    `integers`, in the place of float32, are (sum - offset[o]) * scale. `mode`, one of `Finish`, says how G becomes the
-    gradient of the latent weight. With `SPLIT` that of alpha, sum_j G_j sign(W_j), goes to `dalpha` (O,).
+    If the sums are `integers` instead of float32, they are (sum - offset[o]) * scale. `mode`, one of `Finish`, selects
+    how G becomes the gradient of the latent weight. With `SPLIT`, the gradient of alpha, sum_j G_j sign(W_j), is
+    written to `dalpha` (O,).
     """
     n = weight.shape[1]
     one, zero = np.float32(1), np.float32(0)
@@ -176,7 +180,7 @@ def finish(start, stop, sums, integers, scale, offset, weight, alpha, mode, chan
 
 @compiled(void(intp, intp, _in(uint32, 2), _vector, _out(float32, 2)))
 def add_signs(start, stop, words, scales, out):
-    """Rows start..stop of `out` (B, 32 n) gain the signs of the bits of words (B, n), times scales (B,)."""
+    """Add the signs of the bits of words (B, n), times scales (B,), to rows start..stop of `out` (B, 32 n)."""
     for row in range(start, stop):
         scale, target = scales[row], out[row]
         for word in range(words.shape[1]):
@@ -190,10 +194,10 @@ def add_signs(start, stop, words, scales, out):
 
 @compiled(void(intp, intp, _in(uint32, 4), intp, intp, intp, intp, _out(uint8, 5), _out(float32, 5)))
 def expand_bits(start, stop, bits, width, top, left, pad_value, octets, reals):
-    """Images start..stop of bits (N, H, W + padding, words) to planes (N, C, rows, phases, pitch).
+    """Copy images start..stop of bits (N, H, W + padding, words) to planes (N, C, rows, phases, pitch).
 
-    Either to `octets`, of sign + 1, or to `reals`: the other has no elements. `top` rows and `left` columns before the
-    image, and what follows it, hold the value of the padding.
+    They are written as sign + 1 to `octets`, or as signs to `reals`; the other array is empty. `top` rows and `left`
+    columns before the image, and the rest behind it, get the value of the padding.
     """
     in_bytes = octets.size > 0
     shape = octets.shape if in_bytes else reals.shape
@@ -201,7 +205,7 @@ def expand_bits(start, stop, bits, width, top, left, pad_value, octets, reals):
     height, columns, words = bits.shape[1], bits.shape[2], bits.shape[3]
     before, plane = (columns - width) // 2, np.uint64(shape[2] * phases * pitch)
     source, to_octets, to_reals = bits.reshape(-1), octets.reshape(-1), reals.reshape(-1)
-    line = np.empty(plane, np.uint32)  # one word of every pixel, where the pixels lie in a plane
+    line = np.empty(plane, np.uint32)  # one word of every pixel, at the pixels' places in a plane
     keep, fill = np.empty(plane, np.uint32), np.empty(plane, np.uint32)
     inside, border = np.empty(plane, np.float32), np.empty(plane, np.float32)
     for p in range(plane):
@@ -233,7 +237,7 @@ def expand_bits(start, stop, bits, width, top, left, pad_value, octets, reals):
 
 @compiled(void(intp, intp, _in(float32, 4), intp, intp, _out(float32, 5)))
 def to_planes(start, stop, x, width, left, planes):
-    """Images start..stop of x (N, H, W + padding, C) to planes (N, C, H, phases, pitch), zeros around the image."""
+    """Copy images start..stop of x (N, H, W + padding, C) to planes (N, C, H, phases, pitch), with zeros around."""
     channels, phases, pitch = planes.shape[1], planes.shape[3], planes.shape[4]
     before = (x.shape[2] - width) // 2
     plane = planes.shape[2] * phases * pitch
@@ -268,10 +272,10 @@ def to_planes(start, stop, x, width, left, planes):
     )
 )  # fmt: skip
 def pack_gradient(start, stop, origin, n, dy, k, left, padded, panels):
-    """Images start..stop of N, times k (N, OH*OW), into `padded` and `panels`; dy begins with `origin`.
+    """Write images start..stop of dy, times k (N, OH*OW), to `padded` and `panels`; dy begins with image `origin`.
 
-    `padded` (N, OH, columns, O): with zeros before (`left`) and after; `panels`: blocks of WIDE or NARROW outputs,
-    (N, OH, OW, block). Without elements in k there is no factor, and without any in `padded` only `panels` are filled.
+    `padded` (N, OH, columns, O) has zeros before (`left`) and after. `panels` has blocks of WIDE or NARROW outputs,
+    (N, OH, OW, block). If k is empty, there is no factor. If `padded` is empty, only `panels` is filled.
     """
     scaled, padding = k.size > 0, padded.size > 0
     _, height, width, outputs = dy.shape
@@ -308,7 +312,7 @@ def pack_gradient(start, stop, origin, n, dy, k, left, padded, panels):
 
 @compiled(void(intp, intp, _in(float32, 4), _in(float32, 2), _out(int32, 2)))
 def largest(start, stop, dy, k, out):
-    """Largest |dy * k|, NaN if there is one, of each image start..stop and output channel, the bits into out (N, O)."""
+    """Write the bits of the largest |dy * k| (NaN if there is one) of each image and output channel to out (N, O)."""
     pixels, outputs = dy.shape[1] * dy.shape[2], dy.shape[3]
     source, size = dy.reshape(-1), np.uint64(outputs)
     of = np.uint64(start * pixels * outputs)
@@ -329,13 +333,13 @@ def largest(start, stop, dy, k, out):
     )
 )  # fmt: skip
 def quantize(start, stop, dy, k, alpha, for_input, for_weight, seed, origin, left, padded, panels, totals):
-    """Images start..stop of dy (N, OH, OW, O), times k, rounded at random to bytes, in two ways.
+    """Round images start..stop of dy (N, OH, OW, O), times k, at random to bytes, in two ways.
 
-    `panels` gets q = dy * for_weight as signed bytes, four pixels a word, in blocks (N, OH, words, WIDE or NARROW),
-    and `totals` (N, O) the sums of q. `padded` (N, OH, columns, O up to a multiple of 4) gets dy * alpha[o] * for_input
-    + 128 as unsigned bytes, and 128 around. Rounding is up with the probability of the part that is lost, to 16 bits,
-    so that its mean is the number itself; the dice are a hash of `seed` and the number's place, where dy begins with
-    place `origin`.
+    `panels` gets q = dy * for_weight as signed bytes, four pixels per word, in blocks (N, OH, words, WIDE or NARROW).
+    `totals` (N, O) gets the sums of q. `padded` (N, OH, columns, O rounded up to a multiple of 4) gets
+    dy * alpha[o] * for_input + 128 as unsigned bytes, with 128 around. A number is rounded up with a probability equal
+    to its fraction, to 16 bits, so the mean is the number itself. The random number is a hash of `seed` and the
+    number's place; dy begins with place `origin`.
     """
     n, height, width, outputs = dy.shape
     columns, wide = padded.shape[2], padded.shape[3]

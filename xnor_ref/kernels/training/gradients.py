@@ -1,9 +1,9 @@
-"""Gradients of convolutions by micro-kernels: of the input, a convolution again; of the weight, a sum over pixels.
+"""Gradients of convolutions by micro-kernels: that of the input is a convolution, that of the weight a sum over pixels.
 
 `gradient-in-bytes.md` has the equations and follows one gradient through them. `InputGradient` and `WeightGradient`
-work the geometry out once. Both come in two arithmetics: float32, and bytes (`gradient_layout.quantize`), whose sums
-are exact integers. Outputs are shared among threads, never sums, but for `RowsGradient`, which cuts sums at the same
-places whatever the threads; so results do not depend on their number.
+compute the geometry once. Both exist in float32 and in bytes (`gradient_layout.quantize`), whose sums are exact
+integers. Threads divide the outputs among them and never divide a sum. Only `RowsGradient` divides sums, at places that
+do not depend on the threads. So results do not depend on the number of threads.
 """
 
 import math
@@ -29,13 +29,13 @@ from xnor_ref.kernels.vectors.simd import NARROW, WIDE, split
 
 Then = Callable[[int, NDArray], None]
 Parts = Callable[[int, int], NDArray[np.float32]]
-PANEL_BYTES = 1 << 17  # bytes of a panel that are worth keeping in a core's cache
-OFFSET = 128  # of bytes that are gradients
-PIECE_INPUTS = 32  # input channels of a piece of work at most
-LEAST_PIECES = 32  # that there should be, so that no thread waits long for another
-ENOUGH_BLOCKS = 16  # of outputs that are enough to share them among threads
-IMAGE_GROUPS = 16  # that are summed apart where there are few inputs, whatever the number of threads
-CACHED_NUMBERS = 1 << 17  # of a piece of images that stays in a core's cache
+PANEL_BYTES = 1 << 17  # largest bytes of a panel that are kept in a core's cache
+OFFSET = 128  # added to gradients stored as unsigned bytes
+PIECE_INPUTS = 32  # most input channels of a piece of work
+LEAST_PIECES = 32  # fewest pieces, so that no thread waits long for another
+ENOUGH_BLOCKS = 16  # blocks of outputs; with as many, threads divide only the blocks among them
+IMAGE_GROUPS = 16  # separate sums for few inputs, with any number of threads
+CACHED_NUMBERS = 1 << 17  # numbers of a piece of images that stays in a core's cache
 
 _real_wide, _real_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
 _in_byteswide, _in_bytesnarrow = tile_gradients.integer[tile.WIDE], tile_gradients.integer[tile.NARROW]
@@ -43,7 +43,7 @@ _shape, _release = tile_gradients.shape, tile_gradients.release
 _descaled_wide, _descaled_narrow = tile_gradients.descaled[tile.WIDE], tile_gradients.descaled[tile.NARROW]
 
 
-# Of `gradient_layout.pack_gradient`, where nothing but panels is wanted.
+# The empty `padded` of `gradient_layout.pack_gradient`, which then fills only panels.
 _NO_PADDED = np.zeros((0, 0), np.float32), 0, np.zeros((0,) * 4, np.float32)
 
 
@@ -59,12 +59,12 @@ _NO_PADDED = np.zeros((0, 0), np.float32), 0, np.zeros((0,) * 4, np.float32)
 
 
 class Planes(NamedTuple):
-    """How the planes (N, C, rows, phases, pitch) of images (N, H, W, C) lie; `gradient_layout` fills them."""
+    """The layout of the planes (N, C, rows, phases, pitch) of images (N, H, W, C); `gradient_layout` fills them."""
 
-    rows: int  # of a plane, those of the padding included if they hold something
-    phases: int  # columns are sorted by their remainder of the horizontal stride
+    rows: int  # of a plane, with those of the padding if they are not zero
+    phases: int  # columns are sorted by their remainder modulo the horizontal stride
     pitch: int  # columns of a phase
-    top: int  # rows of padding above the image that are there
+    top: int  # stored rows of padding above the image
     left: int  # columns of padding
 
 
@@ -76,8 +76,8 @@ class WeightGradient:
     channels, outputs : C, O
     size : (H, W)
     in_bytes : whether x and dy are bytes, four pixels a word
-    stored_border : whether the rows of the padding hold something (padding with +1 or -1)
-    fold : where a kernel that covers the image makes KH*KW*C channels of it, this C
+    stored_border : whether the rows of the padding are not zero (padding with +1 or -1)
+    fold : C, if the kernel covers the image, which then counts as KH*KW*C channels
     """
 
     def __init__(self, channels, outputs, size, window, in_bytes=False, stored_border=False, fold=None):
@@ -87,7 +87,7 @@ class WeightGradient:
         kernel, stride, before, dilation = window.numbers
         self.depth = 4 if in_bytes else 1  # pixels of an element
         self.run = -(-self.out_w // self.depth)
-        # Bytes: every tap then meets every pixel of dy, so that all have the same correction.
+        # Bytes: every tap is multiplied by every pixel of dy, so all taps have the same correction.
         top, bottom = window.padding[0] if stored_border or in_bytes else (0, 0)
         columns = (window.extent[1] - 1) // stride[1] + max(
             self.run * self.depth, -(-window.padded(size)[1] // stride[1])
@@ -118,18 +118,18 @@ class WeightGradient:
         self.in_blocks = outputs > (ENOUGH_BLOCKS - 1) * WIDE  # whether to take `each_block`
 
     def planes(self, n: int) -> NDArray:
-        """Room for the planes of n images: uint8 or float32."""
+        """Allocate the planes of n images: uint8 or float32."""
         m = self.layout
         kind = np.uint8 if self.in_bytes else np.float32
         return empty((n, self.channels, m.rows, m.phases, m.pitch), kind)
 
     def panels(self, n: int) -> NDArray[np.uint32]:
-        """Room for the gradients of n images, uint32, in blocks (n, OH, run, WIDE or NARROW)."""
+        """Allocate the gradients of n images, uint32, in blocks (n, OH, run, WIDE or NARROW)."""
         beyond = BYTES.beyond * WIDE if self.in_bytes else 0
         return empty((n * self.out_h * self.run * simd.padded_outputs(self.outputs) + beyond,), np.uint32)
 
     def __call__(self, x: NDArray, dy: NDArray[np.uint32], n: int, threads: int) -> NDArray:
-        """Sums (C * KH*KW, padded O), float32 or int32, over n images: x of `planes`, dy of `panels`."""
+        """Return sums (C * KH*KW, padded O), float32 or int32, over n images: x of `planes`, dy of `panels`."""
         kind = np.int32 if self.in_bytes else np.float32
         out = zeros((self.channels * len(self.taps), simd.padded_outputs(self.outputs)), kind)
         g = self._geometry.copy()
@@ -137,9 +137,9 @@ class WeightGradient:
         return _sum(g, self.taps, x, dy, out, threads)
 
     def each_block(self, x: NDArray, dy: NDArray[np.uint32], n: int, threads: int, then: Then) -> None:
-        """The same block by block of outputs: `then(first, sums)` gets those from output `first` on.
+        """Compute the same in blocks of outputs: `then(first, sums)` gets the sums from output `first` on.
 
-        It is called on the thread that has just computed them, while they are in its cache.
+        `then` is called on the thread that computed them, while they are in its cache.
         """
         words, length = x.reshape(-1).view(np.uint32), n * self.out_h * self.run
         kind = np.int32 if self.in_bytes else np.float32
@@ -159,7 +159,7 @@ class WeightGradient:
 
 
 class RowsGradient:
-    """The same for images with few channels, float32 (N, H, W + padding, C): KW*C neighbours are the inputs."""
+    """The same for images with few channels, float32 (N, H, W + padding, C): the inputs are KW*C neighbours."""
 
     in_bytes = False
 
@@ -185,14 +185,14 @@ class RowsGradient:
         self._together = max(1, CACHED_NUMBERS // self._room)
 
     def panels(self, n: int) -> NDArray[np.uint32]:
-        """As in `WeightGradient`."""
+        """Allocate panels, as in `WeightGradient`."""
         return empty((n * self._room,), np.uint32)
 
     def __call__(self, x: NDArray[np.float32], dy_of: Parts, n: int, threads: int) -> NDArray[np.float32]:
-        """Sums (C * KH*KW, padded O) over n images.
+        """Return sums (C * KH*KW, padded O) over n images.
 
-        `dy_of(start, stop)` gives some images' gradients (N, OH, OW, O), on any thread; they are used at once, so that
-        they need not pass through memory. Images are added up in groups, each on one thread, and the groups in order.
+        `dy_of(start, stop)` returns the gradients (N, OH, OW, O) of some images, on any thread. They are used at once,
+        so they stay in the cache. Each group of images is summed on one thread, and the groups are added in order.
         """
         each = -(-n // IMAGE_GROUPS)
         sums = self.sums(-(-n // each))
@@ -211,18 +211,18 @@ class RowsGradient:
         return self.total(sums)
 
     def sums(self, groups: int) -> NDArray[np.float32]:
-        """Room for the sums of so many groups, zeros."""
+        """Allocate the sums of `groups` groups, as zeros."""
         return zeros((groups, len(self.taps) * int(self._geometry[CHANNELS]), simd.padded_outputs(self.outputs)))
 
     def add(self, x: NDArray[np.float32], dy: NDArray[np.uint32], n: int, sums: NDArray[np.float32]) -> None:
-        """Add those over n images to one group's, on this thread: dy of `panels`."""
+        """Add the sums over n images to one group's, on this thread: dy of `panels`."""
         g = self._geometry.copy()
         g[IMAGES], g[PIECE], g[TILE_INPUTS], g[TILE_BLOCKS] = n, g[CHANNELS], REALS.inputs, REALS.blocks
         words, target = (array.reshape(-1).view(np.uint32) for array in (x, sums))
         _sum_over_pixels(0, -(-self.outputs // WIDE), False, g, self.taps, words, dy, target)
 
     def total(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
-        """All groups' sums, as `__call__` gives them."""
+        """Return the total of all groups, as `__call__` does."""
         out = sums.sum(axis=0)
         by_channel = out.reshape(-1, self.channels, out.shape[1]).transpose(1, 0, 2)
         return np.ascontiguousarray(by_channel).reshape(out.shape)
@@ -249,9 +249,9 @@ def _sum(g, taps, x, dy, out, threads):
 
 @compiled(void(intp, intp, boolean, _in(int64, 1), _in(int64, 2), _in(uint32, 1), _in(uint32, 1), _out(uint32, 1)))
 def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
-    """Items start..stop of all (blocks of outputs, piece of inputs), by pieces of the batch that fit into the cache.
+    """Compute items start..stop of (blocks of outputs, piece of inputs), in parts of the batch that fit into the cache.
 
-    An item is `TILE_BLOCKS` wide blocks or less, or the narrow one at the end.
+    An item has at most `TILE_BLOCKS` wide blocks, or the narrow block at the end.
     """
     pieces = -(-g[CHANNELS] // g[PIECE])
     wide = g[OUTPUTS] // WIDE + (g[OUTPUTS] % WIDE > NARROW)
@@ -272,7 +272,7 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
         offsets = table[2:]
         table[0] = 1 if narrow else min(g[TILE_BLOCKS], wide - block)
         table[1] = g[IMAGES] * g[ROWS] * g[RUN] * WIDE * 4
-        for k in range(len(offsets)):  # where the elements of x lie, from the first of a piece on
+        for k in range(len(offsets)):  # offsets of the elements of x from the first of a piece
             row = k // g[RUN]
             offsets[k] = row // rows_near * g[X_IMAGE] + row % rows_near * g[X_ROW] + k % g[RUN] * g[X_STEP]
         for image in range(0, g[IMAGES], n_near):
@@ -315,14 +315,14 @@ def _sum_over_pixels(start, stop, in_bytes, g, taps, x, dy, out):
 
 
 class _Phase:
-    """The pixels (a + s*i, b + s*j) of dX, and the convolution of stride 1 that makes them."""
+    """The pixels (a + s*i, b + s*j) of dX, and the convolution of stride 1 that computes them."""
 
     def __init__(self, whole: "InputGradient", a: int, b: int):
         (kernel, (sy, sx), before, dilation), (out_h, row, words) = whole.window.numbers, whole.padded_shape
         self.ky, up, down = _taps(kernel[0], sy, before[0], dilation[0], a)
         self.kx, left, right = _taps(kernel[1], sx, before[1], dilation[1], b)
         height, width = -(-(whole.size[0] - a) // sy), -(-(whole.size[1] - b) // sx)
-        at = np.arange(height)[:, None] + up + np.arange(len(self.ky)) * down  # rows of dY that a row of pixels meets
+        at = np.arange(height)[:, None] + up + np.arange(len(self.ky)) * down  # rows of dY used for a row of pixels
         inside = (at >= 0) & (at < out_h)
         n_rows = inside.sum(axis=1)
         first = inside.argmax(axis=1) if len(self.ky) else n_rows
@@ -331,7 +331,7 @@ class _Phase:
         entry = simd.padded_outputs(whole.inputs) * 4
         begin = ((np.arange(height) + up + first * down) * row + left + whole.left) * words * 4
         corner = kind.reshape(-1) * (entry if whole.in_bytes else 0)
-        together = len(self.kx) if right == 1 else 1  # taps that meet neighbours in a row of dY are one piece
+        together = len(self.kx) if right == 1 else 1  # taps that use neighbours in a row of dY are one piece
         per_row = len(self.kx) // max(1, together)
         self.rows = np.stack([begin, per_row * n_rows, per_row * first, corner], axis=1).astype(np.int64)
         across = np.arange(per_row) * right
@@ -378,9 +378,9 @@ class _Phase:
 
 
 def _taps(kernel: int, stride: int, padding: int, dilation: int, phase: int) -> tuple[list[int], int, int]:
-    """Taps that meet the input pixels stride*i + phase, in the order of the outputs that they meet them for.
+    """Return the taps applied to the input pixels stride*i + phase, in the order of their outputs.
 
-    These are i + shift, i + shift + step and so on; taps, shift and step are returned.
+    The outputs are i + shift, i + shift + step, ... Returned are taps, shift and step.
     """
     taps = [tap for tap in reversed(range(kernel)) if (phase + padding - tap * dilation) % stride == 0]
     step = dilation // math.gcd(dilation, stride)
@@ -390,25 +390,25 @@ def _taps(kernel: int, stride: int, padding: int, dilation: int, phase: int) -> 
 class InputGradient:
     """The gradient of the input for convolutions of one geometry.
 
-    Where the kernel covers the image, it can be a product of two matrices, dX (N, KH*KW*C) = dY (N, O) W (O, KH*KW*C).
+    If the kernel covers the image, it can be a product of matrices: dX (N, KH*KW*C) = dY (N, O) W (O, KH*KW*C).
 
     Parameters
     ----------
     channels, outputs : C, O
     size : (H, W)
     in_bytes : whether dY is unsigned bytes with `OFFSET` added, and the weights signs
-    single : whether to take that product; signs then need whole words of channels
+    single : whether to use that product; signs then need whole words of channels
 
-    `padded_shape` is (OH, columns, words of 32 bits) of an image of dY; its columns begin with `left` of zeros (of
-    `OFFSET`), and end with some.
+    `padded_shape` is (OH, columns, words of 32 bits), the shape of an image of dY. Its columns begin with `left` zeros
+    (or bytes of `OFFSET`), and there are some at the end.
     """
 
     def __init__(self, channels, outputs, size, window, *, in_bytes=False, single=False):
         self.outputs, self.in_bytes, self.words = outputs, in_bytes, -(-channels // 32)
         self.single = single
         n_taps = window.kernel[0] * window.kernel[1]
-        self.source = np.arange(channels) * n_taps  # where in a filter an input channel begins
-        if self.single:  # one pixel of so many channels, in the order in which they lie in dX
+        self.source = np.arange(channels) * n_taps  # offset of each input channel in a filter
+        if self.single:  # one pixel with all channels, in the order of dX
             self.source = np.ascontiguousarray((self.source[:, None] + np.arange(n_taps)).T).reshape(-1)
             size, window = (1, 1), Window((1, 1))
         self.inputs = len(self.source)
@@ -416,7 +416,7 @@ class InputGradient:
         out_h, out_w = window.count(size)
         kernel, stride, before, dilation = window.numbers
         across = ((b, *_taps(kernel[1], stride[1], before[1], dilation[1], b)) for b in range(min(stride[1], size[1])))
-        phases = [phase for phase in across if phase[1]]  # that any tap meets
+        phases = [phase for phase in across if phase[1]]  # with at least one tap
         self.left = max([0, *(-shift for _, _, shift, _ in phases)])
         ends = [-(-(size[1] - b) // stride[1]) + shift + (len(taps) - 1) * step for b, taps, shift, step in phases]
         columns = self.left + max([out_w, *ends])
@@ -426,17 +426,17 @@ class InputGradient:
         ]
 
     def load_reals(self, weight: NDArray[np.float32], threads: int) -> None:
-        """Take the weights (O, C, KH, KW)."""
+        """Set the weights (O, C, KH, KW)."""
         for phase in self.phases:
             phase.load_reals(self, weight.reshape(len(weight), -1), threads)
 
     def load_signs(self, words: NDArray[np.uint32], alpha: NDArray[np.float32], threads: int) -> None:
-        """Take the weights as signs (O, KH*KW, words of C); in float32 they count alpha (O,)."""
+        """Set the weights as signs (O, KH*KW, words of C); in float32 they are multiplied by alpha (O,)."""
         for phase in self.phases:
             phase.load_signs(self, words.reshape(len(words), -1), alpha, threads)
 
     def __call__(self, dy: NDArray, out: NDArray[np.float32], start: int, stop: int, scale: float = 1.0) -> None:
-        """Images start..stop of dX (N, H, W, C), on this thread; bytes are multiplied by `scale`."""
+        """Compute images start..stop of dX (N, H, W, C) on this thread; those of bytes are multiplied by `scale`."""
         n = stop - start
         target = out.reshape(-1).view(np.uint32)
         factor = np.array([scale], np.float32)
@@ -461,15 +461,15 @@ class InputGradient:
 
 @lru_cache(maxsize=64)
 def _plain_parts(n: int) -> tuple[NDArray[np.float32], ...]:
-    """Bias, scale, shift and lower limit that change nothing."""
+    """Return a bias, scale, shift and lower limit that change nothing."""
     return tuple(np.full(n, value, np.float32) for value in (0, 1, 0, -np.inf))
 
 
 @compiled(void(intp, intp, _in(int64, 1), _in(int64, 2), intp, _out(uint32, 1)))
 def _convolve_bytes(start, stop, g, rows, together, out):
-    """Items start..stop of all (block of channels, `together` images, group of rows), from bytes to reals.
+    """Compute items start..stop of (block of channels, `together` images, group of rows), from bytes to reals.
 
-    As `simd._convolve` in everything else.
+    Everything else is as in `simd._convolve`.
     """
     n_groups, per_block = -(-g[simd.OUT_H] // g[simd.GROUP_ROWS]), -(-g[simd.N_IMAGES] // together)
     scratch = np.empty(together * g[simd.OUT_W] * WIDE if g[simd.OUT_CHANNELS] % NARROW else 0, np.uint32)

@@ -1,7 +1,8 @@
 """Pooling in training, forward and backward, on images (N, H, W, C), channels innermost; float32, C-contiguous.
 
-The gradients are gathered: each input pixel asks the windows that hold it. So every pixel is written once, nothing is
-zeroed first, and windows may overlap. All kernels take a range of rows of all images first.
+The gradients are gathered: each input pixel adds those of the windows that contain it. So every pixel is written once,
+nothing needs to be zeroed first, and windows may overlap. The first arguments of all kernels are a range of rows of all
+images.
 """
 
 import numpy as np
@@ -40,7 +41,7 @@ _winners = _in(uint8, 4)
     ),
 )  # fmt: skip
 def pool_winners(start, stop, x, scale, shift, affine, window, y, winner):
-    """Rows start..stop of all results: the maximum of each window of x and its first tap (`microkernels/window.py`)."""
+    """Compute rows start..stop of the results: the maximum of each window of x and its first tap (see `window.py`)."""
     kernel, stride, before, _ = window
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     pixel, row = channels * 4, width * channels * 4
@@ -80,14 +81,14 @@ def pool_winners(start, stop, x, scale, shift, affine, window, y, winner):
 
 @compiled(_pair(intp, intp, intp, intp, intp))
 def _windows(position, size, kernel, stride, padding):
-    """The windows [first, last) that hold an input row or column."""
+    """Return the windows [first, last) that contain an input row or column."""
     shifted = position + padding
     return max(0, (shifted - kernel) // stride + 1), min(size, shifted // stride + 1)
 
 
 @compiled(void(intp, intp, _images, _winners, _window, intp, intp, _out(float32, 4)))
 def pool_gradient(start, stop, dy, winner, window, height, at, dx):
-    """Gradient of `pool_winners` with respect to its input of `height`: rows start..stop, to rows `at` and on of dx."""
+    """Compute the gradient of `pool_winners`, input of `height`: rows start..stop, written to dx from row `at` on."""
     kernel, stride, before, _ = window
     width, channels = dx.shape[2], dx.shape[3]
     out_h, out_w = dy.shape[1], dy.shape[2]
@@ -121,7 +122,7 @@ def pool_gradient(start, stop, dy, winner, window, height, at, dx):
 
 @compiled(void(intp, intp, _images, _window, _in(float32, 2), _out(float32, 4)))
 def mean_gradient(start, stop, dy, window, shares, dx):
-    """Gradient of `nhwc.avg_pool` with respect to its input: rows start..stop of all images."""
+    """Compute the gradient of `nhwc.avg_pool` with respect to its input: rows start..stop of all images."""
     kernel, stride, before, _ = window
     height, width, channels = dx.shape[1], dx.shape[2], dx.shape[3]
     out_h, out_w = dy.shape[1], dy.shape[2]
@@ -143,7 +144,7 @@ def mean_gradient(start, stop, dy, window, shares, dx):
 
 
 def _rows(x: Real) -> tuple[int, int]:
-    """All rows of x (N, H, W, C), and how many are a chunk."""
+    """Return the number of all rows of x (N, H, W, C), and of rows per chunk."""
     return x.shape[0] * x.shape[1], max(1, norm.ROWS_CHUNK // x[0, 0].size)
 
 
@@ -162,9 +163,9 @@ def _pooled(x: Real, scale: Real | None, shift: Real | None, window: Window, thr
 
 
 def max_pool(x: Real, window: Window, threads: int | None = None) -> tuple[Real, Winner]:
-    """Maximum of each window of x (N, H, W, C), and the tap, row by row, that reached it first; padding never wins.
+    """Return the maximum of each window of x (N, H, W, C) and the first tap that has it; padding is never the maximum.
 
-    At most 256 taps.
+    Taps are numbered row by row; there are at most 256.
     """
     return _pooled(x, None, None, window, threads)
 
@@ -172,15 +173,15 @@ def max_pool(x: Real, window: Window, threads: int | None = None) -> tuple[Real,
 def norm_relu_pool(
     x: Real, scale: Real, shift: Real, window: Window, threads: int | None = None
 ) -> tuple[Real, Winner]:
-    """`max_pool` of max(x*scale + shift, 0), as `batch_norm.norm_relu` has it; at most 255 taps.
+    """Return `max_pool` of max(x*scale + shift, 0), as in `batch_norm.norm_relu`; at most 255 taps.
 
-    The winner is `NOBODY` where the maximum is 0, so that the gradient needs the winners only.
+    The winner is `NOBODY` where the maximum is 0, so the gradient needs only the winners.
     """
     return _pooled(x, scale, shift, window, threads)
 
 
 def max_pool_gradient(dy: Real, winner: Winner, size: Pair, window: Window, threads: int | None = None) -> Real:
-    """Gradient of `max_pool` with respect to its input of (H, W) `size`: all of it goes to the winners."""
+    """Return the gradient of `max_pool` with respect to its input of (H, W) `size`: all of it goes to the winners."""
     dx = empty((len(dy), *size, dy.shape[3]))
 
     def route(start, stop):
@@ -204,12 +205,14 @@ def norm_relu_pool_gradient(
     share: norm.Share | None = None,
     threads: int | None = None,
 ) -> tuple[norm.Write, Real, Real]:
-    """Gradient of `norm_relu_pool` with BatchNorm in training mode: a function that computes rows, dgamma and dbeta.
+    """Return the gradient of `norm_relu_pool` in training mode: a function that computes rows, dgamma and dbeta.
 
-    As `batch_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima; what the function
-    computes must be whole rows of images.
+    As `batch_norm.norm_gradient`, with d' the gradient that reaches the winners of positive maxima. The function must
+    be called for whole rows of images.
     """
-    sums = norm.GradientSums(x, scale, shift, mean, False, share)  # the winners have told whom the gradient reaches
+    sums = norm.GradientSums(
+        x, scale, shift, mean, False, share
+    )  # no mask: the winners already select where the gradient goes
     width, channels = x.shape[2:]
     inputs = norm.rows_of(x)
     n_rows, chunk = _rows(x)
@@ -231,7 +234,7 @@ def norm_relu_pool_gradient(
 
 
 def avg_pool(x: Real, window: Window, shares: Real, threads: int | None = None) -> Real:
-    """Mean of each window of x (N, H, W, C), each of its taps with its share, (OH, OW)."""
+    """Return the mean of each window of x (N, H, W, C); a tap's weight is the window's share, (OH, OW)."""
     y = empty((len(x), *window.count(x.shape[1:3]), x.shape[3]))
     parallel_chunks(
         lambda start, stop: nhwc.avg_pool(start, stop, x, window.numbers, shares, y),
@@ -241,21 +244,21 @@ def avg_pool(x: Real, window: Window, shares: Real, threads: int | None = None) 
 
 
 def avg_pool_gradient(dy: Real, size: Pair, window: Window, shares: Real, threads: int | None = None) -> Real:
-    """Gradient of `avg_pool` with respect to its input of (H, W) `size`."""
+    """Return the gradient of `avg_pool` with respect to its input of (H, W) `size`."""
     dx = empty((len(dy), *size, dy.shape[3]))
     parallel_chunks(lambda start, stop: mean_gradient(start, stop, dy, window.numbers, shares, dx), *_rows(dx), threads)
     return dx
 
 
 def global_avg_pool(x: Real, threads: int | None = None) -> Real:
-    """Mean over all pixels of x (N, H, W, C) -> (N, C), added up in float64, one after the other."""
+    """Return the mean over all pixels of x (N, H, W, C) as (N, C), added up in float64 in order."""
     y = np.empty((len(x), x.shape[3]), np.float32)
     parallel_chunks(lambda start, stop: nhwc.global_mean(start, stop, x, y), len(x), 1, threads)
     return y
 
 
 def global_avg_pool_gradient(dy: Real, size: Pair, threads: int | None = None) -> Real:
-    """Gradient (N, H, W, C) of `global_avg_pool` with respect to its input of (H, W) `size`."""
+    """Return the gradient (N, H, W, C) of `global_avg_pool` with respect to its input of (H, W) `size`."""
     dx = empty((len(dy), *size, dy.shape[1]))
     share = (dy / np.float32(size[0] * size[1]))[:, None, None]
     parallel_chunks(lambda start, stop: np.copyto(dx[start:stop], share[start:stop]), len(dy), 1, threads)
@@ -263,7 +266,7 @@ def global_avg_pool_gradient(dy: Real, size: Pair, threads: int | None = None) -
 
 
 def known_answers() -> tuple[Case, ...]:
-    """What the kernels must compute before anything else; see `selftest`."""
+    """Return cases with known answers for the kernels; see `selftest`."""
     window = Window.of((3, 2), (2, 1), 1).numbers  # of 5 x 6 pixels: 3 x 7 results
 
     def pooled(channels, affine):

@@ -1,17 +1,17 @@
 """Convolutions of 3x3 and 5x5 with stride 1 in float32, and their gradients, with less than half the products.
 
-Winograd's F(2x2, 3x3) and F(2x2, 5x5), after Lavin and Gray 2016 (arXiv 1509.09308, section 4.1): a tile of 2x2 outputs
-comes from 4x4 (6x6) inputs d and the filter g. `winograd_maps.py` has the matrices for one dimension. In two
+Winograd's F(2x2, 3x3) and F(2x2, 5x5), from Lavin and Gray 2016 (arXiv 1509.09308, section 4.1): a tile of 2x2 outputs
+is computed from 4x4 (6x6) inputs d and the filter g. `winograd_maps.py` has the matrices for one dimension. In two
 dimensions, with * element by element, Y = A^T [(G g G^T) * (B^T d B)] A. That is 16 products for four outputs instead
-of 36, or 36 instead of 100. The products in brackets are summed over channels before A. For all tiles together they are
-16 (36) products of matrices, one for each element of a tile. The gradient of the filter is the transposed map,
-G^T [(B^T d B) * (A D A^T)] G with D = dC/dY, summed over tiles: products of matrices again.
+of 36, or 36 instead of 100. The products in brackets are summed over channels before A is applied. For all tiles
+together they are 16 (36) matrix products, one for each element of a tile. The gradient of the filter is the transposed
+map, G^T [(B^T d B) * (A D A^T)] G with D = dC/dY, summed over tiles: again matrix products.
 
 Numbers are added in float32 before and after they are multiplied. So errors are several times larger than those of
 plain sums, and they are relative to the largest number of a tile, not to each number.
 
-Pieces of work depend on the problem alone, so results have the same bits on any number of threads. Compiled when first
-called; import this module only when it is needed.
+Pieces of work depend only on the problem, so results have the same bits on any number of threads. The kernels are
+compiled when first called; import this module only when it is needed.
 """
 
 import os
@@ -34,11 +34,11 @@ from xnor_ref.kernels.vectors.simd import NARROW, WIDE, padded_outputs, split
 
 F32 = NDArray[np.float32]
 KERNELS = (3, 3), (5, 5)
-LEAST_CHANNELS = 32  # channels with which changing to tiles and back would cost what it saves
-LEAST_SIDE = 4  # pixels a side below which tiles would compute too much beyond the border
-ELEMENTS_TOGETHER = 1 << 10  # elements of tiles of a piece, so that its products stay in the cache of a core
-SUM_NUMBERS = 1 << 21  # of a piece of the weight's gradient: 8 MB
-TILES_TOGETHER = 64  # tiles whose gradients stay in its nearest cache
+LEAST_CHANNELS = 32  # with fewer channels, converting to tiles and back costs as much as it saves
+LEAST_SIDE = 4  # pixels per side; with fewer, tiles compute too much beyond the border
+ELEMENTS_TOGETHER = 1 << 10  # elements of the tiles of a piece, so that its products stay in a core's cache
+SUM_NUMBERS = 1 << 21  # numbers in the sums of a piece of the weight's gradient: 8 MB
+TILES_TOGETHER = 64  # tiles whose gradients stay in a core's nearest cache
 _NO_REALS, _NO_BITS, _NO_K = np.zeros((0,) * 4, np.float32), np.zeros((0,) * 4, np.uint32), np.zeros((0, 0), np.float32)
 _wide, _narrow = tile.plain[tile.WIDE], tile.plain[tile.NARROW]
 _sum_wide, _sum_narrow = tile_gradients.real[tile.WIDE], tile_gradients.real[tile.NARROW]
@@ -52,30 +52,30 @@ _images = _in(float32, 4), _in(uint32, 4), _in(float32, 2), int64, int64, float3
 
 
 class Images(NamedTuple):
-    """Images, channels innermost, as kernels take them; what is not there has no elements."""
+    """Images for the kernels, channels innermost. A missing part is an empty array."""
 
     reals: F32  # (N, H, columns, C)
     bits: NDArray[np.uint32]  # or (N, H, columns, words), signs
     k: F32  # (N, H * W): what the real numbers of a pixel are multiplied by
-    width: int  # W of the columns; as many lie before the image as after it, and are not read
+    width: int  # W of the columns; equally many columns before and after the image are not read
     padding: int  # pixels around the image ...
     border: float = 0.0  # ... that hold this
 
     @classmethod
     def of(cls, x: F32, width: int, padding: int, k: F32 | None = None) -> "Images":
-        """Real ones, (N, H, columns, C)."""
+        """Make real images, (N, H, columns, C)."""
         return cls(x, _NO_BITS, _NO_K if k is None else k, width, padding)
 
     @classmethod
     def of_signs(cls, bits: NDArray[np.uint32], width: int, padding: int, border: float) -> "Images":
-        """Signs, (N, H, columns, words)."""
+        """Make images of signs, (N, H, columns, words)."""
         return cls(_NO_REALS, bits, _NO_K, width, padding, border)
 
 
 def suits(shape: tuple[int, ...], window: Window, size: Pair) -> bool:
-    """Whether a convolution of images (H, W) with weights of this shape (O, C, KH, KW) gains from tiles.
+    """Return whether tiles make a convolution of images (H, W) with weights (O, C, KH, KW) faster.
 
-    None does with XNOR_REF_WINOGRAD=off in the environment, to measure what the tiles gain.
+    With XNOR_REF_WINOGRAD=off in the environment it returns False, so that the gain can be measured.
     """
     if os.environ.get("XNOR_REF_WINOGRAD") == "off":
         return False
@@ -98,9 +98,10 @@ class Convolution:
         self._bias = np.zeros(outputs, np.float32)
 
     def load(self, weight: F32, threads: int, *, back: bool = False, alpha: F32 | None = None) -> None:
-        """Take filters (O, C, K, K).
+        """Set the filters (O, C, K, K).
 
-        With `back`, (C, O, K, K), of which this is the way back; with `alpha` (C,) too, their signs times alpha.
+        With `back`, (C, O, K, K): this computes the gradient of their input. With `alpha` (C,), their signs times
+        alpha.
         """
         taps = (self.side - 1) ** 2
         steps = (taps, taps * self.outputs) if back else (taps * self.channels, taps)
@@ -109,16 +110,19 @@ class Convolution:
         split(threads, -(-self.outputs // WIDE), _transform_filters, weight.reshape(-1), *rest)
 
     def set_bias(self, bias: F32 | np.float32) -> None:
-        """What is added to each output, (O,)."""
+        """Set the bias (O,), which is added to each output."""
         self._bias[...] = bias
 
     def __call__(self, images: Images, out: F32, start: int, stop: int, scale: float = 1.0) -> None:
-        """Images start..stop of Y, on this thread; `scale`, as in `gradients.InputGradient`, is for bytes."""
+        """Compute images start..stop of Y on this thread.
+
+        `scale` is unused; `gradients.InputGradient` needs it for bytes.
+        """
         _convolve(start, stop, *images, self.side, *self.tiles, self.channels, self._panels, self._bias, out)
 
 
 class WeightGradient:
-    """Sums over pixels for such convolutions, as those of `gradients.WeightGradient`."""
+    """Sums over pixels for these convolutions, as in `gradients.WeightGradient`."""
 
     in_blocks = in_bytes = False
 
@@ -130,11 +134,13 @@ class WeightGradient:
         self.tiles = -(-out_h // 2), -(-out_w // 2)
 
     def __call__(self, x: Images, dy: Images, n: int, threads: int) -> F32:
-        """(C * K*K, padded O), over n images."""
+        """Return the sums (C * K*K, padded O) over n images."""
         side, (rows, across) = self.side, self.tiles
         elements, wide, items = side**2, padded_outputs(self.outputs), n * rows
         piece = max(1, min(items, SUM_NUMBERS // elements // (self.channels + wide) // across))
-        pitch = (-(-self.channels // LANES) | 1) * LANES  # odd: tiles side by side do not meet in one set of a cache
+        pitch = (
+            -(-self.channels // LANES) | 1
+        ) * LANES  # odd, so that neighbouring tiles do not share a set of a cache
         v = empty((elements, piece * across, pitch))
         d = zeros((elements, wide, piece * across))
         sums = zeros((elements, self.channels, wide))
@@ -162,7 +168,7 @@ class WeightGradient:
 
 @compiled(void(*_images, intp, intp, intp, intp, _out(float32, 1), uint64))
 def _fill_line(reals, bits, k, width, padding, border, image, y, columns, channels, lines, at):
-    """Row y of an image, `padding` columns of the border before it, some after it: (columns, C) from lines[at] on."""
+    """Write row y of an image, with `padding` border columns before and some after, to lines[at] on, (columns, C)."""
     size = np.uint64(channels)
     height = bits.shape[1] if bits.size else reals.shape[1]
     shown = min(width, columns - padding) if 0 <= y < height else 0
@@ -194,9 +200,9 @@ def _fill_line(reals, bits, k, width, padding, border, image, y, columns, channe
 
 @compiled(void(intp, intp, intp, *_images, intp, intp, intp, intp, _out(float32, 3)))
 def _transform_input(start, stop, first, reals, bits, k, width, padding, border, side, rows, across, channels, v):
-    """B^T d B for the rows of tiles start..stop of all images.
+    """Compute B^T d B for the rows of tiles start..stop of all images.
 
-    Tile t of row `first` and of what follows is v[:, t, :channels].
+    Tile t, counted from row `first` on, is v[:, t, :channels].
     """
     small, columns = side == 4, 2 * across + side - 2
     size, pitch, plane = np.uint64(channels), np.uint64(v.shape[2]), np.uint64(v.shape[1] * v.shape[2])
@@ -206,7 +212,7 @@ def _transform_input(start, stop, first, reals, bits, k, width, padding, border,
     for item in range(start, stop):
         image, top = item // rows, 2 * (item % rows)
         known = 0
-        if item > start and top > 0:  # all lines but two are there
+        if item > start and top > 0:  # all lines but two are known
             here, known = here + 2, side - 2
             if here + side > room:
                 of = np.uint64(here) * whole
@@ -230,7 +236,7 @@ def _transform_input(start, stop, first, reals, bits, k, width, padding, border,
 
 @compiled(void(intp, intp, intp, *_images, intp, intp, intp, intp, _out(float32, 3)))
 def _transform_gradient(start, stop, first, reals, bits, k, width, padding, border, side, rows, across, outputs, d):
-    """A D A^T for such rows of tiles; d (elements, padded O, tiles) holds blocks (tiles, WIDE or NARROW) of outputs."""
+    """Compute A D A^T for such rows of tiles; d (elements, padded O, tiles) has blocks (tiles, WIDE or NARROW)."""
     small, columns, size = side == 4, 2 * across, np.uint64(outputs)
     whole, plane, out = np.uint64(columns * outputs), np.uint64(d.shape[1] * d.shape[2]), d.reshape(-1)
     lines, turned = np.empty(2 * whole, np.float32), np.empty(side * whole, np.float32)
@@ -258,10 +264,10 @@ def _transform_gradient(start, stop, first, reals, bits, k, width, padding, bord
 
 @compiled(void(intp, intp, _in(float32, 1), intp, intp, intp, intp, boolean, _in(float32, 1), intp, _out(float32, 1)))
 def _transform_filters(start, stop, weight, lanes, inner, lane_step, inner_step, back, alpha, side, panels):
-    """G g G^T for blocks start..stop of lanes: panels (elements, blocks of lanes, inner, WIDE or NARROW).
+    """Compute G g G^T for blocks start..stop of lanes: panels (elements, blocks of lanes, inner, WIDE or NARROW).
 
-    Lane l of step r is the filter from weight[l * lane_step + r * inner_step] on, from its end to its beginning if
-    `back`; or, if there is an alpha, its signs times alpha[r].
+    Lane l of step r is the filter from weight[l * lane_step + r * inner_step] on; with `back`, in reverse order. If
+    `alpha` is not empty, it is the filter's signs times alpha[r].
     """
     small, kernel = side == 4, side - 1
     taps, plane, signs = kernel * kernel, np.uint64(len(panels) // (side * side)), len(alpha) > 0
@@ -292,7 +298,7 @@ def _transform_filters(start, stop, weight, lanes, inner, lane_step, inner_step,
 
 @compiled(void(intp, intp, *_images, intp, intp, intp, intp, _in(float32, 1), _in(float32, 1), _out(float32, 4)))
 def _convolve(start, stop, reals, bits, k, width, padding, border, side, rows, across, channels, panels, bias, out):
-    """Images start..stop of Y, by pieces of some rows of tiles."""
+    """Compute images start..stop of Y, in pieces of a few rows of tiles."""
     outputs, elements = out.shape[3], side * side
     wide = len(panels) // elements // channels
     piece = max(1, min(ELEMENTS_TOGETHER // elements // across, (stop - start) * rows))
@@ -318,7 +324,7 @@ def _convolve(start, stop, reals, bits, k, width, padding, border, side, rows, a
 
 @compiled(void(intp, intp, intp, _in(float32, 3), _in(float32, 3), intp, _out(float32, 3)))
 def _add_products(start, stop, tiles, v, d, outputs, sums):
-    """Items start..stop of all (element, block of outputs): sums (elements, C, padded O) += V^T D over `tiles`."""
+    """Compute items start..stop of (element, block of outputs): sums (elements, C, padded O) += V^T D over `tiles`."""
     room, pitch, channels, wide = v.shape[1], v.shape[2] * 4, sums.shape[1], sums.shape[2]
     blocks = -(-outputs // WIDE)
     for item in range(start, stop):
@@ -342,12 +348,12 @@ def _add_products(start, stop, tiles, v, d, outputs, sums):
 
 @compiled(void(intp, intp, _in(float32, 3), intp, intp, intp, _in(float32, 1), _out(float32, 4)))
 def _transform_output(first, last, m, side, rows, across, bias, out):
-    """A^T M A, plus bias, for rows of tiles first..last, which begin m (elements, tiles, padded O)."""
+    """Compute A^T M A plus bias for rows of tiles first..last; they are the first in m (elements, tiles, padded O)."""
     _, height, width, outputs = out.shape
     small, size = side == 4, np.uint64(outputs)
     plane, wide = np.uint64(m.shape[1] * m.shape[2]), np.uint64(m.shape[2])
     source, target = m.reshape(-1), out.reshape(-1)
-    whole = np.uint64(side * outputs)  # of the left column of a tile, and of the right one
+    whole = np.uint64(side * outputs)  # numbers in the left column of a tile, and as many in the right
     half, tile = np.empty(2 * side * outputs, np.float32), np.empty(4 * outputs, np.float32)
     for item in range(first, last):
         image, top = item // rows, 2 * (item % rows)
@@ -367,7 +373,7 @@ def _transform_output(first, last, m, side, rows, across, bias, out):
 
 @compiled(void(intp, intp, intp, _in(float32, 3), _out(float32, 2)))
 def _transform_sums(start, stop, side, sums, out):
-    """G^T S G for channels start..stop: out (C * K*K, padded O)."""
+    """Compute G^T S G for channels start..stop: out (C * K*K, padded O)."""
     small, kernel, wide = side == 4, side - 1, np.uint64(sums.shape[2])
     plane, source, target = np.uint64(sums.shape[1]) * wide, sums.reshape(-1), out.reshape(-1)
     half = np.empty(side * kernel * wide, np.float32)

@@ -1,7 +1,8 @@
-"""The matrices of Winograd's F(2, 3) and F(2, 5), along lines of numbers: the steps of `winograd.py`.
+"""Multiplication by the matrices of Winograd's F(2, 3) and F(2, 5), along lines of numbers, for `winograd.py`.
 
-The room's page has the matrices. A kernel takes numbers j < n of the lines x[of + j], x[of + step + j], ... to those of
-the lines y[to + j], y[to + jump + j], ..., by one of them: of F(2, 3) if `small`, else of F(2, 5).
+The room's page has the matrices. A kernel applies one of them to numbers j < n of the lines x[of + j],
+x[of + step + j], ... and writes the lines y[to + j], y[to + jump + j], ... With `small` it is F(2, 3)'s matrix, else
+F(2, 5)'s.
 """
 
 from functools import partial
@@ -18,7 +19,7 @@ _part = _in(float32, 1), uint64, uint64, _out(float32, 1), uint64, uint64, uint6
 _F = np.float32
 _HALF, _A, _B, _P, _Q = _F(1 / 2), _F(3 / 4), _F(3 / 2), _F(9 / 16), _F(9 / 4)
 _PQ, _SUM = _F(81 / 64), _F(45 / 16)  # p q, and p + q
-_BY_PQ, _BY_R, _BY_S = _F(64 / 81), _F(-128 / 243), _F(32 / 243)  # one through each
+_BY_PQ, _BY_R, _BY_S = _F(64 / 81), _F(-128 / 243), _F(32 / 243)  # reciprocals
 _2, _3, _4, _5 = (np.uint64(n) for n in range(2, 6))
 
 
@@ -126,7 +127,7 @@ def filter_gradients(small, x, of, step, y, to, jump, n):
 
 
 def known_answers() -> tuple[Case, ...]:
-    """What the kernels must compute before anything else; see `selftest`."""
+    """Return cases with known answers for the kernels; see `selftest`."""
     digests = (
         (inputs, "db65b33550d48c75", "d1de0683bf09651f"),
         (gradients, "19f606553ca5ee24", "beb7544d1ca9c572"),
@@ -142,7 +143,7 @@ def known_answers() -> tuple[Case, ...]:
 
 
 def _mapped(kernel, small):
-    """37 whole numbers of up to six lines that lie apart, to lines that lie apart."""
+    """Apply a kernel to 37 integers in each of up to six separate lines."""
     x, y = np.round(24 * reals(6, 50)).reshape(-1), np.zeros(6 * 40, np.float32)
     kernel(small, x, 3, 50, y, 2, 40, 37)
     return y
