@@ -415,7 +415,7 @@ def test_the_list_and_the_document_of_all(table3b, tmp_path, monkeypatch, capfd)
     for damaged in (b"{", b"[1]", b'{"format": "other"}', b"[" * 100_000):
         (root / "table3b-shapes-quick/results.json").write_bytes(damaged)
         assert main(["reproduce", "--summary", str(target), "--out", str(root)]) == 4
-        assert "is no result of this program" in capfd.readouterr().err and target.read_text() == text
+        assert "is not a results file of this program" in capfd.readouterr().err and target.read_text() == text
 
 
 def test_the_plot_has_every_row(table3b, tmp_path):
