@@ -500,6 +500,8 @@ const Explorer = (() => {
   function showSum() {
     const layer = edited(layerNow());
     const inside = Explain.output(layer, state.found[layer.index], state.at);
+    if (layer.index === state.network.layers.length - 1)
+      inside[0].append(`, the class ${state.network.classes[state.at.o]}`);
     $("sum").replaceChildren(...inside);
     const bits = document.querySelector("#sum .bits");
     if (bits)
