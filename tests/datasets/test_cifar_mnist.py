@@ -157,7 +157,7 @@ ZEROS = np.zeros((7, 28, 28), np.uint8)
         (put(IMAGES, idx(ZEROS) + b"x"), "holds more bytes"),
         (put(IMAGES, idx(ZEROS) + bytes(50_000_000)), "holds more bytes"),  # a bomb, not unfolded
         (put(LABELS, idx(np.full(7, 10, np.uint8))), "has the label 10"),
-        (put(LABELS, idx(np.zeros(6, np.uint8))), "holds 7 images and .* 6 labels"),
+        (put(LABELS, idx(np.zeros(6, np.uint8))), "holds 7 images, but .* 6 labels"),
         (lambda root: (root / f"{LABELS}.gz").unlink(), rf"{LABELS}\[\.gz\]: no such file"),
         (lambda root: (root / f"{IMAGES}.gz").write_bytes(b"no gzip"), "damaged"),
         (lambda root: os.truncate(root / f"{IMAGES}.gz", 900), "damaged"),

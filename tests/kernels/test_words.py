@@ -120,7 +120,7 @@ WORDS, FILTERS = np.zeros((1, 2, 4, 4), np.uint64), np.zeros((3, 2, 3, 3), np.ui
         ({"groups": 4, "weight": np.zeros((4, 2, 3, 3), np.uint64)}, InputError, "weight has 2 words per row"),
         ({"layout": "CHWN"}, InputError, "layout must be one of NCHW, NHWC, got 'CHWN'"),
         ({"output": "int16"}, InputError, "output must be one of int32, float32, int8, bits, got 'int16'"),
-        ({"scale": 2}, InputError, "output 'int32' takes no further number, got scale"),
+        ({"scale": 2}, InputError, "output 'int32' takes no further argument, got scale"),
         ({"output": "bits"}, InputError, "output 'bits' needs the argument threshold"),
         ({"output": "int8", "threshold": 1}, InputError, "output 'int8' takes scale and bias, got threshold"),
         ({"output": "int8", "scale": [1, np.nan, 1]}, InputError, "scale must be finite, but holds nan at index 1"),

@@ -221,7 +221,7 @@ def test_unused_nodes():
 def test_graph_that_ends_in_an_image():
     sample = Sample(shape=(1, 2, 2), classes=1)
     sample.node("relu")
-    refused(sample, r"gives \(1, 2, 2\)")
+    refused(sample, r"\(1, 2, 2\) outputs, but there are 1 classes")
 
 
 def test_tensors_without_a_node():

@@ -336,7 +336,7 @@ NAN = np.where(np.arange(24)[:, None, None, None] == 5, np.nan, 1).repeat(3, axi
         ((X[:1], Y[:1]), InputError, "at least two classes"),
         ((X, Y[:-1]), InputError, "train: 24 images but 23 labels"),
         ((X, Y[:, None]), InputError, r"train labels must be \(N,\).* got shape \(24, 1\)"),
-        ((X, np.eye(2)[Y]), InputError, r"got shape \(24, 2\); of one-hot rows take .argmax\(axis=1\)"),
+        ((X, np.eye(2)[Y]), InputError, r"got shape \(24, 2\); for one-hot rows use .argmax\(axis=1\)"),
         ((X, Y / 2), InputTypeError, "must be integers or names of classes, got float64"),
         ((X, [[0]] * 24), InputTypeError, r"names of classes, got \[0\]"),
         ((X, 3), InputTypeError, "train labels must be one for each image, got int"),

@@ -558,7 +558,7 @@ def test_the_arithmetic_of_a_run_is_recorded_and_a_change_pointed_out(finished, 
     plain = dataclasses.replace(config, backend="reference", backward="int8", epochs=1)
     observer = StopAfter(0)
     train_run(plain, out=tmp_path, observer=observer)
-    assert "the NumPy references compute: gradients are multiplied in fp32" in observer.notes
+    assert "the NumPy references are in use: gradients are multiplied in fp32" in observer.notes
     here = json.loads((tmp_path / "env.json").read_text())
     assert (here["vectors"], here["binary_gradients"]) == ("none", "fp32")
     monkeypatch.setattr(backend, "multiplies_bytes", lambda: True)

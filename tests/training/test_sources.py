@@ -139,7 +139,7 @@ def test_of_a_run_under_way_the_newest_checkpoint_counts(place, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "what", "error", "text"),
     [
-        ({"width": 8}, "first", InputError, r"stem.conv.weight is \(4, 3, 5, 5\) there, \(8, 3, 5, 5\) here"),
+        ({"width": 8}, "first", InputError, r"stem.conv.weight is \(4, 3, 5, 5\) there, but \(8, 3, 5, 5\) here"),
         ({"num_classes": 5}, "first", InputError, r"classifier.weight is \(12, 16\) there, but \(5, 16\) here"),
         ({"shortcut": "bireal"}, "first", InputError, "it has no block1.sum.body.conv.weight"),
         ({}, "xnor/model.safetensors", ModelFileError, "needs a float network, .*'xnor_ref packed network'"),

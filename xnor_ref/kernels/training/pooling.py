@@ -41,7 +41,10 @@ _winners = _in(uint8, 4)
     ),
 )  # fmt: skip
 def pool_winners(start, stop, x, scale, shift, affine, window, y, winner):
-    """Compute rows start..stop of the results: the maximum of each window of x and its first tap (see `window.py`)."""
+    """Compute rows start..stop of the results: the maximum of each window of x, and its first tap.
+
+    See `microkernels/window.py`.
+    """
     kernel, stride, before, _ = window
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     pixel, row = channels * 4, width * channels * 4
