@@ -134,13 +134,11 @@ def test_the_command(tmp_path):
     code, out, err = run_cli("info", "--network", "lenet5", cwd=tmp_path)
     assert code == 0 and err == "" and out.startswith("lenet5 (xnor), 1 channels, 28x28 pixels, 10 classes\n")
     assert "conv2.conv  BinaryConv2d  50x8x8" in out and "as additions" not in out
-    assert (
-        "425,000 bits of binary weights, 2,680 gammas and betas of 1,340 channels of BatchNorm, 10 biases"
-        in " ".join(out.split())
-    )
-    assert "434,520 with 3 numbers per channel of BatchNorm and no biases (0.09 MiB), or 435,870 with 4" in out
-    assert "packed        90.2 kB (0.09 MiB), 19.2 times smaller; a model file adds a description" in out
-    assert "all binary    54.1 kB (0.05 MiB), as in Figure 4(a)" in out
+    text = " ".join(out.split())  # lines are wrapped
+    assert "425,000 bits of binary weights, 2,680 gammas and betas of 1,340 channels of BatchNorm, 10 biases" in text
+    assert "434,520 with 3 numbers per channel of BatchNorm and no biases (0.09 MiB), or 435,870 with 4" in text
+    assert "packed 90.2 kB (0.09 MiB), 19.2 times smaller; a model file adds a description" in text
+    assert "all binary 54.1 kB (0.05 MiB), as in Figure 4(a)" in text
     options = ["--size", "32", "--channels", "3", "--classes", "7", "--method", "bwn", "--model-option", "width=16"]
     code, out, _ = run_cli("info", "--network", "shapes-net", *options, "--json", cwd=tmp_path)
     result = json.loads(out)
