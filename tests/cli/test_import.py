@@ -136,7 +136,7 @@ def test_nodes_that_cannot_come_are_named(here, tmp_path):
     file.save(tmp_path / "odd.onnx", "y")
     code, _, err = here("import", "odd.onnx", "-o", "m.safetensors")
     assert (
-        code == 2 and "1 layer cannot be imported" in err and "node 'odd' (Erf): the operation is not supported" in err
+        code == 2 and "1 layer cannot be converted" in err and "node 'odd' (Erf): the operation is not supported" in err
     )
 
 

@@ -141,7 +141,7 @@ def test_layers_that_do_not_fit_are_named(kind, settings, arrays, message):
     layer = Layer("some layer", kind, ("input",), settings, arrays)
     with pytest.raises(InputError, match=message) as caught:
         build.network(Description((layer,), (3, 5, 5)))
-    assert kind == "relu" or f"1 layer cannot be imported\n  layer 'some layer' ({kind}): " in str(caught.value)
+    assert kind == "relu" or f"1 layer cannot be converted\n  layer 'some layer' ({kind}): " in str(caught.value)
 
 
 def test_all_layers_that_do_not_fit_are_named_at_once():
@@ -151,9 +151,9 @@ def test_all_layers_that_do_not_fit_are_named_at_once():
         Layer("c", "max_pool2d", ("input",), {"kernel_size": 9}),
         Layer("d", "concat", ("b", "c")),
     ]
-    with pytest.raises(InputError, match=r"2 layers cannot be imported\n  layer 'a' .*\n  layer 'c' "):
+    with pytest.raises(InputError, match=r"2 layers cannot be converted\n  layer 'a' .*\n  layer 'c' "):
         build.network(Description(tuple(layers), (3, 5, 5)))
-    with pytest.raises(InputError, match=r"x: 30 layers cannot be imported(\n  .*){20}\n  ... and 10 more"):
+    with pytest.raises(InputError, match=r"x: 30 layers cannot be converted(\n  .*){20}\n  ... and 10 more"):
         refuse_all("x", [(f"layer {i}", "why") for i in range(30)])
 
 

@@ -243,7 +243,7 @@ def test_every_layer_that_cannot_come_is_named_at_once():
     with pytest.raises(InputError) as caught:
         from_keras(Model(first, ("ReLU", {}), *others[:6], ("BatchNormalization", {})))
     text = str(caught.value)
-    assert "7 layers cannot be imported" in text and text.count("\n") == 7
+    assert "7 layers cannot be converted" in text and text.count("\n") == 7
     assert "layer1" not in text and "layer8" not in text  # they follow one of which nothing is known
 
 

@@ -249,6 +249,8 @@ class _Doubled(nn.Shift):
         lambda: nn.Sequential(nn.PReLU(20, learned=False), nn.Shift(20)),
         lambda: nn.Sequential(nn.Shift(20), nn.PReLU(20)),
         lambda: rprelu(20),
+        lambda: nn.Sequential(nn.BatchNorm2d(20), nn.PReLU(20)),
+        lambda: nn.Sequential(nn.BatchNorm2d(20), nn.Shift(20), nn.PReLU(1)),
         lambda: nn.Sequential(nn.Shift(20), nn.PReLU(20), _Doubled(20)),
         lambda: nn.Sequential(_Doubled(20), nn.PReLU(20), nn.Shift(20)),
     ],

@@ -188,7 +188,7 @@ def refuse_all(source: str, reasons: Iterable[tuple[str, str]]) -> None:
     lines = [f"{name}: {reason}" for name, reason in reasons]
     if lines:
         more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        count = f"{len(lines)} layer{'s' * (len(lines) > 1)} cannot be imported"
+        count = f"{len(lines)} layer{'s' * (len(lines) > 1)} cannot be converted"
         raise InputError("\n  ".join([f"{source}: {count}", *lines[:_SHOWN], *more]))
 
 

@@ -296,7 +296,7 @@ def test_all_nodes_that_cannot_come_are_named_with_the_reason(tmp_path):
     with pytest.raises(InputError) as error:
         packed(file, tmp_path, file.add("Concat", *flat, axis=1))
     text = str(error.value)
-    assert "4 layers cannot be imported" in text and "conv" not in text.replace("cannot be imported", "")
+    assert "4 layers cannot be converted" in text and "conv" not in text.replace("cannot be converted", "")
     for name, reason in {
         "'first' (Erf)": "not supported", "'second' (Resize)": "not supported", "'third' (Foo)": "domain 'com.example'",
         "'fourth' (MaxPool)": "more than 256 taps",

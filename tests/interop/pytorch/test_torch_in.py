@@ -211,7 +211,7 @@ def test_all_that_cannot_come_are_named_at_once():
             return torch.cat([self.a(x), self.b(x)], 1).flatten(1)
 
     with pytest.raises(
-        InputError, match=r"2 layers cannot be imported\n  layer 'a.0' \(silu\).*\n  layer 'b.0' \(gelu\)"
+        InputError, match=r"2 layers cannot be converted\n  layer 'a.0' \(silu\).*\n  layer 'b.0' \(gelu\)"
     ):
         interop.from_torch(Both(), input_shape=SHAPE)
 

@@ -195,11 +195,11 @@ def test_what_has_no_form_in_torch_is_named():
     network = nn.Sequential(
         a=Twice(), b=nn.Sequential(Mine(3, 3, 1)), c=nn.BinaryConv2d(3, 3, 1, sign_gradient=Third())
     )
-    with pytest.raises(InputError, match="3 layers cannot be imported") as caught:
+    with pytest.raises(InputError, match="3 layers cannot be converted") as caught:
         interop.to_torch(network)
     for text in (
         "layer 'a' (Twice): torch has no equivalent of it",
-        "layer 'b.0' (Mine): it replaces what BinaryConv2d computes",
+        "layer 'b.0' (Mine): it overrides what BinaryConv2d computes",
         "layer 'c' (BinaryConv2d): sign_gradient 'third' is a custom rule",
     ):
         assert text in str(caught.value)

@@ -26,7 +26,7 @@ class Shift(Module):
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
         """With a PReLU after it, and a second shift after that: one node of the tape."""
         prelu: Any = following[0] if following else None
-        if not (isinstance(prelu, PReLU) and prelu.fuses(x) and self._fits(x)):
+        if not (isinstance(prelu, PReLU) and prelu.is_compiled(x) and self._fits(x)):
             return self(x), 0
         after: Any = following[1] if len(following) > 1 else None
         if not (isinstance(after, Shift) and after._fits(x)):

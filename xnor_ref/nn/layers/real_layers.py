@@ -352,13 +352,13 @@ class PReLU(Module):
         self.channels = positive(channels, "channels", "PReLU")
         self.weight: Tensor = (Parameter if learned else Tensor)(np.full(self.channels, slope, np.float32))
 
-    def fuses(self, x: Tensor) -> bool:
+    def is_compiled(self, x: Tensor) -> bool:
         """Whether a kernel computes it, alone or with a shift on either side."""
         return is_stock(self, PReLU) and fused.applies(x) and self.channels in (1, x.shape[1])
 
     def forward_through(self, x: Tensor, following: Sequence[Module]) -> tuple[Tensor, int]:
         """As one node of the tape."""
-        return (fused.prelu(x, self) if self.fuses(x) else self(x)), 0
+        return (fused.prelu(x, self) if self.is_compiled(x) else self(x)), 0
 
     def forward(self, x: Tensor) -> Tensor:
         if self.channels not in (1, x.shape[1]):
